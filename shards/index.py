@@ -1,0 +1,89 @@
+"""The Parquet index beside every tar: one row a clip, in the tar's order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.commit import new_file
+from shards.errors import StageError
+
+MEMBERS = ("mp4", "flac", "json")
+
+
+def index_schema(label_names: Sequence[str]) -> pa.Schema:
+    """The index's columns. Offsets and sizes are bytes in the tar; sha256 is over the mp4 and then the flac."""
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("source", pa.string()),
+            ("start_s", pa.float64()),
+            ("duration_s", pa.float64()),
+            ("fps", pa.float64()),
+            ("frames", pa.int32()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("sample_rate", pa.int32()),
+            ("samples", pa.int64()),
+            ("split", pa.string()),
+            *((name, pa.string()) for name in label_names),
+            *((f"{member}_{what}", pa.int64()) for member in MEMBERS for what in ("offset", "size")),
+            ("sha256", pa.string()),
+        ]
+    )
+
+
+def shard_name(number: int) -> str:
+    """Six digits, as WebDataset has it."""
+    return f"{number:06d}"
+
+
+def shard_names(corpus: Path) -> list[str]:
+    """The names of a committed corpus's shards, in order."""
+    return sorted(path.stem for path in corpus.glob("[0-9]*.parquet"))
+
+
+def read_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa.Table:
+    """The index of one shard.
+
+    Raises:
+        StageError: the file is missing or damaged.
+    """
+    return read_parquet(corpus / f"{shard}.parquet", "shard", columns)
+
+
+def read_whole_index(corpus: Path, columns: list[str] | None = None) -> pa.Table:
+    """The indices of all shards as one table, with a first column `shard` (name)."""
+    parts = []
+    for shard in shard_names(corpus):
+        part = read_index(corpus, shard, columns)
+        names = pa.array([shard] * len(part), pa.string())
+        parts.append(part.add_column(0, pa.field("shard", pa.string()), names))
+    return pa.concat_tables(parts)
+
+
+def label_columns(corpus: Path) -> list[str]:
+    """The names of the label columns of a corpus."""
+    names = shard_names(corpus)
+    if not names:
+        return []
+    return [name for name in pq.read_schema(corpus / f"{names[0]}.parquet").names if name.startswith("label")]
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table so that the file is whole or absent."""
+    with new_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_parquet(path: Path, stage: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a table that `stage` wrote.
+
+    Raises:
+        StageError: the file is missing or damaged; says which stage makes it anew.
+    """
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StageError(f"{path} cannot be read ({error}). Build it anew: xdc stage {stage} ... --force") from error

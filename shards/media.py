@@ -1,0 +1,337 @@
+"""Probe, cut, encode: what is done with a raw video file (PyAV).
+
+Time 0 of a file is its container's start time; picture and sound are both placed on that clock by their
+timestamps, so they stay aligned whatever the streams' own offsets are.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
+
+from shards.errors import MediaError
+from shards.settings import CorpusSettings
+
+MAX_PIXELS = 8192 * 4320
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a video file says of itself. Seconds, pixels (as displayed before rotation), Hz."""
+
+    duration_s: float
+    width: int
+    height: int
+    fps: float
+    video_codec: str
+    audio_codec: str
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An encoded clip: H.264 in MP4 without sound, and mono FLAC."""
+
+    mp4: bytes
+    flac: bytes
+    frames: int
+    width: int
+    height: int
+    duration_s: float
+    samples: int
+
+
+def _open(path: Path) -> InputContainer:
+    if not path.is_file():
+        raise MediaError("the file does not exist" if not path.exists() else "not a regular file")
+    if path.stat().st_size == 0:
+        raise MediaError("the file is empty")
+    try:
+        return av.open(str(path), options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"FFmpeg cannot open it: {error.strerror}") from error
+
+
+def _streams(container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
+    """The first picture stream that is no cover art, and the first sound stream.
+
+    Raises:
+        MediaError: "no picture" or "no sound" where there is none, or none that FFmpeg has a decoder for.
+    """
+
+    def decodable(stream: object) -> bool:
+        return getattr(stream, "codec_context", None) is not None
+
+    cover = av.stream.Disposition.attached_pic
+    pictures = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not pictures:
+        raise MediaError("no picture: the file has no video stream")
+    if not container.streams.audio:
+        raise MediaError("no sound: the file has no audio stream")
+    video = next(filter(decodable, pictures), None)
+    audio = next(filter(decodable, container.streams.audio), None)
+    if video is None:
+        raise MediaError("no picture: FFmpeg has no decoder for its video stream")
+    if audio is None:
+        raise MediaError("no sound: FFmpeg has no decoder for its audio stream")
+    return video, audio
+
+
+def _origin_s(container: InputContainer) -> float:
+    return (container.start_time or 0) / av.time_base
+
+
+def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
+    if video.duration and video.time_base:
+        return float(video.duration * video.time_base)
+    if container.duration:
+        return container.duration / av.time_base
+    # Streams such as live WebM say nothing: read through the packets.
+    end_s = 0.0
+    for packet in container.demux(video):
+        if packet.pts is not None and packet.time_base:
+            end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return end_s - _origin_s(container)
+
+
+def probe(path: Path) -> Probe:
+    """Read a file's headers (its packets, where the headers give no duration).
+
+    Raises:
+        MediaError: it cannot be opened, has no picture, no sound, no duration, or an absurd size.
+    """
+    with _open(path) as container:
+        video, audio = _streams(container)
+        width, height = video.codec_context.width, video.codec_context.height
+        if width * height > MAX_PIXELS:
+            raise MediaError(f"the picture is {width}x{height}: larger than {MAX_PIXELS} pixels")
+        try:
+            duration_s = _duration_s(container, video)
+        except av.FFmpegError as error:
+            raise MediaError(f"FFmpeg cannot read its packets: {error.strerror}") from error
+        if not duration_s > 0:
+            raise MediaError("no picture: the video stream is empty")
+        return Probe(
+            duration_s=duration_s,
+            width=width,
+            height=height,
+            fps=float(video.average_rate or 0),
+            video_codec=video.codec_context.name,
+            audio_codec=audio.codec_context.name,
+            sample_rate=audio.codec_context.sample_rate,
+        )
+
+
+def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
+    """Decode [start_s, end_s) of a file and encode it anew as `settings` says.
+
+    The picture gets a constant frame rate (each output frame is the last source frame at or before its time),
+    is turned upright, and scaled to square pixels with an even width and height. Sound that is missing inside
+    the span is silence; a gap in it stays a gap. The clip ends where the picture ends.
+
+    Raises:
+        MediaError: nothing decodes, the picture is shorter than `min_seconds`, there is no sound in the span,
+            or it is digital silence and `settings.silence` is "reject".
+    """
+    with _open(path) as container:
+        video, audio = _streams(container)
+        video.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
+        try:
+            mp4, frames, size = _recode_picture(container, video, start_s, end_s, settings)
+            duration_s = frames / settings.fps
+            if frames == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
+                raise MediaError(
+                    f"only {duration_s:.2f} s of picture decoded from {start_s:.2f} s on "
+                    f"(min_seconds is {settings.min_seconds:g})"
+                )
+            sound = _decode_sound(container, audio, start_s, duration_s, settings.sample_rate)
+        except av.FFmpegError as error:
+            raise MediaError(f"decoding failed: {error.strerror}") from error
+    if settings.high_pass_hz:
+        sound = _high_pass(sound, settings.high_pass_hz, settings.sample_rate)
+    pcm = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16)
+    if settings.silence == "reject" and not pcm.any():
+        raise MediaError("the sound is digital silence (keep such clips with silence: keep)")
+    flac = encode_sound(pcm, settings.sample_rate)
+    return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(pcm))
+
+
+def _seek(container: InputContainer, time_s: float) -> None:
+    """To the key frame before; also rewinds after another stream was decoded."""
+    container.seek(int((time_s + _origin_s(container)) * av.time_base), backward=True)
+
+
+def _frames_at(
+    container: InputContainer, video: av.VideoStream, start_s: float, end_s: float, fps: float
+) -> Iterator[av.VideoFrame]:
+    """For each output time start_s + n / fps before end_s: the last frame at or before it."""
+    origin_s = _origin_s(container)
+    _seek(container, start_s)
+    slot, slots = 0, max(1, round((end_s - start_s) * fps))
+    slack_s = 0.25 / fps  # Time bases are coarse: a frame a hair late still counts as on time.
+    current, current_end = None, 0.0
+    for frame in container.decode(video):
+        if frame.time is None:
+            continue
+        time_s = frame.time - origin_s
+        while slot < slots and start_s + slot / fps < time_s - slack_s:
+            if current is not None:
+                yield current
+            elif slot == 0 and time_s >= end_s:
+                return
+            else:
+                yield frame  # The stream begins late: its first picture stands for what is missing.
+            slot += 1
+        if slot >= slots:
+            return
+        shown_s = float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(video.average_rate or fps)
+        current, current_end = frame, time_s + shown_s
+    while current is not None and slot < slots and start_s + slot / fps < current_end - slack_s:
+        yield current
+        slot += 1
+
+
+def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -> tuple[int, int]:
+    """Even width and height, before rotation, with square pixels and the wanted shorter side."""
+    aspect = video.sample_aspect_ratio or video.codec_context.sample_aspect_ratio or 1
+    width, height = frame.width * float(aspect or 1), float(frame.height)
+    scale = short_side / min(width, height)
+    even = [max(16, 2 * round(side * scale / 2)) for side in (width, height)]
+    if max(even) > 16 * short_side:
+        raise MediaError(f"the picture is {frame.width}x{frame.height}: too narrow to be of use")
+    return even[0], even[1]
+
+
+def _recode_picture(
+    container: InputContainer, video: av.VideoStream, start_s: float, end_s: float, settings: CorpusSettings
+) -> tuple[bytes, int, tuple[int, int]]:
+    pictures = _frames_at(container, video, start_s, end_s, settings.fps)
+    scaler = VideoReformatter()
+
+    def upright() -> Iterator[av.VideoFrame]:
+        before, picture = None, None
+        for frame in pictures:
+            if frame is not before:
+                picture = _upright(frame, _output_size(frame, video, settings.short_side), scaler)
+                before = frame
+            assert picture is not None
+            yield picture
+
+    return encode_picture(upright(), settings.fps, settings.gop, settings.crf)
+
+
+def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> av.VideoFrame:
+    quarter_turns = round(frame.rotation / 90) % 4
+    if quarter_turns == 0:
+        return scaler.reformat(frame, *size, format="yuv420p", interpolation="AREA", threads=1)
+    rgb: np.ndarray = scaler.reformat(frame, *size, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
+    # FFmpeg counts the rotation of the display counter-clockwise, as numpy does.
+    turned: Any = np.ascontiguousarray(np.rot90(rgb, quarter_turns))
+    return av.VideoFrame.from_ndarray(turned, format="rgb24")
+
+
+def encode_picture(
+    frames: Iterator[av.VideoFrame], fps: float, gop: int, crf: int
+) -> tuple[bytes, int, tuple[int, int]]:
+    """Encode frames of one size as H.264 in MP4: short GOP, no B-frames, one thread (the bytes are repeatable).
+
+    Returns the bytes, the number of frames, and (width, height). No frame at all gives (b"", 0, (0, 0)).
+    """
+    rate = Fraction(fps).limit_denominator(1001)
+    buffer, count, stream, converter = io.BytesIO(), 0, None, VideoReformatter()
+    with av.open(buffer, "w", format="mp4") as output:
+        for frame in frames:
+            if stream is None:
+                stream = output.add_stream("libx264", rate=rate)
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
+                stream.codec_context.time_base = 1 / rate
+                stream.codec_context.thread_count = 1
+                stream.options = {"crf": str(crf), "preset": "veryfast", "g": str(gop), "bf": "0"}
+            elif (frame.width, frame.height) != (stream.width, stream.height):
+                frame = converter.reformat(frame, stream.width, stream.height, interpolation="AREA", threads=1)
+            picture = converter.reformat(frame, format="yuv420p", threads=1)
+            picture.pts, picture.time_base, picture.pict_type = count, 1 / rate, PictureType.NONE
+            output.mux(stream.encode(picture))
+            count += 1
+        if stream is None:
+            return b"", 0, (0, 0)
+        output.mux(stream.encode(None))
+        size = (stream.width, stream.height)
+    return buffer.getvalue(), count, size
+
+
+def _decode_sound(
+    container: InputContainer, audio: av.AudioStream, start_s: float, duration_s: float, sample_rate: int
+) -> np.ndarray:
+    """float32 [round(duration_s * sample_rate)], mono in [-1, 1], placed by timestamps, silence where none is.
+
+    Raises:
+        MediaError: there is not one sample in the span.
+    """
+    origin_s = _origin_s(container)
+    _seek(container, max(0.0, start_s - 0.1))
+    sound = np.zeros(round(duration_s * sample_rate), np.float32)
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+    position: int | None = None  # Where the next resampled sample goes.
+    expected_s, placed = 0.0, 0
+
+    def place(frames: list[av.AudioFrame]) -> None:
+        nonlocal position, placed
+        for frame in frames:
+            samples = frame.to_ndarray().reshape(-1)
+            assert position is not None
+            first, last = max(position, 0), min(position + len(samples), len(sound))
+            if last > first:
+                sound[first:last] = samples[first - position : last - position]
+                placed += last - first
+            position += len(samples)
+
+    for frame in container.decode(audio):
+        if frame.time is None or not frame.samples or not frame.sample_rate:
+            continue
+        time_s = frame.time - origin_s
+        if time_s >= start_s + duration_s:
+            break
+        if position is None or abs(time_s - expected_s) > 0.02:
+            # The first frame, or a jump in time: flush what went before and start at the new place.
+            if position is not None:
+                place(resampler.resample(None))
+                resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+            position = math.floor((time_s - start_s) * sample_rate + 0.5)
+            expected_s = time_s
+        expected_s += frame.samples / frame.sample_rate
+        frame.pts = None  # The resampler would fill gaps by itself; we place by time.
+        place(resampler.resample(frame))
+    if position is not None:
+        place(resampler.resample(None))
+    if placed == 0:
+        raise MediaError(f"no sound between {start_s:.2f} s and {start_s + duration_s:.2f} s")
+    return np.nan_to_num(sound, nan=0.0, posinf=1.0, neginf=-1.0)
+
+
+def _high_pass(sound: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
+    """Second-order Butterworth, forward only."""
+    from scipy.signal import butter, sosfilt
+
+    return sosfilt(butter(2, cutoff_hz, "highpass", fs=sample_rate, output="sos"), sound).astype(np.float32)
+
+
+def encode_sound(pcm: np.ndarray, sample_rate: int) -> bytes:
+    """int16 [samples] -> FLAC bytes, mono."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="flac") as output:
+        stream = output.add_stream("flac", rate=sample_rate, layout="mono", format="s16")
+        frame = av.AudioFrame.from_ndarray(pcm.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = sample_rate, 0
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()

@@ -1,0 +1,129 @@
+"""Which part of which source goes into which shard, fixed before anything is written."""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from shards.commit import fingerprint
+from shards.corpus import Listing, Reject, Source
+from shards.settings import CorpusSettings, stored_part
+from shards.survey import Surveyed
+
+STAGE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PlannedClip:
+    """One clip to be: its key, its source and span in seconds, and its shard's number."""
+
+    key: str
+    source: Source
+    start_s: float
+    end_s: float
+    shard: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The clips in the order in which they are stored, and what was rejected before decoding."""
+
+    clips: tuple[PlannedClip, ...]
+    rejects: tuple[Reject, ...]
+    label_names: tuple[str, ...]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return 1 + max((clip.shard for clip in self.clips), default=-1)
+
+
+def corpus_fingerprint(settings: CorpusSettings, listing: Listing, found: Mapping[str, Surveyed]) -> str:
+    """Depends on the stored settings and, for every source, on path, span, split, labels, size and content."""
+    sources = [
+        [
+            source.path,
+            source.start_s,
+            source.end_s,
+            source.split,
+            sorted(source.labels.items()),
+            found[source.path].size,
+            found[source.path].sha256,
+        ]
+        for source in listing.sources
+    ]
+    return fingerprint(["shard", STAGE_VERSION, stored_part(settings), sources])
+
+
+def clip_key(source: str, start_s: float) -> str:
+    """A key without dots or slashes that a person can trace: name, hash of the path, start in milliseconds."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", source.rsplit("/", 1)[-1].rsplit(".", 1)[0]).strip("-")[:40]
+    tag = hashlib.sha256(source.encode()).hexdigest()[:10]
+    return f"{stem or 'clip'}-{tag}-{round(start_s * 1000):08d}"
+
+
+def spans(start_s: float, end_s: float, clip_s: float, min_s: float) -> tuple[list[tuple[float, float]], float]:
+    """Cut [start, end) into clips of `clip_s`; a rest of at least `min_s` is a clip too. Returns also what is lost.
+
+    All in seconds. A millisecond of tolerance, because headers round durations.
+    """
+    length = end_s - start_s
+    whole = math.floor((length + 1e-3) / clip_s)
+    cuts = [(start_s + n * clip_s, start_s + (n + 1) * clip_s) for n in range(whole)]
+    rest = length - whole * clip_s
+    if rest + 1e-3 >= min_s:
+        return [*cuts, (start_s + whole * clip_s, end_s)], 0.0
+    return cuts, rest if rest > 1e-3 else 0.0
+
+
+def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Surveyed]) -> Plan:
+    """Deterministic: the same settings and sources give the same keys in the same shuffled order."""
+    wanted: list[tuple[str, Source, float, float]] = []
+    rejects = list(listing.rejects)
+    keys: set[str] = set()
+    for source in listing.sources:
+        facts = found[source.path]
+        if facts.reason:
+            rejects.append(Reject(source.path, "probe", facts.reason))
+            continue
+        start_s = source.start_s or 0.0
+        end_s = min(source.end_s if source.end_s is not None else math.inf, facts.duration_s)
+        if end_s <= start_s:
+            reason = f"start_s ({start_s:g}) lies behind the end of the video ({facts.duration_s:.2f} s)"
+            rejects.append(Reject(source.path, "plan", reason, start_s=start_s))
+            continue
+        cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
+        if lost:
+            whole = "rest of the video" if cuts else "video"
+            reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
+            rejects.append(Reject(source.path, "plan", reason, start_s=end_s - lost, end_s=end_s))
+        for first, last in cuts:
+            key = clip_key(source.path, first)
+            if key in keys:
+                rejects.append(Reject(source.path, "plan", "overlaps an earlier row", key, first, last))
+                continue
+            keys.add(key)
+            wanted.append((key, source, first, last))
+    order = np.random.default_rng(settings.shuffle_seed).permutation(len(wanted))
+    clips = tuple(
+        PlannedClip(key, source, first, last, place // settings.clips_per_shard)
+        for place, (key, source, first, last) in enumerate(wanted[where] for where in order)
+    )
+    return Plan(clips, tuple(rejects), tuple(listing.label_names))
+
+
+def plan_table(plan: Plan) -> pa.Table:
+    """plan.parquet: one row a planned clip, in storing order."""
+    return pa.table(
+        {
+            "key": [clip.key for clip in plan.clips],
+            "source": [clip.source.path for clip in plan.clips],
+            "start_s": pa.array([clip.start_s for clip in plan.clips], pa.float64()),
+            "end_s": pa.array([clip.end_s for clip in plan.clips], pa.float64()),
+            "shard": pa.array([clip.shard for clip in plan.clips], pa.int32()),
+        }
+    )

@@ -1,0 +1,64 @@
+"""The settings of a corpus. Everything here but the last group decides what is stored."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class CorpusSettings(BaseModel):
+    """How raw videos become clips."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field("corpora/videos", description="the corpus directory; relative to this file")
+    videos: str | None = Field(
+        None,
+        description="a folder of videos, or a CSV or Parquet manifest (columns path, start_s, end_s, split, "
+        "label...); relative to this file. null: take the corpus as it stands",
+    )
+    label_from_folder: bool = Field(
+        False, description="for a folder of videos: the name of a file's folder is its label (used in reports)"
+    )
+    learn_splits: list[str] | None = Field(
+        None, description="splits to learn from; null: every clip. Other clips get features and labels only"
+    )
+    clip_seconds: Positive = Field(10.0, description="longer videos are cut into clips of this length")
+    min_seconds: Positive = Field(1.0, description="a shorter video, or a shorter rest of one, is rejected")
+    short_side: int = Field(128, ge=16, le=4096, description="pixels of the shorter side of a stored clip")
+    fps: Positive = Field(30.0, description="frames per second of a stored clip (constant)")
+    gop: int = Field(8, ge=1, description="frames between key frames: small means quick random access")
+    crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better and larger")
+    sample_rate: int = Field(16000, ge=4000, le=192000, description="Hz, mono")
+    high_pass_hz: Positive | None = Field(
+        None, description="cut sound below this frequency (for recordings with drift or rumble); null: leave it"
+    )
+    silence: Literal["reject", "keep"] = Field(
+        "reject", description="what to do with clips whose sound is digital silence"
+    )
+    clips_per_shard: int = Field(1000, ge=1, description="clips a tar")
+    shuffle_seed: int = Field(0, description="seed of the order in which clips are put into shards")
+    max_reject_share: float = Field(
+        0.5, ge=0, le=1, description="stop when more than this share of the clips is rejected"
+    )
+    workers: int | None = Field(None, ge=1, description="decoding processes; null: one a core")
+    clip_timeout_s: Positive = Field(120.0, description="a file or clip that takes longer is rejected")
+
+    @model_validator(mode="after")
+    def _lengths(self) -> "CorpusSettings":
+        if self.min_seconds > self.clip_seconds:
+            raise ValueError(
+                f"min_seconds ({self.min_seconds}) is larger than clip_seconds ({self.clip_seconds}): "
+                "no clip could ever be kept"
+            )
+        return self
+
+
+# What says where things are and how to run, not what is stored.
+NOT_STORED = {"path", "videos", "learn_splits", "max_reject_share", "workers", "clip_timeout_s"}
+
+
+def stored_part(settings: CorpusSettings) -> dict[str, object]:
+    """The settings that enter the corpus's fingerprint."""
+    return settings.model_dump(mode="json", exclude=NOT_STORED)

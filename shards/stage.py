@@ -1,0 +1,139 @@
+"""The contract that every stage keeps: reuse what is whole and unchanged, resume what is partial, commit at once."""
+
+import datetime
+import importlib.metadata
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shards.commit import (
+    Manifest,
+    commit,
+    exclusive,
+    missing_files,
+    partial_directory,
+    read_manifest,
+    restore,
+)
+
+PACKAGES = ("xdc", "av", "faiss-gpu", "faiss-cpu", "numpy", "pyarrow", "torch", "torchaudio", "webdataset")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a directory is: which stage makes it, from what. The fingerprint covers all the rest."""
+
+    stage: str
+    version: int
+    fingerprint: str
+    modality: str | None = None
+    round: int | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage's work says of itself: rows written, inputs rejected, and a summary for people and reports."""
+
+    rows: int
+    rejects: int = 0
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a stage returns: where its directory is and what stands in its manifest. Small, JSON-serialisable."""
+
+    stage: str
+    modality: str | None
+    round: int | None
+    path: str
+    fingerprint: str
+    reused: bool
+    rows: int
+    rejects: int
+    seconds: float
+    summary: dict[str, Any]
+
+
+def record_of(target: Path, manifest: Manifest, reused: bool) -> Record:
+    """The record of a committed directory."""
+    return Record(
+        manifest.stage,
+        manifest.modality,
+        manifest.round,
+        str(target),
+        manifest.fingerprint,
+        reused,
+        manifest.rows,
+        manifest.rejects,
+        manifest.seconds,
+        manifest.summary,
+    )
+
+
+def reusable(target: Path, fingerprint: str) -> Record | None:
+    """The record of `target`, if it is committed with this fingerprint and its files are there in full size."""
+    manifest = read_manifest(target)
+    if manifest is None or manifest.fingerprint != fingerprint or missing_files(target, manifest):
+        return None
+    return record_of(target, manifest, reused=True)
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of what decides about results."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], force: bool = False) -> Record:
+    """Have `target` hold what `identity` describes: reuse it, or call `work` on a partial directory and commit.
+
+    `work` finds in its directory what an earlier, killed call with the same identity left there. `force` starts
+    from nothing. A directory that stands in the way is set aside, not deleted.
+
+    Raises:
+        Busy: another process is building it.
+        Whatever `work` raises; what it had finished stays for the next call.
+    """
+    if not force and (record := reusable(target, identity.fingerprint)):
+        return record
+    with exclusive(target):
+        if not force:
+            if record := reusable(target, identity.fingerprint):
+                return record
+            if manifest := restore(target, identity.fingerprint):
+                return record_of(target, manifest, reused=True)
+        partial = partial_directory(target, identity.fingerprint)
+        if force and partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+        outcome = work(partial)
+        manifest = Manifest(
+            stage=identity.stage,
+            modality=identity.modality,
+            round=identity.round,
+            version=identity.version,
+            fingerprint=identity.fingerprint,
+            inputs=identity.inputs,
+            settings=identity.settings,
+            rows=outcome.rows,
+            rejects=outcome.rejects,
+            seconds=round(time.monotonic() - clock, 3),
+            started=started.isoformat(timespec="seconds"),
+            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            versions=package_versions(),
+            summary=outcome.summary,
+        )
+        return record_of(target, commit(partial, target, manifest), reused=False)

@@ -1,0 +1,186 @@
+"""The shard stage: sources -> clips -> tars with an index each, rejects, and a plan. Resumes at the next shard."""
+
+import hashlib
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from shards.commit import new_file, write_json
+from shards.corpus import Reject
+from shards.errors import MediaError, StageError
+from shards.index import MEMBERS, index_schema, read_index, shard_name, write_parquet
+from shards.media import Clip, cut
+from shards.plan import Plan, PlannedClip, plan_table
+from shards.progress import Progress
+from shards.sandbox import ordered_map
+from shards.settings import CorpusSettings
+from shards.survey import Surveyed
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("key", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("step", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def cut_clip(root: str, source: str, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
+    """What a child process of the sandbox does for one clip."""
+    return cut(Path(root) / source, start_s, end_s, settings)
+
+
+def core_count() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_corpus(
+    root: Path,
+    plan: Plan,
+    found: dict[str, Surveyed],
+    settings: CorpusSettings,
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write everything of a corpus but its manifest into `out`; shards that are there already are kept.
+
+    Returns a summary: clips, rejects by step, bytes, seconds of video.
+
+    Raises:
+        StageError: more than `max_reject_share` of the clips were rejected, or a row went missing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    write_parquet(out / "plan.parquet", plan_table(plan))
+    write_parquet(out / "sources.parquet", pa.Table.from_pylist([asdict(facts) for facts in found.values()]))
+    todo = [number for number in range(plan.shards) if not (out / f"{shard_name(number)}.parquet").exists()]
+    planned: dict[int, list[PlannedClip]] = {number: [] for number in range(plan.shards)}
+    for clip in plan.clips:
+        planned[clip.shard].append(clip)
+    wanted = [clip for number in todo for clip in planned[number]]
+    jobs = ((str(root), clip.source.path, clip.start_s, clip.end_s, settings) for clip in wanted)
+    clips = ordered_map(cut_clip, jobs, settings.workers or core_count(), settings.clip_timeout_s)
+    done, rejected = len(plan.clips) - len(wanted), 0
+    progress(done, len(plan.clips), "clips")
+    for number in todo:
+        rejects: list[Reject] = []
+        with new_file(out / f"{shard_name(number)}.tar") as temporary:
+            rows = []
+            for row in _write_tar(temporary, planned[number], clips, plan, settings, rejects):
+                rows.append(row)
+                done += 1
+                progress(done, len(plan.clips), f"clips, {rejected + len(rejects)} rejected")
+            _add_offsets(temporary, rows)
+        done, rejected = done + len(rejects), rejected + len(rejects)
+        # The index comes last: where it is, tar and rejects are too.
+        write_json(out / f"{shard_name(number)}.rejects.json", [asdict(reject) for reject in rejects])
+        schema = index_schema(plan.label_names)
+        write_parquet(out / f"{shard_name(number)}.parquet", pa.Table.from_pylist(rows, schema))
+    return _finish(plan, settings, out)
+
+
+def _write_tar(
+    path: Path,
+    planned: list[PlannedClip],
+    clips: Iterator[Clip | MediaError],
+    plan: Plan,
+    settings: CorpusSettings,
+    rejects: list[Reject],
+) -> Iterator[dict[str, Any]]:
+    """Write one tar; yield the index row of each clip; collect rejects."""
+    from webdataset.writer import TarWriter  # Imports torch.
+
+    with path.open("wb") as file:
+        # Fixed owner, mode and time: the same clips give the same bytes.
+        writer = TarWriter(file, user="xdc", group="xdc", mode=0o644, encoder=False, mtime=0.0)
+        for clip in planned:
+            made = next(clips)
+            source = clip.source
+            if isinstance(made, MediaError):
+                rejects.append(Reject(source.path, "cut", str(made), clip.key, clip.start_s, clip.end_s))
+                continue
+            row: dict[str, Any] = {
+                "key": clip.key,
+                "source": source.path,
+                "start_s": clip.start_s,
+                "duration_s": made.duration_s,
+                "fps": settings.fps,
+                "frames": made.frames,
+                "width": made.width,
+                "height": made.height,
+                "sample_rate": settings.sample_rate,
+                "samples": made.samples,
+                "split": source.split,
+                **{name: source.labels.get(name) for name in plan.label_names},
+                "sha256": hashlib.sha256(made.mp4 + made.flac).hexdigest(),
+            }
+            note = json.dumps(row, ensure_ascii=False).encode()
+            writer.write({"__key__": clip.key, "mp4": made.mp4, "flac": made.flac, "json": note})
+            yield row
+        writer.close()
+
+
+def _add_offsets(tar: Path, rows: list[dict[str, Any]]) -> None:
+    by_key = {row["key"]: row for row in rows}
+    with tarfile.open(tar) as archive:
+        for member in archive:
+            key, extension = member.name.split(".", 1)
+            by_key[key][f"{extension}_offset"] = member.offset_data
+            by_key[key][f"{extension}_size"] = member.size
+
+
+def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
+    """Gather the shards' rejects, check that every planned clip is accounted for, and sum up."""
+    notes = sorted(out.glob("[0-9]*.rejects.json"))
+    rejects = list(plan.rejects)
+    for note in notes:
+        rejects += [Reject(**entry) for entry in json.loads(note.read_text(encoding="utf-8"))]
+    keys: list[str] = []
+    total = Counter[str]()
+    for number in range(plan.shards):
+        columns = ["key", "duration_s", *(f"{member}_size" for member in MEMBERS)]
+        index = read_index(out, shard_name(number), columns)
+        keys += index["key"].to_pylist()
+        total["video_seconds"] += sum(index["duration_s"].to_pylist())
+        total["bytes"] += sum(sum(index[column].to_pylist()) for column in columns[2:])
+    cut_rejects = [reject for reject in rejects if reject.step == "cut"]
+    if sorted([*keys, *(reject.key for reject in cut_rejects)]) != sorted(clip.key for clip in plan.clips):
+        raise StageError(
+            f"{out}: clips and rejects do not add up to the plan ({len(keys)} + {len(cut_rejects)} of "
+            f"{len(plan.clips)}). This is a defect of xdc; keep the folder and report it."
+        )
+    _check_share(plan, rejects, len(keys), settings.max_reject_share)
+    rows = [asdict(reject) for reject in rejects]
+    write_parquet(out / "rejects.parquet", pa.Table.from_pylist(rows, REJECTS_SCHEMA))
+    write_json(out / "shards.json", [f"{shard_name(number)}.tar" for number in range(plan.shards)])
+    return {
+        "clips": len(keys),
+        "sources": len({clip.source.path for clip in plan.clips}),
+        "rejects": dict(Counter(reject.step for reject in rejects)),
+        "reasons": dict(Counter(reject.reason for reject in rejects).most_common(10)),
+        "hours": round(total["video_seconds"] / 3600, 4),
+        "bytes": total["bytes"],
+    }
+
+
+def _check_share(plan: Plan, rejects: list[Reject], clips: int, allowed: float) -> None:
+    """A file that was rejected whole counts as one clip."""
+    bad = [reject for reject in rejects if reject.step in ("probe", "cut")]
+    if clips and len(bad) <= allowed * (len(bad) + clips):
+        return
+    common = "; ".join(f"{n} x {why}" for why, n in Counter(reject.reason for reject in bad).most_common(3))
+    raise StageError(
+        f"{len(bad)} inputs were rejected and {clips} clips are good: more than the share allowed by "
+        f"corpus.max_reject_share ({allowed:g}). The most frequent reasons: {common or 'none'}. "
+        "Look at the sources, or raise max_reject_share and run again (what is done is kept)."
+    )
