@@ -1,0 +1,1 @@
+"""Audio-visual digits: a corpus of videos whose picture and sound share nothing but the digit."""

@@ -1,0 +1,150 @@
+"""A whole corpus of audio-visual digits: drawn by several processes, whole or absent under its name."""
+
+import csv
+import json
+import os
+import platform
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from shards.commit import exclusive
+from shards.digits import handwriting, speech, voice
+from shards.digits.factors import LABELS, Voices
+from shards.digits.pool import draw_clips
+from shards.digits.render import AUDIO_BITS, CRF, Material
+from shards.digits.settings import SAMPLE_RATE, DigitsSettings
+from shards.errors import ConfigError
+
+MANIFEST = "manifest.csv"
+SETTINGS = "settings.json"
+GENERATOR = 1  # Goes up when the same settings begin to give other clips.
+COLUMNS = ("path", *LABELS, "split")
+
+Recordings = dict[tuple[int, str, int], speech.Recording]
+
+
+def _identity(settings: DigitsSettings, recordings: Recordings) -> dict[str, Any]:
+    """What decides the clips. Where the speech lies and how many processes draw do not."""
+    return {
+        "generator": GENERATOR,
+        **settings.model_dump(mode="json", exclude={"workers", "speech"}),
+        "speech_sha256": speech.digest_recordings(recordings) if recordings else None,
+    }
+
+
+def _existing(out: Path, identity: dict[str, Any]) -> Path | None:
+    """The manifest of the corpus that `out` holds already; None where there is nothing.
+
+    Raises:
+        ConfigError: `out` holds something else, was made with other settings, or has lost files.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        before = json.loads((out / SETTINGS).read_bytes())["identity"]
+        before = dict(before)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{out} exists and is not a corpus of digits (no readable {SETTINGS}). Choose another folder."
+        ) from None
+    if before != identity:
+        changed = ", ".join(
+            f"{key}: {before.get(key)} there, {identity.get(key)} asked for"
+            for key in {**before, **identity}
+            if before.get(key) != identity.get(key)
+        )
+        raise ConfigError(
+            f"{out} holds digits made with other settings ({changed}). Choose another folder or delete it."
+        )
+    manifest = out / MANIFEST
+    if not manifest.is_file():
+        raise ConfigError(f"{manifest} is missing. Delete {out} and run this again.")
+    with manifest.open(encoding="utf-8", newline="") as file:
+        missing = [row["path"] for row in csv.DictReader(file) if not (out / row["path"]).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{out} has lost {len(missing)} of its clips, {missing[0]} first. Delete it and run this again."
+        )
+    return manifest
+
+
+def _material(settings: DigitsSettings, recordings: Recordings) -> Material:
+    splits = ("train", "test") if settings.test_clips else ("train",)
+    if recordings:
+        voices = {split: speech.recorded_voices(recordings, split) for split in splits}
+    else:
+        voices = {split: Voices(tuple(voice.SPEAKERS), {}) for split in splits}
+    return Material(settings, handwriting.load_handwriting(settings.digit_pixels), voices, recordings)
+
+
+def _record(settings: DigitsSettings, identity: dict[str, Any], material: Material) -> dict[str, Any]:
+    """What settings.json says."""
+    return {
+        "what": "audio-visual digits: picture and sound share only the digit",
+        "identity": identity,
+        "settings": settings.model_dump(mode="json"),
+        "handwriting": {"source": handwriting.SOURCE, "train_samples": handwriting.TRAIN_SAMPLES},
+        "sound": {
+            "source": speech.SOURCE if material.recordings else voice.SOURCE,
+            "recordings": len(material.recordings),
+            "speakers": list(material.voices["train"].speakers),
+        },
+        "encoding": {"crf": CRF, "audio_bits_per_second": AUDIO_BITS, "sample_rate": SAMPLE_RATE},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("av", "numpy", "scipy", "scikit-learn")},
+        },
+    }
+
+
+def write_digits(out: Path, settings: DigitsSettings, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Write a corpus of audio-visual digits into `out` and return the path of its manifest.
+
+    `out` receives `videos/` (mp4: H.264 and AAC), `manifest.csv` (one row a clip: path relative to the
+    manifest, labels, split) and `settings.json`. The same settings give the same bytes on the same machine,
+    whatever the number of workers; a corpus that is there already is returned at once. A killed call leaves
+    nothing under the name `out`, and the next call removes what it left beside it. `progress` is told how
+    many clips are done, and of how many.
+
+    With more than one worker, call it from a file that Python can import again: under
+    `if __name__ == "__main__":` in a script.
+
+    Raises:
+        ConfigError: `out` holds something else, or the folder of speech is of no use.
+        Busy: another living process is writing `out`.
+        StageError: a drawing process was killed.
+    """
+    out = out.resolve()
+    recordings = speech.list_recordings(settings.speech) if settings.speech is not None else {}
+    identity = _identity(settings, recordings)
+    if (manifest := _existing(out, identity)) is not None:
+        return manifest
+    with exclusive(out):
+        if (manifest := _existing(out, identity)) is not None:  # Finished by another process meanwhile.
+            return manifest
+        for sibling in list(out.parent.iterdir()):
+            if re.fullmatch(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.digits", sibling.name):
+                shutil.rmtree(sibling)
+        # A new name each time: a worker that outlives a killed parent by a moment writes where nobody looks.
+        partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.digits")
+        partial.mkdir()
+        try:
+            material = _material(settings, recordings)
+            rows = draw_clips(material, partial, progress)
+            with (partial / MANIFEST).open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            record = json.dumps(_record(settings, identity, material), indent=2, ensure_ascii=False)
+            (partial / SETTINGS).write_text(record + "\n", encoding="utf-8")
+            os.sync()
+            os.rename(partial, out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return out / MANIFEST

@@ -1,0 +1,120 @@
+"""Recorded digits in the layout of the Free Spoken Digit Dataset: `{digit}_{speaker}_{index}.wav`, mono.
+
+Its official split is followed: the indices 0 to 4 of every digit and speaker are for test, the others for
+training. Its rate is 8 kHz; others are taken too.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.digits.factors import Voices
+from shards.digits.settings import SAMPLE_RATE
+from shards.errors import ConfigError
+
+SOURCE = "recordings in the layout of the Free Spoken Digit Dataset"
+TEST_TAKES = range(5)
+_NAME = re.compile(r"([0-9])_(.+)_([0-9]+)\.wav", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One WAV file: who says which digit in it, and the number of the take."""
+
+    path: Path
+    digit: int
+    speaker: str
+    take: int
+
+
+def list_recordings(folder: Path) -> dict[tuple[int, str, int], Recording]:
+    """The recordings of a folder by (digit, speaker, take), in order. Files that are not WAV are passed over.
+
+    Raises:
+        ConfigError: no such folder, no WAV in it, or a WAV whose name has another form.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"speech: {folder} is not a folder. Give the folder that holds the WAV files.")
+    found: dict[tuple[int, str, int], Recording] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() != ".wav":
+            continue
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise ConfigError(
+                f"speech: {path} is not named digit_speaker_index.wav, as 3_jackson_12.wav is. "
+                "Rename it or take it out of the folder."
+            )
+        digit, speaker, take = int(match[1]), match[2], int(match[3])
+        if (digit, speaker, take) in found:
+            raise ConfigError(
+                f"speech: {path} and {found[digit, speaker, take].path.name} are both take {take} of digit "
+                f"{digit} by {speaker}. Take one of them out of the folder."
+            )
+        found[digit, speaker, take] = Recording(path, digit, speaker, take)
+    if not found:
+        raise ConfigError(
+            f"speech: {folder} holds no WAV file. Files named digit_speaker_index.wav, as 3_jackson_12.wav "
+            "is, are expected in the folder itself, not below it."
+        )
+    return dict(sorted(found.items()))
+
+
+def recorded_voices(recordings: dict[tuple[int, str, int], Recording], split: str) -> Voices:
+    """Who can say what in the split `train` or `test`.
+
+    Raises:
+        ConfigError: a speaker lacks a digit in this split, so that the two cannot be drawn independently.
+    """
+    takes: dict[tuple[int, str], tuple[int, ...]] = {}
+    for digit, speaker, take in recordings:
+        if (take in TEST_TAKES) == (split == "test"):
+            takes[digit, speaker] = (*takes.get((digit, speaker), ()), take)
+    speakers = tuple(sorted({speaker for _, speaker, _ in recordings}))
+    indices = "0 to 4" if split == "test" else "5 and up"
+    for digit, speaker in product(range(10), speakers):
+        if (digit, speaker) not in takes:
+            raise ConfigError(
+                f"speech: {speaker} says no {digit} in the split {split}: {digit}_{speaker}_INDEX.wav with an "
+                f"index of {indices}. Every speaker must say every digit: add recordings, or take this speaker "
+                "out of the folder."
+            )
+    return Voices(speakers, takes)
+
+
+def digest_recordings(recordings: dict[tuple[int, str, int], Recording]) -> str:
+    """sha256, as 64 hex digits, over the names and bytes of all recordings."""
+    total = hashlib.sha256()
+    for recording in recordings.values():
+        content = hashlib.sha256(recording.path.read_bytes()).hexdigest()
+        total.update(f"{recording.path.name} {content}\n".encode())
+    return total.hexdigest()
+
+
+def read_recording(recording: Recording) -> NDArray[np.float64]:
+    """A recording's sound: float64 [N], resampled to 16 kHz, of any level.
+
+    Raises:
+        ConfigError: the file is no WAV, is not mono, or is empty or silent.
+    """
+    from scipy.io import wavfile
+    from scipy.signal import resample_poly
+
+    try:
+        rate, sound = wavfile.read(recording.path)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"speech: {recording.path} cannot be read as WAV ({error}). Replace it.") from error
+    if sound.ndim != 1:
+        raise ConfigError(f"speech: {recording.path} has {sound.shape[1]} channels. Mono is expected.")
+    if not sound.any():
+        raise ConfigError(f"speech: {recording.path} holds no sound ({len(sound)} samples, all zero). Replace it.")
+    if sound.dtype == np.uint8:
+        sound = sound.astype(np.int16) - 128  # WAV of 8 bits is unsigned.
+    divisor = int(np.gcd(SAMPLE_RATE, rate))
+    resampled: NDArray[np.float64] = resample_poly(sound.astype(np.float64), SAMPLE_RATE // divisor, rate // divisor)
+    return resampled

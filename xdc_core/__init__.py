@@ -1,0 +1,1 @@
+"""The method: modalities, encoders, clustering, pseudo-labels, training, reports. Reads shards; knows no Prefect."""

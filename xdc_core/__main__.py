@@ -1,0 +1,29 @@
+"""`python -m xdc_core STAGE RUN [MODALITY] [ROUND]`: one stage, with nothing around it."""
+
+import json
+import sys
+from dataclasses import asdict
+
+from shards.errors import XdcError
+from xdc_core.run import Node, open_run
+from xdc_core.stage import run_stage
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code: 0 done, 1 the stage failed, 2 wrong arguments."""
+    if not 2 <= len(arguments) <= 4:
+        print(__doc__, file=sys.stderr)
+        return 2
+    stage, root, *rest = arguments
+    number = int(rest.pop()) if rest and rest[-1].isdigit() else None
+    try:
+        record = run_stage(open_run(root), Node(stage, rest[0] if rest else None, number))
+    except XdcError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(asdict(record)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,141 @@
+"""The cluster stage: k-means over the features behind a label source (faiss)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.commit import new_file, write_json
+from shards.errors import ConfigError, StageError
+from shards.index import read_index
+from shards.progress import Progress
+from shards.stage import Outcome
+from shards.write import core_count
+from xdc_core.clips import learn_mask
+from xdc_core.config import ClusterSettings, Config
+from xdc_core.features import source_parts
+from xdc_core.preprocess import fit_preprocess
+from xdc_core.run import Node, Run
+from xdc_core.seed import derive_seed
+
+
+def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+    """Write centroids.npy (float32 [k, components]), preprocess.npz and kmeans.json (settings, objective, sizes).
+
+    A new seed every round, as in DeepCluster. k-means trains on all clips to learn from, or on a random sample of
+    `sample_mb`; kmeans.json says how many.
+
+    Raises:
+        ConfigError: no k for this label source, or fewer clips than clusters.
+    """
+    config, source = run.config, str(node.modality)
+    assert node.round is not None
+    k = config.cluster.k.get(source)  # type: ignore[call-overload]
+    if k is None:
+        raise ConfigError(f"cluster.k has no entry for {source!r}, which the method {config.method} clusters: add one.")
+    seed = derive_seed(config.seed, node.round, "cluster", source)
+    parts, clips = read_sample(run, node.round, source, seed, progress)
+    if len(parts[0]) < k:
+        raise ConfigError(
+            f"cluster.k.{source} is {k}, but there are only {len(parts[0])} clips to learn from: lower it, or add clips."
+        )
+    preprocess, kept = fit_preprocess(parts, config.cluster)
+    points = preprocess(parts)
+    del parts
+    centroids, facts = kmeans(points, k, config.cluster.iterations, seed, _threads(config))
+    with new_file(out / "centroids.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, centroids, allow_pickle=False)
+    preprocess.save(out / "preprocess.npz")
+    facts = {
+        "k": k,
+        "clips": clips,
+        "sample": len(points),
+        "components": points.shape[1],
+        "seed": seed,
+        **kept,
+        **facts,
+    }
+    write_json(out / "kmeans.json", facts)
+    summary = {name: value for name, value in facts.items() if name not in ("sizes", "iterations")}
+    return Outcome(k, 0, summary)
+
+
+def read_sample(run: Run, number: int, source: str, seed: int, progress: Progress) -> tuple[list[np.ndarray], int]:
+    """The features k-means trains on: float32 [sample, width], one a modality; and how many clips there were.
+
+    Reads shard by shard. Which rows are taken depends on the seed and the number of clips only.
+    """
+    splits = run.config.corpus.learn_splits
+    counts, width = [], 0
+    for shard, keys, parts in source_parts(run, number, source):
+        counts.append(int(_learnable(run, shard, keys, splits).sum()))
+        width = sum(part.shape[1] for part in parts)
+    total = sum(counts)
+    room = sample_size(run.config.cluster, width)
+    wanted = np.ones(total, bool)
+    if room < total:
+        chosen = np.random.default_rng(seed).choice(total, room, replace=False)
+        wanted = np.zeros(total, bool)
+        wanted[chosen] = True
+    taken: list[list[np.ndarray]] = []
+    first = 0
+    for number_done, (shard, keys, parts) in enumerate(source_parts(run, number, source), start=1):
+        learnable = np.flatnonzero(_learnable(run, shard, keys, splits))
+        rows = learnable[wanted[first : first + len(learnable)]]
+        first += len(learnable)
+        taken.append([part[rows] for part in parts])
+        progress(number_done, len(counts), "shards read")
+    if not taken:
+        raise StageError(f"{run.corpus} has no shards: there is nothing to cluster.")
+    return [np.concatenate(columns) for columns in zip(*taken, strict=True)], total
+
+
+def sample_size(settings: ClusterSettings, width: int) -> int:
+    """How many float32 vectors fit `sample_mb`."""
+    return max(1, int(settings.sample_mb * 1e6 / (4 * max(width, 1))))
+
+
+def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None) -> np.ndarray:
+    if splits is None:
+        return np.ones(len(keys), bool)
+    index = read_index(run.corpus, shard, ["key", "split"])
+    wanted = set(index["key"].to_numpy()[learn_mask(index["split"], splits)])
+    return np.fromiter((key in wanted for key in keys), bool, len(keys))
+
+
+def kmeans(points: np.ndarray, k: int, iterations: int, seed: int, threads: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """faiss k-means on float32 [n, d], n >= k, all of them used. Returns centroids float32 [k, d] and facts.
+
+    Facts: objective per iteration (sum of squared distances), sizes at the end, how many clusters ended empty and
+    how many were refilled by splitting a large one on the way, and where it ran.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    gpus = faiss.get_num_gpus()
+    means = faiss.Kmeans(
+        points.shape[1],
+        k,
+        niter=iterations,
+        seed=seed,
+        gpu=bool(gpus),
+        # faiss otherwise trains on 256 points a centroid without saying so, and complains below 39.
+        max_points_per_centroid=-(-len(points) // k),
+        min_points_per_centroid=1,
+    )
+    means.train(points)
+    _, nearest = means.assign(points)
+    sizes = np.bincount(nearest, minlength=k)
+    steps = means.iteration_stats
+    facts = {
+        "objective": [float(step["obj"]) for step in steps],
+        "splits": int(sum(step["nsplit"] for step in steps)),
+        "sizes": sizes.tolist(),
+        "empty": int((sizes == 0).sum()),
+        "on": f"{gpus} GPUs" if gpus else f"CPU, {threads} threads",
+    }
+    return np.asarray(means.centroids, np.float32).reshape(k, -1), facts
+
+
+def _threads(config: Config) -> int:
+    return config.runs_on.threads or max(1, core_count() // (2 if config.runs_on.parallel else 1))

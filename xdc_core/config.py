@@ -1,0 +1,254 @@
+"""The configuration of a run: one YAML file, every key of it described here."""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shards.errors import ConfigError
+from shards.settings import CorpusSettings
+
+Positive = Annotated[float, Field(gt=0)]
+PRESETS = Path(__file__).parent / "presets"
+FILE_NAME = "xdc.yaml"
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; infinities and NaN are no numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class VideoSettings(Section):
+    """How a stored clip becomes the video encoder's input, and which encoder that is."""
+
+    encoder: str = Field("r2plus1d_18", description="r2plus1d_18 (the paper's) or r2plus1d_tiny (for CPUs)")
+    frames: int = Field(8, ge=1, description="consecutive frames a view")
+    short_edges: tuple[int, ...] = Field(
+        (128, 160), min_length=1, description="pixels; training draws one, extraction takes the first"
+    )
+    crop: int = Field(112, ge=16, description="pixels of the square that the encoder sees")
+    flip: bool = Field(True, description="mirror half of the training views")
+    mean: tuple[float, float, float] = Field((0.43216, 0.394666, 0.37645), description="RGB in [0, 1]")
+    std: tuple[Positive, Positive, Positive] = Field((0.22803, 0.22145, 0.216989), description="RGB in [0, 1]")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "VideoSettings":
+        if min(self.short_edges) < self.crop:
+            raise ValueError(f"crop ({self.crop}) is larger than the smallest of short_edges ({min(self.short_edges)})")
+        return self
+
+
+class AudioSettings(Section):
+    """How a stored clip's sound becomes the audio encoder's input, and which encoder that is."""
+
+    encoder: str = Field("audio_resnet_18", description="audio_resnet_18 (the paper's) or audio_resnet_tiny")
+    frames: int = Field(100, ge=8, description="log-mel frames of 10 ms a view")
+    mels: int = Field(40, ge=8, le=80, description="mel filters")
+    align: Literal["span", "start", "centre"] = Field(
+        "span",
+        description="which sound goes with a video view: span (the view's own span, resampled onto the frames), "
+        "start (frames from its start on) or centre (frames around its middle). Unverified for XDC",
+    )
+
+
+class ExtractSettings(Section):
+    """How features are computed. Only `precision` changes them."""
+
+    batch: int = Field(32, ge=1, description="clips a forward pass")
+    workers: int = Field(0, ge=0, description="decoding processes beside the one with the encoder")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is for GPUs")
+    calibration_batches: int = Field(
+        20, ge=0, description="batches that set the first encoder's batch-norm statistics; 0 leaves them at 0 and 1"
+    )
+
+
+class ClusterSettings(Section):
+    """k-means over a modality's features (or all, for the label source `joint`)."""
+
+    k: dict[Literal["video", "audio", "joint"], Annotated[int, Field(ge=2)]] = Field(
+        {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
+    )
+    pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
+    whiten: bool = Field(True, description="scale the components to unit variance (needs pca). Unverified for XDC")
+    l2: bool = Field(True, description="scale every vector to length 1 before k-means. Unverified for XDC")
+    joint_l2: bool = Field(
+        True, description="scale every modality to length 1 before they are put together. Unverified for XDC"
+    )
+    iterations: int = Field(20, ge=1, description="k-means iterations (20 in DeepCluster)")
+    sample_mb: Positive = Field(
+        4096.0, description="k-means trains on all clips if their features fit, else on a random sample of this size"
+    )
+
+    @model_validator(mode="after")
+    def _whitening(self) -> "ClusterSettings":
+        if self.whiten and self.pca is None:
+            raise ValueError("whiten is true but pca is null: set pca to a number of components, or whiten to false")
+        return self
+
+
+class TrainSettings(Section):
+    """A training round of one encoder."""
+
+    clips: int = Field(1_000_000, ge=1, description="clips a round, whatever the size of the corpus")
+    batch: int = Field(32, ge=1, description="clips a step, over all processes")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
+    lr: Positive = Field(0.01, description="peak learning rate for the batch as given")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(1e-4, ge=0, description="on all parameters")
+    warmup: float = Field(0.05, ge=0, le=0.5, description="share of the steps in which the learning rate rises")
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        "step", description="step: a tenth of the learning rate after each third of the steps"
+    )
+    uniform: bool = Field(True, description="draw clips uniformly over clusters; false: uniformly over clips")
+    head_std: Positive = Field(0.01, description="standard deviation of a new head's weights")
+    checkpoint_every: int = Field(500, ge=1, description="steps")
+    processes: int = Field(1, ge=1, description="processes (GPUs) a modality, joined by torchrun")
+    workers: int = Field(0, ge=0, description="decoding processes beside every training process")
+
+
+class RunsOn(Section):
+    """Where the work is done. Nothing here changes what is computed, but for rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    parallel: bool = Field(True, description="work on the modalities side by side")
+    threads: int | None = Field(None, ge=1, description="CPU threads a stage; null: its share of the cores")
+
+
+class Config(Section):
+    """Everything that decides what a run computes."""
+
+    method: Literal["sdc", "mdc", "cdc", "xdc"] = Field("xdc", description="who supervises whom; see docs/method.md")
+    rounds: int = Field(5, ge=0, le=999, description="training rounds; a last look without training follows them")
+    seed: int = Field(0, ge=0, description="every random draw of the run comes from it")
+    corpus: CorpusSettings = Field(CorpusSettings(), description="raw videos -> clips")
+    video: VideoSettings = Field(VideoSettings(), description="clip -> video encoder")
+    audio: AudioSettings = Field(AudioSettings(), description="clip -> audio encoder")
+    extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
+    cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
+    train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
+    runs_on: RunsOn = Field(RunsOn(), description="where the work is done")
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The values that a preset sets; all else has its default.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"no preset {name!r}{_nearest(name, preset_names())} There are: {', '.join(preset_names())}.")
+    return read_yaml(PRESETS / f"{name}.yaml")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it is missing, no YAML, or no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Make a run with: xdc init {path.parent}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path} holds a {type(values).__name__}, but keys and values were expected.")
+    return values or {}
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """Check values and fill in defaults.
+
+    Raises:
+        ConfigError: names every wrong key with its nearest match, and every wrong value with what is allowed.
+    """
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+    from xdc_core.encoders.build import ENCODERS
+
+    for modality in ("video", "audio"):
+        name = getattr(config, modality).encoder
+        fitting = [spec.name for spec in ENCODERS.values() if spec.modality == modality]
+        if name not in fitting:
+            hint = _nearest(name, fitting)
+            raise ConfigError(f"{where}:\n  {modality}.encoder: {name!r}{hint} Allowed: {', '.join(fitting)}.")
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a run's xdc.yaml."""
+    return parse_config(read_yaml(path), str(path))
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f" is unknown. Did you mean {near[0]!r}?" if near else " is unknown."
+
+
+def _section_at(parts: tuple[int | str, ...]) -> type[BaseModel] | None:
+    section: Any = Config
+    for part in parts:
+        if not (isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields):
+            return None
+        section = section.model_fields[str(part)].annotation
+    return section if isinstance(section, type) and issubclass(section, BaseModel) else None
+
+
+def _explain(problem: Any) -> str:
+    """One line for one of pydantic's errors."""
+    location = tuple(part for part in problem["loc"] if part != "[key]")
+    name = ".".join(map(str, location))
+    if problem["type"] == "extra_forbidden":
+        section = _section_at(location[:-1])
+        keys = list(section.model_fields) if section else []
+        return f"{name}: this key{_nearest(str(location[-1]), keys)} Keys here: {', '.join(keys)}."
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{name}: {message}." if name else f"{message}."
+    return f"{name}: {problem['input']!r} is not allowed. {message}."
+
+
+def commented_yaml(config: Config, notes: str = "") -> str:
+    """The whole configuration as YAML, every key with its description as a comment."""
+    lines = [f"# {line}".rstrip() for line in notes.splitlines()]
+    lines += _commented(config, 0)
+    return "\n".join(lines) + "\n"
+
+
+def _commented(section: BaseModel, depth: int) -> list[str]:
+    lines: list[str] = []
+    indent = "  " * depth
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            lines += ["", f"{indent}# {field.description}", f"{indent}{name}:", *_commented(value, depth + 1)]
+            continue
+        plain = section.model_dump(mode="json")[name]
+        text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1000).removesuffix("\n")
+        allowed = _allowed(field.annotation)
+        note = f"{field.description}{f' [{allowed}]' if allowed else ''}"
+        lines.append(f"{indent}{name}: {text.removesuffix('...').strip()}  # {note}")
+    return lines
+
+
+def _allowed(annotation: Any) -> str:
+    """The choices of a Literal, as text."""
+    if isinstance(annotation, types.UnionType):
+        return ""
+    if typing.get_origin(annotation) is Literal:
+        return " | ".join(map(str, typing.get_args(annotation)))
+    return ""

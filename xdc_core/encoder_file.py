@@ -1,0 +1,41 @@
+"""Encoders on disk: safetensors, with the encoder's name in the header."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from shards.commit import new_file
+from shards.errors import StageError
+from xdc_core.encoders.build import encoder_spec
+
+FILE_NAME = "encoder.safetensors"
+
+
+def save_encoder(path: Path, encoder: torch.nn.Module, name: str) -> None:
+    """Write an encoder's parameters and buffers, float32, on the CPU."""
+    spec = encoder_spec(name)
+    header = {"encoder": name, "modality": spec.modality, "width": str(spec.width), "format": "pt"}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
+    with new_file(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def load_encoder(path: Path, name: str) -> torch.nn.Module:
+    """The encoder `name` with the weights of a file, on the CPU, in training mode.
+
+    Raises:
+        StageError: the file is missing or damaged, or holds another encoder.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = (file.metadata() or {}).get("encoder")
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StageError(f"{path} cannot be read as an encoder: {error}") from error
+    if stored != name:
+        raise StageError(f"{path} holds the encoder {stored!r}, but the configuration says {name!r}.")
+    encoder = encoder_spec(name).build()
+    encoder.load_state_dict(tensors)
+    return encoder

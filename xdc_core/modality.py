@@ -1,0 +1,97 @@
+"""A modality: how a stored clip becomes a tensor. Looked up by name; adding a third touches no stage."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from shards.decode import decode_frames, decode_sound
+from xdc_core.config import Config
+from xdc_core.logmel import LogMel, align_frames, log_mel, span_frames
+
+Row = Mapping[str, Any]
+View = Callable[[bytes, Row, Config, np.random.Generator | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """`member` is the clip's file in the tar. `view(bytes, index row, config, rng)` decodes it and gives one view:
+    random with a generator (training), the centre without (extraction). `normalise(batch, config)` makes a batch of
+    views, on any device, what the encoder takes.
+    """
+
+    name: str
+    member: str
+    view: View
+    normalise: Callable[[Tensor, Config], Tensor]
+
+
+def view_start(available: int, wanted: int, rng: np.random.Generator | None) -> int:
+    """Where a view of `wanted` begins among `available`: anywhere (temporal jitter), or in the middle."""
+    room = max(0, available - wanted)
+    return room // 2 if rng is None else int(rng.integers(room + 1))
+
+
+def video_view(mp4: bytes, row: Row, config: Config, rng: np.random.Generator | None) -> Tensor:
+    """uint8 [3, frames, crop, crop]. A clip with fewer frames is held on its last one.
+
+    Short edge, crop place and flip as in VMZ: drawn in training; the first short edge and the centre in extraction.
+    """
+    settings = config.video
+    wanted = min(settings.frames, row["frames"])
+    frames = decode_frames(mp4, view_start(row["frames"], wanted, rng), wanted)
+    clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    edges = settings.short_edges
+    clip = _resize(clip, edges[0] if rng is None else edges[int(rng.integers(len(edges)))])
+    top = view_start(clip.shape[2], settings.crop, rng)
+    left = view_start(clip.shape[3], settings.crop, rng)
+    clip = clip[:, :, top : top + settings.crop, left : left + settings.crop]
+    if rng is not None and settings.flip and rng.random() < 0.5:
+        clip = clip.flip(3)
+    if wanted < settings.frames:
+        clip = torch.cat([clip, clip[-1:].expand(settings.frames - wanted, -1, -1, -1)])
+    return clip.permute(1, 0, 2, 3).contiguous()
+
+
+def _resize(clip: Tensor, short_edge: int) -> Tensor:
+    """uint8 [frames, 3, height, width] -> the same with this short edge."""
+    height, width = clip.shape[2:]
+    if min(height, width) == short_edge:
+        return clip
+    scale = short_edge / min(height, width)
+    size = [max(short_edge, round(side * scale)) for side in (height, width)]
+    return interpolate(clip, size=size, mode="bilinear", antialias=True)
+
+
+def normalise_video(batch: Tensor, config: Config) -> Tensor:
+    """uint8 [B, 3, T, H, W] -> float32 with the mean and standard deviation of the configuration taken out."""
+    mean = torch.tensor(config.video.mean, device=batch.device).view(1, 3, 1, 1, 1)
+    std = torch.tensor(config.video.std, device=batch.device).view(1, 3, 1, 1, 1)
+    return (batch.float() / 255 - mean) / std
+
+
+def audio_view(flac: bytes, row: Row, config: Config, rng: np.random.Generator | None) -> Tensor:
+    """float32 [1, frames, mels]: the log-mel of the sound that goes with a video view placed as in `video_view`."""
+    settings = config.audio
+    spectrogram = log_mel(
+        torch.from_numpy(decode_sound(flac)), LogMel(sample_rate=row["sample_rate"], mels=settings.mels)
+    )
+    wanted = min(config.video.frames, row["frames"])
+    start_s = view_start(row["frames"], wanted, rng) / row["fps"]
+    span = span_frames(start_s, start_s + wanted / row["fps"], spectrogram.shape[0])
+    return align_frames(spectrogram, settings.frames, settings.align, span)[None]
+
+
+def normalise_audio(batch: Tensor, config: Config) -> Tensor:
+    """Log-mels go in as they are (method: no mean and deviation of a data set)."""
+    return batch
+
+
+MODALITIES: Mapping[str, Modality] = {
+    "video": Modality("video", "mp4", video_view, normalise_video),
+    "audio": Modality("audio", "flac", audio_view, normalise_audio),
+}

@@ -1,0 +1,70 @@
+"""Where everything of a run lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xdc_core.config import FILE_NAME, Config, load_config
+
+
+@dataclass(frozen=True)
+class Node:
+    """One box of the graph: a stage, on a modality (or label source), in a round. Has a directory of its own."""
+
+    stage: str
+    modality: str | None = None
+    round: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For people: `extract.video`, `shard`."""
+        return f"{self.stage}.{self.modality}" if self.modality else self.stage
+
+    def __str__(self) -> str:
+        return self.name if self.round is None else f"{self.name} of round {self.round}"
+
+
+# Stage -> the folder of a round in which its directories lie, one a modality.
+FOLDERS = {"extract": "features", "cluster": "clusters", "label": "labels", "train": "train"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory and its configuration. Paths in the configuration are relative to the directory."""
+
+    root: Path
+    config: Config
+
+    @property
+    def corpus(self) -> Path:
+        """The corpus directory."""
+        return (self.root / self.config.corpus.path).resolve()
+
+    @property
+    def videos(self) -> Path | None:
+        """The folder or manifest of raw videos, if one is set."""
+        return (self.root / self.config.corpus.videos).resolve() if self.config.corpus.videos else None
+
+    def round_directory(self, number: int) -> Path:
+        """Where a round's directories lie."""
+        return self.root / "rounds" / f"{number:03d}"
+
+    def directory(self, node: Node) -> Path:
+        """Where a node's files lie, once they are committed."""
+        if node.stage == "shard":
+            return self.corpus
+        if node.stage == "init":
+            return self.root / "init" / str(node.modality)
+        assert node.round is not None
+        if node.stage == "report":
+            return self.round_directory(node.round) / "report"
+        return self.round_directory(node.round) / FOLDERS[node.stage] / str(node.modality)
+
+
+def open_run(root: Path | str) -> Run:
+    """The run in a directory.
+
+    Raises:
+        ConfigError: there is no xdc.yaml in it, or it is wrong.
+    """
+    root = Path(root)
+    return Run(root, load_config(root / FILE_NAME))

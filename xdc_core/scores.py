@@ -1,0 +1,53 @@
+"""How well clusters agree with something else that is known of the clips. Counted part by part."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Contingency:
+    """How many clips have cluster c and label l. Grows with the number of pairs seen, not of clips."""
+
+    counts: Counter[tuple[int, str]] = field(default_factory=Counter)
+
+    def add(self, clusters: np.ndarray, labels: list[str | None]) -> None:
+        """Count clips: clusters int [n], and a label each; clips without a label are left out."""
+        pairs = zip(clusters.tolist(), labels, strict=True)
+        self.counts.update((cluster, label) for cluster, label in pairs if label is not None)
+
+    def matrix(self) -> np.ndarray:
+        """int64 [clusters that occur, labels that occur]."""
+        rows = {cluster: n for n, cluster in enumerate(sorted({cluster for cluster, _ in self.counts}))}
+        columns = {label: n for n, label in enumerate(sorted({label for _, label in self.counts}))}
+        matrix = np.zeros((len(rows), len(columns)), np.int64)
+        for (cluster, label), count in self.counts.items():
+            matrix[rows[cluster], columns[label]] = count
+        return matrix
+
+
+def agreement(contingency: Contingency) -> dict[str, Any]:
+    """NMI (arithmetic mean), AMI (NMI corrected for chance, 0 for random clusters) and purity.
+
+    Purity is the share of clips that have the dominant label of their cluster. Also counts clips and labels; with
+    fewer than two labels there is nothing to agree with, and the scores are None.
+    """
+    matrix = contingency.matrix()
+    clips, labels = int(matrix.sum()), matrix.shape[1]
+    if labels < 2:
+        return {"clips": clips, "labels": labels, "nmi": None, "ami": None, "purity": None}
+    from sklearn.metrics.cluster import adjusted_mutual_info_score, normalized_mutual_info_score
+
+    # scikit-learn takes a pair per clip; the counts give them back without the clips' order.
+    cells = np.argwhere(matrix)
+    repeats = matrix[tuple(cells.T)]
+    clusters, truth = (np.repeat(cells[:, axis], repeats) for axis in (0, 1))
+    return {
+        "clips": clips,
+        "labels": labels,
+        "nmi": round(float(normalized_mutual_info_score(truth, clusters)), 6),
+        "ami": round(float(adjusted_mutual_info_score(truth, clusters)), 6),
+        "purity": round(float(matrix.max(axis=1).sum() / clips), 6),
+    }

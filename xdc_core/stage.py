@@ -1,0 +1,75 @@
+"""One node of the graph, done as a plain function: no Prefect, no child process.
+
+from xdc_core.run import Node, open_run
+from xdc_core.stage import run_stage
+run_stage(open_run("runs/first"), Node("extract", "video", 0))
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+from shards.errors import StageError
+from shards.make import shard
+from shards.progress import Progress, silent
+from shards.stage import Identity, Outcome, Record, build, reusable
+from xdc_core.graph import SHARD, VERSIONS, Fingerprints, inputs, settings_of
+from xdc_core.run import Node, Run
+
+# Stage -> module and function that does the work; imported when it is needed, for torch and faiss load slowly.
+WORK = {
+    "init": ("xdc_core.initial", "make_initial_encoder"),
+    "extract": ("xdc_core.extraction", "extract"),
+    "cluster": ("xdc_core.clustering", "cluster"),
+    "label": ("xdc_core.labels", "label"),
+    "train": ("xdc_core.training.stage", "train"),
+    "report": ("xdc_core.report.stage", "report"),
+}
+
+
+def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Record | None:
+    """The record of a node that is fresh, else None. Reads manifests only."""
+    wanted = (fingerprints or Fingerprints(run)).of(node)
+    return reusable(run.directory(node), wanted) if wanted else None
+
+
+def run_stage(run: Run, node: Node, force: bool = False, progress: Progress = silent) -> Record:
+    """Have a node's directory hold what the configuration asks for: reuse it, continue it, or make it.
+
+    `force` makes it anew. Returns the record; `record.reused` tells whether anything was done.
+
+    Raises:
+        StageError: an input is missing or stale (says which, and the command), or the work cannot be done.
+        ConfigError: the configuration does not fit the data.
+        Busy: another process is at it.
+    """
+    if node == SHARD:
+        return shard(run.corpus, run.videos, run.config.corpus, progress, force)
+    fingerprints = Fingerprints(run)
+    for source in inputs(run.config, node):
+        if reuse(run, source, fingerprints) is None:
+            raise StageError(f"{node} needs {source}, which is not there or not up to date. {_remedy(run, source)}")
+    wanted = fingerprints.of(node)
+    assert wanted is not None
+    identity = Identity(
+        stage=node.stage,
+        version=VERSIONS[node.stage],
+        fingerprint=wanted,
+        modality=node.modality,
+        round=node.round,
+        inputs={name: value for name, value in fingerprints.inputs_of(node).items() if value},
+        settings=settings_of(run.config, node),
+    )
+
+    def work(out: Path) -> Outcome:
+        module, function = WORK[node.stage]
+        outcome: Outcome = getattr(import_module(module), function)(run, node, out, progress)
+        return outcome
+
+    return build(run.directory(node), identity, work, force)
+
+
+def _remedy(run: Run, source: Node) -> str:
+    words = f"xdc stage {source.stage} {run.root}"
+    words += f" --modality {source.modality}" if source.modality else ""
+    words += f" --round {source.round}" if source.round is not None else ""
+    return f"Make it with: {words}   (or all that is missing: xdc run {run.root})"

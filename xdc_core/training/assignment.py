@@ -1,0 +1,63 @@
+"""What one training round has to learn: rows, a pseudo-label a head, and the order of the draws."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shards.errors import StageError
+from shards.index import shard_names
+from xdc_core.clips import ClipRows
+from xdc_core.labels import read_centroids, read_labels
+from xdc_core.methods import METHODS
+from xdc_core.run import Node, Run
+from xdc_core.sampling import draw_clips
+from xdc_core.seed import derive_seed
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """`targets[source]` is int32 [rows of the index], -1 for clips that are not learnt from; `classes[source]` is k.
+    `draws` holds row numbers, int64 [steps * batch].
+    """
+
+    rows: ClipRows
+    sources: tuple[str, ...]
+    targets: dict[str, np.ndarray]
+    classes: dict[str, int]
+    draws: np.ndarray
+    steps: int
+
+
+def read_assignment(run: Run, node: Node) -> Assignment:
+    """Put together what `node` (train, modality, round) learns. The same in every rank and after every restart.
+
+    With more than one label source (MDC) clips are drawn uniformly over the clusters of the first.
+
+    Raises:
+        StageError: no clip has a pseudo-label from every source.
+    """
+    config, modality = run.config, str(node.modality)
+    assert node.round is not None
+    shards = shard_names(run.corpus)
+    rows = ClipRows(run.corpus, shards)
+    place = {key: number for number, key in enumerate(rows.keys.to_pylist())}
+    sources = METHODS[config.method][modality]
+    targets, classes = {}, {}
+    for source in sources:
+        target = np.full(len(rows), -1, np.int32)
+        for shard in shards:
+            keys, clusters = read_labels(run.directory(Node("label", source, node.round)), shard)
+            target[[place[key] for key in keys]] = clusters
+        targets[source] = target
+        classes[source] = len(read_centroids(run.directory(Node("cluster", source, node.round))))
+    learnable = rows.learnable(config.corpus.learn_splits)
+    usable = learnable[np.all([targets[source][learnable] >= 0 for source in sources], axis=0)]
+    if len(usable) == 0:
+        raise StageError(
+            f"{node}: no clip to learn from has a pseudo-label. corpus.learn_splits is "
+            f"{config.corpus.learn_splits}; look at the column split of {run.corpus}/*.parquet."
+        )
+    steps = max(1, config.train.clips // config.train.batch)
+    seed = derive_seed(config.seed, node.round, "train", modality)
+    drawn = draw_clips(targets[sources[0]][usable], steps * config.train.batch, config.train.uniform, seed)
+    return Assignment(rows, sources, targets, classes, usable[drawn], steps)

@@ -1,0 +1,29 @@
+"""metrics.jsonl: one line a step that is worth one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def append_metrics(path: Path, line: dict[str, Any]) -> None:
+    """Append one line of JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; a last one that a kill cut short is left out."""
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+    return lines
+
+
+def rewind_metrics(path: Path, step: int) -> None:
+    """Forget the lines of steps from `step` on: they will be done again."""
+    kept = [line for line in read_metrics(path) if line["step"] < step]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
