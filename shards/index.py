@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -69,6 +70,13 @@ def label_columns(corpus: Path) -> list[str]:
     if not names:
         return []
     return [name for name in pq.read_schema(corpus / f"{names[0]}.parquet").names if name.startswith("label")]
+
+
+def in_splits(column: pa.ChunkedArray, splits: Sequence[str] | None) -> np.ndarray:
+    """bool [rows]: which rows of the index's column `split` are among `splits`; None means all."""
+    if splits is None:
+        return np.ones(len(column), bool)
+    return np.isin(column.to_numpy().astype(str), list(splits))
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -7,11 +7,10 @@ import numpy as np
 
 from shards.commit import new_file, write_json
 from shards.errors import ConfigError, StageError
-from shards.index import read_index
+from shards.index import in_splits, read_index
 from shards.progress import Progress
 from shards.stage import Outcome
 from shards.write import core_count
-from xdc_core.clips import learn_mask
 from xdc_core.config import ClusterSettings, Config
 from xdc_core.features import source_parts
 from xdc_core.preprocess import fit_preprocess
@@ -37,7 +36,8 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     parts, clips = read_sample(run, node.round, source, seed, progress)
     if len(parts[0]) < k:
         raise ConfigError(
-            f"cluster.k.{source} is {k}, but there are only {len(parts[0])} clips to learn from: lower it, or add clips."
+            f"cluster.k.{source} is {k}, but there are only {len(parts[0])} clips to learn from. "
+            "Lower it, or add clips."
         )
     preprocess, kept = fit_preprocess(parts, config.cluster)
     points = preprocess(parts)
@@ -99,7 +99,7 @@ def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None)
     if splits is None:
         return np.ones(len(keys), bool)
     index = read_index(run.corpus, shard, ["key", "split"])
-    wanted = set(index["key"].to_numpy()[learn_mask(index["split"], splits)])
+    wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits)])
     return np.fromiter((key in wanted for key in keys), bool, len(keys))
 
 
@@ -126,7 +126,7 @@ def kmeans(points: np.ndarray, k: int, iterations: int, seed: int, threads: int)
     means.train(points)
     _, nearest = means.assign(points)
     sizes = np.bincount(nearest, minlength=k)
-    steps = means.iteration_stats
+    steps = means.iteration_stats or []
     facts = {
         "objective": [float(step["obj"]) for step in steps],
         "splits": int(sum(step["nsplit"] for step in steps)),

@@ -83,7 +83,7 @@ def _extract_shard(
     loader = DataLoader(
         ClipViews(run.corpus, rows, modality, config),
         batch_size=config.extract.batch,
-        sampler=[(number, None) for number in range(len(rows))],  # type: ignore[arg-type]
+        sampler=[(number, None) for number in range(len(rows))],
         num_workers=config.extract.workers,
         collate_fn=collate,
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shards.commit import fingerprint, partial_directory, read_manifest
+from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
 from shards.stage import reusable
 from xdc_core.config import Config
@@ -44,6 +45,18 @@ def all_nodes(config: Config) -> Iterator[Node]:
     yield from setup_nodes(config)
     for number in range(config.rounds + 1):
         yield from round_nodes(config, number)
+
+
+def check_node(run: Run, node: Node) -> None:
+    """Raises ConfigError where a run's graph has no such node; says which there are."""
+    nodes = list(all_nodes(run.config))
+    if node in nodes:
+        return
+    alike = [str(other) for other in nodes if other.stage == node.stage]
+    if not alike:
+        raise ConfigError(f"there is no stage {node.stage!r}. There are: {', '.join(STAGES)}.")
+    shown = ", ".join(alike[:6]) + (" ..." if len(alike) > 6 else "")
+    raise ConfigError(f"{run.root} has no node {node}. There is: {shown}. (Use --modality and --round.)")
 
 
 def inputs(config: Config, node: Node) -> list[Node]:

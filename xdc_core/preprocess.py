@@ -44,7 +44,7 @@ def load_preprocess(path: Path) -> Preprocess:
     """Raises StageError where the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            matrix, bias = (stored[name] if name in stored else None for name in ("matrix", "bias"))
+            matrix, bias = (stored.get(name) for name in ("matrix", "bias"))
             return Preprocess(matrix, bias, bool(stored["part_l2"]), bool(stored["l2"]))
     except (OSError, ValueError, KeyError) as error:
         raise StageError(f"{path} cannot be read ({error}). Build it anew: xdc stage cluster ... --force") from error

@@ -163,3 +163,11 @@ def test_calibration_without_batches_is_an_error_and_keeps_the_statistics() -> N
     with pytest.raises(ValueError, match="no batches"):
         calibrate_batch_norm(encoder, iter([]))
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+
+
+def test_calibration_keeps_no_graph() -> None:
+    encoder = build_encoder(TINY[1], seed=0)
+    made: list[Tensor] = []
+    encoder.register_forward_hook(lambda module, taken, feature: made.append(feature))
+    calibrate_batch_norm(encoder, batches(TINY[1], 2))
+    assert [feature.requires_grad for feature in made] == [False, False]

@@ -2,11 +2,12 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def train_rank(run: Run, node: Node, out: Path, place: Place, listen: Listener) 
 
     parallel = DistributedDataParallel(model) if place.ranks > 1 else model
     batches = _batches(run, task, modality, place, seed, first)
-    with _sigterm(place) as stopping:
+    with _sigterm_noted(place) as stopping:
         _steps(
             parallel, optimizer, batches, task, config, modality, device, (first, out, place), save, stopping, listen
         )
@@ -114,7 +115,7 @@ def _batches(
 
     loader = DataLoader(
         ClipViews(run.corpus, task.rows, modality, run.config),
-        batch_sampler=items(),  # type: ignore[arg-type]
+        batch_sampler=items(),
         num_workers=settings.workers,
         collate_fn=collate,
     )
@@ -180,24 +181,18 @@ def _steps(
             save(step + 1)
 
 
-class _sigterm:
-    """While active, SIGTERM is noted instead of obeyed. Only rank 0 stops for it, after its step; the others wait
-    for the end that torchrun gives them, or all-reduce would hang. In other threads than the main one it does nothing.
+@contextmanager
+def _sigterm_noted(place: Place) -> Iterator[Callable[[], bool]]:
+    """While active, SIGTERM is noted instead of obeyed; yields whether to stop for it after the present step.
+
+    Only rank 0 stops: the others wait for the end that torchrun gives them, or all-reduce would hang. Outside the
+    main thread nothing is noted: whoever runs us there handles signals.
     """
-
-    def __init__(self, place: Place) -> None:
-        self.place, self.came, self.before = place, False, None
-
-    def __enter__(self) -> Callable[[], bool]:
-        try:
-            self.before: Any = signal.signal(signal.SIGTERM, self._note)
-        except ValueError:
-            self.before = None  # Not the main thread: whoever runs us there handles signals.
-        return lambda: self.came and self.place.rank == 0
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
-
-    def __exit__(self, *_: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+    came = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set()) if main else None
+    try:
+        yield lambda: came.is_set() and place.rank == 0
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""When and where: Prefect flows, tasks, artifacts, and the `xdc` command. Holds no mathematics."""

@@ -1,0 +1,72 @@
+"""What Prefect's pages show of a round. The same facts stand in report.json and report.html."""
+
+import json
+import re
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from xdc_core.run import Node, Run
+
+
+def artifact_key(run_name: str, what: str) -> str:
+    """Lowercase letters, digits and dashes. The same for every round of a run, so that its rounds form a history."""
+    return re.sub(r"[^a-z0-9]+", "-", f"xdc-{run_name}-{what}".lower()).strip("-")
+
+
+def publish_round(run: Run, node: Node) -> None:
+    """The tables and the summary of a reported round."""
+    directory = run.directory(node)
+    facts = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    name = facts["run"]
+    create_table_artifact(facts["history"], artifact_key(name, "rounds"), f"Rounds 0 to {facts['round']} of {name}")
+    create_table_artifact(cluster_sizes(facts), artifact_key(name, "cluster-sizes"), f"Round {facts['round']}")
+    create_markdown_artifact(summary(facts, run), artifact_key(name, "summary"), f"Round {facts['round']} of {name}")
+
+
+def cluster_sizes(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a cluster: label source, number, size, and the purity and labels where they are known."""
+    rows = []
+    for source, found in facts["sources"].items():
+        known = {row["cluster"]: row for row in found["purest"]}
+        for cluster, size in enumerate(found["sizes"]):
+            row: dict[str, Any] = {"source": source, "cluster": cluster, "clips": size}
+            if cluster in known:
+                top = ", ".join(f"{label['label']} {label['share']:.0%}" for label in known[cluster]["top"])
+                row |= {"purity": known[cluster]["purity"], "top labels": top}
+            rows.append(row)
+    return rows
+
+
+def summary(facts: dict[str, Any], run: Run) -> str:
+    """Markdown: how the round went, its purest clusters, where the files are."""
+    number = facts["round"]
+    lines = [
+        f"# {facts['run']}, round {number}",
+        f"Method {facts['method'].upper()}, {facts['corpus']['clips']} clips.",
+    ]
+    for source, found in facts["sources"].items():
+        lines.append(f"\n## Clusters of {source}: {found['k']}, {found['empty']} empty")
+        if found["nmi_previous"] is not None:
+            lines.append(f"- NMI with the round before: {found['nmi_previous']:.3f}")
+        for column, scores in found["agreement"].items():
+            if scores["nmi"] is not None:
+                lines.append(
+                    f"- `{column}`: NMI {scores['nmi']:.3f}, AMI {scores['ami']:.3f}, purity {scores['purity']:.3f}"
+                )
+        if found["purest"]:
+            lines += ["\n| cluster | clips | purity | most frequent |", "|---|---|---|---|"]
+            for row in found["purest"][:8]:
+                top = ", ".join(f"{_escape(label['label'])} {label['share']:.0%}" for label in row["top"])
+                lines.append(f"| {row['cluster']} | {row['size']} | {row['purity']:.2f} | {top} |")
+    for modality, found in facts["training"].items():
+        lines.append(f"\n## Training of {modality}\nLoss {found['first_loss']:.3f} to {found['loss']:.3f}.")
+    directory = run.round_directory(number).resolve()
+    lines.append(
+        f"\n## Files\n- report: `{directory}/report/report.html`\n- pseudo-labels: `{directory}/labels/*/*.parquet`"
+    )
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text)

@@ -1,0 +1,146 @@
+"""Stages in child processes: memory returns, CUDA never meets a fork of ours, and a cancel ends them all."""
+
+import itertools
+import json
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from shards.errors import Busy, ConfigError, StageError, XdcError
+from shards.progress import Progress, silent
+from xdc_core.run import Node, Run
+
+# Two servers, because faiss brings other CUDA libraries than torch: no process has both.
+TORCH = ("xdc_core.training.rank", "xdc_core.extraction", "xdc_core.initial", "shards.make", "webdataset.writer")
+FAISS = ("faiss", "sklearn.metrics.cluster", "xdc_core.clustering", "xdc_core.labels", "xdc_core.report.stage")
+SERVER_OF = {"shard": TORCH, "init": TORCH, "extract": TORCH, "train": TORCH, "cluster": FAISS, "label": FAISS}
+ERRORS: dict[str, type[XdcError]] = {"ConfigError": ConfigError, "Busy": Busy}
+
+
+class Server:
+    """One fork server and the threads that wait for its children."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flows.forkserver", *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
+        self._lock = threading.Lock()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if waiting := self._waiting.get(message.get("id", 0)):
+                waiting.put(message)
+        for waiting in list(self._waiting.values()):
+            waiting.put(None)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(message) + "\n")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take requests."""
+        return self._process.poll() is None
+
+    def run(self, request: dict[str, Any], progress: Progress) -> None:
+        """Have a child do a stage; returns when it is done.
+
+        Raises:
+            StageError, ConfigError, Busy: what the stage raised, or that its process died.
+            Whatever `progress` raises; the child is then told to stop.
+        """
+        number = next(self._numbers)
+        answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._waiting[number] = answers
+        error: XdcError | None = None
+        try:
+            self._send(request | {"id": number})
+            while True:
+                match answers.get():
+                    case None:
+                        raise StageError(
+                            f"the process that starts the stages died; see {request['log']}, and run again."
+                        )
+                    case {"progress": [done, total, note]}:
+                        progress(done, total, note)
+                    case {"error": ["defect", text]}:
+                        error = StageError(f"{text}. This is a defect of xdc; the traceback is in {request['log']}")
+                    case {"error": [kind, text]}:
+                        error = ERRORS.get(kind, StageError)(text)
+                    case {"exit": 0}:
+                        return
+                    case {"exit": code}:
+                        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                        raise error or StageError(f"the stage's process {how}; see {request['log']}, and run again.")
+        except BaseException:
+            if self.alive:
+                self._send({"cancel": number})
+            raise
+        finally:
+            del self._waiting[number]
+
+    def close(self) -> None:
+        """End it and its children; waits until they are gone."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+class Children:
+    """The fork servers of this process, started when they are first needed."""
+
+    def __init__(self) -> None:
+        self._servers: dict[tuple[str, ...], Server] = {}
+        self._lock = threading.Lock()
+
+    def server(self, modules: tuple[str, ...]) -> Server:
+        """The server that has imported these modules. Returns at once; its imports go on by themselves."""
+        with self._lock:
+            if modules not in self._servers or not self._servers[modules].alive:
+                self._servers[modules] = Server(modules)
+            return self._servers[modules]
+
+    def warm_up(self) -> None:
+        """Start both servers now, because they will be needed soon."""
+        for modules in (TORCH, FAISS):
+            self.server(modules)
+
+    def run_stage(self, run: Run, node: Node, force: bool = False, progress: Progress = silent) -> None:
+        """`xdc_core.stage.run_stage` in a child. Prints of the stage go to the run's logs/."""
+        request = {
+            "run": str(run.root.resolve()),
+            "stage": node.stage,
+            "modality": node.modality,
+            "round": node.round,
+            "force": force,
+            "log": str(log_path(run, node)),
+        }
+        self.server(SERVER_OF.get(node.stage, FAISS)).run(request, progress)
+
+    def close(self) -> None:
+        """End all servers and their children."""
+        with self._lock:
+            while self._servers:
+                self._servers.popitem()[1].close()
+
+
+def log_path(run: Run, node: Node) -> Path:
+    """Where a stage's prints and tracebacks go."""
+    number = "" if node.round is None else f"{node.round:03d}-"
+    return run.root.resolve() / "logs" / f"{number}{node.name}.log"
+
+
+CHILDREN = Children()

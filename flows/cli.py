@@ -1,0 +1,195 @@
+"""The `xdc` command. Imports what a subcommand needs when it runs, so that --help answers at once.
+
+Exit codes: 0 done; 1 a stage failed (what it had finished is kept); 2 wrong usage, configuration or input; 3 another
+process is at the same work, or (`status --check`) there is work to do; 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="xdc",
+    help="Cross-Modal Deep Clustering: raw videos with sound go in, encoders of pictures and of sound come out.\n\n"
+    "Start with: xdc init runs/first --videos FOLDER, then: xdc run runs/first",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory (it holds xdc.yaml)")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
+RoundOption = Annotated[int | None, typer.Option("--round", help="number of the round; the first is 0")]
+
+
+@contextmanager
+def told_to_people() -> Iterator[None]:
+    """Errors for people become a message and an exit code, not a traceback."""
+    from shards.errors import Busy, ConfigError, XdcError
+
+    try:
+        yield
+    except XdcError as error:
+        print(f"xdc: {error}", file=sys.stderr)
+        raise typer.Exit(3 if isinstance(error, Busy) else 2 if isinstance(error, ConfigError) else 1) from None
+    except KeyboardInterrupt:
+        print("\nxdc: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def init(
+    run: RunArgument,
+    videos: Annotated[Path | None, typer.Option(help="folder of videos, or a CSV or Parquet manifest")] = None,
+    preset: Annotated[str, typer.Option(help="tiny (laptops) or paper-kinetics (GPUs)")] = "tiny",
+    corpus: Annotated[Path | None, typer.Option(help="where the clips go  [default: corpora/NAME OF RUN]")] = None,
+    method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc or xdc")] = None,
+    rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
+    seed: Annotated[int | None, typer.Option(help="every random draw comes from it")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="leave a run that is there as it is")] = False,
+) -> None:
+    """Make a run: write its configuration, RUN/xdc.yaml, with every setting explained."""
+    with told_to_people():
+        from flows.new_run import make_run
+
+        choices = {"method": method, "rounds": rounds, "seed": seed}
+        made = make_run(run, videos, preset, corpus, {name: v for name, v in choices.items() if v is not None}, keep)
+        print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
+        if made:
+            print(f"Look at it, then: xdc run {run}")
+
+
+@app.command()
+def digits(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder to make")],
+    clips: Annotated[int, typer.Option(help="clips to learn from")] = 3000,
+    test_clips: Annotated[int, typer.Option(help="clips of the split `test`")] = 0,
+    seed: Annotated[int, typer.Option(help="another seed gives other clips")] = 0,
+    speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
+    nuisance: Annotated[float, typer.Option(help="0 to 1: how strong the backgrounds are")] = 0.15,
+    mismatched: Annotated[float, typer.Option(help="0 to 1: share of clips with the sound of another digit")] = 0.0,
+    workers: Annotated[int | None, typer.Option(help="processes  [default: one a core]")] = None,
+) -> None:
+    """Make audio-visual digits: videos whose picture and sound share nothing but the digit."""
+    with told_to_people():
+        from pydantic import ValidationError
+
+        from flows.terminal import counter
+        from shards.digits.corpus import write_digits
+        from shards.digits.settings import DigitsSettings
+        from shards.errors import ConfigError
+
+        try:
+            settings = DigitsSettings(
+                clips=clips,
+                test_clips=test_clips,
+                seed=seed,
+                speech=speech,
+                nuisance=nuisance,
+                mismatched=mismatched,
+                workers=workers,
+            )
+        except ValidationError as error:
+            problems = (f"--{problem['loc'][0]}: {problem['msg']}".replace("_", "-") for problem in error.errors())
+            raise ConfigError("; ".join(problems)) from None
+        with counter("digits") as progress:
+            manifest = write_digits(out, settings, progress)
+        print(f"{clips + test_clips} videos, listed in {manifest}")
+
+
+@app.command()
+def run(run: RunArgument) -> None:
+    """Do all rounds of a run, or go on with them."""
+    with told_to_people():
+        from flows.run_here import run_flow
+
+        run_flow(run, whole=True, number=None)
+
+
+@app.command("round")
+def one_round(run: RunArgument, round: RoundOption = None) -> None:
+    """Do one round  [default: the first that is not finished]."""
+    with told_to_people():
+        from flows.run_here import run_flow
+
+        run_flow(run, whole=False, number=round)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="shard, init, extract, cluster, label, train or report")],
+    run: RunArgument,
+    modality: Annotated[str | None, typer.Option(help="video, audio, or joint (cluster and label)")] = None,
+    round: RoundOption = None,
+    force: Annotated[bool, typer.Option("--force", help="make it anew, even where it is fresh")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do one stage of a round, without Prefect."""
+    with told_to_people():
+        from flows.run_here import run_one
+
+        record = run_one(run, name, modality, round, force, show=not as_json)
+        if as_json:
+            print(json.dumps(record))
+
+
+@app.command()
+def status(
+    run: RunArgument,
+    as_json: JsonOption = False,
+    check: Annotated[bool, typer.Option("--check", help="exit with 3 if anything is left to do")] = False,
+) -> None:
+    """Tell how every stage stands: fresh, stale (and why), partial or missing."""
+    with told_to_people():
+        from flows.status import print_status, read_status
+
+        rows = read_status(run)
+        if as_json:
+            print(json.dumps(rows, indent=2))
+        else:
+            print_status(run, rows)
+        if check and any(row["state"] != "fresh" for row in rows):
+            raise typer.Exit(3)
+
+
+@app.command()
+def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
+    """Say what was learnt, by round, and where the reports are. --json prints a round's report.json."""
+    with told_to_people():
+        from flows.summary import print_summary, read_report
+
+        found = read_report(run, round)
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            print_summary(run, found)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Tell what of this machine works: packages, codecs, GPU, faiss, Prefect server. Exits with 1 if xdc cannot run."""
+    with told_to_people():
+        from flows.doctor import examine, print_findings
+
+        findings = examine()
+        if as_json:
+            print(json.dumps(findings, indent=2))
+        else:
+            print_findings(findings)
+        if any(finding["state"] == "broken" for finding in findings):
+            raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""A process that has imported the heavy packages once and forks a child for every stage.
+
+    python -m flows.forkserver MODULE ...      imports the modules, then takes requests from stdin, a line each
+
+Importing torch takes seconds, and a round starts a dozen children. This process never touches CUDA and starts no
+threads, so a fork of it is a clean start. (The standard library's fork server imports the parent's main module in
+every child, which under Prefect means Prefect itself, again and again.)
+
+A request is {"id", "run", "stage", "modality", "round", "force", "log"}, or {"cancel": id}. Answers go to stdout as
+lines of JSON: {"ready": true}, {"id", "progress": [done, total, note]}, {"id", "error": [kind, text]}, and at last
+{"id", "exit": code} (negative: the signal). When stdin ends, whatever way the parent ended, the children are told to
+stop (SIGTERM, after GRACE_S seconds SIGKILL); when this process is killed, the kernel kills them.
+"""
+
+import importlib
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+GRACE_S = 15.0
+# A write of at most this many bytes to a pipe is not mixed with others' (PIPE_BUF).
+LINE_BYTES = 4096
+
+
+def main(modules: list[str]) -> None:
+    """Serve until stdin ends."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # Whatever a library prints must not land among the answers.
+    for module in modules:
+        importlib.import_module(module)
+    # From here on a child's end interrupts the waiting, through a pipe.
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
+    send(answers, {"ready": True})
+    children: dict[int, int] = {}  # Process id -> request id.
+    selector = selectors.DefaultSelector()
+    selector.register(0, selectors.EVENT_READ)
+    selector.register(woken, selectors.EVENT_READ)
+    pending = b""
+    while True:
+        for key, _ in selector.select():
+            data = os.read(key.fd, 65536)
+            if key.fd == woken:
+                reap(children, answers)
+            elif not data:
+                end(children, answers)
+                return
+            else:
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    serve(json.loads(line), children, answers)
+
+
+def serve(request: dict[str, Any], children: dict[int, int], answers: int) -> None:
+    """Fork a child for a request, or cancel one."""
+    if "cancel" in request:
+        for process, number in children.items():
+            if number == request["cancel"]:
+                os.kill(process, signal.SIGTERM)
+        return
+    server = os.getpid()
+    process = os.fork()
+    if process == 0:
+        be_child(request, answers, server)
+    children[process] = request["id"]
+
+
+def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
+    """The forked child: do the stage, and leave without running the server's exit code."""
+    code = 1
+    try:
+        from xdc_core.parent_death import die_with_parent
+
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        os.setpgid(0, 0)  # Ctrl-C in a terminal is for the parent, which then cancels us.
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != server:
+            os._exit(1)
+        log = Path(request["log"])
+        log.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):
+            os.dup2(source, target)
+        code = work(request, answers)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def work(request: dict[str, Any], answers: int) -> int:
+    """Run the stage; its progress and its error go to the parent, a traceback also into the log."""
+    import traceback
+
+    from shards.errors import XdcError
+    from xdc_core.run import Node, open_run
+    from xdc_core.stage import run_stage
+
+    number, told = request["id"], 0.0
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        nonlocal told
+        if done >= total or time.monotonic() - told > 0.2:
+            told = time.monotonic()
+            send(answers, {"id": number, "progress": [done, total, note[:500]]})
+
+    node = Node(request["stage"], request["modality"], request["round"])
+    try:
+        run_stage(open_run(request["run"]), node, request["force"], progress)
+    except XdcError as error:
+        print(f"{node}: {error}", file=sys.stderr)
+        send(answers, {"id": number, "error": [type(error).__name__, str(error)]})
+        return 1
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: told to the parent, whole in the log
+        traceback.print_exc()
+        send(answers, {"id": number, "error": ["defect", f"{type(error).__name__}: {error}"]})
+        return 1
+    return 0
+
+
+def reap(children: dict[int, int], answers: int) -> None:
+    """Tell of every child that has ended."""
+    while children:
+        try:
+            process, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if process == 0:
+            return
+        if process in children:
+            send(answers, {"id": children.pop(process), "exit": os.waitstatus_to_exitcode(status)})
+
+
+def end(children: dict[int, int], answers: int) -> None:
+    """Stop all children: kindly, then not."""
+    deadline = time.monotonic() + GRACE_S
+    for process in children:
+        os.kill(process, signal.SIGTERM)
+    while children and time.monotonic() < deadline:
+        time.sleep(0.05)
+        reap(children, answers)
+    for process in children:
+        os.kill(process, signal.SIGKILL)
+
+
+def send(answers: int, message: dict[str, Any]) -> None:
+    """One line, in one write. Nobody reads any more: then nobody needs it."""
+    line = json.dumps(message)
+    if len(line) >= LINE_BYTES and "error" in message:
+        kind, text = message["error"]
+        line = json.dumps(message | {"error": [kind, text.encode("ascii", "replace").decode()[: LINE_BYTES // 2]]})
+    try:
+        os.write(answers, line.encode() + b"\n")
+    except BrokenPipeError:
+        return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,18 @@
+"""Prefect settings that make it behave where nobody has set any. Must run before Prefect is imported."""
+
+import os
+
+DEFAULTS = {
+    # The temporary server takes 11 to 28 s to start on slow cores; Prefect's own limit is 20.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+# For the xdc command, which tells about progress itself.
+QUIET = {"PREFECT_LOGGING_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"}
+
+
+def set_defaults(quiet: bool = False) -> None:
+    """Set what is not set yet."""
+    for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,24 @@
+"""Which round a person means."""
+
+from shards.errors import ConfigError
+from xdc_core.graph import Fingerprints, node_state, round_nodes
+from xdc_core.run import Run
+
+
+def next_round(run: Run) -> int:
+    """The first round that is not finished; the last one when all are."""
+    fingerprints = Fingerprints(run)
+    for number in range(run.config.rounds):
+        if any(node_state(run, node, fingerprints)[0] != "fresh" for node in round_nodes(run.config, number)):
+            return number
+    return run.config.rounds
+
+
+def check_round(run: Run, number: int) -> int:
+    """Raises ConfigError for a round that the configuration does not have."""
+    if not 0 <= number <= run.config.rounds:
+        raise ConfigError(
+            f"round {number}: {run.root} has rounds 0 to {run.config.rounds} (the last one without training). "
+            "Raise `rounds` in its xdc.yaml for more."
+        )
+    return number

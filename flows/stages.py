@@ -1,0 +1,59 @@
+"""A flow per stage, so that each has a deployment: one node looked at, rerun, or scheduled alone."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.xdc_round import run_nodes
+from xdc_core.graph import check_node
+from xdc_core.run import Node, open_run
+
+
+def do_stage(run: str, node: Node, force: bool) -> State[Any]:
+    """Do one node of a run."""
+    opened = open_run(run)
+    check_node(opened, node)
+    return run_nodes(opened, [node], force)
+
+
+@flow(flow_run_name="{run}", persist_result=False)
+def shard(run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Cut the raw videos of a run's corpus into clips."""
+    return do_stage(run, Node("shard"), force)
+
+
+@flow(flow_run_name="{run}, {modality}", persist_result=False)
+def init(modality: str, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Make the encoder with which the first round begins."""
+    return do_stage(run, Node("init", modality), force)
+
+
+@flow(flow_run_name="{run}, {modality}, round {round}", persist_result=False)
+def extract(modality: str, round: int, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Compute one modality's features."""
+    return do_stage(run, Node("extract", modality, round), force)
+
+
+@flow(flow_run_name="{run}, {modality}, round {round}", persist_result=False)
+def cluster(modality: str, round: int, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Find the centroids of one label source (video, audio or joint)."""
+    return do_stage(run, Node("cluster", modality, round), force)
+
+
+@flow(flow_run_name="{run}, {modality}, round {round}", persist_result=False)
+def label(modality: str, round: int, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Give every clip its pseudo-label from one label source (video, audio or joint)."""
+    return do_stage(run, Node("label", modality, round), force)
+
+
+@flow(flow_run_name="{run}, {modality}, round {round}", persist_result=False)
+def train(modality: str, round: int, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Train one modality's encoder on its pseudo-labels."""
+    return do_stage(run, Node("train", modality, round), force)
+
+
+@flow(flow_run_name="{run}, round {round}", persist_result=False)
+def report(round: int, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Write report.json and report.html of a round."""
+    return do_stage(run, Node("report", None, round), force)

@@ -1,0 +1,76 @@
+"""What was learnt, for the terminal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ConfigError
+from xdc_core.run import Run, open_run
+
+
+def read_report(root: Path, number: int | None) -> dict[str, Any]:
+    """A round's report.json; of the newest reported round where no number is given.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    run = open_run(root)
+    if number is None:
+        numbers = [n for n in range(run.config.rounds + 1) if _report(run, n).exists()]
+        if not numbers:
+            raise ConfigError(f"{root} has no report yet. Do a round first: xdc round {root}")
+        number = numbers[-1]
+    if not _report(run, number).exists():
+        raise ConfigError(f"{root} has no report of round {number}. Make it: xdc round {root} --round {number}")
+    found: dict[str, Any] = json.loads(_report(run, number).read_text(encoding="utf-8"))
+    return found
+
+
+def _report(run: Run, number: int) -> Path:
+    return run.round_directory(number) / "report" / "report.json"
+
+
+def print_summary(root: Path, facts: dict[str, Any]) -> None:
+    """A table of the rounds, where the files are, and what to try next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [column for column in facts["label_columns"] if any(row.get(f"nmi:{column}") for row in facts["history"])]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=f"{facts['run']}: what the clusters agree with")
+    table.title_justify = "left"
+    table.add_column("round", justify="right")
+    table.add_column("clusters of")
+    names = ["k", "empty", "NMI before"]
+    if columns:
+        names += [f"NMI {columns[0]}", "purity", *(f"NMI {column.removeprefix('label_')}" for column in columns[1:])]
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in facts["history"]:
+        cells = [str(row["round"]), row["source"], str(row["k"]), str(row["empty"]), _number(row["nmi_previous"])]
+        if columns:
+            cells += [_number(row[f"nmi:{columns[0]}"]), _number(row[f"purity:{columns[0]}"])]
+            cells += [_number(row[f"nmi:{column}"]) for column in columns[1:]]
+        table.add_row(*cells)
+    console = Console()
+    console.print(table)
+    number, run = facts["round"], open_run(root)
+    trained = number if facts["trained"] else number - 1
+    console.print(f"\nReport         {root}/rounds/{number:03d}/report/report.html", highlight=False, soft_wrap=True)
+    console.print(f"Pseudo-labels  {root}/rounds/{number:03d}/labels/*/*.parquet", highlight=False, soft_wrap=True)
+    if trained >= 0:
+        where = f"{root}/rounds/{trained:03d}/train/*/encoder.safetensors"
+        console.print(f"Encoders       {where}", highlight=False, soft_wrap=True)
+    console.print(f"Clips          {run.corpus}", highlight=False, soft_wrap=True)
+    query = (
+        f"select cluster, count(*) clips from '{root}/rounds/{number:03d}/labels/video/*.parquet' group by 1 order by 2"
+    )
+    console.print(
+        f'\nNext:\n  xdc status {root}\n  python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"\n'
+        f"  xdc run {root}   (after a change in {root}/xdc.yaml, say of cluster.k: does what became stale)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,34 @@
+"""The flow `xdc`: all rounds of a run, one after the other, each a flow run of `xdc-round`."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.xdc_round import xdc_round
+from xdc_core.graph import Fingerprints, node_state, round_nodes, setup_nodes
+from xdc_core.run import open_run
+
+
+@flow(name="xdc", flow_run_name="{run}", persist_result=False)
+def xdc(run: str = "runs/demo") -> State[Any]:
+    """All rounds of a run, and a last look at what the encoders have learnt. Goes on where an earlier call ended.
+
+    Args:
+        run: the run's directory, relative to the project's root.
+
+    Rounds in which everything is fresh are passed over. A failed round ends the flow: later ones need it.
+    """
+    opened = open_run(run)
+    done = 0
+    for number in range(opened.config.rounds + 1):
+        fingerprints = Fingerprints(opened)
+        nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
+        if all(node_state(opened, node, fingerprints)[0] == "fresh" for node in nodes):
+            continue
+        state = xdc_round(run, number, return_state=True)
+        if not state.is_completed():
+            return Failed(message=f"round {number}: {state.message}")
+        done += 1
+    return Completed(message=f"{done} rounds worked on, {opened.config.rounds + 1 - done} were finished already")

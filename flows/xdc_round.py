@@ -1,0 +1,67 @@
+"""The flow `xdc-round`: one DeepCluster iteration as one graph of tasks."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.children import CHILDREN
+from flows.rounds import check_round, next_round
+from flows.tasks import do_node
+from xdc_core.graph import Fingerprints, inputs, node_state, round_nodes, setup_nodes
+from xdc_core.run import Node, Run, open_run
+
+
+def _flow_run_name() -> str:
+    number = flow_run.parameters.get("round")
+    return f"{flow_run.parameters['run']}, {'next round' if number is None else f'round {number}'}"
+
+
+@flow(
+    name="xdc-round",
+    flow_run_name=_flow_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
+    persist_result=False,
+)
+def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
+    """One round of a run: extract, cluster, label, train, report, for every modality.
+
+    Args:
+        run: the run's directory, relative to the project's root.
+        round: its number. None: the first that is not finished, or the last one when all are.
+
+    What is fresh is reused. When a stage fails, those that do not need it still run; the rest waits for the next run.
+    """
+    opened = open_run(run)
+    number = next_round(opened) if round is None else check_round(opened, round)
+    nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
+    return run_nodes(opened, nodes)
+
+
+def run_nodes(run: Run, nodes: list[Node], force: bool = False) -> State[Any]:
+    """Submit a task a node, each after those that it reads; give the flow's state when all have ended."""
+    fingerprints = Fingerprints(run)
+    if force or any(node_state(run, node, fingerprints)[0] != "fresh" for node in nodes):
+        CHILDREN.warm_up()
+    futures: dict[Node, PrefectFuture[Any]] = {}
+    try:
+        for node in nodes:
+            waits = [futures[source] for source in inputs(run.config, node) if source in futures]
+            futures[node] = do_node.submit(
+                run=str(run.root), node=node, force=force, wait_for=waits, return_state=False
+            )
+        for future in futures.values():
+            future.wait()
+    except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when these do.
+        CHILDREN.close()
+        raise
+    bad = {node: future.state for node, future in futures.items() if not future.state.is_completed()}
+    if bad:
+        failed = [f"{node}: {state.message}" for node, state in bad.items() if state.name != "NotReady"]
+        return Failed(message=" | ".join(failed) or f"not reached: {', '.join(map(str, bad))}")
+    reused = sum(future.state.name == "Cached" for future in futures.values())
+    return Completed(message=f"{len(futures)} stages, {reused} of them reused")
