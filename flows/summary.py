@@ -35,23 +35,22 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = [column for column in facts["label_columns"] if any(row.get(f"nmi:{column}") for row in facts["history"])]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=f"{facts['run']}: what the clusters agree with")
-    table.title_justify = "left"
+    label = next(iter(facts["label_columns"]), None)
+    heads = ["k", "empty", "NMI with round before"] + ([f"NMI {label}", f"AMI {label}", "purity"] if label else [])
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("round", justify="right")
     table.add_column("clusters of")
-    names = ["k", "empty", "NMI before"]
-    if columns:
-        names += [f"NMI {columns[0]}", "purity", *(f"NMI {column.removeprefix('label_')}" for column in columns[1:])]
-    for name in names:
-        table.add_column(name, justify="right")
+    for head in heads:
+        table.add_column(head, justify="right")
     for row in facts["history"]:
         cells = [str(row["round"]), row["source"], str(row["k"]), str(row["empty"]), _number(row["nmi_previous"])]
-        if columns:
-            cells += [_number(row[f"nmi:{columns[0]}"]), _number(row[f"purity:{columns[0]}"])]
-            cells += [_number(row[f"nmi:{column}"]) for column in columns[1:]]
+        if label:
+            cells += [_number(row[f"{score}:{label}"]) for score in ("nmi", "ami", "purity")]
         table.add_row(*cells)
     console = Console()
+    console.print(
+        f"{facts['run']}: what the clusters agree with, by round (0 is the untrained encoder)\n", highlight=False
+    )
     console.print(table)
     number, run = facts["round"], open_run(root)
     trained = number if facts["trained"] else number - 1

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from typing import Any, cast
 from uuid import UUID
 
@@ -85,6 +86,7 @@ def do_node(run: str, node: Node, force: bool = False) -> State[Any] | Record:
         )
     if node.stage == "report":
         publish_round(opened, node)
+    made = replace(made, reused=False)
     for listener in LISTENERS:
         listener.finished(node, made)
     return made

@@ -51,7 +51,7 @@ class TerminalListener:
         """A line; what was reused is only counted."""
         with self.lock:
             self._remove(node)
-            if record.reused and node not in self.tasks and node not in self.told:
+            if record.reused:
                 self.reused += 1
                 return
             self._print(f"{node}: {record.rows} rows, {record.seconds:.1f} s{_rejects(record)}")
