@@ -1,0 +1,46 @@
+# make demo            install, then learn from audio-visual digits (or: make demo VIDEOS=folder, SPEECH=folder)
+# make test            install, then lint, types and all tests
+# make install         the installing alone
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test install lint
+
+# Safe to repeat: a finished installation is recognised by its stamp.
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "xdc needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
+	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } || \
+	  { echo "This Python can neither make environments nor install packages: it lacks venv and pip."; exit 1; }
+	@echo "Installing about 6 GB of packages into $(VENV) (torch and what it needs) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+ifdef VIDEOS
+DEMO_RUN = runs/demo-$(shell basename "$(VIDEOS)" | tr -c 'A-Za-z0-9\n' '-')
+demo: install
+	@$(BIN)/xdc init $(DEMO_RUN) --videos "$(VIDEOS)" --keep
+	@$(BIN)/xdc run $(DEMO_RUN)
+else
+DEMO_RUN = runs/demo$(if $(SPEECH),-speech)
+DEMO_VIDEOS = media/digits$(if $(SPEECH),-speech)
+demo: install
+	@$(BIN)/xdc digits $(DEMO_VIDEOS) $(if $(SPEECH),--speech "$(SPEECH)")
+	@$(BIN)/xdc init $(DEMO_RUN) --videos $(DEMO_VIDEOS)/manifest.csv --keep
+	@$(BIN)/xdc run $(DEMO_RUN)
+endif
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
