@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -13,9 +14,30 @@ from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress, silent
 from xdc_core.run import Node, Run
 
-# Two servers, because faiss brings other CUDA libraries than torch: no process has both.
-TORCH = ("xdc_core.training.rank", "xdc_core.extraction", "xdc_core.initial", "shards.make", "webdataset.writer")
-FAISS = ("faiss", "sklearn.metrics.cluster", "xdc_core.clustering", "xdc_core.labels", "xdc_core.report.stage")
+# Two servers, because faiss brings other CUDA libraries than torch: no process has both. What comes later is what a
+# stage would else import on the way, anew in every child: torch._dynamo at an optimiser's first step, pandas (where it
+# is installed) at pyarrow's first conversion.
+TORCH = (
+    "xdc_core.initial",
+    "xdc_core.encoders.r2plus1d",
+    "xdc_core.encoders.audio_resnet",
+    "xdc_core.extraction",
+    "xdc_core.training.rank",
+    "shards.make",
+    "--later",
+    "torch._dynamo",
+    "webdataset.writer",
+    "pandas",
+)
+FAISS = (
+    "faiss",
+    "xdc_core.clustering",
+    "xdc_core.labels",
+    "xdc_core.report.stage",
+    "sklearn.metrics.cluster",
+    "--later",
+    "pandas",
+)
 SERVER_OF = {"shard": TORCH, "init": TORCH, "extract": TORCH, "train": TORCH, "cluster": FAISS, "label": FAISS}
 ERRORS: dict[str, type[XdcError]] = {"ConfigError": ConfigError, "Busy": Busy}
 
@@ -30,6 +52,8 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            # Asking whether there is a GPU must not start CUDA in a process that will be forked.
+            env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
         )
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}

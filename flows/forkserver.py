@@ -1,6 +1,8 @@
 """A process that has imported the heavy packages once and forks a child for every stage.
 
-    python -m flows.forkserver MODULE ...      imports the modules, then takes requests from stdin, a line each
+    python -m flows.forkserver MODULE ... [--later MODULE ...]
+
+imports the modules, then takes requests from stdin, a line each; when there are none it imports those for later.
 
 Importing torch takes seconds, and a round starts a dozen children. This process never touches CUDA and starts no
 threads, so a fork of it is a clean start. (The standard library's fork server imports the parent's main module in
@@ -13,6 +15,7 @@ stop (SIGTERM, after GRACE_S seconds SIGKILL); when this process is killed, the 
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import selectors
@@ -31,7 +34,8 @@ def main(modules: list[str]) -> None:
     """Serve until stdin ends."""
     answers = os.dup(1)
     os.dup2(2, 1)  # Whatever a library prints must not land among the answers.
-    for module in modules:
+    later = modules[modules.index("--later") + 1 :] if "--later" in modules else []
+    for module in modules[: len(modules) - len(later) - bool(later)]:
         importlib.import_module(module)
     # From here on a child's end interrupts the waiting, through a pipe.
     woken, wake = os.pipe()
@@ -46,7 +50,10 @@ def main(modules: list[str]) -> None:
     selector.register(woken, selectors.EVENT_READ)
     pending = b""
     while True:
-        for key, _ in selector.select():
+        events = selector.select(0 if later else None)
+        if not events:
+            import_if_there(later.pop(0))
+        for key, _ in events:
             data = os.read(key.fd, 65536)
             if key.fd == woken:
                 reap(children, answers)
@@ -57,6 +64,12 @@ def main(modules: list[str]) -> None:
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
                     serve(json.loads(line), children, answers)
+
+
+def import_if_there(module: str) -> None:
+    """Import a module; an optional package may be absent."""
+    if importlib.util.find_spec(module.split(".")[0]):
+        importlib.import_module(module)
 
 
 def serve(request: dict[str, Any], children: dict[int, int], answers: int) -> None:

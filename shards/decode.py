@@ -21,13 +21,15 @@ def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
     # One converter on one thread: a converter a frame, on threads of its own, costs ten times the decoding.
     converter = VideoReformatter()
     try:
-        with av.open(io.BytesIO(mp4), "r", format="mp4", options={"threads": "1"}) as container:
+        with av.open(
+            io.BytesIO(mp4), "r", format="mp4", options={"threads": "1"}, metadata_errors="replace"
+        ) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None or stream.average_rate is None or stream.time_base is None:
+                raise MediaError("the stored picture does not decode: its header is damaged")
             stream.thread_type = "NONE"
             stream.codec_context.thread_count = 1
             rate = stream.average_rate
-            assert stream.time_base is not None
-            assert rate is not None
             if first:
                 container.seek(int(first / rate / stream.time_base), stream=stream, backward=True)
             for frame in container.decode(stream):
@@ -49,7 +51,7 @@ def decode_sound(flac: bytes) -> np.ndarray:
         MediaError: the bytes do not decode.
     """
     try:
-        with av.open(io.BytesIO(flac), "r", format="flac") as container:
+        with av.open(io.BytesIO(flac), "r", format="flac", metadata_errors="replace") as container:
             parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the stored sound does not decode: {error}") from error

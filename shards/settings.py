@@ -10,7 +10,7 @@ Positive = Annotated[float, Field(gt=0)]
 class CorpusSettings(BaseModel):
     """How raw videos become clips."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     path: str = Field("corpora/videos", description="the corpus directory; relative to this file")
     videos: str | None = Field(

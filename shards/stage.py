@@ -131,8 +131,8 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
             rows=outcome.rows,
             rejects=outcome.rejects,
             seconds=round(time.monotonic() - clock, 3),
-            started=started.isoformat(timespec="seconds"),
-            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            started=started.isoformat(timespec="milliseconds"),
+            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             versions=package_versions(),
             summary=outcome.summary,
         )

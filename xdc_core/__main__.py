@@ -4,20 +4,26 @@ import json
 import sys
 from dataclasses import asdict
 
-from shards.errors import XdcError
+from shards.errors import ConfigError, XdcError
+from xdc_core.graph import check_node
 from xdc_core.run import Node, open_run
 from xdc_core.stage import run_stage
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 1 the stage failed, 2 wrong arguments."""
+    """Returns the exit code: 0 done, 1 the stage failed, 2 wrong arguments or configuration."""
     if not 2 <= len(arguments) <= 4:
         print(__doc__, file=sys.stderr)
         return 2
     stage, root, *rest = arguments
     number = int(rest.pop()) if rest and rest[-1].isdigit() else None
     try:
-        record = run_stage(open_run(root), Node(stage, rest[0] if rest else None, number))
+        run, node = open_run(root), Node(stage, rest[0] if rest else None, number)
+        check_node(run, node)
+        record = run_stage(run, node)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     except XdcError as error:
         print(error, file=sys.stderr)
         return 1

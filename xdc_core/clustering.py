@@ -10,12 +10,12 @@ from shards.errors import ConfigError, StageError
 from shards.index import in_splits, read_index
 from shards.progress import Progress
 from shards.stage import Outcome
-from shards.write import core_count
-from xdc_core.config import ClusterSettings, Config
+from xdc_core.config import ClusterSettings
 from xdc_core.features import source_parts
 from xdc_core.preprocess import fit_preprocess
 from xdc_core.run import Node, Run
 from xdc_core.seed import derive_seed
+from xdc_core.threads import limit_faiss
 
 
 def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -25,24 +25,27 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     `sample_mb`; kmeans.json says how many.
 
     Raises:
-        ConfigError: no k for this label source, or fewer clips than clusters.
+        ConfigError: fewer clips than clusters, or a sample of fewer.
     """
     config, source = run.config, str(node.modality)
     assert node.round is not None
-    k = config.cluster.k.get(source)  # type: ignore[call-overload]
-    if k is None:
-        raise ConfigError(f"cluster.k has no entry for {source!r}, which the method {config.method} clusters: add one.")
+    k = config.cluster.k[source]  # type: ignore[index]
     seed = derive_seed(config.seed, node.round, "cluster", source)
     parts, clips = read_sample(run, node.round, source, seed, progress)
-    if len(parts[0]) < k:
+    if len(parts[0]) < k <= clips:
         raise ConfigError(
-            f"cluster.k.{source} is {k}, but there are only {len(parts[0])} clips to learn from. "
-            "Lower it, or add clips."
+            f"cluster.sample_mb ({config.cluster.sample_mb:g}) holds the features of {len(parts[0])} clips, but "
+            f"cluster.k.{source} is {k}. Raise the one or lower the other."
         )
+    if clips < k:
+        raise ConfigError(
+            f"cluster.k.{source} is {k}, but there are only {clips} clips to learn from. Lower it, or add clips."
+        )
+    threads = limit_faiss(config)
     preprocess, kept = fit_preprocess(parts, config.cluster)
     points = preprocess(parts)
     del parts
-    centroids, facts = kmeans(points, k, config.cluster.iterations, seed, _threads(config))
+    centroids, facts = kmeans(points, k, config.cluster.iterations, seed, threads)
     with new_file(out / "centroids.npy") as temporary, temporary.open("wb") as file:
         np.save(file, centroids, allow_pickle=False)
     preprocess.save(out / "preprocess.npz")
@@ -135,7 +138,3 @@ def kmeans(points: np.ndarray, k: int, iterations: int, seed: int, threads: int)
         "on": f"{gpus} GPUs" if gpus else f"CPU, {threads} threads",
     }
     return np.asarray(means.centroids, np.float32).reshape(k, -1), facts
-
-
-def _threads(config: Config) -> int:
-    return config.runs_on.threads or max(1, core_count() // (2 if config.runs_on.parallel else 1))

@@ -11,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shards.errors import ConfigError
 from shards.settings import CorpusSettings
+from xdc_core.methods import label_sources
 
 Positive = Annotated[float, Field(gt=0)]
 PRESETS = Path(__file__).parent / "presets"
 FILE_NAME = "xdc.yaml"
+LabelSource = Literal["video", "audio", "joint"]
+LABEL_SOURCES: tuple[str, ...] = typing.get_args(LabelSource)
 
 
 class Section(BaseModel):
@@ -57,9 +60,9 @@ class AudioSettings(Section):
 
 
 class ExtractSettings(Section):
-    """How features are computed. Only `precision` changes them."""
+    """How features are computed. Only `precision` changes those of a given encoder."""
 
-    batch: int = Field(32, ge=1, description="clips a forward pass")
+    batch: int = Field(32, ge=1, description="clips a forward pass (and a calibration batch)")
     workers: int = Field(0, ge=0, description="decoding processes beside the one with the encoder")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is for GPUs")
     calibration_batches: int = Field(
@@ -70,7 +73,7 @@ class ExtractSettings(Section):
 class ClusterSettings(Section):
     """k-means over a modality's features (or all, for the label source `joint`)."""
 
-    k: dict[Literal["video", "audio", "joint"], Annotated[int, Field(ge=2)]] = Field(
+    k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
         {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
     )
     pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
@@ -132,6 +135,13 @@ class Config(Section):
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
     runs_on: RunsOn = Field(RunsOn(), description="where the work is done")
+
+    @model_validator(mode="after")
+    def _k_for_every_source(self) -> "Config":
+        missing = [source for source in label_sources(self.method) if source not in self.cluster.k]
+        if missing:
+            raise ValueError(f"cluster.k has no entry for {', '.join(missing)}, which method {self.method} clusters")
+        return self
 
 
 def preset_names() -> list[str]:
@@ -212,9 +222,9 @@ def _explain(problem: Any) -> str:
     """One line for one of pydantic's errors."""
     location = tuple(part for part in problem["loc"] if part != "[key]")
     name = ".".join(map(str, location))
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] == "extra_forbidden" or "[key]" in problem["loc"]:
         section = _section_at(location[:-1])
-        keys = list(section.model_fields) if section else []
+        keys = list(section.model_fields) if section else list(LABEL_SOURCES)
         return f"{name}: this key{_nearest(str(location[-1]), keys)} Keys here: {', '.join(keys)}."
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":

@@ -5,7 +5,6 @@ import os
 import torch
 
 from shards.errors import ConfigError
-from shards.write import core_count
 from xdc_core.config import Config
 
 
@@ -22,10 +21,3 @@ def choose_device(config: Config) -> torch.device:
     if wanted == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-
-
-def thread_count(config: Config, sharers: int = 2) -> int:
-    """CPU threads for one stage when `sharers` stages share the machine."""
-    if config.runs_on.threads:
-        return config.runs_on.threads
-    return max(1, core_count() // (sharers if config.runs_on.parallel else 1))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from shards.commit import new_file
 from shards.errors import StageError
@@ -19,7 +19,7 @@ def save_encoder(path: Path, encoder: torch.nn.Module, name: str) -> None:
     header = {"encoder": name, "modality": spec.modality, "width": str(spec.width), "format": "pt"}
     tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     with new_file(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+        temporary.write_bytes(save(tensors, metadata=header))  # `save_file` lets nobody else read it.
 
 
 def load_encoder(path: Path, name: str) -> torch.nn.Module:

@@ -14,13 +14,14 @@ from shards.index import shard_names
 from shards.progress import Progress
 from shards.stage import Outcome
 from xdc_core.clips import ClipRows, ClipViews, collate
-from xdc_core.device import choose_device, thread_count
+from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
 from xdc_core.encoders.build import encoder_spec
 from xdc_core.features import feature_rows, write_features
 from xdc_core.graph import encoder_node
 from xdc_core.modality import MODALITIES, Modality
 from xdc_core.run import Node, Run
+from xdc_core.threads import thread_count
 
 
 def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:

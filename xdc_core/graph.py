@@ -52,8 +52,8 @@ def check_node(run: Run, node: Node) -> None:
     nodes = list(all_nodes(run.config))
     if node in nodes:
         return
-    alike = [str(other) for other in nodes if other.stage == node.stage]
-    if not alike:
+    alike = [str(other) for other in nodes if other.stage == node.stage] or ["none, for rounds is 0"]
+    if node.stage not in STAGES:
         raise ConfigError(f"there is no stage {node.stage!r}. There are: {', '.join(STAGES)}.")
     shown = ", ".join(alike[:6]) + (" ..." if len(alike) > 6 else "")
     raise ConfigError(f"{run.root} has no node {node}. There is: {shown}. (Use --modality and --round.)")
@@ -87,7 +87,8 @@ def inputs(config: Config, node: Node) -> list[Node]:
         case "train":
             sources = METHODS[config.method][str(node.modality)]
             labels = [Node("label", source, number) for source in sources]
-            return [SHARD, encoder_node(str(node.modality), number), *labels]
+            # Its own features tell which of the clips with a pseudo-label decode in this modality.
+            return [SHARD, encoder_node(str(node.modality), number), _in_round(node, "extract"), *labels]
         case "report":
             own = [other for other in round_nodes(config, number) if other != node]
             return [SHARD, *own, *([Node("report", None, number - 1)] if number else [])]

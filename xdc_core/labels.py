@@ -16,6 +16,7 @@ from xdc_core.features import source_part
 from xdc_core.preprocess import load_preprocess
 from xdc_core.run import Node, Run
 from xdc_core.scores import Contingency, agreement
+from xdc_core.threads import limit_faiss
 
 
 def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -30,6 +31,7 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     centroids, preprocess = read_centroids(clusters), load_preprocess(clusters / "preprocess.npz")
     import faiss
 
+    limit_faiss(run.config)
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(centroids)
     shards = shard_names(run.corpus)

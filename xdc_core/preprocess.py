@@ -64,6 +64,7 @@ def fit_preprocess(parts: list[np.ndarray], settings: ClusterSettings) -> tuple[
 
     Raises:
         ConfigError: more components than the features are wide.
+        StageError: all features are the same.
     """
     part_l2 = len(parts) > 1 and settings.joint_l2
     if settings.pca is None:
@@ -72,6 +73,11 @@ def fit_preprocess(parts: list[np.ndarray], settings: ClusterSettings) -> tuple[
     count, width = points.shape
     if settings.pca > width:
         raise ConfigError(f"cluster.pca is {settings.pca}, but features are {width} wide: lower it, or set it to null.")
+    if not np.ptp(points, axis=0).any():
+        raise StageError(
+            f"the features of all {count} clips are the same: the encoder has collapsed. Lower train.lr and run the "
+            "round before again, or look at its metrics.jsonl."
+        )
     import faiss
 
     kept = min(settings.pca, count)
@@ -81,6 +87,9 @@ def fit_preprocess(parts: list[np.ndarray], settings: ClusterSettings) -> tuple[
     kept = max(1, int((variances > NOISE * variances.max()).sum()))
     matrix = faiss.vector_to_array(pca.A).reshape(-1, width)[:kept]
     bias = faiss.vector_to_array(pca.b)[:kept]
+    if settings.whiten:
+        # faiss divides by the deviation of the sum, not of the mean: its components have variance 1 / count.
+        matrix, bias = matrix * np.float32(count**0.5), bias * np.float32(count**0.5)
     share = float(variances[:kept].sum() / max(points.var(axis=0).sum() * count, 1e-30))
     return Preprocess(matrix, bias, part_l2, settings.l2), {
         "pca_kept": kept,

@@ -65,9 +65,10 @@ def build_encoder(name: str, seed: int) -> "nn.Module":
     import torch
     from torch import nn
 
-    with torch.device("meta"):
+    # The modules' own first weights are drawn from the process's generator: put it back. (Building on the meta device
+    # would draw nothing, but loads sympy, which takes longer than drawing.)
+    with torch.random.fork_rng(devices=[]):
         encoder = spec.build()
-    encoder.to_empty(device="cpu")
     digest = hashlib.sha256(f"{name}/{seed}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     for path, module in encoder.named_modules():

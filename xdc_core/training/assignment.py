@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.errors import StageError
-from shards.index import shard_names
+from shards.index import read_parquet, shard_names
 from xdc_core.clips import ClipRows
 from xdc_core.labels import read_centroids, read_labels
 from xdc_core.methods import METHODS
@@ -31,10 +31,11 @@ class Assignment:
 def read_assignment(run: Run, node: Node) -> Assignment:
     """Put together what `node` (train, modality, round) learns. The same in every rank and after every restart.
 
+    Learns from clips of `learn_splits` that have a feature of this modality and a pseudo-label from every source.
     With more than one label source (MDC) clips are drawn uniformly over the clusters of the first.
 
     Raises:
-        StageError: no clip has a pseudo-label from every source.
+        StageError: no clip decodes and has a pseudo-label from every source.
     """
     config, modality = run.config, str(node.modality)
     assert node.round is not None
@@ -50,11 +51,16 @@ def read_assignment(run: Run, node: Node) -> Assignment:
             target[[place[key] for key in keys]] = clusters
         targets[source] = target
         classes[source] = len(read_centroids(run.directory(Node("cluster", source, node.round))))
+    # A pseudo-label of the other modality does not tell whether this one decodes.
+    decodes = np.zeros(len(rows), bool)
+    for shard in shards:
+        features = run.directory(Node("extract", modality, node.round)) / f"{shard}.parquet"
+        decodes[[place[key] for key in read_parquet(features, "extract", ["key"])["key"].to_pylist()]] = True
     learnable = rows.learnable(config.corpus.learn_splits)
-    usable = learnable[np.all([targets[source][learnable] >= 0 for source in sources], axis=0)]
+    usable = learnable[np.all([decodes[learnable], *(targets[name][learnable] >= 0 for name in sources)], axis=0)]
     if len(usable) == 0:
         raise StageError(
-            f"{node}: no clip to learn from has a pseudo-label. corpus.learn_splits is "
+            f"{node}: no clip to learn from decodes and has a pseudo-label. corpus.learn_splits is "
             f"{config.corpus.learn_splits}; look at the column split of {run.corpus}/*.parquet."
         )
     steps = max(1, config.train.clips // config.train.batch)

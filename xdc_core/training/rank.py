@@ -19,13 +19,14 @@ from torch.utils.data import DataLoader
 from shards.errors import StageError
 from xdc_core.clips import ClipViews, collate
 from xdc_core.config import Config
-from xdc_core.device import choose_device, thread_count
+from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder, save_encoder
 from xdc_core.graph import encoder_node
 from xdc_core.modality import MODALITIES, Modality
 from xdc_core.run import Node, Run
 from xdc_core.sampling import batch_positions
 from xdc_core.seed import derive_seed
+from xdc_core.threads import thread_count
 from xdc_core.training.assignment import Assignment, read_assignment
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads

@@ -1,0 +1,75 @@
+"""What orchestration costs a round: wall time of the flow less the time in which a stage was at work.
+
+    prefect server start &     (and PREFECT_API_URL set to it)
+    python benchmarks/orchestration.py RUN [--rounds 2]
+
+RUN is a run with a finished corpus. A new run with its configuration is made on the same corpus; each round is a flow
+run of `xdc-round` in this process. "At work" is the union of the stages' own times (from their manifests), since
+modalities work side by side: everything else (Prefect, starting children, loading torch and faiss) is orchestration.
+The first round pays for loading torch; the last line is the same round again, everything reused.
+"""
+
+import argparse
+import datetime
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from flows.prefect_defaults import set_defaults
+from shards.commit import read_manifest, write_text
+from xdc_core.config import commented_yaml
+from xdc_core.graph import SHARD, round_nodes, setup_nodes
+from xdc_core.run import Run, open_run
+
+
+def seconds_at_work(run: Run, number: int, since: float) -> float:
+    """Seconds, after the time `since` (epoch), in which at least one stage of a round was at work."""
+    spans = []
+    for node in (*setup_nodes(run.config), *round_nodes(run.config, number)):
+        manifest = read_manifest(run.directory(node))
+        if manifest is None or node == SHARD:
+            continue
+        end = datetime.datetime.fromisoformat(manifest.finished).timestamp()
+        if end > since:
+            spans.append((end - manifest.seconds, end))
+    total, reached = 0.0, since
+    for first, last in sorted(spans):
+        total += max(0.0, last - max(first, reached))
+        reached = max(reached, last)
+    return total
+
+
+def main() -> None:
+    """Print a line a round."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    set_defaults(quiet=True)
+    from flows.children import CHILDREN
+    from flows.xdc_round import xdc_round
+
+    if not os.environ.get("PREFECT_API_URL"):
+        print("PREFECT_API_URL is not set: the first round includes the start of a temporary server.")
+    source = open_run(arguments.run)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = source.config.corpus.model_copy(update={"path": str(source.corpus), "videos": None})
+        config = source.config.model_copy(update={"corpus": corpus, "rounds": arguments.rounds})
+        write_text(Path(folder) / "xdc.yaml", commented_yaml(config))
+        run = open_run(folder)
+        print("round          wall s   stages s   orchestration s")
+        for number in (*range(arguments.rounds), arguments.rounds - 1):
+            since, clock = time.time(), time.monotonic()
+            state = xdc_round(folder, number, return_state=True)
+            wall = time.monotonic() - clock
+            if not state.is_completed():
+                raise SystemExit(state.message)
+            work = seconds_at_work(run, number, since)
+            name = f"{number}" if work else f"{number} (reused)"
+            print(f"{name:<12}{wall:>9.1f}{work:>11.1f}{wall - work:>18.1f}", flush=True)
+        CHILDREN.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The command line, as a person meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from xdc_core.config import load_config
+
+COMMANDS = ("init", "digits", "run", "round", "stage", "status", "report", "doctor")
+
+
+def xdc(*arguments: object) -> tuple[int, str]:
+    """Exit code and all output of a command, in this process."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = "import sys, flows.cli; flows.cli.main() if len(sys.argv) > 1 else print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(f"  {command} " in shown for command in COMMANDS)
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "faiss", "prefect", "av", "pyarrow", "pydantic", "sklearn"} & set(loaded)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    code, output = xdc(command, "--help")
+    assert code == 0
+    assert len(output.splitlines()) > 4
+
+
+def test_init_writes_a_configuration_that_explains_every_key(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    code, _ = xdc("init", tmp_path / "run", "--videos", tmp_path / "videos", "--rounds", 3, "--method", "mdc")
+    text = (tmp_path / "run" / "xdc.yaml").read_text()
+    config = load_config(tmp_path / "run" / "xdc.yaml")
+    assert code == 0
+    assert (config.rounds, config.method, config.corpus.videos) == (3, "mdc", "../videos")
+    assert all("#" in line for line in text.splitlines() if ": " in line)
+
+
+def test_init_does_not_overwrite_a_run(tmp_path: Path) -> None:
+    assert xdc("init", tmp_path / "run")[0] == 0
+    (tmp_path / "run" / "xdc.yaml").write_text("rounds: 9\n")
+    code, output = xdc("init", tmp_path / "run")
+    assert code == 2
+    assert "is there already" in output
+    assert xdc("init", tmp_path / "run", "--keep")[0] == 0
+    assert (tmp_path / "run" / "xdc.yaml").read_text() == "rounds: 9\n"
+
+
+def test_init_with_keep_refuses_other_videos_than_the_run_has(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    xdc("init", tmp_path / "run", "--videos", tmp_path / "one")
+    code, output = xdc("init", tmp_path / "run", "--videos", tmp_path / "two", "--keep")
+    assert code == 2
+    assert "Choose another directory" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--videos", "/no/such/folder"), "does not exist"),
+        (("--preset", "tinny"), "Did you mean 'tiny'?"),
+        (("--method", "xdd"), "'xdd' is not allowed"),
+        (("--rounds", "-1"), "greater than or equal to 0"),
+    ],
+)
+def test_init_explains_wrong_choices(tmp_path: Path, arguments: tuple[str, str], words: str) -> None:
+    code, output = xdc("init", tmp_path / "run", *arguments)
+    assert code == 2
+    assert words in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "round", "status", "report"])
+def test_a_directory_that_is_no_run_is_told_so(tmp_path: Path, command: str) -> None:
+    code, output = xdc(command, tmp_path)
+    assert code == 2
+    assert "xdc init" in output
+
+
+def test_a_typo_in_the_configuration_names_the_nearest_key(tmp_path: Path) -> None:
+    xdc("init", tmp_path / "run")
+    file = tmp_path / "run" / "xdc.yaml"
+    file.write_text(file.read_text().replace("  whiten:", "  whitn:"))
+    code, output = xdc("status", tmp_path / "run")
+    assert code == 2
+    assert "cluster.whitn: this key is unknown. Did you mean 'whiten'?" in output
+
+
+def test_status_of_a_new_run_has_a_row_for_every_node(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"not yet looked at")
+    xdc("init", tmp_path / "run", "--rounds", 1, "--videos", tmp_path / "videos")
+    code, output = xdc("status", tmp_path / "run", "--json")
+    rows = json.loads(output)
+    assert code == 0
+    assert len(rows) == 3 + 9 + 7
+    assert {row["state"] for row in rows} == {"missing"}
+    assert xdc("status", tmp_path / "run", "--check")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("exract",), "there is no stage 'exract'"),
+        (("extract", "--modality", "smell", "--round", 0), "no node extract.smell of round 0"),
+        (("train", "--modality", "video", "--round", 99), "no node train.video of round 99"),
+        (("cluster", "--modality", "video"), "Use --modality and --round"),
+    ],
+)
+def test_stage_names_what_there_is(tmp_path: Path, arguments: tuple[object, ...], words: str) -> None:
+    xdc("init", tmp_path / "run")
+    code, output = xdc("stage", arguments[0], tmp_path / "run", *arguments[1:])
+    assert code == 2
+    assert words in output
+
+
+def test_a_round_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
+    xdc("init", tmp_path / "run", "--rounds", 2)
+    code, output = xdc("round", tmp_path / "run", "--round", 3)
+    assert code == 2
+    assert "has rounds 0 to 2" in output
+
+
+def test_digits_explains_a_wrong_value(tmp_path: Path) -> None:
+    code, output = xdc("digits", tmp_path / "digits", "--test-clips", -1)
+    assert code == 2
+    assert "--test-clips" in output
+
+
+def test_doctor_finds_this_environment_fit() -> None:
+    code, output = xdc("doctor", "--json")
+    findings = {row["what"]: row["state"] for row in json.loads(output)}
+    assert code == 0
+    assert findings["encodes libx264"] == "works"
+    assert findings["faiss"] == "works"
