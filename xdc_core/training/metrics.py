@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shards.commit import write_text
+
 
 def append_metrics(path: Path, line: dict[str, Any]) -> None:
     """Append one line of JSON."""
@@ -26,4 +28,4 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def rewind_metrics(path: Path, step: int) -> None:
     """Forget the lines of steps from `step` on: they will be done again."""
     kept = [line for line in read_metrics(path) if line["step"] < step]
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
