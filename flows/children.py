@@ -75,6 +75,11 @@ class Server:
             self._process.stdin.write(json.dumps(message) + "\n")
 
     @property
+    def process_id(self) -> int:
+        """Of the server itself; its children are below it."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether it can take requests."""
         return self._process.poll() is None

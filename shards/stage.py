@@ -5,7 +5,8 @@ import importlib.metadata
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from shards.commit import (
     read_manifest,
     restore,
 )
+from shards.errors import StageError
 
 PACKAGES = ("xdc", "av", "faiss-gpu", "faiss-cpu", "numpy", "pyarrow", "torch", "torchaudio", "webdataset")
 
@@ -96,6 +98,19 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+@contextmanager
+def _machine_trouble_explained(identity: Identity, target: Path) -> Iterator[None]:
+    """A full disk or a missing permission is no defect of ours: say what it is, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or target
+        raise StageError(
+            f"{identity.stage} cannot write or read: {error.strerror or error} ({where}). Older results are as they "
+            "were, and what is finished of the new ones is kept: put this right, and run the same again."
+        ) from error
+
+
 def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], force: bool = False) -> Record:
     """Have `target` hold what `identity` describes: reuse it, or call `work` on a partial directory and commit.
 
@@ -104,11 +119,12 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
 
     Raises:
         Busy: another process is building it.
+        StageError: the disk is full, a permission is missing, or the like.
         Whatever `work` raises; what it had finished stays for the next call.
     """
     if not force and (record := reusable(target, identity.fingerprint)):
         return record
-    with exclusive(target):
+    with _machine_trouble_explained(identity, target), exclusive(target):
         if not force:
             if record := reusable(target, identity.fingerprint):
                 return record

@@ -15,8 +15,6 @@ FILE_NAME = "encoder.safetensors"
 
 def save_encoder(path: Path, encoder: torch.nn.Module, name: str) -> None:
     """Write an encoder's parameters and buffers, float32, on the CPU."""
-    spec = encoder_spec(name)
-    header = {"encoder": name, "modality": spec.modality, "width": str(spec.width), "format": "pt"}
     tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     with new_file(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=header))  # `save_file` lets nobody else read it.

@@ -59,7 +59,7 @@ def read_centroids(clusters: Path) -> np.ndarray:
     """float32 [k, components]. Raises StageError where the file is missing or damaged."""
     try:
         return np.load(clusters / "centroids.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise StageError(
             f"{clusters}/centroids.npy cannot be read ({error}). Run: xdc stage cluster --force"
         ) from error

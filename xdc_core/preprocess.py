@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def load_preprocess(path: Path) -> Preprocess:
         with np.load(path, allow_pickle=False) as stored:
             matrix, bias = (stored.get(name) for name in ("matrix", "bias"))
             return Preprocess(matrix, bias, bool(stored["part_l2"]), bool(stored["l2"]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise StageError(f"{path} cannot be read ({error}). Build it anew: xdc stage cluster ... --force") from error
 
 

@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from flows.children import Children, Server, log_path
+from flows.children import TORCH, Children, log_path
 from shards.errors import ConfigError, StageError
-from shards.progress import silent
 from xdc_core.run import Node, Run
 from xdc_core.stage import reuse, run_stage
 
@@ -19,7 +19,7 @@ from xdc_core.stage import reuse, run_stage
 def processes_below(parent: int) -> set[int]:
     """The living descendants of a process."""
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
         except (OSError, IndexError):
@@ -52,15 +52,18 @@ def gone_within(seconds: float, processes: set[int]) -> bool:
     return False
 
 
+MakeRun = Callable[..., Run]
+
+
 @pytest.fixture(scope="module")
-def children() -> Children:
+def children() -> Iterator[Children]:
     """Servers for all tests here: starting one costs seconds."""
     servers = Children()
-    yield servers  # type: ignore[misc]
+    yield servers
     servers.close()
 
 
-def test_a_stage_in_a_child_leaves_what_it_leaves_in_this_process(children: Children, make_run) -> None:  # type: ignore[no-untyped-def]
+def test_a_stage_in_a_child_leaves_what_it_leaves_in_this_process(children: Children, make_run: MakeRun) -> None:
     here, there = make_run(), make_run()
     heard: list[tuple[int, int]] = []
     run_stage(here, Node("init", "audio"))
@@ -74,7 +77,7 @@ def test_a_stage_in_a_child_leaves_what_it_leaves_in_this_process(children: Chil
     assert heard[-1][0] == heard[-1][1] > 0
 
 
-def test_an_error_of_the_stage_arrives_with_its_kind_and_text(children: Children, make_run) -> None:  # type: ignore[no-untyped-def]
+def test_an_error_of_the_stage_arrives_with_its_kind_and_text(children: Children, make_run: MakeRun) -> None:
     run = make_run()
     with pytest.raises(StageError, match=r"extract.video of round 0 needs init.video.*xdc stage init"):
         children.run_stage(run, Node("extract", "video", 0))
@@ -84,39 +87,37 @@ def test_an_error_of_the_stage_arrives_with_its_kind_and_text(children: Children
     assert "Did you mean" in log_path(run, Node("init", "video")).read_text()
 
 
-def test_a_child_that_is_killed_is_told_of_and_the_server_goes_on(children: Children, make_run) -> None:  # type: ignore[no-untyped-def]
-    run = make_run(calibration_batches=3000)
-    server = children.server(("xdc_core.initial",))
+LONG_TRAINING = {"train_clips": 10**7, "checkpoint_every": 5}
+TRAIN = Node("train", "audio", 0)
+
+
+def test_a_child_that_is_killed_is_told_of_and_the_server_goes_on(children: Children, copy_run: MakeRun) -> None:
+    run = copy_run(**LONG_TRAINING)
 
     def kill_it(done: int, total: int, note: str = "") -> None:
-        for process in processes_below(server._process.pid):
+        for process in processes_below(children.server(TORCH).process_id):
             os.kill(process, signal.SIGKILL)
 
-    request = {"run": str(run.root), "stage": "init", "modality": "video", "round": None, "force": False}
     with pytest.raises(StageError, match="ended by signal 9"):
-        server.run(request | {"log": str(run.root / "log")}, kill_it)
-    server.run(request | {"log": str(run.root / "log")}, silent)
+        children.run_stage(run, TRAIN, progress=kill_it)
+    children.run_stage(run, Node("init", "video"), force=True)
     assert reuse(run, Node("init", "video")) is not None
 
 
-def test_stopping_in_the_middle_ends_the_child(children: Children, make_run) -> None:  # type: ignore[no-untyped-def]
-    run = make_run()
-    server = children.server(("xdc_core.initial",))
+def test_stopping_in_the_middle_ends_the_child(children: Children, copy_run: MakeRun) -> None:
+    run = copy_run(**LONG_TRAINING)
 
     def stop(done: int, total: int, note: str = "") -> None:
         raise KeyboardInterrupt
 
-    request = {"run": str(run.root), "stage": "init", "modality": "video", "round": None, "force": False}
     with pytest.raises(KeyboardInterrupt):
-        server.run(request | {"log": str(run.root / "log")}, stop)
-    assert gone_within(10, processes_below(server._process.pid))
+        children.run_stage(run, TRAIN, progress=stop)
+    assert gone_within(20, processes_below(children.server(TORCH).process_id))
+    assert checkpoints(run), "told to stop, the training writes a checkpoint"
 
 
-def test_no_child_survives_a_parent_that_is_killed(make_run) -> None:  # type: ignore[no-untyped-def]
-    run: Run = make_run(train_clips=10**7)
-    for node in ("init.video", "init.audio", "extract.video", "extract.audio", "cluster.video", "label.video"):
-        stage, modality = node.split(".")
-        run_stage(run, Node(stage, modality, None if stage == "init" else 0))
+def test_no_child_survives_a_parent_that_is_killed(copy_run: MakeRun) -> None:
+    run = copy_run(**LONG_TRAINING)
     code = (
         "import sys; from flows.children import CHILDREN; from xdc_core.run import Node, open_run\n"
         "CHILDREN.run_stage(open_run(sys.argv[1]), Node('train', 'audio', 0), False,"
@@ -129,24 +130,28 @@ def test_no_child_survives_a_parent_that_is_killed(make_run) -> None:  # type: i
     assert len(family) >= 2
     parent.kill()
     parent.wait()
+    parent.stdout.close()
     assert gone_within(20, family)
-    partial = next((run.round_directory(0) / "train").glob(".audio.*.partial"))
-    assert list(partial.glob("checkpoint-*.pt")), "told to stop, the training writes a checkpoint"
+    assert checkpoints(run), "told to stop, the training writes a checkpoint"
 
 
-def test_a_killed_server_takes_its_children_along(make_run) -> None:  # type: ignore[no-untyped-def]
-    run = make_run()
-    server = Server(("xdc_core.initial",))
+def test_a_killed_server_takes_its_children_along(copy_run: MakeRun) -> None:
+    run = copy_run(**LONG_TRAINING)
+    children = Children()
+    server = children.server(TORCH)
     family: set[int] = set()
 
     def kill_server(done: int, total: int, note: str = "") -> None:
-        family.update(processes_below(server._process.pid))
-        server._process.kill()
+        family.update(processes_below(server.process_id))
+        os.kill(server.process_id, signal.SIGKILL)
 
-    request = {"run": str(run.root), "stage": "init", "modality": "video", "round": None, "force": False}
     with pytest.raises(StageError, match="the process that starts the stages died"):
-        server.run(request | {"log": str(run.root / "log")}, kill_server)
+        children.run_stage(run, TRAIN, progress=kill_server)
     assert family
     assert gone_within(10, family)
-    assert not server.alive
+    children.close()
 
+
+def checkpoints(run: Run) -> list[Path]:
+    """Of the unfinished training of sound in round 0."""
+    return list((run.round_directory(0) / "train").glob(".audio.*.partial/checkpoint-*.pt"))

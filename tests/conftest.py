@@ -1,0 +1,120 @@
+"""What the tests share: one small corpus of audio-visual digits, runs on it, and one run that is worked off.
+
+`make_run()` gives a fresh run, `copy_run()` a private copy of the run that is worked off; both take settings to
+change. `worked_run` itself is for reading only.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.digits.corpus import write_digits
+from shards.digits.settings import DigitsSettings
+from shards.settings import stored_part
+from xdc_core.config import FILE_NAME, Config, commented_yaml, load_preset, parse_config
+from xdc_core.graph import SHARD, all_nodes
+from xdc_core.run import Run, open_run
+from xdc_core.stage import run_stage
+
+CLIPS, TEST_CLIPS = 40, 8
+SECTIONS = ("corpus", "video", "audio", "extract", "cluster", "train", "runs_on")
+
+MakeRun = Callable[..., Run]
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Configuration values with changes by name: `method`, `train_clips`, or just `clips_per_shard` where only one
+    section has such a key. A dictionary for a section replaces the keys that it names.
+    """
+    values = {name: dict(value) if name in SECTIONS else value for name, value in values.items()}
+    for name, value in changes.items():
+        if name in SECTIONS:
+            values[name] |= value
+        elif name in Config.model_fields:
+            values[name] = value
+        else:
+            homes = [(section, key) for section in SECTIONS for key in values[section] if name == f"{section}_{key}"]
+            homes = homes or [(section, name) for section in SECTIONS if name in values[section]]
+            assert len(homes) == 1, f"{name} is not the name of one setting: {homes}"
+            values[homes[0][0]][homes[0][1]] = value
+    return values
+
+
+def write_run(root: Path, config: Config) -> Run:
+    """A run directory with nothing but its configuration."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / FILE_NAME).write_text(commented_yaml(config), encoding="utf-8")
+    return open_run(root)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of 48 raw videos; 8 of them have the split `test`."""
+    out = tmp_path_factory.mktemp("shared") / "digits"
+    return write_digits(out, DigitsSettings(clips=CLIPS, test_clips=TEST_CLIPS, workers=2))
+
+
+@pytest.fixture(scope="session")
+def tiny_config(digits: Path) -> Config:
+    """The preset `tiny`, made tinier, on one CPU thread, over the shared corpus (3 shards of 16 clips)."""
+    values = parse_config(load_preset("tiny"), "preset tiny").model_dump()
+    changes = {
+        "rounds": 1,
+        "corpus": {"path": str(digits.parents[1] / "corpus"), "videos": str(digits), "clips_per_shard": 16},
+        "extract": {"batch": 16, "calibration_batches": 2},
+        "k": {"video": 4, "audio": 4, "joint": 4},
+        "train": {"clips": 128, "batch": 16, "checkpoint_every": 2},
+        "runs_on": {"device": "cpu", "threads": 1},
+    }
+    return parse_config(changed(values, changes | {"corpus_workers": 2}), "the tests' settings")
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus that all runs share, committed. Not to be written to."""
+    run_stage(Run(tmp_path_factory.mktemp("sharding"), tiny_config), SHARD)
+    return Path(tiny_config.corpus.path)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny_config: Config, tiny_corpus: Path) -> MakeRun:
+    """Makes runs in which nothing is done but the sharding. With settings that store other clips, not even that."""
+    count = 0
+
+    def make(**changes: Any) -> Run:
+        nonlocal count
+        root = tmp_path / f"run-{count}"
+        count += 1
+        config = parse_config(changed(tiny_config.model_dump(), changes), "a test's settings")
+        if stored_part(config.corpus) != stored_part(tiny_config.corpus) and "path" not in changes.get("corpus", {}):
+            config = parse_config(changed(config.model_dump(), {"corpus": {"path": "corpus"}}), "a test's settings")
+        return write_run(root, config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def worked_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_corpus: Path) -> Run:
+    """A run of which every node is done: round 0 with training, and the last look, round 1. For reading only."""
+    run = write_run(tmp_path_factory.mktemp("worked") / "run", tiny_config)
+    for node in all_nodes(run.config):
+        run_stage(run, node)
+    return run
+
+
+@pytest.fixture
+def copy_run(tmp_path: Path, worked_run: Run) -> MakeRun:
+    """Makes private copies of the run that is worked off, with settings to change."""
+    count = 0
+
+    def copy(**changes: Any) -> Run:
+        nonlocal count
+        root = tmp_path / f"copy-{count}"
+        count += 1
+        shutil.copytree(worked_run.root, root)
+        return write_run(root, parse_config(changed(worked_run.config.model_dump(), changes), "a test's settings"))
+
+    return copy
