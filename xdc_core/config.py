@@ -156,7 +156,8 @@ def load_preset(name: str) -> dict[str, Any]:
         ConfigError: there is no such preset.
     """
     if name not in preset_names():
-        raise ConfigError(f"the preset {name!r}{_nearest(name, preset_names())} There are: {', '.join(preset_names())}.")
+        hint = _nearest(name, preset_names())
+        raise ConfigError(f"the preset {name!r}{hint} There are: {', '.join(preset_names())}.")
     return read_yaml(PRESETS / f"{name}.yaml")
 
 

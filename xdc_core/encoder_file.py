@@ -17,7 +17,9 @@ def save_encoder(path: Path, encoder: torch.nn.Module, name: str) -> None:
     """Write an encoder's parameters and buffers, float32, on the CPU."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     with new_file(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=header))  # `save_file` lets nobody else read it.
+        # One entry only: safetensors writes several in a random order, and equal encoders shall be equal files. And
+        # not by `save_file`, which lets nobody else read what it writes.
+        temporary.write_bytes(save(tensors, metadata={"encoder": name}))
 
 
 def load_encoder(path: Path, name: str) -> torch.nn.Module:
