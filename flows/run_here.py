@@ -44,7 +44,9 @@ def run_flow(root: Path, whole: bool, number: int | None) -> None:
         CHILDREN.warm_up()  # Their imports go on while Prefect starts.
         try:
             with shown() as listener:
-                print("Starting Prefect ...", flush=True)
+                print(
+                    "Starting Prefect (some seconds; up to a minute the first time on a slow machine) ...", flush=True
+                )
                 if whole:
                     from flows.xdc import xdc
 

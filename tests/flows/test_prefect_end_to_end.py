@@ -138,4 +138,4 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_is_seen(
     assert failed.returncode == 1
     newest = prefect.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
     assert newest["state_type"] == "FAILED"
-    assert "needs label.video of round 0" in newest["state"]["message"]
+    assert "train.audio of round 0 needs" in newest["state"]["message"]

@@ -1,0 +1,198 @@
+"""k-means with real faiss, and which clips it is trained on."""
+
+import json
+from collections.abc import Callable
+
+import faiss
+import numpy as np
+import pytest
+
+from shards.errors import ConfigError
+from shards.index import read_whole_index
+from shards.progress import silent
+from xdc_core.clustering import kmeans, read_sample, sample_size
+from xdc_core.config import ClusterSettings
+from xdc_core.features import write_features
+from xdc_core.run import Node, Run
+from xdc_core.stage import run_stage
+
+MakeRun = Callable[..., Run]
+BLOBS = np.array([[0, 0, 0], [10, 0, 0], [0, 10, 0], [0, 0, 10], [9, 9, 9]], np.float32)
+
+
+def blobs(each: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Points around five centres, mixed, and whose they are."""
+    rng = np.random.default_rng(0)
+    owner = rng.permutation(np.repeat(np.arange(5), each))
+    return (BLOBS[owner] + rng.normal(size=(5 * each, 3)) * 0.5).astype(np.float32), owner
+
+
+def nearest(points: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    return ((points[:, None] - centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
+
+
+def test_separated_blobs_are_found() -> None:
+    points, owner = blobs()
+    centroids, facts = kmeans(points, 5, 20, seed=0, threads=1)
+    assert centroids.dtype == np.float32
+    match = nearest(BLOBS, centroids)
+    assert sorted(match.tolist()) == [0, 1, 2, 3, 4]
+    assert (match[owner] == nearest(points, centroids)).all()
+    np.testing.assert_allclose(centroids[match], BLOBS, atol=0.2)
+    assert facts["sizes"] == [100] * 5
+    assert facts["empty"] == 0
+
+
+def test_the_objective_falls_and_is_the_sum_of_squared_distances() -> None:
+    points = np.random.default_rng(1).normal(size=(2000, 8)).astype(np.float32)
+    centroids, facts = kmeans(points, 16, 25, seed=3, threads=1)
+    objective = np.array(facts["objective"])
+    assert len(objective) == 25
+    assert (np.diff(objective) <= 1e-6 * objective[0]).all()
+    assert objective[-1] < 0.95 * objective[0]
+    own = ((points - centroids[nearest(points, centroids)]) ** 2).sum()
+    # faiss counts before the last move of the centroids, so it can only be a little more.
+    assert own <= objective[-1] <= 1.01 * own
+
+
+def test_sizes_are_counted_with_the_final_centroids() -> None:
+    points = np.random.default_rng(1).normal(size=(500, 4)).astype(np.float32)
+    centroids, facts = kmeans(points, 7, 10, seed=3, threads=1)
+    assert facts["sizes"] == np.bincount(nearest(points, centroids), minlength=7).tolist()
+
+
+def test_all_points_are_used_however_many_a_cluster_has() -> None:
+    # faiss would take 256 a centroid: 512 of these. Only with all of them the centroid is the mean.
+    rng = np.random.default_rng(2)
+    points = np.concatenate([rng.normal(size=(3001, 2)), rng.normal(size=(3000, 2)) + 50]).astype(np.float32)
+    centroids, _ = kmeans(points, 2, 5, seed=0, threads=1)
+    means = np.array([points[:3001].mean(axis=0), points[3001:].mean(axis=0)])
+    np.testing.assert_allclose(centroids[np.argsort(centroids[:, 0])], means, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_centroids_and_another_one_others() -> None:
+    points = np.random.default_rng(1).normal(size=(800, 8)).astype(np.float32)
+    one, _ = kmeans(points, 10, 5, seed=1, threads=1)
+    assert (one == kmeans(points, 10, 5, seed=1, threads=1)[0]).all()
+    assert not (one == kmeans(points, 10, 5, seed=2, threads=1)[0]).all()
+
+
+def test_as_many_clusters_as_points_is_possible() -> None:
+    points = np.eye(6, dtype=np.float32)
+    centroids, facts = kmeans(points, 6, 5, seed=0, threads=1)
+    assert facts["sizes"] == [1] * 6
+    assert sorted(nearest(points, centroids).tolist()) == list(range(6))
+
+
+def test_empty_clusters_are_refilled_or_counted() -> None:
+    points = np.repeat(BLOBS[:2], 50, axis=0)
+    _, facts = kmeans(points, 4, 5, seed=0, threads=1)
+    assert sum(facts["sizes"]) == 100
+    assert facts["empty"] == facts["sizes"].count(0) == 2
+    assert facts["splits"] > 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_none_are_refused(bad: float) -> None:
+    points, _ = blobs()
+    points[7, 1] = bad
+    with pytest.raises(RuntimeError, match="NaN"):
+        kmeans(points, 3, 5, seed=0, threads=1)
+
+
+def facts_of(run: Run, node: Node) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run.directory(node) / "kmeans.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("source", ["video", "audio"])
+def test_the_stage_records_what_it_did(worked_run: Run, source: str) -> None:
+    node = Node("cluster", source, 0)
+    facts = facts_of(worked_run, node)
+    centroids = np.load(worked_run.directory(node) / "centroids.npy", allow_pickle=False)
+    assert centroids.shape == (4, facts["components"])
+    assert centroids.dtype == np.float32
+    assert (facts["k"], facts["clips"], facts["sample"]) == (4, 48, 48)
+    assert sum(facts["sizes"]) == 48  # type: ignore[arg-type]
+    gpus = faiss.get_num_gpus()
+    assert facts["on"] == (f"{gpus} GPUs" if gpus else "CPU, 1 threads")
+
+
+def test_every_round_and_source_has_a_seed_of_its_own(worked_run: Run) -> None:
+    seeds = {facts_of(worked_run, Node("cluster", source, n))["seed"] for source in ("video", "audio") for n in (0, 1)}
+    assert len(seeds) == 4
+
+
+def features_with_row_numbers(run: Run) -> None:
+    """Features of which the first number is the clip's row in the corpus."""
+    index = read_whole_index(run.corpus, ["key"])
+    directory = run.directory(Node("extract", "video", 0))
+    directory.mkdir(parents=True)
+    number = 0
+    for shard in sorted(set(index["shard"].to_pylist())):
+        keys = [
+            key for key, own in zip(index["key"].to_pylist(), index["shard"].to_pylist(), strict=True) if own == shard
+        ]
+        rows = np.zeros((len(keys), 5), np.float32)
+        rows[:, 0] = np.arange(number, number + len(keys))
+        number += len(keys)
+        write_features(directory / f"{shard}.parquet", keys, rows)
+
+
+def test_a_sample_fits_its_budget_and_is_the_same_every_time(make_run: MakeRun) -> None:
+    run = make_run(sample_mb=20 * 5 * 4 / 1e6)  # 20 clips of 5 float32.
+    features_with_row_numbers(run)
+    (points,), clips = read_sample(run, 0, "video", 3, silent)
+    chosen = points[:, 0].astype(int).tolist()
+    assert (len(chosen), clips) == (20, 48)
+    assert len(set(chosen)) == 20
+    assert {number // 16 for number in chosen} == {0, 1, 2}  # From every shard.
+    (again,), _ = read_sample(run, 0, "video", 3, silent)
+    assert (again == points).all()
+    (other,), _ = read_sample(run, 0, "video", 4, silent)
+    assert not (other == points).all()
+
+
+def test_a_budget_that_fits_everything_takes_every_clip_in_order(make_run: MakeRun) -> None:
+    run = make_run(sample_mb=48 * 5 * 4 / 1e6)
+    features_with_row_numbers(run)
+    (points,), clips = read_sample(run, 0, "video", 3, silent)
+    assert points[:, 0].tolist() == list(range(48)) == list(range(clips))
+
+
+def test_only_splits_to_learn_from_are_taken(make_run: MakeRun) -> None:
+    run = make_run(learn_splits=["test"])
+    features_with_row_numbers(run)
+    (points,), clips = read_sample(run, 0, "video", 3, silent)
+    splits = read_whole_index(run.corpus, ["split"])["split"].to_pylist()
+    assert points[:, 0].tolist() == [number for number, split in enumerate(splits) if split == "test"]
+    assert clips == 8
+
+
+def test_the_budget_counts_float32_numbers() -> None:
+    assert sample_size(ClusterSettings(sample_mb=1.0), 250) == 1000
+    assert sample_size(ClusterSettings(sample_mb=0.000001), 512) == 1
+
+
+def test_the_stage_says_how_large_the_sample_was(copy_run: MakeRun) -> None:
+    run = copy_run(sample_mb=20 * 64 * 4 / 1e6)
+    run_stage(run, Node("cluster", "audio", 0))
+    facts = facts_of(run, Node("cluster", "audio", 0))
+    assert (facts["sample"], facts["clips"]) == (20, 48)
+    assert sum(facts["sizes"]) == 20  # type: ignore[arg-type]
+
+
+def test_more_clusters_than_clips_is_an_error_that_names_both(copy_run: MakeRun) -> None:
+    run = copy_run(k={"video": 49, "audio": 4})
+    with pytest.raises(
+        ConfigError, match=r"cluster\.k\.video is 49, but there are only 48 clips to learn from\. Lower"
+    ):
+        run_stage(run, Node("cluster", "video", 0))
+
+
+def test_more_clusters_than_the_sample_has_clips_points_at_the_sample(copy_run: MakeRun) -> None:
+    run = copy_run(sample_mb=0.0005)
+    with pytest.raises(
+        ConfigError, match=r"cluster\.sample_mb \(0\.0005\) holds the features of 1 clips.*k\.video is 4"
+    ):
+        run_stage(run, Node("cluster", "video", 0))

@@ -1,0 +1,248 @@
+"""The configuration: what is refused and in which words, and that a written file says everything."""
+
+import math
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from shards.errors import ConfigError
+from xdc_core.config import PRESETS, Config, commented_yaml, load_config, load_preset, parse_config, preset_names
+
+SECTIONS = [
+    (name, field.annotation)
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+]
+ALL_KEYS = [((), key, Config) for key in Config.model_fields] + [
+    ((name,), key, section) for name, section in SECTIONS for key in section.model_fields
+]
+
+
+def refusal(values: dict[str, Any]) -> str:
+    """The text with which values are refused."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values, "runs/a/xdc.yaml")
+    return str(caught.value)
+
+
+def without_a_letter(word: str) -> str:
+    return word[:1] + word[2:]
+
+
+@pytest.mark.parametrize(("parents", "key", "section"), ALL_KEYS, ids=[".".join([*p, k]) for p, k, _ in ALL_KEYS])
+def test_a_mistyped_key_names_the_one_that_was_meant(
+    parents: tuple[str, ...], key: str, section: type[BaseModel]
+) -> None:
+    typo = without_a_letter(key) if len(key) > 3 else key + "s"
+    values: dict[str, Any] = {typo: 1}
+    for parent in reversed(parents):
+        values = {parent: values}
+    text = refusal(values)
+    assert text.startswith("runs/a/xdc.yaml:\n")
+    assert f"{'.'.join([*parents, typo])}: this key is unknown. Did you mean '{key}'?" in text
+    assert f"Keys here: {', '.join(section.model_fields)}." in text
+
+
+def test_a_mistyped_label_source_names_the_one_that_was_meant() -> None:
+    text = refusal({"cluster": {"k": {"vidoe": 4, "audio": 4}}})
+    assert "cluster.k.vidoe: this key is unknown. Did you mean 'video'? Keys here: video, audio, joint." in text
+
+
+def test_a_key_like_no_other_lists_those_there_are() -> None:
+    text = refusal({"train": {"zzzzzz": 1}})
+    assert "train.zzzzzz: this key is unknown. Keys here: clips, batch," in text
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    text = refusal({"rounds": -1, "method": "abc", "train": {"batch": 0, "lrr": 1}})
+    assert [line.split(":")[0].strip() for line in text.splitlines()[1:]] == [
+        "method",
+        "rounds",
+        "train.batch",
+        "train.lrr",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "allowed"),
+    [
+        ({"method": "abc"}, "method: 'abc'", "'sdc', 'mdc', 'cdc' or 'xdc'"),
+        ({"rounds": 1000}, "rounds: 1000", "less than or equal to 999"),
+        ({"rounds": 1.5}, "rounds: 1.5", "integer"),
+        ({"train": {"schedule": "cosin"}}, "train.schedule: 'cosin'", "'constant', 'cosine' or 'step'"),
+        ({"train": {"lr": 0}}, "train.lr: 0", "greater than 0"),
+        ({"train": {"warmup": 0.6}}, "train.warmup: 0.6", "less than or equal to 0.5"),
+        ({"train": 3}, "train: 3", "valid dictionary"),
+        ({"audio": {"align": "end"}}, "audio.align: 'end'", "'span', 'start' or 'centre'"),
+        ({"audio": {"mels": 81}}, "audio.mels: 81", "less than or equal to 80"),
+        ({"video": {"short_edges": []}}, "video.short_edges: []", "at least 1 item"),
+        ({"video": {"short_edges": [128, "x"]}}, "video.short_edges.1: 'x'", "integer"),
+        ({"video": {"std": [0.2, 0, 0.2]}}, "video.std.1: 0", "greater than 0"),
+        ({"cluster": {"k": {"video": 1}}}, "cluster.k.video: 1", "greater than or equal to 2"),
+        ({"corpus": {"crf": 52}}, "corpus.crf: 52", "less than or equal to 51"),
+        ({"runs_on": {"device": "gpu"}}, "runs_on.device: 'gpu'", "'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_is_allowed(values: dict[str, Any], where: str, allowed: str) -> None:
+    text = refusal(values)
+    assert f"\n  {where} is not allowed." in text
+    assert allowed in text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["train.lr", "train.weight_decay", "cluster.sample_mb", "corpus.clip_seconds"])
+def test_nan_and_infinity_are_no_numbers(name: str, value: float) -> None:
+    section, key = name.split(".")
+    assert f"{name}: {value} is not allowed. Input should be a finite number." in refusal({section: {key: value}})
+
+
+def test_nan_in_a_file_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "xdc.yaml").write_text("train: {lr: .nan}\n")
+    with pytest.raises(ConfigError, match=r"xdc.yaml:\n  train.lr: nan is not allowed"):
+        load_config(tmp_path / "xdc.yaml")
+
+
+def test_a_crop_larger_than_the_picture_is_refused() -> None:
+    text = refusal({"video": {"crop": 129, "short_edges": [160, 128]}})
+    assert "video: crop (129) is larger than the smallest of short_edges (128)." in text
+    assert parse_config({"video": {"crop": 128, "short_edges": [160, 128]}}, "x").video.crop == 128
+
+
+def test_whitening_without_pca_is_refused_with_both_ways_out() -> None:
+    text = refusal({"cluster": {"pca": None}})
+    assert "whiten is true but pca is null" in text
+    assert "set pca to a number of components, or whiten to false" in text
+    assert parse_config({"cluster": {"pca": None, "whiten": False}}, "x").cluster.pca is None
+
+
+@pytest.mark.parametrize(("method", "missing"), [("xdc", "video"), ("mdc", "video"), ("cdc", "joint")])
+def test_every_label_source_of_the_method_needs_a_k(method: str, missing: str) -> None:
+    values = {"method": method, "cluster": {"k": {"audio": 4}}}
+    assert f"cluster.k has no entry for {missing}, which method {method} clusters" in refusal(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("r2plus1d-18", "Did you mean 'r2plus1d_18'?"), ("audio_resnet_18", ""), ("x", "")]
+)
+def test_an_unknown_video_encoder_lists_those_for_video(name: str, hint: str) -> None:
+    text = refusal({"video": {"encoder": name}})
+    assert f"video.encoder: {name!r} is unknown. {hint}" in text
+    assert text.endswith("Allowed: r2plus1d_18, r2plus1d_tiny.")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train: [1, 2\nrounds: 3\n", r"is no valid YAML: .*line 2"),
+        ("a:\tb: c\n", "is no valid YAML"),
+        ("- 1\n- 2\n", "holds a list, but keys and values were expected"),
+        ("just words", "holds a str, but keys and values were expected"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused_with_its_place(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "xdc.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=re.compile(f"{re.escape(str(path))} {message}", re.DOTALL)):
+        load_config(path)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "xdc.yaml").write_bytes(b"rounds: 3 # \xff\n")
+    with pytest.raises(ConfigError, match="is no valid YAML"):
+        load_config(tmp_path / "xdc.yaml")
+
+
+def test_a_missing_file_tells_the_command_that_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"xdc init {re.escape(str(tmp_path))}$"):
+        load_config(tmp_path / "xdc.yaml")
+
+
+def test_yaml_that_would_build_objects_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "xdc.yaml").write_text("rounds: !!python/object/apply:os.getpid []\n")
+    with pytest.raises(ConfigError, match="is no valid YAML"):
+        load_config(tmp_path / "xdc.yaml")
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "xdc.yaml").write_text("# nothing\n")
+    assert load_config(tmp_path / "xdc.yaml") == Config()
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"the preset 'tinny' is unknown\. Did you mean 'tiny'\?"):
+        load_preset("tinny")
+    with pytest.raises(ConfigError, match="There are: paper-kinetics, tiny"):
+        load_preset("zzz")
+
+
+def test_the_presets_are_there() -> None:
+    assert preset_names() == ["paper-kinetics", "tiny"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_written_preset_reads_back_the_same(name: str, tmp_path: Path) -> None:
+    config = parse_config(load_preset(name), name)
+    (tmp_path / "xdc.yaml").write_text(commented_yaml(config, "Two lines\nof notes: with a colon"), encoding="utf-8")
+    assert load_config(tmp_path / "xdc.yaml") == config
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_written_preset_explains_every_key(name: str) -> None:
+    config = parse_config(load_preset(name), name)
+    lines = commented_yaml(config).splitlines()
+    assert set(explained(Config, lines)) == {name for name, _ in SECTIONS}
+    for section, model in SECTIONS:
+        start = lines.index(f"{section}:")
+        assert lines[start - 1].removeprefix("# ") == Config.model_fields[section].description
+        own = []
+        for line in lines[start + 1 :]:
+            if not line.startswith("  "):
+                break
+            own.append(line[2:])
+        assert explained(model, own) == []
+
+
+def explained(model: Any, lines: list[str]) -> list[str]:
+    """Keys of the model without a comment behind them. Fails for keys that are not there."""
+    bare = []
+    for key, field in model.model_fields.items():
+        (line,) = [line for line in lines if line.startswith(f"{key}:")]
+        assert len(field.description or "") >= 5, f"{key} has no description"
+        if f"  # {field.description}" not in line:
+            bare.append(key)
+        elif typing.get_origin(field.annotation) is typing.Literal:
+            assert line.endswith(f" [{' | '.join(typing.get_args(field.annotation))}]")
+    return bare
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a # b", "a: b", "null", "1.5", "yes", "...", "é 音 …", 'it\'s "so"', " lead", "{x}", "[y", "x" * 1200, "a\nb"],
+)
+def test_odd_paths_survive_writing_and_reading(text: str, tmp_path: Path) -> None:
+    config = parse_config({"corpus": {"path": text, "learn_splits": [text, "b"]}}, "x")
+    (tmp_path / "xdc.yaml").write_text(commented_yaml(config), encoding="utf-8")
+    assert load_config(tmp_path / "xdc.yaml") == config
+
+
+@pytest.mark.parametrize("number", [1e-5, 1e-12, 123456789.0, 0.1, 3.0])
+def test_numbers_survive_writing_and_reading(number: float, tmp_path: Path) -> None:
+    config = parse_config({"train": {"lr": number}}, "x")
+    (tmp_path / "xdc.yaml").write_text(commented_yaml(config), encoding="utf-8")
+    assert load_config(tmp_path / "xdc.yaml").train.lr == number
+
+
+def test_a_configuration_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().train.lr = 1.0  # type: ignore[misc]
+
+
+def test_the_preset_of_the_paper_says_of_every_value_whether_it_is_established() -> None:
+    lines = (PRESETS / "paper-kinetics.yaml").read_text(encoding="utf-8").splitlines()
+    values = [line for line in lines if line.startswith("  ") and not line.startswith("  workers:")]
+    assert len(values) > 10
+    assert [line for line in values if "# established" not in line and "unverified" not in line] == []

@@ -1,0 +1,207 @@
+"""Features: a row a clip, the same however they are computed, and clips that do not decode cost themselves only."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shards.errors import StageError
+from shards.index import read_index, read_whole_index, shard_names
+from shards.progress import silent
+from xdc_core.clips import ClipRows, ClipViews
+from xdc_core.encoder_file import load_encoder
+from xdc_core.extraction import extract
+from xdc_core.features import read_features
+from xdc_core.graph import all_nodes
+from xdc_core.labels import read_labels
+from xdc_core.modality import MODALITIES
+from xdc_core.run import Node, Run
+from xdc_core.stage import run_stage
+from xdc_core.training.assignment import read_assignment
+
+MakeRun = Callable[..., Run]
+BOTH = pytest.mark.parametrize("modality", ["video", "audio"])
+
+
+def features_in(directory: Path, run: Run) -> tuple[list[str], np.ndarray]:
+    """Keys and features of all shards."""
+    parts = [read_features(directory / f"{shard}.parquet") for shard in shard_names(run.corpus)]
+    return [key for keys, _ in parts for key in keys], np.concatenate([features for _, features in parts])
+
+
+@BOTH
+@pytest.mark.parametrize("number", [0, 1])
+def test_there_is_one_feature_a_clip_in_the_order_of_the_index(worked_run: Run, modality: str, number: int) -> None:
+    for shard in shard_names(worked_run.corpus):
+        keys, features = read_features(worked_run.directory(Node("extract", modality, number)) / f"{shard}.parquet")
+        assert keys.tolist() == read_index(worked_run.corpus, shard, ["key"])["key"].to_pylist()
+        assert features.shape == (16, 64)
+        assert features.dtype == np.float32
+        assert np.isfinite(features).all()
+
+
+@BOTH
+def test_a_feature_is_that_of_the_clip_encoded_alone(worked_run: Run, modality: str) -> None:
+    # Through nothing of the stage but the views: each clip's bytes, by itself, in another order.
+    config = worked_run.config
+    encoder = load_encoder(
+        worked_run.directory(Node("init", modality)) / "encoder.safetensors", getattr(config, modality).encoder
+    ).eval()
+    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus))
+    views = ClipViews(worked_run.corpus, rows, MODALITIES[modality], config)
+    keys, features = features_in(worked_run.directory(Node("extract", modality, 0)), worked_run)
+    for number in (47, 0, 16, 31, 5, 22):
+        _, view, _ = views[number, None]
+        assert view is not None
+        with torch.inference_mode():
+            alone = encoder(MODALITIES[modality].normalise(view[None], config))[0].numpy()
+        np.testing.assert_allclose(features[keys.index(rows.keys[number].as_py())], alone, atol=1e-5, rtol=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("changes", [{"extract_batch": 5}, {"extract_workers": 2}])
+def test_batches_and_workers_do_not_change_features(
+    copy_run: MakeRun, worked_run: Run, modality: str, changes: dict[str, int]
+) -> None:
+    run, node = copy_run(**changes), Node("extract", modality, 0)
+    out = run.root / "out"
+    out.mkdir()
+    outcome = extract(run, node, out, silent)
+    assert (outcome.rows, outcome.rejects) == (48, 0)
+    keys, features = features_in(worked_run.directory(node), worked_run)
+    other_keys, others = features_in(out, run)
+    assert other_keys == keys
+    np.testing.assert_allclose(others, features, atol=1e-5, rtol=1e-5)
+
+
+def test_clips_have_different_features(worked_run: Run) -> None:
+    _, features = features_in(worked_run.directory(Node("extract", "video", 0)), worked_run)
+    assert len(np.unique(features, axis=0)) == 48
+
+
+def test_training_changes_features(worked_run: Run) -> None:
+    before, after = (features_in(worked_run.directory(Node("extract", "audio", n)), worked_run)[1] for n in (0, 1))
+    assert np.abs(after - before).max() > 0.01
+
+
+def test_shards_that_are_there_are_kept_and_progress_counts_them(copy_run: MakeRun, worked_run: Run) -> None:
+    run, node = copy_run(), Node("extract", "audio", 0)
+    out = run.root / "begun"
+    out.mkdir()
+    kept = out / "000001.parquet"
+    shutil.copy(worked_run.directory(node) / "000001.parquet", kept)
+    before = kept.stat().st_mtime_ns
+    told: list[tuple[int, int]] = []
+    extract(run, node, out, lambda done, total, note="": told.append((done, total)))
+    assert told == [(16, 48), (32, 48), (48, 48)]
+    assert kept.stat().st_mtime_ns == before
+    for shard in ("000000", "000002"):
+        made = out / f"{shard}.parquet"
+        assert made.read_bytes() == (worked_run.directory(node) / f"{shard}.parquet").read_bytes()
+
+
+def test_an_encoder_that_diverged_is_told_with_the_clip(copy_run: MakeRun) -> None:
+    run = copy_run()
+    path = run.directory(Node("init", "audio")) / "encoder.safetensors"
+    tensors = load_file(path)
+    name = next(key for key, value in tensors.items() if value.is_floating_point() and value.ndim > 1)
+    tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, path, metadata={"encoder": run.config.audio.encoder})
+    first = read_whole_index(run.corpus, ["key"])["key"][0].as_py()
+    with pytest.raises(StageError) as caught:
+        run_stage(run, Node("extract", "audio", 0), force=True)
+    assert f"extract.audio of round 0: the feature of clip {first} is not finite" in str(caught.value)
+    assert "lower train.lr" in str(caught.value)
+
+
+def test_another_encoder_than_the_configured_one_is_refused(copy_run: MakeRun) -> None:
+    run = copy_run()
+    path = run.directory(Node("init", "audio")) / "encoder.safetensors"
+    shutil.copy(run.directory(Node("init", "video")) / "encoder.safetensors", path)
+    with pytest.raises(StageError, match="holds the encoder 'r2plus1d_tiny', but the configuration says 'audio_resnet"):
+        extract(run, Node("extract", "audio", 0), run.root / "out", silent)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(StageError, match="cannot be read as an encoder"):
+        extract(run, Node("extract", "audio", 0), run.root / "out", silent)
+
+
+def test_a_tar_that_was_cut_is_no_reject_but_an_error_with_a_remedy(copy_run: MakeRun, tiny_corpus: Path) -> None:
+    run = copy_run(corpus={"path": "corpus"})
+    shutil.copytree(tiny_corpus, run.corpus)
+    tar = run.corpus / "000002.tar"
+    tar.write_bytes(tar.read_bytes()[:5000])
+    out = run.root / "out"
+    out.mkdir()
+    with pytest.raises(StageError, match=r"000002\.tar ends before the mp4 of clip .*Build it anew: xdc stage shard"):
+        extract(run, Node("extract", "video", 0), out, silent)
+    assert sorted(path.name for path in out.iterdir()) == ["000000.parquet", "000001.parquet"]
+
+
+def overwrite(corpus: Path, shard: str, row: int, member: str) -> str:
+    """Zero the bytes of a clip's member inside the tar; returns the clip's key."""
+    index = read_index(corpus, shard).slice(row, 1).to_pylist()[0]
+    with (corpus / f"{shard}.tar").open("r+b") as file:
+        file.seek(index[f"{member}_offset"])
+        file.write(bytes(index[f"{member}_size"]))
+    key: str = index["key"]
+    return key
+
+
+@pytest.fixture
+def damaged(make_run: MakeRun, tiny_corpus: Path) -> tuple[Run, set[str], str]:
+    """A run on a copy of the corpus: one picture and all pictures of the last shard do not decode, nor one sound."""
+    run = make_run(corpus={"path": "corpus"})
+    shutil.copytree(tiny_corpus, run.corpus)
+    pictures = {overwrite(run.corpus, "000000", 3, "mp4")}
+    pictures |= {overwrite(run.corpus, "000002", row, "mp4") for row in range(16)}
+    return run, pictures, overwrite(run.corpus, "000001", 5, "flac")
+
+
+def test_clips_that_do_not_decode_are_rejects_and_all_later_stages_go_on(damaged: tuple[Run, set[str], str]) -> None:
+    run, pictures, sound = damaged
+    records = {str(node): run_stage(run, node) for node in all_nodes(run.config)}
+    assert (records["extract.video of round 0"].rows, records["extract.video of round 0"].rejects) == (31, 17)
+    assert (records["extract.audio of round 1"].rows, records["extract.audio of round 1"].rejects) == (47, 1)
+
+    keys, features = features_in(run.directory(Node("extract", "video", 0)), run)
+    everything = read_whole_index(run.corpus, ["key"])["key"].to_pylist()
+    assert keys == [key for key in everything if key not in pictures]
+    assert np.isfinite(features).all()
+    (reject,) = json.loads((run.directory(Node("extract", "video", 0)) / "000000.rejects.json").read_text())
+    assert reject["key"] in pictures
+    assert reject["step"] == "extract.video"
+    assert "the stored picture does not decode" in reject["reason"]
+    (reject,) = json.loads((run.directory(Node("extract", "audio", 0)) / "000001.rejects.json").read_text())
+    assert reject["key"] == sound
+    assert reject["reason"].startswith("the stored sound ")
+
+    labelled = [
+        key
+        for shard in shard_names(run.corpus)
+        for key in read_labels(run.directory(Node("label", "video", 0)), shard)[0]
+    ]
+    assert labelled == keys
+    # A clip without a picture has a label from its sound, and yet video cannot learn from it; nor the other way round.
+    for modality in ("video", "audio"):
+        task = read_assignment(run, Node("train", modality, 0))
+        drawn = {everything[row] for row in task.draws}
+        assert drawn <= set(everything) - pictures - {sound}
+        assert len(drawn) == 30
+
+
+def test_joint_clusters_leave_out_what_either_modality_lacks(damaged: tuple[Run, set[str], str]) -> None:
+    run, pictures, sound = damaged
+    config = run.config.model_copy(update={"method": "cdc"})
+    run = Run(run.root, config)
+    for node in [node for node in all_nodes(config) if node.round in (None, 0) and node.stage != "report"]:
+        run_stage(run, node)
+    labels = [read_labels(run.directory(Node("label", "joint", 0)), shard) for shard in shard_names(run.corpus)]
+    keys = [key for part, _ in labels for key in part]
+    everything = read_whole_index(run.corpus, ["key"])["key"].to_pylist()
+    assert keys == [key for key in everything if key not in pictures | {sound}]
+    assert [len(part) for part, _ in labels] == [15, 15, 0]

@@ -1,0 +1,286 @@
+"""What becomes stale when a setting changes, why, and what a stage says when something is missing."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.commit import partial_directory
+from shards.errors import ConfigError, StageError
+from xdc_core.config import Config, parse_config
+from xdc_core.graph import SHARD, Fingerprints, all_nodes, check_node, node_state
+from xdc_core.run import Node, Run
+from xdc_core.stage import reuse, run_stage
+
+MakeRun = Callable[..., Run]
+EVERYTHING_OF_ROUND_1 = {
+    f"{name} of round 1"
+    for name in (
+        "extract.video",
+        "extract.audio",
+        "cluster.video",
+        "cluster.audio",
+        "label.video",
+        "label.audio",
+        "report",
+    )
+}
+
+
+def with_setting(run: Run, name: str, value: Any) -> Run:
+    """The same directory seen with another setting; nothing is written."""
+    values = run.config.model_dump()
+    *parents, key = name.split(".")
+    section = values
+    for parent in parents:
+        section = section[parent]
+    section[key] = value
+    return Run(run.root, parse_config(values, "a test's settings"))
+
+
+def states(run: Run) -> dict[str, tuple[str, str]]:
+    fingerprints = Fingerprints(run)
+    return {str(node): node_state(run, node, fingerprints) for node in all_nodes(run.config)}
+
+
+def not_fresh(run: Run) -> dict[str, str]:
+    return {name: state for name, (state, _) in states(run).items() if state != "fresh"}
+
+
+def in_round_0(*names: str) -> set[str]:
+    return {f"{name} of round 0" for name in names}
+
+
+def test_a_run_that_is_worked_off_is_fresh(worked_run: Run) -> None:
+    assert set(states(worked_run).values()) == {("fresh", "")}
+    assert len(states(worked_run)) == 19
+
+
+def test_a_run_that_is_not_begun_is_missing_but_for_the_shared_corpus(make_run: MakeRun) -> None:
+    found = states(make_run())
+    assert found.pop("shard") == ("fresh", "")
+    assert set(found.values()) == {("missing", "")}
+
+
+def test_another_k_for_video_touches_what_follows_from_video_clusters_only(worked_run: Run) -> None:
+    found = states(with_setting(worked_run, "cluster.k.video", 5))
+    # Audio learns from video clusters; from its new encoder follows all of audio in the next round.
+    stale = in_round_0("cluster.video", "label.video", "train.audio", "report") | {
+        "extract.audio of round 1",
+        "cluster.audio of round 1",
+        "label.audio of round 1",
+        "cluster.video of round 1",
+        "label.video of round 1",
+        "report of round 1",
+    }
+    assert {name for name, (state, _) in found.items() if state != "fresh"} == stale
+    assert {state for state, _ in found.values()} == {"fresh", "stale"}
+    assert found["cluster.video of round 0"] == ("stale", "k: 4 -> 5")
+    assert found["cluster.video of round 1"] == ("stale", "k: 4 -> 5")
+    assert found["label.video of round 0"] == ("stale", "cluster.video of round 0 changed")
+    assert found["train.audio of round 0"] == ("stale", "label.video of round 0 changed")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stale"),
+    [
+        ("train.lr", 0.001, in_round_0("train.video", "train.audio", "report") | EVERYTHING_OF_ROUND_1),
+        (
+            "audio.align",
+            "span",
+            {"init.audio"}
+            | in_round_0("extract.audio", "cluster.audio", "label.audio", "train.audio", "train.video", "report")
+            | EVERYTHING_OF_ROUND_1,
+        ),
+        ("method", "sdc", in_round_0("train.video", "train.audio", "report") | EVERYTHING_OF_ROUND_1),
+        (
+            "corpus.learn_splits",
+            ["train"],
+            {"init.video", "init.audio"}
+            | in_round_0("extract.video", "extract.audio", "cluster.video", "cluster.audio")
+            | in_round_0("label.video", "label.audio", "train.video", "train.audio", "report")
+            | EVERYTHING_OF_ROUND_1,
+        ),
+        (
+            "extract.precision",
+            "bfloat16",
+            in_round_0("extract.video", "extract.audio", "cluster.video", "cluster.audio")
+            | in_round_0("label.video", "label.audio", "train.video", "train.audio", "report")
+            | EVERYTHING_OF_ROUND_1,
+        ),
+    ],
+)
+def test_a_setting_makes_stale_what_depends_on_it(worked_run: Run, name: str, value: Any, stale: set[str]) -> None:
+    found = not_fresh(with_setting(worked_run, name, value))
+    assert set(found) == stale
+    assert set(found.values()) == {"stale"}
+
+
+def test_the_reason_names_the_setting_with_its_old_and_new_value(worked_run: Run) -> None:
+    old = worked_run.config
+    reasons = states(with_setting(worked_run, "train.lr", 0.001))
+    assert reasons["train.video of round 0"][1] == f"lr: {old.train.lr} -> 0.001"
+    assert reasons["extract.video of round 1"][1] == "train.video of round 0 changed"
+    reasons = states(with_setting(worked_run, "audio.align", "span"))
+    assert reasons["init.audio"][1] == "view.align: centre -> span"
+    reasons = states(with_setting(worked_run, "method", "sdc"))
+    assert reasons["train.video of round 0"][1] == "sources: ['audio'] -> ['video']"
+    reasons = states(with_setting(worked_run, "seed", 1))
+    assert reasons["init.video"][1] == "seed: 0 -> 1"
+
+
+def test_another_seed_leaves_nothing_but_the_corpus(worked_run: Run) -> None:
+    found = states(with_setting(worked_run, "seed", 1))
+    assert {name for name, (state, _) in found.items() if state == "fresh"} == {"shard"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("runs_on.threads", 2),
+        ("runs_on.threads", None),
+        ("runs_on.device", "auto"),
+        ("runs_on.parallel", False),
+        ("extract.workers", 3),
+        ("train.workers", 3),
+        ("train.checkpoint_every", 7),
+        ("corpus.workers", 1),
+        ("corpus.clip_timeout_s", 5.0),
+        ("cluster.k.joint", 9),
+    ],
+)
+def test_where_and_how_fast_the_work_is_done_makes_nothing_stale(worked_run: Run, name: str, value: Any) -> None:
+    assert not_fresh(with_setting(worked_run, name, value)) == {}
+
+
+def test_another_round_adds_nodes_and_touches_the_last_report_only(worked_run: Run) -> None:
+    found = states(with_setting(worked_run, "rounds", 2))
+    missing = {name for name, (state, _) in found.items() if state == "missing"}
+    assert missing == {"train.video of round 1", "train.audio of round 1"} | {
+        name.replace("round 1", "round 2") for name in EVERYTHING_OF_ROUND_1
+    }
+    # What was the last look now tells of a training, too.
+    assert {name for name, (state, _) in found.items() if state == "stale"} == {"report of round 1"}
+
+
+def test_a_round_less_keeps_what_was_before(worked_run: Run) -> None:
+    assert not_fresh(with_setting(worked_run, "rounds", 0)) == {"report of round 0": "stale"}
+
+
+def test_begun_work_is_partial(copy_run: MakeRun) -> None:
+    run, node = copy_run(), Node("label", "audio", 1)
+    wanted = Fingerprints(run).of(node)
+    assert wanted is not None
+    shutil.rmtree(run.directory(node))
+    assert states(run)[str(node)] == ("missing", "")
+    partial_directory(run.directory(node), wanted).mkdir()
+    assert states(run)[str(node)] == ("partial", "will be continued")
+
+
+def test_begun_work_beside_an_old_result_is_partial_and_says_so(copy_run: MakeRun) -> None:
+    node = Node("cluster", "video", 0)
+    run = copy_run(k={"video": 5, "audio": 4})
+    wanted = Fingerprints(run).of(node)
+    assert wanted is not None
+    partial_directory(run.directory(node), wanted).mkdir()
+    assert states(run)[str(node)] == ("partial", "a newer one is begun; the old one is stale")
+
+
+def test_a_lost_file_makes_a_node_stale(copy_run: MakeRun) -> None:
+    run = copy_run()
+    (run.directory(Node("cluster", "video", 0)) / "centroids.npy").unlink()
+    assert states(run)["cluster.video of round 0"] == ("stale", "files are missing or of another size")
+    assert list(not_fresh(run)) == ["cluster.video of round 0"]
+
+
+def test_a_directory_without_a_manifest_is_missing(copy_run: MakeRun) -> None:
+    run = copy_run()
+    (run.directory(Node("train", "audio", 0)) / "manifest.json").unlink()
+    assert states(run)["train.audio of round 0"] == ("missing", "")
+
+
+def test_a_changed_video_makes_everything_stale_and_names_it(copy_run: MakeRun, digits: Path, tmp_path: Path) -> None:
+    videos = tmp_path / "digits"
+    shutil.copytree(digits.parent, videos)
+    run = copy_run(corpus={"videos": str(videos / digits.name)})
+    assert not_fresh(run) == {}
+    changed = sorted(videos.rglob("*.mp4"))[3]
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    found = states(run)
+    assert {state for state, _ in found.values()} == {"stale"}
+    assert found["shard"][1] == f"new or changed source {changed.relative_to(videos)}"
+    assert found["init.video"][1] == "shard changed"
+
+
+def test_a_run_goes_on_when_its_videos_are_gone(copy_run: MakeRun) -> None:
+    assert not_fresh(copy_run(corpus={"videos": "nowhere"})) == {}
+    assert not_fresh(copy_run(corpus={"videos": None})) == {}
+
+
+def test_a_moved_run_is_as_fresh_as_before(copy_run: MakeRun, tmp_path: Path) -> None:
+    run = copy_run()
+    shutil.move(run.root, tmp_path / "elsewhere")
+    assert not_fresh(Run(tmp_path / "elsewhere", run.config)) == {}
+
+
+def test_a_missing_input_is_named_with_the_command_that_makes_it(make_run: MakeRun) -> None:
+    run = make_run()
+    with pytest.raises(StageError) as caught:
+        run_stage(run, Node("extract", "audio", 0))
+    assert str(caught.value) == (
+        "extract.audio of round 0 needs init.audio, which is not there or not up to date. "
+        f"Make it with: xdc stage init {run.root} --modality audio   (or all that is missing: xdc run {run.root})"
+    )
+    assert not run.directory(Node("extract", "audio", 0)).exists()
+
+
+def test_a_stale_input_is_as_bad_as_a_missing_one(copy_run: MakeRun) -> None:
+    run = copy_run(k={"video": 5, "audio": 4})
+    with pytest.raises(
+        StageError, match=r"needs cluster\.video of round 0.*stage cluster .* --modality video --round 0"
+    ):
+        run_stage(run, Node("label", "video", 0))
+
+
+def test_what_is_fresh_is_reused_and_what_was_set_aside_comes_back(copy_run: MakeRun) -> None:
+    run, node = copy_run(), Node("cluster", "video", 0)
+    first = run_stage(run, node)
+    assert first.reused
+    other = run_stage(with_setting(run, "cluster.k.video", 5), node)
+    assert not other.reused
+    assert other.summary["k"] == 5
+    back = run_stage(run, node)
+    assert back.reused
+    assert back.fingerprint == first.fingerprint
+    assert reuse(run, node) == first
+
+
+def test_force_makes_it_anew(copy_run: MakeRun) -> None:
+    run, node = copy_run(), Node("cluster", "audio", 0)
+    before = (run.directory(node) / "centroids.npy").read_bytes()
+    assert not run_stage(run, node, force=True).reused
+    assert (run.directory(node) / "centroids.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("node", "rounds", "message"),
+    [
+        (Node("trian", "video", 0), 1, r"there is no stage 'trian'\. There are: shard, init, extract"),
+        (Node("train", "video", 1), 1, r"no node train\.video of round 1\. There is: train\.video of round 0, train"),
+        (Node("cluster", "joint", 0), 1, r"no node cluster\.joint of round 0\. There is: cluster\.video of round 0"),
+        (Node("extract", "video"), 1, r"no node extract\.video\. .*Use --modality and --round"),
+        (Node("train", "video", 0), 0, r"no node train\.video of round 0\. There is: none, for rounds is 0"),
+    ],
+)
+def test_a_node_that_is_not_in_the_graph_is_refused_with_those_that_are(node: Node, rounds: int, message: str) -> None:
+    config: Config = parse_config({"rounds": rounds}, "a test")
+    with pytest.raises(ConfigError, match=message):
+        check_node(Run(Path("runs/a"), config), node)
+
+
+def test_every_node_of_the_graph_is_accepted(worked_run: Run) -> None:
+    for node in all_nodes(worked_run.config):
+        check_node(worked_run, node)
+    assert SHARD in all_nodes(worked_run.config)

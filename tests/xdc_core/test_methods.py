@@ -1,0 +1,95 @@
+"""Who supervises whom, as in Figure 1 of the XDC paper, and that the graph follows it."""
+
+import pytest
+
+from xdc_core.config import Config, parse_config
+from xdc_core.graph import all_nodes, encoder_node, inputs, round_nodes, setup_nodes
+from xdc_core.methods import METHODS, clustered_from, label_sources, modalities
+from xdc_core.run import Node
+
+# Figure 1: what the heads of (the video encoder, the audio encoder) predict.
+FIGURE_1 = {
+    "sdc": ({"video"}, {"audio"}),
+    "mdc": ({"video", "audio"}, {"audio", "video"}),
+    "cdc": ({"joint"}, {"joint"}),
+    "xdc": ({"audio"}, {"video"}),
+}
+
+
+def config_of(method: str, rounds: int = 2) -> Config:
+    return parse_config({"method": method, "rounds": rounds}, "a test")
+
+
+def test_there_are_the_four_methods_of_the_paper() -> None:
+    assert set(METHODS) == set(FIGURE_1)
+
+
+@pytest.mark.parametrize("method", FIGURE_1)
+def test_heads_are_those_of_figure_1(method: str) -> None:
+    video, audio = FIGURE_1[method]
+    assert {modality: set(heads) for modality, heads in METHODS[method].items()} == {"video": video, "audio": audio}
+    assert all(len(set(heads)) == len(heads) for heads in METHODS[method].values())
+
+
+@pytest.mark.parametrize("method", FIGURE_1)
+def test_only_what_some_head_predicts_is_clustered(method: str) -> None:
+    video, audio = FIGURE_1[method]
+    assert set(label_sources(method)) == video | audio
+    assert len(label_sources(method)) == len(video | audio)
+    assert modalities(method) == ("video", "audio")
+
+
+def test_joint_clusters_come_from_both_modalities_and_others_from_their_own() -> None:
+    assert clustered_from("cdc", "joint") == ("video", "audio")
+    assert clustered_from("xdc", "video") == ("video",)
+    assert clustered_from("mdc", "audio") == ("audio",)
+
+
+@pytest.mark.parametrize("method", FIGURE_1)
+def test_a_training_reads_the_labels_that_its_heads_predict_and_no_others(method: str) -> None:
+    for modality, heads in zip(("video", "audio"), FIGURE_1[method], strict=True):
+        read = inputs(config_of(method), Node("train", modality, 1))
+        assert {node.modality for node in read if node.stage == "label"} == heads
+        assert all(node.round == 1 for node in read if node.stage == "label")
+        # Of features it needs its own only: they tell which clips decode.
+        assert [node for node in read if node.stage == "extract"] == [Node("extract", modality, 1)]
+
+
+@pytest.mark.parametrize("method", FIGURE_1)
+def test_clusters_read_the_features_that_they_are_made_of(method: str) -> None:
+    for source in label_sources(method):
+        read = inputs(config_of(method), Node("cluster", source, 0))
+        assert {node.modality for node in read if node.stage == "extract"} == set(clustered_from(method, source))
+
+
+@pytest.mark.parametrize("method", FIGURE_1)
+def test_encoders_go_on_from_their_own_modality_only(method: str) -> None:
+    config = config_of(method)
+    for modality in ("video", "audio"):
+        assert encoder_node(modality, 0) == Node("init", modality)
+        assert encoder_node(modality, 2) == Node("train", modality, 1)
+        for number in (0, 1):
+            for stage in ("extract", "train"):
+                read = inputs(config, Node(stage, modality, number))
+                made = [node for node in read if node.stage in ("init", "train")]
+                assert made == [encoder_node(modality, number)]
+
+
+@pytest.mark.parametrize(("method", "nodes"), [("sdc", 9), ("mdc", 9), ("cdc", 7), ("xdc", 9)])
+def test_a_round_has_a_node_for_every_stage_and_modality(method: str, nodes: int) -> None:
+    config = config_of(method)
+    assert len(round_nodes(config, 0)) == nodes
+    assert len(round_nodes(config, 2)) == nodes - 2  # The last look trains nothing.
+    assert len(setup_nodes(config)) == 3
+    assert len(list(all_nodes(config))) == 3 + 2 * nodes + nodes - 2
+
+
+@pytest.mark.parametrize("method", FIGURE_1)
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_every_node_comes_after_all_that_it_reads(method: str, rounds: int) -> None:
+    config = config_of(method, rounds)
+    seen: set[Node] = set()
+    for node in all_nodes(config):
+        assert set(inputs(config, node)) <= seen, node
+        assert node not in seen
+        seen.add(node)

@@ -1,0 +1,110 @@
+"""kill -9 in the middle of every stage: the next call goes on and leaves the same bytes as if nothing had happened."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shards.commit import partial_directory, read_manifest
+from xdc_core.graph import Fingerprints, node_state
+from xdc_core.run import Node, Run
+from xdc_core.stage import run_stage
+
+MakeRun = Callable[..., Run]
+ROOT = Path(__file__).resolve().parents[2]
+# What must be there before the kill: the partial directory alone, or something that was finished in it.
+STAGES = [
+    (Node("init", "video"), ""),
+    (Node("extract", "video", 0), "000000.parquet"),
+    (Node("cluster", "audio", 0), ""),
+    (Node("label", "audio", 1), "000000.parquet"),
+    (Node("train", "audio", 0), "checkpoint-*.pt"),
+    (Node("report", None, 1), ""),
+]
+
+
+def killed(run: Run, node: Node, wait_for: str) -> Path:
+    """Start a stage in a process of its own and kill it once `wait_for` is there. Returns the partial directory."""
+    wanted = Fingerprints(run).of(node)
+    assert wanted is not None
+    partial = partial_directory(run.directory(node), wanted)
+    words = [str(word) for word in (node.modality, node.round) if word is not None]
+    for _ in range(5):
+        shutil.rmtree(run.directory(node), ignore_errors=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xdc_core", node.stage, str(run.root), *words],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        deadline = time.monotonic() + 120
+        while not (any(partial.glob(wait_for)) if wait_for else partial.exists()) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.kill()
+        said = process.communicate()[1].decode()
+        if process.returncode == -signal.SIGKILL:
+            return partial
+        assert process.returncode == 0, said  # It was quicker than we were: once more.
+    raise AssertionError(f"{node} ended before it could be killed, five times")
+
+
+def contents(run: Run, node: Node) -> dict[str, bytes]:
+    """The bytes of a node's files, without what tells of time and place."""
+    found = {}
+    for path in sorted(run.directory(node).iterdir()):
+        data = path.read_bytes()
+        if path.name == "metrics.jsonl":
+            lines = [json.loads(line) for line in data.splitlines()]
+            data = json.dumps([{**line, "clips_per_s": None} for line in lines]).encode()
+        if path.name in ("manifest.json", "train.log"):
+            data = b""
+        if path.name.startswith("report."):
+            data = re.sub(rb'("run": "|<title>|<h1>)%b' % run.root.name.encode(), rb"\1NAME", data)
+        found[path.name] = data
+    return found
+
+
+@pytest.mark.parametrize(("node", "wait_for"), STAGES, ids=[node.stage for node, _ in STAGES])
+def test_a_stage_that_was_killed_goes_on_and_ends_with_the_same_bytes(
+    copy_run: MakeRun, worked_run: Run, node: Node, wait_for: str
+) -> None:
+    # Decoding in other processes makes extraction slow enough to be met in the middle; features stay the same.
+    run = copy_run(extract_workers=1)
+    partial = killed(run, node, wait_for)
+    assert partial.is_dir()
+    assert read_manifest(run.directory(node)) is None
+    assert node_state(run, node, Fingerprints(run)) == ("partial", "will be continued")
+
+    survivors = {path: path.stat().st_ino for path in partial.glob("[0-9]*.parquet")}
+    record = run_stage(run, node)
+    assert not record.reused
+    for path, number in survivors.items():  # What was finished before the kill was not made again.
+        assert (run.directory(node) / path.name).stat().st_ino == number
+    assert contents(run, node) == contents(worked_run, node)
+    left = [path.name for path in run.directory(node).parent.iterdir() if path.name.startswith(".")]
+    assert [name for name in left if name != ".stale"] == []
+    assert node_state(run, node, Fingerprints(run)) == ("fresh", "")
+    assert run_stage(run, node).reused
+
+
+def test_wrong_arguments_are_told_without_a_traceback(worked_run: Run, tmp_path: Path) -> None:
+    def call(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([sys.executable, "-m", "xdc_core", *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    assert call() == (2, "`python -m xdc_core STAGE RUN [MODALITY] [ROUND]`: one stage, with nothing around it.\n")
+    code, said = call("trian", str(worked_run.root), "video", "0")
+    assert (code, said.startswith("there is no stage 'trian'")) == (2, True)
+    code, said = call("train", str(worked_run.root), "vdeo", "0")
+    assert (code, "no node train.vdeo of round 0" in said) == (2, True)
+    code, said = call("train", str(tmp_path / "none"), "video", "0")
+    assert (code, "xdc init" in said) == (2, True)

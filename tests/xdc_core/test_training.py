@@ -1,0 +1,314 @@
+"""Training: it learns, it goes on where it was stopped, and several processes do equal work."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from shards.commit import partial_directory
+from shards.errors import ConfigError, StageError
+from shards.index import read_whole_index
+from xdc_core.config import TrainSettings
+from xdc_core.encoder_file import load_encoder
+from xdc_core.graph import Fingerprints, all_nodes, node_state
+from xdc_core.methods import METHODS
+from xdc_core.run import Node, Run
+from xdc_core.stage import run_stage
+from xdc_core.training.assignment import read_assignment
+from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
+from xdc_core.training.heads import EncoderWithHeads
+from xdc_core.training.metrics import append_metrics, read_metrics, rewind_metrics
+from xdc_core.training.optimiser import learning_rate, make_optimizer
+
+MakeRun = Callable[..., Run]
+ROOT = Path(__file__).resolve().parents[2]
+AUDIO = Node("train", "audio", 0)
+
+
+def metrics_of(run: Run, node: Node) -> list[dict[str, Any]]:
+    return read_metrics(run.directory(node) / "metrics.jsonl")
+
+
+def first_loss(run: Run, node: Node) -> float:
+    return float(metrics_of(run, node)[0]["loss"])
+
+
+def last_loss(run: Run, node: Node) -> float:
+    """Of the last three lines."""
+    return float(np.mean([line["loss"] for line in metrics_of(run, node)[-3:]]))
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_the_loss_falls_below_that_of_guessing(copy_run: MakeRun, modality: str) -> None:
+    run, node = copy_run(train_clips=1920), Node("train", modality, 0)
+    record = run_stage(run, node)
+    assert first_loss(run, node) == pytest.approx(math.log(4), abs=0.3)
+    assert last_loss(run, node) < 0.85 * math.log(4)
+    assert record.summary["loss"] < record.summary["first_loss"]
+    assert record.rows == record.summary["clips"] == 1920
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_methods_train_the_heads_of_their_table(copy_run: MakeRun, method: str) -> None:
+    run = copy_run(method=method)
+    for node in (node for node in all_nodes(run.config) if node.round == 0 and node.stage != "report"):
+        run_stage(run, node)
+    for modality, sources in METHODS[method].items():
+        node = Node("train", modality, 0)
+        lines = metrics_of(run, node)
+        assert {name for name in lines[0] if name.startswith("accuracy")} == {f"accuracy_{name}" for name in sources}
+        # The loss is the sum over heads, and all begin with guessing.
+        assert lines[0]["loss"] == pytest.approx(len(sources) * math.log(4), abs=0.3 * len(sources))
+        assert (lines[-1]["step"], lines[-1]["steps"]) == (7, 8)
+        files = {path.name for path in run.directory(node).iterdir()}
+        assert files == {"encoder.safetensors", "metrics.jsonl", "train.log", "manifest.json"}
+
+
+def test_a_training_changes_its_encoder_and_stores_nothing_of_the_heads(worked_run: Run) -> None:
+    before = load_file(worked_run.directory(Node("init", "video")) / "encoder.safetensors")
+    path = worked_run.directory(Node("train", "video", 0)) / "encoder.safetensors"
+    after = load_file(path)
+    assert before.keys() == after.keys()
+    assert not any("head" in name for name in after)
+    changed = [name for name in after if not torch.equal(before[name], after[name])]
+    assert len(changed) == len(after)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"encoder": "r2plus1d_tiny"}
+    load_encoder(path, "r2plus1d_tiny")
+
+
+def test_others_may_read_an_encoder_as_far_as_the_umask_lets_them(worked_run: Run) -> None:
+    directory = worked_run.directory(Node("init", "video"))
+    modes = {(directory / name).stat().st_mode for name in ("encoder.safetensors", "manifest.json")}
+    assert len(modes) == 1
+
+
+def test_heads_are_drawn_anew_every_round_and_encoders_go_on(copy_run: MakeRun) -> None:
+    run = copy_run(method="sdc", rounds=2, train_clips=1280)
+    for node in (node for node in all_nodes(run.config) if node.modality == "audio" and node.round in (0, 1)):
+        run_stage(run, node)
+    after = Node("train", "audio", 1)
+    assert last_loss(run, AUDIO) < 0.85 * math.log(4)
+    assert first_loss(run, after) == pytest.approx(math.log(4), abs=0.3)
+    assert last_loss(run, after) < last_loss(run, AUDIO)  # The encoder, in contrast, is not drawn anew.
+    draws = [read_assignment(run, Node("train", "audio", number)).draws for number in (0, 1)]
+    assert not (draws[0] == draws[1]).all()
+
+
+def test_a_new_head_has_the_configured_deviation_and_depends_on_the_seed(worked_run: Run) -> None:
+    path = worked_run.directory(Node("init", "audio")) / "encoder.safetensors"
+
+    def heads(seed: int, drawn_before: int = 0) -> EncoderWithHeads:
+        torch.manual_seed(drawn_before)
+        encoder = load_encoder(path, worked_run.config.audio.encoder)
+        return EncoderWithHeads(encoder, {"video": 50, "audio": 30}, 0.05, seed)
+
+    model = heads(3)
+    assert model.heads["video"].weight.shape == (50, 64)
+    assert model.heads["video"].weight.std().item() == pytest.approx(0.05, rel=0.1)
+    assert model.heads["video"].weight.mean().item() == pytest.approx(0, abs=0.005)
+    assert not model.heads["audio"].bias.any()
+    assert torch.equal(heads(3, drawn_before=1).heads["audio"].weight, model.heads["audio"].weight)
+    assert not torch.equal(heads(4).heads["audio"].weight, model.heads["audio"].weight)
+    logits = model.eval()(torch.zeros(2, 1, 100, 40))
+    assert {name: tuple(value.shape) for name, value in logits.items()} == {"video": (2, 50), "audio": (2, 30)}
+
+
+def test_what_is_learnt_are_the_labels_of_the_other_modality(worked_run: Run) -> None:
+    task = read_assignment(worked_run, AUDIO)
+    assert task.sources == ("video",)
+    assert task.classes == {"video": 4}
+    assert (task.steps, len(task.draws)) == (8, 128)
+    drawn = np.bincount(task.targets["video"][task.draws], minlength=4)
+    assert np.ptp(drawn[drawn > 0]) <= 1
+
+
+def test_only_splits_to_learn_from_are_learnt_from(make_run: MakeRun) -> None:
+    run = make_run(learn_splits=["train"])
+    for node in (node for node in all_nodes(run.config) if node.round in (None, 0) and node.stage in STAGES_BEFORE):
+        run_stage(run, node)
+    splits = read_whole_index(run.corpus, ["split"])["split"].to_pylist()
+    assert splits.count("test") == 8
+    task = read_assignment(run, AUDIO)
+    assert {splits[row] for row in task.draws} == {"train"}
+    assert (task.targets["video"] >= 0).all()  # The others get labels all the same.
+
+
+STAGES_BEFORE = ("shard", "init", "extract", "cluster", "label")
+
+
+def test_splits_that_do_not_exist_are_told_of_at_once(make_run: MakeRun) -> None:
+    with pytest.raises(
+        StageError, match=r"init\.video: there are 0 clips to learn from\. corpus\.learn_splits is \['v'\]"
+    ):
+        run_stage(make_run(learn_splits=["v"]), Node("init", "video"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_learning_rate(copy_run: MakeRun) -> None:
+    run = copy_run(lr=1e30, train_clips=640)
+    with pytest.raises(StageError, match=r"step \d+: the loss is (nan|inf)\. Lower train\.lr \(now 1e\+30\)"):
+        run_stage(run, AUDIO)
+    assert node_state(run, AUDIO, Fingerprints(run))[0] == "partial"
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(copy_run: MakeRun) -> None:
+    run = copy_run(train_processes=3)
+    with pytest.raises(ConfigError, match=r"train\.batch \(16\) is no multiple of train\.processes \(3\)"):
+        run_stage(run, AUDIO)
+
+
+# --- stopped and continued ---------------------------------------------------------------------------------------
+
+
+def start(run: Run, node: Node) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xdc_core", node.stage, str(run.root), str(node.modality), str(node.round)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def checkpointed_step(directory: Path) -> int:
+    steps = [int(path.stem.split("-")[1]) for path in directory.glob("checkpoint-*.pt")]
+    return max(steps, default=0)
+
+
+def signalled_after(process: subprocess.Popen[str], directory: Path, step: int, number: signal.Signals) -> str:
+    """Send a signal once the checkpoint is beyond `step`; returns what the process said on stderr."""
+    deadline = time.monotonic() + 120
+    while checkpointed_step(directory) <= step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.communicate(timeout=60)[1]
+
+
+@pytest.mark.slow
+def test_a_training_that_was_terminated_and_killed_ends_with_the_same_bytes(copy_run: MakeRun) -> None:
+    settings = {"train_clips": 1600, "checkpoint_every": 4}
+    whole, broken = copy_run(**settings), copy_run(**settings)
+    run_stage(whole, AUDIO)
+    wanted = Fingerprints(broken).of(AUDIO)
+    assert wanted is not None
+    partial = partial_directory(broken.directory(AUDIO), wanted)
+
+    process = start(broken, AUDIO)
+    said = signalled_after(process, partial, 0, signal.SIGTERM)
+    assert process.returncode == 1
+    kept = checkpointed_step(partial)
+    assert f"SIGTERM at step {kept - 1} of 100. The checkpoint of step {kept} is kept." in said
+    assert len(list(partial.glob("checkpoint-*.pt"))) == 1
+    assert node_state(broken, AUDIO, Fingerprints(broken)) == ("partial", "a newer one is begun; the old one is stale")
+
+    process = start(broken, AUDIO)
+    signalled_after(process, partial, kept + 8, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    # As after a kill in the middle of a line.
+    with (partial / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "lo')
+
+    steps: list[int] = []
+    run_stage(broken, AUDIO, progress=lambda done, total, note="": steps.append(done))
+    assert steps[0] > kept + 8
+    one, other = (run.directory(AUDIO) / "encoder.safetensors" for run in (whole, broken))
+    assert one.read_bytes() == other.read_bytes()
+    logged = [line["step"] for line in metrics_of(broken, AUDIO)]
+    assert logged == [line["step"] for line in metrics_of(whole, AUDIO)] == [*range(0, 100, 10), 99]
+    for ours, theirs in zip(metrics_of(whole, AUDIO), metrics_of(broken, AUDIO), strict=True):
+        assert {**ours, "clips_per_s": 0} == {**theirs, "clips_per_s": 0}
+    assert not list(broken.directory(AUDIO).glob("checkpoint*"))
+
+
+def test_two_processes_share_every_batch(copy_run: MakeRun) -> None:
+    run = copy_run(train_processes=2)
+    told: list[int] = []
+    record = run_stage(run, AUDIO, progress=lambda done, total, note="": told.append(done))
+    assert record.summary["steps"] == 8
+    assert record.rows == 128
+    assert told == [1, 8]
+    assert [line["step"] for line in metrics_of(run, AUDIO)] == [0, 7]
+    assert first_loss(run, AUDIO) == pytest.approx(math.log(4), abs=0.3)
+    path = run.directory(AUDIO) / "encoder.safetensors"
+    trained = load_encoder(path, run.config.audio.encoder).state_dict()
+    initial = load_file(run.directory(Node("init", "audio")) / "encoder.safetensors")
+    assert all(torch.isfinite(value).all() for value in trained.values())
+    assert sum(not torch.equal(trained[name], initial[name]) for name in trained) == len(trained)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_replaces_older_ones_and_holds_tensors_and_plain_values_only(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) is None
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, {"model": {"w": torch.full((2,), float(step))}})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000010.pt"]
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded["step"] == 10
+    assert loaded["model"]["w"].tolist() == [10, 10]
+    torch.save({"step": 1, "bad": Path("x")}, tmp_path / "checkpoint-00000011.pt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        load_checkpoint(tmp_path)
+
+
+def test_metrics_are_whole_lines_and_are_rewound_to_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    for step in (0, 10, 20):
+        append_metrics(path, {"step": step})
+    with path.open("a") as file:
+        file.write('{"step": 3')
+    assert [line["step"] for line in read_metrics(path)] == [0, 10, 20]
+    rewind_metrics(path, 15)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 10]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_the_learning_rate_rises_over_the_warm_up_and_never_after(schedule: str) -> None:
+    settings = TrainSettings(schedule=schedule, lr=0.1, warmup=0.1)  # type: ignore[arg-type]
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.01 * (n + 1) for n in range(10)])
+    assert max(rates) == rates[10] == pytest.approx(0.1)
+    assert all(after <= before + 1e-12 for before, after in pairwise(rates[10:]))
+    assert min(rates) > 0
+
+
+def test_the_step_schedule_falls_to_a_tenth_after_each_third() -> None:
+    settings = TrainSettings(schedule="step", lr=1.0, warmup=0)
+    rates = [learning_rate(step, 90, settings) for step in range(90)]
+    assert [round(rates[n], 6) for n in (0, 29, 30, 59, 60, 89)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_the_cosine_ends_near_zero() -> None:
+    settings = TrainSettings(schedule="cosine", lr=1.0, warmup=0)
+    assert learning_rate(50, 100, settings) == pytest.approx(0.5)
+    assert learning_rate(99, 100, settings) < 0.001
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_a_training_of_a_few_steps_has_a_rate_for_each(steps: int, schedule: str) -> None:
+    settings = TrainSettings(schedule=schedule, warmup=0.5)  # type: ignore[arg-type]
+    assert all(learning_rate(step, steps, settings) > 0 for step in range(steps))
+
+
+def test_both_optimisers_take_their_settings() -> None:
+    weights = [torch.nn.Parameter(torch.ones(2))]
+    (group,) = make_optimizer(weights, TrainSettings(momentum=0.8, weight_decay=0.01, lr=0.3)).param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.3, 0.8, 0.01, True)
+    plain = make_optimizer(weights, TrainSettings(momentum=0)).param_groups[0]
+    assert (plain["momentum"], plain["nesterov"]) == (0, False)
+    adamw = make_optimizer(weights, TrainSettings(optimizer="adamw", weight_decay=0.02))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.param_groups[0]["weight_decay"] == 0.02
