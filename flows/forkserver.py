@@ -10,8 +10,9 @@ every child, which under Prefect means Prefect itself, again and again.)
 
 A request is {"id", "run", "stage", "modality", "round", "force", "log"}, or {"cancel": id}. Answers go to stdout as
 lines of JSON: {"ready": true}, {"id", "progress": [done, total, note]}, {"id", "error": [kind, text]}, and at last
-{"id", "exit": code} (negative: the signal). When stdin ends, whatever way the parent ended, the children are told to
-stop (SIGTERM, after GRACE_S seconds SIGKILL); when this process is killed, the kernel kills them.
+{"id", "exit": code} (negative: the signal). When stdin ends, whatever way the parent ended, or when SIGTERM comes,
+the children are told to stop (SIGTERM, after GRACE_S seconds SIGKILL); when this process is killed, the kernel kills
+them.
 """
 
 import importlib
@@ -43,6 +44,8 @@ def main(modules: list[str]) -> None:
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
+    told_to_end: list[int] = []  # SIGTERM to the whole group must leave the children time for a checkpoint.
+    signal.signal(signal.SIGTERM, lambda number, _: told_to_end.append(number))
     send(answers, {"ready": True})
     children: dict[int, int] = {}  # Process id -> request id.
     selector = selectors.DefaultSelector()
@@ -57,6 +60,9 @@ def main(modules: list[str]) -> None:
             data = os.read(key.fd, 65536)
             if key.fd == woken:
                 reap(children, answers)
+                if told_to_end:
+                    end(children, answers)
+                    return
             elif not data:
                 end(children, answers)
                 return
@@ -93,7 +99,7 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
         from xdc_core.parent_death import die_with_parent
 
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGINT):
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         os.setpgid(0, 0)  # Ctrl-C in a terminal is for the parent, which then cancels us.
         die_with_parent(signal.SIGKILL)
