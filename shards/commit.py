@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,11 +186,14 @@ def set_aside(target: Path) -> Path | None:
 def restore(target: Path, fingerprint: str) -> Manifest | None:
     """Bring back a directory that was set aside with this very fingerprint, whole; None where there is none."""
     aside = stale_directory(target, fingerprint)
+    returning = target.with_name(f".{target.name}.{fingerprint[:12]}.returning")
+    if returning.exists() and not aside.exists():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(returning, aside)  # A kill came between the renames below.
     manifest = read_manifest(aside)
     if manifest is None or manifest.fingerprint != fingerprint or missing_files(aside, manifest):
         return None
     # Out of the way first: setting the present one aside must not meet the one that returns.
-    returning = target.with_name(f".{target.name}.{fingerprint[:12]}.returning")
     os.rename(aside, returning)
     set_aside(target)
     os.rename(returning, target)
@@ -217,6 +221,8 @@ def commit(partial: Path, target: Path, manifest: Manifest) -> Manifest:
     set_aside(target)
     os.rename(partial, target)
     _sync(target.parent)
-    for left_over in target.parent.glob(f".{target.name}.*.partial"):
-        shutil.rmtree(left_over)  # Of other fingerprints: nobody will ask for them again.
+    for left_over in list(target.parent.iterdir()):
+        # Of other fingerprints: nobody will ask for them again. A dot in between makes it a neighbour's.
+        if re.fullmatch(re.escape(f".{target.name}.") + r"[^.]+\.partial", left_over.name):
+            shutil.rmtree(left_over)
     return manifest

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import ConfigError
@@ -63,18 +64,24 @@ def list_corpus(videos: Path, label_from_folder: bool = False) -> Listing:
     """List a folder (recursively) or a .csv or .parquet manifest. Order does not depend on the file system.
 
     Raises:
-        ConfigError: `videos` does not exist, is neither, or holds no input at all.
+        ConfigError: `videos` does not exist, is neither, cannot be read, or holds no input at all.
     """
     if videos.is_dir():
         listing = list_folder(videos, label_from_folder)
     elif not videos.exists():
         raise ConfigError(f"corpus.videos: {videos} does not exist. Give a folder of videos or a manifest.")
     elif videos.suffix.lower() == ".csv":
-        with videos.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            listing = list_rows(videos, reader.fieldnames or [], reader)
+        try:
+            with videos.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file)
+                listing = list_rows(videos, reader.fieldnames or [], reader)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ConfigError(f"corpus.videos: {videos} is no CSV file in UTF-8: {error}") from error
     elif videos.suffix.lower() == ".parquet":
-        table = pq.read_table(videos)
+        try:
+            table = pq.read_table(videos)
+        except pa.ArrowInvalid as error:
+            raise ConfigError(f"corpus.videos: {videos} is no Parquet file: {error}") from error
         listing = list_rows(videos, table.column_names, table.to_pylist())
     else:
         raise ConfigError(
@@ -88,15 +95,18 @@ def list_corpus(videos: Path, label_from_folder: bool = False) -> Listing:
 
 
 def list_folder(folder: Path, label_from_folder: bool) -> Listing:
-    """Every file below `folder`; hidden ones and what is no media file by its name are skipped, with a reason."""
+    """Every file below `folder` but hidden ones; what is no media file by its name is rejected, with a reason."""
     sources, rejects = [], []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or any(part.startswith(".") for part in Path(name).parts):
+        linked = path.is_symlink() and path.is_dir()
+        if (path.is_dir() and not linked) or any(part.startswith(".") for part in Path(name).parts):
             continue
         if not _is_unicode(name):
             shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             rejects.append(Reject(shown, "list", "the file's name is not valid UTF-8: rename it"))
+        elif linked:
+            rejects.append(Reject(name, "list", "a link to a folder is not followed: use a manifest for what is in it"))
         elif path.suffix.lower() in MEDIA_SUFFIXES:
             labels = {"label": path.parent.name} if label_from_folder and path.parent != folder else {}
             sources.append(Source(name, labels=labels))
@@ -151,6 +161,8 @@ def _source_of(row: Mapping[str, object], name: str) -> Source:
         raise ValueError("no path")
     if "://" in name or name.startswith("pipe:"):
         raise ValueError("only local files are read, no addresses and no pipes")
+    if "\0" in name:
+        raise ValueError("the path holds a zero byte")
     start_s, end_s = (_seconds(row, column) for column in ("start_s", "end_s"))
     if end_s is not None and end_s <= (start_s or 0.0):
         raise ValueError(f"end_s ({end_s}) is not after start_s ({start_s or 0.0})")

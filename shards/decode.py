@@ -40,7 +40,9 @@ def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the stored picture does not decode: {error}") from error
     if len(frames) < count:
-        raise MediaError(f"the stored picture has {first + len(frames)} frames, {first + count} were asked for")
+        raise MediaError(
+            f"frames {first} to {first + count - 1} were asked for, the stored picture has {len(frames)} of them"
+        )
     return np.stack(frames)
 
 

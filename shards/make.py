@@ -1,18 +1,20 @@
 """The shard stage as one call, and how a corpus compares with the sources it was made from."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.commit import read_manifest
+from shards.commit import Manifest, missing_files, read_manifest
 from shards.corpus import Listing, list_corpus
-from shards.errors import ConfigError
+from shards.errors import ConfigError, StageError
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
 from shards.settings import CorpusSettings, stored_part
 from shards.stage import Identity, Outcome, Record, build, record_of
-from shards.survey import Surveyed, stat_of, survey
+from shards.survey import Surveyed, read_survey, stat_of, survey
 from shards.write import core_count, write_corpus
 
 
@@ -28,19 +30,27 @@ def shard(
     With no `videos`, or when they are no longer there, a committed corpus with the same settings is taken as it is.
 
     Raises:
-        ConfigError: there is nothing to make a corpus from.
-        StageError: too many inputs were rejected.
+        ConfigError: there is nothing to make a corpus from, or the corpus would take the place of the videos.
+        StageError: too many inputs were rejected, or files of the corpus are gone and there are no videos.
     """
     manifest = read_manifest(corpus)
     if videos is None or not videos.exists():
         if manifest is not None and (videos is None or manifest.settings == stored_part(settings)):
-            return record_of(corpus, manifest, reused=True)
+            return _as_it_is(corpus, manifest)
         what = "corpus.videos is not set" if videos is None else f"corpus.videos: {videos} does not exist"
         raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
+    if videos.resolve().is_relative_to(corpus.resolve()):
+        raise ConfigError(
+            f"corpus.path: {corpus} is where corpus.videos ({videos}) lies; the corpus would take its place. "
+            "Give the corpus a directory of its own."
+        )
     listing = list_corpus(videos, settings.label_from_folder)
-    notes = corpus.with_name(f".{corpus.name}.survey.jsonl")
+    notes = survey_notes(corpus)
+    if force:
+        notes.unlink(missing_ok=True)
+    known = [] if force else known_sources(corpus)
     workers = settings.workers or core_count()
-    found = survey(listing, known_sources(corpus), notes, workers, settings.clip_timeout_s, progress)
+    found = survey(listing, known, notes, workers, settings.clip_timeout_s, progress)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
@@ -54,15 +64,31 @@ def shard(
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary)
 
     record = build(corpus, identity, work, force)
-    notes.unlink(missing_ok=True)  # From here on sources.parquet tells the same.
+    if not record.reused:
+        notes.unlink(missing_ok=True)  # From here on sources.parquet tells the same.
     return record
 
 
+def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
+    if lost := missing_files(corpus, manifest):
+        raise StageError(
+            f"{corpus}: {', '.join(lost[:3])} missing or cut off, and there are no videos to make the corpus anew. "
+            "Bring the files back from a copy, or set corpus.videos."
+        )
+    return record_of(corpus, manifest, reused=True)
+
+
+def survey_notes(corpus: Path) -> Path:
+    """Where findings on source files are kept that do not stand in the corpus (yet)."""
+    return corpus.with_name(f".{corpus.name}.survey.jsonl")
+
+
 def known_sources(corpus: Path) -> Iterator[Surveyed]:
-    """The survey that stands in a committed corpus."""
+    """The survey that stands in a committed corpus; nothing where it is damaged."""
     if read_manifest(corpus) is not None:
-        for row in pq.read_table(corpus / "sources.parquet").to_pylist():
-            yield Surveyed(**row)
+        with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid, TypeError):
+            for row in pq.read_table(corpus / "sources.parquet").to_pylist():
+                yield Surveyed(**row)
 
 
 def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSettings) -> tuple[str | None, str]:
@@ -80,14 +106,15 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
         if videos is None or manifest.settings == stored_part(settings):
             return manifest.fingerprint, ""
         return None, f"{videos} is gone, and the settings changed"
-    listing: Listing = list_corpus(videos, settings.label_from_folder)
-    known = {entry.path: entry for entry in known_sources(corpus)}
-    changed = [name for name in sorted({source.path for source in listing.sources}) if not _same(listing, known, name)]
+    listing = list_corpus(videos, settings.label_from_folder)
+    entries = (*known_sources(corpus), *read_survey(survey_notes(corpus)))
+    known = {entry.path: entry for entry in entries if _unchanged(listing, entry)}
+    changed = sorted({source.path for source in listing.sources} - set(known))
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return None, f"new or changed source {changed[0]}{more}"
     return corpus_fingerprint(settings, listing, known), ""
 
 
-def _same(listing: Listing, known: dict[str, Surveyed], name: str) -> bool:
-    return name in known and (known[name].size, known[name].mtime_ns) == stat_of(listing.root / name)
+def _unchanged(listing: Listing, entry: Surveyed) -> bool:
+    return (entry.size, entry.mtime_ns) == stat_of(listing.root / entry.path)

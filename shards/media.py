@@ -5,6 +5,7 @@ timestamps, so they stay aligned whatever the streams' own offsets are.
 """
 
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import PictureType
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from shards.errors import MediaError
 from shards.settings import CorpusSettings
@@ -56,7 +57,8 @@ def _open(path: Path) -> InputContainer:
     if path.stat().st_size == 0:
         raise MediaError("the file is empty")
     try:
-        return av.open(str(path), options={"protocol_whitelist": "file"})
+        # Absolute: FFmpeg takes what precedes a colon for a protocol. Tags may be in any encoding and are not needed.
+        return av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"FFmpeg cannot open it: {error.strerror}") from error
 
@@ -92,7 +94,7 @@ def _origin_s(container: InputContainer) -> float:
 
 def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
     if video.duration and video.time_base:
-        return float(video.duration * video.time_base)
+        return float(((video.start_time or 0) + video.duration) * video.time_base) - _origin_s(container)
     if container.duration:
         return container.duration / av.time_base
     # Streams such as live WebM say nothing: read through the packets.
@@ -142,20 +144,21 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
         MediaError: nothing decodes, the picture is shorter than `min_seconds`, there is no sound in the span,
             or it is digital silence and `settings.silence` is "reject".
     """
-    with _open(path) as container:
-        video, audio = _streams(container)
-        video.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
-        try:
+    try:
+        with _open(path) as container:
+            video, _ = _streams(container)
+            video.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
             mp4, frames, size = _recode_picture(container, video, start_s, end_s, settings)
-            duration_s = frames / settings.fps
-            if frames == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
-                raise MediaError(
-                    f"only {duration_s:.2f} s of picture decoded from {start_s:.2f} s on "
-                    f"(min_seconds is {settings.min_seconds:g})"
-                )
-            sound = _decode_sound(container, audio, start_s, duration_s, settings.sample_rate)
-        except av.FFmpegError as error:
-            raise MediaError(f"decoding failed: {error.strerror}") from error
+        duration_s = frames / settings.fps
+        if frames == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
+            raise MediaError(
+                f"only {duration_s:.2f} s of picture decoded from {start_s:.2f} s on "
+                f"(min_seconds is {settings.min_seconds:g})"
+            )
+        with _open(path) as container:
+            sound = _decode_sound(container, start_s, duration_s, settings.sample_rate)
+    except av.FFmpegError as error:
+        raise MediaError(f"decoding failed: {error.strerror}") from error
     if settings.high_pass_hz:
         sound = _high_pass(sound, settings.high_pass_hz, settings.sample_rate)
     pcm = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16)
@@ -165,9 +168,26 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(pcm))
 
 
-def _seek(container: InputContainer, time_s: float) -> None:
-    """To the key frame before; also rewinds after another stream was decoded."""
-    container.seek(int((time_s + _origin_s(container)) * av.time_base), backward=True)
+def _frames_from(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream, video: av.VideoStream, time_s: float
+) -> Iterator[Any]:
+    """Decoded frames of one stream, beginning with one at or before `time_s` (with the first, where none is).
+
+    The container must have just been opened. Formats without an index (MPEG-TS) take us anywhere, and a decoder
+    needs a key frame to begin with: where what comes out first is too late, we go further back.
+    """
+    origin_s = _origin_s(container)
+    begin_s = float((video.start_time or 0) * (video.time_base or 0)) - origin_s
+    for back_s in (0.0, 1.0, 10.0, math.inf):
+        goal_s = max(begin_s, time_s - back_s)
+        # FFmpeg seeks to pictures: where we want sound before the first one, we must stay at the file's beginning.
+        if back_s or goal_s > begin_s:
+            container.seek(int((goal_s + origin_s) * av.time_base), backward=True)
+        frames: Iterator[Any] = container.decode(stream)
+        first = next(frames, None)
+        if goal_s == begin_s or (first is not None and first.time is not None and first.time - origin_s <= time_s):
+            break
+    return itertools.chain([] if first is None else [first], frames)
 
 
 def _frames_at(
@@ -175,11 +195,10 @@ def _frames_at(
 ) -> Iterator[av.VideoFrame]:
     """For each output time start_s + n / fps before end_s: the last frame at or before it."""
     origin_s = _origin_s(container)
-    _seek(container, start_s)
     slot, slots = 0, max(1, round((end_s - start_s) * fps))
-    slack_s = 0.25 / fps  # Time bases are coarse: a frame a hair late still counts as on time.
+    slack_s = min(0.25 / fps, 0.01)  # Time bases are coarse: a frame a hair late still counts as on time.
     current, current_end = None, 0.0
-    for frame in container.decode(video):
+    for frame in _frames_from(container, video, video, start_s):
         if frame.time is None:
             continue
         time_s = frame.time - origin_s
@@ -232,7 +251,16 @@ def _recode_picture(
 def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> av.VideoFrame:
     quarter_turns = round(frame.rotation / 90) % 4
     if quarter_turns == 0:
-        return scaler.reformat(frame, *size, format="yuv420p", interpolation="AREA", threads=1)
+        # Stored pictures carry no colour tags: without these two, full-range and BT.709 video gets wrong colours.
+        return scaler.reformat(
+            frame,
+            *size,
+            format="yuv420p",
+            interpolation="AREA",
+            dst_colorspace=Colorspace.ITU601,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,
+        )
     rgb: np.ndarray = scaler.reformat(frame, *size, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
     # FFmpeg counts the rotation of the display counter-clockwise, as numpy does.
     turned: Any = np.ascontiguousarray(np.rot90(rgb, quarter_turns))
@@ -269,25 +297,23 @@ def encode_picture(
     return buffer.getvalue(), count, size
 
 
-def _decode_sound(
-    container: InputContainer, audio: av.AudioStream, start_s: float, duration_s: float, sample_rate: int
-) -> np.ndarray:
+def _decode_sound(container: InputContainer, start_s: float, duration_s: float, sample_rate: int) -> np.ndarray:
     """float32 [round(duration_s * sample_rate)], mono in [-1, 1], placed by timestamps, silence where none is.
 
     Raises:
         MediaError: there is not one sample in the span.
     """
+    video, audio = _streams(container)
     origin_s = _origin_s(container)
-    _seek(container, max(0.0, start_s - 0.1))
     sound = np.zeros(round(duration_s * sample_rate), np.float32)
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+    resampler = _mono_resampler(sample_rate)
     position: int | None = None  # Where the next resampled sample goes.
     expected_s, placed = 0.0, 0
 
     def place(frames: list[av.AudioFrame]) -> None:
         nonlocal position, placed
         for frame in frames:
-            samples = frame.to_ndarray().reshape(-1)
+            samples = frame.to_ndarray().reshape(-1) / np.float32(2**31)
             assert position is not None
             first, last = max(position, 0), min(position + len(samples), len(sound))
             if last > first:
@@ -295,7 +321,8 @@ def _decode_sound(
                 placed += last - first
             position += len(samples)
 
-    for frame in container.decode(audio):
+    # Codecs need a little before to be right from the first sample on.
+    for frame in _frames_from(container, audio, video, start_s - 0.1):
         if frame.time is None or not frame.samples or not frame.sample_rate:
             continue
         time_s = frame.time - origin_s
@@ -305,7 +332,7 @@ def _decode_sound(
             # The first frame, or a jump in time: flush what went before and start at the new place.
             if position is not None:
                 place(resampler.resample(None))
-                resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+                resampler = _mono_resampler(sample_rate)
             position = math.floor((time_s - start_s) * sample_rate + 0.5)
             expected_s = time_s
         expected_s += frame.samples / frame.sample_rate
@@ -315,7 +342,12 @@ def _decode_sound(
         place(resampler.resample(None))
     if placed == 0:
         raise MediaError(f"no sound between {start_s:.2f} s and {start_s + duration_s:.2f} s")
-    return np.nan_to_num(sound, nan=0.0, posinf=1.0, neginf=-1.0)
+    return sound
+
+
+def _mono_resampler(sample_rate: int) -> av.AudioResampler:
+    # Whole numbers: only then does FFmpeg mix channels so that the sum of full ones does not clip.
+    return av.AudioResampler(format="s32", layout="mono", rate=sample_rate)
 
 
 def _high_pass(sound: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:

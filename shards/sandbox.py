@@ -2,9 +2,11 @@
 
 import contextlib
 import multiprocessing
+import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,7 +28,8 @@ class _Child:
 
 def _serve(work: Callable[..., Any], pipe: Connection) -> None:
     """The child: take arguments, answer with ("done", result) or ("failed", reason)."""
-    with contextlib.suppress(EOFError, KeyboardInterrupt):  # The parent is gone: so are we.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # The parent is gone: so are we.
         while True:
             arguments = pipe.recv()
             try:
@@ -36,6 +39,14 @@ def _serve(work: Callable[..., Any], pipe: Connection) -> None:
             except Exception as error:  # noqa: BLE001 - hostile files find every path; each costs itself only
                 answer = ("failed", f"{type(error).__name__}: {error}")
             pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    """Even where a decoder hangs, a child does not outlive a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _start(work: Callable[..., Any]) -> _Child:
@@ -54,7 +65,7 @@ def _end(child: _Child) -> None:
 
 def ordered_map(
     work: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int, timeout_s: float
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Do `work(*job)` for each job in `workers` child processes; yield in the order of the jobs.
 
     Yields what `work` returned, or a MediaError: what it raised, or that its process died or took longer than
@@ -82,12 +93,17 @@ def ordered_map(
                 return
             while waiting and len(busy) < workers:
                 idle = next((child for child in children if child.job is None), None)
+                if idle is not None and not idle.process.is_alive():  # Ended from outside, as for lack of memory.
+                    children.remove(idle)
+                    _end(idle)
+                    idle = None
                 if idle is None:
                     idle = _start(work)
                     children.append(idle)
                 idle.job, arguments = waiting.popleft()
                 idle.deadline = time.monotonic() + timeout_s
-                idle.pipe.send(arguments)
+                with contextlib.suppress(ConnectionError):  # It just died: then there is no answer either.
+                    idle.pipe.send(arguments)
                 busy.append(idle)
             patience = max(0.0, min(child.deadline for child in busy) - time.monotonic())
             ready = wait([child.pipe for child in busy], timeout=patience)
@@ -96,7 +112,7 @@ def ordered_map(
                 if child.pipe in ready:
                     try:
                         verdict, value = child.pipe.recv()
-                    except EOFError:
+                    except (EOFError, OSError):  # Closed, reset, or cut off in the middle of an answer.
                         child.process.join()
                         verdict, value = "failed", f"the decoder crashed (exit {child.process.exitcode})"
                         children.remove(child)

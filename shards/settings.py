@@ -46,11 +46,16 @@ class CorpusSettings(BaseModel):
     clip_timeout_s: Positive = Field(120.0, description="a file or clip that takes longer is rejected")
 
     @model_validator(mode="after")
-    def _lengths(self) -> "CorpusSettings":
+    def _fit_together(self) -> "CorpusSettings":
         if self.min_seconds > self.clip_seconds:
             raise ValueError(
                 f"min_seconds ({self.min_seconds}) is larger than clip_seconds ({self.clip_seconds}): "
                 "no clip could ever be kept"
+            )
+        if self.high_pass_hz is not None and self.high_pass_hz >= self.sample_rate / 2:
+            raise ValueError(
+                f"high_pass_hz ({self.high_pass_hz}) must be below half of sample_rate ({self.sample_rate}): "
+                "no sound would be left"
             )
         return self
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def read_survey(path: Path) -> Iterator[Surveyed]:
 
 def survey(
     listing: Listing,
-    known: Iterator[Surveyed] | list[Surveyed],
+    known: Iterable[Surveyed],
     notes: Path,
     workers: int,
     timeout_s: float,
@@ -85,6 +85,8 @@ def survey(
         if (entry.size, entry.mtime_ns) == stat_of(listing.root / entry.path)
     }
     unknown = [name for name in names if name not in found]
+    if not unknown:
+        return {name: found[name] for name in names}
     notes.parent.mkdir(parents=True, exist_ok=True)
     answers = ordered_map(survey_file, ((str(listing.root), name) for name in unknown), workers, timeout_s)
     with notes.open("a", encoding="utf-8") as file:

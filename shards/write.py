@@ -1,5 +1,6 @@
 """The shard stage: sources -> clips -> tars with an index each, rejects, and a plan. Resumes at the next shard."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -72,20 +73,21 @@ def write_corpus(
     clips = ordered_map(cut_clip, jobs, settings.workers or core_count(), settings.clip_timeout_s)
     done, rejected = len(plan.clips) - len(wanted), 0
     progress(done, len(plan.clips), "clips")
-    for number in todo:
-        rejects: list[Reject] = []
-        with new_file(out / f"{shard_name(number)}.tar") as temporary:
-            rows = []
-            for row in _write_tar(temporary, planned[number], clips, plan, settings, rejects):
-                rows.append(row)
-                done += 1
-                progress(done, len(plan.clips), f"clips, {rejected + len(rejects)} rejected")
-            _add_offsets(temporary, rows)
-        done, rejected = done + len(rejects), rejected + len(rejects)
-        # The index comes last: where it is, tar and rejects are too.
-        write_json(out / f"{shard_name(number)}.rejects.json", [asdict(reject) for reject in rejects])
-        schema = index_schema(plan.label_names)
-        write_parquet(out / f"{shard_name(number)}.parquet", pa.Table.from_pylist(rows, schema))
+    with contextlib.closing(clips):  # The children end here, also when something fails.
+        for number in todo:
+            rejects: list[Reject] = []
+            with new_file(out / f"{shard_name(number)}.tar") as temporary:
+                rows = []
+                for row in _write_tar(temporary, planned[number], clips, plan, settings, rejects):
+                    rows.append(row)
+                    done += 1
+                    progress(done, len(plan.clips), f"clips, {rejected + len(rejects)} rejected")
+                _add_offsets(temporary, rows)
+            done, rejected = done + len(rejects), rejected + len(rejects)
+            # The index comes last: where it is, tar and rejects are too.
+            write_json(out / f"{shard_name(number)}.rejects.json", [asdict(reject) for reject in rejects])
+            schema = index_schema(plan.label_names)
+            write_parquet(out / f"{shard_name(number)}.parquet", pa.Table.from_pylist(rows, schema))
     return _finish(plan, settings, out)
 
 

@@ -39,14 +39,15 @@ def write_video(
     video_codec: str = "libx264",
     audio_codec: str = "aac",
     pix_fmt: str = "yuv420p",
-    rotation: int = 0,
     pixel_aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
+    pause_s: tuple[float, float] | None = None,
 ) -> Path:
     """Write a video. `sound` is float32 [samples] or [channels, samples]; no frames or no sound: no such stream.
 
     `times_s` says when each frame is shown (default: every 1 / fps); the container's kind is that of the suffix.
+    `pause_s`: the file holds no sound between these times (for audio codecs without frames of their own).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as output:
@@ -61,8 +62,6 @@ def write_video(
             video.codec_context.time_base = Fraction(1, 1000 if times_s else fps)
             if pixel_aspect:
                 video.codec_context.sample_aspect_ratio = pixel_aspect
-            if rotation:
-                video.set_display_rotation(rotation)
         if sound is not None:
             sound = np.atleast_2d(sound)
             layout = {1: "mono", 2: "stereo"}[len(sound)]
@@ -76,10 +75,13 @@ def write_video(
                 packets += video.encode(picture)
             packets += video.encode(None)
         if sound is not None:
-            block = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound, np.float32), format="fltp", layout=layout)
-            block.sample_rate, block.time_base = sample_rate, Fraction(1, sample_rate)
-            block.pts = round(sound_start_s * sample_rate)
-            packets += audio.encode(block)
+            first, last = (round(at_s * sample_rate) for at_s in pause_s or (0, 0))
+            for begin, part in ((0, sound[:, :first]), (last, sound[:, last:])):
+                if part.size:
+                    block = av.AudioFrame.from_ndarray(np.ascontiguousarray(part, np.float32), "fltp", layout)
+                    block.sample_rate, block.time_base = sample_rate, Fraction(1, sample_rate)
+                    block.pts = round(sound_start_s * sample_rate) + begin
+                    packets += audio.encode(block)
             packets += audio.encode(None)
         packets.sort(key=lambda packet: packet.dts * packet.time_base)
         output.mux(packets)

@@ -18,6 +18,7 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from shards.commit import read_manifest
 from shards.index import read_whole_index, shard_names
 from shards.progress import silent
+from xdc_core.config import load_config
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.labels import read_labels
 from xdc_core.report.stage import report
@@ -126,6 +127,13 @@ def test_the_report_says_of_what_it_is(worked_run: Run) -> None:
     found = report_of(worked_run, 1)
     assert (found["run"], found["round"], found["rounds"], found["method"]) == ("run", 1, 1, "xdc")
     assert found["corpus"]["clips"] == 48
+
+
+@ROUNDS
+def test_the_configuration_of_the_round_is_kept_beside_the_report(worked_run: Run, number: int) -> None:
+    kept = worked_run.directory(Node("report", None, number)) / "xdc.yaml"
+    assert load_config(kept) == worked_run.config
+    assert f"with which round {number} was done" in kept.read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):

@@ -76,8 +76,8 @@ def contents(run: Run, node: Node) -> dict[str, bytes]:
 def test_a_stage_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     copy_run: MakeRun, worked_run: Run, node: Node, wait_for: str
 ) -> None:
-    # Decoding in other processes makes extraction slow enough to be met in the middle; features stay the same.
-    run = copy_run(extract_workers=1)
+    # Decoding in another process makes extraction slow enough to be met in the middle; features stay the same.
+    run = copy_run(extract_workers=int(node.stage == "extract"))
     partial = killed(run, node, wait_for)
     assert partial.is_dir()
     assert read_manifest(run.directory(node)) is None
