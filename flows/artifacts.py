@@ -4,8 +4,9 @@ import json
 import re
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
 
+from shards.commit import read_manifest
 from xdc_core.run import Node, Run
 
 
@@ -19,9 +20,19 @@ def publish_round(run: Run, node: Node) -> None:
     directory = run.directory(node)
     facts = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     name = facts["run"]
-    create_table_artifact(facts["history"], artifact_key(name, "rounds"), f"Rounds 0 to {facts['round']} of {name}")
-    create_table_artifact(cluster_sizes(facts), artifact_key(name, "cluster-sizes"), f"Round {facts['round']}")
-    create_markdown_artifact(summary(facts, run), artifact_key(name, "summary"), f"Round {facts['round']} of {name}")
+    about = f"Round {facts['round']} of {name}, {node_fingerprint(run, node)}"
+    latest = Artifact.get(artifact_key(name, "summary"))
+    if isinstance(latest, Artifact) and latest.description == about:
+        return  # Shown already: a reuse makes no history.
+    create_table_artifact(facts["history"], artifact_key(name, "rounds"), about)
+    create_table_artifact(cluster_sizes(facts), artifact_key(name, "cluster-sizes"), about)
+    create_markdown_artifact(summary(facts, run), artifact_key(name, "summary"), about)
+
+
+def node_fingerprint(run: Run, node: Node) -> str:
+    """The first digits of what is committed."""
+    manifest = read_manifest(run.directory(node))
+    return manifest.fingerprint[:12] if manifest else ""
 
 
 def cluster_sizes(facts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,8 +10,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from shards.commit import read_manifest
 from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress, silent
+from shards.stage import Record, record_of
 from xdc_core.run import Node, Run
 
 # Two servers, because faiss brings other CUDA libraries than torch: no process has both. What comes later is what a
@@ -69,10 +71,15 @@ class Server:
         for waiting in list(self._waiting.values()):
             waiting.put(None)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> bool:
+        """Whether it could be sent: not to a server that is dead or being closed."""
         assert self._process.stdin is not None
         with self._lock:
-            self._process.stdin.write(json.dumps(message) + "\n")
+            try:
+                self._process.stdin.write(json.dumps(message) + "\n")
+            except (OSError, ValueError):
+                return False
+        return True
 
     @property
     def process_id(self) -> int:
@@ -84,8 +91,8 @@ class Server:
         """Whether it can take requests."""
         return self._process.poll() is None
 
-    def run(self, request: dict[str, Any], progress: Progress) -> None:
-        """Have a child do a stage; returns when it is done.
+    def run(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """Have a child do a stage; returns its record (without the summary) when it is done.
 
         Raises:
             StageError, ConfigError, Busy: what the stage raised, or that its process died.
@@ -95,8 +102,11 @@ class Server:
         answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._waiting[number] = answers
         error: XdcError | None = None
+        record: dict[str, Any] = {}
+        ended = False
         try:
-            self._send(request | {"id": number})
+            if not self._send(request | {"id": number}):
+                raise StageError("the process that starts the stages is gone; run this again.")
             while True:
                 match answers.get():
                     case None:
@@ -105,26 +115,33 @@ class Server:
                         )
                     case {"progress": [done, total, note]}:
                         progress(done, total, note)
+                    case {"record": found}:
+                        record = found
                     case {"error": ["defect", text]}:
                         error = StageError(f"{text}. This is a defect of xdc; the traceback is in {request['log']}")
                     case {"error": [kind, text]}:
                         error = ERRORS.get(kind, StageError)(text)
                     case {"exit": 0}:
-                        return
+                        return record
                     case {"exit": code}:
+                        ended = True
                         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
                         raise error or StageError(f"the stage's process {how}; see {request['log']}, and run again.")
         except BaseException:
-            if self.alive:
+            if not ended:
                 self._send({"cancel": number})
             raise
         finally:
             del self._waiting[number]
 
-    def close(self) -> None:
-        """End it and its children; waits until they are gone."""
+    def end(self) -> None:
+        """Tell it to end its children and itself."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with self._lock:
+            self._process.stdin.close()
+
+    def wait(self) -> None:
+        """Until it and its children are gone."""
         self._process.wait()
 
 
@@ -134,10 +151,13 @@ class Children:
     def __init__(self) -> None:
         self._servers: dict[tuple[str, ...], Server] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     def server(self, modules: tuple[str, ...]) -> Server:
         """The server that has imported these modules. Returns at once; its imports go on by themselves."""
         with self._lock:
+            if self._closed:
+                raise StageError("not started: the run is being stopped.")
             if modules not in self._servers or not self._servers[modules].alive:
                 self._servers[modules] = Server(modules)
             return self._servers[modules]
@@ -147,7 +167,14 @@ class Children:
         for modules in (TORCH, FAISS):
             self.server(modules)
 
-    def run_stage(self, run: Run, node: Node, force: bool = False, progress: Progress = silent) -> None:
+    def run_stage(
+        self,
+        run: Run,
+        node: Node,
+        force: bool = False,
+        progress: Progress = silent,
+        corpus_fingerprint: str | None = None,
+    ) -> Record:
         """`xdc_core.stage.run_stage` in a child. Prints of the stage go to the run's logs/."""
         request = {
             "run": str(run.root.resolve()),
@@ -155,15 +182,25 @@ class Children:
             "modality": node.modality,
             "round": node.round,
             "force": force,
+            "corpus": corpus_fingerprint,
             "log": str(log_path(run, node)),
         }
-        self.server(SERVER_OF.get(node.stage, FAISS)).run(request, progress)
+        found = self.server(SERVER_OF.get(node.stage, FAISS)).run(request, progress)
+        manifest = read_manifest(Path(found["path"]))
+        if manifest is None or manifest.fingerprint != found["fingerprint"]:
+            raise StageError(f"{node}: {found['path']} was replaced by something else as soon as it was finished.")
+        return record_of(Path(found["path"]), manifest, found["reused"])
 
     def close(self) -> None:
-        """End all servers and their children."""
+        """End all servers and their children, and start no more; waits until they are gone."""
         with self._lock:
-            while self._servers:
-                self._servers.popitem()[1].close()
+            self._closed = True
+            servers = list(self._servers.values())
+            self._servers.clear()
+        for server in servers:
+            server.end()
+        for server in servers:
+            server.wait()
 
 
 def log_path(run: Run, node: Node) -> Path:

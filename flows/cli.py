@@ -104,21 +104,28 @@ def digits(
 
 
 @app.command()
-def run(run: RunArgument) -> None:
+def run(run: RunArgument, as_json: JsonOption = False) -> None:
     """Do all rounds of a run, or go on with them."""
-    with told_to_people():
-        from flows.run_here import run_flow
-
-        run_flow(run, whole=True, number=None)
+    do_rounds(run, whole=True, number=None, as_json=as_json)
 
 
 @app.command("round")
-def one_round(run: RunArgument, round: RoundOption = None) -> None:
+def one_round(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
     """Do one round  [default: the first that is not finished]."""
+    do_rounds(run, whole=False, number=round, as_json=as_json)
+
+
+def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None:
+    """Work, then say what was learnt."""
     with told_to_people():
         from flows.run_here import run_flow
+        from flows.summary import print_summary
 
-        run_flow(run, whole=False, number=round)
+        facts = run_flow(run, whole, number)
+        if as_json:
+            print(json.dumps(facts, indent=2))
+        else:
+            print_summary(run, facts)
 
 
 @app.command()

@@ -4,8 +4,13 @@ import importlib.metadata
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
+
+from flows.prefect_defaults import set_defaults
+from flows.temporary_server import answers, temporary_server
+from shards.errors import XdcError
 
 PACKAGES = (
     "torch", "torchaudio", "torchvision", "faiss-gpu", "faiss-cpu", "av", "pyarrow", "webdataset", "prefect", "fastapi",
@@ -55,8 +60,10 @@ def packages() -> list[dict[str, str]]:
 
 def codecs() -> list[dict[str, str]]:
     """FFmpeg's libraries inside PyAV."""
-    import av
-
+    try:
+        import av
+    except (ImportError, OSError) as error:
+        return [finding("FFmpeg", "broken", f"PyAV does not load: {error}. Install with: make install")]
     rows = [finding("FFmpeg", "works", f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")]
     for name, mode in CODECS:
         verb = "encodes" if mode == "w" else "decodes"
@@ -105,23 +112,27 @@ def memory_and_disk() -> dict[str, str]:
 
 def prefect_server() -> dict[str, str]:
     """Whether a server is set, and answers."""
-    from flows.prefect_defaults import set_defaults
-
     set_defaults(quiet=True)
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    if not url:
-        return finding("Prefect", "absent", "no server is set: a temporary one serves (prefect server start for more)")
-    import httpx
-
     try:
-        httpx.get(f"{url}/health", timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
-        return finding(
-            "Prefect", "broken", f"the server at {url} does not answer ({error}): start it, or unset its URL"
-        )
+        from prefect.settings import PREFECT_API_URL
+    except ImportError as error:
+        return finding("Prefect", "broken", f"does not load: {error}. Install with: make install")
+    if not (url := PREFECT_API_URL.value()):
+        return temporary_prefect_server()
+    if not answers(url):
+        return finding("Prefect", "broken", f"the server at {url} does not answer: start it, or unset PREFECT_API_URL")
     return finding("Prefect", "works", f"server at {url}")
+
+
+def temporary_prefect_server() -> dict[str, str]:
+    """Start one, as a command without a server does: wrong versions of what it needs show only there."""
+    started = time.monotonic()
+    try:
+        with temporary_server():
+            seconds = time.monotonic() - started
+            return finding("Prefect", "works", f"no server is set; a temporary one starts in {seconds:.0f} s")
+    except XdcError as error:
+        return finding("Prefect", "broken", str(error))
 
 
 def print_findings(findings: list[dict[str, Any]]) -> None:

@@ -8,11 +8,11 @@ Importing torch takes seconds, and a round starts a dozen children. This process
 threads, so a fork of it is a clean start. (The standard library's fork server imports the parent's main module in
 every child, which under Prefect means Prefect itself, again and again.)
 
-A request is {"id", "run", "stage", "modality", "round", "force", "log"}, or {"cancel": id}. Answers go to stdout as
-lines of JSON: {"ready": true}, {"id", "progress": [done, total, note]}, {"id", "error": [kind, text]}, and at last
-{"id", "exit": code} (negative: the signal). When stdin ends, whatever way the parent ended, or when SIGTERM comes,
-the children are told to stop (SIGTERM, after GRACE_S seconds SIGKILL); when this process is killed, the kernel kills
-them.
+A request is {"id", "run", "stage", "modality", "round", "force", "corpus", "log"}, or {"cancel": id}. Answers go to
+stdout as lines of JSON: {"id", "progress": [done, total, note]}, {"id", "error": [kind, text]} or {"id", "record"}, and
+at last {"id", "exit": code} (negative: the signal). When stdin ends, whatever way the parent ended, or when SIGTERM
+comes, the children are told to stop (SIGTERM, after GRACE_S seconds SIGKILL); when this process is killed, the kernel
+kills them.
 """
 
 import importlib
@@ -23,6 +23,7 @@ import selectors
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +34,7 @@ LINE_BYTES = 4096
 
 def main(modules: list[str]) -> None:
     """Serve until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
     answers = os.dup(1)
     os.dup2(2, 1)  # Whatever a library prints must not land among the answers.
     later = modules[modules.index("--later") + 1 :] if "--later" in modules else []
@@ -43,10 +45,8 @@ def main(modules: list[str]) -> None:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
     told_to_end: list[int] = []  # SIGTERM to the whole group must leave the children time for a checkpoint.
     signal.signal(signal.SIGTERM, lambda number, _: told_to_end.append(number))
-    send(answers, {"ready": True})
     children: dict[int, int] = {}  # Process id -> request id.
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ)
@@ -136,7 +136,7 @@ def work(request: dict[str, Any], answers: int) -> int:
 
     node = Node(request["stage"], request["modality"], request["round"])
     try:
-        run_stage(open_run(request["run"]), node, request["force"], progress)
+        record = run_stage(open_run(request["run"]), node, request["force"], progress, request["corpus"])
     except XdcError as error:
         print(f"{node}: {error}", file=sys.stderr)
         send(answers, {"id": number, "error": [type(error).__name__, str(error)]})
@@ -145,6 +145,8 @@ def work(request: dict[str, Any], answers: int) -> int:
         traceback.print_exc()
         send(answers, {"id": number, "error": ["defect", f"{type(error).__name__}: {error}"]})
         return 1
+    # The summary may be longer than a line; who wants it finds it in the manifest.
+    send(answers, {"id": number, "record": asdict(record) | {"summary": {}}})
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from shards.errors import XdcError
 from shards.stage import Record
 from xdc_core.run import Node
 
@@ -15,7 +16,7 @@ class Listener(Protocol):
     def finished(self, node: Node, record: Record) -> None:
         """A stage is done, or was reused."""
 
-    def failed(self, node: Node, reason: str) -> None:
+    def failed(self, node: Node, error: XdcError) -> None:
         """A stage failed."""
 
 

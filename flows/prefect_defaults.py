@@ -9,7 +9,7 @@ DEFAULTS = {
     "DO_NOT_TRACK": "1",
 }
 # For the xdc command, which tells about progress itself.
-QUIET = {"PREFECT_LOGGING_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"}
+QUIET = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"}
 
 
 def set_defaults(quiet: bool = False) -> None:

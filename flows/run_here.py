@@ -1,17 +1,24 @@
 """Flows and stages started from the command line, in this process."""
 
+import signal
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from flows.children import CHILDREN
 from flows.prefect_defaults import set_defaults
-from flows.summary import print_summary, read_report
+from flows.rounds import check_round, next_round
+from flows.summary import read_report
+from flows.temporary_server import prefect_server
 from flows.terminal import shown
-from shards.errors import StageError
-from xdc_core.graph import Fingerprints, all_nodes, node_state, round_nodes, setup_nodes
+from shards.errors import Busy, ConfigError, XdcError
+from xdc_core.graph import Fingerprints, all_nodes, check_node, node_state, round_nodes, setup_nodes
 from xdc_core.run import Node, Run, open_run
+from xdc_core.stage import reuse
 
 
 def _all_fresh(run: Run, nodes: list[Node]) -> bool:
@@ -19,74 +26,79 @@ def _all_fresh(run: Run, nodes: list[Node]) -> bool:
     return all(node_state(run, node, fingerprints)[0] == "fresh" for node in nodes)
 
 
-def run_flow(root: Path, whole: bool, number: int | None) -> None:
+def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:
     """Run the flow `xdc` (whole) or `xdc-round`, with Prefect's server if one is set, else a temporary one.
 
-    Where everything is fresh Prefect is not even started.
+    Where everything is fresh Prefect is not even started. Returns the facts of the last report.
 
     Raises:
-        typer.Exit: with 1 where a stage failed (its reason has been shown).
+        typer.Exit: stages failed (their reasons have been shown); the code says how.
+        XdcError: Prefect's server does not answer.
     """
     run = open_run(root)
     if whole:
         wanted = list(all_nodes(run.config))
     else:
-        from flows.rounds import check_round, next_round
-
         number = next_round(run) if number is None else check_round(run, number)
         wanted = [*setup_nodes(run.config), *round_nodes(run.config, number)]
     if _all_fresh(run, wanted):
-        print(f"Everything is fresh: {len(wanted)} stages.")
+        print(f"Everything is fresh: {len(wanted)} stages.", file=sys.stderr)
     else:
         set_defaults(quiet=True)
-        from flows.children import CHILDREN
-
+        # A plain kill ends the children and the temporary server like Ctrl-C does.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         CHILDREN.warm_up()  # Their imports go on while Prefect starts.
         try:
             with shown() as listener:
-                print(
-                    "Starting Prefect (some seconds; up to a minute the first time on a slow machine) ...", flush=True
-                )
-                if whole:
-                    from flows.xdc import xdc
+                print("Starting Prefect (some seconds; up to a minute on a slow machine) ...", file=sys.stderr)
+                with prefect_server():
+                    if whole:
+                        from flows.xdc import xdc
 
-                    state = xdc(str(root), return_state=True)
-                else:
-                    from flows.xdc_round import xdc_round
+                        state = xdc(str(root), return_state=True)
+                    else:
+                        from flows.xdc_round import xdc_round
 
-                    state = xdc_round(str(root), number, return_state=True)
+                        state = xdc_round(str(root), number, return_state=True)
         finally:
             CHILDREN.close()
         if not state.is_completed():
-            print(f"Not finished: {state.message}")
-            print(f"What is done is kept. Put right what failed (logs: {root}/logs), then run the same command again.")
-            raise typer.Exit(1)
+            print(f"Not finished: {state.message}", file=sys.stderr)
+            print(
+                f"What is done is kept. Put right what failed (logs: {root}/logs), then run the same command again.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(exit_code(listener.errors))
         if listener.reused:
-            print(f"{listener.reused} stages were fresh and reused.")
-    print_summary(root, read_report(root, None if whole else number))
+            print(f"{listener.reused} stages were fresh and reused.", file=sys.stderr)
+    return read_report(root, None if whole else number)
+
+
+def exit_code(errors: Sequence[XdcError]) -> int:
+    """Of a command that failed: 3 where all there was is that others were at it, 2 for the configuration, else 1."""
+    if errors and all(isinstance(error, Busy) for error in errors):
+        return 3
+    if errors and all(isinstance(error, ConfigError) for error in errors):
+        return 2
+    return 1
 
 
 def run_one(
     root: Path, stage: str, modality: str | None, number: int | None, force: bool, show: bool
 ) -> dict[str, Any]:
     """Do one stage in a child process, without Prefect. Returns its record."""
-    from flows.children import CHILDREN
-    from xdc_core.graph import check_node
-    from xdc_core.stage import reuse
-
     run, node = open_run(root), Node(stage, modality, number)
     check_node(run, node)
     if force or (record := reuse(run, node)) is None:
         try:
             with shown() as listener:
-                CHILDREN.run_stage(
-                    run, node, force, lambda done, total, note="": listener.progress(node, done, total, note)
-                )
+
+                def progress(done: int, total: int, note: str = "") -> None:
+                    listener.progress(node, done, total, note)
+
+                record = CHILDREN.run_stage(run, node, force, progress)
         finally:
             CHILDREN.close()
-        record = reuse(run, node)
-        if record is None:
-            raise StageError(f"{node} was done, but its directory does not check out.")
         if show:
             print(f"{node}: {record.rows} rows, {record.seconds:.1f} s. See {record.path}")
     elif show:

@@ -3,7 +3,8 @@
 import contextlib
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.logging import get_logger
 from prefect.states import Completed
 
 from flows.artifacts import artifact_key, publish_round
@@ -18,6 +20,7 @@ from flows.children import CHILDREN
 from flows.listeners import LISTENERS
 from shards.errors import XdcError
 from shards.stage import Record
+from xdc_core.graph import Fingerprints
 from xdc_core.run import Node, open_run
 from xdc_core.stage import reuse
 
@@ -41,52 +44,61 @@ class ProgressArtifact:
             return
         share, text = 100.0 * done / max(total, 1), f"{self.node}: {done} of {total} {note}"
         self.updated = now
-        if self.artifact is None:
-            # From synchronous code it is no coroutine, whatever its signature says.
-            self.artifact = cast(UUID, create_progress_artifact(share, key=self.key, description=text))
-        else:
-            update_progress_artifact(self.artifact, share, description=text)
+        with only_reported(text):
+            if self.artifact is None:
+                # From synchronous code it is no coroutine, whatever its signature says.
+                self.artifact = cast(UUID, create_progress_artifact(share, key=self.key, description=text))
+            else:
+                update_progress_artifact(self.artifact, share, description=text)
 
     def finish(self) -> None:
         """Leave it at 100 %."""
         if self.artifact is not None:
-            update_progress_artifact(self.artifact, 100.0, description=f"{self.node}: done")
+            with only_reported(str(self.node)):
+                update_progress_artifact(self.artifact, 100.0, description=f"{self.node}: done")
 
 
 # Held by the stage at work where the configuration wants one at a time.
 ONE_AT_A_TIME = threading.Lock()
 
 
+@contextmanager
+def only_reported(what: str) -> Iterator[None]:
+    """Whatever goes wrong in telling Prefect of something must not undo the work that it is about."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - a server that is down, locked or restarting raises all kinds
+        get_logger("xdc").warning("%s could not be shown in Prefect: %s", what, error)
+
+
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, persist_result=False)
-def do_node(run: str, node: Node, force: bool = False) -> State[Any] | Record:
+def do_node(run: str, node: Node, force: bool = False, shard: Record | None = None) -> State[Any] | Record:
     """Do one node. The manifest is the truth: a fresh one gives the state Cached, whatever Prefect remembers.
+
+    `shard` is the record of the corpus in this flow run, where it is known: the sources are then not listed again.
 
     Raises:
         XdcError: the stage failed; what it had finished is kept.
     """
     opened = open_run(run)
-    if not force and (record := reuse(opened, node)):
-        for listener in LISTENERS:
-            listener.finished(node, record)
-        return Completed(name="Cached", message=f"reused {record.path}", data=record)
-    progress = ProgressArtifact(opened.root.resolve().name, node)
-    alone = contextlib.nullcontext() if opened.config.runs_on.parallel else ONE_AT_A_TIME
-    try:
-        with alone:
-            CHILDREN.run_stage(opened, node, force, progress)
-    except XdcError as error:
-        for listener in LISTENERS:
-            listener.failed(node, str(error))
-        raise
-    progress.finish()
-    made = reuse(opened, node)
-    if made is None:
-        raise XdcError(
-            f"{node} was done, but its directory does not check out. Did something else change it meanwhile?"
-        )
+    corpus = shard.fingerprint if shard else None
+    record = None if force else reuse(opened, node, Fingerprints(opened, corpus))
+    if record is None:
+        progress = ProgressArtifact(opened.root.resolve().name, node)
+        alone = contextlib.nullcontext() if opened.config.runs_on.parallel else ONE_AT_A_TIME
+        try:
+            with alone:
+                record = CHILDREN.run_stage(opened, node, force, progress, corpus)
+        except XdcError as error:
+            for listener in LISTENERS:
+                listener.failed(node, error)
+            raise
+        progress.finish()
     if node.stage == "report":
-        publish_round(opened, node)
-    made = replace(made, reused=False)
+        with only_reported(str(node)):
+            publish_round(opened, node)
     for listener in LISTENERS:
-        listener.finished(node, made)
-    return made
+        listener.finished(node, record)
+    if record.reused:
+        return Completed(name="Cached", message=f"reused {record.path}", data=record)
+    return record

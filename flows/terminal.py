@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from shards.errors import XdcError
 from shards.stage import Record
 from xdc_core.run import Node
 
@@ -28,6 +29,7 @@ class TerminalListener:
         self.tasks: dict[Node, TaskID] = {}
         self.told: dict[Node, float] = {}
         self.reused = 0
+        self.errors: list[XdcError] = []
         self.lock = threading.Lock()
 
     def _print(self, text: str) -> None:
@@ -56,15 +58,16 @@ class TerminalListener:
                 return
             self._print(f"{node}: {record.rows} rows, {record.seconds:.1f} s{_rejects(record)}")
 
-    def failed(self, node: Node, reason: str) -> None:
+    def failed(self, node: Node, error: XdcError) -> None:
         """A line."""
         with self.lock:
             self._remove(node)
-            self._print(f"{node}: FAILED. {reason}")
+            self.errors.append(error)
+            self._print(f"{node}: FAILED. {error}")
 
     def _remove(self, node: Node) -> None:
         if self.bars and node in self.tasks:
-            self.bars.remove_task(self.tasks[node])
+            self.bars.remove_task(self.tasks.pop(node))
 
 
 def _rejects(record: Record) -> str:

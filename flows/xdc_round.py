@@ -12,7 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.children import CHILDREN
 from flows.rounds import check_round, next_round
 from flows.tasks import do_node
-from xdc_core.graph import Fingerprints, inputs, node_state, round_nodes, setup_nodes
+from xdc_core.graph import SHARD, Fingerprints, inputs, node_state, round_nodes, setup_nodes
 from xdc_core.run import Node, Run, open_run
 
 
@@ -52,7 +52,7 @@ def run_nodes(run: Run, nodes: list[Node], force: bool = False) -> State[Any]:
         for node in nodes:
             waits = [futures[source] for source in inputs(run.config, node) if source in futures]
             futures[node] = do_node.submit(
-                run=str(run.root), node=node, force=force, wait_for=waits, return_state=False
+                run=str(run.root), node=node, force=force, shard=futures.get(SHARD), wait_for=waits, return_state=False
             )
         for future in futures.values():
             future.wait()

@@ -12,14 +12,15 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from shards.errors import Busy
+from shards.errors import Busy, ConfigError
 
 MANIFEST = "manifest.json"
 STALE = ".stale"
@@ -130,6 +131,21 @@ def stale_directory(target: Path, fingerprint: str) -> Path:
     return target.parent / STALE / f"{target.name}-{fingerprint[:12]}"
 
 
+# A lock belongs to every process that has inherited its file: a decoding worker must not hold it when we are killed.
+_locks: set[TextIO] = set()
+_inherited: list[TextIO] = []  # Never collected: that would close a number that is another file's by then.
+
+
+def _let_go() -> None:
+    for file in _locks:
+        os.close(file.fileno())
+        _inherited.append(file)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def exclusive(target: Path) -> Iterator[None]:
     """Only one process builds `target` at a time. The kernel frees the lock of a killed process.
@@ -163,19 +179,28 @@ def exclusive(target: Path) -> Iterator[None]:
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
+    _locks.add(file)
     try:
         yield
     finally:
+        _locks.discard(file)
         lock.unlink(missing_ok=True)
         file.close()
 
 
 def set_aside(target: Path) -> Path | None:
-    """Move a committed `target` into `.stale/`; None where there was nothing. Never deletes a committed one."""
+    """Move a committed `target` into `.stale/`; None where there was nothing. Never deletes a committed one.
+
+    Raises:
+        ConfigError: it is a folder of other committed directories.
+    """
     if not target.exists():
         return None
     manifest = read_manifest(target)
-    aside = stale_directory(target, manifest.fingerprint if manifest else "unknown")
+    if manifest is None and any(target.glob("*/" + MANIFEST)):
+        raise ConfigError(f"{target} holds other finished directories. Give this one a directory of its own.")
+    # One that has lost its manifest gets a name of its own: nothing may be deleted for it.
+    aside = stale_directory(target, manifest.fingerprint if manifest else f"{time.time_ns():x}"[-12:])
     aside.parent.mkdir(parents=True, exist_ok=True)
     if aside.exists():
         shutil.rmtree(aside)  # An older copy of the same fingerprint.

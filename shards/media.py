@@ -1,11 +1,6 @@
-"""Probe, cut, encode: what is done with a raw video file (PyAV).
-
-Time 0 of a file is its container's start time; picture and sound are both placed on that clock by their
-timestamps, so they stay aligned whatever the streams' own offsets are.
-"""
+"""Probe, cut, encode: what is done with a raw video file (PyAV)."""
 
 import io
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +14,7 @@ from av.container import InputContainer
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from shards.container import Decoding, choose_streams, decode_from, open_media, origin_of
 from shards.errors import MediaError
 from shards.settings import CorpusSettings
 
@@ -51,50 +47,9 @@ class Clip:
     samples: int
 
 
-def _open(path: Path) -> InputContainer:
-    if not path.is_file():
-        raise MediaError("the file does not exist" if not path.exists() else "not a regular file")
-    if path.stat().st_size == 0:
-        raise MediaError("the file is empty")
-    try:
-        # Absolute: FFmpeg takes what precedes a colon for a protocol. Tags may be in any encoding and are not needed.
-        return av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"FFmpeg cannot open it: {error.strerror}") from error
-
-
-def _streams(container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
-    """The first picture stream that is no cover art, and the first sound stream.
-
-    Raises:
-        MediaError: "no picture" or "no sound" where there is none, or none that FFmpeg has a decoder for.
-    """
-
-    def decodable(stream: object) -> bool:
-        return getattr(stream, "codec_context", None) is not None
-
-    cover = av.stream.Disposition.attached_pic
-    pictures = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if not pictures:
-        raise MediaError("no picture: the file has no video stream")
-    if not container.streams.audio:
-        raise MediaError("no sound: the file has no audio stream")
-    video = next(filter(decodable, pictures), None)
-    audio = next(filter(decodable, container.streams.audio), None)
-    if video is None:
-        raise MediaError("no picture: FFmpeg has no decoder for its video stream")
-    if audio is None:
-        raise MediaError("no sound: FFmpeg has no decoder for its audio stream")
-    return video, audio
-
-
-def _origin_s(container: InputContainer) -> float:
-    return (container.start_time or 0) / av.time_base
-
-
 def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
     if video.duration and video.time_base:
-        return float(((video.start_time or 0) + video.duration) * video.time_base) - _origin_s(container)
+        return float(((video.start_time or 0) + video.duration) * video.time_base) - origin_of(container)
     if container.duration:
         return container.duration / av.time_base
     # Streams such as live WebM say nothing: read through the packets.
@@ -102,7 +57,7 @@ def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
     for packet in container.demux(video):
         if packet.pts is not None and packet.time_base:
             end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    return end_s - _origin_s(container)
+    return end_s - origin_of(container)
 
 
 def probe(path: Path) -> Probe:
@@ -111,8 +66,8 @@ def probe(path: Path) -> Probe:
     Raises:
         MediaError: it cannot be opened, has no picture, no sound, no duration, or an absurd size.
     """
-    with _open(path) as container:
-        video, audio = _streams(container)
+    with open_media(path) as container:
+        video, audio = choose_streams(container)
         width, height = video.codec_context.width, video.codec_context.height
         if width * height > MAX_PIXELS:
             raise MediaError(f"the picture is {width}x{height}: larger than {MAX_PIXELS} pixels")
@@ -145,18 +100,17 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
             or it is digital silence and `settings.silence` is "reject".
     """
     try:
-        with _open(path) as container:
-            video, _ = _streams(container)
-            video.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
-            mp4, frames, size = _recode_picture(container, video, start_s, end_s, settings)
+        with decode_from(path, "video", start_s) as decoding:
+            mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings)
         duration_s = frames / settings.fps
         if frames == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
             raise MediaError(
                 f"only {duration_s:.2f} s of picture decoded from {start_s:.2f} s on "
                 f"(min_seconds is {settings.min_seconds:g})"
             )
-        with _open(path) as container:
-            sound = _decode_sound(container, start_s, duration_s, settings.sample_rate)
+        # Codecs need a little before to be right from the first sample on.
+        with decode_from(path, "audio", start_s - 0.1) as decoding:
+            sound = _place_sound(decoding, start_s, duration_s, settings.sample_rate)
     except av.FFmpegError as error:
         raise MediaError(f"decoding failed: {error.strerror}") from error
     if settings.high_pass_hz:
@@ -168,40 +122,16 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(pcm))
 
 
-def _frames_from(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream, video: av.VideoStream, time_s: float
-) -> Iterator[Any]:
-    """Decoded frames of one stream, beginning with one at or before `time_s` (with the first, where none is).
-
-    The container must have just been opened. Formats without an index (MPEG-TS) take us anywhere, and a decoder
-    needs a key frame to begin with: where what comes out first is too late, we go further back.
-    """
-    origin_s = _origin_s(container)
-    begin_s = float((video.start_time or 0) * (video.time_base or 0)) - origin_s
-    for back_s in (0.0, 1.0, 10.0, math.inf):
-        goal_s = max(begin_s, time_s - back_s)
-        # FFmpeg seeks to pictures: where we want sound before the first one, we must stay at the file's beginning.
-        if back_s or goal_s > begin_s:
-            container.seek(int((goal_s + origin_s) * av.time_base), backward=True)
-        frames: Iterator[Any] = container.decode(stream)
-        first = next(frames, None)
-        if goal_s == begin_s or (first is not None and first.time is not None and first.time - origin_s <= time_s):
-            break
-    return itertools.chain([] if first is None else [first], frames)
-
-
-def _frames_at(
-    container: InputContainer, video: av.VideoStream, start_s: float, end_s: float, fps: float
-) -> Iterator[av.VideoFrame]:
+def _frames_at(decoding: Decoding, start_s: float, end_s: float, fps: float) -> Iterator[av.VideoFrame]:
     """For each output time start_s + n / fps before end_s: the last frame at or before it."""
-    origin_s = _origin_s(container)
+    rate = decoding.video.average_rate or fps
     slot, slots = 0, max(1, round((end_s - start_s) * fps))
     slack_s = min(0.25 / fps, 0.01)  # Time bases are coarse: a frame a hair late still counts as on time.
     current, current_end = None, 0.0
-    for frame in _frames_from(container, video, video, start_s):
+    for frame in decoding.frames:
         if frame.time is None:
             continue
-        time_s = frame.time - origin_s
+        time_s = frame.time - decoding.origin_s
         while slot < slots and start_s + slot / fps < time_s - slack_s:
             if current is not None:
                 yield current
@@ -212,7 +142,7 @@ def _frames_at(
             slot += 1
         if slot >= slots:
             return
-        shown_s = float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(video.average_rate or fps)
+        shown_s = float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(rate)
         current, current_end = frame, time_s + shown_s
     while current is not None and slot < slots and start_s + slot / fps < current_end - slack_s:
         yield current
@@ -231,16 +161,16 @@ def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -
 
 
 def _recode_picture(
-    container: InputContainer, video: av.VideoStream, start_s: float, end_s: float, settings: CorpusSettings
+    decoding: Decoding, start_s: float, end_s: float, settings: CorpusSettings
 ) -> tuple[bytes, int, tuple[int, int]]:
-    pictures = _frames_at(container, video, start_s, end_s, settings.fps)
+    pictures = _frames_at(decoding, start_s, end_s, settings.fps)
     scaler = VideoReformatter()
 
     def upright() -> Iterator[av.VideoFrame]:
         before, picture = None, None
         for frame in pictures:
             if frame is not before:
-                picture = _upright(frame, _output_size(frame, video, settings.short_side), scaler)
+                picture = _upright(frame, _output_size(frame, decoding.video, settings.short_side), scaler)
                 before = frame
             assert picture is not None
             yield picture
@@ -297,14 +227,12 @@ def encode_picture(
     return buffer.getvalue(), count, size
 
 
-def _decode_sound(container: InputContainer, start_s: float, duration_s: float, sample_rate: int) -> np.ndarray:
+def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_rate: int) -> np.ndarray:
     """float32 [round(duration_s * sample_rate)], mono in [-1, 1], placed by timestamps, silence where none is.
 
     Raises:
         MediaError: there is not one sample in the span.
     """
-    video, audio = _streams(container)
-    origin_s = _origin_s(container)
     sound = np.zeros(round(duration_s * sample_rate), np.float32)
     resampler = _mono_resampler(sample_rate)
     position: int | None = None  # Where the next resampled sample goes.
@@ -321,11 +249,10 @@ def _decode_sound(container: InputContainer, start_s: float, duration_s: float, 
                 placed += last - first
             position += len(samples)
 
-    # Codecs need a little before to be right from the first sample on.
-    for frame in _frames_from(container, audio, video, start_s - 0.1):
+    for frame in decoding.frames:
         if frame.time is None or not frame.samples or not frame.sample_rate:
             continue
-        time_s = frame.time - origin_s
+        time_s = frame.time - decoding.origin_s
         if time_s >= start_s + duration_s:
             break
         if position is None or abs(time_s - expected_s) > 0.02:

@@ -15,7 +15,7 @@ from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
 from shards.stage import reusable
 from xdc_core.config import Config
-from xdc_core.methods import METHODS, clustered_from, label_sources, modalities
+from xdc_core.methods import JOINT, METHODS, clustered_from, label_sources, modalities
 from xdc_core.run import Node, Run
 
 # Raise a stage's version when the same settings and inputs would give another result.
@@ -104,11 +104,16 @@ def encoder_node(modality: str, number: int) -> Node:
     return Node("train", modality, number - 1) if number else Node("init", modality)
 
 
-def view_settings(config: Config, modality: str) -> dict[str, Any]:
-    """What decides how a clip becomes this modality's tensor, and which encoder takes it."""
+def view_settings(config: Config, modality: str, training: bool) -> dict[str, Any]:
+    """What decides how a clip becomes this modality's tensor, and which encoder takes it.
+
+    The centre view of extraction takes the first short edge and is never flipped.
+    """
     settings: dict[str, Any] = getattr(config, modality).model_dump(mode="json")
-    # The length of a video view decides which sound goes with it.
-    return settings if modality == "video" else settings | {"video_frames": config.video.frames}
+    if modality != "video":
+        # The length of a video view decides which sound goes with it.
+        return settings | {"video_frames": config.video.frames}
+    return settings if training else settings | {"flip": False, "short_edges": settings["short_edges"][:1]}
 
 
 def settings_of(config: Config, node: Node) -> dict[str, Any]:
@@ -118,16 +123,21 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
     match node.stage:
         case "init":
             calibration = {"batches": config.extract.calibration_batches, "batch": config.extract.batch}
-            return seed | learn | calibration | {"view": view_settings(config, name)}
+            return seed | learn | calibration | {"view": view_settings(config, name, training=False)}
         case "extract":
-            return {"view": view_settings(config, name), "precision": config.extract.precision}
+            return {"view": view_settings(config, name, training=False), "precision": config.extract.precision}
         case "cluster":
             k = {"k": config.cluster.k.get(name)}  # type: ignore[call-overload]
-            return seed | learn | k | config.cluster.model_dump(mode="json", exclude={"k"})
+            return (
+                seed
+                | learn
+                | k
+                | config.cluster.model_dump(mode="json", exclude={"k"} if name == JOINT else {"k", "joint_l2"})
+            )
         case "train":
             how = config.train.model_dump(mode="json", exclude={"checkpoint_every", "workers"})
             heads = {"sources": list(METHODS[config.method][name])}
-            return seed | learn | heads | {"view": view_settings(config, name)} | how
+            return seed | learn | heads | {"view": view_settings(config, name, training=True)} | how
         case "report":
             return {"method": config.method}
     return {}
@@ -136,14 +146,19 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
 class Fingerprints:
     """The fingerprints that the nodes of a run should have now. Looked up once each; forget it after a stage ran."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, corpus: str | None = None) -> None:
+        """`corpus` is the corpus's fingerprint, where it is known; else the sources are listed."""
         self.run = run
-        self._known: dict[Node, str | None] = {}
+        self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
         self.shard_reason = ""
 
     def of(self, node: Node) -> str | None:
         """The fingerprint, or None where it is not known because the corpus must be made first."""
         if node not in self._known:
+            for number in range(node.round or 0):  # Earlier rounds first, or a long run would recurse too deep.
+                for earlier in round_nodes(self.run.config, number):
+                    if earlier not in self._known:
+                        self._known[earlier] = self._derive(earlier)
             self._known[node] = self._shard() if node == SHARD else self._derive(node)
         return self._known[node]
 

@@ -5,9 +5,11 @@ from xdc_core.stage import run_stage
 run_stage(open_run("runs/first"), Node("extract", "video", 0))
 """
 
+import shutil
 from importlib import import_module
 from pathlib import Path
 
+from shards.commit import read_manifest
 from shards.errors import StageError
 from shards.make import shard
 from shards.progress import Progress, silent
@@ -32,10 +34,17 @@ def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Rec
     return reusable(run.directory(node), wanted) if wanted else None
 
 
-def run_stage(run: Run, node: Node, force: bool = False, progress: Progress = silent) -> Record:
+def run_stage(
+    run: Run,
+    node: Node,
+    force: bool = False,
+    progress: Progress = silent,
+    corpus_fingerprint: str | None = None,
+) -> Record:
     """Have a node's directory hold what the configuration asks for: reuse it, continue it, or make it.
 
-    `force` makes it anew. Returns the record; `record.reused` tells whether anything was done.
+    `force` makes it anew. `corpus_fingerprint` is that of the corpus, where it is known already: the sources are then
+    not listed again. Returns the record; `record.reused` tells whether anything was done.
 
     Raises:
         StageError: an input is missing or stale (says which, and the command), or the work cannot be done.
@@ -44,7 +53,7 @@ def run_stage(run: Run, node: Node, force: bool = False, progress: Progress = si
     """
     if node == SHARD:
         return shard(run.corpus, run.videos, run.config.corpus, progress, force)
-    fingerprints = Fingerprints(run)
+    fingerprints = Fingerprints(run, corpus_fingerprint)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:
             raise StageError(f"{node} needs {source}, which is not there or not up to date. {_remedy(run, source)}")
@@ -61,8 +70,13 @@ def run_stage(run: Run, node: Node, force: bool = False, progress: Progress = si
     )
 
     def work(out: Path) -> Outcome:
+        read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
         module, function = WORK[node.stage]
         outcome: Outcome = getattr(import_module(module), function)(run, node, out, progress)
+        for source, manifest in read.items():
+            if read_manifest(run.directory(source)) != manifest:
+                shutil.rmtree(out)  # Made from two different things.
+                raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
         return outcome
 
     return build(run.directory(node), identity, work, force)

@@ -91,6 +91,35 @@ def test_a_higher_rate_repeats_frames_and_a_lower_one_leaves_some_out(two_second
     assert level_of(fifth) == pytest.approx([4 * 5 * n + 20 for n in range(10)], abs=1.5)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "audio_codec"),
+    [
+        ("ts", "libx264", "aac"),
+        ("mpg", "mpeg2video", "mp2"),
+        ("flv", "libx264", "aac"),
+        ("mkv", "libx264", "flac"),
+        ("avi", "mpeg4", "mp2"),
+    ],
+)
+def test_a_span_far_behind_a_key_frame_is_cut_at_its_frame(
+    tmp_path: Path, suffix: str, codec: str, audio_codec: str
+) -> None:
+    levels = [20 + 8 * abs(n % 50 - 25) for n in range(200)]
+    path = tmp_path / f"a.{suffix}"
+    write_video(
+        path,
+        [grey(level) for level in levels],
+        tone(440, 8.0),
+        video_codec=codec,
+        audio_codec=audio_codec,
+        options={"g": "60"},
+    )
+    for first in (30, 70, 110, 170):
+        clip = cut(path, first / 25, first / 25 + 1.0, SMALL)
+        # Up to two frames more or less: where sound begins first, and where few frames have a timestamp (MPEG-PS).
+        assert level_of(clip) == pytest.approx(levels[first : first + 25], abs=20)
+
+
 def test_a_variable_frame_rate_becomes_a_constant_one(tmp_path: Path) -> None:
     times = [0.0, 0.04, 0.3, 0.31, 0.325, 0.8, 1.2, 1.72]
     path = write_video(tmp_path / "a.mkv", [grey(25 * n + 20) for n in range(8)], tone(440, 2.0), times_s=times)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shards.commit import read_manifest
+from shards.commit import Manifest, read_manifest
 from shards.index import label_columns, read_index, shard_names
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.labels import read_labels
@@ -22,11 +22,14 @@ def gather(run: Run, number: int) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "run": run.root.resolve().name,
         "round": number,
-        "rounds": config.rounds,
         "method": config.method,
         "trained": number < config.rounds,
         "corpus": _summary(run, Node("shard")),
-        "nodes": [_node_facts(run, node) for node in (*setup_nodes(config), *round_nodes(config, number)[:-1])],
+        "nodes": [
+            _node_facts(node, manifest)
+            for node in (*setup_nodes(config), *round_nodes(config, number)[:-1])
+            if (manifest := read_manifest(run.directory(node)))
+        ],
         "label_columns": label_columns(run.corpus),
         "sources": {source: _source_facts(run, number, source) for source in label_sources(config.method)},
         "training": {},
@@ -47,9 +50,7 @@ def _summary(run: Run, node: Node) -> dict[str, Any]:
     return dict(manifest.summary) if manifest else {}
 
 
-def _node_facts(run: Run, node: Node) -> dict[str, Any]:
-    manifest = read_manifest(run.directory(node))
-    assert manifest is not None, f"{node} is an input and was checked"
+def _node_facts(node: Node, manifest: Manifest) -> dict[str, Any]:
     return {
         "node": node.name,
         "rows": manifest.rows,
@@ -109,7 +110,6 @@ def _history(run: Run, number: int, facts: dict[str, Any]) -> list[dict[str, Any
         row |= {"largest_share": found["largest_share"], "nmi_previous": found["nmi_previous"]}
         for column, scores in found["agreement"].items():
             row |= {f"{score}:{column}": scores[score] for score in ("nmi", "ami", "purity")}
-        trained_by = {modality: summary for modality, summary in facts["training"].items() if modality == source}
-        row |= {"loss": trained_by[source]["loss"] if source in trained_by else None}
+        row["loss"] = facts["training"].get(source, {}).get("loss")
         rows.append(row)
     return rows

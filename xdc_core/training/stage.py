@@ -11,6 +11,7 @@ from typing import Any
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress
 from shards.stage import Outcome
+from xdc_core.encoder_file import FILE_NAME
 from xdc_core.parent_death import die_with_parent
 from xdc_core.run import Node, Run
 from xdc_core.training.metrics import read_metrics
@@ -42,7 +43,9 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    if settings.processes == 1:
+    if (out / FILE_NAME).exists():
+        pass  # Killed between the end of the training and the commit: all is there.
+    elif settings.processes == 1:
         from xdc_core.training.rank import Place, train_rank
 
         train_rank(run, node, out, Place(0, 1), listen)

@@ -1,0 +1,58 @@
+"""What the child processes of the sandbox are given to do in its tests. Imports little, so that they start quickly."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from shards.errors import MediaError
+
+
+def after(seconds: float, number: int) -> tuple[int, int]:
+    """Wait, then give back the number and the process."""
+    time.sleep(seconds)
+    return number, os.getpid()
+
+
+def behave(how: str, number: int) -> int:
+    """Do well, or badly in one of many ways."""
+    match how:
+        case "exit":
+            os._exit(7)
+        case "leave":
+            sys.exit(5)
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "really segfault":
+            ctypes.string_at(0)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            while True:
+                time.sleep(1)
+        case "media":
+            raise MediaError(f"file {number} is no use")
+        case "unexpected":
+            raise ZeroDivisionError("of all things")
+        case "memory":
+            raise MemoryError
+    return number * 10
+
+
+def note_and_hang(path: str) -> None:
+    """Write down which process this is, and never come back."""
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        time.sleep(1)
+
+
+def large(size: int) -> bytes:
+    """A result larger than a pipe's buffer."""
+    return bytes(size)
+
+
+def unsendable() -> object:
+    """A result that cannot be sent to another process."""
+    return lambda: None

@@ -1,0 +1,183 @@
+"""Work in processes that may crash or hang: each costs its own job, and nothing is left running."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sandbox_dead_on_arrival
+import sandbox_jobs
+from processes import alive, children_of, wait_for
+
+from shards.errors import MediaError
+from shards.sandbox import ordered_map
+
+HERE = Path(__file__).resolve().parent
+linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes through /proc")
+
+
+def outcomes(jobs: list[tuple[Any, ...]], workers: int = 2, timeout_s: float = 60.0) -> list[Any]:
+    """What came back, errors as their text."""
+    answers = list(ordered_map(sandbox_jobs.behave, jobs, workers, timeout_s))
+    return [str(answer) if isinstance(answer, MediaError) else answer for answer in answers]
+
+
+def test_results_come_in_the_order_of_the_jobs() -> None:
+    jobs = [(0.2 if n % 5 == 0 else 0.0, n) for n in range(20)]
+    results = list(ordered_map(sandbox_jobs.after, jobs, 2, 60.0))
+    assert [number for number, _ in results] == list(range(20))
+    used = {pid for _, pid in results}
+    assert 1 <= len(used) <= 2
+    assert os.getpid() not in used
+    assert not any(alive(pid) for pid in used)
+
+
+def test_no_jobs_start_no_process() -> None:
+    assert list(ordered_map(sandbox_jobs.after, [], 2, 60.0)) == []
+    assert multiprocessing.active_children() == []
+
+
+def test_large_results_pass_through() -> None:
+    results = list(ordered_map(sandbox_jobs.large, [(5_000_000,), (0,), (3_000_000,)], 2, 60.0))
+    assert [len(result) for result in results] == [5_000_000, 0, 3_000_000]
+
+
+def test_what_raises_costs_one_job_and_tells_why() -> None:
+    hows = ["well", "media", "unexpected", "memory", "well"]
+    assert outcomes([(how, n) for n, how in enumerate(hows)]) == [
+        0,
+        "file 1 is no use",
+        "ZeroDivisionError: of all things",
+        "MemoryError: ",
+        40,
+    ]
+
+
+def test_what_crashes_costs_one_job_and_the_rest_goes_on() -> None:
+    hows = ["well", "exit", "well", "segfault", "kill", "well", "really segfault", "leave", "well"]
+    for workers in (1, 2):
+        assert outcomes([(how, n) for n, how in enumerate(hows)], workers) == [
+            0,
+            "the decoder crashed (exit 7)",
+            20,
+            f"the decoder crashed (exit {-signal.SIGSEGV})",
+            f"the decoder crashed (exit {-signal.SIGKILL})",
+            50,
+            f"the decoder crashed (exit {-signal.SIGSEGV})",
+            "the decoder crashed (exit 5)",
+            80,
+        ]
+
+
+def test_what_hangs_costs_one_job_and_the_rest_goes_on() -> None:
+    hows = ["well", "hang", "well", "well"]
+    assert outcomes([(how, n) for n, how in enumerate(hows)], timeout_s=4.0) == [
+        0,
+        "the decoder was still busy after 4 s",
+        20,
+        30,
+    ]
+
+
+def test_a_result_that_cannot_be_sent_costs_one_job() -> None:
+    answers = list(ordered_map(sandbox_jobs.unsendable, [()], 1, 60.0))
+    assert [str(answer) for answer in answers] == ["the decoder crashed (exit 1)"]
+
+
+def test_a_process_that_dies_before_it_takes_its_job_costs_that_job() -> None:
+    answers = list(ordered_map(sandbox_dead_on_arrival.work, [(n,) for n in range(3)], 2, 60.0))
+    assert [str(answer) for answer in answers] == ["the decoder crashed (exit 3)"] * 3
+
+
+def test_an_idle_process_that_is_killed_is_replaced() -> None:
+    results = ordered_map(sandbox_jobs.after, ((0.0, n) for n in range(40)), 1, 60.0)
+    _, first = next(results)
+    os.kill(first, signal.SIGKILL)
+    wait_for("the end of the child", lambda: not alive(first))
+    rest = list(results)
+    # At most the job that it was just given is lost.
+    assert sum(isinstance(answer, MediaError) for answer in rest) <= 1
+    numbers = [answer[0] for answer in rest if not isinstance(answer, MediaError)]
+    assert numbers == sorted(numbers)
+    assert len(rest) == 39
+
+
+def test_jobs_are_not_taken_far_ahead_of_their_results() -> None:
+    taken = 0
+
+    def jobs() -> Iterator[tuple[float, int]]:
+        nonlocal taken
+        for number in range(200):
+            taken += 1
+            yield 0.0, number
+
+    for done, _ in enumerate(ordered_map(sandbox_jobs.after, jobs(), 2, 60.0)):
+        assert taken <= done + 1 + 16
+    assert taken == 200
+
+
+def test_a_slow_first_job_does_not_let_results_pile_up() -> None:
+    taken = 0
+
+    def jobs() -> Iterator[tuple[float, int]]:
+        nonlocal taken
+        for number in range(200):
+            taken += 1
+            yield (1.0 if number == 0 else 0.0), number
+
+    results = ordered_map(sandbox_jobs.after, jobs(), 2, 60.0)
+    next(results)
+    assert taken <= 17
+    results.close()
+
+
+@linux
+def test_no_child_is_left_when_the_caller_stops_early() -> None:
+    results = ordered_map(sandbox_jobs.after, ((0.0 if n < 2 else 60.0, n) for n in range(10)), 2, 600.0)
+    assert next(results)[0] == 0
+    running = [child.pid for child in multiprocessing.active_children()]
+    assert len(running) == 2
+    results.close()
+    assert not any(alive(pid) for pid in running if pid)
+    assert multiprocessing.active_children() == []
+
+
+@linux
+def test_no_child_is_left_when_the_source_of_jobs_fails() -> None:
+    running: list[int] = []
+
+    def jobs() -> Iterator[tuple[float, int]]:
+        for number in range(20):
+            yield 0.0, number
+        running.extend(child.pid for child in multiprocessing.active_children() if child.pid)
+        raise RuntimeError("the list was cut")
+
+    with pytest.raises(RuntimeError, match="the list was cut"):
+        list(ordered_map(sandbox_jobs.after, jobs(), 2, 60.0))
+    assert len(running) == 2
+    assert multiprocessing.active_children() == []
+
+
+@linux
+def test_a_child_that_hangs_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    code = (
+        "import sandbox_jobs, sys\n"
+        "from shards.sandbox import ordered_map\n"
+        "list(ordered_map(sandbox_jobs.note_and_hang, [(sys.argv[1],)], 1, 600.0))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    parent = subprocess.Popen([sys.executable, "-c", code, str(note)], env=environment)
+    try:
+        wait_for("the child", lambda: note.exists() and note.read_text())
+        child = int(note.read_text())
+        assert child in children_of(parent.pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for("the end of the child", lambda: not alive(child))
