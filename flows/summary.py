@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError
-from xdc_core.run import Run, open_run
+from xdc_core.graph import Fingerprints, node_state
+from xdc_core.run import Node, Run, open_run
 
 
 def read_report(root: Path, number: int | None) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def _report(run: Run, number: int) -> Path:
 
 
 def print_summary(root: Path, facts: dict[str, Any]) -> None:
-    """A table of the rounds, where the files are, and what to try next."""
+    """A table of the rounds, where the files are, and what to try next. Says so where it is out of date."""
     from rich.console import Console
     from rich.table import Table
 
@@ -53,6 +54,9 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
     )
     console.print(table)
     number, run = facts["round"], open_run(root)
+    state, why = node_state(run, Node("report", None, number), Fingerprints(run))
+    if state != "fresh":
+        console.print(f"\nThis report is {state}: {why or 'not finished'}. See: xdc status {root}", highlight=False)
     trained = number if facts["trained"] else number - 1
     console.print(f"\nReport         {root}/rounds/{number:03d}/report/report.html", highlight=False, soft_wrap=True)
     console.print(f"Pseudo-labels  {root}/rounds/{number:03d}/labels/*/*.parquet", highlight=False, soft_wrap=True)
@@ -60,9 +64,8 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
         where = f"{root}/rounds/{trained:03d}/train/*/encoder.safetensors"
         console.print(f"Encoders       {where}", highlight=False, soft_wrap=True)
     console.print(f"Clips          {run.corpus}", highlight=False, soft_wrap=True)
-    query = (
-        f"select cluster, count(*) clips from '{root}/rounds/{number:03d}/labels/video/*.parquet' group by 1 order by 2"
-    )
+    source = next(iter(facts["sources"]))
+    query = f"select cluster, count(*) clips from '{root}/rounds/{number:03d}/labels/{source}/*.parquet' group by 1 order by 2"
     console.print(
         f'\nNext:\n  xdc status {root}\n  python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"\n'
         f"  xdc run {root}   (after a change in {root}/xdc.yaml, say of cluster.k: does what became stale)",
