@@ -1,5 +1,6 @@
 """Stages in child processes: memory returns, CUDA never meets a fork of ours, and a cancel ends them all."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -137,7 +138,7 @@ class Server:
     def end(self) -> None:
         """Tell it to end its children and itself."""
         assert self._process.stdin is not None
-        with self._lock:
+        with self._lock, contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def wait(self) -> None:

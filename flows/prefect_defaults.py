@@ -1,4 +1,4 @@
-"""Prefect settings that make it behave where nobody has set any. Must run before Prefect is imported."""
+"""Prefect settings that make it behave where nobody has set any. Import this before Prefect: it sets them."""
 
 import os
 
@@ -16,3 +16,6 @@ def set_defaults(quiet: bool = False) -> None:
     """Set what is not set yet."""
     for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
         os.environ.setdefault(name, value)
+
+
+set_defaults()

@@ -1,5 +1,7 @@
 """A flow per stage, so that each has a deployment: one node looked at, rerun, or scheduled alone."""
 
+import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+
 from typing import Any
 
 from prefect import flow

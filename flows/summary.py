@@ -68,7 +68,7 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
     query = f"select cluster, count(*) clips from '{root}/rounds/{number:03d}/labels/{source}/*.parquet' group by 1 order by 2"
     console.print(
         f'\nNext:\n  xdc status {root}\n  python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"\n'
-        f"  xdc run {root}   (after a change in {root}/xdc.yaml, say of cluster.k: does what became stale)",
+        f"  xdc run {root}   (after a change in its xdc.yaml, say of cluster.k: does what became stale)",
         highlight=False,
         soft_wrap=True,
     )

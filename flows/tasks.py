@@ -1,5 +1,7 @@
 """One Prefect task per node: reuse what is fresh, else have a child process do the stage."""
 
+import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+
 import contextlib
 import threading
 import time

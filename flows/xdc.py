@@ -1,5 +1,7 @@
 """The flow `xdc`: all rounds of a run, one after the other, each a flow run of `xdc-round`."""
 
+import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+
 from typing import Any
 
 from prefect import flow

@@ -1,5 +1,7 @@
 """The flow `xdc-round`: one DeepCluster iteration as one graph of tasks."""
 
+import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+
 from typing import Any
 
 from prefect import flow

@@ -1,0 +1,64 @@
+"""Random access to the members of tars."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shards.errors import StageError
+from shards.index import read_index
+from shards.read import MAX_OPEN, ClipReader
+
+
+def row(key: str, offset: int, size: int) -> dict[str, object]:
+    return {"key": key, "mp4_offset": offset, "mp4_size": size}
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_member_is_read_by_its_place(tmp_path: Path) -> None:
+    (tmp_path / "000000.tar").write_bytes(b"0123456789")
+    with ClipReader(tmp_path) as reader:
+        assert reader.read("000000", row("a", 2, 3), "mp4") == b"234"
+        assert reader.read("000000", row("b", 10, 0), "mp4") == b""
+
+
+def test_a_tar_that_ends_too_early_is_an_error_that_names_the_clip(built_corpus: Path, tmp_path: Path) -> None:
+    shutil.copy(built_corpus / "000000.tar", tmp_path)
+    rows = read_index(built_corpus, "000000").to_pylist()
+    os.truncate(tmp_path / "000000.tar", rows[-1]["flac_offset"] + 1)
+    with ClipReader(tmp_path) as reader:
+        assert len(reader.read("000000", rows[0], "mp4")) == rows[0]["mp4_size"]
+        with pytest.raises(StageError, match=f"000000.tar ends before the flac of clip {rows[-1]['key']} does"):
+            reader.read("000000", rows[-1], "flac")
+
+
+def test_a_missing_tar_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with (
+        ClipReader(tmp_path) as reader,
+        pytest.raises(StageError, match=r"000007\.tar cannot be opened \(No such file or directory\)\. Build it anew"),
+    ):
+        reader.read("000007", row("a", 0, 1), "mp4")
+
+
+def test_a_missing_or_damaged_index_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "000001.parquet").write_bytes(b"no parquet")
+    for name in ("000000", "000001"):
+        with pytest.raises(StageError, match=rf"{name}\.parquet cannot be read .*Build it anew: xdc stage shard"):
+            read_index(tmp_path, name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files through /proc")
+def test_however_many_shards_few_files_are_open_and_none_afterwards(tmp_path: Path) -> None:
+    names = [f"{n:06d}" for n in range(MAX_OPEN + 20)]
+    for name in names:
+        (tmp_path / f"{name}.tar").write_text(name)
+    before = open_files()
+    with ClipReader(tmp_path) as reader:
+        for name in [*names, *names[:5], *reversed(names)]:
+            assert reader.read(name, row("a", 0, 6), "mp4") == name.encode()
+        assert open_files() - before == MAX_OPEN
+    assert open_files() == before

@@ -1,0 +1,77 @@
+"""Reading every source file once, and remembering what was found."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from shards.commit import sha256_of
+from shards.corpus import list_corpus
+from shards.survey import read_survey, stat_of, survey, survey_file
+
+COUNT = 8
+
+
+def run(videos: Path, notes: Path) -> tuple[list[str], int]:
+    """Names in the order of the findings, and how many files were read."""
+    read: list[int] = []
+    found = survey(list_corpus(videos), [], notes, 2, 60.0, lambda done, total, note="": read.append(done))
+    return list(found), len(read)
+
+
+def test_a_survey_finds_what_every_file_holds_or_why_it_is_no_use(raw_videos: Path, tmp_path: Path) -> None:
+    found = survey(list_corpus(raw_videos), [], tmp_path / "notes.jsonl", 2, 60.0, lambda done, total, note="": None)
+    assert list(found) == sorted(found)
+    assert len(found) == COUNT
+    good = found["dog/bark.mp4"]
+    assert (good.size, good.mtime_ns) == stat_of(raw_videos / "dog/bark.mp4")
+    assert good.sha256 == sha256_of(raw_videos / "dog/bark.mp4")
+    assert good.duration_s == pytest.approx(3.0, abs=0.03)
+    assert (good.width, good.height, good.fps, good.reason) == (64, 48, 25.0, "")
+    assert (good.video_codec, good.audio_codec, good.sample_rate) == ("h264", "aac", 48000)
+    bad = found["broken.mp4"]
+    assert bad.sha256 == sha256_of(raw_videos / "broken.mp4")
+    assert bad.reason.startswith("FFmpeg cannot open it")
+    assert (bad.duration_s, bad.width, bad.video_codec) == (0.0, 0, "")
+
+
+def test_what_is_noted_is_not_read_again(raw_videos: Path, tmp_path: Path) -> None:
+    names, read = run(raw_videos, tmp_path / "notes.jsonl")
+    assert read == COUNT
+    assert run(raw_videos, tmp_path / "notes.jsonl") == (names, 0)
+
+
+def test_a_line_that_a_kill_cut_short_costs_one_file(raw_videos: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.jsonl"
+    run(raw_videos, notes)
+    text = notes.read_text()
+    notes.write_text(text[: -len(text.split("\n")[-1]) // 2])
+    _, read = run(raw_videos, notes)
+    assert read == 1
+    assert run(raw_videos, notes)[1] == 0
+
+
+def test_lines_that_are_no_finding_are_passed_over(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.jsonl"
+    good = {"path": "a.mp4", "size": 1, "mtime_ns": 2, "sha256": "x"}
+    notes.write_text("\n".join(["", "{", "[]", '{"path": "b.mp4"}', json.dumps(good | {"odd": 1}), json.dumps(good)]))
+    assert [entry.path for entry in read_survey(notes)] == ["a.mp4"]
+    assert list(read_survey(tmp_path / "nothing")) == []
+
+
+def test_a_file_that_is_not_there_has_a_reason_and_is_looked_for_again_once_it_is(tmp_path: Path) -> None:
+    gone = survey_file(str(tmp_path), "a.mp4")
+    assert (gone.size, gone.mtime_ns, gone.reason) == (-1, -1, "the file does not exist")
+    (tmp_path / "list.csv").write_text("path\na.mp4\n")
+    notes = tmp_path / "notes.jsonl"
+    assert run(tmp_path / "list.csv", notes) == (["a.mp4"], 1)
+    assert run(tmp_path / "list.csv", notes) == (["a.mp4"], 0)
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    assert run(tmp_path / "list.csv", notes) == (["a.mp4"], 1)
+
+
+def test_a_name_too_long_for_the_system_is_a_reason_not_a_crash(tmp_path: Path) -> None:
+    found = survey_file(str(tmp_path), "a" * 300 + ".mp4")
+    assert found.reason == f"cannot be read: {os.strerror(errno.ENAMETOOLONG)}"
