@@ -65,7 +65,8 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
         console.print(f"Encoders       {where}", highlight=False, soft_wrap=True)
     console.print(f"Clips          {run.corpus}", highlight=False, soft_wrap=True)
     source = next(iter(facts["sources"]))
-    query = f"select cluster, count(*) clips from '{root}/rounds/{number:03d}/labels/{source}/*.parquet' group by 1 order by 2"
+    labels = f"{root}/rounds/{number:03d}/labels/{source}/*.parquet"
+    query = f"select cluster, count(*) clips from '{labels}' group by 1 order by 2"
     console.print(
         f'\nNext:\n  xdc status {root}\n  python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"\n'
         f"  xdc run {root}   (after a change in its xdc.yaml, say of cluster.k: does what became stale)",

@@ -54,7 +54,7 @@ def write_video(
         output.metadata.update(metadata or {})
         packets: list[Any] = []
         if len(frames):
-            video = output.add_stream(video_codec, rate=fps, options=options or {})
+            video: Any = output.add_stream(video_codec, rate=fps, options=options or {})
             if video_codec == "libx264" and not options:
                 video.options = {"crf": "8", "preset": "ultrafast", "g": "12"}
             video.height, video.width = frames[0].shape[:2]
@@ -65,7 +65,7 @@ def write_video(
         if sound is not None:
             sound = np.atleast_2d(sound)
             layout = {1: "mono", 2: "stereo"}[len(sound)]
-            audio = output.add_stream(audio_codec, rate=sample_rate, layout=layout)
+            audio: Any = output.add_stream(audio_codec, rate=sample_rate, layout=layout)
         if len(frames):
             for number, array in enumerate(frames):
                 picture = av.VideoFrame.from_ndarray(array, format="rgb24")

@@ -30,7 +30,7 @@ def stored(fps: float, gop: int) -> bytes:
 
 
 def all_frames(mp4: bytes) -> Array:
-    with av.open(io.BytesIO(mp4)) as container:
+    with av.open(io.BytesIO(mp4), "r") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
