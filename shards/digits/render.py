@@ -15,12 +15,12 @@ from shards.digits.settings import SAMPLE_RATE, DigitsSettings
 from shards.digits.sound import mix_sound
 from shards.digits.speech import Recording, read_recording
 from shards.digits.voice import synthesise
+from shards.media import X264
 
 CRF = 18
 AUDIO_BITS = 64_000  # Per second.
-# More threads, or B-frames, and the same frames give other bytes: with B-frames and its macroblock tree x264
-# (as shipped with PyAV 18) reads memory that it has not written, shown by other values of MALLOC_PERTURB_.
-_X264 = {"crf": str(CRF), "preset": "veryfast", "threads": "1", "bf": "0"}
+# More threads, and the same frames give other bytes.
+_X264 = X264 | {"crf": str(CRF), "threads": "1"}
 # The default coder takes four times as long and, on these sounds, is further off at its worst; noise
 # substitution would replace part of the noise by other noise.
 _AAC = {"aac_coder": "fast", "aac_tns": "0", "aac_pns": "0"}
