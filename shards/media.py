@@ -18,9 +18,9 @@ from shards.container import Decoding, choose_streams, decode_from, open_media, 
 from shards.errors import MediaError
 from shards.settings import CorpusSettings
 
-# No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads memory that it has not written (shown
-# by other values of MALLOC_PERTURB_), and once in a thousand clips the same frames give other bytes.
-X264 = {"preset": "veryfast", "bf": "0", "x264-params": "mbtree=0:rc-lookahead=0:weightp=0"}
+# No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads memory that it has not written
+# (shown by other values of MALLOC_PERTURB_), and once in a thousand clips the same frames give other bytes.
+X264 = {"preset": "veryfast", "bf": "0", "x264-params": "mbtree=0:rc-lookahead=0:weightp=0:scenecut=0"}
 MAX_PIXELS = 8192 * 4320
 
 
@@ -216,7 +216,7 @@ def encode_picture(
                 stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
                 stream.codec_context.time_base = 1 / rate
                 stream.codec_context.thread_count = 1
-                stream.options = X264 | {"crf": str(crf), "g": str(gop)}
+                stream.options = {**X264, "crf": str(crf), "g": str(gop)}
             elif (frame.width, frame.height) != (stream.width, stream.height):
                 frame = converter.reformat(frame, stream.width, stream.height, interpolation="AREA", threads=1)
             picture = converter.reformat(frame, format="yuv420p", threads=1)
