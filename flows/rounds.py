@@ -1,15 +1,16 @@
 """Which round a person means."""
 
 from shards.errors import ConfigError
-from xdc_core.graph import Fingerprints, node_state, round_nodes
+from xdc_core.graph import Fingerprints, round_nodes
 from xdc_core.run import Run
+from xdc_core.stage import all_fresh
 
 
 def next_round(run: Run) -> int:
     """The first round that is not finished; the last one when all are."""
     fingerprints = Fingerprints(run)
     for number in range(run.config.rounds):
-        if any(node_state(run, node, fingerprints)[0] != "fresh" for node in round_nodes(run.config, number)):
+        if not all_fresh(run, round_nodes(run.config, number), fingerprints):
             return number
     return run.config.rounds
 

@@ -16,14 +16,9 @@ from flows.summary import read_report
 from flows.temporary_server import prefect_server
 from flows.terminal import shown
 from shards.errors import Busy, ConfigError, XdcError
-from xdc_core.graph import Fingerprints, all_nodes, check_node, node_state, round_nodes, setup_nodes
-from xdc_core.run import Node, Run, open_run
-from xdc_core.stage import reuse
-
-
-def _all_fresh(run: Run, nodes: list[Node]) -> bool:
-    fingerprints = Fingerprints(run)
-    return all(node_state(run, node, fingerprints)[0] == "fresh" for node in nodes)
+from xdc_core.graph import all_nodes, check_node, round_nodes, setup_nodes
+from xdc_core.run import Node, open_run
+from xdc_core.stage import all_fresh, reuse
 
 
 def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:
@@ -41,7 +36,7 @@ def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:
     else:
         number = next_round(run) if number is None else check_round(run, number)
         wanted = [*setup_nodes(run.config), *round_nodes(run.config, number)]
-    if _all_fresh(run, wanted):
+    if all_fresh(run, wanted):
         print(f"Everything is fresh: {len(wanted)} stages.", file=sys.stderr)
     else:
         set_defaults(quiet=True)

@@ -9,8 +9,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.xdc_round import xdc_round
-from xdc_core.graph import Fingerprints, node_state, round_nodes, setup_nodes
+from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.run import open_run
+from xdc_core.stage import all_fresh
 
 
 @flow(name="xdc", flow_run_name="{run}", persist_result=False)
@@ -25,9 +26,8 @@ def xdc(run: str = "runs/demo") -> State[Any]:
     opened = open_run(run)
     done = 0
     for number in range(opened.config.rounds + 1):
-        fingerprints = Fingerprints(opened)
         nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
-        if all(node_state(opened, node, fingerprints)[0] == "fresh" for node in nodes):
+        if all_fresh(opened, nodes):
             continue
         state = xdc_round(run, number, return_state=True)
         if not state.is_completed():

@@ -14,8 +14,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.children import CHILDREN
 from flows.rounds import check_round, next_round
 from flows.tasks import do_node
-from xdc_core.graph import SHARD, Fingerprints, inputs, node_state, round_nodes, setup_nodes
+from xdc_core.graph import SHARD, inputs, round_nodes, setup_nodes
 from xdc_core.run import Node, Run, open_run
+from xdc_core.stage import all_fresh
 
 
 def _flow_run_name() -> str:
@@ -46,8 +47,7 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
 
 def run_nodes(run: Run, nodes: list[Node], force: bool = False) -> State[Any]:
     """Submit a task a node, each after those that it reads; give the flow's state when all have ended."""
-    fingerprints = Fingerprints(run)
-    if force or any(node_state(run, node, fingerprints)[0] != "fresh" for node in nodes):
+    if force or not all_fresh(run, nodes):
         CHILDREN.warm_up()
     futures: dict[Node, PrefectFuture[Any]] = {}
     try:

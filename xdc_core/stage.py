@@ -6,6 +6,7 @@ run_stage(open_run("runs/first"), Node("extract", "video", 0))
 """
 
 import shutil
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Rec
     """The record of a node that is fresh, else None. Reads manifests only."""
     wanted = (fingerprints or Fingerprints(run)).of(node)
     return reusable(run.directory(node), wanted) if wanted else None
+
+
+def all_fresh(run: Run, nodes: Iterable[Node], fingerprints: Fingerprints | None = None) -> bool:
+    """Whether there is nothing left to do for these nodes."""
+    fingerprints = fingerprints or Fingerprints(run)
+    return all(reuse(run, node, fingerprints) is not None for node in nodes)
 
 
 def run_stage(

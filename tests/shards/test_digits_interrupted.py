@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import alive, wait_for
 
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
@@ -23,21 +22,6 @@ def test_an_error_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the listener broke"):
         write_digits(tmp_path / "out", DigitsSettings(clips=60, workers=1), fail)
     assert list(tmp_path.iterdir()) == []
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-def wait_for(what: str, happened: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers through /proc")
