@@ -38,10 +38,11 @@ FAISS = (
     "xdc_core.labels",
     "xdc_core.report.stage",
     "sklearn.metrics.cluster",
+    "sklearn.linear_model",
     "--later",
     "pandas",
 )
-SERVER_OF = {"shard": TORCH, "init": TORCH, "extract": TORCH, "train": TORCH, "cluster": FAISS, "label": FAISS}
+ON_TORCH = ("shard", "data", "init", "extract", "train", "embed")
 ERRORS: dict[str, type[XdcError]] = {"ConfigError": ConfigError, "Busy": Busy}
 
 
@@ -186,7 +187,7 @@ class Children:
             "corpus": corpus_fingerprint,
             "log": str(log_path(run, node)),
         }
-        found = self.server(SERVER_OF.get(node.stage, FAISS)).run(request, progress)
+        found = self.server(_server_of(run, node)).run(request, progress)
         manifest = read_manifest(Path(found["path"]))
         if manifest is None or manifest.fingerprint != found["fingerprint"]:
             raise StageError(f"{node}: {found['path']} was replaced by something else as soon as it was finished.")
@@ -202,6 +203,11 @@ class Children:
             server.end()
         for server in servers:
             server.wait()
+
+
+def _server_of(run: Run, node: Node) -> tuple[str, ...]:
+    tunes = node.stage == "eval" and run.config.evaluate[str(node.modality)].protocol == "all"
+    return TORCH if tunes or node.stage in ON_TORCH else FAISS
 
 
 def log_path(run: Run, node: Node) -> Path:

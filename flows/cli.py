@@ -49,7 +49,7 @@ def init(
     videos: Annotated[Path | None, typer.Option(help="folder of videos, or a CSV or Parquet manifest")] = None,
     preset: Annotated[str, typer.Option(help="tiny (laptops) or paper-kinetics (GPUs)")] = "tiny",
     corpus: Annotated[Path | None, typer.Option(help="where the clips go  [default: corpora/NAME OF RUN]")] = None,
-    method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc or xdc")] = None,
+    method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="every random draw comes from it")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="leave a run that is there as it is")] = False,
@@ -69,6 +69,7 @@ def init(
 def digits(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder to make")],
     clips: Annotated[int, typer.Option(help="clips to learn from")] = 3000,
+    validation_clips: Annotated[int, typer.Option(help="clips of the split `validation`")] = 0,
     test_clips: Annotated[int, typer.Option(help="clips of the split `test`")] = 0,
     seed: Annotated[int, typer.Option(help="another seed gives other clips")] = 0,
     speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
@@ -88,6 +89,7 @@ def digits(
         try:
             settings = DigitsSettings(
                 clips=clips,
+                validation_clips=validation_clips,
                 test_clips=test_clips,
                 seed=seed,
                 speech=speech,
@@ -100,7 +102,7 @@ def digits(
             raise ConfigError("; ".join(problems)) from None
         with counter("digits") as progress:
             manifest = write_digits(out, settings, progress)
-        print(f"{clips + test_clips} videos, listed in {manifest}")
+        print(f"{sum(settings.clips_by_split.values())} videos, listed in {manifest}")
 
 
 @app.command()
@@ -176,6 +178,41 @@ def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = Fa
             print(json.dumps(found, indent=2))
         else:
             print_summary(run, found)
+
+
+@app.command()
+def compare(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="the study's directory (made if it is not there)")],
+    speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
+    contenders: Annotated[str | None, typer.Option(help="which, with commas  [default: all six]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="runs of each contender  [default: 3]")] = None,
+    draws: Annotated[int | None, typer.Option(help="corpora they are spread over  [default: 2]")] = None,
+    rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
+    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="digits.nuisance=0,0.15,0.4, say")] = None,
+    change: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="for all runs: train.lr=0.001")] = None,
+    preset: Annotated[str | None, typer.Option(help="of the runs  [default: digits]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the methods, a control and baselines on audio-visual digits. Goes on where an earlier call ended."""
+    with told_to_people():
+        from flows.compare import make_study, print_study, run_study, said
+
+        choices = {
+            "speech": speech,
+            "contenders": tuple(contenders.split(",")) if contenders else None,
+            "seeds": seeds,
+            "draws": draws,
+            "rounds": rounds,
+            "vary": said([vary], several=True) if vary else None,
+            "change": said(change or []) or None,
+            "preset": preset,
+        }
+        make_study(study, {name: value for name, value in choices.items() if value is not None})
+        facts = run_study(study)
+        if as_json:
+            print(json.dumps(facts, indent=2))
+        else:
+            print_study(study, facts)
 
 
 @app.command()

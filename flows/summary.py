@@ -64,7 +64,7 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
         where = f"{root}/rounds/{trained:03d}/train/*/encoder.safetensors"
         console.print(f"Encoders       {where}", highlight=False, soft_wrap=True)
     console.print(f"Clips          {run.corpus}", highlight=False, soft_wrap=True)
-    source = next(iter(facts["sources"]))
+    source = next(iter(facts["sources"]), "truth")
     labels = f"{root}/rounds/{number:03d}/labels/{source}/*.parquet"
     query = f"select cluster, count(*) clips from '{labels}' group by 1 order by 2"
     console.print(

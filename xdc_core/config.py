@@ -4,26 +4,22 @@ import difflib
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from shards.errors import ConfigError
 from shards.settings import CorpusSettings
-from xdc_core.methods import label_sources
+from xdc_core.evaluation.settings import CORPUS, DatasetSettings, EvaluationSettings, Name
+from xdc_core.methods import clustered_sources
+from xdc_core.section import Positive, Section
 
-Positive = Annotated[float, Field(gt=0)]
+AnySection = TypeVar("AnySection", bound=BaseModel)
 PRESETS = Path(__file__).parent / "presets"
 FILE_NAME = "xdc.yaml"
 LabelSource = Literal["video", "audio", "joint"]
 LABEL_SOURCES: tuple[str, ...] = typing.get_args(LabelSource)
-
-
-class Section(BaseModel):
-    """Unknown keys are errors; infinities and NaN are no numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class VideoSettings(Section):
@@ -108,6 +104,9 @@ class TrainSettings(Section):
         "step", description="step: a tenth of the learning rate after each third of the steps"
     )
     uniform: bool = Field(True, description="draw clips uniformly over clusters; false: uniformly over clips")
+    shuffle_labels: bool = Field(
+        False, description="a control: permute the pseudo-labels among the clips, so that there is only noise to learn"
+    )
     head_std: Positive = Field(0.01, description="standard deviation of a new head's weights")
     checkpoint_every: int = Field(500, ge=1, description="steps")
     processes: int = Field(1, ge=1, description="processes (GPUs) a modality, joined by torchrun")
@@ -125,7 +124,10 @@ class RunsOn(Section):
 class Config(Section):
     """Everything that decides what a run computes."""
 
-    method: Literal["sdc", "mdc", "cdc", "xdc"] = Field("xdc", description="who supervises whom; see docs/method.md")
+    method: Literal["sdc", "mdc", "cdc", "xdc", "supervised"] = Field(
+        "xdc", description="who supervises whom; see docs/method.md"
+    )
+    truth: str = Field("label", description="label column that the baseline `supervised` learns; others never see it")
     rounds: int = Field(5, ge=0, le=999, description="training rounds; a last look without training follows them")
     seed: int = Field(0, ge=0, description="every random draw of the run comes from it")
     corpus: CorpusSettings = Field(CorpusSettings(), description="raw videos -> clips")
@@ -134,11 +136,32 @@ class Config(Section):
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
+    datasets: dict[Name, DatasetSettings] = Field({}, description="labelled data sets to evaluate on, by name")
+    evaluate: dict[Name, EvaluationSettings] = Field(
+        {}, description="evaluations of the encoders, by name; see docs/evaluation.md"
+    )
     runs_on: RunsOn = Field(RunsOn(), description="where the work is done")
 
     @model_validator(mode="after")
+    def _data_of_evaluations(self) -> "Config":
+        if CORPUS in self.datasets:
+            raise ValueError(f"datasets.{CORPUS}: this name means the run's own corpus; choose another")
+        for name, evaluation in self.evaluate.items():
+            if evaluation.data == CORPUS:
+                continue
+            if evaluation.data not in self.datasets:
+                there = ", ".join([CORPUS, *self.datasets])
+                raise ValueError(f"evaluate.{name}.data is {evaluation.data!r}, which is none of: {there}")
+            modality = self.datasets[evaluation.data].modality
+            if evaluation.modality not in (None, modality):
+                raise ValueError(
+                    f"evaluate.{name}.modality is {evaluation.modality}, but {evaluation.data} is {modality}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _k_for_every_source(self) -> "Config":
-        missing = [source for source in label_sources(self.method) if source not in self.cluster.k]
+        missing = [source for source in clustered_sources(self.method) if source not in self.cluster.k]
         if missing:
             raise ValueError(f"cluster.k has no entry for {', '.join(missing)}, which method {self.method} clusters")
         return self
@@ -178,17 +201,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values or {}
 
 
-def parse_config(values: dict[str, Any], where: str) -> Config:
+def parse_section(section: type[AnySection], values: dict[str, Any], where: str) -> AnySection:
     """Check values and fill in defaults.
 
     Raises:
         ConfigError: names every wrong key with its nearest match, and every wrong value with what is allowed.
     """
     try:
-        config = Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(problem, section) for problem in error.errors()]
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """A run's whole configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
+    config = parse_section(Config, values, where)
     from xdc_core.encoders.build import ENCODERS
 
     for modality in ("video", "audio"):
@@ -210,21 +238,31 @@ def _nearest(word: str, words: list[str]) -> str:
     return f" is unknown. Did you mean {near[0]!r}?" if near else " is unknown."
 
 
-def _section_at(parts: tuple[int | str, ...]) -> type[BaseModel] | None:
-    section: Any = Config
+def _section_at(section: Any, parts: tuple[int | str, ...]) -> type[BaseModel] | None:
     for part in parts:
-        if not (isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields):
+        if typing.get_origin(section) is dict:  # Of sections by name.
+            section = typing.get_args(section)[1]
+        elif _is_section(section) and part in section.model_fields:
+            section = section.model_fields[str(part)].annotation
+        else:
             return None
-        section = section.model_fields[str(part)].annotation
-    return section if isinstance(section, type) and issubclass(section, BaseModel) else None
+    return section if _is_section(section) else None
 
 
-def _explain(problem: Any) -> str:
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _explain(problem: Any, whole: type[BaseModel]) -> str:
     """One line for one of pydantic's errors."""
     location = tuple(part for part in problem["loc"] if part != "[key]")
     name = ".".join(map(str, location))
+    if problem["type"] == "string_pattern_mismatch" and "[key]" in problem["loc"]:
+        return f"{name}: a name has small letters, digits, - and _ only."
+    if problem["type"] == "missing":
+        return f"{name}: this key is missing."
     if problem["type"] == "extra_forbidden" or "[key]" in problem["loc"]:
-        section = _section_at(location[:-1])
+        section = _section_at(whole, location[:-1])
         keys = list(section.model_fields) if section else list(LABEL_SOURCES)
         return f"{name}: this key{_nearest(str(location[-1]), keys)} Keys here: {', '.join(keys)}."
     message = problem["msg"].removeprefix("Value error, ")
@@ -233,7 +271,7 @@ def _explain(problem: Any) -> str:
     return f"{name}: {problem['input']!r} is not allowed. {message}."
 
 
-def commented_yaml(config: Config, notes: str = "") -> str:
+def commented_yaml(config: BaseModel, notes: str = "") -> str:
     """The whole configuration as YAML, every key with its description as a comment."""
     lines = [f"# {line}".rstrip() for line in notes.splitlines()]
     lines += _commented(config, 0)
@@ -247,6 +285,11 @@ def _commented(section: BaseModel, depth: int) -> list[str]:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             lines += ["", f"{indent}# {field.description}", f"{indent}{name}:", *_commented(value, depth + 1)]
+            continue
+        if isinstance(value, dict) and any(isinstance(entry, BaseModel) for entry in value.values()):
+            set_values = {key: entry.model_dump(mode="json", exclude_defaults=True) for key, entry in value.items()}
+            text = yaml.safe_dump({name: set_values}, default_flow_style=None, sort_keys=False, width=1000)
+            lines += ["", f"{indent}# {field.description}", *(f"{indent}{line}" for line in text.splitlines())]
             continue
         plain = section.model_dump(mode="json")[name]
         text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1000).removesuffix("\n")

@@ -14,6 +14,7 @@ from shards.index import shard_names
 from shards.progress import Progress
 from shards.stage import Outcome
 from xdc_core.clips import ClipRows, ClipViews, collate
+from xdc_core.config import Config
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
 from xdc_core.encoders.build import encoder_spec
@@ -101,18 +102,19 @@ def _extract_shard(
                 numbers.append(number)
                 views.append(view)
         if views:
-            features.append(_encode(encoder, torch.stack(views), modality, run, device))
+            features.append(encode(encoder, torch.stack(views), modality, config, device))
         seen += len(items)
         progress(done + seen, total, "clips")
     return np.concatenate(features), numbers, rejects
 
 
 @torch.inference_mode()
-def _encode(
-    encoder: torch.nn.Module, views: torch.Tensor, modality: Modality, run: Run, device: torch.device
+def encode(
+    encoder: torch.nn.Module, views: torch.Tensor, modality: Modality, config: Config, device: torch.device
 ) -> np.ndarray:
-    batch = modality.normalise(views.to(device), run.config)
-    half = run.config.extract.precision == "bfloat16"
+    """Features float32 [B, width], on the CPU, of a batch of views."""
+    batch = modality.normalise(views.to(device), config)
+    half = config.extract.precision == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         result: torch.Tensor = encoder(batch)
     return result.float().cpu().numpy()

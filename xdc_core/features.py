@@ -13,12 +13,12 @@ from xdc_core.methods import clustered_from
 from xdc_core.run import Node, Run
 
 
-def write_features(path: Path, keys: list[str], features: np.ndarray) -> None:
-    """Write keys and features float32 [clips, width] as a fixed-size list column."""
+def write_features(path: Path, keys: list[str], features: np.ndarray, **columns: pa.Array) -> None:
+    """Write keys and features float32 [clips, width] as a fixed-size list column; other columns stand between them."""
     width = features.shape[1]
     flat = pa.array(np.ascontiguousarray(features, np.float32).reshape(-1), pa.float32())
     column = pa.FixedSizeListArray.from_arrays(flat, width)
-    write_parquet(path, pa.table({"key": pa.array(keys, pa.string()), "feature": column}))
+    write_parquet(path, pa.table({"key": pa.array(keys, pa.string()), **columns, "feature": column}))
 
 
 def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         StageError: the file is missing or damaged.
     """
-    table = read_parquet(path, "extract")
+    table = read_parquet(path, "extract", ["key", "feature"])
     column = table["feature"].combine_chunks()
     width = column.type.list_size
     features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)

@@ -7,37 +7,67 @@
 trained. The round after the last training (number `rounds`) is a last look: all but training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from shards.commit import fingerprint, partial_directory, read_manifest
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
+from shards.settings import CorpusSettings
 from shards.stage import reusable
 from xdc_core.config import Config
-from xdc_core.methods import JOINT, METHODS, clustered_from, label_sources, modalities
+from xdc_core.evaluation.settings import CORPUS
+from xdc_core.methods import JOINT, METHODS, TRUTH, clustered_from, clustered_sources, label_sources, modalities
 from xdc_core.run import Node, Run
 
 # Raise a stage's version when the same settings and inputs would give another result.
-VERSIONS = {"init": 1, "extract": 1, "cluster": 1, "label": 1, "train": 1, "report": 1}
-STAGES = ("shard", *VERSIONS)
+VERSIONS = {
+    "init": 2,
+    "extract": 2,
+    "cluster": 1,
+    "label": 1,
+    "train": 2,
+    "embed": 1,
+    "eval": 1,
+    "report": 2,
+}
+STAGES = ("shard", "data", *VERSIONS)
 SHARD = Node("shard")
 
 
 def setup_nodes(config: Config) -> list[Node]:
     """What is done once a run."""
-    return [SHARD, *(Node("init", modality) for modality in modalities(config.method))]
+    in_rounds = {evaluation.data for evaluation in config.evaluate.values() if evaluation.when != "asked"}
+    data = [Node("data", name) for name in config.datasets if name in in_rounds]
+    return [SHARD, *data, *(Node("init", modality) for modality in modalities(config.method))]
 
 
 def round_nodes(config: Config, number: int) -> list[Node]:
     """The nodes of one round, each after all that it reads."""
-    names, sources = modalities(config.method), label_sources(config.method)
+    names = modalities(config.method)
     nodes = [Node("extract", modality, number) for modality in names]
-    nodes += [Node("cluster", source, number) for source in sources]
-    nodes += [Node("label", source, number) for source in sources]
+    nodes += [Node("cluster", source, number) for source in clustered_sources(config.method)]
+    nodes += [Node("label", source, number) for source in label_sources(config.method)]
     if number < config.rounds:
         nodes += [Node("train", modality, number) for modality in names]
-    return [*nodes, Node("report", None, number)]
+    due = ("rounds",) if number < config.rounds else ("rounds", "end")
+    wanted = [name for name, evaluation in config.evaluate.items() if evaluation.when in due]
+    return [*nodes, *evaluation_nodes(config, wanted, number), Node("report", None, number)]
+
+
+def evaluation_nodes(config: Config, names: Sequence[str], number: int) -> list[Node]:
+    """What evaluations of a round need beside its features, each after all that it reads, and themselves."""
+    evaluations = {name: config.evaluate[name] for name in names}
+    frozen = {each.data for each in evaluations.values() if each.data != CORPUS and each.protocol != "all"}
+    embedded = [Node("embed", name, number) for name in config.datasets if name in frozen]
+    return [*embedded, *(Node("eval", name, number) for name in evaluations)]
+
+
+def evaluated_modality(config: Config, name: str) -> str | None:
+    """Whose encoder an evaluation is of; None for both."""
+    evaluation = config.evaluate[name]
+    return config.datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality
 
 
 def all_nodes(config: Config) -> Iterator[Node]:
@@ -49,9 +79,14 @@ def all_nodes(config: Config) -> Iterator[Node]:
 
 def check_node(run: Run, node: Node) -> None:
     """Raises ConfigError where a run's graph has no such node; says which there are."""
-    nodes = list(all_nodes(run.config))
-    if node in nodes:
+    config = run.config
+    nodes = list(all_nodes(config))
+    asked = [Node("data", name) for name in config.datasets]
+    for number in range(config.rounds + 1):
+        asked += evaluation_nodes(config, list(config.evaluate), number)
+    if node in nodes or node in asked:
         return
+    nodes += asked
     alike = [str(other) for other in nodes if other.stage == node.stage] or ["none, for rounds is 0"]
     if node.stage not in STAGES:
         raise ConfigError(f"there is no stage {node.stage!r}. There are: {', '.join(STAGES)}.")
@@ -63,7 +98,7 @@ def inputs(config: Config, node: Node) -> list[Node]:
     """The nodes whose directories a node reads."""
     number = node.round
     match node.stage:
-        case "shard":
+        case "shard" | "data":
             return []
         case "init":
             return [SHARD]
@@ -76,6 +111,8 @@ def inputs(config: Config, node: Node) -> list[Node]:
                 SHARD,
                 *(Node("extract", name, number) for name in clustered_from(config.method, str(node.modality))),
             ]
+        case "label" if node.modality == TRUTH:
+            return [SHARD]
         case "label":
             before = [Node("label", node.modality, number - 1)] if number else []
             return [
@@ -89,10 +126,26 @@ def inputs(config: Config, node: Node) -> list[Node]:
             labels = [Node("label", source, number) for source in sources]
             # Its own features tell which of the clips with a pseudo-label decode in this modality.
             return [SHARD, encoder_node(str(node.modality), number), _in_round(node, "extract"), *labels]
+        case "embed":
+            data = config.datasets[str(node.modality)]
+            return [Node("data", node.modality), encoder_node(data.modality, number)]
+        case "eval":
+            return _evaluation_inputs(config, str(node.modality), number)
         case "report":
             own = [other for other in round_nodes(config, number) if other != node]
             return [SHARD, *own, *([Node("report", None, number - 1)] if number else [])]
     raise ValueError(f"unknown stage {node.stage!r}")
+
+
+def _evaluation_inputs(config: Config, name: str, number: int) -> list[Node]:
+    evaluation, modality = config.evaluate[name], evaluated_modality(config, name)
+    corpus = evaluation.data == CORPUS
+    data = SHARD if corpus else Node("data", evaluation.data)
+    if evaluation.protocol == "all":
+        return [data, encoder_node(str(modality), number)]
+    if not corpus:
+        return [data, Node("embed", evaluation.data, number)]
+    return [data, *(Node("extract", each, number) for each in ([modality] if modality else modalities(config.method)))]
 
 
 def _in_round(node: Node, stage: str) -> Node:
@@ -138,9 +191,53 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
             how = config.train.model_dump(mode="json", exclude={"checkpoint_every", "workers"})
             heads = {"sources": list(METHODS[config.method][name])}
             return seed | learn | heads | {"view": view_settings(config, name, training=True)} | how
+        case "label" if name == TRUTH:
+            return {"column": config.truth}
+        case "embed":
+            data = config.datasets[name]
+            how = {"views": data.views, "precision": config.extract.precision}
+            return how | {"view": view_settings(with_frames(config, data.frames), data.modality, training=False)}
+        case "eval":
+            return seed | _evaluation_settings(config, name)
         case "report":
             return {"method": config.method}
     return {}
+
+
+def with_frames(config: Config, frames: int | None) -> Config:
+    """The configuration with views of another number of frames."""
+    if frames is None:
+        return config
+    return config.model_copy(update={"video": config.video.model_copy(update={"frames": frames})})
+
+
+def _evaluation_settings(config: Config, name: str) -> dict[str, Any]:
+    evaluation = config.evaluate[name]
+    own = {"label", "learn", "test"} if evaluation.data != CORPUS else {"splits"}
+    tuned = evaluation.protocol == "all"
+    settings = evaluation.model_dump(mode="json", exclude={"when", *own, *(() if tuned else ("finetune",))})
+    if tuned:
+        data = config.datasets.get(evaluation.data)
+        modality = str(evaluated_modality(config, name))
+        seen = with_frames(config, data.frames if data else None)
+        settings["view"] = view_settings(seen, modality, training=True)
+        settings["views"] = data.views if data else 1
+    if evaluation.protocol == "clusters":
+        settings["cluster"] = config.cluster.model_dump(mode="json", exclude={"k", "joint_l2"})
+    return settings
+
+
+def is_corpus(node: Node) -> bool:
+    """Whether a node's directory is one of clips: the corpus, or a data set to evaluate on."""
+    return node.stage in ("shard", "data")
+
+
+def stored_from(run: Run, node: Node) -> tuple[Path, Path | None, CorpusSettings]:
+    """Of a directory of clips: where it is, the files it is made of, and how."""
+    if node == SHARD:
+        return run.corpus, run.videos, run.config.corpus
+    name = str(node.modality)
+    return run.directory(node), run.dataset_root(name), run.dataset_settings(name)
 
 
 class Fingerprints:
@@ -150,7 +247,7 @@ class Fingerprints:
         """`corpus` is the corpus's fingerprint, where it is known; else the sources are listed."""
         self.run = run
         self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
-        self.shard_reason = ""
+        self.reasons: dict[Node, str] = {}
 
     def of(self, node: Node) -> str | None:
         """The fingerprint, or None where it is not known because the corpus must be made first."""
@@ -159,18 +256,20 @@ class Fingerprints:
                 for earlier in round_nodes(self.run.config, number):
                     if earlier not in self._known:
                         self._known[earlier] = self._derive(earlier)
-            self._known[node] = self._shard() if node == SHARD else self._derive(node)
+            self._known[node] = self._derive(node)
         return self._known[node]
 
     def inputs_of(self, node: Node) -> dict[str, str | None]:
         """The fingerprints of what a node reads, by the name of the node."""
         return {str(source): self.of(source) for source in inputs(self.run.config, node)}
 
-    def _shard(self) -> str | None:
-        found, self.shard_reason = corpus_fingerprint_now(self.run.corpus, self.run.videos, self.run.config.corpus)
+    def _stored(self, node: Node) -> str | None:
+        found, self.reasons[node] = corpus_fingerprint_now(*stored_from(self.run, node))
         return found
 
     def _derive(self, node: Node) -> str | None:
+        if is_corpus(node):
+            return self._stored(node)
         sources = self.inputs_of(node)
         if None in sources.values():
             return None
@@ -191,11 +290,11 @@ def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, s
     if wanted is not None and partial_directory(directory, wanted).exists():
         return "partial", "will be continued" if manifest is None else "a newer one is begun; the old one is stale"
     if manifest is None:
-        if node == SHARD and list(directory.parent.glob(f".{directory.name}.*.partial")):
+        if is_corpus(node) and list(directory.parent.glob(f".{directory.name}.*.partial")):
             return "partial", "will be continued"
         return "missing", ""
-    if node == SHARD and wanted is None:
-        return "stale", fingerprints.shard_reason
+    if is_corpus(node) and wanted is None:
+        return "stale", fingerprints.reasons[node]
     return "stale", explain_stale(run, node, manifest, fingerprints)
 
 
@@ -204,12 +303,12 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     if manifest.fingerprint == fingerprints.of(node):
         return "files are missing or of another size"
     settings = manifest.settings
-    now = run.config.corpus.model_dump(mode="json") if node == SHARD else settings_of(run.config, node)
-    reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now, node == SHARD)]
-    if node != SHARD and not reasons:
+    now = stored_from(run, node)[2].model_dump(mode="json") if is_corpus(node) else settings_of(run.config, node)
+    reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now, is_corpus(node))]
+    if not is_corpus(node) and not reasons:
         sources = fingerprints.inputs_of(node)
         reasons = [f"{name} changed" for name, value in sources.items() if manifest.inputs.get(name) != value]
-    if not reasons and node != SHARD and manifest.version != VERSIONS[node.stage]:
+    if not reasons and not is_corpus(node) and manifest.version != VERSIONS[node.stage]:
         reasons = [f"stage version {manifest.version} -> {VERSIONS[node.stage]}"]
     return "; ".join(reasons[:3]) or "sources changed"
 

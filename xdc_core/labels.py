@@ -1,5 +1,6 @@
 """The label stage: every clip's nearest centroid is its pseudo-label. Streams shard by shard."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.commit import write_json
-from shards.errors import StageError
+from shards.errors import ConfigError, StageError
 from shards.index import label_columns, read_index, read_parquet, shard_names, write_parquet
 from shards.progress import Progress
 from shards.stage import Outcome
 from xdc_core.features import source_part
+from xdc_core.methods import TRUTH
 from xdc_core.preprocess import load_preprocess
 from xdc_core.run import Node, Run
 from xdc_core.scores import Contingency, agreement
@@ -27,13 +29,11 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     """
     assert node.round is not None
     source = str(node.modality)
+    if source == TRUTH:
+        return label_with_truth(run, node, out, progress)
     clusters = run.directory(Node("cluster", source, node.round))
     centroids, preprocess = read_centroids(clusters), load_preprocess(clusters / "preprocess.npz")
-    import faiss
-
     limit_faiss(run.config)
-    index = faiss.IndexFlatL2(centroids.shape[1])
-    index.add(centroids)
     shards = shard_names(run.corpus)
     for done, shard in enumerate(shards, start=1):
         path = out / f"{shard}.parquet"
@@ -41,11 +41,11 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             continue
         keys, parts = source_part(run, node.round, source, shard)
         points = preprocess(parts)
-        squared, nearest = index.search(points, 1) if len(points) else (np.empty((0, 1)), np.empty((0, 1), int))
+        distance, cluster = nearest(points, centroids)
         columns = {
             "key": pa.array(keys, pa.string()),
-            "cluster": pa.array(nearest[:, 0], pa.int32()),
-            "distance": pa.array(np.sqrt(np.maximum(squared[:, 0], 0)), pa.float32()),
+            "cluster": pa.array(cluster, pa.int32()),
+            "distance": pa.array(distance, pa.float32()),
         }
         write_parquet(path, pa.table(columns))
         progress(done, len(shards), "shards labelled")
@@ -53,6 +53,63 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     write_json(out / "scores.json", scores)
     rows = sum(pq.read_metadata(out / f"{shard}.parquet").num_rows for shard in shards)
     return Outcome(rows, 0, {name: value for name, value in scores.items() if name != "sizes"})
+
+
+def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every point, float32 [n, d]: the Euclidean distance to its nearest centroid, and that centroid's number."""
+    import faiss
+
+    if not len(points):
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(centroids)
+    squared, found = index.search(points, 1)
+    return np.sqrt(np.maximum(squared[:, 0], 0)), found[:, 0]
+
+
+def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+    """The baseline's label source: a clip's `cluster` is the number of its label among all, sorted; `distance` is 0.
+
+    Clips without a label have no row; how many there are stands in scores.json (`unlabelled`), with the `classes`.
+
+    Raises:
+        ConfigError: the corpus has no such column, or fewer than two labels.
+    """
+    column, shards = run.config.truth, shard_names(run.corpus)
+    if column not in label_columns(run.corpus):
+        there = ", ".join(label_columns(run.corpus)) or "none"
+        raise ConfigError(f"truth is {column!r}, but {run.corpus} has no such label column. There are: {there}.")
+    tables = {shard: read_index(run.corpus, shard, ["key", column]) for shard in shards}
+    names = sorted({name for table in tables.values() for name in table[column].to_pylist() if name is not None})
+    if len(names) < 2:
+        raise ConfigError(f"truth: the column {column!r} of {run.corpus} has {len(names)} labels; two are the least.")
+    number = {name: place for place, name in enumerate(names)}
+    rows = clips = 0
+    for done, (shard, table) in enumerate(tables.items(), start=1):
+        labelled = table.filter(table[column].is_valid())
+        columns = {
+            "key": labelled["key"].combine_chunks(),
+            "cluster": pa.array([number[name] for name in labelled[column].to_pylist()], pa.int32()),
+            "distance": pa.array(np.zeros(len(labelled)), pa.float32()),
+        }
+        write_parquet(out / f"{shard}.parquet", pa.table(columns))
+        rows, clips = rows + len(labelled), clips + len(table)
+        progress(done, len(shards), "shards labelled")
+    scores = score(run, node, out, len(names)) | {"classes": names, "unlabelled": clips - rows}
+    write_json(out / "scores.json", scores)
+    return Outcome(rows, clips - rows, {name: value for name, value in scores.items() if name != "sizes"})
+
+
+def read_k(labels: Path) -> int:
+    """How many clusters a label directory's numbers come from, empty ones among them.
+
+    Raises:
+        StageError: scores.json is missing or damaged.
+    """
+    try:
+        return int(json.loads((labels / "scores.json").read_bytes())["k"])
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(f"{labels}/scores.json cannot be read ({error}). Run: xdc stage label --force") from error
 
 
 def read_centroids(clusters: Path) -> np.ndarray:
@@ -77,7 +134,9 @@ def score(run: Run, node: Node, directory: Path, k: int) -> dict[str, Any]:
     with_labels = {name: Contingency() for name in names}
     with_before = Contingency()
     sizes = np.zeros(k, np.int64)
-    before = run.directory(Node("label", node.modality, node.round - 1)) if node.round else None
+    # The truth does not change, and does not read the round before.
+    changes = node.round and node.modality != TRUTH
+    before = run.directory(Node("label", node.modality, node.round - 1)) if changes else None
     for shard in shard_names(run.corpus):
         keys, clusters = read_labels(directory, shard)
         sizes += np.bincount(clusters, minlength=k)

@@ -14,14 +14,16 @@ from xdc_core.config import Config
 from xdc_core.logmel import LogMel, align_frames, log_mel, span_frames
 
 Row = Mapping[str, Any]
-View = Callable[[bytes, Row, Config, np.random.Generator | None], Tensor]
+# Where a view lies: at random, in the middle (None), or in time from a frame on (and in space in the middle).
+Where = np.random.Generator | int | None
+View = Callable[[bytes, Row, Config, Where], Tensor]
 
 
 @dataclass(frozen=True)
 class Modality:
-    """`member` is the clip's file in the tar. `view(bytes, index row, config, rng)` decodes it and gives one view:
-    random with a generator (training), the centre without (extraction). `normalise(batch, config)` makes a batch of
-    views, on any device, what the encoder takes.
+    """`member` is the clip's file in the tar. `view(bytes, index row, config, where)` decodes it and gives one view:
+    random with a generator (training), the centre with None (extraction), or from a frame on (evaluation).
+    `normalise(batch, config)` makes a batch of views, on any device, what the encoder takes.
     """
 
     name: str
@@ -30,20 +32,23 @@ class Modality:
     normalise: Callable[[Tensor, Config], Tensor]
 
 
-def view_start(available: int, wanted: int, rng: np.random.Generator | None) -> int:
-    """Where a view of `wanted` begins among `available`: anywhere (temporal jitter), or in the middle."""
+def view_start(available: int, wanted: int, where: Where) -> int:
+    """Where a view of `wanted` begins among `available`: anywhere (temporal jitter), in the middle, or as said."""
     room = max(0, available - wanted)
-    return room // 2 if rng is None else int(rng.integers(room + 1))
+    if where is None:
+        return room // 2
+    return min(where, room) if isinstance(where, int) else int(where.integers(room + 1))
 
 
-def video_view(mp4: bytes, row: Row, config: Config, rng: np.random.Generator | None) -> Tensor:
+def video_view(mp4: bytes, row: Row, config: Config, where: Where) -> Tensor:
     """uint8 [3, frames, crop, crop]. A clip with fewer frames is held on its last one.
 
     Short edge, crop place and flip as in VMZ: drawn in training; the first short edge and the centre in extraction.
     """
     settings = config.video
     wanted = min(settings.frames, row["frames"])
-    frames = decode_frames(mp4, view_start(row["frames"], wanted, rng), wanted)
+    frames = decode_frames(mp4, view_start(row["frames"], wanted, where), wanted)
+    rng = where if isinstance(where, np.random.Generator) else None
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
     edges = settings.short_edges
     clip = _resize(clip, edges[0] if rng is None else edges[int(rng.integers(len(edges)))])
@@ -74,14 +79,14 @@ def normalise_video(batch: Tensor, config: Config) -> Tensor:
     return (batch.float() / 255 - mean) / std
 
 
-def audio_view(flac: bytes, row: Row, config: Config, rng: np.random.Generator | None) -> Tensor:
+def audio_view(flac: bytes, row: Row, config: Config, where: Where) -> Tensor:
     """float32 [1, frames, mels]: the log-mel of the sound that goes with a video view placed as in `video_view`."""
     settings = config.audio
     spectrogram = log_mel(
         torch.from_numpy(decode_sound(flac)), LogMel(sample_rate=row["sample_rate"], mels=settings.mels)
     )
     wanted = min(config.video.frames, row["frames"])
-    start_s = view_start(row["frames"], wanted, rng) / row["fps"]
+    start_s = view_start(row["frames"], wanted, where) / row["fps"]
     span = span_frames(start_s, start_s + wanted / row["fps"], spectrogram.shape[0])
     return align_frames(spectrogram, settings.frames, settings.align, span)[None]
 

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.commit import fingerprint
+from shards.settings import CorpusSettings, stored_part
 from xdc_core.config import FILE_NAME, Config, load_config
+
+SHORTEST_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,14 @@ class Node:
 
 
 # Stage -> the folder of a round in which its directories lie, one a modality.
-FOLDERS = {"extract": "features", "cluster": "clusters", "label": "labels", "train": "train"}
+FOLDERS = {
+    "extract": "features",
+    "cluster": "clusters",
+    "label": "labels",
+    "train": "train",
+    "embed": "embeddings",
+    "eval": "evaluations",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,24 @@ class Run:
         """The folder or manifest of raw videos, if one is set."""
         return (self.root / self.config.corpus.videos).resolve() if self.config.corpus.videos else None
 
+    def dataset_root(self, name: str) -> Path:
+        """Where the files of a data set to evaluate on lie."""
+        return (self.root / self.config.datasets[name].root).resolve()
+
+    def dataset_settings(self, name: str) -> CorpusSettings:
+        """How its recordings become clips: as in the corpus, but none is left out for being short or silent."""
+        dataset = self.config.datasets[name]
+        changes = {
+            "layout": dataset.layout,
+            "label_from_folder": False,
+            "modalities": (dataset.modality,),
+            "clip_seconds": dataset.clip_seconds,
+            "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
+            "silence": "keep",
+            "learn_splits": None,
+        }
+        return self.config.corpus.model_copy(update=changes)
+
     def round_directory(self, number: int) -> Path:
         """Where a round's directories lie."""
         return self.root / "rounds" / f"{number:03d}"
@@ -52,6 +81,10 @@ class Run:
         """Where a node's files lie, once they are committed."""
         if node.stage == "shard":
             return self.corpus
+        if node.stage == "data":
+            # Runs that store clips alike share them.
+            kind = fingerprint(stored_part(self.dataset_settings(str(node.modality))))[:8]
+            return self.corpus.parent / f"{node.modality}-{kind}"
         if node.stage == "init":
             return self.root / "init" / str(node.modality)
         assert node.round is not None

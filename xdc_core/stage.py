@@ -15,7 +15,7 @@ from shards.errors import StageError
 from shards.make import shard
 from shards.progress import Progress, silent
 from shards.stage import Identity, Outcome, Record, build, reusable
-from xdc_core.graph import SHARD, VERSIONS, Fingerprints, inputs, settings_of
+from xdc_core.graph import VERSIONS, Fingerprints, inputs, is_corpus, settings_of, stored_from
 from xdc_core.run import Node, Run
 
 # Stage -> module and function that does the work; imported when it is needed, for torch and faiss load slowly.
@@ -25,6 +25,8 @@ WORK = {
     "cluster": ("xdc_core.clustering", "cluster"),
     "label": ("xdc_core.labels", "label"),
     "train": ("xdc_core.training.stage", "train"),
+    "embed": ("xdc_core.evaluation.embedding", "embed"),
+    "eval": ("xdc_core.evaluation.stage", "evaluate"),
     "report": ("xdc_core.report.stage", "report"),
 }
 
@@ -58,8 +60,8 @@ def run_stage(
         ConfigError: the configuration does not fit the data.
         Busy: another process is at it.
     """
-    if node == SHARD:
-        return shard(run.corpus, run.videos, run.config.corpus, progress, force)
+    if is_corpus(node):
+        return shard(*stored_from(run, node), progress, force)
     fingerprints = Fingerprints(run, corpus_fingerprint)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:

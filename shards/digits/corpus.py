@@ -74,9 +74,9 @@ def _existing(out: Path, identity: dict[str, Any]) -> Path | None:
 
 
 def _material(settings: DigitsSettings, recordings: Recordings) -> Material:
-    splits = ("train", "test") if settings.test_clips else ("train",)
+    splits = [split for split, clips in settings.clips_by_split.items() if clips]
     if recordings:
-        voices = {split: speech.recorded_voices(recordings, split) for split in splits}
+        voices = {split: speech.recorded_voices(recordings, split, settings.validated) for split in splits}
     else:
         voices = {split: Voices(tuple(voice.SPEAKERS), {}) for split in splits}
     return Material(settings, handwriting.load_handwriting(settings.digit_pixels), voices, recordings)

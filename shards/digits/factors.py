@@ -63,8 +63,8 @@ class Voices:
 
 
 def clip_generator(seed: int, split: str, index: int) -> np.random.Generator:
-    """The source of all chance in clip `index` of the split `train` or `test`."""
-    return np.random.default_rng((seed, index) if split == "train" else (seed, index, 1))
+    """The source of all chance in clip `index` of a split."""
+    return np.random.default_rng((seed, index, *{"train": (), "test": (1,), "validation": (2,)}[split]))
 
 
 def draw_factors(

@@ -3,7 +3,8 @@
 They are the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998, UCI
 repository). Who wrote which is not recorded there. The private factor is therefore `writing`, the index of
 the sample, and not a writer. The first 1,400 samples are for training and the last 397 for test: samples
-that stand side by side, likely by one hand, mostly stay on one side of the split.
+that stand side by side, likely by one hand, mostly stay on one side of the split. Where a corpus has clips for
+validation, the last 200 of the training samples are theirs alone.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 SOURCE = "scikit-learn load_digits (UCI optical recognition of handwritten digits, test part), 1797 samples"
 TRAIN_SAMPLES = 1400
+VALIDATION_SAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,18 @@ class Handwriting:
     pictures: NDArray[np.float32]
     digits: NDArray[np.int64]
 
-    def samples(self, digit: int, split: str) -> NDArray[np.int64]:
-        """Indices of the samples of a digit in the split `train` or `test`."""
-        indices = np.flatnonzero(self.digits == digit)
-        return indices[indices < TRAIN_SAMPLES] if split == "train" else indices[indices >= TRAIN_SAMPLES]
+    def samples(self, digit: int, split: str, validated: bool = False) -> NDArray[np.int64]:
+        """Indices of the samples of a digit in the split `train`, `validation` or `test`.
+
+        validated: the corpus has a split `validation`, whose samples `train` then lacks.
+        """
+        first_held_out = TRAIN_SAMPLES - VALIDATION_SAMPLES
+        first, end = {
+            "train": (0, first_held_out if validated else TRAIN_SAMPLES),
+            "validation": (first_held_out, TRAIN_SAMPLES),
+            "test": (TRAIN_SAMPLES, len(self.digits)),
+        }[split]
+        return np.flatnonzero(self.digits[first:end] == digit) + first
 
 
 def load_handwriting(pixels: int) -> Handwriting:

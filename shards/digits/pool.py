@@ -57,8 +57,8 @@ def draw_clips(material: Material, folder: Path, progress: Callable[[int, int], 
         StageError: a worker ended before its time.
     """
     settings = material.settings
-    jobs = [*_jobs("train", settings.clips), *_jobs("test", settings.test_clips)]
-    total = settings.clips + settings.test_clips
+    jobs = [job for split, clips in settings.clips_by_split.items() for job in _jobs(split, clips)]
+    total = sum(settings.clips_by_split.values())
     workers = min(settings.workers or _cores(), len(jobs))
     done = 0
     rows: list[list[Row]] = [[] for _ in jobs]

@@ -46,7 +46,12 @@ def render_clip(material: Material, split: str, index: int) -> tuple[Factors, ND
     """A clip's factors, frames (uint8 [T, H, W, 3], RGB) and sound (float32 [N], 16 kHz)."""
     settings, handwriting = material.settings, material.handwriting
     generator = clip_generator(settings.seed, split, index)
-    factors = draw_factors(generator, settings, lambda digit: handwriting.samples(digit, split), material.voices[split])
+    factors = draw_factors(
+        generator,
+        settings,
+        lambda digit: handwriting.samples(digit, split, settings.validated),
+        material.voices[split],
+    )
     frames = draw_scene(
         factors,
         handwriting.pictures[factors.writing],

@@ -13,6 +13,9 @@ class DigitsSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     clips: int = Field(3000, ge=1, le=1_000_000, description="clips to learn from (split `train`)")
+    validation_clips: int = Field(
+        0, ge=0, le=1_000_000, description="clips of the split `validation`; its writing and speech then leave `train`"
+    )
     test_clips: int = Field(0, ge=0, le=1_000_000, description="clips of the split `test`")
     seed: int = Field(0, ge=0, lt=2**32, description="clip i depends on the seed and on i, not on their number")
     seconds: float = Field(1.125, ge=0.5, le=10, description="length of a clip")
@@ -40,6 +43,16 @@ class DigitsSettings(BaseModel):
         if not -20 <= low <= high <= 80:
             raise ValueError(f"snr_db ({low:g}, {high:g}) must be (low, high) with -20 <= low <= high <= 80")
         return self
+
+    @property
+    def clips_by_split(self) -> dict[str, int]:
+        """How many clips each split has."""
+        return {"train": self.clips, "validation": self.validation_clips, "test": self.test_clips}
+
+    @property
+    def validated(self) -> bool:
+        """Whether some writing and speech is kept for validation."""
+        return self.validation_clips > 0
 
     @property
     def frames(self) -> int:

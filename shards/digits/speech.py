@@ -1,7 +1,7 @@
 """Recorded digits in the layout of the Free Spoken Digit Dataset: `{digit}_{speaker}_{index}.wav`, mono.
 
 Its official split is followed: the indices 0 to 4 of every digit and speaker are for test, the others for
-training. Its rate is 8 kHz; others are taken too.
+training; where a corpus has clips for validation, 5 to 9 are theirs alone. Its rate is 8 kHz; others are taken too.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from shards.errors import ConfigError
 
 SOURCE = "recordings in the layout of the Free Spoken Digit Dataset"
 TEST_TAKES = range(5)
+VALIDATION_TAKES = range(5, 10)
 _NAME = re.compile(r"([0-9])_(.+)_([0-9]+)\.wav", re.IGNORECASE)
 
 
@@ -65,18 +66,25 @@ def list_recordings(folder: Path) -> dict[tuple[int, str, int], Recording]:
     return dict(sorted(found.items()))
 
 
-def recorded_voices(recordings: dict[tuple[int, str, int], Recording], split: str) -> Voices:
-    """Who can say what in the split `train` or `test`.
+def split_of(take: int, validated: bool) -> str:
+    """The split that a take belongs to."""
+    if take in TEST_TAKES:
+        return "test"
+    return "validation" if validated and take in VALIDATION_TAKES else "train"
+
+
+def recorded_voices(recordings: dict[tuple[int, str, int], Recording], split: str, validated: bool = False) -> Voices:
+    """Who can say what in the split `train`, `validation` or `test`; `validated`: the corpus has all three.
 
     Raises:
         ConfigError: a speaker lacks a digit in this split, so that the two cannot be drawn independently.
     """
     takes: dict[tuple[int, str], tuple[int, ...]] = {}
     for digit, speaker, take in recordings:
-        if (take in TEST_TAKES) == (split == "test"):
+        if split_of(take, validated) == split:
             takes[digit, speaker] = (*takes.get((digit, speaker), ()), take)
     speakers = tuple(sorted({speaker for _, speaker, _ in recordings}))
-    indices = "0 to 4" if split == "test" else "5 and up"
+    indices = {"test": "0 to 4", "validation": "5 to 9", "train": "10 and up" if validated else "5 and up"}[split]
     for digit, speaker in product(range(10), speakers):
         if (digit, speaker) not in takes:
             raise ConfigError(

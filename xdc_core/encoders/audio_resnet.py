@@ -47,11 +47,14 @@ class AudioResNet(nn.Module):
 
     stem_planes: planes of the first 3x3 convolution, which has a bias, no batch norm and no ReLU, as in VMZ.
     widths, blocks: planes and number of blocks of each stage; every stage halves time and frequency.
+    average: pool the last map by its mean instead of its maximum (which VMZ takes).
 
     Raises ValueError if widths and blocks differ in length.
     """
 
-    def __init__(self, stem_planes: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
+    def __init__(
+        self, stem_planes: int, widths: Sequence[int], blocks: Sequence[int], *, average: bool = False
+    ) -> None:
         super().__init__()
         if not len(widths) == len(blocks) > 0:
             raise ValueError(
@@ -64,6 +67,7 @@ class AudioResNet(nn.Module):
             for index in range(count):
                 self.stages.append(BasicBlock(planes, width, stride=2 if index == 0 else 1))
                 planes = width
+        self.average = average
         self.width: int = planes
 
     def forward(self, spectrograms: Tensor) -> Tensor:
@@ -72,7 +76,8 @@ class AudioResNet(nn.Module):
         The pool is the maximum over the whole last map. For 100 x 40 and five stages that map is 4 x 2, so it
         is VMZ's 4 x 2 max-pool; other sizes are accepted too.
         """
-        return self.stages(self.stem(spectrograms)).amax(dim=(2, 3))
+        last = self.stages(self.stem(spectrograms))
+        return last.mean(dim=(2, 3)) if self.average else last.amax(dim=(2, 3))
 
 
 def audio_resnet_18() -> AudioResNet:
@@ -82,5 +87,9 @@ def audio_resnet_18() -> AudioResNet:
 
 
 def audio_resnet_tiny() -> AudioResNet:
-    """A small one of the same family for one CPU core, 64-d, 76,016 parameters. Not from the paper."""
-    return AudioResNet(8, (16, 32, 64), (1, 1, 1))
+    """A small one of the same family for one CPU core, 64-d, 76,016 parameters. Not from the paper.
+
+    It pools by the mean: with random weights a maximum over so large a map (13 x 5) tells digits apart much worse
+    (docs/evidence.md), and XDC starts from random weights.
+    """
+    return AudioResNet(8, (16, 32, 64), (1, 1, 1), average=True)

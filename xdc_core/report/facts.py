@@ -8,7 +8,7 @@ from shards.commit import Manifest, read_manifest
 from shards.index import label_columns, read_index, shard_names
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.labels import read_labels
-from xdc_core.methods import label_sources, modalities
+from xdc_core.methods import clustered_sources, modalities
 from xdc_core.run import Node, Run
 from xdc_core.scores import Contingency
 from xdc_core.training.metrics import read_metrics
@@ -31,7 +31,7 @@ def gather(run: Run, number: int) -> dict[str, Any]:
             if (manifest := read_manifest(run.directory(node)))
         ],
         "label_columns": label_columns(run.corpus),
-        "sources": {source: _source_facts(run, number, source) for source in label_sources(config.method)},
+        "sources": {source: _source_facts(run, number, source) for source in clustered_sources(config.method)},
         "training": {},
     }
     if facts["trained"]:

@@ -7,7 +7,7 @@ import numpy as np
 from shards.errors import StageError
 from shards.index import read_parquet, shard_names
 from xdc_core.clips import ClipRows
-from xdc_core.labels import read_centroids, read_labels
+from xdc_core.labels import read_k, read_labels
 from xdc_core.methods import METHODS
 from xdc_core.run import Node, Run
 from xdc_core.sampling import draw_clips
@@ -50,7 +50,7 @@ def read_assignment(run: Run, node: Node) -> Assignment:
             keys, clusters = read_labels(run.directory(Node("label", source, node.round)), shard)
             target[[place[key] for key in keys]] = clusters
         targets[source] = target
-        classes[source] = len(read_centroids(run.directory(Node("cluster", source, node.round))))
+        classes[source] = read_k(run.directory(Node("label", source, node.round)))
     # A pseudo-label of the other modality does not tell whether this one decodes.
     decodes = np.zeros(len(rows), bool)
     for shard in shards:
@@ -65,5 +65,9 @@ def read_assignment(run: Run, node: Node) -> Assignment:
         )
     steps = max(1, config.train.clips // config.train.batch)
     seed = derive_seed(config.seed, node.round, "train", modality)
+    if config.train.shuffle_labels:
+        for source, target in targets.items():
+            rng = np.random.default_rng(derive_seed(seed, "shuffle", source))
+            target[usable] = rng.permutation(target[usable])
     drawn = draw_clips(targets[sources[0]][usable], steps * config.train.batch, config.train.uniform, seed)
     return Assignment(rows, sources, targets, classes, usable[drawn], steps)

@@ -1,0 +1,101 @@
+"""A study from the command line: the digits are made, all cells worked off, and what they show is written."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.children import CHILDREN
+from flows.crew import Crew, Job
+from flows.terminal import counter, shown
+from shards.commit import write_text
+from shards.digits.corpus import write_digits
+from shards.errors import ConfigError, StageError
+from shards.write import core_count
+from xdc_core.config import commented_yaml, parse_section
+from xdc_core.graph import all_nodes
+from xdc_core.study.cells import Cell, make_cells
+from xdc_core.study.settings import FILE_NAME, StudySettings, load_study
+from xdc_core.study.write import write_study
+
+NOTES = """A study of audio-visual digits. Change it before its first run; later, make another one.
+xdc compare {root} does what is missing of it, and writes table.md, figure.svg and results.parquet."""
+
+
+def make_study(root: Path, choices: dict[str, Any]) -> bool:
+    """Write `root`/study.yaml, unless it is there and nothing else is asked for. Returns whether it was written.
+
+    Raises:
+        ConfigError: a study that differs is there already, or a value is wrong.
+    """
+    file = root / FILE_NAME
+    if choices.get("speech"):
+        choices["speech"] = os.path.relpath(choices["speech"], root)
+    if not file.exists():
+        study = parse_section(StudySettings, choices, "the study")
+        write_text(file, commented_yaml(study, NOTES.format(root=root)))
+        return True
+    there = load_study(root).model_dump()
+    asked = parse_section(StudySettings, choices, "the study").model_dump()
+    differing = [name for name in choices if there[name] != asked[name]]
+    if differing:
+        raise ConfigError(f"{file} is there already, with another {', '.join(differing)}. Choose another folder.")
+    return False
+
+
+def said(texts: list[str], several: bool = False) -> dict[str, Any]:
+    """NAME=VALUE texts as a dictionary; values as YAML has them, `several` of them with commas between.
+
+    Raises:
+        ConfigError: a text has no =.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise ConfigError(f"{text!r}: NAME=VALUE was expected, as in train.lr=0.001.")
+        found[name] = tuple(map(yaml.safe_load, value.split(","))) if several else yaml.safe_load(value)
+    return found
+
+
+def print_study(root: Path, facts: dict[str, Any]) -> None:
+    """The table, and where the rest is."""
+    print((root / "table.md").read_text(encoding="utf-8"))
+    seconds = [cell["seconds"] for cell in facts["cells"]]
+    print(
+        f"{len(seconds)} runs took {sum(seconds) / 60:.1f} minutes of one core, {max(seconds) / 60:.1f} at most each."
+    )
+    print(
+        f"Every number: {root}/results.parquet. Figure: {root}/figure.svg. Runs: {root}/runs (xdc status, xdc report)"
+    )
+
+
+def run_study(root: Path, slots: int | None = None) -> dict[str, Any]:
+    """Do what is missing of a study. Returns its facts, the content of study.json.
+
+    Raises:
+        StageError: cells failed; what there is of the others is written all the same.
+    """
+    study = load_study(root)
+    cells = make_cells(study, root)
+    for videos, cell in {cell.videos: cell for cell in cells}.items():
+        with counter(f"digits {videos.name}") as progress:
+            write_digits(videos, cell.digits, progress)
+    failed = work_off(cells, slots or core_count())
+    facts = write_study(root, study, cells)
+    if failed:
+        raise StageError(f"{len(failed)} stages of the study failed or were not reached, the first: {failed[0]}")
+    return facts
+
+
+def work_off(cells: list[Cell], slots: int) -> list[str]:
+    """Do the cells' nodes as ordinary stages. Returns what failed, in words."""
+    jobs = [Job(cell.run, node) for cell in cells for node in all_nodes(cell.run.config)]
+    try:
+        with shown() as listener:
+            crew = Crew(listener)
+            crew.work_off(jobs, slots)
+    finally:
+        CHILDREN.close()
+    return [f"{place}: {reason}" for (place, _), reason in crew.failed.items()]

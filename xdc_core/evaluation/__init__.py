@@ -1,0 +1,1 @@
+"""What encoders are worth: probes, fine-tuning, retrieval, clusters."""

@@ -1,0 +1,61 @@
+"""The probe `svm`: linear support vector machines, one against the rest, on frozen features."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from shards.errors import ConfigError
+from xdc_core.evaluation.examples import Examples
+from xdc_core.evaluation.probe import Attempt, fit_quietly, probe
+from xdc_core.evaluation.standardise import fit_standard
+from xdc_core.evaluation.verdict import Verdict
+from xdc_core.preprocess import unit_length
+
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+Scaling = Literal["standard", "length"]
+
+
+def svm(
+    train: Examples,
+    test: Examples,
+    classes: int,
+    seed: int,
+    held_out_share: float = 0.2,
+    strengths: Sequence[float] = STRENGTHS,
+    scaling: Scaling = "standard",
+) -> Verdict:
+    """One linear SVM a class (squared hinge loss, L2); decisions averaged over a recording's views.
+
+    Established for ESC-50 and DCASE: a linear SVM, decisions averaged. Loss, C and scaling are not known (unverified
+    options, see docs/method.md). strengths: candidates for C. scaling: `standard` gives every feature mean 0 and
+    deviation 1, `length` every view length 1. Scores are distances to the planes times the norms of their weights,
+    minus infinity for a class that training has no recording of.
+
+    Raises:
+        ConfigError, StageError: as `probe`; or another scaling.
+    """
+    if scaling not in ("standard", "length"):
+        raise ConfigError(f"scaling is {scaling!r}. It must be 'standard' or 'length'.")
+    learner = partial(_planes, scaling)
+    return probe(learner, "C", sorted(strengths), train, test, classes, seed, held_out_share)
+
+
+def _planes(
+    scaling: Scaling, fit: Examples, look: Examples, classes: int, strengths: Sequence[float]
+) -> Iterator[Attempt]:
+    from sklearn.svm import LinearSVC
+
+    scaled = fit_standard(fit.features) if scaling == "standard" else unit_length
+    known, unknown = scaled(fit.features), scaled(look.features)
+    for strength in strengths:
+        # The primal solver converges where the dual one, on more views than features, gives up.
+        model = LinearSVC(C=strength, dual=False)
+        complaints = [f"C = {strength:g}: {text}" for text in fit_quietly(model, known, fit.labels)]
+        decisions = model.decision_function(unknown)
+        if decisions.ndim == 1:  # Of two classes scikit-learn gives the second's only.
+            decisions = np.stack([-decisions, decisions], axis=1)
+        scores = np.full((len(look), classes), -np.inf)
+        scores[:, model.classes_] = decisions
+        yield Attempt(strength, scores, tuple(complaints))

@@ -1,0 +1,37 @@
+"""What a study leaves: results.parquet (every number), study.json (means and spreads), table.md and figure.svg."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from shards.commit import write_json, write_text
+from shards.index import write_parquet
+from xdc_core.study.cells import Cell
+from xdc_core.study.figure import draw_figure
+from xdc_core.study.results import cell_rows, seconds_of, summarise
+from xdc_core.study.settings import StudySettings
+from xdc_core.study.table import table_of
+
+
+def write_study(root: Path, study: StudySettings, cells: list[Cell]) -> dict[str, Any]:
+    """Gather what is there of the cells, and write it. Returns the content of study.json."""
+    rows = [row for cell in cells for row in cell_rows(cell)]
+    if rows:
+        write_parquet(root / "results.parquet", pa.Table.from_pylist(rows))
+    last = max(cell.run.config.rounds for cell in cells)
+    facts = {
+        "study": root.resolve().name,
+        "settings": study.model_dump(mode="json"),
+        "rounds": last,
+        "summary": summarise(rows, last),
+        "cells": [
+            {"run": cell.run.root.name, "contender": cell.contender, "variant": cell.variant, "draw": cell.draw}
+            | {"seed": cell.seed, "seconds": round(seconds_of(cell), 1)}
+            for cell in cells
+        ],
+    }
+    write_json(root / "study.json", facts)
+    write_text(root / "table.md", table_of(facts))
+    draw_figure(root / "figure.svg", facts)
+    return facts
