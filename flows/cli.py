@@ -180,6 +180,46 @@ def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = Fa
             print_summary(run, found)
 
 
+@app.command("eval")
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' directories")],
+    only: Annotated[list[str] | None, typer.Option(help="name of an evaluation  [default: all of xdc.yaml]")] = None,
+    round: Annotated[
+        int | None, typer.Option("--round", help="its first encoders; 0: untrained ones (scratch)")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="ask for one: fc, all, svm, knn, retrieval or clusters")] = None,
+    modality: Annotated[str | None, typer.Option(help="of what is asked for: video or audio")] = None,
+    data: Annotated[str | None, typer.Option(help="layout of a data set: esc50, say  [default: the corpus]")] = None,
+    root: Annotated[Path | None, typer.Option(help="where that data set's files lie")] = None,
+    label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",
+    force: Annotated[bool, typer.Option("--force", help="do it anew, even where it is fresh")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="only print what is there, beside the paper's numbers")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what encoders are worth: probes, fine-tuning, retrieval, clusters; on the corpus or other data sets."""
+    with told_to_people():
+        from flows import evaluations
+        from xdc_core.evaluation.table import markdown_table
+
+        if table:
+            print(evaluations.table(runs), end="")
+            return
+        names = list(only or [])
+        if protocol:
+            names += {evaluations.ask(run, data, root, protocol, modality, label) for run in runs}
+        found = evaluations.evaluate(runs, names, round, force)
+        if as_json:
+            print(json.dumps(found, indent=2))
+            return
+        print(markdown_table(found, paper=False))
+        for result in found:
+            print(f"{result['path']}")
+            for warning in result["warnings"]:
+                print(f"  warning: {warning}")
+
+
 @app.command()
 def compare(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="the study's directory (made if it is not there)")],

@@ -1,6 +1,7 @@
 """A study from the command line: the digits are made, all cells worked off, and what they show is written."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import yaml
 
 from flows.children import CHILDREN
 from flows.crew import Crew, Job
-from flows.terminal import counter, shown
+from flows.terminal import TerminalListener, counter, shown
 from shards.commit import write_text
 from shards.digits.corpus import write_digits
-from shards.errors import ConfigError, StageError
+from shards.errors import ConfigError, StageError, XdcError
+from shards.stage import Record
 from shards.write import core_count
 from xdc_core.config import commented_yaml, parse_section
 from xdc_core.graph import all_nodes
+from xdc_core.run import Node, Run
 from xdc_core.study.cells import Cell, make_cells
 from xdc_core.study.settings import FILE_NAME, StudySettings, load_study
 from xdc_core.study.write import write_study
@@ -89,12 +92,32 @@ def run_study(root: Path, slots: int | None = None) -> dict[str, Any]:
     return facts
 
 
+@dataclass(frozen=True)
+class CellListener:
+    """Shows of a study what there is room for: a line for every finished round, and every failure."""
+
+    run: Run
+    terminal: TerminalListener
+
+    def progress(self, node: Node, done: int, total: int, note: str) -> None:
+        """Nothing: there are too many."""
+
+    def finished(self, node: Node, record: Record) -> None:
+        """A line when a round is reported."""
+        if node.stage == "report" and not record.reused:
+            self.terminal.line(f"{self.run.root.name}: round {node.round} of {self.run.config.rounds} is done")
+
+    def failed(self, node: Node, error: XdcError) -> None:
+        """A line."""
+        self.terminal.line(f"{self.run.root.name}, {node}: FAILED. {error}")
+
+
 def work_off(cells: list[Cell], slots: int) -> list[str]:
     """Do the cells' nodes as ordinary stages. Returns what failed, in words."""
     jobs = [Job(cell.run, node) for cell in cells for node in all_nodes(cell.run.config)]
     try:
-        with shown() as listener:
-            crew = Crew(listener)
+        with shown() as terminal:
+            crew = Crew(lambda run: CellListener(run, terminal))
             crew.work_off(jobs, slots)
     finally:
         CHILDREN.close()

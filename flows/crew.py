@@ -3,7 +3,7 @@
 For commands that are no round: evaluations, and studies of many runs. Rounds are Prefect's (`flows.xdc_round`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +37,12 @@ class Job:
 
 @dataclass
 class Crew:
-    """What is known while jobs are worked off. `failed` has the reason of each that failed, or was not reached."""
+    """What is known while jobs are worked off. `listener` gives the one who is told of a run's nodes.
 
-    listener: Listener
+    `failed` has the reason of each job that failed, or was not reached.
+    """
+
+    listener: Callable[[Run], Listener]
     force: bool = False
     done: dict[tuple[Path, Node], Record] = field(default_factory=dict)
     failed: dict[tuple[Path, Node], str] = field(default_factory=dict)
@@ -75,7 +78,7 @@ class Crew:
             return record
 
         def progress(done: int, total: int, note: str = "") -> None:
-            self.listener.progress(job.node, done, total, note)
+            self.listener(job.run).progress(job.node, done, total, note)
 
         return CHILDREN.run_stage(job.run, job.node, self.force, progress, known)
 
@@ -84,7 +87,7 @@ class Crew:
             record = future.result()
         except XdcError as error:
             self.failed[job.place] = str(error)
-            self.listener.failed(job.node, error)
+            self.listener(job.run).failed(job.node, error)
             return
         self.done[job.place] = record
-        self.listener.finished(job.node, record)
+        self.listener(job.run).finished(job.node, record)

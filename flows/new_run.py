@@ -31,14 +31,15 @@ def make_run(
     if videos is not None and not videos.exists():
         raise ConfigError(f"--videos {videos} does not exist. Give a folder of videos, or a manifest.")
     values = load_preset(preset) | choices
-    places = {"path": _relative(corpus or Path("corpora") / root.name, root)}
+    places = {"path": relative(corpus or Path("corpora") / root.name, root)}
     if videos is not None:
-        places["videos"] = _relative(videos, root)
+        places["videos"] = relative(videos, root)
     values["corpus"] = values.get("corpus", {}) | places
     config = parse_config(values, f"preset {preset} with your choices")
     write_text(file, commented_yaml(config, NOTES.format(run=root, preset=preset)))
     return True
 
 
-def _relative(path: Path, root: Path) -> str:
+def relative(path: Path, root: Path) -> str:
+    """How a path is written in a run's configuration: relative to the run's directory."""
     return os.path.relpath(path.resolve(), root.resolve())

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shards.errors import ConfigError
 from xdc_core.graph import Fingerprints, node_state
 from xdc_core.run import Node, Run, open_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def read_report(root: Path, number: int | None) -> dict[str, Any]:
@@ -53,6 +56,9 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
         f"{facts['run']}: what the clusters agree with, by round (0 is the untrained encoder)\n", highlight=False
     )
     console.print(table)
+    if facts["evaluation_history"]:
+        console.print("\nEvaluations of the encoders that a round begins with\n", highlight=False)
+        console.print(_evaluations(facts))
     number, run = facts["round"], open_run(root)
     state, why = node_state(run, Node("report", None, number), Fingerprints(run))
     if state != "fresh":
@@ -73,6 +79,20 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _evaluations(facts: dict[str, Any]) -> "Table":
+    """A row a round, a column an evaluation."""
+    from rich.table import Table
+
+    names = list(dict.fromkeys(row["evaluation"] for row in facts["evaluation_history"]))
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for head in ("round", *names):
+        table.add_column(head, justify="right")
+    for number in dict.fromkeys(row["round"] for row in facts["evaluation_history"]):
+        means = {row["evaluation"]: row["mean"] for row in facts["evaluation_history"] if row["round"] == number}
+        table.add_row(str(number), *(_number(means.get(name)) for name in names))
+    return table
 
 
 def _number(value: float | None) -> str:

@@ -32,7 +32,8 @@ class TerminalListener:
         self.errors: list[XdcError] = []
         self.lock = threading.Lock()
 
-    def _print(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """Print a line, above the bars where there are any."""
         if self.bars:
             self.bars.console.print(text, markup=False, highlight=False)
         else:
@@ -47,7 +48,7 @@ class TerminalListener:
                 self.bars.update(self.tasks[node], completed=done, total=total, note=note)
             elif time.monotonic() - self.told.setdefault(node, time.monotonic()) > PLAIN_S:
                 self.told[node] = time.monotonic()
-                self._print(f"  {node}: {done} of {total} {note}")
+                self.line(f"  {node}: {done} of {total} {note}")
 
     def finished(self, node: Node, record: Record) -> None:
         """A line; what was reused is only counted."""
@@ -56,14 +57,14 @@ class TerminalListener:
             if record.reused:
                 self.reused += 1
                 return
-            self._print(f"{node}: {record.rows} rows, {record.seconds:.1f} s{_rejects(record)}")
+            self.line(f"{node}: {record.rows} rows, {record.seconds:.1f} s{_rejects(record)}")
 
     def failed(self, node: Node, error: XdcError) -> None:
         """A line."""
         with self.lock:
             self._remove(node)
             self.errors.append(error)
-            self._print(f"{node}: FAILED. {error}")
+            self.line(f"{node}: FAILED. {error}")
 
     def _remove(self, node: Node) -> None:
         if self.bars and node in self.tasks:

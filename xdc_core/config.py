@@ -18,6 +18,7 @@ from xdc_core.section import Positive, Section
 AnySection = TypeVar("AnySection", bound=BaseModel)
 PRESETS = Path(__file__).parent / "presets"
 FILE_NAME = "xdc.yaml"
+ASKED = "evaluate.yaml"
 LabelSource = Literal["video", "audio", "joint"]
 LABEL_SOURCES: tuple[str, ...] = typing.get_args(LabelSource)
 
@@ -229,8 +230,16 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a run's xdc.yaml."""
-    return parse_config(read_yaml(path), str(path))
+    """Read and check a run's xdc.yaml, and evaluate.yaml beside it: evaluations asked for on the command line."""
+    values = read_yaml(path)
+    asked = path.with_name(ASKED)
+    if not asked.exists():
+        return parse_config(values, str(path))
+    for section, entries in read_yaml(asked).items():
+        if section not in ("datasets", "evaluate"):
+            raise ConfigError(f"{asked}: {section!r} has no place here, but datasets and evaluate have.")
+        values[section] = (values.get(section) or {}) | (entries or {})
+    return parse_config(values, f"{path}, with {asked.name}")
 
 
 def _nearest(word: str, words: list[str]) -> str:

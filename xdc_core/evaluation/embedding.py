@@ -1,6 +1,5 @@
 """The embed stage: features of equally spaced views of every recording of a data set, shard by shard."""
 
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from shards.commit import write_json
 from shards.corpus import Reject
 from shards.errors import MediaError, StageError
-from shards.index import read_whole_index, shard_names
+from shards.index import shard_names
 from shards.progress import Progress
 from shards.read import ClipReader
 from shards.stage import Outcome
@@ -23,7 +22,7 @@ from xdc_core.config import Config
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
 from xdc_core.encoders.build import encoder_spec
-from xdc_core.evaluation.placing import place_views
+from xdc_core.evaluation.placing import views_by_clip
 from xdc_core.extraction import encode
 from xdc_core.features import write_features
 from xdc_core.graph import encoder_node, with_frames
@@ -110,17 +109,3 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         progress(done, len(shards), "shards embedded")
     written = sum(pq.read_metadata(out / f"{shard}.parquet").num_rows for shard in shards)
     return Outcome(written, sum(map(len, places.values())) - written, {"device": str(device)})
-
-
-def views_by_clip(corpus: Path, wanted: int, views: int) -> dict[str, list[int]]:
-    """A clip's key -> the first frames of the views of its recording that lie in it."""
-    table = read_whole_index(corpus, ["key", "source", "start_s", "frames"])
-    clips: dict[str, list[tuple[float, str, int]]] = defaultdict(list)
-    for row in table.to_pylist():
-        clips[row["source"]].append((row["start_s"], row["key"], row["frames"]))
-    found: dict[str, list[int]] = defaultdict(list)
-    for parts in clips.values():
-        parts.sort()
-        for clip, first in place_views([frames for _, _, frames in parts], wanted, views):
-            found[parts[clip][1]].append(first)
-    return found

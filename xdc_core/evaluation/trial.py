@@ -29,7 +29,7 @@ class Trial(BaseModel):
 def trial_of(verdict: Verdict, classes: Sequence[str], split: str, seed: int, train: int) -> Trial:
     """The figures of a classification."""
     metrics = {"accuracy": accuracy(verdict), "mean_class_accuracy": mean_class_accuracy(verdict)}
-    rows = [row | {"label": classes[row["label"]]} for row in per_class(verdict)]
+    rows = [row | {"class": classes[row["class"]]} for row in per_class(verdict)]
     return Trial(
         split=split,
         seed=seed,

@@ -6,6 +6,7 @@ from typing import Any
 
 from shards.commit import Manifest, read_manifest
 from shards.index import label_columns, read_index, shard_names
+from xdc_core.evaluation.table import headline
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.labels import read_labels
 from xdc_core.methods import clustered_sources, modalities
@@ -33,6 +34,7 @@ def gather(run: Run, number: int) -> dict[str, Any]:
         "label_columns": label_columns(run.corpus),
         "sources": {source: _source_facts(run, number, source) for source in clustered_sources(config.method)},
         "training": {},
+        "evaluations": _evaluations(run, number),
     }
     if facts["trained"]:
         for modality in modalities(config.method):
@@ -42,6 +44,7 @@ def gather(run: Run, number: int) -> dict[str, Any]:
                 "curve": lines[:: max(1, len(lines) // 200)]
             }
     facts["history"] = _history(run, number, facts)
+    facts["evaluation_history"] = _evaluation_history(run, number, facts)
     return facts
 
 
@@ -99,12 +102,39 @@ def _purest(run: Run, labels: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["purity"], -row["size"], row["cluster"]))
 
 
+def _evaluations(run: Run, number: int) -> dict[str, Any]:
+    """Of the evaluations that are part of the round: metrics with mean and spread, and what to know about them."""
+    found = {}
+    for node in round_nodes(run.config, number):
+        if node.stage == "eval":
+            facts = json.loads((run.directory(node) / "results.json").read_text(encoding="utf-8"))
+            kept = ("protocol", "data", "modality", "metrics", "warnings")
+            found[str(node.modality)] = {name: facts[name] for name in kept} | {"headline": headline(facts["protocol"])}
+    return found
+
+
+def _evaluation_history(run: Run, number: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a round and evaluation up to this round: its headline metric."""
+    rows = _before(run, number).get("evaluation_history", [])
+    for name, found in facts["evaluations"].items():
+        spread = found["metrics"].get(found["headline"], {})
+        row = {"round": number, "evaluation": name, "metric": found["headline"]}
+        rows.append(row | {"mean": spread.get("mean"), "sd": spread.get("sd")})
+    return rows
+
+
+def _before(run: Run, number: int) -> dict[str, Any]:
+    """The report of the round before; empty for the first."""
+    if not number:
+        return {}
+    path = run.directory(Node("report", None, number - 1)) / "report.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def _history(run: Run, number: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a round and label source up to this round: k, empty clusters and agreements."""
-    rows: list[dict[str, Any]] = []
-    if number:
-        before = run.directory(Node("report", None, number - 1)) / "report.json"
-        rows = json.loads(before.read_text(encoding="utf-8"))["history"]
+    rows: list[dict[str, Any]] = _before(run, number).get("history", [])
     for source, found in facts["sources"].items():
         row = {"round": number, "source": source, "k": found["k"], "empty": found["empty"]}
         row |= {"largest_share": found["largest_share"], "nmi_previous": found["nmi_previous"]}

@@ -51,7 +51,8 @@ def draw_figure(path: Path, facts: dict[str, Any]) -> None:
         axis.grid(alpha=0.3)
         axis.set_ylim(0, 1)
     axes[0].set_ylabel("digit told from frozen features\n(linear probe, test clips)")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    if axes[1].has_data():
+        axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     with new_file(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
     pyplot.close(figure)

@@ -28,7 +28,7 @@ def table_of(facts: dict[str, Any]) -> str:
     for variant in dict.fromkeys(row["variant"] for row in facts["summary"]):
         named = ", ".join(f"{name} = {value}" for name, value in json.loads(variant).items())
         parts.append(f"## {named or 'All contenders'}\n\n{_main(facts, variant)}")
-        parts.append(f"What the clusters agree with instead (NMI; video / audio):\n\n{_private(facts, variant)}")
+        parts.append(f"What else the clusters agree with (AMI; video / audio):\n\n{_private(facts, variant)}")
     return "\n".join(parts)
 
 
@@ -71,11 +71,11 @@ def last_row(
 
 
 def _private(facts: dict[str, Any], variant: str) -> str:
-    factors = sorted({str(row["factor"]) for row in facts["summary"] if row["metric"] == "nmi"} - set(SHARED.values()))
+    factors = sorted({str(row["factor"]) for row in facts["summary"] if row["metric"] == "ami"} - set(SHARED.values()))
     lines = ["| | " + " | ".join(factors) + " |", "|---" * (len(factors) + 1) + "|"]
     for contender in contenders(facts, variant):
         pairs = [
-            [last_row(facts, variant, contender, modality, "nmi", "train", factor) for modality in ("video", "audio")]
+            [last_row(facts, variant, contender, modality, "ami", "train", factor) for modality in ("video", "audio")]
             for factor in factors
         ]
         if any(row for pair in pairs for row in pair):

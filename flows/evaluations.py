@@ -1,0 +1,131 @@
+"""Evaluations from the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.children import CHILDREN
+from flows.crew import Crew, Job
+from flows.new_run import relative
+from flows.terminal import shown
+from shards.commit import write_text
+from shards.errors import ConfigError, StageError
+from xdc_core.config import ASKED, read_yaml
+from xdc_core.evaluation.settings import CORPUS
+from xdc_core.evaluation.table import markdown_table, read_results
+from xdc_core.graph import Fingerprints, encoder_node, evaluated_modality, evaluation_nodes, inputs
+from xdc_core.methods import modalities
+from xdc_core.run import Run, open_run
+from xdc_core.stage import reuse
+
+NOTES = """# Evaluations that were asked for on the command line; read together with xdc.yaml.
+# Paths are relative to this file.
+"""
+
+
+def ask(root: Path, layout: str | None, files: Path | None, protocol: str, modality: str | None, label: str) -> str:
+    """Add an evaluation to a run's evaluate.yaml, unless it is there; returns its name.
+
+    Raises:
+        ConfigError: what was asked for makes no sense; nothing is written then.
+    """
+    there = read_yaml(root / ASKED) if (root / ASKED).exists() else {}
+    values = {"datasets": there.get("datasets") or {}, "evaluate": there.get("evaluate") or {}}
+    evaluation: dict[str, Any] = {"protocol": protocol}
+    if layout is None:
+        parts = [CORPUS, modality, protocol] + ([label] if label != "label" else [])
+        evaluation |= {"modality": modality} if modality else {}
+        evaluation |= {"label": label} if label != "label" else {}
+    else:
+        if files is None or modality is None:
+            raise ConfigError(f"--data {layout} also needs --root (where its files lie) and --modality.")
+        data = f"{layout}-{modality}"
+        values["datasets"] = values["datasets"] | {
+            data: {"layout": layout, "root": relative(files, root), "modality": modality}
+        }
+        evaluation["data"] = data
+        parts = [layout, modality, protocol]
+    name = "-".join(part for part in parts if part)
+    old = (root / ASKED).read_bytes() if (root / ASKED).exists() else None
+    values["evaluate"] = values["evaluate"] | {name: (values["evaluate"].get(name) or {}) | evaluation}
+    write_text(root / ASKED, NOTES + yaml.safe_dump(values, sort_keys=False))
+    try:
+        open_run(root)
+    except ConfigError:
+        if old is None:
+            (root / ASKED).unlink()
+        else:
+            write_text(root / ASKED, old.decode())
+        raise
+    return name
+
+
+def newest_round(run: Run, name: str) -> int:
+    """The last round that begins with an encoder that is there and up to date.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    modality = evaluated_modality(run.config, name)
+    names = [modality] if modality else list(modalities(run.config.method))
+    fingerprints = Fingerprints(run)
+    for number in range(run.config.rounds, -1, -1):
+        if all(reuse(run, encoder_node(str(each), number), fingerprints) for each in names):
+            return number
+    raise ConfigError(f"{run.root} has no encoder yet that is up to date. Make one: xdc round {run.root}")
+
+
+def evaluate(roots: list[Path], names: list[str], number: int | None, force: bool) -> list[dict[str, Any]]:
+    """Do evaluations of runs: those named, or all. Returns the content of their results.json.
+
+    Features that an evaluation needs are computed on the way; rounds are not trained.
+
+    Raises:
+        ConfigError: a run has no such evaluation or round, or none at all.
+        StageError: some failed; the others are done.
+    """
+    wanted: list[Job] = []
+    jobs: list[Job] = []
+    for root in roots:
+        run = open_run(root)
+        for name in names or run.config.evaluate:
+            if name not in run.config.evaluate:
+                there = ", ".join(run.config.evaluate) or "none"
+                raise ConfigError(f"{root} has no evaluation {name!r}. There are: {there}.")
+            at = newest_round(run, name) if number is None else number
+            if not 0 <= at <= run.config.rounds:
+                raise ConfigError(f"--round {at}: {root} has rounds 0 to {run.config.rounds}.")
+            nodes = evaluation_nodes(run.config, [name], at)
+            features = [node for node in inputs(run.config, nodes[-1]) if node.stage in ("data", "extract")]
+            data = [node for node in inputs(run.config, nodes[0]) if node.stage == "data"]
+            jobs += [Job(run, node) for node in dict.fromkeys([*data, *features, *nodes])]
+            wanted.append(Job(run, nodes[-1]))
+    if not wanted:
+        raise ConfigError(
+            f"{roots[0]} has no evaluations. Ask for one, as in: xdc eval {roots[0]} --protocol fc --modality video "
+            "(on its own corpus's labels), or write them into its xdc.yaml; see docs/evaluation.md."
+        )
+    if force:
+        jobs = wanted
+    try:
+        with shown() as listener:
+            crew = Crew(lambda run: listener, force)
+            # One at a time: each takes all the threads that the configuration gives it.
+            crew.work_off(jobs, 1)
+    finally:
+        CHILDREN.close()
+    failed = [f"{job.node}: {crew.failed[job.place]}" for job in wanted if job.place in crew.failed]
+    if failed:
+        reasons = [reason for reason in crew.failed.values() if reason != "not reached"]
+        raise StageError(f"{len(failed)} of {len(wanted)} evaluations failed. {reasons[0] if reasons else ''}")
+    places = {str(job.run.directory(job.node) / "results.json") for job in wanted}
+    return [found for found in read_results([open_run(root) for root in roots]) if found["path"] in places]
+
+
+def table(roots: list[Path]) -> str:
+    """Everything that has been evaluated of these runs, beside the paper's numbers."""
+    found = read_results([open_run(root) for root in roots])
+    if not found:
+        raise ConfigError(f"nothing of {', '.join(map(str, roots))} has been evaluated yet. Do: xdc eval {roots[0]}")
+    return markdown_table(found)
