@@ -56,7 +56,7 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
         f"{facts['run']}: what the clusters agree with, by round (0 is the untrained encoder)\n", highlight=False
     )
     console.print(table)
-    if facts["evaluation_history"]:
+    if facts.get("evaluation_history"):
         console.print("\nEvaluations of the encoders that a round begins with\n", highlight=False)
         console.print(_evaluations(facts))
     number, run = facts["round"], open_run(root)

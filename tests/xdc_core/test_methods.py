@@ -1,10 +1,10 @@
-"""Who supervises whom, as in Figure 1 of the XDC paper, and that the graph follows it."""
+"""Who supervises whom, as in Figure 1 of the XDC paper, and the baseline beside it; the graph follows."""
 
 import pytest
 
 from xdc_core.config import Config, parse_config
 from xdc_core.graph import all_nodes, encoder_node, inputs, round_nodes, setup_nodes
-from xdc_core.methods import METHODS, clustered_from, label_sources, modalities
+from xdc_core.methods import METHODS, TRUTH, clustered_from, clustered_sources, label_sources, modalities
 from xdc_core.run import Node
 
 # Figure 1: what the heads of (the video encoder, the audio encoder) predict.
@@ -20,8 +20,16 @@ def config_of(method: str, rounds: int = 2) -> Config:
     return parse_config({"method": method, "rounds": rounds}, "a test")
 
 
-def test_there_are_the_four_methods_of_the_paper() -> None:
-    assert set(METHODS) == set(FIGURE_1)
+def test_there_are_the_four_methods_of_the_paper_and_the_supervised_baseline() -> None:
+    assert set(METHODS) == {*FIGURE_1, "supervised"}
+
+
+def test_the_baseline_learns_from_labels_and_clusters_nothing() -> None:
+    assert METHODS["supervised"] == {"video": (TRUTH,), "audio": (TRUTH,)}
+    assert (label_sources("supervised"), clustered_sources("supervised")) == ((TRUTH,), ())
+    stages = [node.stage for node in round_nodes(config_of("supervised"), 1)]
+    assert "cluster" not in stages
+    assert inputs(config_of("supervised"), Node("label", TRUTH, 1)) == [Node("shard")]
 
 
 @pytest.mark.parametrize("method", FIGURE_1)
