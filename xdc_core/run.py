@@ -44,6 +44,11 @@ class Run:
         """The folder or manifest of raw videos, if one is set."""
         return (self.root / self.config.corpus.videos).resolve() if self.config.corpus.videos else None
 
+    def weights(self, modality: str) -> Path | None:
+        """The file of weights from which a modality's first encoder starts, if one is set."""
+        given: str | None = getattr(self.config, modality).weights
+        return (self.root / given).resolve() if given else None
+
     def round_directory(self, number: int) -> Path:
         """Where a round's directories lie."""
         return self.root / "rounds" / f"{number:03d}"
