@@ -76,8 +76,8 @@ def _read_pickle(path: Path, where: str) -> Any:
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise ConfigError(
-                f"{where} holds an object of {code[1]}. Only tensors and plain values are read: anything else could run "
-                "code. If you trust the file, save its state dict alone with torch.save, and give that."
+                f"{where} holds an object of {code[1]}. Only tensors and plain values are read: anything else could "
+                "run code. If you trust the file, save its state dict alone with torch.save, and give that."
             ) from None
         raise ConfigError(
             f"{where} cannot be read: it is cut off, damaged, or not written by torch.save ({type(error).__name__}). "
