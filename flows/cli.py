@@ -52,6 +52,10 @@ def init(
     method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="every random draw comes from it")] = None,
+    video_weights: Annotated[
+        Path | None, typer.Option("--init", help="start video from these weights, not from random ones")
+    ] = None,
+    audio_weights: Annotated[Path | None, typer.Option("--init-audio", help="the same for audio")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="leave a run that is there as it is")] = False,
 ) -> None:
     """Make a run: write its configuration, RUN/xdc.yaml, with every setting explained."""
@@ -59,7 +63,16 @@ def init(
         from flows.new_run import make_run
 
         choices = {"method": method, "rounds": rounds, "seed": seed}
-        made = make_run(run, videos, preset, corpus, {name: v for name, v in choices.items() if v is not None}, keep)
+        weights = {"video": video_weights, "audio": audio_weights}
+        made = make_run(
+            run,
+            videos,
+            preset,
+            corpus,
+            {name: value for name, value in choices.items() if value is not None},
+            {name: path for name, path in weights.items() if path is not None},
+            keep,
+        )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
         if made:
             print(f"Look at it, then: xdc run {run}")

@@ -14,12 +14,20 @@ xdc run {run} does those. Paths are relative to this file. Made from the preset 
 
 
 def make_run(
-    root: Path, videos: Path | None, preset: str, corpus: Path | None, choices: dict[str, Any], keep: bool
+    root: Path,
+    videos: Path | None,
+    preset: str,
+    corpus: Path | None,
+    choices: dict[str, Any],
+    weights: dict[str, Path],
+    keep: bool,
 ) -> bool:
     """Write `root`/xdc.yaml from a preset. Returns whether it was written (with `keep`, an existing one stays).
 
+    `weights` are the files from which encoders start, by modality.
+
     Raises:
-        ConfigError: there is a run already, `videos` does not exist, or a value is wrong.
+        ConfigError: there is a run already, `videos` or a file of weights does not exist, or a value is wrong.
     """
     file = root / FILE_NAME
     if file.exists():
@@ -27,14 +35,27 @@ def make_run(
             raise ConfigError(f"{file} is there already. Choose another directory, or keep it with --keep.")
         if videos is not None and open_run(root).videos != videos.resolve():
             raise ConfigError(f"{root} is a run on {open_run(root).videos}, not on {videos}. Choose another directory.")
+        for modality, path in weights.items():
+            if (given := open_run(root).weights(modality)) != path.resolve():
+                raise ConfigError(
+                    f"{root} is a run that starts {modality} from {given or 'random weights'}, not from {path}. Choose "
+                    f"another directory, or set {modality}.weights in {file}."
+                )
         return False
     if videos is not None and not videos.exists():
         raise ConfigError(f"--videos {videos} does not exist. Give a folder of videos, or a manifest.")
+    for modality, path in weights.items():
+        if not path.is_file():
+            raise ConfigError(
+                f"the {modality} weights {path} do not exist. Give a .safetensors of xdc, a .pth or a .pt."
+            )
     values = load_preset(preset) | choices
     places = {"path": relative(corpus or Path("corpora") / root.name, root)}
     if videos is not None:
         places["videos"] = relative(videos, root)
     values["corpus"] = values.get("corpus", {}) | places
+    for modality, path in weights.items():
+        values[modality] = values.get(modality, {}) | {"weights": relative(path, root)}
     config = parse_config(values, f"preset {preset} with your choices")
     write_text(file, commented_yaml(config, NOTES.format(run=root, preset=preset)))
     return True

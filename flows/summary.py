@@ -53,7 +53,7 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
         table.add_row(*cells)
     console = Console()
     console.print(
-        f"{facts['run']}: what the clusters agree with, by round (0 is the untrained encoder)\n", highlight=False
+        f"{facts['run']}: what the clusters agree with, by round (0 is the encoder at the start)\n", highlight=False
     )
     console.print(table)
     if facts.get("evaluation_history"):

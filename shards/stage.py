@@ -22,7 +22,18 @@ from shards.commit import (
 )
 from shards.errors import StageError
 
-PACKAGES = ("xdc", "av", "faiss-gpu", "faiss-cpu", "numpy", "pyarrow", "torch", "torchaudio", "webdataset")
+PACKAGES = (
+    "xdc",
+    "av",
+    "faiss-gpu",
+    "faiss-cpu",
+    "numpy",
+    "pyarrow",
+    "torch",
+    "torchaudio",
+    "torchvision",
+    "webdataset",
+)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from shards.errors import ConfigError
 from shards.settings import CorpusSettings
@@ -23,10 +23,30 @@ LabelSource = Literal["video", "audio", "joint"]
 LABEL_SOURCES: tuple[str, ...] = typing.get_args(LabelSource)
 
 
+def _named_like_weights(path: str) -> str:
+    if Path(path).suffix not in (".safetensors", ".pth", ".pt"):
+        raise ValueError(
+            f"{path!r} is no file of weights. Allowed: .safetensors as xdc writes it, or .pth or .pt with a state dict"
+        )
+    return path
+
+
+WeightsPath = Annotated[str, AfterValidator(_named_like_weights)]
+WEIGHTS_NOTE = (
+    "start from these weights instead of random ones: a .safetensors of xdc, or a .pth or .pt with a state dict; "
+    "relative to this file. null: random"
+)
+
+
 class VideoSettings(Section):
     """How a stored clip becomes the video encoder's input, and which encoder that is."""
 
-    encoder: str = Field("r2plus1d_18", description="r2plus1d_18 (the paper's) or r2plus1d_tiny (for CPUs)")
+    encoder: str = Field(
+        "r2plus1d_18",
+        description="r2plus1d_18 (the paper's), torchvision_r2plus1d_18 (with torchvision's middle planes) or "
+        "r2plus1d_tiny (for CPUs)",
+    )
+    weights: WeightsPath | None = Field(None, description=WEIGHTS_NOTE)
     frames: int = Field(8, ge=1, description="consecutive frames a view")
     short_edges: tuple[int, ...] = Field(
         (128, 160), min_length=1, description="pixels; training draws one, extraction takes the first"
@@ -47,6 +67,7 @@ class AudioSettings(Section):
     """How a stored clip's sound becomes the audio encoder's input, and which encoder that is."""
 
     encoder: str = Field("audio_resnet_18", description="audio_resnet_18 (the paper's) or audio_resnet_tiny")
+    weights: WeightsPath | None = Field(None, description=WEIGHTS_NOTE)
     frames: int = Field(100, ge=8, description="log-mel frames of 10 ms a view")
     mels: int = Field(40, ge=8, le=80, description="mel filters")
     align: Literal["span", "start", "centre"] = Field(
@@ -63,7 +84,9 @@ class ExtractSettings(Section):
     workers: int = Field(0, ge=0, description="decoding processes beside the one with the encoder")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is for GPUs")
     calibration_batches: int = Field(
-        20, ge=0, description="batches that set the first encoder's batch-norm statistics; 0 leaves them at 0 and 1"
+        20,
+        ge=0,
+        description="batches that set a random first encoder's batch-norm statistics; 0 leaves them at 0 and 1",
     )
 
 

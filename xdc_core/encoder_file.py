@@ -22,6 +22,16 @@ def save_encoder(path: Path, encoder: torch.nn.Module, name: str) -> None:
         temporary.write_bytes(save(tensors, metadata={"encoder": name}))
 
 
+def read_encoder(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
+    """The encoder's name in a file's header, and its parameters and buffers by name.
+
+    Raises OSError or SafetensorError where the file is missing or damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        name = (file.metadata() or {}).get("encoder")
+    return name, load_file(path)
+
+
 def load_encoder(path: Path, name: str) -> torch.nn.Module:
     """The encoder `name` with the weights of a file, on the CPU, in training mode.
 
@@ -29,9 +39,7 @@ def load_encoder(path: Path, name: str) -> torch.nn.Module:
         StageError: the file is missing or damaged, or holds another encoder.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = (file.metadata() or {}).get("encoder")
-        tensors = load_file(path)
+        stored, tensors = read_encoder(path)
     except (OSError, SafetensorError) as error:
         raise StageError(f"{path} cannot be read as an encoder: {error}") from error
     if stored != name:

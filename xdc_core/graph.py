@@ -8,15 +8,18 @@ trained. The round after the last training (number `rounds`) is a last look: all
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from shards.commit import fingerprint, partial_directory, read_manifest
+from shards.datasets.layouts import read_dataset
+
+from shards.commit import fingerprint, partial_directory, read_manifest, sha256_of
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
 from shards.settings import CorpusSettings
 from shards.stage import reusable
-from xdc_core.config import Config
+from xdc_core.config import FILE_NAME, Config
 from xdc_core.evaluation.settings import CORPUS
 from xdc_core.methods import JOINT, METHODS, TRUTH, clustered_from, clustered_sources, label_sources, modalities
 from xdc_core.run import Node, Run
@@ -34,6 +37,7 @@ VERSIONS = {
 }
 STAGES = ("shard", "data", *VERSIONS)
 SHARD = Node("shard")
+WEIGHTS = "weights"
 
 
 def setup_nodes(config: Config) -> list[Node]:
@@ -101,7 +105,8 @@ def inputs(config: Config, node: Node) -> list[Node]:
         case "shard" | "data":
             return []
         case "init":
-            return [SHARD]
+            # Only random encoders are calibrated, on the corpus.
+            return [] if getattr(config, str(node.modality)).weights else [SHARD]
     assert number is not None
     match node.stage:
         case "extract":
@@ -157,12 +162,37 @@ def encoder_node(modality: str, number: int) -> Node:
     return Node("train", modality, number - 1) if number else Node("init", modality)
 
 
+def files_read(run: Run, node: Node) -> dict[str, str]:
+    """The sha256 of what a node reads from outside the run, by what it is: the `weights` of an init node, if set.
+
+    Raises:
+        ConfigError: the file is missing, or cannot be read.
+    """
+    path = run.weights(str(node.modality)) if node.stage == "init" else None
+    if path is None:
+        return {}
+    try:
+        status = path.stat()
+        return {WEIGHTS: _sha256(path, status.st_size, status.st_mtime_ns)}
+    except OSError as error:
+        raise ConfigError(
+            f"{node.modality}.weights: {path} cannot be read ({error.strerror}). Bring the file there, correct the "
+            f"path in {run.root}/{FILE_NAME} (it is relative to that file), or set it to null for random weights."
+        ) from None
+
+
+@lru_cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Of a file, read once a process as long as size and time stay the same: a flow asks for every node."""
+    return sha256_of(path)
+
+
 def view_settings(config: Config, modality: str, training: bool) -> dict[str, Any]:
     """What decides how a clip becomes this modality's tensor, and which encoder takes it.
 
     The centre view of extraction takes the first short edge and is never flipped.
     """
-    settings: dict[str, Any] = getattr(config, modality).model_dump(mode="json")
+    settings: dict[str, Any] = getattr(config, modality).model_dump(mode="json", exclude={"weights"})
     if modality != "video":
         # The length of a video view decides which sound goes with it.
         return settings | {"video_frames": config.video.frames}
@@ -175,6 +205,8 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
     learn = {"learn_splits": config.corpus.learn_splits}
     match node.stage:
         case "init":
+            if getattr(config, name).weights:
+                return {"encoder": getattr(config, name).encoder}
             calibration = {"batches": config.extract.calibration_batches, "batch": config.extract.batch}
             return seed | learn | calibration | {"view": view_settings(config, name, training=False)}
         case "extract":
@@ -248,6 +280,7 @@ class Fingerprints:
         self.run = run
         self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
         self.reasons: dict[Node, str] = {}
+        self._digests: dict[str, str] = {}
 
     def of(self, node: Node) -> str | None:
         """The fingerprint, or None where it is not known because the corpus must be made first."""
@@ -260,8 +293,21 @@ class Fingerprints:
         return self._known[node]
 
     def inputs_of(self, node: Node) -> dict[str, str | None]:
-        """The fingerprints of what a node reads, by the name of the node."""
-        return {str(source): self.of(source) for source in inputs(self.run.config, node)}
+        """The fingerprints of what a node reads, by the name of the node or, of a file, by what it is."""
+        return (
+            {str(source): self.of(source) for source in inputs(self.run.config, node)}
+            | files_read(self.run, node)
+            | self._splits(node)
+        )
+
+    def _splits(self, node: Node) -> dict[str, str]:
+        """What a data set's own files say of its splits enters the evaluations on it."""
+        if node.stage != "eval" or (name := self.run.config.evaluate[str(node.modality)].data) == CORPUS:
+            return {}
+        if name not in self._digests:
+            dataset = read_dataset(self.run.config.datasets[name].layout, self.run.dataset_root(name))
+            self._digests[name] = fingerprint([[split.name, dict(split.roles)] for split in dataset.splits])
+        return {"splits": self._digests[name]}
 
     def _stored(self, node: Node) -> str | None:
         found, self.reasons[node] = corpus_fingerprint_now(*stored_from(self.run, node))
@@ -302,11 +348,13 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     """What changed since a committed directory was made."""
     if manifest.fingerprint == fingerprints.of(node):
         return "files are missing or of another size"
+    sources = fingerprints.inputs_of(node)
+    if (given := WEIGHTS in sources) != (WEIGHTS in manifest.inputs):
+        return "random weights -> weights of a file" if given else "weights of a file -> random weights"
     settings = manifest.settings
     now = stored_from(run, node)[2].model_dump(mode="json") if is_corpus(node) else settings_of(run.config, node)
     reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now, is_corpus(node))]
     if not is_corpus(node) and not reasons:
-        sources = fingerprints.inputs_of(node)
         reasons = [f"{name} changed" for name, value in sources.items() if manifest.inputs.get(name) != value]
     if not reasons and not is_corpus(node) and manifest.version != VERSIONS[node.stage]:
         reasons = [f"stage version {manifest.version} -> {VERSIONS[node.stage]}"]

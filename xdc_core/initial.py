@@ -1,7 +1,8 @@
-"""The init stage: the encoders of which the first round extracts, randomly initialised (XDC paper, section 3)."""
+"""The init stage: the encoders of which the first round extracts, random (XDC paper, section 3) or from a file."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,31 +15,51 @@ from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, save_encoder
 from xdc_core.encoders.batch_norm import calibrate_batch_norm
 from xdc_core.encoders.build import build_encoder
+from xdc_core.graph import WEIGHTS, files_read
 from xdc_core.modality import MODALITIES
 from xdc_core.run import Node, Run
 from xdc_core.seed import derive_seed
 from xdc_core.threads import thread_count
+from xdc_core.weights_file import load_weights
 
 
 def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
-    """Write encoder.safetensors: random weights, batch-norm statistics measured on the first clips to learn from.
-
-    Without that calibration a fresh network's features are those of statistics nobody measured (mean 0, variance 1).
+    """Write encoder.safetensors: the weights of the configuration's file as they are, or else random ones with
+    batch-norm statistics measured on the first clips to learn from.
 
     Raises:
         StageError: fewer than two clips to learn from.
+        ConfigError: the file of weights cannot be read, or does not fit the encoder.
     """
-    config = run.config
-    modality = MODALITIES[str(node.modality)]
-    name = getattr(config, modality.name).encoder
-    torch.set_num_threads(thread_count(config))
+    modality = str(node.modality)
+    name = getattr(run.config, modality).encoder
+    summary: dict[str, Any] = {"encoder": name, "calibration_batches": 0}
+    if path := run.weights(modality):
+        encoder, dropped = load_weights(path, name)
+        summary[WEIGHTS] = {"file": path.name, "sha256": files_read(run, node)[WEIGHTS], "dropped": dropped}
+    else:
+        torch.set_num_threads(thread_count(run.config))
+        encoder = build_encoder(name, derive_seed(run.config.seed, "init", modality)).to(choose_device(run.config))
+        summary["calibration_batches"] = _calibrate(run, node, encoder, progress)
+    save_encoder(out / FILE_NAME, encoder, name)
+    summary["parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
+    return Outcome(1, 0, summary)
+
+
+def _calibrate(run: Run, node: Node, encoder: torch.nn.Module, progress: Progress) -> int:
+    """Measure a random encoder's batch-norm statistics; returns how many batches were used.
+
+    Without that its features are those of statistics nobody measured (mean 0, variance 1).
+    """
+    config, modality = run.config, MODALITIES[str(node.modality)]
     device = choose_device(config)
-    encoder = build_encoder(name, derive_seed(config.seed, "init", modality.name)).to(device)
     batches = config.extract.calibration_batches
+    if not batches:
+        return 0
     rows = ClipRows(run.corpus, shard_names(run.corpus))
     # The corpus is shuffled: its first clips are a random sample.
     chosen = rows.learnable(config.corpus.learn_splits)[: batches * config.extract.batch]
-    if batches and len(chosen) < 2:
+    if len(chosen) < 2:
         raise StageError(
             f"{node}: there are {len(chosen)} clips to learn from. corpus.learn_splits is "
             f"{config.corpus.learn_splits}; look at the column split of {run.corpus}/*.parquet."
@@ -53,7 +74,4 @@ def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) ->
             if len(good) > 1:
                 yield modality.normalise(torch.stack(good).to(device), config)
 
-    used = calibrate_batch_norm(encoder, views()) if batches else 0
-    save_encoder(out / FILE_NAME, encoder, name)
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    return Outcome(1, 0, {"encoder": name, "parameters": parameters, "calibration_batches": used})
+    return calibrate_batch_norm(encoder, views())

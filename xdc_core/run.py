@@ -73,6 +73,11 @@ class Run:
         }
         return self.config.corpus.model_copy(update=changes)
 
+    def weights(self, modality: str) -> Path | None:
+        """The file of weights from which a modality's first encoder starts, if one is set."""
+        given: str | None = getattr(self.config, modality).weights
+        return (self.root / given).resolve() if given else None
+
     def round_directory(self, number: int) -> Path:
         """Where a round's directories lie."""
         return self.root / "rounds" / f"{number:03d}"

@@ -15,7 +15,7 @@ from shards.errors import StageError
 from shards.make import shard
 from shards.progress import Progress, silent
 from shards.stage import Identity, Outcome, Record, build, reusable
-from xdc_core.graph import VERSIONS, Fingerprints, inputs, is_corpus, settings_of, stored_from
+from xdc_core.graph import VERSIONS, Fingerprints, files_read, inputs, is_corpus, settings_of, stored_from
 from xdc_core.run import Node, Run
 
 # Stage -> module and function that does the work; imported when it is needed, for torch and faiss load slowly.
@@ -86,6 +86,10 @@ def run_stage(
             if read_manifest(run.directory(source)) != manifest:
                 shutil.rmtree(out)  # Made from two different things.
                 raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
+        for name, content in files_read(run, node).items():
+            if identity.inputs[name] != content:
+                shutil.rmtree(out)
+                raise StageError(f"the file of {name} changed while {node} read it. Nothing is lost: run this again.")
         return outcome
 
     return build(run.directory(node), identity, work, force)

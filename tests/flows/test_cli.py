@@ -66,10 +66,42 @@ def test_init_with_keep_refuses_other_videos_than_the_run_has(tmp_path: Path) ->
     assert "Choose another directory" in output
 
 
+def test_init_writes_weights_relative_to_the_run(tmp_path: Path) -> None:
+    for name in ("v.pth", "a.safetensors"):
+        (tmp_path / name).write_bytes(b"not looked into yet")
+    code, _ = xdc("init", tmp_path / "run", "--init", tmp_path / "v.pth", "--init-audio", tmp_path / "a.safetensors")
+    config = load_config(tmp_path / "run" / "xdc.yaml")
+    assert code == 0
+    assert (config.video.weights, config.audio.weights) == ("../v.pth", "../a.safetensors")
+    assert (config.video.encoder, config.audio.encoder) == ("r2plus1d_tiny", "audio_resnet_tiny")
+
+
+def test_init_with_keep_refuses_other_weights_than_the_run_has(tmp_path: Path) -> None:
+    (tmp_path / "v.pth").write_bytes(b"not looked into yet")
+    xdc("init", tmp_path / "run")
+    code, output = xdc("init", tmp_path / "run", "--init", tmp_path / "v.pth", "--keep")
+    assert code == 2
+    assert "starts video from random weights, not from" in output
+    xdc("init", tmp_path / "other", "--init", tmp_path / "v.pth")
+    assert xdc("init", tmp_path / "other", "--init", tmp_path / "v.pth", "--keep")[0] == 0
+
+
+def test_weights_that_went_missing_are_wrong_input(tmp_path: Path) -> None:
+    (tmp_path / "v.pth").write_bytes(b"")
+    xdc("init", tmp_path / "run", "--init", tmp_path / "v.pth")
+    (tmp_path / "v.pth").unlink()
+    code, output = xdc("status", tmp_path / "run")
+    assert code == 2
+    assert f"video.weights: {tmp_path}/v.pth cannot be read (No such file or directory). Bring the file there" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--videos", "/no/such/folder"), "does not exist"),
+        (("--init", "/no/such/file.pth"), "the video weights /no/such/file.pth do not exist"),
+        (("--init-audio", "/no/such/file.pth"), "the audio weights /no/such/file.pth do not exist"),
+        (("--init", __file__), "is no file of weights. Allowed: .safetensors"),
         (("--preset", "tinny"), "Did you mean 'tiny'?"),
         (("--method", "xdd"), "'xdd' is not allowed"),
         (("--rounds", "-1"), "greater than or equal to 0"),

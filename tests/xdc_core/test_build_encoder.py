@@ -31,10 +31,20 @@ def test_the_table_is_read_without_loading_torch() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines() == [
-        "[('r2plus1d_18', 'video', 512), ('r2plus1d_tiny', 'video', 64), "
+        "[('r2plus1d_18', 'video', 512), ('torchvision_r2plus1d_18', 'video', 512), ('r2plus1d_tiny', 'video', 64), "
         "('audio_resnet_18', 'audio', 512), ('audio_resnet_tiny', 'audio', 64)]",
         "False",
     ]
+
+
+def test_torchvision_is_loaded_for_its_own_encoder_only() -> None:
+    code = (
+        "import sys; from xdc_core.encoders.build import build_encoder as build\n"
+        "for name in ('r2plus1d_tiny', 'audio_resnet_tiny', 'torchvision_r2plus1d_18'):\n"
+        "    build(name, 0); print('torchvision' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "False", "True"]
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))

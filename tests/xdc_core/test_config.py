@@ -112,6 +112,14 @@ def test_a_crop_larger_than_the_picture_is_refused() -> None:
     assert parse_config({"video": {"crop": 128, "short_edges": [160, 128]}}, "x").video.crop == 128
 
 
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_weights_that_are_no_file_of_weights_are_refused_with_those_that_are(modality: str) -> None:
+    text = refusal({modality: {"weights": "../weights.ckpt"}})
+    assert f"\n  {modality}.weights: '../weights.ckpt' is no file of weights. Allowed: .safetensors" in text
+    for name in ("a.safetensors", "/b/c.pth", "../d.pt"):
+        assert getattr(parse_config({modality: {"weights": name}}, "x"), modality).weights == name
+
+
 def test_whitening_without_pca_is_refused_with_both_ways_out() -> None:
     text = refusal({"cluster": {"pca": None}})
     assert "whiten is true but pca is null" in text
@@ -131,7 +139,7 @@ def test_every_label_source_of_the_method_needs_a_k(method: str, missing: str) -
 def test_an_unknown_video_encoder_lists_those_for_video(name: str, hint: str) -> None:
     text = refusal({"video": {"encoder": name}})
     assert f"video.encoder: {name!r} is unknown. {hint}" in text
-    assert text.endswith("Allowed: r2plus1d_18, r2plus1d_tiny.")
+    assert text.endswith("Allowed: r2plus1d_18, torchvision_r2plus1d_18, r2plus1d_tiny.")
 
 
 @pytest.mark.parametrize(

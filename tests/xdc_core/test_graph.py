@@ -10,7 +10,7 @@ import pytest
 from shards.commit import partial_directory
 from shards.errors import ConfigError, StageError
 from xdc_core.config import Config, parse_config
-from xdc_core.graph import SHARD, Fingerprints, all_nodes, check_node, node_state
+from xdc_core.graph import SHARD, Fingerprints, all_nodes, check_node, node_state, settings_of
 from xdc_core.run import Node, Run
 from xdc_core.stage import reuse, run_stage
 
@@ -223,6 +223,95 @@ def test_a_moved_run_is_as_fresh_as_before(copy_run: MakeRun, tmp_path: Path) ->
     run = copy_run()
     shutil.move(run.root, tmp_path / "elsewhere")
     assert not_fresh(Run(tmp_path / "elsewhere", run.config)) == {}
+
+
+@pytest.fixture
+def given(copy_run: MakeRun, worked_run: Run, tmp_path: Path) -> tuple[Run, Path]:
+    """A run whose video encoder starts from a file, as far as that start; and the file."""
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(worked_run.directory(Node("train", "video", 0)) / "encoder.safetensors", weights)
+    run = copy_run(video={"weights": "../weights.safetensors"})
+    run_stage(run, Node("init", "video"))
+    return run, weights
+
+
+AFTER_INIT_VIDEO = (
+    in_round_0("extract.video", "cluster.video", "label.video", "train.video", "train.audio", "report")
+    | EVERYTHING_OF_ROUND_1
+)
+
+
+def test_weights_of_a_file_make_stale_what_follows_from_random_ones(worked_run: Run, given: tuple[Run, Path]) -> None:
+    _, weights = given
+    found = states(with_setting(worked_run, "video.weights", str(weights)))
+    assert found["init.video"] == ("stale", "random weights -> weights of a file")
+    assert found["extract.video of round 0"] == ("stale", "init.video changed")
+    assert {name for name, (state, _) in found.items() if state == "stale"} == AFTER_INIT_VIDEO | {"init.video"}
+
+
+def test_going_back_to_random_weights_is_told_as_such(given: tuple[Run, Path]) -> None:
+    found = states(with_setting(given[0], "video.weights", None))
+    assert found["init.video"] == ("stale", "weights of a file -> random weights")
+
+
+def test_another_content_of_the_file_makes_the_start_and_all_that_follows_stale(given: tuple[Run, Path]) -> None:
+    run, weights = given
+    assert set(not_fresh(run)) == AFTER_INIT_VIDEO
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    found = states(run)
+    assert found["init.video"] == ("stale", "weights changed")
+    assert set(not_fresh(run)) == AFTER_INIT_VIDEO | {"init.video"}
+
+
+def test_the_name_and_the_place_of_the_file_do_not_matter(given: tuple[Run, Path], tmp_path: Path) -> None:
+    run, weights = given
+    (tmp_path / "elsewhere").mkdir()
+    weights.rename(tmp_path / "elsewhere" / "other.safetensors")
+    moved = with_setting(run, "video.weights", "../elsewhere/other.safetensors")
+    assert states(moved)["init.video"] == ("fresh", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 1),
+        ("corpus.learn_splits", ["train"]),
+        ("corpus.clip_seconds", 1.05),
+        ("extract.calibration_batches", 7),
+        ("video.frames", 5),
+    ],
+)
+def test_what_only_random_weights_use_does_not_touch_given_ones(given: tuple[Run, Path], name: str, value: Any) -> None:
+    found = states(with_setting(given[0], name, value))
+    assert found["init.video"] == ("fresh", "")
+    assert found["init.audio"][0] == "stale"
+
+
+def test_another_encoder_touches_given_weights(given: tuple[Run, Path]) -> None:
+    found = states(with_setting(given[0], "video.encoder", "r2plus1d_18"))
+    assert found["init.video"] == ("stale", "encoder: r2plus1d_tiny -> r2plus1d_18")
+
+
+def test_a_run_without_weights_has_the_settings_it_had_before_there_were_any(worked_run: Run) -> None:
+    for node in all_nodes(worked_run.config):
+        assert "weights" not in str(settings_of(worked_run.config, node))
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_weights_that_are_no_file_are_told_with_what_to_do(worked_run: Run, tmp_path: Path, there: bool) -> None:
+    path = tmp_path / "nowhere.pth"
+    if there:
+        path.mkdir()
+    run = with_setting(worked_run, "audio.weights", str(path))
+    with pytest.raises(ConfigError) as caught:
+        states(run)
+    assert str(caught.value) == (
+        f"audio.weights: {path} cannot be read ({'Is a directory' if there else 'No such file or directory'}). Bring "
+        f"the file there, correct the path in {run.root}/xdc.yaml (it is relative to that file), or set it to null for "
+        "random weights."
+    )
 
 
 def test_a_missing_input_is_named_with_the_command_that_makes_it(make_run: MakeRun) -> None:

@@ -6,6 +6,7 @@ from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dSte
 
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.r2plus1d import R2Plus1D, middle_planes, r2plus1d_18, r2plus1d_tiny
+from xdc_core.encoders.torchvision_r2plus1d import torchvision_r2plus1d_18 as headless_torchvision
 
 
 class OwnMiddlePlanes(Conv2Plus1D):
@@ -32,6 +33,17 @@ def size(module: nn.Module) -> int:
 def test_with_a_400_way_head_it_has_the_parameters_of_the_published_network() -> None:
     assert size(r2plus1d_18()) + size(nn.Linear(512, 400)) == 33_370_839
     assert size(torchvision_r2plus1d_18()) == 31_505_325
+
+
+def test_torchvisions_network_stands_beside_it_without_its_head() -> None:
+    theirs = torchvision_r2plus1d_18().state_dict()
+    ours = headless_torchvision()
+    assert size(ours) + size(nn.Linear(512, 400)) == 31_505_325
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in theirs.items() if not key.startswith("fc.")
+    }
+    norms = [module for module in ours.modules() if isinstance(module, nn.BatchNorm3d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}
 
 
 def test_key_names_are_those_of_torchvision_without_the_head() -> None:

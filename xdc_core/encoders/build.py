@@ -37,6 +37,7 @@ ENCODERS: Mapping[str, EncoderSpec] = MappingProxyType(
         spec.name: spec
         for spec in (
             EncoderSpec("r2plus1d_18", "video", 512, "xdc_core.encoders.r2plus1d"),
+            EncoderSpec("torchvision_r2plus1d_18", "video", 512, "xdc_core.encoders.torchvision_r2plus1d"),
             EncoderSpec("r2plus1d_tiny", "video", 64, "xdc_core.encoders.r2plus1d"),
             EncoderSpec("audio_resnet_18", "audio", 512, "xdc_core.encoders.audio_resnet"),
             EncoderSpec("audio_resnet_tiny", "audio", 64, "xdc_core.encoders.audio_resnet"),
