@@ -12,8 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from shards.datasets.layouts import read_dataset
-
 from shards.commit import fingerprint, partial_directory, read_manifest, sha256_of
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
@@ -35,7 +33,7 @@ VERSIONS = {
     "eval": 1,
     "report": 2,
 }
-STAGES = ("shard", "data", *VERSIONS)
+STAGES = ("shard", *VERSIONS, "data")
 SHARD = Node("shard")
 WEIGHTS = "weights"
 
@@ -305,6 +303,8 @@ class Fingerprints:
         if node.stage != "eval" or (name := self.run.config.evaluate[str(node.modality)].data) == CORPUS:
             return {}
         if name not in self._digests:
+            from shards.datasets.layouts import read_dataset
+
             dataset = read_dataset(self.run.config.datasets[name].layout, self.run.dataset_root(name))
             self._digests[name] = fingerprint([[split.name, dict(split.roles)] for split in dataset.splits])
         return {"splits": self._digests[name]}

@@ -28,8 +28,8 @@ def load_weights(path: Path, name: str) -> tuple[nn.Module, list[str]]:
     path: a .safetensors as xdc writes it, or what torch.save made of a state dict: by itself or under the key
     `state_dict` or `model`, with or without the prefix `module.` on all names. Pickled code is refused, not run.
     It must have every parameter and buffer of the encoder in its shape, and nothing else but a head (`fc.weight` and
-    `fc.bias`, both or neither), which is dropped; batch norm's counters may all be absent. Running statistics are the file's; eps and momentum of batch norm
-    are the encoder's.
+    `fc.bias`, both or neither), which is dropped; batch norm's counters may all be absent. Running statistics are the
+    file's; eps and momentum of batch norm are the encoder's.
 
     Raises:
         ConfigError: the file cannot be read, or is not of this encoder (says which encoder it fits, where one does).

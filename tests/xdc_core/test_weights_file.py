@@ -189,6 +189,13 @@ def test_a_missing_key_is_refused_whichever_it_is(tiny: dict[str, Tensor], tmp_p
     assert f"does not fit r2plus1d_tiny:\n  missing: {key}\n" in refusal(saved(tmp_path / "b.pth", tiny | HEAD))
 
 
+def test_the_counters_of_batch_norm_may_all_be_absent(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    bare = {key: value for key, value in tiny.items() if not key.endswith("num_batches_tracked")}
+    assert len(bare) < len(tiny)
+    loaded, _ = load_weights(saved(tmp_path / "a.pth", bare), "r2plus1d_tiny")
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in bare.items())
+
+
 @pytest.mark.parametrize(("half", "other"), [("fc.weight", "fc.bias"), ("fc.bias", "fc.weight")])
 def test_half_a_head_is_refused(tiny: dict[str, Tensor], tmp_path: Path, half: str, other: str) -> None:
     assert f"\n  missing: {other}\n" in refusal(saved(tmp_path / "a.pth", tiny | {half: HEAD[half]}))

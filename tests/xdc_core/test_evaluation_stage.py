@@ -1,0 +1,257 @@
+"""The eval stage on a run's own corpus: what it measures, what it keeps, and what bad input gets."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from shards.commit import partial_directory
+from shards.errors import ConfigError, StageError
+from shards.index import read_whole_index
+from xdc_core.config import parse_config
+from xdc_core.evaluation.recordings import read_recordings
+from xdc_core.evaluation.settings import EvaluationSettings
+from xdc_core.features import read_features, write_features
+from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, node_state
+from xdc_core.run import Node, Run
+from xdc_core.stage import run_stage
+
+MakeRun = Callable[..., Run]
+PROBE = {"protocol": "fc", "modality": "audio", "label": "label_speaker"}
+
+
+def evaluation(**changes: Any) -> EvaluationSettings:
+    return EvaluationSettings.model_validate(PROBE | changes)
+
+
+def results(run: Run, name: str = "probe", number: int = 1) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.directory(Node("eval", name, number)) / "results.json").read_text())
+    return found
+
+
+def test_a_probe_is_what_scikit_learn_finds_on_the_same_features(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"probe": PROBE})
+    record = run_stage(run, Node("eval", "probe", 1))
+    index = read_whole_index(run.corpus, ["key", "split", "label_speaker"]).to_pydict()
+    stored = [read_features(path) for path in sorted(run.directory(Node("extract", "audio", 1)).glob("[0-9]*.parquet"))]
+    assert np.concatenate([keys for keys, _ in stored]).tolist() == index["key"]
+    features = np.concatenate([part for _, part in stored])
+    train, test = (np.array(index["split"]) == name for name in ("train", "test"))
+    labels = np.array(index["label_speaker"])
+    facts = results(run)
+    (trial,) = facts["trials"]
+    scaler = StandardScaler().fit(features[train])
+    model = LogisticRegression(C=trial["chosen"]["C"], max_iter=1000)
+    model.fit(scaler.transform(features[train]), labels[train])
+    expected = model.predict(scaler.transform(features[test]))
+    predictions = pq.read_table(run.directory(Node("eval", "probe", 1)) / "predictions" / "test-0.parquet").to_pydict()
+    sources = dict(zip(index["key"], read_whole_index(run.corpus, ["source"])["source"].to_pylist(), strict=True))
+    by_source = dict(zip(predictions["source"], predictions["predicted"], strict=True))
+    keys = np.array(index["key"])[test]
+    assert [by_source[sources[key]] for key in keys] == expected.tolist()
+    assert trial["metrics"]["accuracy"] == pytest.approx((expected == labels[test]).mean())
+    assert (trial["train"], trial["test"]) == (40, 8)
+    assert record.summary["accuracy"] == facts["metrics"]["accuracy"]["mean"]
+
+
+@pytest.mark.parametrize("protocol", ["fc", "svm", "knn", "clusters", "all"])
+def test_every_protocol_leaves_numbers_and_what_they_were_made_with(copy_run: MakeRun, protocol: str) -> None:
+    settings = PROBE | {"protocol": protocol, "seeds": 2, "finetune": {"epochs": 2, "batch": 8, "warmup": 1.0}}
+    run = copy_run(evaluate={"probe": settings})
+    run_stage(run, Node("eval", "probe", 1))
+    facts = results(run)
+    metric = "nmi" if protocol == "clusters" else "accuracy"
+    values = [trial["metrics"][metric] for trial in facts["trials"]]
+    assert facts["metrics"][metric]["n"] == len(values) == 2
+    assert facts["metrics"][metric]["mean"] == pytest.approx(np.mean(values))
+    assert all(0 <= value <= 1 for value in values)
+    assert (facts["round"], facts["method"], facts["encoder"]) == (1, "xdc", "audio_resnet_tiny")
+    table = pq.read_table(run.directory(Node("eval", "probe", 1)) / "results.parquet").to_pylist()
+    assert {(row["split"], row["seed"]) for row in table} == {("test", 0), ("test", 1)}
+    assert [row["value"] for row in table if row["metric"] == metric] == values
+    assert json.loads(table[0]["settings"])["protocol"] == protocol
+    left = {path.name for path in run.directory(Node("eval", "probe", 1)).iterdir()}
+    assert left <= {"results.json", "results.parquet", "predictions", "trials", "manifest.json"}
+
+
+def test_retrieval_finds_pairs_both_ways_and_says_what_chance_gives(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"find": {"protocol": "retrieval"}})
+    run_stage(run, Node("eval", "find", 1))
+    metrics = results(run, "find")["trials"][0]["metrics"]
+    for way in ("video_to_audio", "audio_to_video"):
+        assert 0 <= metrics[f"{way}.pair.1"] <= metrics[f"{way}.pair.5"] <= metrics[f"{way}.pair.10"] <= 1
+    assert metrics["chance.pair.1"] == pytest.approx(1 / 8)
+
+
+def test_fine_tuning_learns_its_training_recordings(copy_run: MakeRun) -> None:
+    tuned = {"epochs": 25, "batch": 8, "warmup": 1.0, "milestones": (), "head_lr": 0.02, "body_lr": 0.02}
+    settings = PROBE | {"protocol": "all", "label": "label_loudness", "finetune": tuned, "held_out": 0.1}
+    run = copy_run(evaluate={"probe": settings})
+    run_stage(run, Node("eval", "probe", 1))
+    tried = results(run)["trials"][0]["chosen"]["tried"]
+    assert [row["epoch"] for row in tried] == list(range(1, 26))
+    assert tried[-1]["loss"] < 0.6 * tried[0]["loss"]
+    best = max(row["accuracy"] for row in tried)
+    chosen = results(run)["trials"][0]["chosen"]["epoch"]
+    assert chosen == next(row["epoch"] for row in tried if row["accuracy"] == best)
+
+
+def test_fine_tuning_that_was_stopped_goes_on_to_the_same_end(copy_run: MakeRun) -> None:
+    settings = PROBE | {"protocol": "all", "finetune": {"epochs": 4, "batch": 8, "dropout": 0.3}}
+    node = Node("eval", "probe", 1)
+    run = copy_run(evaluate={"probe": settings})
+    run_stage(run, node)
+
+    class Stop(Exception):
+        """Stands for a kill after two epochs."""
+
+    def stop(done: int, total: int, note: str = "") -> None:
+        if done == 2 and total == 4:
+            raise Stop
+
+    again = copy_run(evaluate={"probe": settings})
+    with pytest.raises(Stop):
+        run_stage(again, node, progress=stop)
+    wanted = Fingerprints(again).of(node)
+    assert wanted is not None
+    assert list(partial_directory(again.directory(node), wanted).glob("test-0/checkpoint-*.pt"))
+    run_stage(again, node)
+    assert results(again)["trials"] == results(run)["trials"]
+
+
+def test_a_finished_trial_is_not_done_again(copy_run: MakeRun) -> None:
+    node = Node("eval", "probe", 1)
+    run = copy_run(evaluate={"probe": PROBE | {"seeds": 3}})
+    seen: list[int] = []
+
+    class Stop(Exception):
+        """Stands for a kill after the first trial."""
+
+    def stop(done: int, total: int, note: str = "") -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_stage(run, node, progress=stop)
+    wanted = Fingerprints(run).of(node)
+    assert wanted is not None
+    kept = partial_directory(run.directory(node), wanted) / "trials" / "test-0.json"
+    changed = json.loads(kept.read_text()) | {"warnings": ["kept"]}
+    kept.write_text(json.dumps(changed))
+    run_stage(run, node, progress=lambda done, total, note="": seen.append(done))
+    assert seen == [1, 2, 3]
+    assert "test, seed 0: kept" in results(run)["warnings"]
+
+
+def test_evaluations_of_rounds_are_part_of_the_graph_and_of_the_report(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"every": PROBE | {"when": "rounds"}, "last": PROBE | {"when": "end"}, "never": PROBE})
+    nodes = [node for node in all_nodes(run.config) if node.stage == "eval"]
+    assert nodes == [Node("eval", "every", 0), Node("eval", "every", 1), Node("eval", "last", 1)]
+    for node in all_nodes(run.config):
+        run_stage(run, node)
+    report = json.loads((run.directory(Node("report", None, 1)) / "report.json").read_text())
+    assert set(report["evaluations"]) == {"every", "last"}
+    history = [(row["round"], row["evaluation"]) for row in report["evaluation_history"]]
+    assert history == [(0, "every"), (1, "every"), (1, "last")]
+    page = (run.directory(Node("report", None, 1)) / "report.html").read_text()
+    assert "every: accuracy" in page
+
+
+def test_an_evaluation_becomes_stale_with_its_settings_and_its_features_alone(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"probe": PROBE})
+    node = Node("eval", "probe", 1)
+    run_stage(run, node)
+
+    def state(**changes: Any) -> tuple[str, str]:
+        values = run.config.model_dump() | changes
+        other = Run(run.root, parse_config(values, "a test"))
+        return node_state(other, node, Fingerprints(other))
+
+    assert state()[0] == "fresh"
+    assert state(evaluate={"probe": PROBE | {"when": "rounds"}})[0] == "fresh"
+    assert state(evaluate={"probe": PROBE | {"seeds": 2}}) == ("stale", "seeds: 1 -> 2")
+    assert state(evaluate={"probe": PROBE | {"finetune": {"epochs": 3}}})[0] == "fresh"
+    assert state(seed=5)[0] == "stale"
+    assert evaluation_nodes(run.config, ["probe"], 1) == [node]
+
+
+def test_clips_of_one_source_and_label_are_one_recording(copy_run: MakeRun) -> None:
+    found = read_recordings(copy_run(evaluate={}), evaluation())
+    assert len(found.names) == len(found.of_clip) == 48
+    assert (len(found.part("test", "train")), len(found.part("test", "test"))) == (40, 8)
+    assert found.missing == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": "label_colour"}, r"no label column 'label_colour'\. There are: label, label_background"),
+        ({"test": ["validation"]}, r"no labelled recording to test on in split 'validation'.*'test', 'train'"),
+        ({"learn": ["trian"]}, r"no labelled recording to learn from in split 'test'"),
+        ({"learn": ["train"], "test": ["train"]}, r"train stands both in learn and in test"),
+    ],
+)
+def test_labels_and_splits_that_are_not_there_are_told_with_those_that_are(
+    copy_run: MakeRun, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_recordings(copy_run(), evaluation(**changes))
+
+
+def spoil(run: Run, modality: str, change: Callable[[np.ndarray], None]) -> None:
+    """Change the features of round 1, behind the manifest's back: sizes stay."""
+    for path in run.directory(Node("extract", modality, 1)).glob("[0-9]*.parquet"):
+        keys, features = read_features(path)
+        features = features.copy()
+        change(features)
+        size = path.stat().st_size
+        write_features(path, keys.tolist(), features)
+        manifest = path.parent / "manifest.json"
+        facts = json.loads(manifest.read_text())
+        assert size
+        facts["files"][path.name]["size"] = path.stat().st_size
+        manifest.write_text(json.dumps(facts))
+
+
+def test_features_that_are_not_finite_are_an_error_that_counts_them(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"probe": PROBE})
+
+    def to_nan(features: np.ndarray) -> None:
+        features[0, 0] = np.nan
+
+    spoil(run, "audio", to_nan)
+    with pytest.raises(StageError, match="finite"):
+        run_stage(run, Node("eval", "probe", 1))
+
+
+def test_a_collapsed_encoder_gets_a_score_and_a_warning_not_a_crash(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"probe": PROBE})
+
+    def to_one(features: np.ndarray) -> None:
+        features[:] = 1.0
+
+    spoil(run, "audio", to_one)
+    run_stage(run, Node("eval", "probe", 1))
+    assert results(run)["trials"][0]["metrics"]["accuracy"] <= 0.5
+
+
+def test_more_clusters_than_views_to_learn_from_is_a_configuration_error(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"probe": PROBE | {"protocol": "clusters", "k": 41}})
+    with pytest.raises(ConfigError, match=r"40 views to learn from are fewer than k \(41\)"):
+        run_stage(run, Node("eval", "probe", 1))
+
+
+def test_the_files_of_an_evaluation_open_without_us(copy_run: MakeRun, tmp_path: Path) -> None:
+    run = copy_run(evaluate={"probe": PROBE})
+    run_stage(run, Node("eval", "probe", 1))
+    predictions = pq.read_table(run.directory(Node("eval", "probe", 1)) / "predictions" / "test-0.parquet")
+    assert predictions.column_names == ["source", "label", "predicted", "scores"]
+    scores = np.stack(predictions["scores"].to_numpy(zero_copy_only=False))
+    assert np.allclose(scores.sum(axis=1), 1, atol=1e-4)
+    classes = results(run)["classes"]
+    assert [classes[best] for best in scores.argmax(axis=1)] == predictions["predicted"].to_pylist()
