@@ -95,6 +95,26 @@ def test_handwriting_of_test_clips_is_never_seen_in_training(corpus: Path, handw
         assert handwriting.digits[int(row["label_writing"])] == int(row["label"])
 
 
+def test_what_is_held_out_for_validation_is_seen_in_no_other_split(handwriting: Handwriting) -> None:
+    parts = [
+        {number for digit in range(10) for number in handwriting.samples(digit, split, validated=True).tolist()}
+        for split in ("train", "validation", "test")
+    ]
+    assert [len(part) for part in parts] == [1200, 200, 397]
+    assert len(set.union(*parts)) == 1797
+    assert min(len(handwriting.samples(digit, "validation")) for digit in range(10)) > 10
+
+
+def test_a_corpus_for_studies_has_three_splits_and_other_settings(tmp_path: Path) -> None:
+    settings = DigitsSettings(clips=12, validation_clips=6, test_clips=4, workers=1)
+    rows = rows_of(write_digits(tmp_path / "out", settings).parent)
+    assert [row["split"] for row in rows] == ["train"] * 12 + ["validation"] * 6 + ["test"] * 4
+    assert all(1200 <= int(row["label_writing"]) < 1400 for row in rows if row["split"] == "validation")
+    assert all(int(row["label_writing"]) < 1200 for row in rows if row["split"] == "train")
+    with pytest.raises(ConfigError, match="validation_clips: 6 there, 0 asked for"):
+        write_digits(tmp_path / "out", DigitsSettings(clips=12, test_clips=4, workers=1))
+
+
 def test_bytes_depend_neither_on_the_number_of_workers_nor_of_clips(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

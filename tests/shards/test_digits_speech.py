@@ -55,6 +55,8 @@ def test_recordings_are_split_as_the_dataset_says_and_heard_in_the_clips(tmp_pat
     recordings = list_recordings(folder)
     assert len(recordings) == 140
     assert recorded_voices(recordings, "test").takes[3, "ann"] == (0, 1, 2, 3, 4)
+    assert recorded_voices(recordings, "test", validated=True).takes[3, "ann"] == (0, 1, 2, 3, 4)
+    assert recorded_voices(recordings, "validation", validated=True).takes[3, "ann"] == (5, 9)
     assert recorded_voices(recordings, "train").takes[3, "ann"] == (5, 9)
     assert recorded_voices(recordings, "train").speakers == ("ann", "bob")
     sound = read_recording(recordings[3, "ann", 5])

@@ -1,0 +1,95 @@
+"""Nodes of several runs at once: each after what it reads, shared ones once, and a failure stops its readers only."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from flows import crew as crew_module
+from flows.children import Children
+from flows.crew import Crew, Job
+from shards.errors import XdcError
+from shards.stage import Record
+from xdc_core.graph import all_nodes, inputs
+from xdc_core.run import Node, Run
+
+MakeRun = Callable[..., Run]
+
+
+@dataclass
+class Notes:
+    """Writes down what it is told."""
+
+    ended: list[tuple[str, Node]] = field(default_factory=list)
+    reused: list[tuple[str, Node]] = field(default_factory=list)
+    errors: list[tuple[str, Node, str]] = field(default_factory=list)
+
+    def of(self, run: Run) -> "NotesOfRun":
+        return NotesOfRun(self, run.root.name)
+
+
+@dataclass
+class NotesOfRun:
+    """The same for one run."""
+
+    notes: Notes
+    run: str
+
+    def progress(self, node: Node, done: int, total: int, note: str) -> None:
+        """Nobody asks."""
+
+    def finished(self, node: Node, record: Record) -> None:
+        self.notes.ended.append((self.run, node))
+        if record.reused:
+            self.notes.reused.append((self.run, node))
+
+    def failed(self, node: Node, error: XdcError) -> None:
+        self.notes.errors.append((self.run, node, str(error)))
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
+    """Fork servers of this test's own."""
+    own = Children()
+    monkeypatch.setattr(crew_module, "CHILDREN", own)
+    yield own
+    own.close()
+
+
+def jobs_of(run: Run) -> list[Job]:
+    return [Job(run, node) for node in all_nodes(run.config)]
+
+
+def test_two_runs_are_worked_off_each_node_after_what_it_reads(make_run: MakeRun, children: Children) -> None:
+    runs, notes = [make_run(), make_run(method="sdc")], Notes()
+    crew = Crew(notes.of)
+    crew.work_off([job for run in runs for job in jobs_of(run)], slots=2)
+    assert crew.failed == {}
+    assert notes.errors == []
+    # The corpus that they share is one job, told of once.
+    assert [node for _, node in notes.ended].count(Node("shard")) == 1
+    for run in runs:
+        order = [node for name, node in notes.ended if name == run.root.name]
+        for place, node in enumerate(order):
+            assert {source for source in inputs(run.config, node) if source != Node("shard")} <= set(order[:place])
+        assert set(all_nodes(run.config)) - set(order) <= {Node("shard")}
+    again = Notes()
+    Crew(again.of).work_off(jobs_of(runs[1]), slots=2)
+    assert again.reused == again.ended != []
+
+
+def test_a_failure_stops_those_that_read_it_and_no_others(make_run: MakeRun, children: Children) -> None:
+    bad, good, notes = make_run(k={"video": 900, "audio": 4, "joint": 4}), make_run(), Notes()
+    crew = Crew(notes.of)
+    crew.work_off([job for run in (bad, good) for job in jobs_of(run)], slots=2)
+    # The video encoder learns from sound, so round 1 gets to its clusters too, and fails there alike.
+    failed = [Node("cluster", "video", number) for number in (0, 1)]
+    assert [(run, node) for run, node, _ in notes.errors] == [(bad.root.name, node) for node in failed]
+    assert all("cluster.k.video is 900" in reason for _, _, reason in notes.errors)
+    done = {node for run, node in notes.ended if run == bad.root.name}
+    assert Node("label", "audio", 0) in done
+    assert Node("train", "audio", 0) not in done
+    assert {node for run, node in notes.ended if run == good.root.name} | {Node("shard")} == set(all_nodes(good.config))
+    reasons = list(crew.failed.values())
+    assert sum(reason != "not reached" for reason in reasons) == len(failed)
+    assert len(reasons) == len(set(all_nodes(bad.config)) - done - {Node("shard")})
