@@ -1,0 +1,169 @@
+"""`xdc eval` and `xdc compare` from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import crew, evaluations
+from flows.children import Children
+from flows.cli import app
+from shards.errors import ConfigError
+from xdc_core.config import ASKED
+from xdc_core.evaluation.table import markdown_table, read_results
+from xdc_core.run import Run, open_run
+
+MakeRun = Callable[..., Run]
+
+
+def xdc(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str]:
+    """A command ends the fork servers when it is done; so every call gets its own."""
+    own = Children()
+    for module in (evaluations, crew):
+        monkeypatch.setattr(module, "CHILDREN", own)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_what_is_asked_for_is_done_kept_and_reused(copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = copy_run()
+    asked = ("eval", run.root, "--protocol", "fc", "--modality", "audio", "--label", "label_speaker")
+    code, shown = xdc(monkeypatch, *asked)
+    assert code == 0, shown
+    assert "corpus label_speaker fc audio" in shown
+    path = run.root / "rounds" / "001" / "evaluations" / "corpus-audio-fc-label_speaker" / "results.json"
+    before = path.stat().st_mtime_ns
+    value = json.loads(path.read_text())["metrics"]["accuracy"]["mean"]
+    assert f"{100 * value:.1f}" in shown
+    assert set(open_run(run.root).config.evaluate) == {"corpus-audio-fc-label_speaker"}
+    # By name, or all of them: the same, reused.
+    assert xdc(monkeypatch, "eval", run.root)[0] == 0
+    code, shown = xdc(monkeypatch, "eval", run.root, "--only", "corpus-audio-fc-label_speaker", "--json")
+    assert code == 0
+    assert path.stat().st_mtime_ns == before
+    # The untrained encoder stands beside it as scratch.
+    assert xdc(monkeypatch, "eval", run.root, "--round", 0)[0] == 0
+    code, shown = xdc(monkeypatch, "eval", run.root, "--table")
+    assert code == 0
+    rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["scratch", f"xdc, {run.root.name}, round 1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--protocol", "svn", "--modality", "audio"), "'svn' is not allowed"),
+        (("--protocol", "fc"), "modality must be video or audio"),
+        (("--protocol", "fc", "--data", "esc10", "--modality", "audio"), "also needs --root"),
+        (("--only", "nothing"), "has no evaluation 'nothing'. There are: none"),
+        ((), "has no evaluations. Ask for one"),
+        (("--table",), "has been evaluated yet"),
+        (("--protocol", "fc", "--modality", "audio", "--round", 7), "has rounds 0 to 1"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_and_leaves_nothing(
+    copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], message: str
+) -> None:
+    run = copy_run()
+    code, shown = xdc(monkeypatch, "eval", run.root, *arguments)
+    assert code == 2
+    assert message in shown
+    assert "Traceback" not in shown
+    assert not (run.root / ASKED).exists() or "--round" in arguments
+
+
+def test_a_failed_evaluation_says_why_and_the_others_are_done(
+    copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"protocol": "knn", "modality": "video", "label": "label_speaker"}
+    run = copy_run(evaluate={"bad": good | {"label": "label_colour"}, "good": good})
+    code, shown = xdc(monkeypatch, "eval", run.root)
+    assert code == 1
+    assert "1 of 2 evaluations failed" in shown
+    assert "no label column 'label_colour'" in shown
+    assert [facts["evaluation"] for facts in read_results([run])] == ["good"]
+
+
+def test_a_run_whose_newest_encoder_is_stale_is_evaluated_at_the_last_that_is_not(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"probe": {"protocol": "fc", "modality": "audio"}})
+    assert evaluations.newest_round(run, "probe") == 1
+    other = copy_run(evaluate={"probe": {"protocol": "fc", "modality": "audio"}}, lr=0.5)
+    assert evaluations.newest_round(other, "probe") == 0
+    with pytest.raises(ConfigError, match="no encoder yet"):
+        evaluations.newest_round(copy_run(evaluate={"probe": {"protocol": "fc", "modality": "audio"}}, seed=9), "probe")
+
+
+def test_the_file_of_asked_evaluations_has_no_other_settings(copy_run: MakeRun) -> None:
+    run = copy_run()
+    (run.root / ASKED).write_text("train: {lr: 3}\n")
+    with pytest.raises(ConfigError, match="'train' has no place here"):
+        open_run(run.root)
+
+
+def facts(method: str, number: int, layout: str | None, value: float, **more: object) -> dict[str, object]:
+    plain = {"evaluation": "e", "run": "r", "round": number, "method": method, "control": False, "weights": None}
+    plain |= {"data": layout or "corpus", "layout": layout, "protocol": "all", "modality": "video"}
+    spread = {"mean": value, "sd": 0.01, "n": 3, "min": value, "max": value}
+    return plain | {"settings": {"label": "label"}, "metrics": {"accuracy": spread}, "path": "p"} | more
+
+
+def test_the_papers_numbers_stand_in_rows_of_their_own_and_are_marked() -> None:
+    found = [
+        facts("xdc", 5, "ucf101", 0.5, row="xdc, r, round 5"),
+        facts("xdc", 0, "ucf101", 0.25, row="scratch"),
+        facts("xdc", 5, "esc50", 0.4, row="xdc, r, round 5", modality="audio"),
+    ]
+    lines = markdown_table(found).splitlines()
+    assert lines[0] == "| | esc50 all audio | ucf101 all video |"
+    assert lines[2] == "| scratch |  | 25.0 ± 1.0 (n=3) |"
+    assert lines[3] == "| xdc, r, round 5 | 40.0 ± 1.0 (n=3) | 50.0 ± 1.0 (n=3) |"
+    paper = [line for line in lines if "paper" in line]
+    assert lines[4:] == paper
+    assert "| *paper: xdc, pretrained on Kinetics* | *78.0* | *74.2* |" in paper
+    assert all(cell.strip().startswith("*") for line in paper for cell in line.strip("|").split("|") if cell.strip())
+
+
+def test_the_paper_has_no_row_where_it_has_no_number() -> None:
+    assert "paper" not in markdown_table([facts("xdc", 5, None, 0.5, row="xdc")])
+
+
+@pytest.mark.slow
+def test_a_small_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import compare
+
+    monkeypatch.setattr(compare, "CHILDREN", own := Children())
+    monkeypatch.setattr(crew, "CHILDREN", own)
+    root = tmp_path / "study"
+    options = ["--contenders", "xdc,supervised", "--seeds", "1", "--rounds", "1", "--change", "train.clips=64"]
+    root.mkdir()
+    (root / "study.yaml").write_text("validation_clips: 20\ntest_clips: 20\nclips: 60\n")
+    result = CliRunner().invoke(app, ["compare", str(root), *options])
+    assert result.exit_code == 2
+    assert "with another contenders, seeds, rounds, change" in result.output
+    (root / "study.yaml").unlink()
+    compare.make_study(
+        root,
+        {
+            "clips": 60,
+            "validation_clips": 20,
+            "test_clips": 20,
+            "contenders": ("xdc", "supervised"),
+            "seeds": 1,
+            "rounds": 1,
+            "change": {"train.clips": 64, "extract.calibration_batches": 2},
+        },
+    )
+    result = CliRunner().invoke(app, ["compare", str(root)])
+    assert result.exit_code == 0, result.output
+    assert "| scratch | 1 |" in result.output
+    assert "| supervised | 1 |" in result.output
+    assert {path.name for path in root.iterdir()} == {
+        *("study.yaml", "study.json", "table.md", "figure.svg", "results.parquet", "digits", "corpora", "runs")
+    }
+    monkeypatch.setattr(compare, "CHILDREN", again := Children())
+    monkeypatch.setattr(crew, "CHILDREN", again)
+    before = (root / "results.parquet").read_bytes()
+    assert CliRunner().invoke(app, ["compare", str(root)]).exit_code == 0
+    assert (root / "results.parquet").read_bytes() == before
