@@ -66,9 +66,7 @@ def print_study(root: Path, facts: dict[str, Any]) -> None:
     """The table, and where the rest is."""
     print((root / "table.md").read_text(encoding="utf-8"))
     seconds = [cell["seconds"] for cell in facts["cells"]]
-    print(
-        f"{len(seconds)} runs took {sum(seconds) / 60:.1f} minutes of one core, {max(seconds) / 60:.1f} at most each."
-    )
+    print(f"{len(seconds)} runs took {sum(seconds) / 60:.1f} CPU minutes, {max(seconds) / 60:.1f} at most each.")
     print(
         f"Every number: {root}/results.parquet. Figure: {root}/figure.svg. Runs: {root}/runs (xdc status, xdc report)"
     )

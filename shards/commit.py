@@ -49,6 +49,7 @@ class Manifest(BaseModel):
     rows: int = 0
     rejects: int = 0
     seconds: float
+    cpu_seconds: float | None = None
     started: str
     finished: str
     versions: dict[str, str] = {}

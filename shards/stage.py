@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import shutil
 import time
@@ -122,6 +123,11 @@ def _machine_trouble_explained(identity: Identity, target: Path) -> Iterator[Non
         ) from error
 
 
+def _cpu_seconds() -> float:
+    """Of this process, and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
 def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], force: bool = False) -> Record:
     """Have `target` hold what `identity` describes: reuse it, or call `work` on a partial directory and commit.
 
@@ -145,7 +151,7 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
         if force and partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+        started, clock, used = datetime.datetime.now(datetime.UTC), time.monotonic(), _cpu_seconds()
         outcome = work(partial)
         manifest = Manifest(
             stage=identity.stage,
@@ -158,6 +164,7 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
             rows=outcome.rows,
             rejects=outcome.rejects,
             seconds=round(time.monotonic() - clock, 3),
+            cpu_seconds=round(_cpu_seconds() - used, 3),
             started=started.isoformat(timespec="milliseconds"),
             finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             versions=package_versions(),

@@ -8,7 +8,6 @@ from typing import Any
 from shards.commit import read_manifest
 from xdc_core.evaluation.spread import spread
 from xdc_core.graph import all_nodes
-from xdc_core.run import Node
 from xdc_core.study.cells import PROBES, Cell
 from xdc_core.study.settings import SCRATCH
 
@@ -49,11 +48,10 @@ def cell_rows(cell: Cell) -> Iterator[Row]:
 
 
 def seconds_of(cell: Cell) -> float:
-    """What the stages of a cell took, each on one thread: near enough its CPU seconds. Sharding is not counted."""
-    manifests = (
-        read_manifest(cell.run.directory(node)) for node in all_nodes(cell.run.config) if node != Node("shard")
-    )
-    return sum(manifest.seconds for manifest in manifests if manifest)
+    """CPU seconds of a cell's stages, without the sharding, which cells share. A killed attempt is not counted."""
+    nodes = [node for node in all_nodes(cell.run.config) if node.stage != "shard"]
+    manifests = [read_manifest(cell.run.directory(node)) for node in nodes]
+    return sum(manifest.cpu_seconds or manifest.seconds for manifest in manifests if manifest)
 
 
 def summarise(rows: Iterable[Row], last: int) -> list[Row]:
