@@ -13,6 +13,7 @@ from typing import Any
 from shards.commit import fingerprint, partial_directory, read_manifest
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
+from shards.settings import stored_part
 from shards.stage import reusable
 from xdc_core.config import Config
 from xdc_core.methods import JOINT, METHODS, clustered_from, label_sources, modalities
@@ -204,8 +205,8 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     if manifest.fingerprint == fingerprints.of(node):
         return "files are missing or of another size"
     settings = manifest.settings
-    now = run.config.corpus.model_dump(mode="json") if node == SHARD else settings_of(run.config, node)
-    reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now, node == SHARD)]
+    now = stored_part(run.config.corpus) if node == SHARD else settings_of(run.config, node)
+    reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now)]
     if node != SHARD and not reasons:
         sources = fingerprints.inputs_of(node)
         reasons = [f"{name} changed" for name, value in sources.items() if manifest.inputs.get(name) != value]
@@ -214,11 +215,11 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     return "; ".join(reasons[:3]) or "sources changed"
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], only_old: bool) -> Iterator[tuple[str, Any, Any]]:
-    for name in sorted(old if only_old else {*old, *new}):
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            for inner, was, becomes in _differences(before, after, False):
+            for inner, was, becomes in _differences(before, after):
                 yield f"{name}.{inner}", was, becomes
         elif before != after:
             yield name, before, after
