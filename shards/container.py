@@ -6,7 +6,7 @@ timestamps, so they stay aligned whatever the streams' own offsets are.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,29 +35,35 @@ def open_media(path: Path) -> InputContainer:
         raise MediaError(f"FFmpeg cannot open it: {error.strerror}") from error
 
 
-def choose_streams(container: InputContainer) -> tuple[av.VideoStream, av.AudioStream]:
-    """The first picture stream that is no cover art, and the first sound stream.
+def choose_streams(
+    container: InputContainer, modalities: Collection[str]
+) -> tuple[av.VideoStream | None, av.AudioStream | None]:
+    """The first picture stream that is no cover art, and the first sound stream; None for what is not asked for.
 
     Raises:
-        MediaError: "no picture" or "no sound" where there is none, or none that FFmpeg has a decoder for.
+        MediaError: "no picture" or "no sound" where one of `modalities` is not there, or FFmpeg has no decoder for it.
     """
-
-    def decodable(stream: object) -> bool:
-        return getattr(stream, "codec_context", None) is not None
-
-    cover = av.stream.Disposition.attached_pic
-    pictures = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if not pictures:
+    pictures = _pictures(container) if "video" in modalities else []
+    sounds = container.streams.audio if "audio" in modalities else ()
+    if "video" in modalities and not pictures:
         raise MediaError("no picture: the file has no video stream")
-    if not container.streams.audio:
+    if "audio" in modalities and not sounds:
         raise MediaError("no sound: the file has no audio stream")
-    video = next(filter(decodable, pictures), None)
-    audio = next(filter(decodable, container.streams.audio), None)
-    if video is None:
+    video, audio = next(filter(_decodable, pictures), None), next(filter(_decodable, sounds), None)
+    if "video" in modalities and video is None:
         raise MediaError("no picture: FFmpeg has no decoder for its video stream")
-    if audio is None:
+    if "audio" in modalities and audio is None:
         raise MediaError("no sound: FFmpeg has no decoder for its audio stream")
     return video, audio
+
+
+def _pictures(container: InputContainer) -> list[av.VideoStream]:
+    cover = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+def _decodable(stream: object) -> bool:
+    return getattr(stream, "codec_context", None) is not None
 
 
 def origin_of(container: InputContainer) -> float:
@@ -69,7 +75,7 @@ def origin_of(container: InputContainer) -> float:
 class Decoding:
     """A stream that is being decoded. Frames have their timestamps; `origin_s` is that of time 0."""
 
-    video: av.VideoStream
+    stream: Any
     origin_s: float
     frames: Iterator[Any]
 
@@ -87,15 +93,18 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
     """
     for back_s in (0.0, 1.0, 10.0, math.inf):
         with open_media(path) as container:
-            video, audio = choose_streams(container)
-            video.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
+            video, audio = choose_streams(container, (kind,))
+            stream: Any = video or audio
+            if kind == "video":
+                stream.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
             origin_s = origin_of(container)
-            # FFmpeg seeks to pictures: for sound before the first one we must not seek at all.
-            first_s = float((video.start_time or 0) * (video.time_base or 0)) - origin_s
+            # Where there are pictures, FFmpeg seeks to them: for sound before the first one we must not seek at all.
+            leading = next(filter(_decodable, _pictures(container)), stream)
+            first_s = float((leading.start_time or 0) * (leading.time_base or 0)) - origin_s
             from_beginning = time_s - back_s <= first_s
             if not from_beginning:
                 container.seek(int((time_s - back_s + origin_s) * av.time_base), backward=True)
-            frames = _decode(container, video if kind == "video" else audio)
+            frames = _decode(container, stream)
             try:
                 first = next(frames, None)
             except av.FFmpegError:
@@ -103,7 +112,7 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
                     raise
                 continue
             if from_beginning or (first is not None and first.time is not None and first.time - origin_s <= time_s):
-                yield Decoding(video, origin_s, itertools.chain([] if first is None else [first], frames))
+                yield Decoding(stream, origin_s, itertools.chain([] if first is None else [first], frames))
                 return
 
 

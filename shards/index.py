@@ -11,10 +11,15 @@ from shards.commit import new_file
 from shards.errors import StageError
 
 MEMBERS = ("mp4", "flac", "json")
+NO_MEMBER = -1  # The offset of a member that a clip does not have; its size is 0.
 
 
 def index_schema(label_names: Sequence[str]) -> pa.Schema:
-    """The index's columns. Offsets and sizes are bytes in the tar; sha256 is over the mp4 and then the flac."""
+    """The index's columns. Offsets and sizes are bytes in the tar; sha256 is over the mp4 and then the flac.
+
+    A clip without a picture has width and height 0, the corpus's fps, and the frames that its sound is long enough
+    for; one without sound has sample_rate and samples 0.
+    """
     return pa.schema(
         [
             ("key", pa.string()),

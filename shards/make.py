@@ -1,7 +1,7 @@
 """The shard stage as one call, and how a corpus compares with the sources it was made from."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from shards.corpus import Listing, list_corpus
 from shards.errors import ConfigError, StageError
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
-from shards.settings import CorpusSettings, stored_part
+from shards.settings import BOTH, CorpusSettings, stored_part
 from shards.stage import Identity, Outcome, Record, build, record_of
 from shards.survey import Surveyed, read_survey, stat_of, survey
 from shards.write import core_count, write_corpus
@@ -45,12 +45,12 @@ def shard(
             "Give the corpus a directory of its own."
         )
     listing = list_corpus(videos, settings.label_from_folder)
-    notes = survey_notes(corpus)
+    notes = survey_notes(corpus, settings.modalities)
     if force:
         notes.unlink(missing_ok=True)
-    known = [] if force else known_sources(corpus)
+    known = [] if force else known_sources(corpus, settings.modalities)
     workers = settings.workers or core_count()
-    found = survey(listing, known, notes, workers, settings.clip_timeout_s, progress)
+    found = survey(listing, known, notes, workers, settings.clip_timeout_s, progress, settings.modalities)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
@@ -78,17 +78,23 @@ def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
     return record_of(corpus, manifest, reused=True)
 
 
-def survey_notes(corpus: Path) -> Path:
+def survey_notes(corpus: Path, modalities: Collection[str]) -> Path:
     """Where findings on source files are kept that do not stand in the corpus (yet)."""
-    return corpus.with_name(f".{corpus.name}.survey.jsonl")
+    alone = "" if tuple(modalities) == BOTH else "." + "-".join(modalities)
+    return corpus.with_name(f".{corpus.name}{alone}.survey.jsonl")
 
 
-def known_sources(corpus: Path) -> Iterator[Surveyed]:
-    """The survey that stands in a committed corpus; nothing where it is damaged."""
-    if read_manifest(corpus) is not None:
+def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveyed]:
+    """The survey that stands in a committed corpus of these modalities; nothing where it is damaged."""
+    manifest = read_manifest(corpus)
+    if manifest is not None and _modalities_of(manifest) == tuple(modalities):
         with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid, TypeError):
             for row in pq.read_table(corpus / "sources.parquet").to_pylist():
                 yield Surveyed(**row)
+
+
+def _modalities_of(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(manifest.settings.get("modalities", BOTH))
 
 
 def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSettings) -> tuple[str | None, str]:
@@ -107,9 +113,14 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
             return manifest.fingerprint, ""
         return None, f"{videos} is gone, and the settings changed"
     listing = list_corpus(videos, settings.label_from_folder)
-    entries = (*known_sources(corpus), *read_survey(survey_notes(corpus)))
+    entries = (
+        *known_sources(corpus, settings.modalities),
+        *read_survey(survey_notes(corpus, settings.modalities)),
+    )
     known = {entry.path: entry for entry in entries if _unchanged(listing, entry)}
     changed = sorted({source.path for source in listing.sources} - set(known))
+    if changed and manifest is not None and _modalities_of(manifest) != settings.modalities:
+        return None, f"modalities: {', '.join(_modalities_of(manifest))} -> {', '.join(settings.modalities)}"
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return None, f"new or changed source {changed[0]}{more}"

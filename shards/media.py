@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,17 +16,20 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from shards.container import Decoding, choose_streams, decode_from, open_media, origin_of
 from shards.errors import MediaError
-from shards.settings import CorpusSettings
+from shards.settings import BOTH, CorpusSettings
 
 # No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads memory that it has not written
 # (shown by other values of MALLOC_PERTURB_), and once in a thousand clips the same frames give other bytes.
 X264 = {"preset": "veryfast", "bf": "0", "x264-params": "mbtree=0:rc-lookahead=0:weightp=0:scenecut=0"}
 MAX_PIXELS = 8192 * 4320
+JUMP_S = 0.02  # Timestamps of sound that are off by more than this are meant.
+# Sound files without a header that tells their length: FFmpeg guesses it from the bit rate of the beginning.
+GUESSED = frozenset({"aac", "ac3", "eac3", "mp3"})
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a video file says of itself. Seconds, pixels (as displayed before rotation), Hz."""
+    """What a file says of itself. Seconds, pixels (as displayed before rotation), Hz; 0 and "" where not asked for."""
 
     duration_s: float
     width: int
@@ -39,7 +42,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Clip:
-    """An encoded clip: H.264 in MP4 without sound, and mono FLAC."""
+    """An encoded clip: H.264 in MP4 without sound, and mono FLAC. What was not asked for is empty, its numbers 0.
+
+    Without a picture, `frames` counts those that the sound is long enough for.
+    """
 
     mp4: bytes
     flac: bytes
@@ -50,44 +56,50 @@ class Clip:
     samples: int
 
 
-def _duration_s(container: InputContainer, video: av.VideoStream) -> float:
-    if video.duration and video.time_base:
-        return float(((video.start_time or 0) + video.duration) * video.time_base) - origin_of(container)
-    if container.duration:
+def _duration_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
+    guessed = stream.type == "audio" and container.format.name in GUESSED
+    if stream.duration and stream.time_base and not guessed:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_of(container)
+    if container.duration and not guessed:
         return container.duration / av.time_base
     # Streams such as live WebM say nothing: read through the packets.
     end_s = 0.0
-    for packet in container.demux(video):
+    for packet in container.demux(stream):
         if packet.pts is not None and packet.time_base:
             end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     return end_s - origin_of(container)
 
 
-def probe(path: Path) -> Probe:
-    """Read a file's headers (its packets, where the headers give no duration).
+def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
+    """Read a file's headers (its packets, where the headers give no duration) as far as `modalities` go.
+
+    The duration is that of the picture; without "video" among `modalities`, that of the sound.
 
     Raises:
-        MediaError: it cannot be opened, has no picture, no sound, no duration, or an absurd size.
+        MediaError: it cannot be opened, lacks one of `modalities`, has no duration, or a picture of an absurd size.
     """
     with open_media(path) as container:
-        video, audio = choose_streams(container)
-        width, height = video.codec_context.width, video.codec_context.height
+        video, audio = choose_streams(container, modalities)
+        leading = video or audio
+        assert leading is not None
+        width, height = (video.codec_context.width, video.codec_context.height) if video else (0, 0)
         if width * height > MAX_PIXELS:
             raise MediaError(f"the picture is {width}x{height}: larger than {MAX_PIXELS} pixels")
         try:
-            duration_s = _duration_s(container, video)
+            duration_s = _duration_s(container, leading)
         except av.FFmpegError as error:
             raise MediaError(f"FFmpeg cannot read its packets: {error.strerror}") from error
         if not duration_s > 0:
-            raise MediaError("no picture: the video stream is empty")
+            empty = "no picture: the video stream" if video else "no sound: the audio stream"
+            raise MediaError(f"{empty} is empty")
         return Probe(
             duration_s=duration_s,
             width=width,
             height=height,
-            fps=float(video.average_rate or 0),
-            video_codec=video.codec_context.name,
-            audio_codec=audio.codec_context.name,
-            sample_rate=audio.codec_context.sample_rate,
+            fps=float(video.average_rate or 0) if video else 0.0,
+            video_codec=video.codec_context.name if video else "",
+            audio_codec=audio.codec_context.name if audio else "",
+            sample_rate=audio.codec_context.sample_rate if audio else 0,
         )
 
 
@@ -96,38 +108,61 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
 
     The picture gets a constant frame rate (each output frame is the last source frame at or before its time),
     is turned upright, and scaled to square pixels with an even width and height. Sound that is missing inside
-    the span is silence; a gap in it stays a gap. The clip ends where the picture ends.
+    the span is silence; a gap in it stays a gap. The clip ends where the picture ends; without a picture among
+    `settings.modalities`, where the sound ends.
 
     Raises:
-        MediaError: nothing decodes, the picture is shorter than `min_seconds`, there is no sound in the span,
+        MediaError: nothing decodes, the clip is shorter than `min_seconds`, there is no sound in the span,
             or it is digital silence and `settings.silence` is "reject".
     """
+    mp4, frames, size, duration_s = b"", 0, (0, 0), end_s - start_s
+    sound: np.ndarray | None = None
     try:
-        with decode_from(path, "video", start_s) as decoding:
-            mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings)
-        duration_s = frames / settings.fps
-        if frames == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
-            raise MediaError(
-                f"only {duration_s:.2f} s of picture decoded from {start_s:.2f} s on "
-                f"(min_seconds is {settings.min_seconds:g})"
-            )
-        # Codecs need a little before to be right from the first sample on.
-        with decode_from(path, "audio", start_s - 0.1) as decoding:
-            sound = _place_sound(decoding, start_s, duration_s, settings.sample_rate)
+        if "video" in settings.modalities:
+            with decode_from(path, "video", start_s) as decoding:
+                mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings)
+            duration_s = frames / settings.fps
+            _check_length(duration_s, "picture", start_s, settings)
+        if "audio" in settings.modalities:
+            # Codecs need a little before to be right from the first sample on.
+            with decode_from(path, "audio", start_s - 0.1) as decoding:
+                sound, end = _place_sound(decoding, start_s, duration_s, settings.sample_rate)
+            if "video" not in settings.modalities:
+                if len(sound) - end > JUMP_S * settings.sample_rate:  # Less may be the timestamps' rounding.
+                    sound = sound[:end]
+                duration_s = len(sound) / settings.sample_rate
+                _check_length(duration_s, "sound", start_s, settings)
+                frames = max(1, math.floor(duration_s * settings.fps + 1e-6))
     except av.FFmpegError as error:
         raise MediaError(f"decoding failed: {error.strerror}") from error
+    if sound is None:
+        return Clip(mp4, b"", frames, *size, duration_s=duration_s, samples=0)
+    flac = _recode_sound(sound, settings)
+    return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(sound))
+
+
+def _check_length(duration_s: float, what: str, start_s: float, settings: CorpusSettings) -> None:
+    """Raises MediaError where less than `min_seconds`, but for half a frame, or nothing was decoded."""
+    if duration_s == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
+        raise MediaError(
+            f"only {duration_s:.2f} s of {what} decoded from {start_s:.2f} s on "
+            f"(min_seconds is {settings.min_seconds:g})"
+        )
+
+
+def _recode_sound(sound: np.ndarray, settings: CorpusSettings) -> bytes:
+    """float32 [samples] -> FLAC bytes. Raises MediaError for digital silence, where that is to be rejected."""
     if settings.high_pass_hz:
         sound = _high_pass(sound, settings.high_pass_hz, settings.sample_rate)
     pcm = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16)
     if settings.silence == "reject" and not pcm.any():
         raise MediaError("the sound is digital silence (keep such clips with silence: keep)")
-    flac = encode_sound(pcm, settings.sample_rate)
-    return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(pcm))
+    return encode_sound(pcm, settings.sample_rate)
 
 
 def _frames_at(decoding: Decoding, start_s: float, end_s: float, fps: float) -> Iterator[av.VideoFrame]:
     """For each output time start_s + n / fps before end_s: the last frame at or before it."""
-    rate = decoding.video.average_rate or fps
+    rate = decoding.stream.average_rate or fps
     slot, slots = 0, max(1, round((end_s - start_s) * fps))
     slack_s = min(0.25 / fps, 0.01)  # Time bases are coarse: a frame a hair late still counts as on time.
     current, current_end = None, 0.0
@@ -173,7 +208,7 @@ def _recode_picture(
         before, picture = None, None
         for frame in pictures:
             if frame is not before:
-                picture = _upright(frame, _output_size(frame, decoding.video, settings.short_side), scaler)
+                picture = _upright(frame, _output_size(frame, decoding.stream, settings.short_side), scaler)
                 before = frame
             assert picture is not None
             yield picture
@@ -230,8 +265,10 @@ def encode_picture(
     return buffer.getvalue(), count, size
 
 
-def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_rate: int) -> np.ndarray:
+def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_rate: int) -> tuple[np.ndarray, int]:
     """float32 [round(duration_s * sample_rate)], mono in [-1, 1], placed by timestamps, silence where none is.
+
+    Also the number of samples after which there is nothing but that silence.
 
     Raises:
         MediaError: there is not one sample in the span.
@@ -239,17 +276,17 @@ def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_r
     sound = np.zeros(round(duration_s * sample_rate), np.float32)
     resampler = _mono_resampler(sample_rate)
     position: int | None = None  # Where the next resampled sample goes.
-    expected_s, placed = 0.0, 0
+    expected_s, end = 0.0, 0
 
     def place(frames: list[av.AudioFrame]) -> None:
-        nonlocal position, placed
+        nonlocal position, end
         for frame in frames:
             samples = frame.to_ndarray().reshape(-1) / np.float32(2**31)
             assert position is not None
             first, last = max(position, 0), min(position + len(samples), len(sound))
             if last > first:
                 sound[first:last] = samples[first - position : last - position]
-                placed += last - first
+                end = max(end, last)
             position += len(samples)
 
     for frame in decoding.frames:
@@ -258,7 +295,7 @@ def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_r
         time_s = frame.time - decoding.origin_s
         if time_s >= start_s + duration_s:
             break
-        if position is None or abs(time_s - expected_s) > 0.02:
+        if position is None or abs(time_s - expected_s) > JUMP_S:
             # The first frame, or a jump in time: flush what went before and start at the new place.
             if position is not None:
                 place(resampler.resample(None))
@@ -270,9 +307,9 @@ def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_r
         place(resampler.resample(frame))
     if position is not None:
         place(resampler.resample(None))
-    if placed == 0:
+    if end == 0:
         raise MediaError(f"no sound between {start_s:.2f} s and {start_s + duration_s:.2f} s")
-    return sound
+    return sound, end
 
 
 def _mono_resampler(sample_rate: int) -> av.AudioResampler:

@@ -85,6 +85,7 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
     wanted: list[tuple[str, Source, float, float]] = []
     rejects = list(listing.rejects)
     keys: set[str] = set()
+    what = "video" if "video" in settings.modalities else "sound"
     for source in listing.sources:
         facts = found[source.path]
         if facts.reason:
@@ -93,12 +94,12 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
         start_s = source.start_s or 0.0
         end_s = min(source.end_s if source.end_s is not None else math.inf, facts.duration_s)
         if end_s <= start_s:
-            reason = f"start_s ({start_s:g}) lies behind the end of the video ({facts.duration_s:.2f} s)"
+            reason = f"start_s ({start_s:g}) lies behind the end of the {what} ({facts.duration_s:.2f} s)"
             rejects.append(Reject(source.path, "plan", reason, start_s=start_s))
             continue
         cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
         if lost:
-            whole = "rest of the video" if cuts else "video"
+            whole = f"rest of the {what}" if cuts else what
             reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
             rejects.append(Reject(source.path, "plan", reason, start_s=end_s - lost, end_s=end_s))
         for first, last in cuts:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from shards.errors import StageError
+from shards.index import NO_MEMBER
 
 MAX_OPEN = 64
 
@@ -23,9 +24,14 @@ class ClipReader:
         """The bytes of member "mp4", "flac" or "json" of the clip that `row` of the shard's index describes.
 
         Raises:
-            StageError: the tar is missing, or shorter than its index says.
+            StageError: the clip has no such member, or the tar is missing, or shorter than its index says.
         """
         offset, size = int(row[f"{member}_offset"]), int(row[f"{member}_size"])
+        if offset == NO_MEMBER:
+            raise StageError(
+                f"{self.corpus}: clip {row['key']} has no {member}, because of the corpus's setting `modalities`. "
+                "Use a corpus that holds this modality too."
+            )
         data = os.pread(self._descriptor(shard), size, offset)
         if len(data) != size:
             raise StageError(

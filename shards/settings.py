@@ -1,10 +1,12 @@
 """The settings of a corpus. Everything here but the last group decides what is stored."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
+Modality = Literal["video", "audio"]
+BOTH: tuple[Modality, ...] = ("video", "audio")
 
 
 class CorpusSettings(BaseModel):
@@ -23,6 +25,11 @@ class CorpusSettings(BaseModel):
     )
     learn_splits: list[str] | None = Field(
         None, description="splits to learn from; null: every clip. Other clips get features and labels only"
+    )
+    modalities: tuple[Modality, ...] = Field(
+        BOTH,
+        min_length=1,
+        description="what every clip must have and what is stored of it: [video, audio], or one of them alone",
     )
     clip_seconds: Positive = Field(10.0, description="longer videos are cut into clips of this length")
     min_seconds: Positive = Field(1.0, description="a shorter video, or a shorter rest of one, is rejected")
@@ -45,6 +52,13 @@ class CorpusSettings(BaseModel):
     workers: int | None = Field(None, ge=1, description="decoding processes; null: one a core")
     clip_timeout_s: Positive = Field(120.0, description="a file or clip that takes longer is rejected")
 
+    @field_validator("modalities")
+    @classmethod
+    def _in_one_order(cls, modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        if len(set(modalities)) < len(modalities):
+            raise ValueError(f"{', '.join(modalities)}: a modality is named twice")
+        return tuple(name for name in BOTH if name in modalities)
+
     @model_validator(mode="after")
     def _fit_together(self) -> "CorpusSettings":
         if self.min_seconds > self.clip_seconds:
@@ -64,6 +78,11 @@ class CorpusSettings(BaseModel):
 NOT_STORED = {"path", "videos", "learn_splits", "max_reject_share", "workers", "clip_timeout_s"}
 
 
-def stored_part(settings: CorpusSettings) -> dict[str, object]:
+# Newer than the first corpora: left out where they have their defaults, so that those corpora stay what they are.
+NEWER = ("modalities",)
+
+
+def stored_part(settings: CorpusSettings) -> dict[str, Any]:
     """The settings that enter the corpus's fingerprint."""
-    return settings.model_dump(mode="json", exclude=NOT_STORED)
+    at_default = {name for name in NEWER if getattr(settings, name) == CorpusSettings.model_fields[name].default}
+    return settings.model_dump(mode="json", exclude=NOT_STORED | at_default)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from shards.errors import MediaError
 from shards.media import Probe, probe
 from shards.progress import Progress
 from shards.sandbox import ordered_map
+from shards.settings import BOTH
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class Surveyed:
     reason: str = ""
 
 
-def survey_file(root: str, name: str) -> Surveyed:
+def survey_file(root: str, name: str, modalities: Collection[str] = BOTH) -> Surveyed:
     """Hash and probe one file. Runs in a child process of the sandbox; a file that is no use gets a reason."""
     path = Path(root) / name
     size, mtime_ns = stat_of(path)
     try:
         content = sha256_of(path) if path.is_file() else ""
-        found: Probe = probe(path)
+        found: Probe = probe(path, modalities)
     except MediaError as error:
         return Surveyed(name, size, mtime_ns, content, reason=str(error))
     except OSError as error:
@@ -73,10 +74,12 @@ def survey(
     workers: int,
     timeout_s: float,
     progress: Progress,
+    modalities: Collection[str] = BOTH,
 ) -> dict[str, Surveyed]:
     """Survey every file of a listing, by path. What is new is appended to `notes` at once, so a kill loses nothing.
 
-    `known` are earlier findings: they hold as long as a file's size and modification time are the same.
+    `known` are earlier findings: they hold as long as a file's size and modification time are the same. They and
+    `notes` must be of the same modalities: a file that is no use for the one may be good for the other.
     """
     names = sorted({source.path for source in listing.sources})
     found = {
@@ -88,7 +91,7 @@ def survey(
     if not unknown:
         return {name: found[name] for name in names}
     notes.parent.mkdir(parents=True, exist_ok=True)
-    answers = ordered_map(survey_file, ((str(listing.root), name) for name in unknown), workers, timeout_s)
+    answers = ordered_map(survey_file, ((str(listing.root), name, modalities) for name in unknown), workers, timeout_s)
     with notes.open("a", encoding="utf-8") as file:
         for count, (name, answer) in enumerate(zip(unknown, answers, strict=True), start=1):
             if isinstance(answer, MediaError):  # The child died over it.

@@ -16,7 +16,7 @@ import pyarrow as pa
 from shards.commit import new_file, write_json
 from shards.corpus import Reject
 from shards.errors import MediaError, StageError
-from shards.index import MEMBERS, index_schema, read_index, shard_name, write_parquet
+from shards.index import MEMBERS, NO_MEMBER, index_schema, read_index, shard_name, write_parquet
 from shards.media import Clip, cut
 from shards.plan import Plan, PlannedClip, plan_table
 from shards.progress import Progress
@@ -120,19 +120,22 @@ def _write_tar(
                 "frames": made.frames,
                 "width": made.width,
                 "height": made.height,
-                "sample_rate": settings.sample_rate,
+                "sample_rate": settings.sample_rate if made.flac else 0,
                 "samples": made.samples,
                 "split": source.split,
                 **{name: source.labels.get(name) for name in plan.label_names},
                 "sha256": hashlib.sha256(made.mp4 + made.flac).hexdigest(),
             }
             note = json.dumps(row, ensure_ascii=False).encode()
-            writer.write({"__key__": clip.key, "mp4": made.mp4, "flac": made.flac, "json": note})
+            members = {"mp4": made.mp4, "flac": made.flac, "json": note}
+            writer.write({"__key__": clip.key, **{name: data for name, data in members.items() if data}})
             yield row
         writer.close()
 
 
 def _add_offsets(tar: Path, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        row.update({f"{member}_offset": NO_MEMBER for member in MEMBERS} | {f"{member}_size": 0 for member in MEMBERS})
     by_key = {row["key"]: row for row in rows}
     with tarfile.open(tar) as archive:
         for member in archive:

@@ -15,7 +15,7 @@ from typing import Any
 from shards.commit import fingerprint, partial_directory, read_manifest, sha256_of
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
-from shards.settings import CorpusSettings
+from shards.settings import CorpusSettings, stored_part
 from shards.stage import reusable
 from xdc_core.config import FILE_NAME, Config
 from xdc_core.evaluation.settings import CORPUS
@@ -352,8 +352,8 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     if (given := WEIGHTS in sources) != (WEIGHTS in manifest.inputs):
         return "random weights -> weights of a file" if given else "weights of a file -> random weights"
     settings = manifest.settings
-    now = stored_from(run, node)[2].model_dump(mode="json") if is_corpus(node) else settings_of(run.config, node)
-    reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now, is_corpus(node))]
+    now = stored_part(stored_from(run, node)[2]) if is_corpus(node) else settings_of(run.config, node)
+    reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now)]
     if not is_corpus(node) and not reasons:
         reasons = [f"{name} changed" for name, value in sources.items() if manifest.inputs.get(name) != value]
     if not reasons and not is_corpus(node) and manifest.version != VERSIONS[node.stage]:
@@ -361,11 +361,11 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     return "; ".join(reasons[:3]) or "sources changed"
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], only_old: bool) -> Iterator[tuple[str, Any, Any]]:
-    for name in sorted(old if only_old else {*old, *new}):
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            for inner, was, becomes in _differences(before, after, False):
+            for inner, was, becomes in _differences(before, after):
                 yield f"{name}.{inner}", was, becomes
         elif before != after:
             yield name, before, after
