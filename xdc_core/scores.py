@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+SCORES = ("nmi", "ami", "purity", "entropy", "accuracy")
+
 
 @dataclass
 class Contingency:
@@ -29,25 +31,33 @@ class Contingency:
 
 
 def agreement(contingency: Contingency) -> dict[str, Any]:
-    """NMI (arithmetic mean), AMI (NMI corrected for chance, 0 for random clusters) and purity.
+    """NMI (arithmetic mean), AMI (NMI corrected for chance, 0 for random clusters), purity, entropy and accuracy.
 
-    Purity is the share of clips that have the dominant label of their cluster. Also counts clips and labels; with
-    fewer than two labels there is nothing to agree with, and the scores are None.
+    purity: the share of clips that have the dominant label of their cluster. entropy: of the labels inside a cluster,
+    in bits, averaged over clips; 0 where every cluster has one label, at most log2(labels), lower is better.
+    accuracy: the share of clips that have the label of their cluster when every label is given to at most one cluster
+    and every cluster gets at most one label, as best for the clips (Hungarian matching). Also counts clips and labels;
+    with fewer than two labels there is nothing to agree with, and the scores are None.
     """
     matrix = contingency.matrix()
     clips, labels = int(matrix.sum()), matrix.shape[1]
     if labels < 2:
-        return {"clips": clips, "labels": labels, "nmi": None, "ami": None, "purity": None}
+        return {"clips": clips, "labels": labels, **dict.fromkeys(SCORES)}
+    from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import adjusted_mutual_info_score, normalized_mutual_info_score
 
     # scikit-learn takes a pair per clip; the counts give them back without the clips' order.
     cells = np.argwhere(matrix)
     repeats = matrix[tuple(cells.T)]
     clusters, truth = (np.repeat(cells[:, axis], repeats) for axis in (0, 1))
+    surprise = np.log2(matrix.sum(axis=1)[cells[:, 0]] / repeats)
+    matched = linear_sum_assignment(matrix, maximize=True)
     return {
         "clips": clips,
         "labels": labels,
         "nmi": round(float(normalized_mutual_info_score(truth, clusters)), 6),
         "ami": round(float(adjusted_mutual_info_score(truth, clusters)), 6),
         "purity": round(float(matrix.max(axis=1).sum() / clips), 6),
+        "entropy": round(float((repeats * surprise).sum() / clips), 6),
+        "accuracy": round(float(matrix[matched].sum() / clips), 6),
     }
