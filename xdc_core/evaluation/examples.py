@@ -1,0 +1,107 @@
+"""Labelled features to learn from or to be tested on."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from shards.errors import ConfigError, StageError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Views of labelled recordings, a row each.
+
+    features: float32 [n, width]. labels: int64 [n], from 0. groups: int64 [n], the recording that a view comes from;
+    one number means one recording, in training and test alike.
+
+    Raises:
+        StageError: features that are not finite, an unknown label (below 0), or a recording with two labels.
+        ValueError: arrays that do not belong together.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.features)
+        if self.features.ndim != 2 or self.labels.shape != (count,) or self.groups.shape != (count,):
+            shapes = self.features.shape, self.labels.shape, self.groups.shape
+            raise ValueError(f"features, labels and groups have the shapes {shapes}, not [n, width], [n] and [n]")
+        bad = np.flatnonzero(~np.isfinite(self.features).all(axis=1))
+        if len(bad):
+            raise StageError(
+                f"{len(bad)} of {count} features have numbers that are not finite; the first belongs to recording "
+                f"{self.groups[bad[0]]}. The encoder has diverged: lower train.lr and run its training again."
+            )
+        unknown = np.flatnonzero(self.labels < 0)
+        if len(unknown):
+            raise StageError(
+                f"{len(unknown)} of {count} examples have no label; the first belongs to recording "
+                f"{self.groups[unknown[0]]}. Leave out what is not labelled, or label it."
+            )
+        groups, labels = self.recordings()
+        twice = groups[1:][groups[1:] == groups[:-1]]
+        if len(twice):
+            first = labels[groups == twice[0]].tolist()
+            raise StageError(
+                f"{len(np.unique(twice))} recordings have more than one label; the first is recording {twice[0]} with "
+                f"the labels {first}. All views of a recording have one label: correct the list of labels."
+            )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def recordings(self) -> tuple[np.ndarray, np.ndarray]:
+        """The recordings, int64 [recordings], in ascending order, and their labels."""
+        pairs = np.unique(np.stack([self.groups, self.labels], axis=1), axis=0)
+        return pairs[:, 0], pairs[:, 1]
+
+    def where(self, mask: np.ndarray) -> Self:
+        """The rows of which the mask, bool [n], is true."""
+        return type(self)(self.features[mask], self.labels[mask], self.groups[mask])
+
+
+def check_split(train: Examples, test: Examples, classes: int) -> tuple[str, ...]:
+    """What is odd about learning `classes` classes from one and testing on the other. Empty if nothing is.
+
+    Raises:
+        ConfigError: nothing to learn (no example, or of one class only), or nothing to test on.
+        StageError: a recording is in both.
+        ValueError: features of two widths, or a label that is no class.
+    """
+    if train.features.shape[1] != test.features.shape[1]:
+        raise ValueError(f"features are {train.features.shape[1]} wide in training, {test.features.shape[1]} in test")
+    largest = max(train.labels.max(initial=-1), test.labels.max(initial=-1))
+    if largest >= classes:
+        raise ValueError(f"there is a label {largest}, but the {classes} classes go from 0 to {classes - 1}")
+    learnt, tested = np.unique(train.labels), np.unique(test.labels)
+    if len(learnt) < 2:
+        what = f"only class {learnt[0]} has" if len(learnt) else "no class has"
+        raise ConfigError(f"{what} training recordings: there is nothing to tell apart. Give at least two classes.")
+    if not len(tested):
+        raise ConfigError("there is no test recording. Look at the split: some recordings must be left for the test.")
+    shared = np.intersect1d(train.groups, test.groups)
+    if len(shared):
+        raise StageError(
+            f"{len(shared)} recordings are in training and in test, the first is recording {shared[0]}. "
+            "A test on what was learnt says nothing: correct the split."
+        )
+    found = []
+    if not np.ptp(train.features, axis=0).any():
+        found.append("all training features are the same: the encoder has collapsed, and nothing can be learnt")
+    if len(missing := np.setdiff1d(np.arange(classes), learnt)):
+        found.append(f"no training recording of {listed(missing)}: never predicted")
+    if len(tested) == 1:
+        found.append(f"all test recordings are of class {tested[0]}: the accuracy says nothing about other classes")
+    elif len(missing := np.setdiff1d(np.arange(classes), tested)):
+        found.append(f"no test recording of {listed(missing)}: left out of the mean over classes")
+    return tuple(found)
+
+
+def listed(classes: np.ndarray, most: int = 10) -> str:
+    """Class numbers as text: "class 3", "classes 3, 5", and with more than `most` the first of them and a count."""
+    shown = ", ".join(map(str, classes[:most].tolist()))
+    more = f" and {len(classes) - most} more" if len(classes) > most else ""
+    return f"class{'es' if len(classes) > 1 else ''} {shown}{more}"
