@@ -8,8 +8,8 @@ import numpy as np
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples
 from xdc_core.evaluation.probe import Attempt, probe
+from xdc_core.evaluation.standardise import directions
 from xdc_core.evaluation.verdict import Verdict
-from xdc_core.preprocess import unit_length
 
 COUNTS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
@@ -37,9 +37,10 @@ def neighbours(
     """
     if not temperature > 0:
         raise ConfigError(f"the temperature of the neighbours' votes is {temperature:g}. It must be more than 0.")
-    if min(counts, default=0) > len(train) > 0:
+    most = len(train) or max(counts, default=0)  # That there is nothing to learn from, `probe` says.
+    if min(counts, default=0) > most:
         raise ConfigError(f"k is one of {list(counts)}, but there are {len(train)} training views. Lower it.")
-    possible = sorted((count for count in counts if count <= len(train)), reverse=True)
+    possible = sorted((count for count in counts if count <= most), reverse=True)
     return probe(partial(_votes, temperature), "k", possible, train, test, classes, seed, held_out_share)
 
 
@@ -62,19 +63,14 @@ def _nearest(queries: np.ndarray, known: np.ndarray, count: int) -> tuple[np.nda
     """The `count` rows of `known` with the largest cosine, largest first, and the cosines: int64, float64
     [queries, count]. A feature of zeros has cosine 0 with all.
     """
-    directions = _directions(known).T
+    ways = directions(known).astype(np.float32).T
     rows, cosines = np.empty((len(queries), count), np.int64), np.empty((len(queries), count))
     step = max(1, CHUNK // len(known))
     for first in range(0, len(queries), step):
         part = slice(first, first + step)
-        found = _directions(queries[part]) @ directions
+        found = directions(queries[part]).astype(np.float32) @ ways
         some = np.argpartition(-found, count - 1, axis=1)[:, :count]
         values = np.take_along_axis(found, some, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
         rows[part], cosines[part] = (np.take_along_axis(own, order, axis=1) for own in (some, values))
     return rows, cosines
-
-
-def _directions(features: np.ndarray) -> np.ndarray:
-    # In float64, for the squares of large float32 numbers are infinite.
-    return unit_length(features.astype(np.float64)).astype(np.float32)

@@ -36,27 +36,28 @@ def probe(
     seed: int,
     held_out_share: float,
 ) -> Verdict:
-    """Choose by the accuracy over held-out training recordings; of equals the first of `candidates` is taken.
+    """Choose by the accuracy over held-out training recordings; of equals the nearest to the middle one is taken.
 
-    candidates: the smoothest first. Where no recording can be held out, or there is one candidate, it is the middle
-    one that is taken, unseen.
+    candidates: the smoothest first. Where no recording can be held out, the middle one is taken unseen.
 
     Raises:
         ConfigError, StageError: as `check_split` and `hold_out`; or the candidates are none or not positive.
     """
-    if not min(candidates, default=0) > 0:
+    if not candidates or not all(value > 0 for value in candidates):
         raise ConfigError(f"the candidates for {name} are {list(candidates)}. Give at least one, all above 0.")
     notes = list(check_split(train, test, classes))
     held, single = hold_out(train.labels, train.groups, held_out_share, seed)
     if len(single):
         notes.append(f"a single training recording of {listed(single)}: has no part in the choice of {name}")
-    value, tried = candidates[len(candidates) // 2], []
+    middle, tried = len(candidates) // 2, []
+    value = candidates[middle]
     if len(candidates) > 1 and held.any():
         looked_at = train.where(held)
         for attempt in learner(train.where(~held), looked_at, classes, candidates):
             tried.append({name: attempt.value, "accuracy": accuracy(judge(looked_at, attempt.scores))})
             notes += [f"while choosing {name}: {complaint}" for complaint in attempt.complaints]
-        value = max(tried, key=lambda row: row["accuracy"])[name]
+        best = max(range(len(tried)), key=lambda place: (tried[place]["accuracy"], -abs(place - middle)))
+        value = tried[best][name]
     elif len(candidates) > 1:
         notes.append(f"no recording could be held out: {name} is {value:g}, without a choice")
     (final,) = learner(train, test, classes, [value])
@@ -74,4 +75,6 @@ def fit_quietly(model: Any, points: np.ndarray, labels: np.ndarray) -> list[str]
     for other in caught:
         if not issubclass(other.category, ConvergenceWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    return [str(own.message).splitlines()[0] for own in caught if issubclass(own.category, ConvergenceWarning)]
+    return [
+        str(own.message).splitlines()[0].rstrip(":") for own in caught if issubclass(own.category, ConvergenceWarning)
+    ]

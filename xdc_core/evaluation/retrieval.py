@@ -44,7 +44,7 @@ def retrieve(
         ValueError: arrays that do not belong together.
     """
     _check(train_video, train_audio, test_video, test_audio, labels)
-    if not ridges or not min(ridges) > 0 or not power > 0 or not 0 < held_out_share < 1:
+    if not ridges or not all(value > 0 for value in (*ridges, power)) or not 0 < held_out_share < 1:
         raise ConfigError(
             f"ridges {list(ridges)}, power {power:g} and held-out share {held_out_share:g} are no way to retrieve. "
             "Give one ridge or more, all above 0, a power above 0, and a share between 0 and 1."

@@ -9,12 +9,17 @@ import numpy as np
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples
 from xdc_core.evaluation.probe import Attempt, fit_quietly, probe
-from xdc_core.evaluation.standardise import fit_standard
+from xdc_core.evaluation.standardise import directions, fit_standard
 from xdc_core.evaluation.verdict import Verdict
-from xdc_core.preprocess import unit_length
 
-STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 Scaling = Literal["standard", "length"]
+# A view of length 1 is shorter than a standardised one by the square root of the width: its C is larger.
+STRENGTHS: dict[Scaling, Sequence[float]] = {
+    "standard": (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0),
+    "length": (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0),
+}
+# Of the Newton steps of liblinear's primal solver, which most often needs about ten. Each may take seconds.
+ITERATIONS = 100
 
 
 def svm(
@@ -23,23 +28,23 @@ def svm(
     classes: int,
     seed: int,
     held_out_share: float = 0.2,
-    strengths: Sequence[float] = STRENGTHS,
     scaling: Scaling = "standard",
+    strengths: Sequence[float] | None = None,
 ) -> Verdict:
     """One linear SVM a class (squared hinge loss, L2); decisions averaged over a recording's views.
 
     Established for ESC-50 and DCASE: a linear SVM, decisions averaged. Loss, C and scaling are not known (unverified
-    options, see docs/method.md). strengths: candidates for C. scaling: `standard` gives every feature mean 0 and
-    deviation 1, `length` every view length 1. Scores are distances to the planes times the norms of their weights,
-    minus infinity for a class that training has no recording of.
+    options, see docs/method.md). scaling: `standard` gives every feature mean 0 and deviation 1, `length` every view
+    length 1. strengths: candidates for C, STRENGTHS[scaling] if None. Scores are distances to the planes times the
+    norms of their weights, minus infinity for a class that training has no recording of.
 
     Raises:
         ConfigError, StageError: as `probe`; or another scaling.
     """
-    if scaling not in ("standard", "length"):
+    if scaling not in STRENGTHS:
         raise ConfigError(f"scaling is {scaling!r}. It must be 'standard' or 'length'.")
-    learner = partial(_planes, scaling)
-    return probe(learner, "C", sorted(strengths), train, test, classes, seed, held_out_share)
+    candidates = sorted(STRENGTHS[scaling] if strengths is None else strengths)
+    return probe(partial(_planes, scaling), "C", candidates, train, test, classes, seed, held_out_share)
 
 
 def _planes(
@@ -47,11 +52,11 @@ def _planes(
 ) -> Iterator[Attempt]:
     from sklearn.svm import LinearSVC
 
-    scaled = fit_standard(fit.features) if scaling == "standard" else unit_length
+    scaled = fit_standard(fit.features) if scaling == "standard" else directions
     known, unknown = scaled(fit.features), scaled(look.features)
     for strength in strengths:
         # The primal solver converges where the dual one, on more views than features, gives up.
-        model = LinearSVC(C=strength, dual=False)
+        model = LinearSVC(C=strength, dual=False, max_iter=ITERATIONS)
         complaints = [f"C = {strength:g}: {text}" for text in fit_quietly(model, known, fit.labels)]
         decisions = model.decision_function(unknown)
         if decisions.ndim == 1:  # Of two classes scikit-learn gives the second's only.

@@ -1,0 +1,86 @@
+"""Which training recordings are held out to choose a hyper-parameter."""
+
+import numpy as np
+import pytest
+from gaussians import gaussians
+
+from shards.errors import ConfigError
+from xdc_core.evaluation.held_out import hold_out
+
+
+def views(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and groups: `sizes[c]` recordings of class c with one to four views each, mixed."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    numbers = rng.permutation(1000)[: len(labels)]
+    rows = rng.permutation(np.repeat(np.arange(len(labels)), rng.integers(1, 5, len(labels))))
+    return labels[rows], numbers[rows]
+
+
+def held_by_class(labels: np.ndarray, groups: np.ndarray, mask: np.ndarray) -> list[int]:
+    return [len(np.unique(groups[mask & (labels == number)])) for number in np.unique(labels)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_recording_is_on_both_sides(seed: int) -> None:
+    labels, groups = views([20, 7, 2, 31], seed)
+    mask, _ = hold_out(labels, groups, 0.3, seed)
+    assert mask.any()
+    assert not set(groups[mask].tolist()) & set(groups[~mask].tolist())
+
+
+@pytest.mark.parametrize(
+    ("share", "held"),
+    [(0.2, [4, 1, 2, 1]), (0.5, [10, 3, 5, 1]), (0.01, [1, 1, 1, 1]), (0.99, [19, 4, 9, 1])],
+)
+def test_every_class_gives_its_share_but_one_recording_at_least_is_on_either_side(
+    share: float, held: list[int]
+) -> None:
+    labels, groups = views([20, 5, 10, 2])
+    mask, single = hold_out(labels, groups, share, seed=1)
+    assert held_by_class(labels, groups, mask) == held
+    assert single.tolist() == []
+
+
+def test_a_class_with_a_single_recording_keeps_it_and_is_reported() -> None:
+    labels, groups = views([6, 1, 6, 1])
+    for seed in range(20):
+        mask, single = hold_out(labels, groups, 0.9, seed)
+        assert held_by_class(labels, groups, mask) == [5, 0, 5, 0]
+        assert single.tolist() == [1, 3]
+
+
+def test_nothing_is_held_out_where_every_class_has_a_single_recording() -> None:
+    labels, groups = views([1, 1, 1])
+    mask, single = hold_out(labels, groups, 0.5, seed=0)
+    assert not mask.any()
+    assert (mask.shape, single.tolist()) == (labels.shape, [0, 1, 2])
+
+
+def test_the_order_and_the_number_of_views_do_not_matter() -> None:
+    labels, groups = views([12, 9, 15])
+    mask, _ = hold_out(labels, groups, 0.3, seed=4)
+    _, firsts = np.unique(groups, return_index=True)
+    fewer, _ = hold_out(labels[firsts], groups[firsts], 0.3, seed=4)
+    assert set(groups[mask].tolist()) == set(groups[firsts][fewer].tolist())
+
+
+def test_the_same_seed_holds_out_the_same_and_another_one_others() -> None:
+    labels, groups = views([20, 20])
+    mask, _ = hold_out(labels, groups, 0.2, seed=4)
+    assert (mask == hold_out(labels, groups, 0.2, seed=4)[0]).all()
+    assert not (mask == hold_out(labels, groups, 0.2, seed=5)[0]).all()
+
+
+def test_every_recording_is_held_out_equally_often() -> None:
+    some = gaussians(40, 1.0, classes=4)
+    times = sum(hold_out(some.labels, some.groups, 0.3, seed)[0].astype(int) for seed in range(600))
+    # 180 of 600 each, with a deviation of 11.
+    assert min(times) > 125
+    assert max(times) < 235
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.2, 20.0, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"held-out share is .* more than 0 and less than 1"):
+        hold_out(np.array([0, 1]), np.array([0, 1]), share, seed=0)
