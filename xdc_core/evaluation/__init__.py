@@ -1,1 +1,1 @@
-"""What frozen features are good for: probes, neighbours and retrieval. Arrays in, scores out; knows no stage."""
+"""What encoders are worth: probes, fine-tuning, retrieval, clusters."""
