@@ -134,9 +134,9 @@ def score(run: Run, node: Node, directory: Path, k: int) -> dict[str, Any]:
     with_labels = {name: Contingency() for name in names}
     with_before = Contingency()
     sizes = np.zeros(k, np.int64)
-    # The truth does not change, and does not read the round before.
-    changes = node.round and node.modality != TRUTH
-    before = run.directory(Node("label", node.modality, node.round - 1)) if changes else None
+    before = None
+    if node.round and node.modality != TRUTH:  # The truth does not change, and does not read the round before.
+        before = run.directory(Node("label", node.modality, node.round - 1))
     for shard in shard_names(run.corpus):
         keys, clusters = read_labels(directory, shard)
         sizes += np.bincount(clusters, minlength=k)

@@ -98,9 +98,8 @@ def finetune(
     train, test = recordings.part(split, "train"), recordings.part(split, "test")
     labels = recordings.labels
     nothing = np.zeros((len(labels), 1), np.float32)
-    warnings = list(
-        check_split(*(Examples(nothing[part], labels[part], part) for part in (train, test)), len(recordings.classes))
-    )
+    both = [Examples(nothing[part], labels[part], part) for part in (train, test)]
+    warnings = list(check_split(both[0], both[1], len(recordings.classes)))
     held, _ = hold_out(labels[train], train, evaluation.held_out, seed)
     learnt, watched = train[~held], train[held]
     if len(watched) == 0:
