@@ -33,7 +33,7 @@ DEMO_RUN = runs/demo$(if $(SPEECH),-speech)
 DEMO_VIDEOS = media/digits$(if $(SPEECH),-speech)
 demo: install
 	@$(BIN)/xdc digits $(DEMO_VIDEOS) $(if $(SPEECH),--speech "$(SPEECH)")
-	@$(BIN)/xdc init $(DEMO_RUN) --videos $(DEMO_VIDEOS)/manifest.csv --keep
+	@$(BIN)/xdc init $(DEMO_RUN) --videos $(DEMO_VIDEOS)/manifest.csv --preset digits --keep
 	@$(BIN)/xdc run $(DEMO_RUN)
 endif
 

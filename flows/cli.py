@@ -47,7 +47,9 @@ def told_to_people() -> Iterator[None]:
 def init(
     run: RunArgument,
     videos: Annotated[Path | None, typer.Option(help="folder of videos, or a CSV or Parquet manifest")] = None,
-    preset: Annotated[str, typer.Option(help="tiny (laptops) or paper-kinetics (GPUs)")] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="tiny (laptops), digits, or for GPUs paper-kinetics, paper-audioset, deepcluster-recipe")
+    ] = "tiny",
     corpus: Annotated[Path | None, typer.Option(help="where the clips go  [default: corpora/NAME OF RUN]")] = None,
     method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
@@ -145,9 +147,14 @@ def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(metavar="STAGE", help="shard, init, extract, cluster, label, train or report")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="STAGE", help="shard, init, extract, cluster, label, train, report, data, embed, eval"),
+    ],
     run: RunArgument,
-    modality: Annotated[str | None, typer.Option(help="video, audio, or joint (cluster and label)")] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="video, audio, joint; or of data, embed and eval the name")
+    ] = None,
     round: RoundOption = None,
     force: Annotated[bool, typer.Option("--force", help="make it anew, even where it is fresh")] = False,
     as_json: JsonOption = False,

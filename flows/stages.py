@@ -59,3 +59,21 @@ def train(modality: str, round: int, run: str = "runs/demo", force: bool = False
 def report(round: int, run: str = "runs/demo", force: bool = False) -> State[Any]:
     """Write report.json and report.html of a round."""
     return do_stage(run, Node("report", None, round), force)
+
+
+@flow(flow_run_name="{run}, {name}", persist_result=False)
+def data(name: str, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Cut the recordings of a data set to evaluate on into clips. `name`: one of the run's `datasets`."""
+    return do_stage(run, Node("data", name), force)
+
+
+@flow(flow_run_name="{run}, {name}, round {round}", persist_result=False)
+def embed(name: str, round: int, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Compute features of a data set's recordings with the encoder that a round begins with."""
+    return do_stage(run, Node("embed", name, round), force)
+
+
+@flow(name="eval", flow_run_name="{run}, {name}, round {round}", persist_result=False)
+def evaluate(name: str, round: int, run: str = "runs/demo", force: bool = False) -> State[Any]:
+    """Do one evaluation of the encoders that a round begins with. `name`: one of the run's `evaluate`."""
+    return do_stage(run, Node("eval", name, round), force)
