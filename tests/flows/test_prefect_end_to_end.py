@@ -105,7 +105,8 @@ def test_a_round_runs_from_its_deployment_and_is_reused_the_second_time(
     names = {deployment["name"] for deployment in prefect.ask("/deployments/filter", {})}
     assert names == {"local"}
     flows = {flow["name"] for flow in prefect.ask("/flows/filter", {})}
-    assert flows == {"xdc-round", "xdc", "shard", "init", "extract", "cluster", "label", "train", "report"}
+    stages = {"shard", "init", "extract", "cluster", "label", "train", "report", "data", "embed", "eval"}
+    assert flows == {"xdc-round", "xdc", *stages}
 
     command = ("deployment", "run", "xdc-round/local", "-p", f"run={run.root}", "-p", "round=0", "--watch")
     for expected in ("Completed", "Cached"):

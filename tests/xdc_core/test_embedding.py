@@ -1,0 +1,194 @@
+"""Evaluation on data sets of their own: stored once, embedded view by view, tested on their official splits."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from shards.commit import partial_directory
+from shards.errors import ConfigError, StageError
+from shards.index import read_whole_index
+from shards.read import ClipReader
+from xdc_core.config import parse_config
+from xdc_core.encoder_file import load_encoder
+from xdc_core.evaluation.recordings import read_recordings
+from xdc_core.features import read_features
+from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, node_state
+from xdc_core.modality import MODALITIES
+from xdc_core.run import Node, Run
+from xdc_core.stage import run_stage
+
+MakeRun = Callable[..., Run]
+DATA = Node("data", "set")
+EMBED = Node("embed", "set", 1)
+EVAL = Node("eval", "probe", 1)
+
+
+@pytest.fixture
+def manifest(digits: Path, tmp_path: Path) -> Path:
+    """A labelled data set with two splits: the digits' videos, spoken or shown, by whether the speaker is loud."""
+    with digits.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    path = tmp_path / "set.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split_1", "split_2"])
+        for number, row in enumerate(rows):
+            where = (digits.parent / row["path"]).resolve()
+            label = "loud" if row["label_loudness"] == "loud" else "other"
+            writer.writerow([where, label, *(("test" if number % 4 == k else "train") for k in (0, 1))])
+    return path
+
+
+def evaluated(copy: MakeRun, manifest: Path, modality: str, protocol: str = "fc", **data: Any) -> Run:
+    entry = {"layout": "manifest", "root": str(manifest), "modality": modality, "views": 3} | data
+    return copy(datasets={"set": entry}, evaluate={"probe": {"data": "set", "protocol": protocol}})
+
+
+def do(run: Run) -> dict[str, Any]:
+    for node in (DATA, *evaluation_nodes(run.config, ["probe"], 1)):
+        run_stage(run, node)
+    found: dict[str, Any] = json.loads((run.directory(EVAL) / "results.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_every_recording_has_its_views_and_features_are_those_of_the_encoder(
+    copy_run: MakeRun, manifest: Path, modality: str
+) -> None:
+    run = evaluated(copy_run, manifest, modality)
+    facts = do(run)
+    index = read_whole_index(run.directory(DATA)).to_pylist()
+    assert len(index) == 48
+    other = "flac" if modality == "video" else "mp4"
+    assert all(row[f"{other}_size"] == 0 for row in index)
+    paths = sorted(run.directory(EMBED).glob("[0-9]*.parquet"))
+    rows = [row for path in paths for row in pq.read_table(path, columns=["key", "frame"]).to_pylist()]
+    assert len(rows) == 48 * 3
+    assert [row["frame"] for row in rows if row["key"] == index[0]["key"]] == [0, 2, 3]
+    name = getattr(run.config, modality).encoder
+    encoder = load_encoder(run.directory(Node("train", modality, 0)) / "encoder.safetensors", name).eval()
+    kind = MODALITIES[modality]
+    data = ClipReader(run.directory(DATA)).read(index[0]["shard"], index[0], kind.member)
+    view = kind.normalise(kind.view(data, index[0], run.config, 2)[None], run.config)
+    keys, features = read_features(paths[0])
+    assert keys[1] == index[0]["key"]
+    np.testing.assert_allclose(features[1], encoder(view).detach().numpy()[0], rtol=1e-3, atol=1e-4)
+    assert [trial["split"] for trial in facts["trials"]] == ["1", "2"]
+    assert all((trial["train"], trial["test"]) == (36, 12) for trial in facts["trials"])
+    assert facts["metrics"]["accuracy"]["n"] == 2
+    assert (facts["modality"], facts["layout"]) == (modality, "manifest")
+
+
+def test_fine_tuning_on_a_data_set_averages_over_its_views(copy_run: MakeRun, manifest: Path) -> None:
+    run = evaluated(copy_run, manifest, "audio", "all")
+    settings = run.config.model_dump()
+    settings["evaluate"]["probe"] |= {"splits": ["2"], "finetune": {"epochs": 1, "batch": 12}}
+    run = Run(run.root, parse_config(settings, "a test"))
+    facts = do(run)
+    assert [trial["split"] for trial in facts["trials"]] == ["2"]
+    assert facts["trials"][0]["chosen"]["held_out"] > 0
+    assert not run.directory(EMBED).exists()
+
+
+def test_other_frames_a_view_take_other_views(copy_run: MakeRun, manifest: Path) -> None:
+    run = evaluated(copy_run, manifest, "video", frames=9, views=2)
+    do(run)
+    table = pq.read_table(sorted(run.directory(EMBED).glob("[0-9]*.parquet"))[0], columns=["frame"])
+    assert set(table["frame"].to_pylist()) == {0}  # A view is all there is.
+
+
+def test_a_changed_split_makes_the_evaluation_stale_and_nothing_else(copy_run: MakeRun, manifest: Path) -> None:
+    run = evaluated(copy_run, manifest, "audio")
+    do(run)
+    assert node_state(run, EVAL, Fingerprints(run))[0] == "fresh"
+    lines = manifest.read_text().splitlines()
+    first = lines[1].rsplit(",", 2)
+    manifest.write_text("\n".join([lines[0], f"{first[0]},train,{first[2]}", *lines[2:]]) + "\n")
+    assert node_state(run, EVAL, Fingerprints(run)) == ("stale", "splits changed")
+    assert node_state(run, EMBED, Fingerprints(run))[0] == "fresh"
+    before = json.loads((run.directory(EVAL) / "results.json").read_text())
+    after = do(run)
+    assert (before["trials"][0]["test"], after["trials"][0]["test"]) == (12, 11)
+
+
+def test_two_runs_share_the_clips_of_a_data_set(copy_run: MakeRun, manifest: Path) -> None:
+    first, second = (evaluated(copy_run, manifest, "audio") for _ in range(2))
+    assert first.directory(DATA) == second.directory(DATA)
+    assert not run_stage(first, DATA).reused
+    assert run_stage(second, DATA).reused
+    assert evaluated(copy_run, manifest, "video").directory(DATA) != first.directory(DATA)
+
+
+def test_embedding_goes_on_shard_by_shard(copy_run: MakeRun, manifest: Path) -> None:
+    run = evaluated(copy_run, manifest, "audio")
+    run_stage(run, DATA)
+
+    class Stop(Exception):
+        """Stands for a kill after the first shard."""
+
+    def stop(done: int, total: int, note: str = "") -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_stage(run, EMBED, progress=stop)
+    wanted = Fingerprints(run).of(EMBED)
+    assert wanted is not None
+    partial = partial_directory(run.directory(EMBED), wanted)
+    assert [path.name for path in partial.glob("*.parquet")] == ["000000.parquet"]
+    kept = (partial / "000000.parquet").stat().st_mtime_ns
+    record = run_stage(run, EMBED)
+    assert record.rows == 48 * 3
+    assert (run.directory(EMBED) / "000000.parquet").stat().st_mtime_ns == kept
+
+
+def test_recordings_that_could_not_be_stored_are_counted_and_told(copy_run: MakeRun, manifest: Path) -> None:
+    broken = manifest.with_name("broken.mp4")
+    broken.write_bytes(b"no video")
+    with manifest.open("a", encoding="utf-8") as file:
+        file.write(f"{broken},loud,test,test\n")
+    facts = do(evaluated(copy_run, manifest, "audio"))
+    assert facts["warnings"][-1] == "1 recordings: rejected when its clips were made"
+
+
+def test_evaluations_of_a_data_set_in_rounds_bring_their_data_along(copy_run: MakeRun, manifest: Path) -> None:
+    entry = {"layout": "manifest", "root": str(manifest), "modality": "audio"}
+    probe = {"data": "set", "protocol": "knn", "when": "rounds"}
+    run = copy_run(datasets={"set": entry}, evaluate={"probe": probe, "tuned": probe | {"protocol": "all"}})
+    nodes = list(all_nodes(run.config))
+    assert nodes.count(DATA) == 1
+    assert [node for node in nodes if node.stage == "embed"] == [Node("embed", "set", 0), EMBED]
+    assert nodes.index(DATA) < nodes.index(Node("embed", "set", 0)) < nodes.index(Node("eval", "probe", 0))
+
+
+def test_what_is_missing_is_told_with_the_command_that_makes_it(copy_run: MakeRun, manifest: Path) -> None:
+    run = evaluated(copy_run, manifest, "audio")
+    with pytest.raises(StageError, match=r"embed\.set of round 1 needs data\.set.*xdc stage data .* --modality set"):
+        run_stage(run, EMBED)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layout": "esc51"}, r"layout .esc51. is unknown\. Did you mean .esc50."),
+        ({"modality": "joint"}, "'joint' is not allowed"),
+        ({"views": 0}, "views"),
+    ],
+)
+def test_a_wrong_data_set_is_refused(change: dict[str, Any], message: str) -> None:
+    entry = {"layout": "esc50", "root": "x", "modality": "audio"} | change
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"datasets": {"set": entry}}, "a test")
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(copy_run: MakeRun, manifest: Path) -> None:
+    run = evaluated(copy_run, manifest, "audio")
+    run_stage(run, DATA)
+    evaluation = run.config.evaluate["probe"].model_copy(update={"splits": ("3",)})
+    with pytest.raises(ConfigError, match="set has no split '3'. There are: 1, 2"):
+        read_recordings(run, evaluation)
