@@ -89,3 +89,10 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constant_ones_are
     np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(points.std(axis=0), [1, 1, 1, 0], atol=1e-9)
     assert standard(features + 5)[:, 3].tolist() == [0] * 500
+
+
+def test_a_feature_that_varies_by_rounding_only_is_constant() -> None:
+    features = np.full((500, 1), 0.1, np.float32)
+    features[::2] = np.nextafter(np.float32(0.1), np.float32(1))
+    assert np.ptp(features) > 0
+    assert (fit_standard(features)(features) == 0).all()
