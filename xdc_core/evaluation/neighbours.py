@@ -28,8 +28,8 @@ def neighbours(
 ) -> Verdict:
     """Weighted vote of the k training views with the largest cosine, averaged over a recording's views.
 
-    A neighbour's vote weighs exp(cosine / temperature), as in InstDisc and DINO; the votes for a view are scaled to
-    sum 1 (unverified option, see docs/method.md). counts: candidates for k; those beyond the number of training views
+    A neighbour's vote weighs exp(cosine / temperature), as in facebookresearch/dino; the votes for a view are scaled
+    to sum 1 (unverified option, see docs/method.md). counts: candidates for k; those beyond the number of training views
     are left out. Scores are shares of the vote.
 
     Raises:

@@ -33,7 +33,7 @@ def svm(
 ) -> Verdict:
     """One linear SVM a class (squared hinge loss, L2); decisions averaged over a recording's views.
 
-    Established for ESC-50 and DCASE: a linear SVM, decisions averaged. Loss, C and scaling are not known (unverified
+    The paper's protocol for ESC-50 and DCASE, as far as remembered; loss, C and scaling are not known (unverified
     options, see docs/method.md). scaling: `standard` gives every feature mean 0 and deviation 1, `length` every view
     length 1. strengths: candidates for C, STRENGTHS[scaling] if None. Scores are distances to the planes times the
     norms of their weights, minus infinity for a class that training has no recording of.
