@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from gaussians import gaussians, relabelled
+from sklearn.datasets import load_digits
 
 from shards.errors import ConfigError, StageError
 from xdc_core.evaluation import linear
@@ -60,6 +61,16 @@ def test_overlapping_classes_come_near_the_best_that_is_possible(probe: Probe, n
     assert 0.7 < best < 0.95
     # The nearest neighbours and unit length do not know that the clouds are round.
     assert best - 0.08 < accuracy(probe(train, test, 5, seed=0)) < best + 0.03
+
+
+@PROBES
+def test_real_handwriting_is_told_apart(probe: Probe, name: str) -> None:
+    images, digits = load_digits(return_X_y=True)
+    whole = Examples(images.astype(np.float32), digits.astype(np.int64), np.arange(len(digits)))
+    # The end of the set is by other writers.
+    verdict = probe(whole.where(whole.groups < 1000), whole.where(whole.groups >= 1000), 10, seed=0)
+    assert 0.88 < accuracy(verdict) < 0.99
+    assert verdict.warnings == ()
 
 
 @PROBES
