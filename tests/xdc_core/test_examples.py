@@ -65,6 +65,14 @@ def test_classes_that_are_missing_on_a_side_are_told() -> None:
     )
 
 
+def test_a_class_that_is_missing_on_both_sides_is_told_for_both() -> None:
+    warnings = check_split(examples([0, 1]), examples([0, 1], first=10), 3)
+    assert [warning.split(":")[0] for warning in warnings] == [
+        "no training recording of class 2",
+        "no test recording of class 2",
+    ]
+
+
 def test_a_test_of_one_class_is_told() -> None:
     (warning,) = check_split(examples([0, 1, 2]), examples([2, 2], first=10), 3)
     assert warning == "all test recordings are of class 2: the accuracy says nothing about other classes"
@@ -103,4 +111,5 @@ def test_labels_beyond_the_classes_and_features_of_two_widths_are_refused() -> N
 def test_long_lists_of_classes_are_cut_and_counted() -> None:
     assert listed(np.array([4])) == "class 4"
     assert listed(np.arange(3)) == "classes 0, 1, 2"
+    assert listed(np.arange(10)) == "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     assert listed(np.arange(14)) == "classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 4 more"

@@ -152,6 +152,20 @@ def test_the_result_can_be_written_as_json() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.parametrize(("share", "held"), [(0.01, 2), (0.25, 5), (0.99, 18)])
+def test_two_pairs_at_least_are_held_out_and_two_are_learnt(share: float, held: int) -> None:
+    found = retrieve(*latent(20, 0), *latent(20, 1), None, seed=0, held_out_share=share)
+    assert found["chosen"]["held_out"] == held
+
+
+def test_a_ridge_that_is_almost_nothing_is_possible() -> None:
+    # More features than pairs: some variances are 0, or a rounding below.
+    sides = latent(30, 0, widths=(60, 60))
+    spaces = list(fit_spaces(*sides, [1e-20], power=2))
+    assert np.isfinite(spaces[0].correlations).all()
+    assert all(np.isfinite(mapped).all() for mapped in spaces[0](*sides))
+
+
 @pytest.mark.parametrize("side", [0, 1])
 def test_features_of_a_collapsed_encoder_give_chance_and_a_warning(side: int) -> None:
     train, test = list(latent(100, 0)), list(latent(40, 1))
@@ -166,6 +180,7 @@ def test_features_of_a_collapsed_encoder_give_chance_and_a_warning(side: int) ->
 def test_few_pairs_and_one_label_are_warned_of() -> None:
     found = retrieve(*latent(4, 0), *latent(10, 1), np.zeros(10, int), seed=0)
     assert found["chosen"]["held_out"] == 2
+    assert retrieve(*latent(20, 0), *latent(4, 1), None, seed=0)["chance"] == {"pair": {"1": 0.25, "5": 1, "10": 1}}
     assert [warning[:18] for warning in found["warnings"]] == ["only 10 test pairs", "all test clips hav"]
     assert values(found, "class") == [1] * 6
     assert [found[way]["pair"]["10"] for way in WAYS] == [1, 1]

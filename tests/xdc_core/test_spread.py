@@ -6,8 +6,8 @@ from xdc_core.evaluation.spread import spread
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:
-    found = spread([2.0, 4.0, 4.0, 6.0])
-    assert found == {"n": 4, "mean": 4.0, "sd": pytest.approx((8 / 3) ** 0.5), "min": 2.0, "max": 6.0}
+    found = spread([4.0, 1.0, 4.0, 9.0])
+    assert found == {"n": 4, "mean": 4.5, "sd": pytest.approx(11**0.5), "min": 1.0, "max": 9.0}
 
 
 def test_of_one_value_there_is_no_deviation() -> None:

@@ -51,9 +51,7 @@ def fit_spaces(video: np.ndarray, audio: np.ndarray, ridges: Sequence[float], po
         video_scale, audio_scale = (
             1 / np.sqrt(np.maximum(values, 0) + ridge) for values in (video_values, audio_values)
         )
-        left, correlations, right = linalg.svd(
-            video_scale[:, None] * cross * audio_scale, full_matrices=False, lapack_driver="gesvd"
-        )
+        left, correlations, right = linalg.svd(video_scale[:, None] * cross * audio_scale, full_matrices=False)
         weights = correlations**power
         maps = (video_axes * video_scale) @ (left * weights), (audio_axes * audio_scale) @ (right.T * weights)
         yield SharedSpace(ridge, standards, maps, correlations)

@@ -28,9 +28,9 @@ def neighbours(
 ) -> Verdict:
     """Weighted vote of the k training views with the largest cosine, averaged over a recording's views.
 
-    A neighbour's vote weighs exp(cosine / temperature), as in InstDisc and DINO; the votes for a view are scaled to
-    sum 1 (unverified option, see docs/method.md). counts: candidates for k; those beyond the number of training views
-    are left out. Scores are shares of the vote.
+    A neighbour's vote weighs exp(cosine / temperature), as in facebookresearch/dino; the votes for a view are scaled
+    to sum 1 (unverified option, see docs/method.md). counts: candidates for k; those beyond the number of training
+    views are left out. Scores are shares of the vote.
 
     Raises:
         ConfigError, StageError: as `probe`; or every k is too large, or the temperature is not positive.
