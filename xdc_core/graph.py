@@ -23,8 +23,17 @@ from xdc_core.methods import JOINT, METHODS, TRUTH, clustered_from, clustered_so
 from xdc_core.run import Node, Run
 
 # Raise a stage's version when the same settings and inputs would give another result.
-VERSIONS = {"init": 1, "extract": 1, "cluster": 1, "label": 2, "train": 1, "report": 1}
-STAGES = ("shard", *VERSIONS)
+VERSIONS = {
+    "init": 2,
+    "extract": 2,
+    "cluster": 1,
+    "label": 2,
+    "train": 2,
+    "embed": 1,
+    "eval": 1,
+    "report": 2,
+}
+STAGES = ("shard", *VERSIONS, "data")
 SHARD = Node("shard")
 WEIGHTS = "weights"
 

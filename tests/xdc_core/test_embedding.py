@@ -190,5 +190,5 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(copy_run: MakeRun
     run = evaluated(copy_run, manifest, "audio")
     run_stage(run, DATA)
     evaluation = run.config.evaluate["probe"].model_copy(update={"splits": ("3",)})
-    with pytest.raises(ConfigError, match="set has no split '3'. There are: 1, 2"):
+    with pytest.raises(ConfigError, match=r"set has no split '3'\. There are: 1, 2"):
         read_recordings(run, evaluation)
