@@ -1,23 +1,21 @@
-"""What there is: the sources of a corpus, from a folder or from a manifest."""
+"""What there is: the sources of a corpus, from a folder, a manifest, or a data set in its official layout."""
 
-import csv
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from shards.errors import ConfigError
+from shards.table import TABLE_SUFFIXES, read_table
 
-VIDEO_SUFFIXES = (
+_VIDEO = (
     "3g2 3gp asf avi dv f4v flv gif h264 h265 hevc ivf m2ts m2v m4v mjpeg mkv mov mp4 mpeg mpg mts mxf nut "
     "ogm ogv qt rm rmvb ts vob webm wmv y4m"
 )
-# Sound files are listed too: they are rejected for having no picture, which is better than not being mentioned.
-SOUND_SUFFIXES = "aac aif aiff amr au flac m4a mka mp2 mp3 oga ogg opus wav weba wma"
-MEDIA_SUFFIXES = frozenset(f".{suffix}" for suffix in f"{VIDEO_SUFFIXES} {SOUND_SUFFIXES}".split(" "))
+# Sound files are always listed: where pictures are needed they are rejected, which is better than not being mentioned.
+_SOUND = "aac aif aiff amr au flac m4a mka mp2 mp3 oga ogg opus wav weba wma"
+SOUND_SUFFIXES = frozenset(f".{suffix}" for suffix in _SOUND.split())
+MEDIA_SUFFIXES = SOUND_SUFFIXES | {f".{suffix}" for suffix in _VIDEO.split()}
 
 
 @dataclass(frozen=True)
@@ -60,29 +58,25 @@ class Listing:
         return sorted({name for source in self.sources for name in source.labels})
 
 
-def list_corpus(videos: Path, label_from_folder: bool = False) -> Listing:
+def list_corpus(videos: Path, label_from_folder: bool = False, layout: str | None = None) -> Listing:
     """List a folder (recursively) or a .csv or .parquet manifest. Order does not depend on the file system.
 
+    With a `layout` (shards/datasets/layouts.py): the data set that has it, with the labels of its lists.
+
     Raises:
-        ConfigError: `videos` does not exist, is neither, cannot be read, or holds no input at all.
+        ConfigError: `videos` does not exist, is neither, cannot be read, has not the layout, or holds no input at all.
     """
-    if videos.is_dir():
+    if layout is not None:
+        from shards.datasets.layouts import read_dataset  # The readers of layouts use what stands here.
+
+        dataset = read_dataset(layout, videos)
+        listing = Listing(dataset.root, dataset.sources, dataset.rejects)
+    elif videos.is_dir():
         listing = list_folder(videos, label_from_folder)
     elif not videos.exists():
         raise ConfigError(f"corpus.videos: {videos} does not exist. Give a folder of videos or a manifest.")
-    elif videos.suffix.lower() == ".csv":
-        try:
-            with videos.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file)
-                listing = list_rows(videos, reader.fieldnames or [], reader)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ConfigError(f"corpus.videos: {videos} is no CSV file in UTF-8: {error}") from error
-    elif videos.suffix.lower() == ".parquet":
-        try:
-            table = pq.read_table(videos)
-        except pa.ArrowInvalid as error:
-            raise ConfigError(f"corpus.videos: {videos} is no Parquet file: {error}") from error
-        listing = list_rows(videos, table.column_names, table.to_pylist())
+    elif videos.suffix.lower() in TABLE_SUFFIXES:
+        listing = list_rows(videos, *read_table(videos))
     else:
         raise ConfigError(
             f"corpus.videos: {videos} is a file that ends in {videos.suffix!r}. "

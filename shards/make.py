@@ -25,7 +25,7 @@ def shard(
     progress: Progress = silent,
     force: bool = False,
 ) -> Record:
-    """Have the directory `corpus` hold the clips of `videos` (a folder or a manifest).
+    """Have the directory `corpus` hold the clips of `videos` (a folder, a manifest, or a data set in a layout).
 
     With no `videos`, or when they are no longer there, a committed corpus with the same settings is taken as it is.
 
@@ -44,7 +44,7 @@ def shard(
             f"corpus.path: {corpus} is where corpus.videos ({videos}) lies; the corpus would take its place. "
             "Give the corpus a directory of its own."
         )
-    listing = list_corpus(videos, settings.label_from_folder)
+    listing = list_corpus(videos, settings.label_from_folder, settings.layout)
     notes = survey_notes(corpus, settings.modalities)
     if force:
         notes.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
         if videos is None or manifest.settings == stored_part(settings):
             return manifest.fingerprint, ""
         return None, f"{videos} is gone, and the settings changed"
-    listing = list_corpus(videos, settings.label_from_folder)
+    listing = list_corpus(videos, settings.label_from_folder, settings.layout)
     entries = (
         *known_sources(corpus, settings.modalities),
         *read_survey(survey_notes(corpus, settings.modalities)),

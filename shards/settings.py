@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from shards.errors import ConfigError
+
 Positive = Annotated[float, Field(gt=0)]
 Modality = Literal["video", "audio"]
 BOTH: tuple[Modality, ...] = ("video", "audio")
@@ -19,6 +21,12 @@ class CorpusSettings(BaseModel):
         None,
         description="a folder of videos, or a CSV or Parquet manifest (columns path, start_s, end_s, split, "
         "label...); relative to this file. null: take the corpus as it stands",
+    )
+    layout: str | None = Field(
+        None,
+        description="null: a folder or a manifest. Else videos is a data set in its official layout, which gives the "
+        "labels: ucf101, hmdb51, esc50, esc10, dcase2014, kinetics, audioset, folder (of classes), manifest (with "
+        "splits)",
     )
     label_from_folder: bool = Field(
         False, description="for a folder of videos: the name of a file's folder is its label (used in reports)"
@@ -59,8 +67,22 @@ class CorpusSettings(BaseModel):
             raise ValueError(f"{', '.join(modalities)}: a modality is named twice")
         return tuple(name for name in BOTH if name in modalities)
 
+    @field_validator("layout")
+    @classmethod
+    def _is_known(cls, layout: str | None) -> str | None:
+        if layout is not None:
+            from shards.datasets.layouts import check_layout
+
+            try:
+                check_layout(layout)
+            except ConfigError as error:
+                raise ValueError(str(error).removesuffix(".")) from None
+        return layout
+
     @model_validator(mode="after")
     def _fit_together(self) -> "CorpusSettings":
+        if self.layout is not None and self.label_from_folder:
+            raise ValueError(f"layout {self.layout} gives the labels: set label_from_folder to false")
         if self.min_seconds > self.clip_seconds:
             raise ValueError(
                 f"min_seconds ({self.min_seconds}) is larger than clip_seconds ({self.clip_seconds}): "
@@ -79,7 +101,7 @@ NOT_STORED = {"path", "videos", "learn_splits", "max_reject_share", "workers", "
 
 
 # Newer than the first corpora: left out where they have their defaults, so that those corpora stay what they are.
-NEWER = ("modalities",)
+NEWER = ("layout", "modalities")
 
 
 def stored_part(settings: CorpusSettings) -> dict[str, Any]:

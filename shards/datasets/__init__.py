@@ -1,0 +1,1 @@
+"""Labelled data sets in their official layouts, with their official splits."""

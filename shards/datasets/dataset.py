@@ -1,0 +1,114 @@
+"""A labelled data set: its files, their classes, and who is for training and who for testing in every split."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from shards.corpus import Reject, Source
+from shards.errors import ConfigError
+
+Role = Literal["train", "validation", "test"]
+WORDS: Mapping[str, Role] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """One official division of a data set into training and test, or one fold.
+
+    `roles` is by path, relative to the data set's root. A file that is not in it is not used.
+    """
+
+    name: str
+    roles: Mapping[str, Role]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a layout holds. Every source of a split has its class as the label `label`.
+
+    `modalities` are those that the files have for certain. `rejects` are inputs that are of no use, with the reason:
+    files that a list names and that are not there, files that no list names, lines that make no sense. A source's
+    `split` is its role where there is one split, and empty where there are several.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    root: Path
+    sources: tuple[Source, ...]
+    rejects: tuple[Reject, ...]
+    splits: tuple[Split, ...]
+    classes: tuple[str, ...]
+
+
+def role_of(word: str) -> Role | None:
+    """What a list or a folder calls train, validation or test."""
+    return WORDS.get(word.strip().lower())
+
+
+def make_dataset(
+    name: str,
+    modalities: tuple[str, ...],
+    root: Path,
+    sources: Iterable[Source],
+    rejects: Sequence[Reject],
+    splits: Sequence[Split],
+) -> Dataset:
+    """Put a data set together: sources by path, classes sorted.
+
+    Raises:
+        ConfigError: there is no source at all.
+    """
+    ordered = sorted(sources, key=lambda source: (source.path, source.start_s or 0.0))
+    if not ordered:
+        raise ConfigError(
+            f"{root} holds no file that can be used as the layout {name} has it. {_first_reject(rejects)}"
+        )
+    if len(splits) == 1:
+        ordered = [replace(source, split=splits[0].roles.get(source.path, "")) for source in ordered]
+    classes = sorted({source.labels["label"] for source in ordered if "label" in source.labels})
+    return Dataset(name, modalities, root, tuple(ordered), tuple(rejects), tuple(splits), tuple(classes))
+
+
+def check_splits(dataset: Dataset) -> Dataset:
+    """The data set itself, if every split can be learnt from and tested.
+
+    Raises:
+        ConfigError: a split has no training or no test item, or tests a class of which it has no training item.
+    """
+    labels_of: dict[str, set[str]] = {}
+    for source in dataset.sources:
+        labels_of.setdefault(source.path, set()).add(source.labels["label"])
+    for split in dataset.splits:
+        found: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+        for path, role in split.roles.items():
+            found[role] |= labels_of[path]
+        for role in ("train", "test"):
+            if not found[role]:
+                raise ConfigError(
+                    f"{dataset.root}: split {split.name} of {dataset.name} has no {role} item. "
+                    f"{_first_reject(dataset.rejects)}"
+                )
+        unseen = sorted((found["validation"] | found["test"]) - found["train"])
+        if unseen:
+            raise ConfigError(
+                f"{dataset.root}: split {split.name} of {dataset.name} tests {len(unseen)} of "
+                f"{len(dataset.classes)} classes of which it has no training item ({', '.join(unseen[:3])}"
+                f"{', ...' if len(unseen) > 3 else ''}). {_first_reject(dataset.rejects)}"
+            )
+    return dataset
+
+
+def _first_reject(rejects: Sequence[Reject]) -> str:
+    if not rejects:
+        return "No input was rejected: the lists themselves are incomplete."
+    return f"{len(rejects)} inputs were rejected, the first: {rejects[0].source}: {rejects[0].reason}."

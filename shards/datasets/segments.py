@@ -1,0 +1,109 @@
+"""Data sets whose lists name segments of YouTube videos, of which one has downloaded what was still there."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from shards.corpus import SOUND_SUFFIXES, Reject, Source
+from shards.datasets.dataset import Dataset, Role, Split, make_dataset
+from shards.datasets.files import Files, unlisted
+from shards.settings import BOTH
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A row of a list: seconds start_s to end_s of a video, its role and labels. `where` is for messages."""
+
+    video: str
+    start_s: float
+    end_s: float
+    role: Role
+    labels: Mapping[str, str]
+    where: str
+
+
+def segment_of(
+    video: str, start: str, end: str, role: Role | None, labels: Mapping[str, str], where: str
+) -> Segment | Reject:
+    """A segment, or why the row makes no sense."""
+    try:
+        start_s, end_s = float(start), float(end)
+    except ValueError:
+        return Reject(video or where, "list", f"{where}: start {start!r} and end {end!r} are no numbers of seconds")
+    if not video:
+        return Reject(where, "list", f"{where}: no video")
+    if not 0 <= start_s < end_s < float("inf"):
+        return Reject(video, "list", f"{where}: it ends ({end}) before it starts ({start})", start_s=start_s)
+    if role is None:
+        return Reject(video, "list", f"{where}: the split is not train, validation or test", start_s=start_s)
+    return Segment(video, start_s, end_s, role, labels, where)
+
+
+def read_segments(name: str, files: Files, segments: Iterable[Segment | Reject]) -> Dataset:
+    """Bring lists and files together, wherever below the root the files lie.
+
+    A file that is named after a video and a time (cut_names) is the segment. One that is named after the video alone
+    holds all of it, and the segment is a part. Without a label, a segment is in no split. A file of one role is not
+    used for another: a later row that says so is a reject.
+
+    What is left of such a data set is what is left: no error is raised for a class that lost all training items, or a
+    split without test items.
+
+    Raises:
+        ConfigError: not one segment is there.
+    """
+    by_stem: dict[str, str] = {}
+    for file in files.names:
+        by_stem.setdefault(_stem(file), file)
+    sources: dict[tuple[str, float | None], Source] = {}
+    roles: dict[str, Role] = {}
+    claimed: dict[str, Role] = {}
+    rejects: list[Reject] = []
+    for row in segments:
+        if isinstance(row, Reject):
+            rejects.append(row)
+            continue
+        cut = next((by_stem[stem] for stem in cut_names(row) if stem in by_stem), None)
+        path = cut or by_stem.get(row.video)
+        start_s, end_s = (None, None) if cut else (row.start_s, row.end_s)
+        if path is None:
+            reason = "there is no file of it"
+        elif (path, start_s) in sources:
+            reason = f"{path} was listed before"
+        elif claimed.setdefault(path, row.role) != row.role:
+            reason = f"it is for {row.role}, but {path} is for {claimed[path]}"
+        else:
+            sources[path, start_s] = Source(path, start_s, end_s, labels=row.labels)
+            if row.labels:
+                roles[path] = row.role
+            continue
+        rejects.append(Reject(row.video, "list", f"{row.where}: {reason}", start_s=row.start_s, end_s=row.end_s))
+    used = {source.path for source in sources.values()}
+    rejects += [*unlisted(files, used, _stem), *files.rejects]
+    sound_only = any(PurePosixPath(file).suffix.lower() in SOUND_SUFFIXES for file in used)
+    modalities = ("audio",) if sound_only else BOTH
+    return make_dataset(name, modalities, files.root, sources.values(), rejects, [Split("1", roles)])
+
+
+def _stem(path: str) -> str:
+    """Ids of videos differ by case."""
+    return PurePosixPath(path).stem
+
+
+def cut_names(segment: Segment) -> list[str]:
+    """The names, without suffix, under which downloaders store a segment that they have cut out.
+
+    Six digits of seconds are the form of Kinetics' own tools; seconds, milliseconds and a Y before the id are those of
+    common tools for AudioSet (unverified: there is no official form).
+    """
+    video, start_s, end_s = segment.video, segment.start_s, segment.end_s
+    start_ms, end_ms = round(1000 * start_s), round(1000 * end_s)
+    return [
+        f"{video}_{int(start_s):06d}_{int(end_s):06d}",
+        f"{video}_{start_s:g}_{end_s:g}",
+        f"{video}_{start_s:.3f}_{end_s:.3f}",
+        f"{video}_{start_ms}_{end_ms}",
+        f"{video}_{start_s:g}",
+        f"{video}_{start_ms}",
+        f"Y{video}",
+    ]
