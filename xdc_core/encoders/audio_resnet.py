@@ -48,19 +48,26 @@ class AudioResNet(nn.Module):
     stem_planes: planes of the first 3x3 convolution, which has a bias, no batch norm and no ReLU, as in VMZ.
     widths, blocks: planes and number of blocks of each stage; every stage halves time and frequency.
     average: pool the last map by its mean instead of its maximum (which VMZ takes).
+    stem_stride: of the first convolution, in time and frequency.
 
     Raises ValueError if widths and blocks differ in length.
     """
 
     def __init__(
-        self, stem_planes: int, widths: Sequence[int], blocks: Sequence[int], *, average: bool = False
+        self,
+        stem_planes: int,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        *,
+        average: bool = False,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
         if not len(widths) == len(blocks) > 0:
             raise ValueError(
                 f"AudioResNet: widths {list(widths)} and blocks {list(blocks)} need one entry for each stage"
             )
-        self.stem = nn.Conv2d(1, stem_planes, 3, padding=1)
+        self.stem = nn.Conv2d(1, stem_planes, 3, stride=stem_stride, padding=1)
         self.stages = nn.Sequential()
         planes = stem_planes
         for width, count in zip(widths, blocks, strict=True):
@@ -89,7 +96,7 @@ def audio_resnet_18() -> AudioResNet:
 def audio_resnet_tiny() -> AudioResNet:
     """A small one of the same family for one CPU core, 64-d, 76,016 parameters. Not from the paper.
 
-    It pools by the mean: with random weights a maximum over so large a map (13 x 5) tells digits apart much worse
-    (docs/evidence.md), and XDC starts from random weights.
+    It pools by the mean: with random weights a maximum over so large a map tells digits apart much worse
+    (docs/evidence.md), and XDC starts from random weights. The stem's stride of 2 makes it four times as fast.
     """
-    return AudioResNet(8, (16, 32, 64), (1, 1, 1), average=True)
+    return AudioResNet(8, (16, 32, 64), (1, 1, 1), average=True, stem_stride=2)

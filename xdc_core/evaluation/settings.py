@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from shards.errors import ConfigError
 
 from xdc_core.section import Positive, Section
 
@@ -22,6 +24,17 @@ class DatasetSettings(Section):
     frames: int | None = Field(
         None, ge=1, description="frames a view (of sound: that many frames' time); null: as in training"
     )
+
+    @field_validator("layout")
+    @classmethod
+    def _is_known(cls, layout: str) -> str:
+        from shards.datasets.layouts import check_layout
+
+        try:
+            check_layout(layout)
+        except ConfigError as error:
+            raise ValueError(str(error).removesuffix(".")) from None
+        return layout
 
 
 class FinetuneSettings(Section):
