@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from shards.errors import ConfigError
-
 from xdc_core.section import Positive, Section
 
 CORPUS = "corpus"
