@@ -80,6 +80,18 @@ def test_every_protocol_leaves_numbers_and_what_they_were_made_with(copy_run: Ma
     assert left <= {"results.json", "results.parquet", "predictions", "trials", "manifest.json"}
 
 
+def test_of_several_splits_of_a_corpus_the_last_one_counts(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"probe": PROBE | {"learn": ["train"], "test": ["train2", "test"]}})
+    with pytest.raises(ConfigError, match="no labelled recording to test on in split 'train2'"):
+        run_stage(run, Node("eval", "probe", 1))
+    swapped = copy_run(evaluate={"probe": PROBE | {"learn": ["test"], "test": ["train"], "seeds": 2}})
+    run_stage(swapped, Node("eval", "probe", 1))
+    facts = results(swapped)
+    assert set(facts["by_split"]) == {"train"}
+    assert facts["by_split"]["train"] == facts["metrics"]
+    assert facts["metrics"]["accuracy"]["n"] == 2
+
+
 def test_retrieval_finds_pairs_both_ways_and_says_what_chance_gives(copy_run: MakeRun) -> None:
     run = copy_run(evaluate={"find": {"protocol": "retrieval"}})
     run_stage(run, Node("eval", "find", 1))

@@ -67,7 +67,11 @@ class EvaluationSettings(Section):
     )
     label: str = Field("label", description="label column, for data: corpus")
     learn: tuple[str, ...] = Field(("train",), min_length=1, description="its splits to learn from, for data: corpus")
-    test: tuple[str, ...] = Field(("test",), min_length=1, description="its splits to test on, for data: corpus")
+    test: tuple[str, ...] = Field(
+        ("test",),
+        min_length=1,
+        description="its splits to test on, for data: corpus; the last one's figures stand for it",
+    )
     splits: tuple[str, ...] | None = Field(None, description="official splits or folds of a data set; null: all")
     held_out: float = Field(
         0.2, gt=0, lt=1, description="share of the training recordings on which C, k or the epoch is chosen"

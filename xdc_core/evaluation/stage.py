@@ -222,7 +222,8 @@ def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial])
     config, name = run.config, str(node.modality)
     evaluation = config.evaluate[name]
     modality = evaluated_modality(config, name)
-    metrics = sorted({metric for trial in trials for metric in trial.metrics})
+    # Validation and test clips of one corpus are no repetitions of each other: the last named counts.
+    counting = trials if evaluation.data != CORPUS else [t for t in trials if t.split == evaluation.test[-1]]
     warnings = [f"{trial.split}, seed {trial.seed}: {text}" for trial in trials for text in trial.warnings]
     warnings += [f"{count} recordings: {reason}" for reason, count in recordings.missing.items()]
     return {
@@ -240,12 +241,17 @@ def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial])
         "settings": evaluation.model_dump(mode="json"),
         "dataset": None if evaluation.data == CORPUS else config.datasets[evaluation.data].model_dump(mode="json"),
         "classes": list(recordings.classes),
-        "metrics": {
-            metric: spread([trial.metrics[metric] for trial in trials if metric in trial.metrics]) for metric in metrics
-        },
+        "metrics": spreads(counting),
+        "by_split": {split: spreads([t for t in trials if t.split == split]) for split in recordings.splits},
         "warnings": warnings,
         "trials": [trial.model_dump(mode="json") for trial in trials],
     }
+
+
+def spreads(trials: list[Trial]) -> dict[str, Any]:
+    """Of every metric: mean, standard deviation, lowest and highest over the trials that have it."""
+    names = sorted({name for trial in trials for name in trial.metrics})
+    return {name: spread([trial.metrics[name] for trial in trials if name in trial.metrics]) for name in names}
 
 
 def table_of(facts: dict[str, Any]) -> pa.Table:
