@@ -21,7 +21,7 @@ def find_files(root: Path, below: str = "", read: Collection[Path] = ()) -> File
     """List `root / below`. Files and folders in `read` are lists of the layout: neither media nor rejects."""
     listing = list_folder(root / below, label_from_folder=False)
     prefix = f"{below}/" if below else ""
-    skipped = [path.relative_to(root).as_posix() for path in read if path != root]
+    skipped = [path.relative_to(root).as_posix() for path in read]
 
     def wanted(name: str) -> bool:
         return not any(name == path or name.startswith(f"{path}/") for path in skipped)
@@ -67,9 +67,10 @@ def look_up(index: dict[str, str], name: str, depth: int) -> str | None:
 
 def unlisted(files: Files, used: Iterable[str], key: Callable[[str], str]) -> list[Reject]:
     """A reject for every file that is not used: one with the same key was taken instead, or no list names it."""
+    used = set(used)
     taken = {key(path): path for path in used}
     rejects = []
-    for path in sorted(set(files.names) - set(taken.values())):
+    for path in sorted(set(files.names) - used):
         twin = taken.get(key(path))
         reason = f"{twin} has the same name and was taken" if twin else "no list names it"
         rejects.append(Reject(path, "list", reason))

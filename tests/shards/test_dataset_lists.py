@@ -71,7 +71,10 @@ def test_names_are_compared_without_regard_to_case_and_to_the_suffix(tmp_path: P
     (videos / ucf_video("YoYo", 1)).rename(videos / "YoYo/v_YoYo_g01_c01.AVI")
     (videos / ucf_video("YoYo", 2)).unlink()
     put(videos, "YoYo/v_YoYo_g02_c01.mp4", "YoYo/v_YoYo_g03_c01.mp4")
+    (videos / "HandstandPushups").rename(videos / "HandStandPushups")
     found = read_dataset("ucf101", tmp_path)
+    assert found.classes == ("Archery", "HandstandPushups", "YoYo")
+    assert sum("HandStandPushups/" in source.path for source in found.sources) == 3
     assert [source.path for source in found.sources if "YoYo" in source.path] == [
         "UCF-101/YoYo/v_YoYo_g01_c01.AVI",
         "UCF-101/YoYo/v_YoYo_g02_c01.mp4",
@@ -80,6 +83,15 @@ def test_names_are_compared_without_regard_to_case_and_to_the_suffix(tmp_path: P
     assert reasons_of(found) == {
         "UCF-101/YoYo/v_YoYo_g03_c01.mp4": "UCF-101/YoYo/v_YoYo_g03_c01.avi has the same name and was taken"
     }
+
+
+def test_two_files_that_differ_by_their_suffix_may_both_be_listed(tmp_path: Path) -> None:
+    make_ucf101(tmp_path)
+    put(tmp_path, "UCF-101/YoYo/v_YoYo_g01_c01.mp4")
+    append(tmp_path / "ucfTrainTestlist/trainlist01.txt", "YoYo/v_YoYo_g01_c01.mp4 3")
+    found = read_dataset("ucf101", tmp_path)
+    assert len(found.sources) == 10
+    assert found.rejects == ()
 
 
 def test_lines_and_files_of_no_use_are_rejects_with_the_line(tmp_path: Path) -> None:
@@ -355,6 +367,15 @@ def test_dcase2014_follows_the_official_folds_of_the_evaluation_set(tmp_path: Pa
     tested = [{Path(path).name for path, role in split.roles.items() if role == "test"} for split in found.splits]
     assert tested[0] == {"bus01.wav", "bus03.wav", "busystreet08.wav", "busystreet11.wav"}
     assert tested[1] == {"bus04.wav", "bus06.wav"}
+
+
+def test_official_folds_of_dcase2014_hold_for_names_with_the_prefix_of_evaluation(tmp_path: Path) -> None:
+    make_scenes(tmp_path / "audio", prefix="test_")
+    make_key(tmp_path / "dcase2013_task1_filenamekey.csv", lambda place: 1 + place // 2 % 5)
+    found = read_dataset("dcase2014", tmp_path)
+    assert found.rejects == ()
+    tested = {path for path, role in found.splits[1].roles.items() if role == "test"}
+    assert tested == {"audio/test_bus04.wav", "audio/test_bus06.wav"}
 
 
 def test_dcase2014_rejects_what_the_official_folds_do_not_name(tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ def test_audioset_has_the_first_label_and_all_of_them(tmp_path: Path) -> None:
     assert (found.modalities, found.rejects) == (("video", "audio"), ())
     assert found.sources == (
         Source(f"{ID}.mp4", 420.0, 430.0, "train", {"label": "Keys, jangling", "label_all": "Keys, jangling;Car"}),
-        Source(f"clips/{ID_2}_30_40.mp4", None, None, "train", {"label": "Car", "label_all": "Car"}),
         Source(f"clips/{ID_3}.mkv", 0.5, 10.5, "test", {"label": "Speech", "label_all": "Speech"}),
+        Source(f"clips/{ID_2}_30_40.mp4", None, None, "train", {"label": "Car", "label_all": "Car"}),
     )
     assert found.classes == ("Car", "Keys, jangling", "Speech")
     # Of Speech there is only a test item: with what is left of AudioSet that happens, and is no error.

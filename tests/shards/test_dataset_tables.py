@@ -123,7 +123,7 @@ def test_a_manifest_without_splits_is_for_training(tmp_path: Path) -> None:
 
 def test_a_class_of_any_part_of_a_file_counts(tmp_path: Path) -> None:
     put(tmp_path, "a.wav", "b.wav")
-    rows = ["a.wav,x,train,0,0.5", "a.wav,y,train,0.5,1", "b.wav,x,test,0,0.5", "b.wav,y,test,0.5,1"]
+    rows = ["a.wav,x,train,0,0.5", "a.wav,y,train,0.5,1", "b.wav,y,test,0,0.5", "b.wav,x,test,0.5,1"]
     write_lines(tmp_path / "list.csv", ["path,label,split,start_s,end_s", *rows])
     assert roles_of(read_dataset("manifest", tmp_path / "list.csv")) == {"1": {"train": 1, "test": 1}}
 
@@ -153,6 +153,11 @@ def test_rows_of_a_manifest_of_no_use_are_rejects(tmp_path: Path) -> None:
         ("path,label,split_1", ["a.wav,x,train"], "split 1 of manifest has no test item"),
         ("path,label,split", ["a.wav,x,train", "b.wav,y,test"], "tests 1 of 2 classes of which it has no training"),
         (
+            "path,label,split",
+            ["a.wav,x,train", "b.wav,x,test", "c.wav,y,val"],
+            "tests 1 of 2 classes of which it has no training item (y)",
+        ),
+        (
             "path,label,split,start_s",
             ["a.wav,x,train,0", "b.wav,x,test,0", "a.wav,x,test,0.5"],
             "row 3: split of a.wav is test, but an earlier row says train",
@@ -167,7 +172,7 @@ def test_rows_of_a_manifest_of_no_use_are_rejects(tmp_path: Path) -> None:
 def test_a_manifest_that_cannot_be_followed_is_an_error(
     tmp_path: Path, columns: str, rows: list[str], says: str
 ) -> None:
-    put(tmp_path, "a.wav", "b.wav")
+    put(tmp_path, "a.wav", "b.wav", "c.wav")
     write_lines(tmp_path / "list.csv", [columns, *rows])
     with pytest.raises(ConfigError) as caught:
         read_dataset("manifest", tmp_path / "list.csv")

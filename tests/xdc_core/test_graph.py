@@ -131,6 +131,15 @@ def test_the_reason_names_the_setting_with_its_old_and_new_value(worked_run: Run
     assert reasons["init.video"][1] == "seed: 0 -> 1"
 
 
+def test_the_reason_names_a_setting_of_the_corpus_that_older_corpora_do_not_have(worked_run: Run) -> None:
+    assert states(with_setting(worked_run, "corpus.layout", "manifest"))["shard"] == (
+        "stale",
+        "layout: None -> manifest",
+    )
+    reason = "modalities: video, audio -> audio"
+    assert states(with_setting(worked_run, "corpus.modalities", ["audio"]))["shard"] == ("stale", reason)
+
+
 def test_another_seed_leaves_nothing_but_the_corpus(worked_run: Run) -> None:
     found = states(with_setting(worked_run, "seed", 1))
     assert {name for name, (state, _) in found.items() if state == "fresh"} == {"shard"}
