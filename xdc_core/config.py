@@ -3,6 +3,7 @@
 import difflib
 import types
 import typing
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from shards.settings import CorpusSettings
 from xdc_core.methods import label_sources
 
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 PRESETS = Path(__file__).parent / "presets"
 FILE_NAME = "xdc.yaml"
 LabelSource = Literal["video", "audio", "joint"]
@@ -57,6 +59,22 @@ class AudioSettings(Section):
         description="which sound goes with a video view: span (the view's own span, resampled onto the frames), "
         "start (frames from its start on) or centre (frames around its middle). Unverified for XDC",
     )
+    mask_frames: int = Field(
+        0, ge=0, description="longest stretch of frames that a training view loses to silence (SpecAugment). Unverified"
+    )
+    mask_mels: int = Field(
+        0, ge=0, description="most neighbouring mel bands that a training view loses to silence. Unverified"
+    )
+
+    @model_validator(mode="after")
+    def _masks_leave_something(self) -> "AudioSettings":
+        for mask, whole in (("mask_frames", "frames"), ("mask_mels", "mels")):
+            if getattr(self, mask) >= getattr(self, whole):
+                raise ValueError(
+                    f"{mask} ({getattr(self, mask)}) must be less than {whole} ({getattr(self, whole)}): "
+                    "some views would be nothing but silence"
+                )
+        return self
 
 
 class ExtractSettings(Section):
@@ -100,18 +118,51 @@ class TrainSettings(Section):
     clips: int = Field(1_000_000, ge=1, description="clips a round, whatever the size of the corpus")
     batch: int = Field(32, ge=1, description="clips a step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
-    lr: Positive = Field(0.01, description="peak learning rate for the batch as given")
+    lr: Positive = Field(0.01, description="peak learning rate, for the batch as given unless lr_per is set")
+    lr_per: int | None = Field(
+        None, ge=1, description="clips that lr is for: the peak is lr * batch / lr_per (32 in VMZ). null: the batch"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(1e-4, ge=0, description="on all parameters")
+    weight_decay: float = Field(1e-4, ge=0, description="on what decay_on names")
+    decay_on: Literal["all", "weights_and_scales", "weights"] = Field(
+        "all",
+        description="all parameters; weights_and_scales: not biases (VMZ in Caffe2); weights: nor the scales of norms",
+    )
+    clip_gradient: Positive | None = Field(
+        None, description="scale longer gradients (norm over all parameters) down to this length; null: leave them"
+    )
     warmup: float = Field(0.05, ge=0, le=0.5, description="share of the steps in which the learning rate rises")
     schedule: Literal["constant", "cosine", "step"] = Field(
-        "step", description="step: a tenth of the learning rate after each third of the steps"
+        "step", description="of the learning rate after the warm-up; step: it falls at milestones"
     )
+    milestones: tuple[Share, ...] = Field(
+        (1 / 3, 2 / 3), min_length=1, description="of schedule step: shares of the steps after the warm-up, rising"
+    )
+    gamma: Positive = Field(0.1, le=1, description="of schedule step: the factor at each milestone")
     uniform: bool = Field(True, description="draw clips uniformly over clusters; false: uniformly over clips")
     head_std: Positive = Field(0.01, description="standard deviation of a new head's weights")
+    own_head_weight: Positive = Field(
+        1.0,
+        description="mdc: weight in the loss of the head for a modality's own clusters; the other's is 1. Unverified",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
+    )
+    channels_last: bool = Field(False, description="the memory layout that GPUs convolve fastest; for GPUs")
+    compile: bool = Field(False, description="torch.compile the encoder; minutes at the start of a round, for GPUs")
     checkpoint_every: int = Field(500, ge=1, description="steps")
+    log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
     processes: int = Field(1, ge=1, description="processes (GPUs) a modality, joined by torchrun")
+    sync_batch_norm: bool = Field(
+        False, description="batch norm over the batch of all processes; false: over that of each (VMZ in Caffe2)"
+    )
     workers: int = Field(0, ge=0, description="decoding processes beside every training process")
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> "TrainSettings":
+        if any(after <= before for before, after in pairwise(self.milestones)):
+            raise ValueError(f"milestones ({', '.join(f'{share:g}' for share in self.milestones)}) must rise")
+        return self
 
 
 class RunsOn(Section):

@@ -107,9 +107,10 @@ def encoder_node(modality: str, number: int) -> Node:
 def view_settings(config: Config, modality: str, training: bool) -> dict[str, Any]:
     """What decides how a clip becomes this modality's tensor, and which encoder takes it.
 
-    The centre view of extraction takes the first short edge and is never flipped.
+    The centre view of extraction takes the first short edge, is never flipped and never masked.
     """
-    settings: dict[str, Any] = getattr(config, modality).model_dump(mode="json")
+    only_training = set() if training else {"mask_frames", "mask_mels"}
+    settings: dict[str, Any] = getattr(config, modality).model_dump(mode="json", exclude=only_training)
     if modality != "video":
         # The length of a video view decides which sound goes with it.
         return settings | {"video_frames": config.video.frames}
@@ -135,9 +136,12 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
                 | config.cluster.model_dump(mode="json", exclude={"k"} if name == JOINT else {"k", "joint_l2"})
             )
         case "train":
-            how = config.train.model_dump(mode="json", exclude={"checkpoint_every", "workers"})
-            heads = {"sources": list(METHODS[config.method][name])}
-            return seed | learn | heads | {"view": view_settings(config, name, training=True)} | how
+            sources = list(METHODS[config.method][name])
+            without = {"checkpoint_every", "log_every", "workers"} | (
+                {"own_head_weight"} if len(sources) == 1 else set()
+            )
+            how = config.train.model_dump(mode="json", exclude=without)
+            return seed | learn | {"sources": sources} | {"view": view_settings(config, name, training=True)} | how
         case "report":
             return {"method": config.method}
     return {}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -170,3 +171,21 @@ def align_frames(
         raise ValueError(f"align_frames: mode {mode!r} is not one of 'span', 'start', 'centre'")
     rows = spectrogram[..., begin : begin + frames, :]
     return pad(rows, (0, 0, 0, frames - rows.shape[-2]))
+
+
+def mask_stretch(spectrogram: Tensor, longest: int, axis: int, rng: np.random.Generator) -> Tensor:
+    """A copy of [frames, mels] in which a stretch of at most `longest` frames (axis 0) or bands (axis 1) is silent.
+
+    As in SpecAugment (Park et al., 2019): the length is drawn from 0 .. longest, then the place among all that fit,
+    both uniformly; here a masked value is 0, digital silence. An unverified option: XDC is not known to mask.
+
+    Raises ValueError if the spectrogram is shorter than `longest`.
+    """
+    size = spectrogram.shape[axis]
+    if not 0 <= longest <= size:
+        raise ValueError(f"mask_stretch: a stretch of {longest} does not fit into {size} along axis {axis}")
+    length = int(rng.integers(longest + 1))
+    first = int(rng.integers(size - length + 1))
+    masked = spectrogram.clone()
+    masked.narrow(axis, first, length).zero_()
+    return masked

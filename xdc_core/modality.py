@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from shards.decode import decode_frames, decode_sound
 from xdc_core.config import Config
-from xdc_core.logmel import LogMel, align_frames, log_mel, span_frames
+from xdc_core.logmel import LogMel, align_frames, log_mel, mask_stretch, span_frames
 
 Row = Mapping[str, Any]
 View = Callable[[bytes, Row, Config, np.random.Generator | None], Tensor]
@@ -21,13 +21,15 @@ View = Callable[[bytes, Row, Config, np.random.Generator | None], Tensor]
 class Modality:
     """`member` is the clip's file in the tar. `view(bytes, index row, config, rng)` decodes it and gives one view:
     random with a generator (training), the centre without (extraction). `normalise(batch, config)` makes a batch of
-    views, on any device, what the encoder takes.
+    views, on any device, what the encoder takes. `channels_last` is the memory format of such a batch in which the
+    channels of one place lie side by side.
     """
 
     name: str
     member: str
     view: View
     normalise: Callable[[Tensor, Config], Tensor]
+    channels_last: torch.memory_format
 
 
 def view_start(available: int, wanted: int, rng: np.random.Generator | None) -> int:
@@ -75,7 +77,10 @@ def normalise_video(batch: Tensor, config: Config) -> Tensor:
 
 
 def audio_view(flac: bytes, row: Row, config: Config, rng: np.random.Generator | None) -> Tensor:
-    """float32 [1, frames, mels]: the log-mel of the sound that goes with a video view placed as in `video_view`."""
+    """float32 [1, frames, mels]: the log-mel of the sound that goes with a video view placed as in `video_view`.
+
+    In training, stretches of frames and of mel bands are masked where the settings ask for it.
+    """
     settings = config.audio
     spectrogram = log_mel(
         torch.from_numpy(decode_sound(flac)), LogMel(sample_rate=row["sample_rate"], mels=settings.mels)
@@ -83,7 +88,12 @@ def audio_view(flac: bytes, row: Row, config: Config, rng: np.random.Generator |
     wanted = min(config.video.frames, row["frames"])
     start_s = view_start(row["frames"], wanted, rng) / row["fps"]
     span = span_frames(start_s, start_s + wanted / row["fps"], spectrogram.shape[0])
-    return align_frames(spectrogram, settings.frames, settings.align, span)[None]
+    view = align_frames(spectrogram, settings.frames, settings.align, span)
+    if rng is not None:
+        for longest, axis in ((settings.mask_frames, 0), (settings.mask_mels, 1)):
+            if longest:
+                view = mask_stretch(view, longest, axis, rng)
+    return view[None]
 
 
 def normalise_audio(batch: Tensor, config: Config) -> Tensor:
@@ -92,6 +102,6 @@ def normalise_audio(batch: Tensor, config: Config) -> Tensor:
 
 
 MODALITIES: Mapping[str, Modality] = {
-    "video": Modality("video", "mp4", video_view, normalise_video),
-    "audio": Modality("audio", "flac", audio_view, normalise_audio),
+    "video": Modality("video", "mp4", video_view, normalise_video, torch.channels_last_3d),
+    "audio": Modality("audio", "flac", audio_view, normalise_audio, torch.channels_last),
 }
