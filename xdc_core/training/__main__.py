@@ -1,8 +1,10 @@
 """One rank, as torchrun starts it: `python -m xdc_core.training RUN MODALITY ROUND OUT`."""
 
 import json
+import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from shards.errors import XdcError
@@ -13,8 +15,9 @@ def main() -> int:
     """Returns the exit code."""
     die_with_parent(signal.SIGKILL)
     from xdc_core.run import Node, open_run
-    from xdc_core.training.rank import place_from_environment, train_rank
-    from xdc_core.training.stage import METRICS_PREFIX
+    from xdc_core.training.place import place_from_environment
+    from xdc_core.training.rank import train_rank
+    from xdc_core.training.stage import ERROR_PREFIX, METRICS_PREFIX
 
     root, modality, number, out = sys.argv[1:]
     node = Node("train", modality, int(number))
@@ -27,10 +30,19 @@ def main() -> int:
             lambda line: print(METRICS_PREFIX + json.dumps(line), flush=True),
         )
     except XdcError as error:
-        print(error, file=sys.stderr, flush=True)
+        print(ERROR_PREFIX + json.dumps([type(error).__name__, str(error)]), flush=True)
+        return 1
+    except Exception:  # noqa: BLE001 - the boundary of the process: whole in train.log
+        traceback.print_exc()
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = 1
+    try:
+        code = main()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # See `leave_ranks`: destructors may hang.

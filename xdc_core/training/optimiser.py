@@ -1,34 +1,50 @@
 """The optimiser and the learning rate of every step."""
 
 import math
-from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from xdc_core.config import TrainSettings
 
 
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum (as VMZ), or AdamW."""
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum (as VMZ), or AdamW.
+
+    `decay_on` says which parameters the weight decay shrinks. VMZ's Caffe2 code: weights and the scales of batch
+    norms, not biases (its AddWeightDecay takes what is tagged as a weight); its PyTorch port: all.
+    """
+    named = dict(model.named_parameters())
+    spared = {
+        name
+        for name, parameter in named.items()
+        if (settings.decay_on != "all" and name.endswith("bias"))
+        or (settings.decay_on == "weights" and parameter.ndim == 1)
+    }
+    groups = [
+        {"params": [named[name] for name in named if name not in spared], "weight_decay": settings.weight_decay},
+        {"params": [named[name] for name in named if name in spared], "weight_decay": 0.0},
+    ]
+    groups = groups[: 2 if spared else 1]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.momentum > 0,
-        )
-    return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    return torch.optim.AdamW(groups, lr=settings.lr)
+
+
+def peak_rate(settings: TrainSettings) -> float:
+    """The learning rate after the warm-up: `lr`, scaled with the batch if `lr_per` says what it is for (as VMZ)."""
+    return settings.lr if settings.lr_per is None else settings.lr * settings.batch / settings.lr_per
 
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     """Of step 0 .. steps - 1: a linear rise over the warm-up, then the schedule."""
+    peak = peak_rate(settings)
     warmup = round(settings.warmup * steps)
     if step < warmup:
-        return settings.lr * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     share = (step - warmup) / max(1, steps - warmup)
     if settings.schedule == "cosine":
-        return settings.lr * 0.5 * (1 + math.cos(math.pi * share))
+        return peak * 0.5 * (1 + math.cos(math.pi * share))
     if settings.schedule == "step":
-        return settings.lr * 0.1 ** int(3 * share)
-    return settings.lr
+        return peak * settings.gamma ** sum(share >= milestone for milestone in settings.milestones)
+    return peak

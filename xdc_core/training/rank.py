@@ -1,24 +1,21 @@
 """What one training process does: all of the steps, on its share of every batch."""
 
-import os
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from shards.errors import StageError
 from xdc_core.clips import ClipViews, collate
-from xdc_core.config import Config
+from xdc_core.config import TrainSettings
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder, save_encoder
 from xdc_core.graph import encoder_node
@@ -30,76 +27,76 @@ from xdc_core.threads import thread_count
 from xdc_core.training.assignment import Assignment, read_assignment
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
+from xdc_core.training.learner import make_learner
 from xdc_core.training.metrics import append_metrics, rewind_metrics
-from xdc_core.training.optimiser import learning_rate, make_optimizer
+from xdc_core.training.optimiser import learning_rate
+from xdc_core.training.place import Place, any_rank, join_ranks, leave_ranks, mean_over_ranks
 
 METRICS = "metrics.jsonl"
 # Told once a logged step: the line that goes into metrics.jsonl.
 Listener = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which of how many processes this is."""
-
-    rank: int
-    ranks: int
-
-
 class Interrupted(StageError):
     """SIGTERM came; a checkpoint was written."""
-
-
-def place_from_environment() -> Place:
-    """Of a process that torchrun started; (0, 1) without torchrun."""
-    return Place(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def train_rank(run: Run, node: Node, out: Path, place: Place, listen: Listener) -> None:
     """Train, and write checkpoints, metrics.jsonl and at the end encoder.safetensors into `out` (rank 0 writes).
 
     Continues from a checkpoint that is there. Batches, and the order of clips in them, do not depend on the number
-    of ranks or on restarts.
+    of ranks or on restarts. Every rank takes every step, and all of them stop after the same one.
 
     Raises:
-        Interrupted: SIGTERM came.
+        Interrupted: SIGTERM came, to whichever rank.
         StageError: the loss is not finite, or a stored clip does not decode.
+        ConfigError: there is no compiler, or no GPU, that the settings ask for.
     """
     config, modality = run.config, MODALITIES[str(node.modality)]
+    settings = config.train
     assert node.round is not None
     torch.set_num_threads(thread_count(config, sharers=2 * place.ranks))
     device = choose_device(config)
-    if place.ranks > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    join_ranks(place, device)
     name = getattr(config, modality.name).encoder
     encoder = load_encoder(run.directory(encoder_node(modality.name, node.round)) / FILE_NAME, name)
     task = read_assignment(run, node)
     seed = derive_seed(config.seed, node.round, "train", modality.name)
-    model = EncoderWithHeads(encoder, task.classes, config.train.head_std, seed).to(device).train()
-    optimizer = make_optimizer(model.parameters(), config.train)
+    model = EncoderWithHeads(encoder, task.classes, settings.head_std, seed)
+    learner = make_learner(model, modality, settings, device, place)
     first = 0
     if checkpoint := load_checkpoint(out):
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        learner.restore(checkpoint)
         first = int(checkpoint["step"])
     if place.rank == 0:
         rewind_metrics(out / METRICS, first)
 
-    def save(step: int) -> None:
-        if place.rank == 0:
-            save_checkpoint(out, step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-
-    parallel = DistributedDataParallel(model) if place.ranks > 1 else model
-    batches = _batches(run, task, modality, place, seed, first)
-    with _sigterm_noted(place) as stopping:
-        _steps(
-            parallel, optimizer, batches, task, config, modality, device, (first, out, place), save, stopping, listen
-        )
+    targets = {source: torch.from_numpy(task.targets[source]).long() for source in task.sources}
+    clock, since = time.monotonic(), first
+    with _sigterm_noted() as came:
+        for step, (rows, views) in enumerate(_batches(run, task, modality, place, seed, first), start=first):
+            rate = learning_rate(step, task.steps, settings)
+            wanted = {source: targets[source][rows].to(device) for source in task.sources}
+            measured = learner.step(modality.normalise(views.to(device), config), wanted, rate)
+            if step % settings.log_every == 0 or step == task.steps - 1:
+                means = mean_over_ranks({key: value.item() for key, value in measured.items()}, place)
+                line = _line(step, task.steps, rate, means, settings)
+                line["clips_per_s"] = round(
+                    (step + 1 - since) * settings.batch / max(time.monotonic() - clock, 1e-9), 1
+                )
+                clock, since = time.monotonic(), step + 1
+                if place.rank == 0:
+                    append_metrics(out / METRICS, line)
+                    listen(line)
+            stop = any_rank(came(), place)
+            last = step + 1 == task.steps
+            if place.rank == 0 and (stop or ((step + 1) % settings.checkpoint_every == 0 and not last)):
+                save_checkpoint(out, step + 1, learner.state())
+            if stop:
+                raise Interrupted(f"SIGTERM at step {step} of {task.steps}. The checkpoint of step {step + 1} is kept.")
     if place.rank == 0:
         save_encoder(out / FILE_NAME, model.encoder, name)
-    if place.ranks > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    leave_ranks(place)
 
 
 def _batches(
@@ -130,70 +127,25 @@ def _batches(
         yield [number for number, _, _ in batch], torch.stack([view for _, view, _ in batch if view is not None])
 
 
-def _steps(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[list[int], Tensor]],
-    task: Assignment,
-    config: Config,
-    modality: Modality,
-    device: torch.device,
-    at: tuple[int, Path, Place],
-    save: Callable[[int], None],
-    stopping: Callable[[], bool],
-    listen: Listener,
-) -> None:
-    first, out, place = at
-    targets = {source: torch.from_numpy(task.targets[source]).long() for source in task.sources}
-    clock, since = time.monotonic(), first
-    for step, (rows, views) in enumerate(batches, start=first):
-        rate = learning_rate(step, task.steps, config.train)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        logits = model(modality.normalise(views.to(device), config))
-        wanted = {source: targets[source][rows].to(device) for source in task.sources}
-        losses = [cross_entropy(logits[source].float(), wanted[source]) for source in task.sources]
-        loss = torch.stack(losses).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if step % 10 == 0 or step == task.steps - 1:
-            if not torch.isfinite(loss):
-                raise StageError(f"step {step}: the loss is {loss.item()}. Lower train.lr (now {config.train.lr:g}).")
-            done = (step + 1 - since) * config.train.batch
-            line = {
-                "step": step,
-                "steps": task.steps,
-                "loss": round(loss.item(), 6),
-                "lr": rate,
-                "clips_per_s": round(done / max(time.monotonic() - clock, 1e-9), 1),
-            }
-            for source in task.sources:
-                hits = logits[source].argmax(1) == wanted[source]
-                line[f"accuracy_{source}"] = round(hits.float().mean().item(), 4)
-            clock, since = time.monotonic(), step + 1
-            if place.rank == 0:
-                append_metrics(out / METRICS, line)
-                listen(line)
-        if stopping():
-            save(step + 1)
-            raise Interrupted(f"SIGTERM at step {step} of {task.steps}. The checkpoint of step {step + 1} is kept.")
-        if (step + 1) % config.train.checkpoint_every == 0 and step + 1 < task.steps:
-            save(step + 1)
+def _line(step: int, steps: int, rate: float, means: dict[str, float], settings: TrainSettings) -> dict[str, Any]:
+    """A line of metrics.jsonl. The same in all ranks, so that all of them fail together."""
+    if not math.isfinite(means["loss"]):
+        raise StageError(f"step {step}: the loss is {means['loss']}. Lower train.lr (now {settings.lr:g}).")
+    line = {"step": step, "steps": steps, "loss": round(means["loss"], 6), "lr": rate}
+    return line | {key: round(value, 4) for key, value in means.items() if key != "loss"}
 
 
 @contextmanager
-def _sigterm_noted(place: Place) -> Iterator[Callable[[], bool]]:
-    """While active, SIGTERM is noted instead of obeyed; yields whether to stop for it after the present step.
+def _sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """While active, SIGTERM is noted instead of obeyed; yields whether it came.
 
-    Only rank 0 stops: the others wait for the end that torchrun gives them, or all-reduce would hang. Outside the
-    main thread nothing is noted: whoever runs us there handles signals.
+    Outside the main thread nothing is noted: whoever runs us there handles signals.
     """
     came = threading.Event()
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda *_: came.set()) if main else None
     try:
-        yield lambda: came.is_set() and place.rank == 0
+        yield came.is_set
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

@@ -5,6 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from xdc_core.run import Node, Run
 from xdc_core.training.metrics import read_metrics
 
 LOG = "train.log"
-METRICS_PREFIX = "metrics "
+# How a rank tells the stage of a logged step, and of the error that ended it.
+METRICS_PREFIX, ERROR_PREFIX = "metrics ", "error "
 
 
 def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -27,7 +31,9 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     process (whoever wants it in another starts one); with more, torchrun starts that many on this machine.
 
     Raises:
-        StageError: a process failed (with the end of train.log), or SIGTERM came; the checkpoint is kept.
+        StageError: a process failed (with what it said, or the end of train.log), or SIGTERM came; the checkpoint is
+            kept.
+        ConfigError: the batch cannot be shared out, or there is no compiler or GPU that the settings ask for.
     """
     settings = run.config.train
     if settings.batch % settings.processes:
@@ -46,7 +52,8 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     if (out / FILE_NAME).exists():
         pass  # Killed between the end of the training and the commit: all is there.
     elif settings.processes == 1:
-        from xdc_core.training.rank import Place, train_rank
+        from xdc_core.training.place import Place
+        from xdc_core.training.rank import train_rank
 
         train_rank(run, node, out, Place(0, 1), listen)
     else:
@@ -72,26 +79,60 @@ def _torchrun(run: Run, node: Node, out: Path, processes: int, listen: Any) -> N
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-        # torchrun's workers live in sessions of their own: only the agent can end them all, so it must not outlive us.
-        preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+        # The ranks die with the agent, and it with us: whoever outlived us would write into a directory that is no
+        # longer locked.
+        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        process_group=0,  # A signal to our group is for us to pass on.
     )
     assert agent.stdout is not None
+    errors: list[tuple[str, str]] = []
     try:
-        with (out / LOG).open("a", encoding="utf-8") as log:
+        with (out / LOG).open("a", encoding="utf-8") as log, _sigterm_passed_on(agent) as came:
             for text in agent.stdout:
                 if text.startswith(METRICS_PREFIX):
                     listen(json.loads(text.removeprefix(METRICS_PREFIX)))
-                else:
-                    log.write(text)
-                    log.flush()
-        code = agent.wait()
+                    continue
+                if text.startswith(ERROR_PREFIX):
+                    errors.append(json.loads(text.removeprefix(ERROR_PREFIX)))
+                log.write(text)
+                log.flush()
+            code = agent.wait()
     except BaseException:
         agent.terminate()
         try:
             agent.wait(15)
         except subprocess.TimeoutExpired:
             agent.kill()
+            agent.wait()
         raise
+    if code and errors:  # The first rank that failed; the others only missed it.
+        kind, said = errors[0]
+        raise (ConfigError if kind == "ConfigError" else StageError)(said)
+    if code and came():
+        raise StageError(f"SIGTERM before the first step of this call. {node} goes on where it was.")
     if code:
         tail = "".join((out / LOG).read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         raise StageError(f"{node}: torchrun ended with exit code {code}. The end of {out / LOG}:\n{tail}")
+
+
+@contextmanager
+def _sigterm_passed_on(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], bool]]:
+    """While active, SIGTERM goes to torchrun, which tells the ranks; yields whether it came.
+
+    The directory stays locked until they have written their checkpoint. Only once: a second SIGTERM would break into
+    torchrun's waiting for them. Outside the main thread nothing is passed on.
+    """
+    came: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        if not came:
+            agent.terminate()
+        came.append(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, pass_on) if main else None
+    try:
+        yield lambda: bool(came)
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
