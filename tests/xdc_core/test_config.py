@@ -76,6 +76,15 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"train": {"schedule": "cosin"}}, "train.schedule: 'cosin'", "'constant', 'cosine' or 'step'"),
         ({"train": {"lr": 0}}, "train.lr: 0", "greater than 0"),
         ({"train": {"warmup": 0.6}}, "train.warmup: 0.6", "less than or equal to 0.5"),
+        ({"train": {"lr_per": 0}}, "train.lr_per: 0", "greater than or equal to 1"),
+        ({"train": {"clip_gradient": 0}}, "train.clip_gradient: 0", "greater than 0"),
+        ({"train": {"decay_on": "most"}}, "train.decay_on: 'most'", "'all', 'weights_and_scales' or 'weights'"),
+        ({"train": {"milestones": []}}, "train.milestones: []", "at least 1 item"),
+        ({"train": {"milestones": [0.5, 1.0]}}, "train.milestones.1: 1.0", "less than 1"),
+        ({"train": {"gamma": 1.5}}, "train.gamma: 1.5", "less than or equal to 1"),
+        ({"train": {"own_head_weight": 0}}, "train.own_head_weight: 0", "greater than 0"),
+        ({"train": {"precision": "half"}}, "train.precision: 'half'", "'float32' or 'bfloat16'"),
+        ({"audio": {"mask_mels": -1}}, "audio.mask_mels: -1", "greater than or equal to 0"),
         ({"train": 3}, "train: 3", "valid dictionary"),
         ({"audio": {"align": "end"}}, "audio.align: 'end'", "'span', 'start' or 'centre'"),
         ({"audio": {"mels": 81}}, "audio.mels: 81", "less than or equal to 80"),
@@ -118,6 +127,22 @@ def test_weights_that_are_no_file_of_weights_are_refused_with_those_that_are(mod
     assert f"\n  {modality}.weights: '../weights.ckpt' is no file of weights. Allowed: .safetensors" in text
     for name in ("a.safetensors", "/b/c.pth", "../d.pt"):
         assert getattr(parse_config({modality: {"weights": name}}, "x"), modality).weights == name
+
+
+@pytest.mark.parametrize("milestones", [[0.5, 0.5], [0.6, 0.3], [0.1, 0.9, 0.2]])
+def test_milestones_that_do_not_rise_are_refused(milestones: list[float]) -> None:
+    shown = ", ".join(f"{share:g}" for share in milestones)
+    assert f"train: milestones ({shown}) must rise." in refusal({"train": {"milestones": milestones}})
+    assert parse_config({"train": {"milestones": [0.1, 0.2, 0.9]}}, "x").train.milestones == (0.1, 0.2, 0.9)
+
+
+@pytest.mark.parametrize(("mask", "whole", "size"), [("mask_frames", "frames", 100), ("mask_mels", "mels", 40)])
+def test_a_mask_as_long_as_the_view_is_refused(mask: str, whole: str, size: int) -> None:
+    text = refusal({"audio": {mask: size}})
+    assert (
+        f"audio: {mask} ({size}) must be less than {whole} ({size}): some views would be nothing but silence." in text
+    )
+    assert getattr(parse_config({"audio": {mask: size - 1}}, "x").audio, mask) == size - 1
 
 
 def test_whitening_without_pca_is_refused_with_both_ways_out() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shards.commit import partial_directory
+from shards.commit import partial_directory, read_manifest
 from shards.errors import ConfigError, StageError
 from xdc_core.config import Config, parse_config
 from xdc_core.graph import SHARD, Fingerprints, all_nodes, check_node, node_state, settings_of
@@ -27,6 +27,17 @@ EVERYTHING_OF_ROUND_1 = {
         "report",
     )
 }
+AFTER_TRAINING_AUDIO, AFTER_TRAINING_VIDEO = (
+    {
+        f"train.{name} of round 0",
+        "report of round 0",
+        f"extract.{name} of round 1",
+        f"cluster.{name} of round 1",
+        f"label.{name} of round 1",
+        "report of round 1",
+    }
+    for name in ("audio", "video")
+)
 
 
 def with_setting(run: Run, name: str, value: Any) -> Run:
@@ -95,6 +106,12 @@ def test_another_k_for_video_touches_what_follows_from_video_clusters_only(worke
             | EVERYTHING_OF_ROUND_1,
         ),
         ("method", "sdc", in_round_0("train.video", "train.audio", "report") | EVERYTHING_OF_ROUND_1),
+        # What training alone draws of a clip leaves the features of the encoder that is there as they are.
+        ("audio.mask_frames", 20, AFTER_TRAINING_AUDIO),
+        ("audio.mask_mels", 5, AFTER_TRAINING_AUDIO),
+        ("video.flip", True, AFTER_TRAINING_VIDEO),
+        ("video.short_edges", [36, 40], AFTER_TRAINING_VIDEO),
+        ("train.precision", "bfloat16", in_round_0("train.video", "train.audio", "report") | EVERYTHING_OF_ROUND_1),
         (
             "corpus.learn_splits",
             ["train"],
@@ -140,6 +157,25 @@ def test_the_reason_names_a_setting_of_the_corpus_that_older_corpora_do_not_have
     assert states(with_setting(worked_run, "corpus.modalities", ["audio"]))["shard"] == ("stale", reason)
 
 
+def test_the_weight_of_its_own_head_counts_where_there_are_two(worked_run: Run) -> None:
+    def settings(run: Run) -> dict[str, Any]:
+        return settings_of(run.config, Node("train", "audio", 0))
+
+    mdc = with_setting(worked_run, "method", "mdc")
+    assert settings(mdc)["own_head_weight"] == 1.0
+    assert settings(with_setting(mdc, "train.own_head_weight", 2.0))["own_head_weight"] == 2.0
+    assert "own_head_weight" not in settings(worked_run)
+
+
+def test_what_a_training_was_done_with_stands_in_its_manifest(worked_run: Run) -> None:
+    manifest = read_manifest(worked_run.directory(Node("train", "audio", 0)))
+    assert manifest is not None
+    elsewhere = {"checkpoint_every", "log_every", "workers", "own_head_weight"}
+    settings = worked_run.config.train.model_dump(mode="json", exclude=elsewhere)
+    assert {name: manifest.settings[name] for name in settings} == settings
+    assert manifest.settings["view"]["mask_frames"] == 0
+
+
 def test_another_seed_leaves_nothing_but_the_corpus(worked_run: Run) -> None:
     found = states(with_setting(worked_run, "seed", 1))
     assert {name for name, (state, _) in found.items() if state == "fresh"} == {"shard"}
@@ -155,6 +191,8 @@ def test_another_seed_leaves_nothing_but_the_corpus(worked_run: Run) -> None:
         ("extract.workers", 3),
         ("train.workers", 3),
         ("train.checkpoint_every", 7),
+        ("train.log_every", 3),
+        ("train.own_head_weight", 2.0),  # There is no second head.
         ("corpus.workers", 1),
         ("corpus.clip_timeout_s", 5.0),
         ("cluster.k.joint", 9),

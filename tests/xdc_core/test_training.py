@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from safetensors.torch import load_file
 from shards.commit import partial_directory
 from shards.errors import ConfigError, StageError
 from shards.index import read_whole_index
-from xdc_core.config import TrainSettings
 from xdc_core.encoder_file import load_encoder
 from xdc_core.graph import Fingerprints, all_nodes, node_state
 from xdc_core.methods import METHODS
@@ -30,7 +28,6 @@ from xdc_core.training.assignment import read_assignment
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.metrics import append_metrics, read_metrics, rewind_metrics
-from xdc_core.training.optimiser import learning_rate, make_optimizer
 
 MakeRun = Callable[..., Run]
 ROOT = Path(__file__).resolve().parents[2]
@@ -274,43 +271,3 @@ def test_metrics_are_whole_lines_and_are_rewound_to_the_checkpoint(tmp_path: Pat
     assert [line["step"] for line in read_metrics(path)] == [0, 10, 20]
     rewind_metrics(path, 15)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 10]
-
-
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
-def test_the_learning_rate_rises_over_the_warm_up_and_never_after(schedule: str) -> None:
-    settings = TrainSettings(schedule=schedule, lr=0.1, warmup=0.1)  # type: ignore[arg-type]
-    rates = [learning_rate(step, 100, settings) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.01 * (n + 1) for n in range(10)])
-    assert max(rates) == rates[10] == pytest.approx(0.1)
-    assert all(after <= before + 1e-12 for before, after in pairwise(rates[10:]))
-    assert min(rates) > 0
-
-
-def test_the_step_schedule_falls_to_a_tenth_after_each_third() -> None:
-    settings = TrainSettings(schedule="step", lr=1.0, warmup=0)
-    rates = [learning_rate(step, 90, settings) for step in range(90)]
-    assert [round(rates[n], 6) for n in (0, 29, 30, 59, 60, 89)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
-
-
-def test_the_cosine_ends_near_zero() -> None:
-    settings = TrainSettings(schedule="cosine", lr=1.0, warmup=0)
-    assert learning_rate(50, 100, settings) == pytest.approx(0.5)
-    assert learning_rate(99, 100, settings) < 0.001
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
-def test_a_training_of_a_few_steps_has_a_rate_for_each(steps: int, schedule: str) -> None:
-    settings = TrainSettings(schedule=schedule, warmup=0.5)  # type: ignore[arg-type]
-    assert all(learning_rate(step, steps, settings) > 0 for step in range(steps))
-
-
-def test_both_optimisers_take_their_settings() -> None:
-    weights = [torch.nn.Parameter(torch.ones(2))]
-    (group,) = make_optimizer(weights, TrainSettings(momentum=0.8, weight_decay=0.01, lr=0.3)).param_groups
-    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.3, 0.8, 0.01, True)
-    plain = make_optimizer(weights, TrainSettings(momentum=0)).param_groups[0]
-    assert (plain["momentum"], plain["nesterov"]) == (0, False)
-    adamw = make_optimizer(weights, TrainSettings(optimizer="adamw", weight_decay=0.02))
-    assert isinstance(adamw, torch.optim.AdamW)
-    assert adamw.param_groups[0]["weight_decay"] == 0.02

@@ -12,6 +12,7 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     Raises:
         ConfigError: PyTorch cannot compile for `device` on this machine; nothing has been trained yet.
     """
+    torch.compiler.reset()  # Models that this process compiled before count towards a limit, beyond which none is.
     try:
         # Without this trial the first step would fail, after minutes, in words for those who write compilers.
         torch.compile(lambda x: 2 * x + 1)(torch.ones(8, device=device))
