@@ -95,6 +95,21 @@ def test_a_stage_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     assert run_stage(run, node).reused
 
 
+def test_an_evaluation_that_was_killed_goes_on_and_ends_with_the_same_numbers(copy_run: MakeRun) -> None:
+    tuned = {"epochs": 3, "batch": 8, "dropout": 0.2}
+    probe = {"protocol": "all", "modality": "audio", "label": "label_speaker", "seeds": 2, "finetune": tuned}
+    node, runs = Node("eval", "probe", 1), [copy_run(evaluate={"probe": probe}) for _ in range(2)]
+    partial = killed(runs[0], node, "test-*/checkpoint-*.pt")
+    assert read_manifest(runs[0].directory(node)) is None
+    assert partial.is_dir()
+    for run in runs:
+        run_stage(run, node)
+    ends = [json.loads((run.directory(node) / "results.json").read_text())["trials"] for run in runs]
+    assert ends[0] == ends[1]
+    names = ("results.json", "results.parquet", "predictions", "trials", "manifest.json")
+    assert {path.name for path in runs[0].directory(node).iterdir()} == set(names)
+
+
 def test_wrong_arguments_are_told_without_a_traceback(worked_run: Run, tmp_path: Path) -> None:
     def call(*arguments: str) -> tuple[int, str]:
         done = subprocess.run([sys.executable, "-m", "xdc_core", *arguments], cwd=ROOT, capture_output=True, text=True)
