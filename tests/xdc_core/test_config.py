@@ -213,7 +213,16 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 
 
 def test_the_presets_are_there() -> None:
-    assert {"digits", "paper-kinetics", "tiny"} <= set(preset_names())
+    assert preset_names() == ["deepcluster-recipe", "digits", "paper-audioset", "paper-kinetics", "tiny"]
+
+
+@pytest.mark.parametrize("name", ["deepcluster-recipe", "paper-audioset", "paper-kinetics"])
+def test_every_value_of_a_preset_for_papers_says_whether_it_is_established(name: str) -> None:
+    lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    values = [line for line in lines if line.split("#")[0].strip() and not line.split("#")[0].rstrip().endswith(":")]
+    assert len(values) > 15
+    silent = [line for line in values if not any(word in line for word in ("established", "unverified", "ours"))]
+    assert silent == []
 
 
 @pytest.mark.parametrize("name", preset_names())
