@@ -1,11 +1,12 @@
 """What the tests share: one small corpus of audio-visual digits, runs on it, and one run that is worked off.
 
-`make_run()` gives a fresh run, `copy_run()` a private copy of the run that is worked off; both take settings to
-change. `worked_run` itself is for reading only.
+`make_run()` gives a fresh run, `copy_run()` a private copy of the run that is worked off, `copy_of(run)` one of
+another; all take settings to change. `worked_run` and `uneven_run` themselves are for reading only.
 """
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +106,34 @@ def worked_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, ti
     return run
 
 
+@pytest.fixture(scope="session")
+def uneven_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_corpus: Path) -> Run:
+    """A run that is ready for its first training, on shards of 20, 20 and 8 clips. For reading only."""
+    root = tmp_path_factory.mktemp("uneven")
+    changes = {"corpus": {"path": str(root / "corpus"), "clips_per_shard": 20}}
+    run = write_run(root / "run", parse_config(changed(tiny_config.model_dump(), changes), "the tests' settings"))
+    for node in all_nodes(run.config):
+        if node.round in (None, 0) and node.stage not in ("train", "report"):
+            run_stage(run, node)
+    return run
+
+
 @pytest.fixture
-def copy_run(tmp_path: Path, worked_run: Run) -> MakeRun:
-    """Makes private copies of the run that is worked off, with settings to change."""
+def copy_of(tmp_path: Path) -> MakeRun:
+    """Makes private copies of a run, with settings to change."""
     count = 0
 
-    def copy(**changes: Any) -> Run:
+    def copy(source: Run, **changes: Any) -> Run:
         nonlocal count
         root = tmp_path / f"copy-{count}"
         count += 1
-        shutil.copytree(worked_run.root, root)
-        return write_run(root, parse_config(changed(worked_run.config.model_dump(), changes), "a test's settings"))
+        shutil.copytree(source.root, root)
+        return write_run(root, parse_config(changed(source.config.model_dump(), changes), "a test's settings"))
 
     return copy
+
+
+@pytest.fixture
+def copy_run(copy_of: MakeRun, worked_run: Run) -> MakeRun:
+    """Makes private copies of the run that is worked off, with settings to change."""
+    return partial(copy_of, worked_run)

@@ -1,11 +1,11 @@
-"""Training: it learns, it goes on where it was stopped, and several processes do equal work."""
+"""Training: it learns, and it goes on where it was stopped, however it is computed."""
 
 import json
 import math
+import os
+import re
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from stage_process import checkpointed_step, signalled_after, start
 
 from shards.commit import partial_directory
-from shards.errors import ConfigError, StageError
+from shards.errors import StageError
 from shards.index import read_whole_index
 from xdc_core.encoder_file import load_encoder
 from xdc_core.graph import Fingerprints, all_nodes, node_state
@@ -30,7 +31,6 @@ from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.metrics import append_metrics, read_metrics, rewind_metrics
 
 MakeRun = Callable[..., Run]
-ROOT = Path(__file__).resolve().parents[2]
 AUDIO = Node("train", "audio", 0)
 # Enough to know 48 clips nearly by heart: the loss ends far below the threshold of the tests.
 LEARNS = {"train_clips": 1920, "lr": 0.005}
@@ -162,34 +162,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_learning_rate(copy_run: M
     assert node_state(run, AUDIO, Fingerprints(run))[0] == "partial"
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(copy_run: MakeRun) -> None:
-    run = copy_run(train_processes=3)
-    with pytest.raises(ConfigError, match=r"train\.batch \(16\) is no multiple of train\.processes \(3\)"):
-        run_stage(run, AUDIO)
-
-
 # --- stopped and continued ---------------------------------------------------------------------------------------
-
-
-def start(run: Run, node: Node) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "xdc_core", node.stage, str(run.root), str(node.modality), str(node.round)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def checkpointed_step(directory: Path) -> int:
-    steps = [int(path.stem.split("-")[1]) for path in directory.glob("checkpoint-*.pt")]
-    return max(steps, default=0)
-
-
-def signalled_after(process: subprocess.Popen[str], directory: Path, step: int, number: signal.Signals) -> str:
-    """Send a signal once the checkpoint is beyond `step`; returns what the process said on stderr."""
-    deadline = time.monotonic() + 120
-    while checkpointed_step(directory) <= step:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(number)
-    return process.communicate(timeout=60)[1]
 
 
 @pytest.mark.slow
@@ -228,20 +201,88 @@ def test_a_training_that_was_terminated_and_killed_ends_with_the_same_bytes(copy
     assert not list(broken.directory(AUDIO).glob("checkpoint*"))
 
 
-def test_two_processes_share_every_batch(copy_run: MakeRun) -> None:
-    run = copy_run(train_processes=2)
-    told: list[int] = []
-    record = run_stage(run, AUDIO, progress=lambda done, total, note="": told.append(done))
-    assert record.summary["steps"] == 8
-    assert record.rows == 128
-    assert told == [1, 8]
-    assert [line["step"] for line in metrics_of(run, AUDIO)] == [0, 7]
-    assert first_loss(run, AUDIO) == pytest.approx(math.log(4), abs=0.3)
-    path = run.directory(AUDIO) / "encoder.safetensors"
-    trained = load_encoder(path, run.config.audio.encoder).state_dict()
-    initial = load_file(run.directory(Node("init", "audio")) / "encoder.safetensors")
+class Stopped(Exception):
+    """Stands for whatever ends a training from outside."""
+
+
+def train_with_a_break(run: Run, node: Node, after: int) -> None:
+    """Train, break off once `after` steps are logged, and train on from the checkpoint."""
+
+    def stop(done: int, total: int, note: str = "") -> None:
+        if done > after:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run_stage(run, node, progress=stop)
+    steps: list[int] = []
+    run_stage(run, node, progress=lambda done, total, note="": steps.append(done))
+    assert 1 < steps[0] <= after + 1
+
+
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+SWITCHES = [
+    pytest.param({}, id="none"),
+    pytest.param({"train_precision": "bfloat16"}, id="bfloat16"),
+    pytest.param({"channels_last": True}, id="channels_last"),
+    pytest.param({"train_precision": "bfloat16", "channels_last": True}, id="both"),
+    pytest.param({"clip_gradient": 0.5, "decay_on": "weights", "lr_per": 32}, id="clipped"),
+    pytest.param(
+        {"compile": True},
+        id="compile",
+        marks=[pytest.mark.slow, pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")],
+    ),
+]
+
+
+@pytest.mark.parametrize("settings", SWITCHES)
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_a_switch_changes_neither_what_is_stored_nor_that_a_broken_training_goes_on(
+    copy_run: MakeRun, modality: str, settings: dict[str, Any]
+) -> None:
+    node = Node("train", modality, 0)
+    settings = settings | {"train_clips": 96, "log_every": 1, "seed": 0}
+    whole, broken = copy_run(**settings), copy_run(**settings)
+    run_stage(whole, node)
+    train_with_a_break(broken, node, after=4)
+    one, other = (run.directory(node) / "encoder.safetensors" for run in (whole, broken))
+    assert one.read_bytes() == other.read_bytes()
+    initial = load_file(whole.directory(Node("init", modality)) / "encoder.safetensors")
+    trained = load_file(one)
+    assert {name: (value.shape, value.dtype) for name, value in trained.items()} == {
+        name: (value.shape, value.dtype) for name, value in initial.items()
+    }
     assert all(torch.isfinite(value).all() for value in trained.values())
-    assert sum(not torch.equal(trained[name], initial[name]) for name in trained) == len(trained)
+    assert not any(torch.equal(trained[name], initial[name]) for name in trained)
+    lines = metrics_of(broken, node)
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5]
+    assert all(("gradient_norm" in line) == ("clip_gradient" in settings) for line in lines)
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+@pytest.mark.parametrize("settings", [param for param in SWITCHES if param.id not in ("none", "clipped")])
+def test_a_switch_changes_the_losses_by_rounding_only(
+    copy_run: MakeRun, modality: str, settings: dict[str, Any]
+) -> None:
+    node, common = Node("train", modality, 0), {"train_clips": 64, "log_every": 1, "lr": 1e-4}
+    plain, switched = copy_run(**common), copy_run(**common, **settings)
+    losses = []
+    for run in (plain, switched):
+        run_stage(run, node)
+        losses.append([line["loss"] for line in metrics_of(run, node)])
+    within = 0.02 if "train_precision" in settings else 1e-4
+    assert losses[1] == pytest.approx(losses[0], abs=within)
+
+
+def test_without_a_compiler_a_training_that_is_to_be_compiled_says_so_at_once(copy_run: MakeRun) -> None:
+    run = copy_run(compile=True)
+    process = start(run, AUDIO, os.environ | {"CXX": "/nonexistent"})
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 2
+    assert re.search(
+        r"train\.compile is true, but PyTorch cannot compile for cpu here: .*/nonexistent.*\. Set it to", said
+    )
+    assert "Traceback" not in said
+    assert node_state(run, AUDIO, Fingerprints(run))[0] == "partial"
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

@@ -27,15 +27,20 @@ def main() -> int:
             node,
             Path(out),
             place_from_environment(),
-            lambda line: print(METRICS_PREFIX + json.dumps(line), flush=True),
+            lambda line: tell(METRICS_PREFIX, line),
         )
     except XdcError as error:
-        print(ERROR_PREFIX + json.dumps([type(error).__name__, str(error)]), flush=True)
+        tell(ERROR_PREFIX, [type(error).__name__, str(error)[:2000]])
         return 1
     except Exception:  # noqa: BLE001 - the boundary of the process: whole in train.log
         traceback.print_exc()
         return 1
     return 0
+
+
+def tell(prefix: str, value: object) -> None:
+    """One line to the stage, in one write: all ranks have the same pipe, and their lines must not mix."""
+    os.write(1, f"{prefix}{json.dumps(value)}\n".encode())
 
 
 if __name__ == "__main__":

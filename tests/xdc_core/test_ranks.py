@@ -1,0 +1,169 @@
+"""Training in several processes: torchrun, gloo, and what each of them sees and does."""
+
+import math
+import signal
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import alive, children_of, wait_for
+from safetensors.torch import load_file
+from stage_process import ROOT, checkpointed_step, signalled_after, start, wait_for_checkpoint
+
+from shards.commit import partial_directory
+from shards.errors import ConfigError, StageError
+from shards.index import read_index, shard_names
+from xdc_core.encoder_file import load_encoder
+from xdc_core.graph import Fingerprints, node_state
+from xdc_core.run import Node, Run
+from xdc_core.seed import derive_seed
+from xdc_core.stage import run_stage
+from xdc_core.training.assignment import read_assignment
+from xdc_core.training.metrics import read_metrics
+
+MakeRun = Callable[..., Run]
+AUDIO = Node("train", "audio", 0)
+BATCH, STEPS = 16, 12
+# Python imports this at its start: every rank then notes which clip it looks at, and with which seed.
+NOTE_CLIPS = """
+import os
+
+if "RANK" in os.environ:
+    from xdc_core.clips import ClipViews
+
+    look = ClipViews.__getitem__
+
+    def noted(self, item):
+        with open(os.path.join(os.environ["NOTES"], os.environ["RANK"]), "a") as file:
+            file.write(f"{item[0]} {item[1]}\\n")
+        return look(self, item)
+
+    ClipViews.__getitem__ = noted
+"""
+
+
+def metrics_of(run: Run, node: Node) -> list[dict[str, float]]:
+    return read_metrics(run.directory(node) / "metrics.jsonl")
+
+
+def curve(run: Run, node: Node, name: str = "loss") -> np.ndarray:
+    return np.array([line[name] for line in metrics_of(run, node)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("modality", "other"), [("video", "audio"), ("audio", "video")])
+def test_two_processes_learn_what_one_learns_step_by_step(
+    copy_of: MakeRun, uneven_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str, other: str
+) -> None:
+    node = Node("train", modality, 0)
+    how = {"clips": STEPS * BATCH, "optimizer": "sgd", "lr": 3e-4, "schedule": "constant", "uniform": False}
+    how |= {"log_every": 1, "sync_batch_norm": True}
+    one, two = (copy_of(uneven_run, train=how | {"processes": processes}) for processes in (1, 2))
+    sizes = [len(read_index(two.corpus, shard, ["key"])) for shard in shard_names(two.corpus)]
+    assert sorted(sizes) == [8, 20, 20]
+    run_stage(one, node)
+    (tmp_path / "sitecustomize.py").write_text(NOTE_CLIPS)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    (tmp_path / "notes").mkdir()
+    assert run_stage(two, node).rows == STEPS * BATCH
+
+    np.testing.assert_allclose(curve(two, node), curve(one, node), rtol=0, atol=1e-4)
+    hits = f"accuracy_{other}"
+    np.testing.assert_allclose(curve(two, node, hits), curve(one, node, hits), rtol=0, atol=1e-3)
+    assert len(curve(one, node)) == STEPS
+    encoders = [load_file(run.directory(node) / "encoder.safetensors") for run in (one, two)]
+    assert encoders[0].keys() == encoders[1].keys()
+    for name, value in encoders[0].items():
+        torch.testing.assert_close(encoders[1][name], value, rtol=1e-3, atol=1e-3, msg=name)
+
+    # Who saw what. A view's seed tells the position of its draw.
+    seed = derive_seed(two.config.seed, 0, "train", modality)
+    position = {derive_seed(seed, n): n for n in range(STEPS * BATCH)}
+    seen = {rank: [line.split() for line in (tmp_path / "notes" / rank).read_text().splitlines()] for rank in "01"}
+    assert {len(items) for items in seen.values()} == {STEPS * BATCH // 2}
+    draws = read_assignment(two, node).draws
+    clips: dict[int, list[int]] = defaultdict(list)
+    positions = []
+    for items in seen.values():
+        for count, (clip, view_seed) in enumerate(items):
+            n = position[int(view_seed)]
+            positions.append(n)
+            assert n // BATCH == count // (BATCH // 2), "a rank is at another step"
+            assert int(clip) == draws[n]
+            clips[n // BATCH].append(int(clip))
+    assert sorted(positions) == list(range(STEPS * BATCH))
+    # 48 clips in batches of 16, each once before any twice: no clip is in a step twice, and each is seen 4 times.
+    assert all(len(set(step)) == BATCH for step in clips.values())
+    assert set(np.bincount([clip for step in clips.values() for clip in step])) == {4}
+
+
+def test_two_processes_share_every_batch(copy_run: MakeRun) -> None:
+    run = copy_run(train_processes=2)
+    told: list[int] = []
+    record = run_stage(run, AUDIO, progress=lambda done, total, note="": told.append(done))
+    assert record.summary["steps"] == 8
+    assert record.rows == 128
+    assert told == [1, 8]
+    assert [line["step"] for line in metrics_of(run, AUDIO)] == [0, 7]
+    assert curve(run, AUDIO)[0] == pytest.approx(math.log(4), abs=0.3)
+    path = run.directory(AUDIO) / "encoder.safetensors"
+    trained = load_encoder(path, run.config.audio.encoder).state_dict()
+    initial = load_file(run.directory(Node("init", "audio")) / "encoder.safetensors")
+    assert all(torch.isfinite(value).all() for value in trained.values())
+    assert sum(not torch.equal(trained[name], initial[name]) for name in trained) == len(trained)
+    # Each process normalises its own half of a batch: not what one process does, and not what was asked for here.
+    alone = copy_run()
+    run_stage(alone, AUDIO)
+    assert abs(curve(run, AUDIO)[0] - curve(alone, AUDIO)[0]) > 1e-3
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(copy_run: MakeRun) -> None:
+    run = copy_run(train_processes=3)
+    with pytest.raises(ConfigError, match=r"train\.batch \(16\) is no multiple of train\.processes \(3\)"):
+        run_stage(run, AUDIO)
+
+
+def test_what_ends_the_processes_is_told_in_the_same_words_as_with_one(copy_run: MakeRun) -> None:
+    run = copy_run(train_processes=2, lr=1e30, train_clips=640)
+    with pytest.raises(StageError, match=r"^step \d+: the loss is (nan|inf)\. Lower train\.lr \(now 1e\+30\)\.$"):
+        run_stage(run, AUDIO)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the ranks through /proc")
+def test_two_processes_that_were_terminated_and_killed_end_with_the_same_bytes(copy_run: MakeRun) -> None:
+    settings = {"train_clips": 960, "checkpoint_every": 10, "train_processes": 2}
+    whole, broken = copy_run(**settings), copy_run(**settings)
+    run_stage(whole, AUDIO)
+    wanted = Fingerprints(broken).of(AUDIO)
+    assert wanted is not None
+    partial = partial_directory(broken.directory(AUDIO), wanted)
+
+    process = start(broken, AUDIO)
+    said = signalled_after(process, partial, 0, signal.SIGTERM)
+    assert process.returncode == 1
+    kept = checkpointed_step(partial)
+    assert said.startswith(f"SIGTERM at step {kept - 1} of 60. The checkpoint of step {kept} is kept.")
+    assert len(list(partial.glob("checkpoint-*.pt"))) == 1
+    assert node_state(broken, AUDIO, Fingerprints(broken))[0] == "partial"
+
+    process = start(broken, AUDIO)
+    wait_for_checkpoint(process, partial, kept)
+    (agent,) = children_of(process.pid)
+    ranks = children_of(agent)
+    assert len(ranks) == 2
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for("the ranks to end", lambda: not any(alive(rank) for rank in ranks))
+    # Nobody wrote a last checkpoint into a directory that is no longer locked.
+    assert checkpointed_step(partial) % 10 == 0
+
+    run_stage(broken, AUDIO)
+    one, other = (run.directory(AUDIO) / "encoder.safetensors" for run in (whole, broken))
+    assert one.read_bytes() == other.read_bytes()
+    for ours, theirs in zip(metrics_of(whole, AUDIO), metrics_of(broken, AUDIO), strict=True):
+        assert {**ours, "clips_per_s": 0} == {**theirs, "clips_per_s": 0}
