@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from shards.errors import ConfigError
-from xdc_core.config import load_config, parse_section
+from xdc_core.config import ASKED, load_config, parse_section
 from xdc_core.run import open_run
 from xdc_core.study.cells import make_cells
 from xdc_core.study.figure import draw_figure
@@ -60,6 +60,13 @@ def test_one_number_for_k_is_meant_for_all_label_sources(tmp_path: Path) -> None
     cells = make_cells(study(seeds=1, contenders=["cdc"], vary={"cluster.k": (8, 32)}), tmp_path)
     assert [cell.run.config.cluster.k for cell in cells] == [{"video": k, "audio": k, "joint": k} for k in (8, 32)]
     assert [cell.run.root.name for cell in cells] == ["cdc-k8-draw0-seed0", "cdc-k32-draw0-seed0"]
+
+
+def test_an_evaluation_that_was_asked_for_leaves_a_cell_what_it_is(tmp_path: Path) -> None:
+    (first, *_) = make_cells(study(seeds=1), tmp_path)
+    (first.run.root / ASKED).write_text("evaluate: {more: {protocol: knn, modality: audio}}\n")
+    assert "more" in open_run(first.run.root).config.evaluate
+    assert make_cells(study(seeds=1), tmp_path)[0].run.config == first.run.config
 
 
 def test_a_study_that_was_changed_does_not_take_old_runs_for_its_own(tmp_path: Path) -> None:

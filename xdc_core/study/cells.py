@@ -10,7 +10,7 @@ from typing import Any
 from shards.commit import write_text
 from shards.digits.settings import DigitsSettings
 from shards.errors import ConfigError
-from xdc_core.config import FILE_NAME, Config, commented_yaml, load_config, load_preset, parse_config
+from xdc_core.config import FILE_NAME, Config, commented_yaml, load_preset, parse_config, read_yaml
 from xdc_core.run import Run
 from xdc_core.study.settings import CONTENDERS, StudySettings, digits_settings
 
@@ -65,7 +65,7 @@ def _make_cell(study: StudySettings, root: Path, contender: str, variant: dict[s
     file = run.root / FILE_NAME
     if not file.exists():
         write_text(file, commented_yaml(config, f"A cell of the study {root.name}: {contender}, seed {seed}."))
-    elif load_config(file) != config:
+    elif parse_config(read_yaml(file), str(file)) != config:  # Evaluations asked for later make no other run.
         raise ConfigError(
             f"{file} is not what the study asks for now. Choose another folder for this study, or set the run aside."
         )
