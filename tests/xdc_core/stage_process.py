@@ -12,10 +12,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(run: Run, node: Node, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-    """`python -m xdc_core` for a node."""
+    """`python -m xdc_core` for a node, in a process group of its own."""
     command = [sys.executable, "-m", "xdc_core", node.stage, str(run.root), str(node.modality), str(node.round)]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        process_group=0,
     )
 
 

@@ -1,6 +1,7 @@
 """Training in several processes: torchrun, gloo, and what each of them sees and does."""
 
 import math
+import os
 import signal
 from collections import defaultdict
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 import torch
 from processes import alive, children_of, wait_for
 from safetensors.torch import load_file
-from stage_process import ROOT, checkpointed_step, signalled_after, start, wait_for_checkpoint
+from stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
 
 from shards.commit import partial_directory
 from shards.errors import ConfigError, StageError
@@ -144,7 +145,9 @@ def test_two_processes_that_were_terminated_and_killed_end_with_the_same_bytes(c
     partial = partial_directory(broken.directory(AUDIO), wanted)
 
     process = start(broken, AUDIO)
-    said = signalled_after(process, partial, 0, signal.SIGTERM)
+    wait_for_checkpoint(process, partial, 0)
+    os.killpg(process.pid, signal.SIGTERM)  # As systemd and batch systems do.
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     kept = checkpointed_step(partial)
     assert said.startswith(f"SIGTERM at step {kept - 1} of 60. The checkpoint of step {kept} is kept.")

@@ -31,10 +31,33 @@ def test_which_cluster_gets_one_more_is_random() -> None:
     assert chisquare(found).pvalue > 0.01
 
 
-def test_any_part_of_the_order_is_uniform_over_clusters() -> None:
-    # A tenth of the draws, taken from the middle: 4 clusters with 100 draws each are expected.
-    part = SKEWED[draw_clips(SKEWED, 4000, True, 1)[1800:2200]]
-    assert chisquare(np.bincount(part, minlength=6)[[0, 2, 3, 4]]).pvalue > 0.01
+def part_of_the_order(labels: np.ndarray) -> np.ndarray:
+    """A tenth of 4000 draws, from the middle: in all of them clusters are equal by construction, here by chance."""
+    return draw_clips(labels, 4000, True, 1)[1800:2200]
+
+
+def p_uniform(labels: np.ndarray, drawn: np.ndarray) -> float:
+    """The p-value of the hypothesis that the clusters that are not empty are drawn alike."""
+    counts = np.bincount(labels[drawn], minlength=labels.max() + 1)
+    return float(chisquare(counts[np.bincount(labels) > 0]).pvalue)
+
+
+# With empty clusters, and the same skew with none.
+LABELS = pytest.mark.parametrize("labels", [SKEWED, np.unique(SKEWED, return_inverse=True)[1]], ids=["empty", "full"])
+
+
+@LABELS
+def test_any_part_of_the_order_is_uniform_over_clusters(labels: np.ndarray) -> None:
+    assert p_uniform(labels, part_of_the_order(labels)) > 0.01
+
+
+@LABELS
+def test_a_sampler_with_the_slip_of_deepcluster_would_not_be(labels: np.ndarray) -> None:
+    # The published code draws row numbers as we do, but looks them up in a list that was sorted by cluster.
+    sorted_by_cluster = np.argsort(labels, kind="stable")
+    assert p_uniform(labels, sorted_by_cluster[part_of_the_order(labels)]) < 1e-6
+    # Drawing over clips instead of clusters is found out, too.
+    assert p_uniform(labels, draw_clips(labels, 400, False, 1)) < 1e-6
 
 
 def test_inside_a_cluster_clips_are_drawn_uniformly() -> None:
