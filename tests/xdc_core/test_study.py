@@ -154,6 +154,18 @@ def test_the_table_has_a_row_a_contender_in_the_order_of_the_paper_and_the_last_
     assert "| xdc | 0.41 /  |" in lines
 
 
+def test_the_table_says_whether_the_worst_run_of_xdc_is_better_than_the_best_of_all_others() -> None:
+    def verdict(lowest: float) -> str:
+        own = [row("xdc", 0, 0.9), row("xdc", 1, lowest), row("supervised", 0, 0.99)]
+        others = [row("shuffled", 0, 0.40), row("shuffled", 1, 0.2), row("sdc", 0, 0.3)]
+        (line,) = [line for line in table_of(facts_of([*own, *others])).splitlines() if line.startswith("Lowest")]
+        return line.partition("test: ")[2]
+
+    assert verdict(0.41) == "video: 0.410 against 0.400 (shuffled), apart."
+    assert verdict(0.40) == "video: 0.400 against 0.400 (shuffled), NOT apart."
+    assert "Lowest" not in table_of(facts_of([row("xdc", 0, 0.9)]))
+
+
 def test_joint_clusters_stand_for_both_modalities() -> None:
     rows = [*study_rows(), row("xdc", 0, 0.7, metric="nmi", split="train", modality="joint")]
     rows += [row("xdc", 0, 0.6, metric="nmi", split="train", modality="joint", factor="spoken")]

@@ -28,6 +28,7 @@ def table_of(facts: dict[str, Any]) -> str:
     for variant in dict.fromkeys(row["variant"] for row in facts["summary"]):
         named = ", ".join(f"{name} = {value}" for name, value in json.loads(variant).items())
         parts.append(f"## {named or 'All contenders'}\n\n{_main(facts, variant)}")
+        parts.append(_apart(facts, variant))
         parts.append(f"What else the clusters agree with (AMI; video / audio):\n\n{_private(facts, variant)}")
     return "\n".join(parts)
 
@@ -52,6 +53,24 @@ def _main(facts: dict[str, Any], variant: str) -> str:
                 count = max(count, row["n"] if row else 0)
         lines.append(f"| {contender} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _apart(facts: dict[str, Any], variant: str) -> str:
+    """Whether the worst run of xdc is better than the best of all others that learn without labels."""
+    others = [name for name in contenders(facts, variant) if name not in ("xdc", "supervised")]
+    lines = []
+    for modality in ("video", "audio"):
+        xdc = last_row(facts, variant, "xdc", modality, "probe", "test")
+        rows = {name: last_row(facts, variant, name, modality, "probe", "test") for name in others}
+        highest = max(((row["max"], name) for name, row in rows.items() if row), default=None)
+        if xdc is None or highest is None:
+            continue
+        best, name = highest
+        verdict = "apart" if xdc["min"] > best else "NOT apart"
+        lines.append(f"{modality}: {xdc['min']:.3f} against {best:.3f} ({name}), {verdict}")
+    return f"Lowest run of xdc against the highest of all others without labels, test: {'; '.join(lines)}.\n" * bool(
+        lines
+    )
 
 
 def last_row(
