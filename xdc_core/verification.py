@@ -11,6 +11,7 @@ from typing import Literal
 from shards.commit import STALE, partial_directory, read_manifest
 from shards.lock import lock_of
 from shards.progress import Progress, silent
+from shards.stage import reusable
 from xdc_core.directory_check import comparable, file_faults, manifest_faults, row_faults
 from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, is_corpus, node_state, stored_from
 from xdc_core.run import Node, Run
@@ -121,10 +122,11 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
         if is_corpus(node) and target.parent.exists():  # Others' corpora may lie beside it.
             named = re.compile(re.escape(f".{target.name}.") + r".+")
             found |= {path for path in target.parent.iterdir() if named.fullmatch(path.name)}
-    expected = {}
+    expected = set()
     for target, node in targets.items():
-        if wanted := fingerprints.of(node):
-            expected[partial_directory(target, wanted).resolve()] = node
+        # Beside what is finished nobody goes on with what a call with --force had begun.
+        if (wanted := fingerprints.of(node)) and reusable(target, wanted) is None:
+            expected.add(partial_directory(target, wanted).resolve())
     again = f"xdc run {_quoted(run.root)}"
     for path in sorted(found):
         if any(parent.name.endswith(".partial") for parent in path.parents):
@@ -135,7 +137,7 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
         elif path.resolve() in expected or path.name.endswith((".returning", ".survey.jsonl")):
             yield Finding("unfinished", str(path), "the next call goes on with it", again)
         elif path.name.endswith(".partial"):
-            what = "begun with other settings; the next commit beside it removes it"
+            what = "begun with other settings or with --force; the next commit beside it removes it"
             yield Finding("left over", str(path), what, f"rm -r {_quoted(path)}")
         else:
             yield Finding("left over", str(path), "left by a process that was killed", f"rm -r {_quoted(path)}")

@@ -1,6 +1,6 @@
 """Kill every stage at every named point, and a whole run at random instants; resume; compare. Prints a table.
 
-    python tests/faults/sweep.py OUT [--points] [--instants N] [--xdc-run N] [--stage NAME] [--seed N]
+    python tests/faults/sweep.py OUT [--points] [--sample N] [--instants N] [--xdc-run N] [--stage NAME] [--seed N]
 
 OUT is a folder on a disk with some 100 MB of room; OUT/results.json gets every trial, and trials that stand there are
 not done again: a sweep that was stopped goes on. Exits with 1 where a trial failed.
@@ -31,7 +31,6 @@ MODULES = ("flows.children", "xdc_core.stage", "xdc_core.verification", "xdc_cor
 MODULES += ("xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet", "xdc_core.training.rank", "torch._dynamo")
 MODULES += ("faiss", "xdc_core.clustering", "xdc_core.labels", "xdc_core.report.stage", "xdc_core.evaluation.stage")
 MODULES += ("xdc_core.evaluation.finetuning", "sklearn.linear_model", "webdataset.writer", "shards.make")
-KEPT = 3  # Of a point that is passed more often: the first, the middle and the last time.
 
 
 @dataclass(frozen=True)
@@ -103,16 +102,20 @@ def tail(log: Path) -> str:
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A copy whose files are links: stages replace files, they do not write into them."""
-    shutil.rmtree(target, ignore_errors=True)
-    return Path(shutil.copytree(source, target, copy_function=os.link))
+    """A copy of a run in the folder `target`, under the name `run`, for reports tell it. Its files are links: stages
+    replace files, they do not write into them.
+    """
+    if target != source.parent:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target / "run", copy_function=os.link)
+    return target / "run"
 
 
 class Sweep:
     """Trials done so far, in a file; and where they are done."""
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.file = out, out / "results.json"
+    def __init__(self, out: Path, sample: int | None, dice: random.Random) -> None:
+        self.out, self.file, self.sample, self.dice = out, out / "results.json", sample, dice
         self.trials = [Trial(**found) for found in json.loads(self.file.read_text())] if self.file.exists() else []
         self.done = {(trial.row, trial.point) for trial in self.trials}
         self.log = out / "log.txt"
@@ -127,18 +130,24 @@ class Sweep:
             print(f"        {line}", flush=True)
 
     def points(self, title: str, before: Path, node: Any, force: bool = False) -> Path:
-        """Kill a stage at all of its points. `before` is the run as it stands before; returns it as it stands after."""
+        """Kill a stage at all of its points; at one that is passed often the first, the middle and the last time.
+
+        `before` is the run as it stands before; returns it as it stands after.
+        """
         after, points = copied(before, self.out / "after"), self.out / "points.txt"
         points.unlink(missing_ok=True)
         process = forked(stage_work(after, node, force), self.log, f"trace:{points}")
         if ended(process) or not points.exists():
             raise SystemExit(f"{title} does not work at all: {tail(self.log)}")
         wanted = contents(after)
-        for point, count in Counter(points.read_text().splitlines()).items():
-            for number in sorted({1, (count + 1) // 2, count})[:KEPT]:
-                name = f"{point} #{number}" if count > 1 else point
-                if (title, name) not in self.done:
-                    self._point(title, name, f"kill:{number}:{point}", before, node, force, wanted)
+        counts = Counter(points.read_text().splitlines())
+        passed = [(point, number) for point, n in counts.items() for number in sorted({1, (n + 1) // 2, n})]
+        if self.sample is not None:
+            passed = self.dice.sample(passed, min(self.sample, len(passed)))
+        for point, number in passed:
+            name = f"{point} #{number}" if counts[point] > 1 else point
+            if (title, name) not in self.done:
+                self._point(title, name, f"kill:{number}:{point}", before, node, force, wanted)
         return after
 
     def _point(
@@ -147,7 +156,7 @@ class Sweep:
         since, root, log = time.monotonic(), copied(before, self.out / "trial"), self.log
         process = forked(stage_work(root, node, force), log, order)
         code, trouble = ended(process), []
-        if code != -signal.SIGKILL:  # Notes of the survey are written in another order when an earlier trial left some.
+        if code != -signal.SIGKILL:
             trouble.append(f"the point was not reached (exit code {code}: {tail(log)})")
         if left := survivors(process):
             trouble.append(f"{len(left)} processes survived")
@@ -258,7 +267,7 @@ def change(root: Path, **sections: dict[str, Any]) -> None:
 
 
 def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
-    """Every stage as it is done for the first time; then replaced, restored, forced; and training on two ranks."""
+    """Every stage as it is done for the first time; then a stage that is replaced, restored, or forced."""
     from xdc_core.graph import all_nodes
     from xdc_core.run import Node, open_run
 
@@ -271,7 +280,7 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
             if ended(forked(stage_work(after, node), sweep.log)):
                 raise SystemExit(f"{node} does not work: {tail(sweep.log)}")
         shutil.rmtree(state)
-        after.rename(state)
+        after.rename(state)  # Both are named `run`.
     if only in (None, "cases"):
         node = Node("cluster", "audio", 0)
         change(state, cluster={"iterations": 3})
@@ -283,18 +292,16 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         begun = copied(replaced, sweep.out / "begun")
         change(begun, cluster={"iterations": open_run(fresh).config.cluster.iterations})
         shutil.rmtree(begun / "rounds/000/labels/video")
+        # So that there is something begun, which `force` gives up.
         ended(forked(stage_work(begun, label), sweep.log, "kill:1:after rename 000001.parquet"))
         sweep.points("label.video, forced", begun, label, force=True)
-        change(begun, train={"processes": 2})
-        shutil.rmtree(begun / "rounds/000/train/audio")
-        # The ranks die, not the process that started them.
-        sweep.points("label.video again", begun, label)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--points", action="store_true", help="every stage at every named point")
+    parser.add_argument("--sample", type=int, help="so many points of each stage, drawn by lot  [default: all]")
     parser.add_argument("--instants", type=int, default=0, help="so many runs, each killed at random instants")
     parser.add_argument("--xdc-run", type=int, default=0, help="the same with the command xdc run")
     parser.add_argument("--stage", help="points of this stage only; cases: replaced, restored and forced ones")
@@ -309,7 +316,8 @@ def main() -> int:
     fresh = out / "fresh" / "run"
     for module in MODULES:  # Once; every fork has them. Nothing here may start a thread.
         import_module(module)
-    sweep, dice = Sweep(out), random.Random(given.seed)
+    dice = random.Random(given.seed)
+    sweep = Sweep(out, given.sample, dice)
     if given.points or given.stage:
         sweep_points(sweep, fresh, given.stage)
     if given.instants or given.xdc_run:
