@@ -22,7 +22,8 @@ def read_stored(path: Path, stage: str) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise StageError(f"{path} is missing. {remedy(_manifest_of(path)[0], stage)}") from None
+        anew = remedy(_manifest_of(path)[0], stage)
+        raise StageError(f"{path} cannot be read (No such file or directory). {anew}") from None
     manifest, name = _manifest_of(path)
     if manifest is None:
         return data
@@ -32,7 +33,7 @@ def read_stored(path: Path, stage: str) -> bytes:
             f"{path} does not belong there: it is not among the files that were committed. Move it elsewhere."
         )
     if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise StageError(f"{path} is damaged: it is not what was committed. {remedy(manifest, stage)}")
+        raise StageError(f"{path} cannot be read (damaged: not what was committed). {remedy(manifest, stage)}")
     return data
 
 
@@ -44,13 +45,13 @@ def read_stored_json(path: Path, stage: str) -> Any:
         raise StageError(f"{path} cannot be read ({error}). {remedy(_manifest_of(path)[0], stage)}") from error
 
 
-def remedy(manifest: Manifest | None, stage: str, run: str = "RUN") -> str:
+def remedy(manifest: Manifest | None, stage: str) -> str:
     """The command that makes a committed directory anew. `stage` counts where there is no manifest to tell."""
-    words = f"xdc stage {manifest.stage if manifest else stage} {run}"
-    if manifest is not None and manifest.modality:
-        words += f" --modality {manifest.modality}"
-    if manifest is not None and manifest.round is not None:
-        words += f" --round {manifest.round}"
+    if manifest is None:
+        return f"Build it anew: xdc stage {stage} ... --force"
+    words = f"xdc stage {manifest.stage} RUN"
+    words += f" --modality {manifest.modality}" if manifest.modality else ""
+    words += f" --round {manifest.round}" if manifest.round is not None else ""
     return f"Build it anew: {words} --force"
 
 
