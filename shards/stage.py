@@ -121,8 +121,9 @@ def machine_trouble_explained(stage: str, target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or target
+        what = error.strerror or str(error).strip().splitlines()[-1]  # From a worker process it comes with a traceback.
         raise StageError(
-            f"{stage} cannot write or read: {error.strerror or error} ({where}). Older results are as they "
+            f"{stage} cannot write or read: {what} ({where}). Older results are as they "
             "were, and what is finished of the new ones is kept: put this right, and run the same again."
         ) from error
 

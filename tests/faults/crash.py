@@ -51,8 +51,9 @@ def _stat(process: str) -> list[str] | None:
         return None
 
 
-def family(leader: int) -> set[int]:
+def family(leader: int, mark: str | None = None) -> set[int]:
     """The living processes of a leader's session, those below it, and those that inherited its mark."""
+    told = f"{MARK}={mark or leader}\0".encode()
     parents: dict[int, int] = {}
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
@@ -61,7 +62,7 @@ def family(leader: int) -> set[int]:
             continue
         number = int(entry.name)
         parents[number] = int(fields[1])
-        if int(fields[3]) == leader or _marked(entry, leader):
+        if int(fields[3]) == leader or _marked(entry, told):
             found.add(number)
     for number in parents:
         above, line = number, []
@@ -73,17 +74,17 @@ def family(leader: int) -> set[int]:
     return found - {os.getpid()}
 
 
-def _marked(entry: Path, leader: int) -> bool:
+def _marked(entry: Path, told: bytes) -> bool:
     try:
-        return f"{MARK}={leader}\0".encode() in (entry / "environ").read_bytes()
+        return told in (entry / "environ").read_bytes()
     except OSError:
         return False
 
 
-def kill_tree(leader: int) -> None:
+def kill_tree(leader: int, mark: str | None = None) -> None:
     """SIGKILL to a process and all that it has started, none of them given time to notice the others' end."""
     known: set[int] = set()
-    while new := family(leader) - known:
+    while new := family(leader, mark) - known:
         for process in new:
             _send(process, signal.SIGSTOP)
         known |= new
@@ -98,9 +99,9 @@ def _send(process: int, number: signal.Signals) -> None:
         return
 
 
-def survivors(leader: int, seconds: float = 20) -> set[int]:
+def survivors(leader: int, seconds: float = 20, mark: str | None = None) -> set[int]:
     """Who of a family is still there after so many seconds; empty as soon as nobody is."""
     deadline = time.monotonic() + seconds
-    while (left := family(leader)) and time.monotonic() < deadline:
+    while (left := family(leader, mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left

@@ -216,10 +216,11 @@ class Sweep:
     def _command(self, root: Path, kill_at: float | None = None) -> tuple[int, list[str]]:
         """`xdc run`, killed with everything it started after so many seconds. Its exit code, and who survived."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        mark = f"{os.getpid()}-{time.monotonic_ns()}"
         with self.log.open("a") as log:
             starter = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", "run", str(root)],
-                env=kept | {"PREFECT_HOME": str(self.out / "prefect"), MARK: str(os.getpid()) + "-command"},
+                env=kept | {"PREFECT_HOME": str(self.out / "prefect"), MARK: mark},
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
@@ -228,9 +229,9 @@ class Sweep:
             try:
                 starter.wait(kill_at)
             except subprocess.TimeoutExpired:
-                kill_tree(starter.pid)
+                kill_tree(starter.pid, mark)
             starter.wait()
-        left = survivors(starter.pid)
+        left = survivors(starter.pid, mark=mark)
         return starter.returncode, [f"{len(left)} processes survived"] if left else []
 
     def table(self) -> str:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,16 +93,14 @@ def test_any_bit_of_any_listed_file_is_noticed(worked_run: Run, share: float, bi
     assert manifest is not None
     name = str(path.relative_to(directory))
     only = manifest.model_copy(update={"files": {name: manifest.files[name]}})
-    copy = directory.parent / ".stale-copy-for-test" / name
-    copy.parent.mkdir(parents=True)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-        assert list(file_faults(directory.parent / ".stale-copy-for-test", only)) == []
+        assert list(file_faults(Path(folder), only)) == []
         flip(copy, share, bit)
-        ((where, what),) = file_faults(directory.parent / ".stale-copy-for-test", only)
+        ((where, what),) = file_faults(Path(folder), only)
         assert (where, "sha256" in what) == (copy, True)
-    finally:
-        shutil.rmtree(directory.parent / ".stale-copy-for-test")
 
 
 def test_any_byte_of_a_manifest_that_changes_makes_it_no_manifest_or_the_same(worked_run: Run, tmp_path: Path) -> None:
