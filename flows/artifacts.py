@@ -1,12 +1,12 @@
 """What Prefect's pages show of a round. The same facts stand in report.json and report.html."""
 
-import json
 import re
 from typing import Any
 
 from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
 
 from shards.commit import read_manifest
+from shards.stored import read_stored_json
 from xdc_core.run import Node, Run
 
 
@@ -18,7 +18,7 @@ def artifact_key(run_name: str, what: str) -> str:
 def publish_round(run: Run, node: Node) -> None:
     """The tables and the summary of a reported round."""
     directory = run.directory(node)
-    facts = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    facts = read_stored_json(directory / "report.json", "report")
     name = facts["run"]
     about = f"Round {facts['round']} of {name}, {node_fingerprint(run, node)}"
     latest = Artifact.get(artifact_key(name, "summary"))

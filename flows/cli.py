@@ -38,6 +38,13 @@ def told_to_people() -> Iterator[None]:
     except XdcError as error:
         print(f"xdc: {error}", file=sys.stderr)
         raise typer.Exit(3 if isinstance(error, Busy) else 2 if isinstance(error, ConfigError) else 1) from None
+    except OSError as error:  # The machine's trouble: a full disk, a missing permission, too many open files.
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"xdc: cannot read or write: {error.strerror or error}{where}. Put this right, and run the same again.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("\nxdc: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -185,6 +192,22 @@ def status(
             print_status(run, rows)
         if check and any(row["state"] != "fresh" for row in rows):
             raise typer.Exit(3)
+
+
+@app.command()
+def verify(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Check every stored byte and row of a run, and say how to mend what is damaged. Exits with 1 if something is."""
+    with told_to_people():
+        from flows.verify import print_verdict
+        from flows.verify import verify as verify_all
+
+        verdict = verify_all(run, show=not as_json)
+        if as_json:
+            print(json.dumps(verdict, indent=2))
+        else:
+            print_verdict(run, verdict)
+        if not verdict["sound"]:
+            raise typer.Exit(1)
 
 
 @app.command()

@@ -1,10 +1,10 @@
 """What was learnt, for the terminal."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.errors import ConfigError
+from shards.stored import read_stored_json
 from xdc_core.graph import Fingerprints, node_state
 from xdc_core.run import Node, Run, open_run
 
@@ -26,7 +26,7 @@ def read_report(root: Path, number: int | None) -> dict[str, Any]:
         number = numbers[-1]
     if not _report(run, number).exists():
         raise ConfigError(f"{root} has no report of round {number}. Make it: xdc round {root} --round {number}")
-    found: dict[str, Any] = json.loads(_report(run, number).read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_stored_json(_report(run, number), "report")
     return found
 
 

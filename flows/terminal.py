@@ -93,16 +93,16 @@ def shown() -> Iterator[TerminalListener]:
 
 
 @contextmanager
-def counter(what: str) -> Iterator[Callable[[int, int], None]]:
+def counter(what: str) -> Iterator[Callable[..., None]]:
     """A single bar, or a line every ten seconds."""
     if sys.stderr.isatty():
         with _bars() as bars:
             task = bars.add_task(what, note="")
-            yield lambda done, total: bars.update(task, completed=done, total=total)
+            yield lambda done, total, note="": bars.update(task, completed=done, total=total, note=note)
         return
     told = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int, note: str = "") -> None:
         nonlocal told
         if time.monotonic() - told > PLAIN_S or done == total:
             told = time.monotonic()

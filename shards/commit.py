@@ -4,23 +4,29 @@ A stage builds a directory beside its target, named after the fingerprint of wha
 `.<name>.<fingerprint>.partial`. What is finished in there survives a kill and is found again by the same
 fingerprint. `commit` writes the manifest last and renames. What stood at the target before is set aside in
 `.stale/`, where a later run with the old settings finds it again.
+
+What a killed process leaves is removed by whoever next does the same: a temporary file by the next writer of that file
+or by the commit of its directory, everything beside a target by its next commit, or by `clear_left_overs` where the
+target turned out to be finished.
 """
 
-import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
-import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from shards.errors import Busy, ConfigError
+from shards.fault import fault_point
+from shards.lock import exclusive, lock_of
 
 MANIFEST = "manifest.json"
 STALE = ".stale"
@@ -55,6 +61,7 @@ class Manifest(BaseModel):
     versions: dict[str, str] = {}
     summary: dict[str, Any] = {}
     files: dict[str, FileEntry] = {}
+    seal: str | None = None  # sha256 of all the rest; None in those that are older than it.
 
 
 def fingerprint(value: object) -> str:
@@ -77,15 +84,39 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _orphans(path: Path) -> Iterator[Path]:
+    """Temporary files for `path` whose writers were processes of this machine that are dead."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"(\d+)" + re.escape(f"@{platform.node()}.tmp"))
+    with os.scandir(path.parent) as entries:
+        names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
+    for name in names:
+        if (match := pattern.fullmatch(name)) and not _alive(int(match[1])):
+            yield path.with_name(name)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # Another user's.
+        return True
+    return True
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`: renamed to it when the block ends well, removed when it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for orphan in _orphans(path):
+        orphan.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.tmp")
     try:
         yield temporary
         _sync(temporary)
+        fault_point("before rename", path.name)
         os.replace(temporary, path)
+        fault_point("after rename", path.name)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -102,12 +133,23 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def _write_manifest(directory: Path, manifest: Manifest) -> None:
+    """With the sha256 of everything it says, so that a change of one digit is noticed."""
+    said = json.loads(manifest.model_dump_json(exclude={"seal"}))
+    write_json(directory / MANIFEST, said | {"seal": fingerprint(said)})
+
+
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a committed directory, or None: then the directory counts as not there."""
+    """The manifest of a committed directory, or None where there is no sound one: the directory counts as not there."""
     try:
-        return Manifest.model_validate_json((directory / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        data = (directory / MANIFEST).read_bytes()
+        manifest = Manifest.model_validate_json(data)
+        said = json.loads(data)
+        if manifest.seal is not None and said.pop("seal") != fingerprint(said):
+            return None
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # Of these is pydantic's ValidationError.
         return None
+    return manifest.model_copy(update={"seal": None})
 
 
 def missing_files(directory: Path, manifest: Manifest) -> list[str]:
@@ -132,61 +174,14 @@ def stale_directory(target: Path, fingerprint: str) -> Path:
     return target.parent / STALE / f"{target.name}-{fingerprint[:12]}"
 
 
-# A lock belongs to every process that has inherited its file: a decoding worker must not hold it when we are killed.
-_locks: set[TextIO] = set()
-_inherited: list[TextIO] = []  # Never collected: that would close a number that is another file's by then.
-
-
-def _let_go() -> None:
-    for file in _locks:
-        os.close(file.fileno())
-        _inherited.append(file)
-    _locks.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
-@contextmanager
-def exclusive(target: Path) -> Iterator[None]:
-    """Only one process builds `target` at a time. The kernel frees the lock of a killed process.
-
-    Raises:
-        Busy: another living process holds it; the text names the process.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = target.with_name(f".{target.name}.lock")
-    while True:
-        file = lock.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            file.close()
-            raise Busy(
-                f"{target} is being built by another process (pid {holder}). "
-                "Wait until it has finished, or end it, and run this again."
-            ) from None
-        # The holder before us may have removed the file between our open and our lock.
-        try:
-            if os.path.sameopenfile(file.fileno(), (check := lock.open()).fileno()):
-                check.close()
-                break
-            check.close()
-        except FileNotFoundError:
-            pass
-        file.close()
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    _locks.add(file)
-    try:
-        yield
-    finally:
-        _locks.discard(file)
-        lock.unlink(missing_ok=True)
-        file.close()
+def discard(directory: Path) -> None:
+    """Delete a partial directory. Killed in the middle of it, nobody takes what is left for finished parts."""
+    doomed = directory.with_suffix(".removed")
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    os.rename(directory, doomed)
+    fault_point("in discard")
+    shutil.rmtree(doomed)
 
 
 def set_aside(target: Path) -> Path | None:
@@ -201,30 +196,74 @@ def set_aside(target: Path) -> Path | None:
     if manifest is None and any(target.glob("*/" + MANIFEST)):
         raise ConfigError(f"{target} holds other finished directories. Give this one a directory of its own.")
     # One that has lost its manifest gets a name of its own: nothing may be deleted for it.
-    aside = stale_directory(target, manifest.fingerprint if manifest else f"{time.time_ns():x}"[-12:])
+    aside = stale_directory(target, manifest.fingerprint if manifest else uuid.uuid4().hex)
     aside.parent.mkdir(parents=True, exist_ok=True)
     if aside.exists():
         shutil.rmtree(aside)  # An older copy of the same fingerprint.
+    fault_point("before set_aside")
     os.rename(target, aside)
+    fault_point("after set_aside")
     return aside
+
+
+def _returning(target: Path) -> list[Path]:
+    """Directories on their way back from `.stale/`, by names that tell their fingerprints."""
+    return _beside(target, r"[^.]+\.returning")
+
+
+def _beside(target: Path, pattern: str) -> list[Path]:
+    # A dot in between makes it a neighbour's.
+    named = re.compile(re.escape(f".{target.name}.") + pattern)
+    return [path for path in sorted(target.parent.iterdir()) if named.fullmatch(path.name)]
+
+
+def put_back(target: Path) -> None:
+    """Undo a restoring that a kill broke off between its renames: nothing that was set aside may get lost."""
+    for returning in _returning(target):
+        aside = stale_directory(target, returning.name.split(".")[-2])
+        if not aside.exists():
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(returning, aside)
 
 
 def restore(target: Path, fingerprint: str) -> Manifest | None:
     """Bring back a directory that was set aside with this very fingerprint, whole; None where there is none."""
+    put_back(target)
     aside = stale_directory(target, fingerprint)
-    returning = target.with_name(f".{target.name}.{fingerprint[:12]}.returning")
-    if returning.exists() and not aside.exists():
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(returning, aside)  # A kill came between the renames below.
     manifest = read_manifest(aside)
     if manifest is None or manifest.fingerprint != fingerprint or missing_files(aside, manifest):
         return None
     # Out of the way first: setting the present one aside must not meet the one that returns.
+    returning = target.with_name(f".{target.name}.{fingerprint[:12]}.returning")
+    fault_point("before restore")
     os.rename(aside, returning)
+    fault_point("after restore", "began")
     set_aside(target)
+    fault_point("before restore", "ends")
     os.rename(returning, target)
+    fault_point("after restore")
     _sync(target.parent)
     return manifest
+
+
+def clear_left_overs(target: Path) -> None:
+    """Remove what a killed process left beside a `target` that is finished: its lock, and partial directories.
+
+    A lock that is there tells of it, so this costs one look where nobody was killed. Where another process is at work
+    at the target, or where nothing may be written, it is left alone.
+    """
+    if lock_of(target).exists():
+        with suppress(Busy, OSError), exclusive(target):
+            put_back(target)
+            _remove_partials(target)
+
+
+def _remove_partials(target: Path) -> None:
+    # Of other fingerprints: what they were begun for is not asked for any more.
+    for left_over in _beside(target, r"[^.]+\.partial"):
+        discard(left_over)
+    for left_over in _beside(target, r"[^.]+\.removed"):
+        shutil.rmtree(left_over)
 
 
 def list_files(directory: Path) -> dict[str, FileEntry]:
@@ -243,12 +282,11 @@ def commit(partial: Path, target: Path, manifest: Manifest) -> Manifest:
     manifest = manifest.model_copy(update={"files": list_files(partial)})
     for name in manifest.files:
         _sync(partial / name)
-    write_text(partial / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    _write_manifest(partial, manifest)
     set_aside(target)
+    fault_point("before commit")
     os.rename(partial, target)
+    fault_point("after commit")
     _sync(target.parent)
-    for left_over in list(target.parent.iterdir()):
-        # Of other fingerprints: nobody will ask for them again. A dot in between makes it a neighbour's.
-        if re.fullmatch(re.escape(f".{target.name}.") + r"[^.]+\.partial", left_over.name):
-            shutil.rmtree(left_over)
+    _remove_partials(target)
     return manifest

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from shards.commit import new_file
 from shards.errors import StageError
+from shards.stored import read_stored
 
 MEMBERS = ("mp4", "flac", "json")
 NO_MEMBER = -1  # The offset of a member that a clip does not have; its size is 0.
@@ -74,7 +75,7 @@ def label_columns(corpus: Path) -> list[str]:
     names = shard_names(corpus)
     if not names:
         return []
-    return [name for name in pq.read_schema(corpus / f"{names[0]}.parquet").names if name.startswith("label")]
+    return [name for name in read_index(corpus, names[0]).column_names if name.startswith("label")]
 
 
 def in_splits(column: pa.ChunkedArray, splits: Sequence[str] | None) -> np.ndarray:
@@ -97,6 +98,13 @@ def read_parquet(path: Path, stage: str, columns: list[str] | None = None) -> pa
         StageError: the file is missing or damaged; says which stage makes it anew.
     """
     try:
-        return pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowInvalid) as error:
+        return pq.read_table(pa.BufferReader(read_stored(path, stage)), columns=columns)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno:  # Not what is in the file: the machine's trouble.
+            raise
         raise StageError(f"{path} cannot be read ({error}). Build it anew: xdc stage {stage} ... --force") from error
+
+
+def count_rows(path: Path, stage: str) -> int:
+    """The number of rows of a table that `stage` wrote. Raises StageError as `read_parquet` does."""
+    return len(read_parquet(path, stage, ["key"]))

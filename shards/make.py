@@ -4,16 +4,15 @@ import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from shards.commit import Manifest, missing_files, read_manifest
 from shards.corpus import Listing, list_corpus
 from shards.errors import ConfigError, StageError
+from shards.fault import fault_point
+from shards.index import read_parquet
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
 from shards.settings import BOTH, CorpusSettings, stored_part
-from shards.stage import Identity, Outcome, Record, build, record_of
+from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, record_of
 from shards.survey import Surveyed, read_survey, stat_of, survey
 from shards.write import core_count, write_corpus
 
@@ -50,7 +49,8 @@ def shard(
         notes.unlink(missing_ok=True)
     known = [] if force else known_sources(corpus, settings.modalities)
     workers = settings.workers or core_count()
-    found = survey(listing, known, notes, workers, settings.clip_timeout_s, progress, settings.modalities)
+    with machine_trouble_explained("shard", notes):
+        found = survey(listing, known, notes, workers, settings.clip_timeout_s, progress, settings.modalities)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
@@ -64,9 +64,23 @@ def shard(
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary)
 
     record = build(corpus, identity, work, force)
-    if not record.reused:
+    if record.reused:
+        forget_notes(corpus, settings)
+    else:
+        fault_point("before forget_notes")
         notes.unlink(missing_ok=True)  # From here on sources.parquet tells the same.
     return record
+
+
+def forget_notes(corpus: Path, settings: CorpusSettings) -> None:
+    """Remove notes of a survey that say nothing else than a committed corpus: a kill came before they were removed."""
+    notes = survey_notes(corpus, settings.modalities)
+    if not notes.exists():
+        return
+    noted = {entry.path: entry for entry in read_survey(notes)}
+    if set(noted.values()) <= set(known_sources(corpus, settings.modalities)):
+        with contextlib.suppress(OSError):  # Where nothing may be written they do no harm.
+            notes.unlink(missing_ok=True)
 
 
 def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
@@ -88,8 +102,8 @@ def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveye
     """The survey that stands in a committed corpus of these modalities; nothing where it is damaged."""
     manifest = read_manifest(corpus)
     if manifest is not None and _modalities_of(manifest) == tuple(modalities):
-        with contextlib.suppress(FileNotFoundError, pa.ArrowInvalid, TypeError):
-            for row in pq.read_table(corpus / "sources.parquet").to_pylist():
+        with contextlib.suppress(StageError, TypeError):
+            for row in read_parquet(corpus / "sources.parquet", "shard").to_pylist():
                 yield Surveyed(**row)
 
 

@@ -1,5 +1,6 @@
 """Random access to the members of a corpus's tars, by the offsets in the index."""
 
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from shards.errors import StageError
 from shards.index import NO_MEMBER
 
 MAX_OPEN = 64
+HASHED = ("mp4", "flac")  # What the sha256 of an index row is over, in this order.
+REMEDY = "Build it anew: xdc stage shard RUN --force"
 
 
 class ClipReader:
@@ -23,20 +26,37 @@ class ClipReader:
     def read(self, shard: str, row: Mapping[str, Any], member: str) -> bytes:
         """The bytes of member "mp4", "flac" or "json" of the clip that `row` of the shard's index describes.
 
+        For one of the first two both are read, for the sha256 of the index is over both: nothing is decoded that has
+        changed since. The json only repeats the index and is not checked.
+
         Raises:
-            StageError: the clip has no such member, or the tar is missing, or shorter than its index says.
+            StageError: the clip has no such member, or the tar is missing, shorter than its index says, or damaged.
         """
-        offset, size = int(row[f"{member}_offset"]), int(row[f"{member}_size"])
-        if offset == NO_MEMBER:
+        if int(row[f"{member}_offset"]) == NO_MEMBER:
             raise StageError(
                 f"{self.corpus}: clip {row['key']} has no {member}, because of the corpus's setting `modalities`. "
                 "Use a corpus that holds this modality too."
             )
-        data = os.pread(self._descriptor(shard), size, offset)
+        wanted = self._bytes(shard, row, member)
+        if member not in HASHED:
+            return wanted
+        digest = hashlib.sha256()
+        for name in HASHED:
+            if int(row[f"{name}_offset"]) != NO_MEMBER:
+                digest.update(wanted if name == member else self._bytes(shard, row, name))
+        if digest.hexdigest() != row["sha256"]:
+            raise StageError(
+                f"{self.corpus / shard}.tar is damaged: clip {row['key']} is not what was stored. {REMEDY}"
+            )
+        return wanted
+
+    def _bytes(self, shard: str, row: Mapping[str, Any], member: str) -> bytes:
+        size = int(row[f"{member}_size"])
+        data = os.pread(self._descriptor(shard), size, int(row[f"{member}_offset"]))
         if len(data) != size:
             raise StageError(
                 f"{self.corpus / shard}.tar ends before the {member} of clip {row['key']} does: the file was cut. "
-                "Build it anew: xdc stage shard --force"
+                f"{REMEDY}"
             )
         return data
 
@@ -47,10 +67,8 @@ class ClipReader:
         path = self.corpus / f"{shard}.tar"
         try:
             descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise StageError(
-                f"{path} cannot be opened ({error.strerror}). Build it anew: xdc stage shard --force"
-            ) from error
+        except FileNotFoundError as error:
+            raise StageError(f"{path} cannot be opened ({error.strerror}). {REMEDY}") from error
         self._open[shard] = descriptor
         if len(self._open) > MAX_OPEN:
             os.close(self._open.popitem(last=False)[1])

@@ -4,7 +4,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from shards.commit import (
+    MANIFEST,
     Manifest,
+    clear_left_overs,
     commit,
-    exclusive,
+    discard,
     missing_files,
     partial_directory,
+    put_back,
     read_manifest,
     restore,
 )
 from shards.errors import StageError
+from shards.fault import fault_point
+from shards.lock import exclusive
 
 PACKAGES = (
     "xdc",
@@ -111,14 +115,15 @@ def package_versions() -> dict[str, str]:
 
 
 @contextmanager
-def _machine_trouble_explained(identity: Identity, target: Path) -> Iterator[None]:
+def machine_trouble_explained(stage: str, target: Path) -> Iterator[None]:
     """A full disk or a missing permission is no defect of ours: say what it is, and that nothing is lost."""
     try:
         yield
     except OSError as error:
         where = error.filename or target
+        what = error.strerror or str(error).strip().splitlines()[-1]  # From a worker process it comes with a traceback.
         raise StageError(
-            f"{identity.stage} cannot write or read: {error.strerror or error} ({where}). Older results are as they "
+            f"{stage} cannot write or read: {what} ({where}). Older results are as they "
             "were, and what is finished of the new ones is kept: put this right, and run the same again."
         ) from error
 
@@ -140,17 +145,22 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
         Whatever `work` raises; what it had finished stays for the next call.
     """
     if not force and (record := reusable(target, identity.fingerprint)):
+        clear_left_overs(target)
         return record
-    with _machine_trouble_explained(identity, target), exclusive(target):
+    with machine_trouble_explained(identity.stage, target), exclusive(target):
         if not force:
             if record := reusable(target, identity.fingerprint):
                 return record
             if manifest := restore(target, identity.fingerprint):
                 return record_of(target, manifest, reused=True)
         partial = partial_directory(target, identity.fingerprint)
-        if force and partial.exists():
-            shutil.rmtree(partial)
+        if force:
+            put_back(target)
+            if partial.exists():
+                discard(partial)
         partial.mkdir(parents=True, exist_ok=True)
+        (partial / MANIFEST).unlink(missing_ok=True)  # Of a commit that was killed: it will be written anew.
+        fault_point("after begin")
         started, clock, used = datetime.datetime.now(datetime.UTC), time.monotonic(), _cpu_seconds()
         outcome = work(partial)
         manifest = Manifest(

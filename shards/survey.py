@@ -9,6 +9,7 @@ from pathlib import Path
 from shards.commit import sha256_of
 from shards.corpus import Listing
 from shards.errors import MediaError
+from shards.fault import fault_point
 from shards.media import Probe, probe
 from shards.progress import Progress
 from shards.sandbox import ordered_map
@@ -97,7 +98,9 @@ def survey(
             if isinstance(answer, MediaError):  # The child died over it.
                 answer = Surveyed(name, *stat_of(listing.root / name), sha256="", reason=str(answer))
             found[name] = answer
+            fault_point("before note")
             file.write("\n" + json.dumps(asdict(answer)))
             file.flush()
+            fault_point("after note")
             progress(count, len(unknown), "files probed")
     return {name: found[name] for name in names}

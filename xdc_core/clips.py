@@ -1,6 +1,6 @@
 """Clips as a PyTorch data set: index rows in, views out, in the order asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shards.errors import MediaError
+from shards.errors import MediaError, StageError
 from shards.index import in_splits, read_index
 from shards.read import ClipReader
 from xdc_core.config import Config
@@ -43,17 +43,18 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
 
 
 class ClipRows:
-    """The index rows that views need, as compact arrays: about 100 bytes a clip."""
+    """The index rows that views need, as compact arrays: about 170 bytes a clip."""
 
     FIELDS = ("fps", "frames", "sample_rate", "mp4_offset", "mp4_size", "flac_offset", "flac_size")
 
     def __init__(self, corpus: Path, shards: list[str]) -> None:
-        tables = [read_index(corpus, shard, ["key", "split", *self.FIELDS]) for shard in shards]
+        tables = [read_index(corpus, shard, ["key", "split", "sha256", *self.FIELDS]) for shard in shards]
         self._shards = shards
         self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(table) for table in tables])
         table = pa.concat_tables(tables)
         self.keys: pa.ChunkedArray = table["key"]
         self.splits: pa.ChunkedArray = table["split"]
+        self._digests: pa.ChunkedArray = table["sha256"]
         self._columns = {name: table[name].to_numpy() for name in self.FIELDS}
 
     def __len__(self) -> int:
@@ -61,12 +62,20 @@ class ClipRows:
 
     def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]:
         row = {name: column[number].item() for name, column in self._columns.items()}
-        row["key"] = self.keys[number].as_py()
+        row |= {"key": self.keys[number].as_py(), "sha256": self._digests[number].as_py()}
         return self._shards[self._shard[number]], row
 
     def learnable(self, splits: list[str] | None) -> np.ndarray:
         """Numbers of the rows whose split is among `splits`: int64 [n]. None means all."""
         return np.flatnonzero(in_splits(self.splits, splits))
+
+
+def told_once(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader. What a stage error in one of its worker processes says is said without its traceback."""
+    try:
+        yield from loader
+    except StageError as error:
+        raise StageError(str(error).rstrip().rsplit("StageError: ", 1)[-1]) from None
 
 
 def collate(items: list[tuple[int, Tensor | None, str]]) -> list[tuple[int, Tensor | None, str]]:

@@ -1,13 +1,15 @@
 """Encoders on disk: safetensors, with the encoder's name in the header."""
 
+import json
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from shards.commit import new_file
 from shards.errors import StageError
+from shards.stored import read_stored
 from xdc_core.encoders.build import encoder_spec
 
 FILE_NAME = "encoder.safetensors"
@@ -32,15 +34,23 @@ def read_encoder(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
     return name, load_file(path)
 
 
+def _header(data: bytes) -> dict[str, str]:
+    """What stands beside the tensors in the bytes of a safetensors file. Raises ValueError where there is none."""
+    size = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return found
+
+
 def load_encoder(path: Path, name: str) -> torch.nn.Module:
     """The encoder `name` with the weights of a file, on the CPU, in training mode.
 
     Raises:
         StageError: the file is missing or damaged, or holds another encoder.
     """
+    data = read_stored(path, "train")
     try:
-        stored, tensors = read_encoder(path)
-    except (OSError, SafetensorError) as error:
+        stored, tensors = _header(data).get("encoder"), load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
         raise StageError(f"{path} cannot be read as an encoder: {error}") from error
     if stored != name:
         raise StageError(f"{path} holds the encoder {stored!r}, but the configuration says {name!r}.")

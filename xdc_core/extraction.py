@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from shards.commit import write_json
 from shards.corpus import Reject
 from shards.errors import StageError
-from shards.index import shard_names
+from shards.index import count_rows, shard_names
 from shards.progress import Progress
 from shards.stage import Outcome
-from xdc_core.clips import ClipRows, ClipViews, collate
+from xdc_core.clips import ClipRows, ClipViews, collate, told_once
 from xdc_core.config import Config
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
@@ -42,7 +42,7 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     encoder = load_encoder(run.directory(encoder_node(modality.name, node.round)) / FILE_NAME, name)
     encoder.to(device).eval()
     shards = shard_names(run.corpus)
-    total = feature_rows(run.corpus)  # An index has a row a clip, too.
+    total = sum(count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shards)
     done = feature_rows(out)
     progress(done, total, "clips")
     for shard in shards:
@@ -92,7 +92,7 @@ def _extract_shard(
     width: int = encoder.width  # type: ignore[assignment]
     features, numbers, rejects = [np.empty((0, width), np.float32)], [], []
     seen = 0
-    for items in loader:
+    for items in told_once(loader):
         views = []
         for number, view, reason in items:
             if view is None:

@@ -35,7 +35,7 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def feature_rows(directory: Path) -> int:
-    """The number of rows over all shards, from the files' footers."""
+    """The number of rows over all shards of a directory that is being built, from the files' footers."""
     return sum(pq.read_metadata(path).num_rows for path in directory.glob("[0-9]*.parquet"))
 
 

@@ -1,6 +1,6 @@
 """The label stage: every clip's nearest centroid is its pseudo-label. Streams shard by shard."""
 
-import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from shards.errors import ConfigError, StageError
 from shards.index import label_columns, read_index, read_parquet, shard_names, write_parquet
 from shards.progress import Progress
 from shards.stage import Outcome
+from shards.stored import read_stored, read_stored_json
 from xdc_core.features import source_part
 from xdc_core.methods import TRUTH
 from xdc_core.preprocess import load_preprocess
@@ -107,16 +108,16 @@ def read_k(labels: Path) -> int:
         StageError: scores.json is missing or damaged.
     """
     try:
-        return int(json.loads((labels / "scores.json").read_bytes())["k"])
-    except (OSError, ValueError, KeyError) as error:
+        return int(read_stored_json(labels / "scores.json", "label")["k"])
+    except (ValueError, KeyError, TypeError) as error:
         raise StageError(f"{labels}/scores.json cannot be read ({error}). Run: xdc stage label --force") from error
 
 
 def read_centroids(clusters: Path) -> np.ndarray:
     """float32 [k, components]. Raises StageError where the file is missing or damaged."""
     try:
-        return np.load(clusters / "centroids.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return np.load(BytesIO(read_stored(clusters / "centroids.npy", "cluster")), allow_pickle=False)
+    except (ValueError, EOFError) as error:
         raise StageError(
             f"{clusters}/centroids.npy cannot be read ({error}). Run: xdc stage cluster --force"
         ) from error

@@ -1,6 +1,7 @@
 """What is done to features before k-means: normalise, PCA, whiten, normalise. Stored beside the centroids."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from shards.commit import new_file
 from shards.errors import ConfigError, StageError
+from shards.stored import read_stored
 from xdc_core.config import ClusterSettings
 
 # Components with less than this share of the largest variance are rounding noise: whitening would blow them up.
@@ -44,10 +46,10 @@ class Preprocess:
 def load_preprocess(path: Path) -> Preprocess:
     """Raises StageError where the file is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(BytesIO(read_stored(path, "cluster")), allow_pickle=False) as stored:
             matrix, bias = (stored.get(name) for name in ("matrix", "bias"))
             return Preprocess(matrix, bias, bool(stored["part_l2"]), bool(stored["l2"]))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
         raise StageError(f"{path} cannot be read ({error}). Build it anew: xdc stage cluster ... --force") from error
 
 

@@ -5,16 +5,15 @@ from xdc_core.stage import run_stage
 run_stage(open_run("runs/first"), Node("extract", "video", 0))
 """
 
-import shutil
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
-from shards.commit import read_manifest
+from shards.commit import clear_left_overs, discard, read_manifest
 from shards.errors import StageError
-from shards.make import shard
+from shards.make import forget_notes, shard
 from shards.progress import Progress, silent
-from shards.stage import Identity, Outcome, Record, build, reusable
+from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, reusable
 from xdc_core.graph import VERSIONS, Fingerprints, files_read, inputs, is_corpus, settings_of, stored_from
 from xdc_core.run import Node, Run
 
@@ -32,9 +31,14 @@ WORK = {
 
 
 def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Record | None:
-    """The record of a node that is fresh, else None. Reads manifests only."""
+    """The record of a node that is fresh, else None. Reads manifests only; what a kill left beside it is removed."""
     wanted = (fingerprints or Fingerprints(run)).of(node)
-    return reusable(run.directory(node), wanted) if wanted else None
+    record = reusable(run.directory(node), wanted) if wanted else None
+    if record is not None:
+        clear_left_overs(run.directory(node))
+        if is_corpus(node):
+            forget_notes(*stored_from(run, node)[::2])
+    return record
 
 
 def all_fresh(run: Run, nodes: Iterable[Node], fingerprints: Fingerprints | None = None) -> bool:
@@ -60,6 +64,11 @@ def run_stage(
         ConfigError: the configuration does not fit the data.
         Busy: another process is at it.
     """
+    with machine_trouble_explained(str(node), run.directory(node)):
+        return _run_stage(run, node, force, progress, corpus_fingerprint)
+
+
+def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fingerprint: str | None) -> Record:
     if is_corpus(node):
         return shard(*stored_from(run, node), progress, force)
     fingerprints = Fingerprints(run, corpus_fingerprint)
@@ -84,11 +93,11 @@ def run_stage(
         outcome: Outcome = getattr(import_module(module), function)(run, node, out, progress)
         for source, manifest in read.items():
             if read_manifest(run.directory(source)) != manifest:
-                shutil.rmtree(out)  # Made from two different things.
+                discard(out)  # Made from two different things.
                 raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
         for name, content in files_read(run, node).items():
             if identity.inputs[name] != content:
-                shutil.rmtree(out)
+                discard(out)
                 raise StageError(f"the file of {name} changed while {node} read it. Nothing is lost: run this again.")
         return outcome
 

@@ -12,13 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from shards.commit import exclusive
 from shards.digits import handwriting, speech, voice
 from shards.digits.factors import LABELS, Voices
 from shards.digits.pool import draw_clips
 from shards.digits.render import AUDIO_BITS, CRF, Material
 from shards.digits.settings import SAMPLE_RATE, DigitsSettings
 from shards.errors import ConfigError
+from shards.fault import fault_point
+from shards.lock import exclusive
 
 MANIFEST = "manifest.csv"
 SETTINGS = "settings.json"
@@ -143,7 +144,9 @@ def write_digits(out: Path, settings: DigitsSettings, progress: Callable[[int, i
             record = json.dumps(_record(settings, identity, material), indent=2, ensure_ascii=False)
             (partial / SETTINGS).write_text(record + "\n", encoding="utf-8")
             os.sync()
+            fault_point("before commit", out.name)
             os.rename(partial, out)
+            fault_point("after commit", out.name)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

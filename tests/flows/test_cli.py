@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from xdc_core.config import load_config
 
-COMMANDS = ("init", "digits", "run", "round", "stage", "status", "report", "eval", "compare", "doctor")
+COMMANDS = ("init", "digits", "run", "round", "stage", "status", "report", "eval", "compare", "verify", "doctor")
 
 
 def xdc(*arguments: object) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """Random access to the members of tars."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from shards.errors import StageError
-from shards.index import read_index
+from shards.index import NO_MEMBER, read_index
 from shards.read import MAX_OPEN, ClipReader
 
 
-def row(key: str, offset: int, size: int) -> dict[str, object]:
-    return {"key": key, "mp4_offset": offset, "mp4_size": size}
+def row(key: str, offset: int, content: bytes) -> dict[str, object]:
+    """The index row of a clip of which only the picture is stored."""
+    stored = {"mp4_offset": offset, "mp4_size": len(content), "flac_offset": NO_MEMBER, "flac_size": 0}
+    return {"key": key, **stored, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def open_files() -> int:
@@ -22,8 +25,8 @@ def open_files() -> int:
 def test_a_member_is_read_by_its_place(tmp_path: Path) -> None:
     (tmp_path / "000000.tar").write_bytes(b"0123456789")
     with ClipReader(tmp_path) as reader:
-        assert reader.read("000000", row("a", 2, 3), "mp4") == b"234"
-        assert reader.read("000000", row("b", 10, 0), "mp4") == b""
+        assert reader.read("000000", row("a", 2, b"234"), "mp4") == b"234"
+        assert reader.read("000000", row("b", 10, b""), "mp4") == b""
 
 
 def test_a_tar_that_ends_too_early_is_an_error_that_names_the_clip(built_corpus: Path, tmp_path: Path) -> None:
@@ -36,12 +39,27 @@ def test_a_tar_that_ends_too_early_is_an_error_that_names_the_clip(built_corpus:
             reader.read("000000", rows[-1], "flac")
 
 
+def test_a_clip_of_which_one_bit_changed_is_an_error_and_never_decoded(built_corpus: Path, tmp_path: Path) -> None:
+    shutil.copy(built_corpus / "000000.tar", tmp_path)
+    first, second, *_ = read_index(built_corpus, "000000").to_pylist()
+    data = bytearray((tmp_path / "000000.tar").read_bytes())
+    data[first["flac_offset"] + first["flac_size"] // 2] ^= 1
+    (tmp_path / "000000.tar").write_bytes(data)
+    with ClipReader(tmp_path) as reader:
+        for member in ("mp4", "flac"):  # The sha256 is over both.
+            with pytest.raises(
+                StageError, match=rf"000000.tar is damaged: clip {first['key']} is not .* xdc stage shard"
+            ):
+                reader.read("000000", first, member)
+        assert len(reader.read("000000", second, "flac")) == second["flac_size"]
+
+
 def test_a_missing_tar_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with (
         ClipReader(tmp_path) as reader,
         pytest.raises(StageError, match=r"000007\.tar cannot be opened \(No such file or directory\)\. Build it anew"),
     ):
-        reader.read("000007", row("a", 0, 1), "mp4")
+        reader.read("000007", row("a", 0, b"x"), "mp4")
 
 
 def test_a_missing_or_damaged_index_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
@@ -59,6 +77,6 @@ def test_however_many_shards_few_files_are_open_and_none_afterwards(tmp_path: Pa
     before = open_files()
     with ClipReader(tmp_path) as reader:
         for name in [*names, *names[:5], *reversed(names)]:
-            assert reader.read(name, row("a", 0, 6), "mp4") == name.encode()
+            assert reader.read(name, row("a", 0, name.encode()), "mp4") == name.encode()
         assert open_files() - before == MAX_OPEN
     assert open_files() == before

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from commits import commit_as_it_is
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -216,18 +217,14 @@ def test_labels_and_splits_that_are_not_there_are_told_with_those_that_are(
 
 
 def spoil(run: Run, modality: str, change: Callable[[np.ndarray], None]) -> None:
-    """Change the features of round 1, behind the manifest's back: sizes stay."""
-    for path in run.directory(Node("extract", modality, 1)).glob("[0-9]*.parquet"):
+    """Change the features of round 1 as if they had been committed so."""
+    directory = run.directory(Node("extract", modality, 1))
+    for path in directory.glob("[0-9]*.parquet"):
         keys, features = read_features(path)
         features = features.copy()
         change(features)
-        size = path.stat().st_size
         write_features(path, keys.tolist(), features)
-        manifest = path.parent / "manifest.json"
-        facts = json.loads(manifest.read_text())
-        assert size
-        facts["files"][path.name]["size"] = path.stat().st_size
-        manifest.write_text(json.dumps(facts))
+    commit_as_it_is(directory)
 
 
 def test_features_that_are_not_finite_are_an_error_that_counts_them(copy_run: MakeRun) -> None:

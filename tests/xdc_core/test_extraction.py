@@ -1,17 +1,20 @@
 """Features: a row a clip, the same however they are computed, and clips that do not decode cost themselves only."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from commits import commit_as_it_is
 from safetensors.torch import load_file, save_file
 
 from shards.errors import StageError
-from shards.index import read_index, read_whole_index, shard_names
+from shards.index import read_index, read_whole_index, shard_names, write_parquet
 from shards.progress import silent
 from xdc_core.clips import ClipRows, ClipViews
 from xdc_core.encoder_file import load_encoder
@@ -112,6 +115,7 @@ def test_an_encoder_that_diverged_is_told_with_the_clip(copy_run: MakeRun) -> No
     name = next(key for key, value in tensors.items() if value.is_floating_point() and value.ndim > 1)
     tensors[name].view(-1)[0] = torch.nan
     save_file(tensors, path, metadata={"encoder": run.config.audio.encoder})
+    commit_as_it_is(path.parent)
     first = read_whole_index(run.corpus, ["key"])["key"][0].as_py()
     with pytest.raises(StageError) as caught:
         run_stage(run, Node("extract", "audio", 0), force=True)
@@ -123,9 +127,15 @@ def test_another_encoder_than_the_configured_one_is_refused(copy_run: MakeRun) -
     run = copy_run()
     path = run.directory(Node("init", "audio")) / "encoder.safetensors"
     shutil.copy(run.directory(Node("init", "video")) / "encoder.safetensors", path)
+    commit_as_it_is(path.parent)
     with pytest.raises(StageError, match="holds the encoder 'r2plus1d_tiny', but the configuration says 'audio_resnet"):
         extract(run, Node("extract", "audio", 0), run.root / "out", silent)
     path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(
+        StageError, match=r"encoder\.safetensors cannot be read .damaged.*xdc stage init RUN --modality audio"
+    ):
+        extract(run, Node("extract", "audio", 0), run.root / "out", silent)
+    commit_as_it_is(path.parent)
     with pytest.raises(StageError, match="cannot be read as an encoder"):
         extract(run, Node("extract", "audio", 0), run.root / "out", silent)
 
@@ -143,13 +153,38 @@ def test_a_tar_that_was_cut_is_no_reject_but_an_error_with_a_remedy(copy_run: Ma
 
 
 def overwrite(corpus: Path, shard: str, row: int, member: str) -> str:
-    """Zero the bytes of a clip's member inside the tar; returns the clip's key."""
-    index = read_index(corpus, shard).slice(row, 1).to_pylist()[0]
+    """Zero the bytes of a clip's member, as if it had been stored so; returns the clip's key."""
+    rows = read_index(corpus, shard)
+    index = rows.slice(row, 1).to_pylist()[0]
+    digest = hashlib.sha256()
     with (corpus / f"{shard}.tar").open("r+b") as file:
         file.seek(index[f"{member}_offset"])
         file.write(bytes(index[f"{member}_size"]))
+        for name in ("mp4", "flac"):
+            file.seek(index[f"{name}_offset"])
+            digest.update(file.read(index[f"{name}_size"]))
+    digests = rows["sha256"].to_pylist()
+    digests[row] = digest.hexdigest()
+    place = rows.column_names.index("sha256")
+    write_parquet(corpus / f"{shard}.parquet", rows.set_column(place, "sha256", pa.array(digests)))
+    commit_as_it_is(corpus)
     key: str = index["key"]
     return key
+
+
+def test_a_clip_whose_bytes_changed_since_is_no_reject_but_an_error(copy_run: MakeRun, tiny_corpus: Path) -> None:
+    run = copy_run(corpus={"path": "corpus"}, extract={"workers": 1})
+    shutil.copytree(tiny_corpus, run.corpus)
+    index = read_index(run.corpus, "000001").to_pylist()[5]
+    data = bytearray((run.corpus / "000001.tar").read_bytes())
+    data[index["mp4_offset"] + index["mp4_size"] // 2] ^= 1
+    (run.corpus / "000001.tar").write_bytes(data)
+    for modality in ("video", "audio"):
+        with pytest.raises(StageError) as caught:
+            run_stage(run, Node("extract", modality, 0), force=True)
+        said = str(caught.value)
+        assert said.startswith(f"{run.corpus}/000001.tar is damaged: clip {index['key']} is not what was stored.")
+        assert "\n" not in said, "a worker's traceback is not for people"
 
 
 @pytest.fixture

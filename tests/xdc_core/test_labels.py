@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from commits import commit_as_it_is
 from sklearn.metrics import normalized_mutual_info_score
 
 from shards.errors import StageError
@@ -82,6 +83,7 @@ def test_clusters_far_from_every_clip_are_counted_as_empty(copy_run: MakeRun) ->
     centroids = np.load(path)
     centroids[[1, 3]] += 1000
     np.save(path, centroids)
+    commit_as_it_is(path.parent)
     run_stage(run, Node("label", "video", 0), force=True)
     found = scores_of(run, "video", 0)
     assert found["empty"] == 2

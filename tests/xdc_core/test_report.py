@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commits import commit_as_it_is
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from shards.commit import read_manifest
@@ -202,6 +203,7 @@ def hostile(copy_run: MakeRun, tiny_corpus: Path) -> Run:
         table = pq.read_table(path)
         place = table.column_names.index("label")
         pq.write_table(table.set_column(place, "label", pa.array([SCRIPT] * len(table))), path)
+    commit_as_it_is(run.corpus)
     moved = run.root.with_name("<b>&run")
     shutil.move(run.root, moved)
     return Run(moved, run.config)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from stage_process import checkpointed_step, signalled_after, start
 
-from shards.commit import partial_directory
+from shards.commit import partial_directory, sha256_of
 from shards.errors import StageError
 from shards.index import read_whole_index
 from xdc_core.encoder_file import load_encoder
@@ -292,13 +292,24 @@ def test_a_checkpoint_replaces_older_ones_and_holds_tensors_and_plain_values_onl
     assert load_checkpoint(tmp_path) is None
     for step in (5, 10):
         save_checkpoint(tmp_path, step, {"model": {"w": torch.full((2,), float(step))}})
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000010.pt"]
+    (only,) = tmp_path.iterdir()
+    assert only.name == f"checkpoint-00000010-{sha256_of(only)[:16]}.pt"
     loaded = load_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 10
     assert loaded["model"]["w"].tolist() == [10, 10]
     torch.save({"step": 1, "bad": Path("x")}, tmp_path / "checkpoint-00000011.pt")
     with pytest.raises(Exception, match="Weights only load failed"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.6, 0.999])
+def test_a_checkpoint_of_which_one_bit_changed_is_an_error_and_not_learnt_from(tmp_path: Path, place: float) -> None:
+    path = save_checkpoint(tmp_path, 5, {"model": {"w": torch.arange(1000.0)}})
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(StageError, match=r"checkpoint-00000005-.*pt is damaged.*Delete it and run this again"):
         load_checkpoint(tmp_path)
 
 

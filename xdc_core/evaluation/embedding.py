@@ -17,7 +17,7 @@ from shards.index import shard_names
 from shards.progress import Progress
 from shards.read import ClipReader
 from shards.stage import Outcome
-from xdc_core.clips import ClipRows
+from xdc_core.clips import ClipRows, told_once
 from xdc_core.config import Config
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
@@ -90,7 +90,7 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             sampler=shown,
             num_workers=config.extract.workers,
         )
-        for number, (key, views, reason) in zip(shown, loader, strict=True):
+        for number, (key, views, reason) in zip(shown, told_once(loader), strict=True):
             if views is None:
                 rejects.append(Reject(corpus.name, node.name, reason, key))
                 continue

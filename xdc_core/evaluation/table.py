@@ -1,9 +1,9 @@
 """Results of several runs side by side, as the paper has them: a row a method, a column a data set."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from shards.stored import read_stored_json
 from xdc_core.evaluation.paper import PAPER
 from xdc_core.evaluation.settings import CORPUS
 from xdc_core.run import Run
@@ -23,7 +23,7 @@ def read_results(runs: list[Run]) -> list[dict[str, Any]]:
     found = []
     for run in runs:
         for path in sorted(run.root.glob("rounds/[0-9]*/evaluations/*/results.json")):
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = read_stored_json(path, "eval")
             found.append(facts | {"path": str(path), "row": _row_of(facts)})
     return found
 

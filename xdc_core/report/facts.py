@@ -1,11 +1,11 @@
 """Everything that was measured in a round, read from what its stages left."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from shards.commit import Manifest, read_manifest
 from shards.index import label_columns, read_index, shard_names
+from shards.stored import read_stored_json
 from xdc_core.evaluation.table import headline
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.labels import read_labels
@@ -66,8 +66,8 @@ def _node_facts(node: Node, manifest: Manifest) -> dict[str, Any]:
 
 def _source_facts(run: Run, number: int, source: str) -> dict[str, Any]:
     clusters, labels = (run.directory(Node(stage, source, number)) for stage in ("cluster", "label"))
-    kmeans = json.loads((clusters / "kmeans.json").read_text(encoding="utf-8"))
-    scores = json.loads((labels / "scores.json").read_text(encoding="utf-8"))
+    kmeans = read_stored_json(clusters / "kmeans.json", "cluster")
+    scores = read_stored_json(labels / "scores.json", "label")
     return {
         "k": kmeans["k"],
         "sample": kmeans["sample"],
@@ -107,7 +107,7 @@ def _evaluations(run: Run, number: int) -> dict[str, Any]:
     found = {}
     for node in round_nodes(run.config, number):
         if node.stage == "eval":
-            facts = json.loads((run.directory(node) / "results.json").read_text(encoding="utf-8"))
+            facts = read_stored_json(run.directory(node) / "results.json", "eval")
             kept = ("protocol", "data", "modality", "metrics", "warnings")
             found[str(node.modality)] = {name: facts[name] for name in kept} | {"headline": headline(facts["protocol"])}
     return found
@@ -128,7 +128,7 @@ def _before(run: Run, number: int) -> dict[str, Any]:
     if not number:
         return {}
     path = run.directory(Node("report", None, number - 1)) / "report.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_stored_json(path, "report")
     return found
 
 

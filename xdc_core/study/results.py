@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from shards.commit import read_manifest
+from shards.stored import read_stored_json
 from xdc_core.evaluation.spread import spread
 from xdc_core.graph import all_nodes
 from xdc_core.study.cells import PROBES, Cell
@@ -32,7 +33,7 @@ def cell_rows(cell: Cell) -> Iterator[Row]:
             continue
         at = same | {"round": node.round}
         if node.stage == "eval" and node.modality in PROBES:
-            facts = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+            facts = read_stored_json(directory / "results.json", "eval")
             label = facts["settings"]["label"].removeprefix("label_")
             for trial in facts["trials"]:
                 own = {"modality": facts["modality"], "split": trial["split"], "metric": "probe", "factor": label}

@@ -5,19 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from shards.commit import write_text
+from shards.fault import fault_point
+from shards.stored import read_stored
 
 
 def append_metrics(path: Path, line: dict[str, Any]) -> None:
     """Append one line of JSON."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+    fault_point("after metrics")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a last one that a kill cut short is left out."""
+    """All whole lines; a last one that a kill cut short is left out. None where there is no file.
+
+    Raises StageError where a committed file is not what was committed.
+    """
     lines = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in read_stored(path, "train").decode(errors="replace").splitlines():
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from shards.errors import StageError
-from xdc_core.clips import ClipViews, collate
+from xdc_core.clips import ClipViews, collate, told_once
 from xdc_core.config import TrainSettings
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder, save_encoder
@@ -117,7 +117,7 @@ def _batches(
         num_workers=settings.workers,
         collate_fn=collate,
     )
-    for batch in loader:
+    for batch in told_once(loader):
         for number, view, reason in batch:
             if view is None:
                 raise StageError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError, StageError
+from shards.fault import fault_point
 from shards.progress import Progress
 from shards.stage import Outcome
 from xdc_core.encoder_file import FILE_NAME
@@ -59,6 +60,7 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     else:
         _torchrun(run, node, out, settings.processes, listen)
     for checkpoint in out.glob("checkpoint-*.pt"):
+        fault_point("before removal", "checkpoint")
         checkpoint.unlink()  # The encoder is there; the optimiser's state is not carried over.
     lines = read_metrics(out / "metrics.jsonl")
     last = lines[-1]

@@ -1,0 +1,44 @@
+"""What `xdc verify` says."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.terminal import counter
+from xdc_core.run import open_run
+from xdc_core.verification import Finding, commands, verify_run
+
+
+def verify(root: Path, show: bool) -> dict[str, Any]:
+    """Verify a run. Returns `sound` (nothing is damaged), the `findings`, and the `commands` that mend them.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    run = open_run(root)
+    if show:
+        with counter("verify") as progress:
+            findings = verify_run(run, progress)
+    else:
+        findings = verify_run(run)
+    damaged = any(finding.kind == "damaged" for finding in findings)
+    return {
+        "sound": not damaged,
+        "findings": [asdict(finding) for finding in findings],
+        "commands": commands(findings),
+    }
+
+
+def print_verdict(root: Path, verdict: dict[str, Any]) -> None:
+    """A line or two a finding, and at the end what to call."""
+    for facts in verdict["findings"]:
+        finding = Finding(**facts)
+        print(f"{finding.kind}: {finding.path}: {finding.what}")
+        if finding.kind != "damaged":
+            print(f"  {finding.remedy}")
+    if verdict["commands"]:
+        print("\nTo make anew what is damaged, in this order:")
+        for command in verdict["commands"]:
+            print(f"  {command}")
+    else:
+        print(f"{root}: everything that is committed is what was committed.")

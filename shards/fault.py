@@ -1,0 +1,57 @@
+"""Named points around every step that commits something, at which the tests of resumption have a process die.
+
+In a normal run nothing is armed, and passing a point costs one comparison with None. The environment variable
+`XDC_FAULT` is read once, when this module is imported:
+
+    kill:3:before rename 000001.tar     at the third passing of this point, SIGKILL to this process
+    trace:/tmp/points                   append the name of every point that is passed to this file
+"""
+
+import os
+import signal
+
+_left = 0
+_armed: tuple[str, str] | None = None
+
+
+def arm(order: str | None) -> None:
+    """Do as the text of `XDC_FAULT` says from now on; None: nothing. For a test that forks instead of starting anew.
+
+    Raises ValueError where it is no such text: a harness that kills nothing must not pass.
+    """
+    global _armed, _left
+    if not order:
+        _armed = None
+        return
+    kind, _, rest = order.partition(":")
+    count, _, point = rest.partition(":")
+    if kind == "trace" and rest:
+        _armed = (kind, rest)
+    elif kind == "kill" and count.isdigit() and point:
+        _armed, _left = (kind, point), int(count)
+    else:
+        raise ValueError(
+            f"XDC_FAULT is {order!r}; it is for xdc's own tests: kill:COUNT:POINT or trace:FILE. Unset it."
+        )
+
+
+def fault_point(when: str, step: str = "") -> None:
+    """Pass the point `when step` ("before rename", "000001.tar"). Does nothing unless a test has armed it."""
+    if _armed is not None:
+        _pass(f"{when} {step}".strip())
+
+
+def _pass(point: str) -> None:
+    global _left
+    assert _armed is not None
+    kind, wanted = _armed
+    if kind == "trace":
+        with open(wanted, "a", encoding="utf-8") as file:
+            file.write(point + "\n")
+    elif point == wanted:
+        _left -= 1
+        if _left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm(os.environ.get("XDC_FAULT"))

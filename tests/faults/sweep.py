@@ -1,0 +1,337 @@
+"""Kill every stage at every named point, and a whole run at random instants; resume; compare. Prints a table.
+
+    python tests/faults/sweep.py OUT [--points] [--sample N] [--instants N] [--xdc-run N] [--stage NAME] [--seed N]
+
+OUT is a folder on a disk with some 100 MB of room; OUT/results.json gets every trial, and trials that stand there are
+not done again: a sweep that was stopped goes on. Exits with 1 where a trial failed.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from crash import MARK, ended, family, forked, kill_tree, survivors
+from small_run import write_small_run, write_videos
+from traces import contents, differences, left_over
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ("flows.children", "xdc_core.stage", "xdc_core.verification", "xdc_core.initial", "xdc_core.extraction")
+MODULES += ("xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet", "xdc_core.training.rank", "torch._dynamo")
+MODULES += ("faiss", "xdc_core.clustering", "xdc_core.labels", "xdc_core.report.stage", "xdc_core.evaluation.stage")
+MODULES += ("xdc_core.evaluation.finetuning", "sklearn.linear_model", "webdataset.writer", "shards.make")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One kill. `trouble`: what was not as it should be after the resumption; empty where all was."""
+
+    row: str
+    point: str
+    trouble: tuple[str, ...]
+    seconds: float
+
+
+def check(run: Any) -> list[str]:
+    """What `xdc verify` finds in a run."""
+    from xdc_core.verification import verify_run
+
+    return [f"{finding.kind}: {finding.path}: {finding.what}" for finding in verify_run(run)]
+
+
+def stage_work(root: Path, node: Any, force: bool = False) -> Callable[[], object]:
+    """One stage, the ordinary way."""
+    from xdc_core.run import open_run
+    from xdc_core.stage import run_stage
+
+    return lambda: run_stage(open_run(root), node, force)
+
+
+def stage_resumed(root: Path, node: Any, force: bool) -> Callable[[], object]:
+    """The stage once more, as it was asked for or by the way; then everything there is must be sound."""
+    from xdc_core.run import open_run
+
+    def work() -> None:
+        stage_work(root, node, force)()
+        stage_work(root, node)()  # What is finished is reused, and cleared up.
+        if found := check(open_run(root)):
+            raise AssertionError("; ".join(found))
+
+    return work
+
+
+def run_work(root: Path) -> Callable[[], object]:
+    """All stages of a run, one after the other."""
+    from xdc_core.graph import all_nodes
+    from xdc_core.run import open_run
+    from xdc_core.stage import run_stage
+
+    def work() -> None:
+        run = open_run(root)
+        for node in all_nodes(run.config):
+            run_stage(run, node)
+
+    return work
+
+
+def run_resumed(root: Path) -> Callable[[], object]:
+    from xdc_core.run import open_run
+
+    def work() -> None:
+        run_work(root)()
+        if found := check(open_run(root)):
+            raise AssertionError("; ".join(found))
+
+    return work
+
+
+def tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1][:300] if lines else "no output"
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A copy of a run in the folder `target`, under the name `run`, for reports tell it. Its files are links: stages
+    replace files, they do not write into them.
+    """
+    if target != source.parent:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target / "run", copy_function=os.link)
+    return target / "run"
+
+
+class Sweep:
+    """Trials done so far, in a file; and where they are done."""
+
+    def __init__(self, out: Path, sample: int | None, dice: random.Random) -> None:
+        self.out, self.file, self.sample, self.dice = out, out / "results.json", sample, dice
+        self.trials = [Trial(**found) for found in json.loads(self.file.read_text())] if self.file.exists() else []
+        self.done = {(trial.row, trial.point) for trial in self.trials}
+        self.log = out / "log.txt"
+
+    def note(self, row: str, point: str, trouble: list[str], since: float) -> None:
+        self.trials.append(Trial(row, point, tuple(trouble), round(time.monotonic() - since, 2)))
+        temporary = self.file.with_suffix(".new")
+        temporary.write_text(json.dumps([asdict(trial) for trial in self.trials], indent=1))
+        temporary.replace(self.file)
+        print(f"{'FAILED' if trouble else 'ok':7}{row:28}{point:44}{self.trials[-1].seconds:6.1f} s", flush=True)
+        for line in trouble:
+            print(f"        {line}", flush=True)
+
+    def points(self, title: str, before: Path, node: Any, force: bool = False) -> Path:
+        """Kill a stage at all of its points; at one that is passed often the first, the middle and the last time.
+
+        `before` is the run as it stands before; returns it as it stands after.
+        """
+        after, points = copied(before, self.out / "after"), self.out / "points.txt"
+        points.unlink(missing_ok=True)
+        process = forked(stage_work(after, node, force), self.log, f"trace:{points}")
+        if ended(process) or not points.exists():
+            raise SystemExit(f"{title} does not work at all: {tail(self.log)}")
+        wanted = contents(after)
+        counts = Counter(points.read_text().splitlines())
+        passed = [(point, number) for point, n in counts.items() for number in sorted({1, (n + 1) // 2, n})]
+        if self.sample is not None:
+            passed = self.dice.sample(passed, min(self.sample, len(passed)))
+        for point, number in passed:
+            name = f"{point} #{number}" if counts[point] > 1 else point
+            if (title, name) not in self.done:
+                self._point(title, name, f"kill:{number}:{point}", before, node, force, wanted)
+        return after
+
+    def _point(
+        self, title: str, name: str, order: str, before: Path, node: Any, force: bool, wanted: dict[str, bytes]
+    ) -> None:
+        since, root, log = time.monotonic(), copied(before, self.out / "trial"), self.log
+        process = forked(stage_work(root, node, force), log, order)
+        code, trouble = ended(process), []
+        if code != -signal.SIGKILL:
+            trouble.append(f"the point was not reached (exit code {code}: {tail(log)})")
+        if left := survivors(process):
+            trouble.append(f"{len(left)} processes survived")
+        if code := ended(forked(stage_resumed(root, node, force), log)):
+            trouble.append(f"resumed, it ended with {code}: {tail(log)}")
+        self.note(title, name, trouble + self._compared(root, wanted), since)
+
+    def _compared(self, root: Path, wanted: dict[str, bytes]) -> list[str]:
+        other = differences(contents(root), wanted)
+        trouble = [f"{len(other)} files are not those of an undisturbed run: {', '.join(other[:5])}"] if other else []
+        left = left_over(root)
+        return [*trouble, *([f"left over: {', '.join(left)}"] if left else [])]
+
+    def instants(self, title: str, fresh: Path, count: int, dice: random.Random, whole: float, wanted: Any) -> None:
+        """Kill the whole tree of a run, up to three times before it may finish, at random instants."""
+        for number in range(count):
+            kills = [dice.uniform(0, whole) for _ in range(dice.choice((1, 1, 2, 3)))]
+            name = f"{number:03d}: " + ", ".join(f"{at:.2f}" for at in kills) + " s"
+            if (title, name) in self.done:
+                continue
+            since, trouble = time.monotonic(), []
+            root = copied(fresh, self.out / "trial")
+            for at in kills:
+                process = forked(run_work(root), self.log)
+                time.sleep(at)
+                kill_tree(process)
+                ended(process)
+                if left := survivors(process):
+                    trouble.append(f"{len(left)} processes survived")
+            if code := ended(forked(run_resumed(root), self.log)):
+                trouble.append(f"resumed, it ended with {code}: {tail(self.log)}")
+            self.note(title, name, trouble + self._compared(root, wanted), since)
+
+    def commands(self, fresh: Path, count: int, dice: random.Random, wanted: Any) -> None:
+        """The same with `xdc run`, its Prefect server and its fork servers, each in a process group of its own."""
+        title, whole = "xdc run, random instants", 0.0
+        for number in range(count):
+            # The first tells how long a run takes; drawing does not depend on it.
+            draws = [dice.random() for _ in range(dice.choice((1, 2, 3)))]
+            name = f"{number:03d}: {len(draws)} kills"
+            if (title, name) in self.done:
+                continue
+            since, trouble = time.monotonic(), []
+            if not whole:
+                self._command(copied(fresh, self.out / "trial"))
+                whole, since = time.monotonic() - since, time.monotonic()
+            root = copied(fresh, self.out / "trial")
+            for share in draws:
+                trouble += self._command(root, share * whole)[1]
+            code, left = self._command(root)
+            if code:
+                trouble.append(f"resumed, xdc run ended with {code}: {tail(self.log)}")
+            from xdc_core.run import open_run
+
+            self.note(title, name, trouble + left + check(open_run(root)) + self._compared(root, wanted), since)
+
+    def _command(self, root: Path, kill_at: float | None = None) -> tuple[int, list[str]]:
+        """`xdc run`, killed with everything it started after so many seconds. Its exit code, and who survived."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        with self.log.open("a") as log:
+            starter = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", "run", str(root)],
+                env=kept | {"PREFECT_HOME": str(self.out / "prefect"), MARK: mark},
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                starter.wait(kill_at)
+            except subprocess.TimeoutExpired:
+                kill_tree(starter.pid, mark)
+            starter.wait()
+        left = survivors(starter.pid, mark=mark)
+        return starter.returncode, [f"{len(left)} processes survived"] if left else []
+
+    def table(self) -> str:
+        """A row a kind of fault."""
+        rows = [
+            "| stage or run | kills tried | resumed, finished | bytes equal, nothing left | share |",
+            "|---|---|---|---|---|",
+        ]
+        for row in dict.fromkeys(trial.row for trial in self.trials):
+            own = [trial for trial in self.trials if trial.row == row]
+            tried = sum(_kills(trial) for trial in own)
+            finished = sum(_kills(trial) for trial in own if not any("resumed" in text for text in trial.trouble))
+            equal = sum(_kills(trial) for trial in own if not trial.trouble)
+            rows.append(f"| {row} | {tried} | {finished} | {equal} | {equal / tried:.0%} |")
+        return "\n".join(rows)
+
+
+def _kills(trial: Trial) -> int:
+    if "random" not in trial.row:
+        return 1
+    return int(trial.point.split(" ")[1]) if trial.point.endswith("kills") else trial.point.count(",") + 1
+
+
+def change(root: Path, **sections: dict[str, Any]) -> None:
+    """Write other settings into a run's xdc.yaml."""
+    from xdc_core.config import FILE_NAME, commented_yaml, parse_config
+    from xdc_core.run import open_run
+
+    values = open_run(root).config.model_dump()
+    for section, given in sections.items():
+        values[section] |= given
+    (root / FILE_NAME).unlink()  # It is a link to another run's.
+    (root / FILE_NAME).write_text(commented_yaml(parse_config(values, "a trial"), ""), encoding="utf-8")
+
+
+def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
+    """Every stage as it is done for the first time; then a stage that is replaced, restored, or forced."""
+    from xdc_core.graph import all_nodes
+    from xdc_core.run import Node, open_run
+
+    state = copied(fresh, sweep.out / "state")
+    for node in all_nodes(open_run(state).config):
+        if only is None or only == node.stage:
+            after = sweep.points(str(node), state, node)
+        else:
+            after = copied(state, sweep.out / "after")
+            if ended(forked(stage_work(after, node), sweep.log)):
+                raise SystemExit(f"{node} does not work: {tail(sweep.log)}")
+        shutil.rmtree(state)
+        after.rename(state)  # Both are named `run`.
+    if only in (None, "cases"):
+        node = Node("cluster", "audio", 0)
+        change(state, cluster={"iterations": 3})
+        replaced = sweep.points("cluster.audio, replaced", state, node)
+        changed = copied(replaced, sweep.out / "changed")
+        change(changed, cluster={"iterations": open_run(fresh).config.cluster.iterations})
+        sweep.points("cluster.audio, restored", changed, node)
+        label = Node("label", "video", 0)
+        begun = copied(replaced, sweep.out / "begun")
+        change(begun, cluster={"iterations": open_run(fresh).config.cluster.iterations})
+        shutil.rmtree(begun / "rounds/000/labels/video")
+        # So that there is something begun, which `force` gives up.
+        ended(forked(stage_work(begun, label), sweep.log, "kill:1:after rename 000001.parquet"))
+        sweep.points("label.video, forced", begun, label, force=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--points", action="store_true", help="every stage at every named point")
+    parser.add_argument("--sample", type=int, help="so many points of each stage, drawn by lot  [default: all]")
+    parser.add_argument("--instants", type=int, default=0, help="so many runs, each killed at random instants")
+    parser.add_argument("--xdc-run", type=int, default=0, help="the same with the command xdc run")
+    parser.add_argument("--stage", help="points of this stage only; cases: replaced, restored and forced ones")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    out = given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "videos.csv").exists():
+        write_videos(out / "videos")
+    if not (out / "fresh").exists():
+        write_small_run(out / "fresh" / "run", out / "videos.csv")
+    fresh = out / "fresh" / "run"
+    for module in MODULES:  # Once; every fork has them. Nothing here may start a thread.
+        import_module(module)
+    dice = random.Random(given.seed)
+    sweep = Sweep(out, given.sample, dice)
+    if given.points or given.stage:
+        sweep_points(sweep, fresh, given.stage)
+    if given.instants or given.xdc_run:
+        whole, since = copied(fresh, out / "whole"), time.monotonic()
+        if ended(forked(run_work(whole), sweep.log)):
+            raise SystemExit(f"the run does not work at all: {tail(sweep.log)}")
+        seconds, wanted = time.monotonic() - since, contents(whole)
+        sweep.instants("stages in one process, random instants", fresh, given.instants, dice, seconds, wanted)
+        sweep.commands(fresh, given.xdc_run, dice, wanted)
+    print("\n" + sweep.table())
+    return 1 if any(trial.trouble for trial in sweep.trials) else 0
+
+
+if __name__ == "__main__":
+    assert not family(os.getpid()) - {os.getpid()}
+    sys.exit(main())

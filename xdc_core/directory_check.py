@@ -1,0 +1,110 @@
+"""What is wrong with one committed directory of a run: its files, and its rows against the corpus's index."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from shards.commit import Manifest, fingerprint, list_files
+from shards.errors import StageError
+from shards.index import read_index, read_parquet, shard_names
+from shards.stored import read_stored_json
+from shards.tar_check import key_faults, tar_faults
+from xdc_core.features import source_part
+from xdc_core.graph import is_corpus
+from xdc_core.methods import TRUTH
+from xdc_core.run import Node, Run
+
+Fault = tuple[Path, str]  # A file or a directory, and what is wrong with it.
+
+
+def file_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
+    """Files that are missing, damaged, or not of the directory. Reads every byte."""
+    found = list_files(directory)
+    for name, entry in manifest.files.items():
+        if name not in found:
+            yield directory / name, "the file is missing"
+        elif found[name].size != entry.size:
+            yield directory / name, f"it has {found[name].size} bytes, committed were {entry.size}"
+        elif found[name].sha256 != entry.sha256:
+            yield directory / name, "its sha256 is not that of the manifest: bytes have changed"
+    for name in sorted(found.keys() - manifest.files.keys()):
+        yield directory / name, "it is not among the files that were committed: move it elsewhere"
+
+
+def manifest_faults(node: Node, directory: Path, manifest: Manifest) -> Iterator[Fault]:
+    """Whether a manifest is that of the node at whose place it lies, and its fingerprint that of what it says."""
+    lies = ("shard", None, None) if is_corpus(node) else (node.stage, node.modality, node.round)
+    says = (manifest.stage, manifest.modality, manifest.round)
+    if says != lies:
+        yield directory, f"it is the directory of {Node(*says)}, at the place of {node}"
+    own = [*says[:1], manifest.version, *says[1:], manifest.settings, manifest.inputs]
+    if not is_corpus(node) and fingerprint(own) != manifest.fingerprint:
+        yield directory, "the fingerprint in its manifest is not that of the settings and inputs in it"
+
+
+def row_faults(run: Run, node: Node, manifest: Manifest) -> Iterator[Fault]:
+    """Rows that are lost, doubled, strange or in another order; of a directory of clips also the tars' members.
+
+    Raises:
+        StageError: something that the rows are compared with cannot be read.
+    """
+    directory = run.directory(node)
+    if is_corpus(node):
+        yield from _corpus_faults(directory, manifest)
+    elif node.stage in ("extract", "label", "embed"):
+        corpus = run.directory(Node("data", node.modality)) if node.stage == "embed" else run.corpus
+        rows = 0
+        for shard in shard_names(corpus):
+            path = directory / f"{shard}.parquet"
+            keys: list[str] = read_parquet(path, node.stage, ["key"])["key"].to_pylist()
+            rows += len(keys)
+            if node.stage == "embed":  # A row a view.
+                keys = [key for place, key in enumerate(keys) if place == 0 or keys[place - 1] != key]
+            wanted = _wanted(run, node, corpus, shard)
+            for what in key_faults(keys, _rejected(directory, shard, node.stage), wanted, "rows"):
+                yield path, what
+        if rows != manifest.rows:
+            yield directory, f"it has {rows} rows, its manifest says {manifest.rows}"
+
+
+def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
+    """The keys that a shard of the node's should have, in order."""
+    if node.stage != "label":
+        keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
+        return keys
+    if node.modality == TRUTH:
+        table = read_index(corpus, shard, ["key", run.config.truth])
+        labelled: list[str] = table.filter(table[run.config.truth].is_valid())["key"].to_pylist()
+        return labelled
+    assert node.round is not None
+    return [str(key) for key in source_part(run, node.round, str(node.modality), shard)[0]]
+
+
+def _rejected(directory: Path, shard: str, stage: str) -> list[str]:
+    path = directory / f"{shard}.rejects.json"
+    return [entry["key"] for entry in read_stored_json(path, stage)] if path.exists() else []
+
+
+def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:
+    plan = read_parquet(corpus / "plan.parquet", "shard", ["key", "shard"])
+    rejects = read_parquet(corpus / "rejects.parquet", "shard")
+    rows = 0
+    for number, shard in enumerate(shard_names(corpus)):
+        for what in tar_faults(corpus, shard):
+            yield corpus / f"{shard}.tar", what
+        keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
+        rows += len(keys)
+        wanted = [row["key"] for row in plan.to_pylist() if row["shard"] == number]
+        for what in key_faults(keys, _rejected(corpus, shard, "shard"), wanted, "clips"):
+            yield corpus / f"{shard}.parquet", what
+    if (rows, len(rejects)) != (manifest.rows, manifest.rejects):
+        said = f"{manifest.rows} clips and {manifest.rejects} rejects"
+        yield corpus, f"it has {rows} clips and {len(rejects)} rejects, its manifest says {said}"
+
+
+def comparable(faults: Iterator[Fault], directory: Path) -> Iterator[Fault]:
+    """The same, as far as what rows are compared with can be read: what is wrong with that is told where it lies."""
+    try:
+        yield from faults
+    except StageError as error:
+        if str(directory) in str(error):
+            yield directory, str(error)

@@ -1,0 +1,154 @@
+"""Whether everything that a run has committed is what was committed; what else lies there; and what to do."""
+
+import fcntl
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from shards.commit import STALE, partial_directory, read_manifest
+from shards.lock import lock_of
+from shards.progress import Progress, silent
+from shards.stage import reusable
+from xdc_core.directory_check import comparable, file_faults, manifest_faults, row_faults
+from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, is_corpus, node_state, stored_from
+from xdc_core.run import Node, Run
+
+HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    damaged: bytes or rows are not what was committed. unfinished: begun, stale, or waiting for something. set aside:
+    a damaged directory in `.stale/`. left over: what a dead process left, and nobody needs.
+    """
+
+    kind: Literal["damaged", "unfinished", "set aside", "left over"]
+    path: str
+    what: str
+    remedy: str
+
+
+def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
+    """Check every committed directory of a run, its corpora among them: manifests against the graph, files against the
+    sha256 in their manifests, tars against indices, rows against the index. Reads every byte, changes nothing.
+    """
+    fingerprints, findings = Fingerprints(run), list[Finding]()
+    nodes = list(dict.fromkeys([*all_nodes(run.config), *_asked(run)]))
+    for done, node in enumerate(nodes, start=1):
+        findings += _check_node(run, node, fingerprints)
+        progress(done, len(nodes), f"directories verified, {node}")
+    places = dict.fromkeys(run.directory(node) for node in nodes)
+    for place in dict.fromkeys(target.parent for target in places):
+        findings += _set_aside(place, {target.name for target in places if target.parent == place})
+    findings += _left_over(run, nodes, fingerprints)
+    return findings
+
+
+def commands(findings: list[Finding]) -> list[str]:
+    """What to call, in this order, to make anew what is damaged."""
+    return list(dict.fromkeys(finding.remedy for finding in findings if finding.kind == "damaged"))
+
+
+def _asked(run: Run) -> Iterator[Node]:
+    """Nodes of evaluations and data sets that were asked for and are there."""
+    nodes = [Node("data", name) for name in run.config.datasets]
+    for number in range(run.config.rounds + 1):
+        nodes += evaluation_nodes(run.config, list(run.config.evaluate), number)
+    yield from (node for node in nodes if run.directory(node).exists())
+
+
+def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Finding]:
+    directory = run.directory(node)
+    if not directory.exists():
+        return []
+    manifest = read_manifest(directory)
+    anew = _rebuild(run, node)
+    if manifest is None:
+        what = "it has no sound manifest.json: it counts as not there, and will be made anew"
+        return [Finding("damaged", str(directory), what, anew.removesuffix(" --force"))]
+    faults = list(file_faults(directory, manifest))
+    strange = {path for path, _ in faults}
+    faults += manifest_faults(node, directory, manifest)
+    state, why = node_state(run, node, fingerprints)
+    # Rows of what is stale have nothing to be compared with.
+    if (not faults and state == "fresh") or (is_corpus(node) and not strange - set(directory.glob("*.tar"))):
+        faults += [fault for fault in comparable(row_faults(run, node, manifest), directory) if fault not in faults]
+    findings = [Finding("damaged", str(path), what, anew) for path, what in faults]
+    if state != "fresh" and not faults:
+        findings.append(Finding("unfinished", str(directory), f"{state}: {why}", f"xdc run {_quoted(run.root)}"))
+    return findings
+
+
+def _rebuild(run: Run, node: Node) -> str:
+    if is_corpus(node):
+        videos = stored_from(run, node)[1]
+        if videos is None or not videos.exists():
+            return f"# bring {run.directory(node)} back from a copy: its videos are not there to make it anew"
+    words = f"xdc stage {node.stage} {_quoted(run.root)}"
+    words += f" --modality {node.modality}" if node.modality else ""
+    words += f" --round {node.round}" if node.round is not None else ""
+    return f"{words} --force"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _set_aside(place: Path, names: set[str]) -> Iterator[Finding]:
+    """Damage among the directories in `.stale/` beside these."""
+    for directory in sorted((place / STALE).glob("*")):
+        if directory.name.rpartition("-")[0] not in names:
+            continue
+        manifest = read_manifest(directory)
+        faults = [(directory, "it has no sound manifest.json")] if manifest is None else []
+        if manifest is not None:
+            faults += list(file_faults(directory, manifest))
+        if faults:
+            what = f"{faults[0][0].name}: {faults[0][1]}; it is of no use any more"
+            yield Finding("set aside", str(directory), what, f"rm -r {_quoted(directory)}")
+
+
+def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Iterator[Finding]:
+    """Hidden files beside the run's directories and in them."""
+    targets = {run.directory(node): node for node in nodes}
+    roots = dict.fromkeys([run.root.resolve(), *(run.directory(node).resolve() for node in nodes if is_corpus(node))])
+    found = {path for root in roots for path in root.rglob(".*") if HIDDEN.fullmatch(path.name)}
+    for target, node in targets.items():
+        if is_corpus(node) and target.parent.exists():  # Others' corpora may lie beside it.
+            named = re.compile(re.escape(f".{target.name}.") + r".+")
+            found |= {path for path in target.parent.iterdir() if named.fullmatch(path.name)}
+    expected = set()
+    for target, node in targets.items():
+        # Beside what is finished nobody goes on with what a call with --force had begun.
+        if (wanted := fingerprints.of(node)) and reusable(target, wanted) is None:
+            expected.add(partial_directory(target, wanted).resolve())
+    again = f"xdc run {_quoted(run.root)}"
+    for path in sorted(found):
+        if any(parent.name.endswith(".partial") for parent in path.parents):
+            continue  # Part of what is told of as a whole.
+        owner = next((target for target in targets if path.name.startswith(f".{target.name}.")), None)
+        if owner is not None and _locked(owner):
+            yield Finding("unfinished", str(path), "another process is at work on it", "wait until it has finished")
+        elif path.resolve() in expected or path.name.endswith((".returning", ".survey.jsonl")):
+            yield Finding("unfinished", str(path), "the next call goes on with it", again)
+        elif path.name.endswith(".partial"):
+            what = "begun with other settings or with --force; the next commit beside it removes it"
+            yield Finding("left over", str(path), what, f"rm -r {_quoted(path)}")
+        else:
+            yield Finding("left over", str(path), "left by a process that was killed", f"rm -r {_quoted(path)}")
+
+
+def _locked(target: Path) -> bool:
+    try:
+        with lock_of(target).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
