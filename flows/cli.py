@@ -236,6 +236,27 @@ def diff(
             print_difference(found)
 
 
+@app.command()
+def track(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(help="tensorboard, wandb or mlflow")] = "tensorboard",
+    every: Annotated[float | None, typer.Option(help="go on, looking again after so many seconds")] = None,
+) -> None:
+    """Send a run's curves to a tracker: what it has not got yet, also of a training that is at work."""
+    with told_to_people():
+        import time
+
+        from xdc_core.run import open_run
+        from xdc_core.tracking.publish import publish
+
+        while True:
+            sent = publish(open_run(run), to)
+            print(f"{sent} points sent to {to}")
+            if every is None:
+                return
+            time.sleep(every)
+
+
 @app.command("eval")
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' directories")],

@@ -195,6 +195,9 @@ class ReportSettings(Section):
     most_examples: int = Field(
         1000, ge=1, description="of a label source, over all clusters: many clusters get fewer each, but one"
     )
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("tensorboard",), description="who gets the curves after every training and report; [] for nobody"
+    )
 
 
 class RunsOn(Section):

@@ -234,7 +234,7 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
         case "eval":
             return seed | _evaluation_settings(config, name)
         case "report":
-            return {"method": config.method} | config.report.model_dump(mode="json")
+            return {"method": config.method} | config.report.model_dump(mode="json", exclude={"track"})
     return {}
 
 

@@ -112,13 +112,16 @@ def _evaluation_history(run: Run, number: int, facts: dict[str, Any]) -> list[di
     return rows
 
 
-def _before(run: Run, number: int) -> dict[str, Any]:
-    """The report of the round before; empty for the first."""
-    if not number:
-        return {}
-    path = run.directory(Node("report", None, number - 1)) / "report.json"
+def read_report(run: Run, number: int) -> dict[str, Any]:
+    """The report.json of a round."""
+    path = run.directory(Node("report", None, number)) / "report.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def _before(run: Run, number: int) -> dict[str, Any]:
+    """The report of the round before; empty for the first."""
+    return read_report(run, number - 1) if number else {}
 
 
 def _history(run: Run, number: int, facts: dict[str, Any]) -> list[dict[str, Any]]:

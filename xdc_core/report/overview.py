@@ -1,6 +1,5 @@
 """The overview of a run: every reported round in a line, and how it went over the rounds."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +7,22 @@ from markupsafe import Markup
 
 from shards.commit import write_text
 from xdc_core.report.charts import COLOURS, GREY, Line, lines_chart
+from xdc_core.report.facts import read_report
 from xdc_core.report.page import history_charts, render
-from xdc_core.run import Node, Run
+from xdc_core.run import Run
 
 FILE_NAME = "overview.html"
 
 
 def write_overview(run: Run, facts: dict[str, Any]) -> Path:
     """Write `overview.html` of a run from the report of its newest round and those of the rounds before it."""
-    rounds = [_line(run, number) for number in range(facts["round"])] + [_of(facts)]
+    rounds = [_of(read_report(run, number)) for number in range(facts["round"])] + [_of(facts)]
     path = run.root / FILE_NAME
     page = render(
         "overview.html", **facts, rounds=rounds, charts=history_charts(facts) | _losses(rounds), last=facts["round"]
     )
     write_text(path, page)
     return path
-
-
-def _line(run: Run, number: int) -> dict[str, Any]:
-    path = run.directory(Node("report", None, number)) / "report.json"
-    return _of(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _of(facts: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _of_training(facts: dict[str, Any]) -> Iterator[Sign]:
         if not math.isfinite(found["loss"]):
             yield "bad", f"{name}: the loss is {found['loss']}. Lower train.lr, or clip gradients."
         elif learnt <= 0.02 * found["first_loss"]:
-            yield "bad", f"{words}: it learnt next to nothing."
+            yield "look", f"{words}: it learnt next to nothing."
         else:
             yield "good", f"{words}."
 
