@@ -97,7 +97,8 @@ def opus(sound: np.ndarray, sample_rate: int) -> bytes:
     frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
     resampler, file = av.AudioResampler("s16", "mono", rate), io.BytesIO()
-    with av.open(file, "w", format="ogg") as output:
+    # Else its serial number is drawn anew every time: the same clip shall give the same file.
+    with av.open(file, "w", format="ogg", options={"fflags": "+bitexact"}) as output:
         stream = output.add_stream("libopus", rate=rate, layout="mono")
         stream.bit_rate = 32000
         for part in (*resampler.resample(frame), *resampler.resample(None)):
