@@ -109,7 +109,7 @@ def test_another_k_for_video_touches_what_follows_from_video_clusters_only(worke
         # What training alone draws of a clip leaves the features of the encoder that is there as they are.
         ("audio.mask_frames", 20, AFTER_TRAINING_AUDIO),
         ("audio.mask_mels", 5, AFTER_TRAINING_AUDIO),
-        ("video.flip", True, AFTER_TRAINING_VIDEO),
+        ("video.flip", False, AFTER_TRAINING_VIDEO),
         ("video.short_edges", [36, 40], AFTER_TRAINING_VIDEO),
         ("train.precision", "bfloat16", in_round_0("train.video", "train.audio", "report") | EVERYTHING_OF_ROUND_1),
         (
