@@ -7,6 +7,7 @@ from prefect.artifacts import Artifact, create_markdown_artifact, create_table_a
 
 from shards.commit import read_manifest
 from shards.stored import read_stored_json
+from xdc_core.report.facts import purest_first
 from xdc_core.run import Node, Run
 
 
@@ -39,12 +40,11 @@ def cluster_sizes(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a cluster: label source, number, size, and the purity and labels where they are known."""
     rows = []
     for source, found in facts["sources"].items():
-        known = {row["cluster"]: row for row in found["purest"]}
-        for cluster, size in enumerate(found["sizes"]):
-            row: dict[str, Any] = {"source": source, "cluster": cluster, "clips": size}
-            if cluster in known:
-                top = ", ".join(f"{label['label']} {label['share']:.0%}" for label in known[cluster]["top"])
-                row |= {"purity": known[cluster]["purity"], "top labels": top}
+        for cluster in found["clusters"]:
+            row: dict[str, Any] = {"source": source, "cluster": cluster["cluster"], "clips": cluster["size"]}
+            if cluster["top"]:
+                top = ", ".join(f"{label['label']} {label['share']:.0%}" for label in cluster["top"])
+                row |= {"purity": cluster["purity"], "top labels": top}
             rows.append(row)
     return rows
 
@@ -65,9 +65,9 @@ def summary(facts: dict[str, Any], run: Run) -> str:
                 lines.append(
                     f"- `{column}`: NMI {scores['nmi']:.3f}, AMI {scores['ami']:.3f}, purity {scores['purity']:.3f}"
                 )
-        if found["purest"]:
+        if purest := purest_first(found["clusters"]):
             lines += ["\n| cluster | clips | purity | most frequent |", "|---|---|---|---|"]
-            for row in found["purest"][:8]:
+            for row in purest[:8]:
                 top = ", ".join(f"{_escape(label['label'])} {label['share']:.0%}" for label in row["top"])
                 lines.append(f"| {row['cluster']} | {row['size']} | {row['purity']:.2f} | {top} |")
     for modality, found in facts["training"].items():

@@ -223,6 +223,63 @@ def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = Fa
             print_summary(run, found)
 
 
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="searched with all folders in it")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs in a folder, and what became of each."""
+    with told_to_people():
+        from flows.overview import print_runs
+        from xdc_core.catalogue import describe_run, find_runs
+
+        found = [describe_run(root) for root in find_runs(folder)]
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            print_runs(folder, found)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="a run's directory")],
+    b: Annotated[Path, typer.Argument(metavar="RUN_B", help="another's")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what differs between two runs: settings, data, results, and how alike their clusters are."""
+    with told_to_people():
+        from flows.overview import print_difference
+        from xdc_core.difference import difference
+        from xdc_core.run import open_run
+
+        found = difference(open_run(a), open_run(b))
+        if as_json:
+            print(json.dumps(found, indent=2))
+        else:
+            print_difference(found)
+
+
+@app.command()
+def track(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(help="tensorboard, wandb or mlflow")] = "tensorboard",
+    every: Annotated[float | None, typer.Option(help="go on, looking again after so many seconds")] = None,
+) -> None:
+    """Send a run's curves to a tracker: what it has not got yet, also of a training that is at work."""
+    with told_to_people():
+        import time
+
+        from xdc_core.run import open_run
+        from xdc_core.tracking.publish import publish
+
+        while True:
+            sent = publish(open_run(run), to)
+            print(f"{sent} points sent to {to}")
+            if every is None:
+                return
+            time.sleep(every)
+
+
 @app.command("eval")
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' directories")],

@@ -20,11 +20,12 @@ from prefect.states import Completed
 from flows.artifacts import artifact_key, publish_round
 from flows.children import CHILDREN
 from flows.listeners import LISTENERS
-from shards.errors import XdcError
+from shards.errors import Busy, XdcError
 from shards.stage import Record
 from xdc_core.graph import Fingerprints
-from xdc_core.run import Node, open_run
+from xdc_core.run import Node, Run, open_run
 from xdc_core.stage import reuse
+from xdc_core.tracking.publish import publish
 
 UPDATE_S = 2.0
 
@@ -73,6 +74,16 @@ def only_reported(what: str) -> Iterator[None]:
         get_logger("xdc").warning("%s could not be shown in Prefect: %s", what, error)
 
 
+def bring_up_to_date(run: Run) -> None:
+    """Send the trackers of the configuration what is new. They have copies: no trouble of theirs stops a run."""
+    for name in run.config.report.track:
+        with (
+            only_reported(f"the curves in {name}"),
+            contextlib.suppress(Busy),
+        ):  # Who is at it sends ours too, or the next.
+            publish(run, name)
+
+
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, persist_result=False)
 def do_node(run: str, node: Node, force: bool = False, shard: Record | None = None) -> State[Any] | Record:
     """Do one node. The manifest is the truth: a fresh one gives the state Cached, whatever Prefect remembers.
@@ -99,6 +110,8 @@ def do_node(run: str, node: Node, force: bool = False, shard: Record | None = No
     if node.stage == "report":
         with only_reported(str(node)):
             publish_round(opened, node)
+    if node.stage in ("train", "report") and not record.reused:
+        bring_up_to_date(opened)
     for listener in LISTENERS:
         listener.finished(node, record)
     if record.reused:

@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from shards.errors import XdcError
 from shards.stage import Record
@@ -16,8 +26,17 @@ from xdc_core.run import Node
 PLAIN_S = 10.0
 
 
+class RateColumn(ProgressColumn):
+    """Clips a second, or whatever a stage counts."""
+
+    def render(self, task: Task) -> Text:
+        """Over the last half minute; nothing until it is known."""
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s" if task.speed >= 10 else f"{task.speed:.1f}/s")
+
+
 def _bars() -> Progress:
-    columns = (TextColumn("{task.description:<24}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description:<24}")
+    columns = (name, BarColumn(30), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     return Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True)
 
 

@@ -188,6 +188,18 @@ class TrainSettings(Section):
         return self
 
 
+class ReportSettings(Section):
+    """What a round's page shows beside numbers."""
+
+    examples: int = Field(6, ge=0, description="clips of every cluster to look at and listen to, the nearest; 0: none")
+    most_examples: int = Field(
+        1000, ge=1, description="of a label source, over all clusters: many clusters get fewer each, but one"
+    )
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("tensorboard",), description="who gets the curves after every training and report; [] for nobody"
+    )
+
+
 class RunsOn(Section):
     """Where the work is done. Nothing here changes what is computed, but for rounding."""
 
@@ -215,6 +227,7 @@ class Config(Section):
     evaluate: dict[Name, EvaluationSettings] = Field(
         {}, description="evaluations of the encoders, by name; see docs/evaluation.md"
     )
+    report: ReportSettings = Field(ReportSettings(), description="what a round's page shows")
     runs_on: RunsOn = Field(RunsOn(), description="where the work is done")
 
     @model_validator(mode="after")

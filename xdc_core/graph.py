@@ -31,7 +31,7 @@ VERSIONS = {
     "train": 2,
     "embed": 1,
     "eval": 1,
-    "report": 2,
+    "report": 3,
 }
 STAGES = ("shard", *VERSIONS, "data")
 SHARD = Node("shard")
@@ -234,7 +234,7 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
         case "eval":
             return seed | _evaluation_settings(config, name)
         case "report":
-            return {"method": config.method}
+            return {"method": config.method} | config.report.model_dump(mode="json", exclude={"track"})
     return {}
 
 

@@ -59,7 +59,7 @@ def killed(run: Run, node: Node, wait_for: str) -> Path:
 def contents(run: Run, node: Node) -> dict[str, bytes]:
     """The bytes of a node's files, without what tells of time and place."""
     found = {}
-    for path in sorted(run.directory(node).iterdir()):
+    for path in sorted(path for path in run.directory(node).rglob("*") if path.is_file()):
         data = path.read_bytes()
         if path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in data.splitlines()]

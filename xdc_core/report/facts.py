@@ -1,20 +1,17 @@
 """Everything that was measured in a round, read from what its stages left."""
 
-from pathlib import Path
 from typing import Any
 
 from shards.commit import Manifest, read_manifest
-from shards.index import label_columns, read_index, shard_names
+from shards.index import label_columns
 from shards.stored import read_stored_json
 from xdc_core.evaluation.table import headline
 from xdc_core.graph import round_nodes, setup_nodes
-from xdc_core.labels import read_labels
 from xdc_core.methods import clustered_sources, modalities
+from xdc_core.report.clusters import cluster_rows
+from xdc_core.report.signs import signs
 from xdc_core.run import Node, Run
-from xdc_core.scores import Contingency
 from xdc_core.training.metrics import read_metrics
-
-EXAMPLES = 5
 
 
 def gather(run: Run, number: int) -> dict[str, Any]:
@@ -45,6 +42,7 @@ def gather(run: Run, number: int) -> dict[str, Any]:
             }
     facts["history"] = _history(run, number, facts)
     facts["evaluation_history"] = _evaluation_history(run, number, facts)
+    facts["signs"] = signs(facts)
     return facts
 
 
@@ -56,12 +54,26 @@ def _summary(run: Run, node: Node) -> dict[str, Any]:
 def _node_facts(node: Node, manifest: Manifest) -> dict[str, Any]:
     return {
         "node": node.name,
+        "stage": node.stage,
+        "round": node.round,
         "rows": manifest.rows,
         "rejects": manifest.rejects,
         "seconds": manifest.seconds,
         "finished": manifest.finished,
         "fingerprint": manifest.fingerprint[:12],
     }
+
+
+def examples_of(run: Run, k: int) -> int:
+    """How many example clips each of k clusters gets: fewer where there are many clusters, but one."""
+    wanted = run.config.report.examples
+    return min(wanted, max(1, run.config.report.most_examples // k))
+
+
+def purest_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The clusters whose purity is known, the purest first."""
+    known = [row for row in rows if row["purity"] is not None]
+    return sorted(known, key=lambda row: (-row["purity"], -row["size"], row["cluster"]))
 
 
 def _source_facts(run: Run, number: int, source: str) -> dict[str, Any]:
@@ -75,31 +87,8 @@ def _source_facts(run: Run, number: int, source: str) -> dict[str, Any]:
         "on": kmeans["on"],
         **{name: scores[name] for name in ("clips", "empty", "largest", "largest_share", "nmi_previous", "sizes")},
         "agreement": scores["labels"],
-        "purest": _purest(run, labels),
+        "clusters": cluster_rows(run, labels, kmeans["k"], examples_of(run, kmeans["k"])),
     }
-
-
-def _purest(run: Run, labels: Path) -> list[dict[str, Any]]:
-    """For the first label column: every cluster's size, purity and three most frequent labels, purest first."""
-    names = label_columns(run.corpus)
-    if not names:
-        return []
-    counts = Contingency()
-    for shard in shard_names(run.corpus):
-        keys, clusters = read_labels(labels, shard)
-        index = read_index(run.corpus, shard, ["key", names[0]])
-        truth = dict(zip(index["key"].to_pylist(), index[names[0]].to_pylist(), strict=True))
-        counts.add(clusters, [truth[key] for key in keys])
-    by_cluster: dict[int, list[tuple[str, int]]] = {}
-    for (cluster, name), count in counts.counts.items():
-        by_cluster.setdefault(cluster, []).append((name, count))
-    rows = []
-    for cluster, found in by_cluster.items():
-        found.sort(key=lambda pair: (-pair[1], pair[0]))
-        size = sum(count for _, count in found)
-        top = [{"label": name, "share": round(count / size, 4)} for name, count in found[:3]]
-        rows.append({"cluster": cluster, "size": size, "purity": top[0]["share"], "top": top})
-    return sorted(rows, key=lambda row: (-row["purity"], -row["size"], row["cluster"]))
 
 
 def _evaluations(run: Run, number: int) -> dict[str, Any]:
@@ -123,13 +112,16 @@ def _evaluation_history(run: Run, number: int, facts: dict[str, Any]) -> list[di
     return rows
 
 
-def _before(run: Run, number: int) -> dict[str, Any]:
-    """The report of the round before; empty for the first."""
-    if not number:
-        return {}
-    path = run.directory(Node("report", None, number - 1)) / "report.json"
+def read_report(run: Run, number: int) -> dict[str, Any]:
+    """The report.json of a round."""
+    path = run.directory(Node("report", None, number)) / "report.json"
     found: dict[str, Any] = read_stored_json(path, "report")
     return found
+
+
+def _before(run: Run, number: int) -> dict[str, Any]:
+    """The report of the round before; empty for the first."""
+    return read_report(run, number - 1) if number else {}
 
 
 def _history(run: Run, number: int, facts: dict[str, Any]) -> list[dict[str, Any]]:

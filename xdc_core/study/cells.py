@@ -92,6 +92,7 @@ def _config(study: StudySettings, contender: str, variant: dict[str, Any], seed:
     places = {"path": f"../../corpora/{folder}", "videos": f"../../digits/{folder}/manifest.csv"}
     _set(values, "corpus", values.get("corpus", {}) | places | {"learn_splits": ["train"]})
     _set(values, "evaluate", PROBES)
+    _set(values, "report", {"examples": 0, "track": []})  # Of dozens of runs nobody looks at every one.
     _set(values, "runs_on", values.get("runs_on", {}) | {"threads": 1})
     return parse_config(values, f"the study's {contender}")
 

@@ -1,0 +1,93 @@
+"""Several runs side by side, for the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
+    """A row a run."""
+    console = _console()
+    if not found:
+        console.print(
+            f"There is no run in {folder}. Make one: xdc init {folder}/first --videos FOLDER",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    names = list(dict.fromkeys(name for run in found for name in run.get("evaluations", {})))
+    table = _table("run", "method", "seed", "round", "clips", "AMI video", "audio", *names, "finished (UTC)")
+    for column in table.columns:  # Heads may break, rows may not.
+        column.min_width = 5
+    table.columns[0].no_wrap = True
+    for run in found:
+        shown = Text(str(Path(run["run"]).relative_to(folder)))
+        if run["problem"]:
+            table.add_row(shown, Text("cannot be read", style="yellow"))
+            continue
+        agreement = run["agreement"]
+        table.add_row(
+            shown,
+            run["method"] + (", shuffled" if run["control"] else ""),
+            str(run["seed"]),
+            f"{'–' if run['reported'] is None else run['reported']} of {run['rounds']}",
+            _shown(run["clips"]),
+            *(_shown(agreement.get(modality, agreement.get("joint"))) for modality in ("video", "audio")),
+            *(_shown(run["evaluations"].get(name)) for name in names),
+            (run["finished"] or "")[:16].replace("T", " "),
+        )
+    console.print(table)
+    for run in found:
+        if run["problem"]:
+            console.print(f"{run['run']}: {run['problem']}", highlight=False, markup=False)
+
+
+def print_difference(found: dict[str, Any]) -> None:
+    """Settings, data, results and clusters, each where there is something to say."""
+    console, (a, b) = _console(), found["runs"]
+    console.print(f"a: {a}\nb: {b}\n", highlight=False, markup=False)
+    if found["settings"]:
+        table = _table("setting", "a", "b")
+        for name, (ours, theirs) in found["settings"].items():
+            table.add_row(name, Text(str(ours)), Text(str(theirs)))
+        console.print(table)
+    else:
+        console.print("All settings are the same.")
+    data = found["data"]
+    same = "the same corpus" if data["same"] else f"{data['shared']} of them in both"
+    console.print(f"\nClips: {data['clips'][0]} and {data['clips'][1]}, {same}\n", highlight=False)
+    if found["results"]:
+        table = _table("round", "measure", "a", "b", "b - a")
+        for row in found["results"]:
+            change = f"{row['b'] - row['a']:+.3f}"
+            table.add_row(str(row["round"]), row["measure"], _shown(row["a"]), _shown(row["b"]), change)
+        console.print(table)
+    else:
+        console.print("There is no round that both have reported.")
+    for row in found["clusters"]:
+        console.print(
+            f"\nClusters of {row['source']}, round {row['round']}: NMI {_shown(row['nmi'])} and AMI "
+            f"{_shown(row['ami'])} between the two runs, over {row['clips']} clips",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _console() -> Console:
+    """As wide as the terminal; where there is none, as wide as the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,101 @@
+"""The charts of the pages, as SVG to stand in HTML: readable on light and on dark."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+COLOURS = {"video": "#D55E00", "audio": "#0072B2", "joint": "#009E73"}  # Okabe and Ito's, told apart by everyone.
+GREY = "#808080"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "xdc",
+    "font.size": 9,
+    "text.color": GREY,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart. style: matplotlib's, "-" or "--"."""
+
+    name: str
+    places: Sequence[float]
+    values: Sequence[float | None]
+    colour: str
+    style: str = "-"
+
+
+def sizes_chart(sizes: Sequence[int], colour: str) -> str:
+    """Clips by cluster, largest first, on a logarithmic scale; empty clusters leave a gap at the end."""
+    ordered = sorted(sizes, reverse=True)
+
+    def paint(axis: Any) -> None:
+        axis.bar(range(len(ordered)), ordered, width=0.9, color=colour)
+        axis.axhline(sum(ordered) / len(ordered), color=GREY, linewidth=0.8, linestyle="--")
+        axis.set_yscale("log")
+        axis.set_ylim(bottom=0.8)
+        axis.set_xlabel("clusters, largest first (dashed: all equal)")
+        axis.set_ylabel("clips")
+
+    return _draw("Sizes of the clusters", paint)
+
+
+def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float | None = 0.0) -> str:
+    """Lines, with gaps where a value is None. `bottom`: where the axis of values begins; None: where they do."""
+
+    def paint(axis: Any) -> None:
+        for line in lines:
+            kept = [pair for pair in zip(line.places, line.values, strict=True) if pair[1] is not None]
+            if kept:
+                marker = "o" if len(kept) < 40 else ""
+                axis.plot(*zip(*kept, strict=True), line.style, label=line.name, color=line.colour, marker=marker, ms=3)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.grid(alpha=0.2)
+        axis.set_ylim(bottom=bottom)
+        if len(axis.lines) > 1:
+            axis.legend(loc="best")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+
+    return _draw(title, paint)
+
+
+def cross_chart(shares: np.ndarray, rows: str, columns: str) -> str:
+    """A matrix float [rows, columns] of shares of each row, rows and columns in the given order."""
+
+    def paint(axis: Any) -> None:
+        axis.imshow(shares, cmap="viridis", aspect="auto", interpolation="nearest", vmin=0)
+        axis.set_xlabel(columns)
+        axis.set_ylabel(rows)
+        axis.set_xticks([])
+        axis.set_yticks([])
+
+    return _draw(f"{rows} against {columns}", paint, height=4.2)
+
+
+def _draw(title: str, paint: Callable[[Any], None], height: float = 2.6) -> str:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    file = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure, axis = pyplot.subplots(figsize=(5.2, height), layout="constrained")
+        paint(axis)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        pyplot.close(figure)
+    text = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
+    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

@@ -1,0 +1,62 @@
+"""The clips of a round's page: where each is from, in which clusters it is, and what there is to see and hear."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from shards.index import read_index, read_parquet, shard_names
+from shards.progress import Progress
+from shards.read import ClipReader
+from xdc_core.report.media import link_media, write_media
+from xdc_core.run import Node, Run
+
+SEARCHED = 20_000  # Clips that a page can hold to be searched; of a larger corpus it has the examples only.
+MEDIA_COLUMNS = ("frames", "sample_rate", "mp4_offset", "mp4_size", "flac_offset", "flac_size")
+
+
+def page_clips(
+    run: Run, number: int, sources: Collection[str], examples: Collection[str], clips: int
+) -> dict[str, Any]:
+    """What the page knows of its clips, to be searched: all of them, or of more than 20,000 the examples.
+
+    files: names of sources. rows: key -> [place in `files`, start in seconds, cluster by label source, in their order;
+    None where it has none there]. all: whether these are all clips.
+    """
+    everything = clips <= SEARCHED
+    files: dict[str, int] = {}
+    rows: dict[str, list[Any]] = {}
+    for shard in shard_names(run.corpus):
+        index = read_index(run.corpus, shard, ["key", "source", "start_s"])
+        clusters = []
+        for source in sources:
+            directory = run.directory(Node("label", source, number))
+            table = read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"])
+            clusters.append(dict(zip(table["key"].to_pylist(), table["cluster"].to_pylist(), strict=True)))
+        for row in index.to_pylist():
+            if everything or row["key"] in examples:
+                place = files.setdefault(row["source"], len(files))
+                rows[row["key"]] = [place, round(row["start_s"], 2), *(found.get(row["key"]) for found in clusters)]
+    return {"files": list(files), "rows": rows, "all": everything}
+
+
+def write_examples(run: Run, keys: Collection[str], folder: Path, before: Path, progress: Progress) -> dict[str, str]:
+    """Have media of the clips `keys` in `folder`; what an earlier report has in `before` is linked, not made again.
+
+    Returns the reason for every clip of which something cannot be shown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not link_media(key, before, folder)}
+    done, missing = len(keys) - len(wanted), {}
+    with ClipReader(run.corpus) as reader:
+        for shard in shard_names(run.corpus):
+            if not wanted:
+                break
+            for row in read_index(run.corpus, shard, ["key", *MEDIA_COLUMNS]).to_pylist():
+                if row["key"] not in wanted:
+                    continue
+                wanted.remove(row["key"])
+                if reason := write_media(reader, shard, row, folder):
+                    missing[row["key"]] = reason
+                done += 1
+                progress(done, len(keys), "example clips")
+    return missing

@@ -1,0 +1,64 @@
+"""The first layer of an encoder as a picture: in space, and for the video encoder in time."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+# The first convolution, and for video the one in time that follows; the names are the encoders' own.
+IN_SPACE = ("stem.0.weight", "stem.weight")
+IN_TIME = "stem.3.weight"
+
+
+def first_filters(path: Path) -> np.ndarray | None:
+    """float32 [filters, height, width, 1 or 3] of the first convolution in space; None where it has another name."""
+    weights = load_file(path)
+    name = next((name for name in IN_SPACE if name in weights), None)
+    if name is None:
+        return None
+    found = weights[name]
+    found = found[:, :, 0] if found.ndim == 5 else found
+    return np.ascontiguousarray(found.transpose(0, 2, 3, 1), np.float32)
+
+
+def time_filters(path: Path) -> np.ndarray | None:
+    """float32 [filters, inputs * 3] of the first convolution in time: a row an output plane; None without one."""
+    found = load_file(path).get(IN_TIME)
+    if found is None or found.ndim != 5:
+        return None
+    return np.ascontiguousarray(found[..., 0, 0].reshape(len(found), -1), np.float32)
+
+
+def tiles(filters: np.ndarray, scale: int = 6) -> np.ndarray:
+    """uint8 [rows, columns, 3]: filters side by side, each over its own range, 12 a row, a line of grey between."""
+    count, height, width, _ = filters.shape
+    low, high = filters.min(axis=(1, 2, 3), keepdims=True), filters.max(axis=(1, 2, 3), keepdims=True)
+    shown = ((filters - low) / np.maximum(high - low, 1e-12) * 255).astype(np.uint8)
+    shown = np.broadcast_to(shown, (count, height, width, 3)).repeat(scale, 1).repeat(scale, 2)
+    across = min(12, count)
+    rows = -(-count // across)
+    sheet = np.full((rows * (height * scale + 2), across * (width * scale + 2), 3), 128, np.uint8)
+    for number, tile in enumerate(shown):
+        top, left = number // across * (height * scale + 2), number % across * (width * scale + 2)
+        sheet[top : top + height * scale, left : left + width * scale] = tile
+    return sheet
+
+
+def matrix(values: np.ndarray, scale: int = 5) -> np.ndarray:
+    """uint8 [rows, columns, 3]: a matrix in blue (negative), white (0) and red (positive)."""
+    from matplotlib import colormaps
+
+    limit = max(float(np.abs(values).max()), 1e-12)
+    shown = (colormaps["RdBu_r"](values / limit / 2 + 0.5)[..., :3] * 255).astype(np.uint8)
+    return shown.repeat(scale, 0).repeat(scale, 1)
+
+
+def data_address(picture: np.ndarray) -> str:
+    """A picture, uint8 [height, width, 3], as a data: address of a PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

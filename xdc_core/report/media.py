@@ -1,0 +1,107 @@
+"""What one sees and hears of an example clip: a strip of its pictures above its spectrogram, and its sound."""
+
+import io
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from shards.commit import new_file
+from shards.decode import decode_frames, decode_sound
+from shards.errors import MediaError
+from shards.read import ClipReader
+from xdc_core.logmel import LogMel, log_mel
+
+PICTURES, HEIGHT, SPECTROGRAM = 8, 72, 40  # Frames a strip; pixels of a frame's height and of the spectrogram's.
+WIDEST = 128  # Pixels of a frame.
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz that Opus knows.
+
+
+def write_media(reader: ClipReader, shard: str, row: Mapping[str, Any], folder: Path) -> str:
+    """Write `<key>.webp` and `<key>.ogg` into `folder`, as far as the clip has pictures and sound.
+
+    Returns why something is missing that should be there; "" where nothing is.
+    """
+    key, reason = row["key"], ""
+    pictures, sound = None, None
+    try:
+        if row["mp4_size"]:
+            pictures = decode_frames(reader.read(shard, row, "mp4"), 0, row["frames"])
+        if row["flac_size"]:
+            sound = decode_sound(reader.read(shard, row, "flac"))
+    except MediaError as error:
+        reason = str(error)
+    _write(folder / f"{key}.webp", strip(pictures, sound, row["sample_rate"]))
+    if sound is not None:
+        _write(folder / f"{key}.ogg", opus(sound, row["sample_rate"]))
+    return reason
+
+
+def link_media(key: str, before: Path, folder: Path) -> bool:
+    """Take a clip's files from an earlier report, without copying. Returns whether they were there."""
+    there = [path for suffix in (".webp", ".ogg") if (path := before / f"{key}{suffix}").exists()]
+    for path in there:
+        if not (folder / path.name).exists():
+            os.link(path, folder / path.name)
+    return bool(there)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def strip(pictures: np.ndarray | None, sound: np.ndarray | None, sample_rate: int) -> bytes:
+    """A WebP: 8 pictures side by side, evenly over the clip, and under them the log-mel spectrogram, low tones below.
+
+    pictures: uint8 [frames, height, width, 3]. sound: float32 [samples]. What is None is left black.
+    """
+    from PIL import Image
+
+    width = HEIGHT
+    if pictures is not None:
+        height, wide = pictures.shape[1:3]
+        width = max(16, min(WIDEST, round(HEIGHT * wide / height)))
+    sheet = Image.new("RGB", (width * PICTURES, HEIGHT + SPECTROGRAM))
+    if pictures is not None:
+        for place, number in enumerate(np.linspace(0, len(pictures) - 1, PICTURES).round().astype(int)):
+            picture = Image.fromarray(pictures[number]).resize((width, HEIGHT), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (place * width, 0))
+    if sound is not None:
+        sheet.paste(spectrogram(sound, sample_rate).resize((width * PICTURES, SPECTROGRAM)), (0, HEIGHT))
+    file = io.BytesIO()
+    sheet.save(file, "webp", quality=70)
+    return file.getvalue()
+
+
+def spectrogram(sound: np.ndarray, sample_rate: int) -> Any:
+    """The log-mel spectrogram as a coloured PIL image: time to the right, low tones below, full range of colours."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    values = log_mel(torch.from_numpy(sound), LogMel(sample_rate=sample_rate)).numpy().T[::-1]
+    low, high = float(values.min()), float(values.max())
+    shares = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return Image.fromarray((colormaps["magma"](shares)[..., :3] * 255).astype(np.uint8))
+
+
+def opus(sound: np.ndarray, sample_rate: int) -> bytes:
+    """Sound, float32 [samples] in [-1, 1), as Opus in Ogg at 32 kbit/s: a tenth of the FLAC."""
+    rate = next((known for known in OPUS_RATES if known >= sample_rate), OPUS_RATES[-1])
+    pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)[None]
+    frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
+    resampler, file = av.AudioResampler("s16", "mono", rate), io.BytesIO()
+    # Else its serial number is drawn anew every time: the same clip shall give the same file.
+    with av.open(file, "w", format="ogg", options={"fflags": "+bitexact"}) as output:
+        stream = output.add_stream("libopus", rate=rate, layout="mono")
+        stream.bit_rate = 32000
+        for part in (*resampler.resample(frame), *resampler.resample(None)):
+            output.mux(stream.encode(part))
+        output.mux(stream.encode(None))
+    return file.getvalue()

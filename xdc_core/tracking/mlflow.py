@@ -1,0 +1,41 @@
+"""MLflow: the server of MLFLOW_TRACKING_URI, else an SQLite file RUN/tracking/mlflow.db."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow import MlflowClient
+
+from xdc_core.run import Run
+
+
+class MLflow:
+    """One run there."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client, self.run_id = client, run_id
+
+    def log(self, axis: str, step: int, values: Mapping[str, float]) -> None:
+        """Metrics by their names; MLflow has no colons in names."""
+        for name, value in values.items():
+            self.client.log_metric(self.run_id, name.replace(":", "_"), value, step=step)
+
+    def close(self) -> dict[str, Any]:
+        """Its id: the next call goes on with it."""
+        self.client.set_terminated(self.run_id)
+        return {"run_id": self.run_id}
+
+
+def track(run: Run, known: dict[str, Any]) -> MLflow:
+    """Go on with a run, or begin one, in the experiment `xdc`."""
+    folder = (run.root / "tracking").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"file:{folder}/mlruns")
+    if "run_id" in known:
+        return MLflow(client, known["run_id"])
+    found = client.get_experiment_by_name("xdc")
+    experiment = found.experiment_id if found else client.create_experiment("xdc")
+    begun = client.create_run(experiment, run_name=run.root.resolve().name)
+    for name, value in (("method", run.config.method), ("seed", run.config.seed), ("rounds", run.config.rounds)):
+        client.log_param(begun.info.run_id, name, value)
+    return MLflow(client, begun.info.run_id)

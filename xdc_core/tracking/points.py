@@ -1,0 +1,76 @@
+"""The curves of a run, as trackers want them: named values over steps. Read from what the stages left."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from shards.commit import partial_directory, read_manifest
+from xdc_core.graph import Fingerprints
+from xdc_core.methods import modalities
+from xdc_core.report.facts import read_report
+from xdc_core.run import Node, Run
+from xdc_core.training.metrics import read_metrics
+
+ROUND = "round"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values at one place of an axis. axis: "video" or "audio" for steps of that encoder's training, counted over all
+    rounds, or "round". part: the directory that it comes from and what that was made of.
+    """
+
+    axis: str
+    step: int
+    part: str
+    values: dict[str, float]
+
+
+def points(run: Run) -> Iterator[Point]:
+    """All points of a run, in order: of every round its training, as far as it has come, and its report."""
+    fingerprints = Fingerprints(run)
+    before = dict.fromkeys(modalities(run.config.method), 0)
+    for number in range(run.config.rounds + 1):
+        for modality in before:
+            node = Node("train", modality, number)
+            steps = 0
+            for line in _metrics(run, node, fingerprints) if number < run.config.rounds else ():
+                steps = int(line["steps"])
+                values = {f"{modality}/{name}": float(value) for name, value in _numbers(line)}
+                yield Point(modality, before[modality] + int(line["step"]), _part(node, fingerprints), values)
+            before[modality] += steps
+        node = Node("report", None, number)
+        facts = read_report(run, number) if read_manifest(run.directory(node)) else None
+        if facts is not None:
+            yield Point(ROUND, number, _part(node, fingerprints), dict(_of_round(facts)))
+
+
+def _part(node: Node, fingerprints: Fingerprints) -> str:
+    return f"{node} {(fingerprints.of(node) or '')[:12]}"
+
+
+def _metrics(run: Run, node: Node, fingerprints: Fingerprints) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl: of the committed directory, or of a training that is at work."""
+    wanted = fingerprints.of(node)
+    directory = run.directory(node)
+    manifest = read_manifest(directory)
+    if manifest is not None and manifest.fingerprint == wanted:
+        return read_metrics(directory / "metrics.jsonl")
+    return read_metrics(partial_directory(directory, wanted) / "metrics.jsonl") if wanted else []
+
+
+def _numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in line.items():
+        if name not in ("step", "steps") and value is not None:
+            yield name, value
+
+
+def _of_round(facts: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for row in facts["history"]:
+        if row["round"] == facts["round"]:
+            for name, value in row.items():
+                if name not in ("round", "source") and value is not None:
+                    yield f"clusters_{row['source']}/{name.replace(':', '_')}", float(value)
+    for row in facts["evaluation_history"]:
+        if row["round"] == facts["round"] and row["mean"] is not None:
+            yield f"evaluations/{row['evaluation']}", float(row["mean"])

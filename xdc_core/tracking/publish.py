@@ -1,0 +1,64 @@
+"""Curves to TensorBoard, Weights & Biases or MLflow: copies for their pages. The run's own files stay the truth."""
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Protocol
+
+from shards.commit import exclusive, write_json
+from shards.errors import ConfigError
+from xdc_core.run import Run
+from xdc_core.tracking.points import points
+
+# Tracker -> the module of this package that writes to it, and the extra that installs what it needs.
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+class Tracker(Protocol):
+    """One run in one tracker."""
+
+    def log(self, axis: str, step: int, values: Mapping[str, float]) -> None:
+        """Add values at a place of an axis."""
+
+    def close(self) -> dict[str, Any]:
+        """Write what is waiting. Returns what must be known to go on with the same run next time."""
+
+
+def publish(run: Run, name: str) -> int:
+    """Bring a tracker up to date with a run. What it has already is not sent again: RUN/tracking/<name>.json knows.
+
+    Returns the number of points sent.
+
+    Raises:
+        ConfigError: the tracker is unknown, or its package is not installed (says how to).
+        Busy: another process is at it.
+    """
+    if name not in TRACKERS:
+        raise ConfigError(f"there is no tracker {name!r}. There are: {', '.join(TRACKERS)}.")
+    file = run.root / "tracking" / f"{name}.json"
+    with exclusive(file):
+        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        sent: dict[str, int] = state.get("sent", {})
+        new = [point for point in points(run) if point.step > sent.get(point.part, -1)]
+        if not new:
+            return 0
+        tracker = _open(name)(run, state.get("tracker", {}))
+        try:
+            for point in new:
+                tracker.log(point.axis, point.step, point.values)
+                sent[point.part] = point.step
+        finally:
+            known = tracker.close()
+            write_json(file, {"tracker": known, "sent": sent})
+    return len(new)
+
+
+def _open(name: str) -> Callable[[Run, dict[str, Any]], Tracker]:
+    try:
+        opener: Callable[[Run, dict[str, Any]], Tracker] = import_module(f"xdc_core.tracking.{TRACKERS[name]}").track
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{name} needs the package {error.name}, which is not installed. Install the extra: "
+            f"uv pip install -e '.[{name}]'"
+        ) from error
+    return opener
