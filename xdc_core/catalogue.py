@@ -1,11 +1,11 @@
 """The runs below a folder, and what became of each."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ConfigError
+from shards.errors import ConfigError, XdcError
+from shards.stored import read_stored_json
 from xdc_core.config import FILE_NAME
 from xdc_core.run import Node, Run, open_run
 
@@ -29,11 +29,15 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def newest_report(run: Run) -> dict[str, Any] | None:
-    """The report.json of the last round that has one, whether it is up to date or not; None without any."""
+    """The report.json of the last round that has one, whether it is up to date or not; None without any.
+
+    Raises:
+        StageError: it is damaged.
+    """
     for number in range(run.config.rounds, -1, -1):
         path = run.directory(Node("report", None, number)) / "report.json"
         if path.exists():
-            facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            facts: dict[str, Any] = read_stored_json(path, "report")
             return facts
     return None
 
@@ -46,7 +50,7 @@ def describe_run(root: Path) -> dict[str, Any]:
     try:
         run = open_run(root)
         facts = newest_report(run)
-    except (ConfigError, ValueError) as error:
+    except XdcError as error:
         return {"run": str(root), "problem": str(error).splitlines()[0]}
     config = run.config
     described = {
