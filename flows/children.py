@@ -153,12 +153,12 @@ class Children:
     def __init__(self) -> None:
         self._servers: dict[tuple[str, ...], Server] = {}
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
 
     def server(self, modules: tuple[str, ...]) -> Server:
         """The server that has imported these modules. Returns at once; its imports go on by themselves."""
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise StageError("not started: the run is being stopped.")
             if modules not in self._servers or not self._servers[modules].alive:
                 self._servers[modules] = Server(modules)
@@ -193,10 +193,14 @@ class Children:
             raise StageError(f"{node}: {found['path']} was replaced by something else as soon as it was finished.")
         return record_of(Path(found["path"]), manifest, found["reused"])
 
+    def pause(self, seconds: float) -> None:
+        """Sleep, but not on when all is being closed."""
+        self._closed.wait(seconds)
+
     def close(self) -> None:
         """End all servers and their children, and start no more; waits until they are gone."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             servers = list(self._servers.values())
             self._servers.clear()
         for server in servers:

@@ -356,12 +356,26 @@ def compare(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Tell what of this machine works: packages, codecs, GPU, faiss, Prefect server. Exits with 1 if xdc cannot run."""
+def doctor(
+    as_json: JsonOption = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="end flow runs in Prefect that say Running and whose process is gone")
+    ] = False,
+    dead: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="with --repair: a flow run known to be dead, wherever it ran")
+    ] = None,
+) -> None:
+    """Tell what of this machine works: packages, codecs, GPU, faiss, Prefect server, and its unfinished flow runs.
+
+    Exits with 1 if xdc cannot run.
+    """
     with told_to_people():
         from flows.doctor import examine, print_findings
+        from shards.errors import ConfigError
 
-        findings = examine()
+        if dead and not repair:
+            raise ConfigError("--dead says what to repair: give --repair with it.")
+        findings = examine(repair, dead or [])
         if as_json:
             print(json.dumps(findings, indent=2))
         else:

@@ -1,16 +1,18 @@
-"""What of a machine works."""
+"""What of a machine works, and which flow runs are dead without Prefect's knowing."""
 
 import importlib.metadata
 import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from flows.prefect_defaults import set_defaults
 from flows.temporary_server import answers, temporary_server
-from shards.errors import XdcError
+from flows.zombies import bury, known_dead, look
+from shards.errors import ConfigError, XdcError
 
 PACKAGES = (
     "torch", "torchaudio", "torchvision", "faiss-gpu", "faiss-cpu", "av", "pyarrow", "webdataset", "prefect", "fastapi",
@@ -26,14 +28,28 @@ CODECS: tuple[tuple[str, Literal["r", "w"]], ...] = (
 )
 
 
+# What is said of a flow run, and what to do, by the fate of its process.
+WHAT_NOW = {
+    "alive": ("works", ""),
+    "gone": ("dead", "To tell Prefect: xdc doctor --repair"),
+    "elsewhere": ("unseen", "Ask there; if that will never be there again: xdc doctor --repair --dead {id}"),
+    "starting": ("unseen", "If nothing is starting it: xdc doctor --repair --dead {id}"),
+}
+BURIED = "Prefect knows now. To go on: prefect flow-run retry {id}, or start the same again"
+
+
 def finding(what: str, state: str, text: str) -> dict[str, str]:
-    """`state`: works, absent (xdc does without) or broken (xdc cannot run)."""
+    """`state`: works, absent (xdc does without) or broken (xdc cannot run).
+
+    Of a flow run: works, unseen (nobody knows whether it does), dead (without Prefect's knowing) or buried.
+    """
     return {"what": what, "state": state, "text": text}
 
 
-def examine() -> list[dict[str, str]]:
-    """Look at everything; takes some seconds, for torch and faiss are loaded."""
-    return [python(), *packages(), *codecs(), *torch_and_gpu(), faiss(), memory_and_disk(), prefect_server()]
+def examine(repair: bool = False, dead: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Look at everything; takes some seconds, for torch and faiss are loaded. `repair` and `dead`: see `flow_runs`."""
+    machine = [python(), *packages(), *codecs(), *torch_and_gpu(), faiss(), memory_and_disk()]
+    return [*machine, *prefect_server(repair, dead)]
 
 
 def python() -> dict[str, str]:
@@ -110,33 +126,61 @@ def memory_and_disk() -> dict[str, str]:
     return finding("machine", state, f"{os.cpu_count()} cores, {memory:.0f} GiB memory, {free:.0f} GiB disk free here")
 
 
-def prefect_server() -> dict[str, str]:
-    """Whether a server is set, and answers."""
+def prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
+    """Whether a server is set, and answers, and what it says of flow runs."""
     set_defaults(quiet=True)
     try:
         from prefect.settings import PREFECT_API_URL
     except ImportError as error:
-        return finding("Prefect", "broken", f"does not load: {error}. Install with: make install")
+        return [finding("Prefect", "broken", f"does not load: {error}. Install with: make install")]
     if not (url := PREFECT_API_URL.value()):
-        return temporary_prefect_server()
+        return temporary_prefect_server(repair, dead)
     if not answers(url):
-        return finding("Prefect", "broken", f"the server at {url} does not answer: start it, or unset PREFECT_API_URL")
-    return finding("Prefect", "works", f"server at {url}")
+        return [
+            finding("Prefect", "broken", f"the server at {url} does not answer: start it, or unset PREFECT_API_URL")
+        ]
+    return [finding("Prefect", "works", f"server at {url}"), *flow_runs(repair, dead)]
 
 
-def temporary_prefect_server() -> dict[str, str]:
+def temporary_prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
     """Start one, as a command without a server does: wrong versions of what it needs show only there."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
     started = time.monotonic()
     try:
-        with temporary_server():
+        with temporary_server() as url, temporary_settings({PREFECT_API_URL: url}):
             seconds = time.monotonic() - started
-            return finding("Prefect", "works", f"no server is set; a temporary one starts in {seconds:.0f} s")
+            works = finding("Prefect", "works", f"no server is set; a temporary one starts in {seconds:.0f} s")
+            return [works, *flow_runs(repair, dead)]
+    except ConfigError:
+        raise
     except XdcError as error:
-        return finding("Prefect", "broken", str(error))
+        return [finding("Prefect", "broken", str(error))]
+
+
+def flow_runs(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
+    """Those that are not at an end. `repair` buries the ones whose process is gone, and those that `dead` names.
+
+    Raises:
+        ConfigError: `dead` names none, or one that is alive.
+    """
+    from prefect.client.orchestration import get_client
+
+    rows = []
+    with get_client(sync_client=True) as client:
+        seen = look(client)
+        named = known_dead(seen, dead)
+        for sighting in seen:
+            state, text = WHAT_NOW[sighting.fate]
+            if repair and (sighting.fate == "gone" or sighting in named):
+                state, text = ("buried", BURIED) if bury(client, sighting) else ("works", "changed just now")
+            text = text.format(id=sighting.id)
+            rows.append(finding("flow run", state, f"{sighting.name} ({sighting.id}): {sighting.text}. {text}".strip()))
+    return rows
 
 
 def print_findings(findings: list[dict[str, Any]]) -> None:
     """A line each."""
-    marks = {"works": "ok", "absent": "--", "broken": "!!"}
+    marks = {"works": "ok", "absent": "--", "broken": "!!", "unseen": "??", "dead": "xx", "buried": "ok"}
     for row in findings:
         print(f"{marks[row['state']]}  {row['what']:<18} {row['text']}")

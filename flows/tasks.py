@@ -14,13 +14,14 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.logging import get_logger
+from prefect.logging import get_logger, get_run_logger
 from prefect.states import Completed
 
 from flows.artifacts import artifact_key, publish_round
 from flows.children import CHILDREN
 from flows.listeners import LISTENERS
 from shards.errors import Busy, XdcError
+from shards.progress import Progress
 from shards.stage import Record
 from xdc_core.graph import Fingerprints
 from xdc_core.run import Node, Run, open_run
@@ -28,6 +29,7 @@ from xdc_core.stage import reuse
 from xdc_core.tracking.publish import publish
 
 UPDATE_S = 2.0
+WAIT_S, LONGEST_WAIT_S = 1.0, 20.0  # Between two looks whether another process is still at it.
 
 
 class ProgressArtifact:
@@ -77,11 +79,27 @@ def only_reported(what: str) -> Iterator[None]:
 def bring_up_to_date(run: Run) -> None:
     """Send the trackers of the configuration what is new. They have copies: no trouble of theirs stops a run."""
     for name in run.config.report.track:
-        with (
-            only_reported(f"the curves in {name}"),
-            contextlib.suppress(Busy),
-        ):  # Who is at it sends ours too, or the next.
+        # Who is at it sends ours too, or the next does.
+        with only_reported(f"the curves in {name}"), contextlib.suppress(Busy):
             publish(run, name)
+
+
+def run_or_wait(run: Run, node: Node, force: bool, progress: Progress, corpus: str | None) -> Record:
+    """Have a child do a stage. Where another process is at it, wait until that one has finished it, or has died.
+
+    Raises:
+        XdcError: what the stage raised, but Busy.
+    """
+    pause = WAIT_S
+    while True:
+        try:
+            return CHILDREN.run_stage(run, node, force, progress, corpus)
+        except Busy as busy:
+            if pause == WAIT_S:
+                get_run_logger().warning("%s waits, and goes on by itself: %s", node, busy)
+            progress(0, 1, f"waiting: {busy}")
+            CHILDREN.pause(pause)
+            pause = min(2 * pause, LONGEST_WAIT_S)
 
 
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, persist_result=False)
@@ -101,7 +119,7 @@ def do_node(run: str, node: Node, force: bool = False, shard: Record | None = No
         alone = contextlib.nullcontext() if opened.config.runs_on.parallel else ONE_AT_A_TIME
         try:
             with alone:
-                record = CHILDREN.run_stage(opened, node, force, progress, corpus)
+                record = run_or_wait(opened, node, force, progress, corpus)
         except XdcError as error:
             for listener in LISTENERS:
                 listener.failed(node, error)

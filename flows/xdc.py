@@ -8,7 +8,9 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.tasks import only_reported
 from flows.xdc_round import xdc_round
+from flows.zombies import sign
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.run import open_run
 from xdc_core.stage import all_fresh
@@ -23,6 +25,8 @@ def xdc(run: str = "runs/demo") -> State[Any]:
 
     Rounds in which everything is fresh are passed over. A failed round ends the flow: later ones need it.
     """
+    with only_reported("which process this is"):
+        sign()
     opened = open_run(run)
     done = 0
     for number in range(opened.config.rounds + 1):

@@ -13,7 +13,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.children import CHILDREN
 from flows.rounds import check_round, next_round
-from flows.tasks import do_node
+from flows.tasks import do_node, only_reported
+from flows.zombies import sign
 from xdc_core.graph import SHARD, inputs, round_nodes, setup_nodes
 from xdc_core.run import Node, Run, open_run
 from xdc_core.stage import all_fresh
@@ -47,6 +48,8 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
 
 def run_nodes(run: Run, nodes: list[Node], force: bool = False) -> State[Any]:
     """Submit a task a node, each after those that it reads; give the flow's state when all have ended."""
+    with only_reported("which process this is"):
+        sign()
     if force or not all_fresh(run, nodes):
         CHILDREN.warm_up()
     futures: dict[Node, PrefectFuture[Any]] = {}

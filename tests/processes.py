@@ -20,9 +20,9 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for file in listed for child in file.read_text().split() if alive(int(child))]
 
 
-def wait_for(what: str, happened: Callable[[], object], seconds: float = 60) -> None:
-    """Return as soon as `happened()`; fail after so many seconds."""
+def wait_for(what: str, happened: Callable[[], object], seconds: float = 60, every: float = 0.01) -> None:
+    """Return as soon as `happened()`, which is asked `every` so many seconds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.01)
+        time.sleep(every)

@@ -42,6 +42,13 @@ def left_over(home: Path) -> list[str]:
     return [line for line in found if line]
 
 
+def flow_runs_seen_by_doctor(home: Path, *options: str) -> list[dict[str, str]]:
+    """What it says of flow runs that are at no end."""
+    done = xdc(home, "doctor", "--json", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [row for row in json.loads(done.stdout) if row["what"] == "flow run"]
+
+
 @pytest.mark.slow
 def test_a_run_without_a_server_is_done_then_fresh_then_partly_redone(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run()
@@ -101,6 +108,12 @@ def test_an_ended_run_leaves_a_checkpoint_and_no_process(
     if number == signal.SIGINT:
         assert "the same command goes on from there" in told
         assert "Traceback" not in told
+    else:
+        # The flow xdc and that of its round: nobody was left to tell the records of the temporary server.
+        assert [row["state"] for row in flow_runs_seen_by_doctor(tmp_path)] == ["dead"] * 2
+        assert [row["state"] for row in flow_runs_seen_by_doctor(tmp_path, "--repair")] == ["buried"] * 2
+    assert flow_runs_seen_by_doctor(tmp_path) == []
+    assert left_over(tmp_path) == []
 
 
 def test_a_server_that_does_not_answer_is_named(make_run: MakeRun, tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What the tests of deaths share: a run that nobody interrupted, and copies of it that lack their last training."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from interrupted import INTERRUPTED
+
+from xdc_core.config import FILE_NAME, commented_yaml, parse_config
+from xdc_core.graph import all_nodes
+from xdc_core.run import Run, open_run
+from xdc_core.stage import reuse, run_stage
+
+
+@pytest.fixture(scope="session")
+def whole(worked_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run whose trainings had two ranks under torchrun, and were long enough to be interrupted."""
+    root = tmp_path_factory.mktemp("whole") / "run"
+    shutil.copytree(worked_run.root, root)
+    values = worked_run.config.model_dump()
+    values["train"] |= {"processes": 2, "clips": 1280, "checkpoint_every": 4}
+    config = parse_config(values, "the tests' settings")
+    (root / FILE_NAME).write_text(commented_yaml(config), encoding="utf-8")
+    run = open_run(root)
+    for node in all_nodes(run.config):
+        if reuse(run, node) is None:
+            run_stage(run, node)
+    return run
+
+
+@pytest.fixture
+def half_done(whole: Run, tmp_path: Path) -> Run:
+    """The same run, without its training of sound and all that comes from it."""
+    root = tmp_path / f"run-{tmp_path.name}"  # The flow runs are named after it.
+    shutil.copytree(whole.root, root)
+    for directory in INTERRUPTED:
+        shutil.rmtree(root / directory)
+    return open_run(root)
