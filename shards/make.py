@@ -12,7 +12,7 @@ from shards.corpus import Listing, list_corpus
 from shards.errors import ConfigError, StageError
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
-from shards.settings import BOTH, CorpusSettings, stored_part
+from shards.settings import BOTH, CorpusSettings, limits_of, stored_part
 from shards.stage import Identity, Outcome, Record, build, record_of
 from shards.survey import Surveyed, read_survey, stat_of, survey
 from shards.write import core_count, write_corpus
@@ -50,7 +50,7 @@ def shard(
         notes.unlink(missing_ok=True)
     known = [] if force else known_sources(corpus, settings.modalities)
     workers = settings.workers or core_count()
-    found = survey(listing, known, notes, workers, settings.clip_timeout_s, progress, settings.modalities)
+    found = survey(listing, known, notes, workers, limits_of(settings), progress, settings.modalities)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
