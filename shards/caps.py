@@ -39,8 +39,9 @@ def allowed_frames(frames: Iterator[Any], settings: CorpusSettings) -> Iterator[
         if frame.time is not None:
             first_s, last_s = min(first_s, frame.time), max(last_s, frame.time)
             yield frame
-        if seen > settings.max_fps * (1.0 + max(0.0, last_s - first_s)):
-            raise MediaError(_too_fast(seen / (1.0 + max(0.0, last_s - first_s)), settings))
+        lasted_s = max(0.0, last_s - first_s)
+        if seen > settings.max_fps * (1.0 + lasted_s):
+            raise MediaError(_too_fast((seen - 1) / lasted_s if lasted_s else seen, settings))
 
 
 def check_bytes(size: int, most_mb: float) -> None:

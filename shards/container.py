@@ -84,9 +84,11 @@ def choose_streams(
         raise MediaError("no sound: the file has no audio stream")
     video, audio = next(filter(_decodable, pictures), None), next(filter(_decodable, sounds), None)
     if "video" in modalities and video is None:
-        raise MediaError("no picture: FFmpeg has no decoder for its video stream")
+        hint = what_it_is(Path(container.name))
+        raise MediaError(f"no picture: FFmpeg has no decoder for its video stream{hint}")
     if "audio" in modalities and audio is None:
-        raise MediaError("no sound: FFmpeg has no decoder for its audio stream")
+        hint = what_it_is(Path(container.name))
+        raise MediaError(f"no sound: FFmpeg has no decoder for its audio stream{hint}")
     if video is not None and _tag(video) == "encv":
         raise MediaError("no picture: the video stream is encrypted")
     if audio is not None and _tag(audio) == "enca":
@@ -146,8 +148,8 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
             leading = next(filter(_decodable, _pictures(container)), stream)
             first_s = float((leading.start_time or 0) * (leading.time_base or 0)) - origin_s
             from_beginning = time_s - back_s <= first_s
-            if not from_beginning:
-                container.seek(int((time_s - back_s + origin_s) * av.time_base), backward=True)
+            if not from_beginning and not _seek(container, time_s - back_s + origin_s):
+                continue
             frames = _decode(container, stream, path)
             try:
                 first = next(frames, None)
@@ -158,6 +160,16 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
             if from_beginning or (first is not None and first.time is not None and first.time - origin_s <= time_s):
                 yield Decoding(stream, origin_s, itertools.chain([] if first is None else [first], frames))
                 return
+
+
+def _seek(container: InputContainer, time_s: float) -> bool:
+    try:
+        container.seek(int(time_s * av.time_base), backward=True)
+    except MemoryError:
+        raise
+    except av.FFmpegError:  # A damaged index, or none.
+        return False
+    return True
 
 
 def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path) -> Iterator[Any]:

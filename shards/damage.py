@@ -32,18 +32,27 @@ def _from_head(head: bytes) -> str:
         return "it is a web page"
     if head.startswith(b"\x1a\x45\xdf\xa3") and all(element in head for element in _ENCRYPTED_MATROSKA):
         return "it seems to be encrypted"
-    if all(byte >= 32 or byte in b"\t\n\f\r" for byte in head[:4096]):
-        return "it is a text"
-    return ""
+    return "it is a text" if _is_text(head[:4096]) else ""
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head[: max(16, len(head) - 3)].decode("utf-8")  # The last letter may be cut off.
+    except UnicodeDecodeError:
+        return False
+    return len(text) >= 16 and all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 def _from_boxes(path: Path, head: bytes) -> str:
     """For MP4 and its relatives."""
     if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
         return ""
-    if any(tag in head for tag in (b"encv", b"enca", b"pssh")):
-        return "it seems to be encrypted"
     size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - HEAD))
+        tail = file.read()  # Where the header stands behind the media.
+    if any(tag in head or tag in tail for tag in (b"encv", b"enca", b"pssh")):
+        return "it seems to be encrypted"
     boxes = list(_boxes(path, size))
     for name, end in boxes:
         if end > size:

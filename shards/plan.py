@@ -99,6 +99,8 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
             rejects.append(Reject(source.path, "plan", reason, start_s=start_s))
             continue
         cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
+        if not cuts:
+            lost = end_s - start_s  # Also where there is next to nothing: every source is accounted for.
         if lost:
             whole = f"rest of the {what}" if cuts else what
             reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"

@@ -67,7 +67,7 @@ class CorpusSettings(BaseModel):
         description="a file or clip that needs more memory is rejected; each of the workers may use as much",
     )
     max_pixels: int = Field(8192 * 4320, ge=1, description="a video with a larger picture is rejected")
-    max_fps: Positive = Field(500.0, description="a video with more frames a second is rejected")
+    max_fps: Positive = Field(1000.0, description="a video with more frames a second is rejected")
     max_hours: Positive = Field(24.0, description="a longer video is rejected")
     max_clip_mb: Positive = Field(256.0, description="a clip that is larger when it is encoded is rejected")
 
