@@ -55,6 +55,8 @@ def _from_boxes(path: Path, head: bytes) -> str:
         return "it seems to be encrypted"
     boxes = list(_boxes(path, size))
     for name, end in boxes:
+        if not name.isascii() or not name.isalnum():
+            return "its boxes are damaged"
         if end > size:
             return f"its box {name} should end at byte {end}, but the file has {size}: a copy that was broken off"
     if "moov" not in (name for name, _ in boxes):

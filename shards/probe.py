@@ -13,7 +13,7 @@ from shards.errors import MediaError
 from shards.settings import BOTH
 
 # Sound without a header that tells its length: FFmpeg guesses it from the bit rate of the beginning, or takes the last
-# timestamp, which stands for a third of a second.
+# timestamp, which stands for a third of a second; in MPEG-PS that goes for pictures too.
 GUESSED = frozenset({"aac", "ac3", "eac3", "mp3", "mpeg", "mpegts"})
 LONG_S = 60.0  # What a header says of a longer duration is checked: a lie of a day would be thousands of clips.
 
@@ -34,7 +34,8 @@ class Probe:
 def _duration_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float | None:
     """As the header has it, or as the packets have it where it does not say; None where it says too much."""
     said_s = 0.0
-    if not (stream.type == "audio" and container.format.name in GUESSED):
+    name = container.format.name
+    if not (name == "mpeg" or (stream.type == "audio" and name in GUESSED)):
         if stream.duration and stream.time_base:
             said_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_of(container)
         elif container.duration:
