@@ -2,11 +2,15 @@
 
 Time 0 of a file is its container's start time; picture and sound are both placed on that clock by their
 timestamps, so they stay aligned whatever the streams' own offsets are.
+
+A packet that does not decode is left out: the picture before it stays, and the sound is silent there. A file of which
+many do not decode is of no use.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +19,32 @@ from typing import Any, Literal
 import av
 from av.container import InputContainer
 
+from shards.damage import what_it_is
 from shards.errors import MediaError
+
+MAX_STREAMS = 256  # A whole television multiplex has about 100.
+# A file with more packets that do not decode than either is of no use.
+BAD_PACKETS = 2
+BAD_SHARE = 0.1
+# Formats that name other files, or devices: one file is read, and nothing else.
+_OF_OTHER_FILES = (
+    "concat dash ffmetadata hls image2 imf lavfi rtp rtsp sap sdp tty vapoursynth webm_dash_manifest "
+    "alsa fbdev kmsgrab v4l2 video4linux2 x11grab xcbgrab pulse jack oss openal"
+)
+
+
+@functools.cache
+def _formats() -> str:
+    """FFmpeg's list of formats that may be opened."""
+    names = {name for entry in av.formats_available for name in entry.split(",")}
+    return ",".join(sorted(names - set(_OF_OTHER_FILES.split())))
 
 
 def open_media(path: Path) -> InputContainer:
     """Open a local file; nothing that it names elsewhere is read.
 
     Raises:
-        MediaError: there is no such file, it is empty, or FFmpeg does not know it.
+        MediaError: there is no such file, it is empty, FFmpeg does not know it, or it has more than 256 streams.
     """
     if not path.is_file():
         raise MediaError("the file does not exist" if not path.exists() else "not a regular file")
@@ -30,9 +52,20 @@ def open_media(path: Path) -> InputContainer:
         raise MediaError("the file is empty")
     try:
         # Absolute: FFmpeg takes what precedes a colon for a protocol. Tags may be in any encoding and are not needed.
-        return av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        container = av.open(
+            str(path.absolute()),
+            options={"protocol_whitelist": "file", "format_whitelist": _formats()},
+            metadata_errors="replace",
+        )
+    except MemoryError:  # Of these is FFmpeg's own, which is an FFmpegError too.
+        raise
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"FFmpeg cannot open it: {error.strerror}") from error
+        raise MediaError(f"FFmpeg cannot open it: {error.strerror}{what_it_is(path)}") from error
+    if len(container.streams) > MAX_STREAMS:
+        count = len(container.streams)
+        container.close()
+        raise MediaError(f"the file has {count} streams, more than {MAX_STREAMS}")
+    return container
 
 
 def choose_streams(
@@ -51,15 +84,28 @@ def choose_streams(
         raise MediaError("no sound: the file has no audio stream")
     video, audio = next(filter(_decodable, pictures), None), next(filter(_decodable, sounds), None)
     if "video" in modalities and video is None:
-        raise MediaError("no picture: FFmpeg has no decoder for its video stream")
+        hint = what_it_is(Path(container.name))
+        raise MediaError(f"no picture: FFmpeg has no decoder for its video stream{hint}")
     if "audio" in modalities and audio is None:
-        raise MediaError("no sound: FFmpeg has no decoder for its audio stream")
+        hint = what_it_is(Path(container.name))
+        raise MediaError(f"no sound: FFmpeg has no decoder for its audio stream{hint}")
+    if video is not None and _tag(video) == "encv":
+        raise MediaError("no picture: the video stream is encrypted")
+    if audio is not None and _tag(audio) == "enca":
+        raise MediaError("no sound: the audio stream is encrypted")
     return video, audio
 
 
 def _pictures(container: InputContainer) -> list[av.VideoStream]:
     cover = av.stream.Disposition.attached_pic
     return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+def _tag(stream: av.VideoStream | av.AudioStream) -> str:
+    try:
+        return stream.codec_context.codec_tag
+    except UnicodeDecodeError:  # Any four bytes.
+        return ""
 
 
 def _decodable(stream: object) -> bool:
@@ -88,8 +134,8 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
     comes out first is too late, we begin further back.
 
     Raises:
-        MediaError: see open_media and choose_streams.
-        av.FFmpegError: it does not decode; also while the frames are iterated over.
+        MediaError: see open_media and choose_streams, or too much of it does not decode; also while the frames are
+            iterated over.
     """
     for back_s in (0.0, 1.0, 10.0, math.inf):
         with open_media(path) as container:
@@ -102,12 +148,12 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
             leading = next(filter(_decodable, _pictures(container)), stream)
             first_s = float((leading.start_time or 0) * (leading.time_base or 0)) - origin_s
             from_beginning = time_s - back_s <= first_s
-            if not from_beginning:
-                container.seek(int((time_s - back_s + origin_s) * av.time_base), backward=True)
-            frames = _decode(container, stream)
+            if not from_beginning and not _seek(container, time_s - back_s + origin_s):
+                continue
+            frames = _decode(container, stream, path)
             try:
                 first = next(frames, None)
-            except av.FFmpegError:
+            except MediaError:
                 if from_beginning:
                     raise
                 continue
@@ -116,18 +162,50 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
                 return
 
 
-def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[Any]:
-    begun, failure = False, None
-    for packet in container.demux(stream):
+def _seek(container: InputContainer, time_s: float) -> bool:
+    try:
+        container.seek(int(time_s * av.time_base), backward=True)
+    except MemoryError:
+        raise
+    except av.FFmpegError:  # A damaged index, or none.
+        return False
+    return True
+
+
+def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path) -> Iterator[Any]:
+    what = "picture" if stream.type == "video" else "sound"
+    begun, seen, bad = False, 0, 0
+    failure: av.FFmpegError | None = None
+    for decode in _to_decode(container, stream):
+        seen += 1
         try:
-            frames = packet.decode()
+            frames = decode()
+        except MemoryError:
+            raise
         except av.FFmpegError as error:
-            if begun:
-                raise
-            failure = error  # There may just be no key frame yet.
+            failure = error
+            bad += begun  # Before the first frame there may just be no key frame yet.
+            if bad > BAD_PACKETS and bad > BAD_SHARE * seen:
+                raise MediaError(
+                    f"the {what} is damaged: {bad} of {seen} packets do not decode ({error.strerror})"
+                ) from error
             continue
         for frame in frames:
             begun = True
             yield frame
     if failure and not begun:
-        raise failure
+        hint = what_it_is(path)
+        raise MediaError(f"the {what} does not decode: {failure.strerror}{hint}") from failure
+
+
+def _to_decode(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream
+) -> Iterator[Callable[[], Sequence[Any]]]:
+    """Decodes one packet of a stream each, to where the file ends or cannot be read further, and what is left over."""
+    try:
+        for packet in container.demux(stream):
+            yield packet.decode
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        yield functools.partial(stream.decode, None)

@@ -11,7 +11,7 @@ from shards.fault import fault_point
 from shards.index import read_parquet
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
-from shards.settings import BOTH, CorpusSettings, stored_part
+from shards.settings import BOTH, CorpusSettings, limits_of, stored_part
 from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, record_of
 from shards.survey import Surveyed, read_survey, stat_of, survey
 from shards.write import core_count, write_corpus
@@ -50,7 +50,7 @@ def shard(
     known = [] if force else known_sources(corpus, settings.modalities)
     workers = settings.workers or core_count()
     with machine_trouble_explained("shard", notes):
-        found = survey(listing, known, notes, workers, settings.clip_timeout_s, progress, settings.modalities)
+        found = survey(listing, known, notes, workers, limits_of(settings), progress, settings.modalities)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,

@@ -1,8 +1,8 @@
-"""Probe, cut, encode: what is done with a raw video file (PyAV)."""
+"""Cut and encode: how a span of a raw video file becomes a clip (PyAV)."""
 
 import io
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,34 +10,18 @@ from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from shards.container import Decoding, choose_streams, decode_from, open_media, origin_of
+from shards.caps import allowed_frames, check_bytes
+from shards.container import Decoding, decode_from
 from shards.errors import MediaError
-from shards.settings import BOTH, CorpusSettings
+from shards.settings import CorpusSettings
 
 # No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads memory that it has not written
 # (shown by other values of MALLOC_PERTURB_), and once in a thousand clips the same frames give other bytes.
 X264 = {"preset": "veryfast", "bf": "0", "x264-params": "mbtree=0:rc-lookahead=0:weightp=0:scenecut=0"}
-MAX_PIXELS = 8192 * 4320
 JUMP_S = 0.02  # Timestamps of sound that are off by more than this are meant.
-# Sound files without a header that tells their length: FFmpeg guesses it from the bit rate of the beginning.
-GUESSED = frozenset({"aac", "ac3", "eac3", "mp3"})
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a file says of itself. Seconds, pixels (as displayed before rotation), Hz; 0 and "" where not asked for."""
-
-    duration_s: float
-    width: int
-    height: int
-    fps: float
-    video_codec: str
-    audio_codec: str
-    sample_rate: int
 
 
 @dataclass(frozen=True)
@@ -56,53 +40,6 @@ class Clip:
     samples: int
 
 
-def _duration_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
-    guessed = stream.type == "audio" and container.format.name in GUESSED
-    if stream.duration and stream.time_base and not guessed:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_of(container)
-    if container.duration and not guessed:
-        return container.duration / av.time_base
-    # Streams such as live WebM say nothing: read through the packets.
-    end_s = 0.0
-    for packet in container.demux(stream):
-        if packet.pts is not None and packet.time_base:
-            end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    return end_s - origin_of(container)
-
-
-def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
-    """Read a file's headers (its packets, where the headers give no duration) as far as `modalities` go.
-
-    The duration is that of the picture; without "video" among `modalities`, that of the sound.
-
-    Raises:
-        MediaError: it cannot be opened, lacks one of `modalities`, has no duration, or a picture of an absurd size.
-    """
-    with open_media(path) as container:
-        video, audio = choose_streams(container, modalities)
-        leading = video or audio
-        assert leading is not None
-        width, height = (video.codec_context.width, video.codec_context.height) if video else (0, 0)
-        if width * height > MAX_PIXELS:
-            raise MediaError(f"the picture is {width}x{height}: larger than {MAX_PIXELS} pixels")
-        try:
-            duration_s = _duration_s(container, leading)
-        except av.FFmpegError as error:
-            raise MediaError(f"FFmpeg cannot read its packets: {error.strerror}") from error
-        if not duration_s > 0:
-            empty = "no picture: the video stream" if video else "no sound: the audio stream"
-            raise MediaError(f"{empty} is empty")
-        return Probe(
-            duration_s=duration_s,
-            width=width,
-            height=height,
-            fps=float(video.average_rate or 0) if video else 0.0,
-            video_codec=video.codec_context.name if video else "",
-            audio_codec=audio.codec_context.name if audio else "",
-            sample_rate=audio.codec_context.sample_rate if audio else 0,
-        )
-
-
 def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
     """Decode [start_s, end_s) of a file and encode it anew as `settings` says.
 
@@ -111,9 +48,12 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     the span is silence; a gap in it stays a gap. The clip ends where the picture ends; without a picture among
     `settings.modalities`, where the sound ends.
 
+    A picture that changes its size is stretched to the size with which the clip begins.
+
     Raises:
-        MediaError: nothing decodes, the clip is shorter than `min_seconds`, there is no sound in the span,
-            or it is digital silence and `settings.silence` is "reject".
+        MediaError: nothing or too little decodes, the clip is shorter than `min_seconds`, there is no sound in the
+            span, or it is digital silence and `settings.silence` is "reject", or a picture, the frame rate, or the
+            encoded clip is larger than the settings allow.
     """
     mp4, frames, size, duration_s = b"", 0, (0, 0), end_s - start_s
     sound: np.ndarray | None = None
@@ -133,11 +73,14 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
                 duration_s = len(sound) / settings.sample_rate
                 _check_length(duration_s, "sound", start_s, settings)
                 frames = max(1, math.floor(duration_s * settings.fps + 1e-6))
+    except MemoryError:
+        raise
     except av.FFmpegError as error:
-        raise MediaError(f"decoding failed: {error.strerror}") from error
+        raise MediaError(f"FFmpeg cannot make a clip of it: {error.strerror}") from error
     if sound is None:
         return Clip(mp4, b"", frames, *size, duration_s=duration_s, samples=0)
     flac = _recode_sound(sound, settings)
+    check_bytes(len(mp4) + len(flac), settings.max_clip_mb)
     return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(sound))
 
 
@@ -160,15 +103,15 @@ def _recode_sound(sound: np.ndarray, settings: CorpusSettings) -> bytes:
     return encode_sound(pcm, settings.sample_rate)
 
 
-def _frames_at(decoding: Decoding, start_s: float, end_s: float, fps: float) -> Iterator[av.VideoFrame]:
-    """For each output time start_s + n / fps before end_s: the last frame at or before it."""
+def _frames_at(
+    decoding: Decoding, frames: Iterator[av.VideoFrame], start_s: float, end_s: float, fps: float
+) -> Iterator[av.VideoFrame]:
+    """For each output time start_s + n / fps before end_s: the last of the frames at or before it."""
     rate = decoding.stream.average_rate or fps
     slot, slots = 0, max(1, round((end_s - start_s) * fps))
     slack_s = min(0.25 / fps, 0.01)  # Time bases are coarse: a frame a hair late still counts as on time.
     current, current_end = None, 0.0
-    for frame in decoding.frames:
-        if frame.time is None:
-            continue
+    for frame in frames:
         time_s = frame.time - decoding.origin_s
         while slot < slots and start_s + slot / fps < time_s - slack_s:
             if current is not None:
@@ -201,7 +144,7 @@ def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -
 def _recode_picture(
     decoding: Decoding, start_s: float, end_s: float, settings: CorpusSettings
 ) -> tuple[bytes, int, tuple[int, int]]:
-    pictures = _frames_at(decoding, start_s, end_s, settings.fps)
+    pictures = _frames_at(decoding, allowed_frames(decoding.frames, settings), start_s, end_s, settings.fps)
     scaler = VideoReformatter()
 
     def upright() -> Iterator[av.VideoFrame]:
@@ -213,12 +156,12 @@ def _recode_picture(
             assert picture is not None
             yield picture
 
-    return encode_picture(upright(), settings.fps, settings.gop, settings.crf)
+    return encode_picture(upright(), settings.fps, settings.gop, settings.crf, settings.max_clip_mb)
 
 
 def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> av.VideoFrame:
-    quarter_turns = round(frame.rotation / 90) % 4
-    if quarter_turns == 0:
+    quarter_turns, mirrored = _turns(frame)
+    if quarter_turns == 0 and not mirrored:
         # Stored pictures carry no colour tags: without these two, full-range and BT.709 video gets wrong colours.
         return scaler.reformat(
             frame,
@@ -230,17 +173,34 @@ def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatt
             threads=1,
         )
     rgb: np.ndarray = scaler.reformat(frame, *size, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
-    # FFmpeg counts the rotation of the display counter-clockwise, as numpy does.
-    turned: Any = np.ascontiguousarray(np.rot90(rgb, quarter_turns))
+    turned: Any = np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, quarter_turns))
     return av.VideoFrame.from_ndarray(turned, format="rgb24")
 
 
+def _turns(frame: av.VideoFrame) -> tuple[int, bool]:
+    """How a picture is to be displayed: mirrored left to right or not, then turned counter-clockwise by quarters."""
+    try:
+        stored = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know every kind of side data; FFmpeg tells the turn without the mirror.
+        return round(frame.rotation / 90) % 4, False
+    if stored is None:
+        return 0, False
+    a, b, _, c, d = (int(value) for value in np.frombuffer(stored, np.int32)[:5])  # x' = a x + c y, y' = b x + d y
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return round(-math.atan2(b, a) / (math.pi / 2)) % 4, mirrored
+
+
 def encode_picture(
-    frames: Iterator[av.VideoFrame], fps: float, gop: int, crf: int
+    frames: Iterator[av.VideoFrame], fps: float, gop: int, crf: int, most_mb: float = math.inf
 ) -> tuple[bytes, int, tuple[int, int]]:
     """Encode frames of one size as H.264 in MP4: short GOP, no B-frames, one thread (the bytes are repeatable).
 
     Returns the bytes, the number of frames, and (width, height). No frame at all gives (b"", 0, (0, 0)).
+
+    Raises:
+        MediaError: it becomes larger than `most_mb`.
     """
     rate = Fraction(fps).limit_denominator(1001)
     buffer, count, stream, converter = io.BytesIO(), 0, None, VideoReformatter()
@@ -257,6 +217,7 @@ def encode_picture(
             picture = converter.reformat(frame, format="yuv420p", threads=1)
             picture.pts, picture.time_base, picture.pict_type = count, 1 / rate, PictureType.NONE
             output.mux(stream.encode(picture))
+            check_bytes(buffer.tell(), most_mb)
             count += 1
         if stream is None:
             return b"", 0, (0, 0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from shards.caps import too_much
 from shards.commit import fingerprint
 from shards.corpus import Listing, Reject, Source
 from shards.settings import CorpusSettings, stored_part
@@ -88,8 +89,8 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
     what = "video" if "video" in settings.modalities else "sound"
     for source in listing.sources:
         facts = found[source.path]
-        if facts.reason:
-            rejects.append(Reject(source.path, "probe", facts.reason))
+        if reason := facts.reason or too_much(facts.width, facts.height, facts.fps, facts.duration_s, settings):
+            rejects.append(Reject(source.path, "probe", reason))
             continue
         start_s = source.start_s or 0.0
         end_s = min(source.end_s if source.end_s is not None else math.inf, facts.duration_s)
@@ -98,6 +99,8 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
             rejects.append(Reject(source.path, "plan", reason, start_s=start_s))
             continue
         cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
+        if not cuts:
+            lost = end_s - start_s  # Also where there is next to nothing: every source is accounted for.
         if lost:
             whole = f"rest of the {what}" if cuts else what
             reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"

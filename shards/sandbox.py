@@ -1,8 +1,15 @@
-"""Media work in child processes that may die: a crash or a hang costs one file, and the pool goes on."""
+"""Media work in child processes that may die: a crash, a hang or a memory bomb costs one file, and the pool goes on.
+
+A child serves many files. It has a limit on its memory and its open files from the first one on, and on processor time
+for each. One that died, ran out of memory, or grew by what the files left in it is replaced.
+"""
 
 import contextlib
+import math
 import multiprocessing
 import os
+import resource
+import signal
 import threading
 import time
 from collections import deque
@@ -10,12 +17,29 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from shards.errors import MediaError
 
 # Not fork: the caller may hold threads and libraries that do not survive it.
 _context = multiprocessing.get_context("spawn")
+
+MB = 1 << 20
+HANDLES = 32  # Files that a child may open beside those it begins with.
+WRITTEN = 16 * MB  # Bytes of any one file: a child writes none, but what it prints may go to one.
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one job may use: seconds of wall time and of processor time, and megabytes beside what the libraries take.
+
+    A child is replaced when it has kept more than half of its megabytes after a job.
+    """
+
+    seconds: float
+    cpu_seconds: float = math.inf
+    memory_mb: float = math.inf
 
 
 @dataclass
@@ -26,19 +50,75 @@ class _Child:
     deadline: float = 0.0
 
 
-def _serve(work: Callable[..., Any], pipe: Connection) -> None:
-    """The child: take arguments, answer with ("done", result) or ("failed", reason)."""
+def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
+    """The child: take arguments, answer with (verdict, result or reason, whether it can take another job)."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    begun_with = _limit(limits)
+    too_much = "needed more memory than there is"
+    if limits.memory_mb < math.inf:
+        too_much = f"needed more than {limits.memory_mb:g} MB of memory (corpus.clip_memory_mb)"
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # The parent is gone: so are we.
         while True:
             arguments = pipe.recv()
+            _allow_cpu(limits.cpu_seconds)
+            sound = True
             try:
                 answer = ("done", work(*arguments))
             except MediaError as error:
                 answer = ("failed", str(error))
+            except MemoryError:
+                answer, sound = ("failed", too_much), False
             except Exception as error:  # noqa: BLE001 - hostile files find every path; each costs itself only
-                answer = ("failed", f"{type(error).__name__}: {error}")
-            pipe.send(answer)
+                answer = (
+                    "failed",
+                    f"a defect of xdc, please report it with the file ({type(error).__name__}: {error})",
+                )
+            try:
+                pipe.send((*answer, sound and not _worn(begun_with, limits)))
+            except MemoryError:
+                pipe.send(("failed", too_much, False))
+
+
+def _limit(limits: Limits) -> int:
+    """Set what holds for the child's whole life. Returns the address space that its libraries take, in bytes."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (WRITTEN, WRITTEN))
+    handles = _handles() + HANDLES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
+    begun_with = _address_space()
+    if begun_with and limits.memory_mb < math.inf:
+        most = begun_with + int(limits.memory_mb * MB)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    return begun_with
+
+
+def _allow_cpu(seconds: float) -> None:
+    """The kernel ends a child that uses more; it counts from the process's beginning, in whole seconds."""
+    if seconds < math.inf:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime + seconds), most))
+
+
+def _address_space() -> int:
+    """Bytes; 0 where the system does not tell (then there is no limit on memory)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _handles() -> int:
+    """One more than the highest number of an open file."""
+    try:
+        return 1 + max(int(name) for name in os.listdir("/proc/self/fd"))
+    except OSError:
+        return 256
+
+
+def _worn(begun_with: int, limits: Limits) -> bool:
+    """Whether earlier files have left so much behind that a later one would pay for it."""
+    return bool(begun_with) and _address_space() - begun_with > limits.memory_mb * MB / 2
 
 
 def _end_with_parent() -> None:
@@ -49,9 +129,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _start(work: Callable[..., Any]) -> _Child:
+def _start(work: Callable[..., Any], limits: Limits) -> _Child:
     ours, theirs = _context.Pipe()
-    process = _context.Process(target=_serve, args=(work, theirs), daemon=True)
+    process = _context.Process(target=_serve, args=(work, theirs, limits), daemon=True)
     process.start()
     theirs.close()
     return _Child(process, ours)
@@ -63,14 +143,30 @@ def _end(child: _Child) -> None:
     child.process.join()
 
 
+def _cause_of_death(process: BaseProcess, limits: Limits) -> str:
+    """In words that a person can do something with."""
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"the decoding process ended by itself (exit {code})"
+    if -code == signal.SIGXCPU:
+        return f"needed more than {limits.cpu_seconds:g} s of processor time (corpus.clip_cpu_s)"
+    if -code == signal.SIGKILL:
+        return "the decoding process was killed from outside (signal 9), most often for lack of memory"
+    try:
+        name = f", {signal.Signals(-code).name}"
+    except ValueError:
+        name = ""
+    return f"the decoder crashed (signal {-code}{name})"
+
+
 def ordered_map(
-    work: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int, timeout_s: float
+    work: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int, limits: Limits
 ) -> Generator[Any, None, None]:
     """Do `work(*job)` for each job in `workers` child processes; yield in the order of the jobs.
 
-    Yields what `work` returned, or a MediaError: what it raised, or that its process died or took longer than
-    `timeout_s` seconds (the process is then replaced). At most 8 jobs a worker are in flight or waiting to be
-    taken, so memory does not grow with the number of jobs. `work` must be importable by name.
+    Yields what `work` returned, or a MediaError: what it raised, or that its process died or went beyond its limits
+    (the process is then replaced). At most 8 jobs a worker are in flight or waiting to be taken, so memory does not
+    grow with the number of jobs. `work` must be importable by name.
     """
     source = enumerate(jobs)
     waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
@@ -98,10 +194,10 @@ def ordered_map(
                     _end(idle)
                     idle = None
                 if idle is None:
-                    idle = _start(work)
+                    idle = _start(work, limits)
                     children.append(idle)
                 idle.job, arguments = waiting.popleft()
-                idle.deadline = time.monotonic() + timeout_s
+                idle.deadline = time.monotonic() + limits.seconds
                 with contextlib.suppress(ConnectionError):  # It just died: then there is no answer either.
                     idle.pipe.send(arguments)
                 busy.append(idle)
@@ -111,20 +207,23 @@ def ordered_map(
                 assert child.job is not None
                 if child.pipe in ready:
                     try:
-                        verdict, value = child.pipe.recv()
+                        verdict, value, good = child.pipe.recv()
                     except (EOFError, OSError):  # Closed, reset, or cut off in the middle of an answer.
                         child.process.join()
-                        verdict, value = "failed", f"the decoder crashed (exit {child.process.exitcode})"
-                        children.remove(child)
-                        _end(child)
+                        verdict, value, good = "failed", _cause_of_death(child.process, limits), False
                 elif time.monotonic() >= child.deadline:
-                    verdict, value = "failed", f"the decoder was still busy after {timeout_s:g} s"
-                    children.remove(child)
-                    _end(child)
+                    verdict, value, good = (
+                        "failed",
+                        f"took longer than {limits.seconds:g} s (corpus.clip_timeout_s)",
+                        False,
+                    )
                 else:
                     continue
                 finished[child.job] = value if verdict == "done" else MediaError(value)
                 child.job = None
+                if not good:
+                    children.remove(child)
+                    _end(child)
     finally:
         for child in children:
             _end(child)

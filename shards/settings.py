@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from shards.errors import ConfigError
+from shards.sandbox import Limits
 
 Positive = Annotated[float, Field(gt=0)]
 Modality = Literal["video", "audio"]
@@ -59,6 +60,16 @@ class CorpusSettings(BaseModel):
     )
     workers: int | None = Field(None, ge=1, description="decoding processes; null: one a core")
     clip_timeout_s: Positive = Field(120.0, description="a file or clip that takes longer is rejected")
+    clip_cpu_s: Positive = Field(120.0, description="a file or clip that needs more processor time is rejected")
+    clip_memory_mb: int = Field(
+        2048,
+        ge=64,
+        description="a file or clip that needs more memory is rejected; each of the workers may use as much",
+    )
+    max_pixels: int = Field(8192 * 4320, ge=1, description="a video with a larger picture is rejected")
+    max_fps: Positive = Field(1000.0, description="a video with more frames a second is rejected")
+    max_hours: Positive = Field(24.0, description="a longer video is rejected")
+    max_clip_mb: Positive = Field(256.0, description="a clip that is larger when it is encoded is rejected")
 
     @field_validator("modalities")
     @classmethod
@@ -97,11 +108,25 @@ class CorpusSettings(BaseModel):
 
 
 # What says where things are and how to run, not what is stored.
-NOT_STORED = {"path", "videos", "learn_splits", "max_reject_share", "workers", "clip_timeout_s"}
+NOT_STORED = {
+    "path",
+    "videos",
+    "learn_splits",
+    "max_reject_share",
+    "workers",
+    "clip_timeout_s",
+    "clip_cpu_s",
+    "clip_memory_mb",
+}
 
 
 # Newer than the first corpora: left out where they have their defaults, so that those corpora stay what they are.
-NEWER = ("layout", "modalities")
+NEWER = ("layout", "modalities", "max_pixels", "max_fps", "max_hours", "max_clip_mb")
+
+
+def limits_of(settings: CorpusSettings) -> Limits:
+    """What a child process may use for one file or clip."""
+    return Limits(settings.clip_timeout_s, settings.clip_cpu_s, settings.clip_memory_mb)
 
 
 def stored_part(settings: CorpusSettings) -> dict[str, Any]:

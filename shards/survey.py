@@ -10,9 +10,9 @@ from shards.commit import sha256_of
 from shards.corpus import Listing
 from shards.errors import MediaError
 from shards.fault import fault_point
-from shards.media import Probe, probe
+from shards.probe import Probe, probe
 from shards.progress import Progress
-from shards.sandbox import ordered_map
+from shards.sandbox import Limits, ordered_map
 from shards.settings import BOTH
 
 
@@ -73,7 +73,7 @@ def survey(
     known: Iterable[Surveyed],
     notes: Path,
     workers: int,
-    timeout_s: float,
+    limits: Limits,
     progress: Progress,
     modalities: Collection[str] = BOTH,
 ) -> dict[str, Surveyed]:
@@ -92,7 +92,7 @@ def survey(
     if not unknown:
         return {name: found[name] for name in names}
     notes.parent.mkdir(parents=True, exist_ok=True)
-    answers = ordered_map(survey_file, ((str(listing.root), name, modalities) for name in unknown), workers, timeout_s)
+    answers = ordered_map(survey_file, ((str(listing.root), name, modalities) for name in unknown), workers, limits)
     with notes.open("a", encoding="utf-8") as file:
         for count, (name, answer) in enumerate(zip(unknown, answers, strict=True), start=1):
             if isinstance(answer, MediaError):  # The child died over it.

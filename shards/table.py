@@ -26,9 +26,8 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, object]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             return list(reader.fieldnames or []), list(reader)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} is no CSV file in UTF-8: {error}") from error
-    except pa.ArrowInvalid as error:
-        raise ConfigError(f"{path} is no Parquet file: {error}") from error
+    except OSError as error:  # Of Arrow's there is no strerror.
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (csv.Error, pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # A damaged one raises any.
+        kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV file in UTF-8"
+        raise ConfigError(f"{path} is no {kind}: {error}") from error

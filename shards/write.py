@@ -21,7 +21,7 @@ from shards.media import Clip, cut
 from shards.plan import Plan, PlannedClip, plan_table
 from shards.progress import Progress
 from shards.sandbox import ordered_map
-from shards.settings import CorpusSettings
+from shards.settings import CorpusSettings, limits_of
 from shards.survey import Surveyed
 
 REJECTS_SCHEMA = pa.schema(
@@ -70,7 +70,7 @@ def write_corpus(
         planned[clip.shard].append(clip)
     wanted = [clip for number in todo for clip in planned[number]]
     jobs = ((str(root), clip.source.path, clip.start_s, clip.end_s, settings) for clip in wanted)
-    clips = ordered_map(cut_clip, jobs, settings.workers or core_count(), settings.clip_timeout_s)
+    clips = ordered_map(cut_clip, jobs, settings.workers or core_count(), limits_of(settings))
     done, rejected = len(plan.clips) - len(wanted), 0
     progress(done, len(plan.clips), "clips")
     with contextlib.closing(clips):  # The children end here, also when something fails.

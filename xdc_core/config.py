@@ -1,6 +1,7 @@
 """The configuration of a run: one YAML file, every key of it described here."""
 
 import difflib
+import reprlib
 import types
 import typing
 from itertools import pairwise
@@ -23,6 +24,11 @@ FILE_NAME = "xdc.yaml"
 ASKED = "evaluate.yaml"
 LabelSource = Literal["video", "audio", "joint"]
 LABEL_SOURCES: tuple[str, ...] = typing.get_args(LabelSource)
+
+
+# What PyYAML raises for a text that it cannot make sense of: its own error, and Python's for values such as 2001-99-99
+# or !!bool x. An endless nesting ends in a RecursionError.
+_NO_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 def _named_like_weights(path: str) -> str:
@@ -282,7 +288,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Make a run with: xdc init {path.parent}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except _NO_YAML as error:
         raise ConfigError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(values, dict | None):
         raise ConfigError(f"{path} holds a {type(values).__name__}, but keys and values were expected.")
@@ -325,7 +333,11 @@ def load_config(path: Path) -> Config:
     for section, entries in read_yaml(asked).items():
         if section not in ("datasets", "evaluate"):
             raise ConfigError(f"{asked}: {section!r} has no place here, but datasets and evaluate have.")
-        values[section] = (values.get(section) or {}) | (entries or {})
+        both = [values.get(section) or {}, entries or {}]
+        for file, part in zip((path, asked), both, strict=True):
+            if not isinstance(part, dict):
+                raise ConfigError(f"{file}: {section} holds a {type(part).__name__}, but names were expected.")
+        values[section] = both[0] | both[1]
     return parse_config(values, f"{path}, with {asked.name}")
 
 
@@ -364,7 +376,14 @@ def _explain(problem: Any, whole: type[BaseModel]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{name}: {message}." if name else f"{message}."
-    return f"{name}: {problem['input']!r} is not allowed. {message}."
+    return f"{name}: {_shown(problem['input'])} is not allowed. {message}."
+
+
+def _shown(value: object) -> str:
+    """Short: a few lines of YAML can stand for billions of entries."""
+    whole = reprlib.Repr()
+    whole.maxstring = whole.maxother = whole.maxlong = 200
+    return whole.repr(value)
 
 
 def commented_yaml(config: BaseModel, notes: str = "") -> str:

@@ -64,11 +64,11 @@ def write_video(
                 video.codec_context.sample_aspect_ratio = pixel_aspect
         if sound is not None:
             sound = np.atleast_2d(sound)
-            layout = {1: "mono", 2: "stereo"}[len(sound)]
+            layout = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}[len(sound)]
             audio: Any = output.add_stream(audio_codec, rate=sample_rate, layout=layout)
         if len(frames):
             for number, array in enumerate(frames):
-                picture = av.VideoFrame.from_ndarray(array, format="rgb24")
+                picture = av.VideoFrame.from_ndarray(array, format="rgba" if array.shape[2] == 4 else "rgb24")
                 time_s = picture_start_s + (times_s[number] if times_s else number / fps)
                 picture.time_base = video.codec_context.time_base
                 picture.pts = round(time_s / picture.time_base)

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -56,3 +57,34 @@ def large(size: int) -> bytes:
 def unsendable() -> object:
     """A result that cannot be sent to another process."""
     return lambda: None
+
+
+def use(what: str, amount: int) -> int:
+    """Use up memory (MB), processor time (s), open files, bytes of a file (MB), or nothing. Gives the process's id."""
+    match what:
+        case "memory":
+            bytearray(amount << 20)
+        case "kept memory":
+            _kept.append(bytearray(amount << 20))
+        case "processor":
+            while sum(os.times()[:2]) < amount:
+                pass
+        case "files":
+            opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(amount)]
+            for number in opened:
+                os.close(number)
+        case "disk":
+            with tempfile.TemporaryFile() as file:
+                file.write(bytes(amount << 20))
+    return os.getpid()
+
+
+_kept: list[bytearray] = []
+
+
+def spin(seconds: float) -> int:
+    """Use processor time; gives the process's id."""
+    end = sum(os.times()[:2]) + seconds
+    while sum(os.times()[:2]) < end:
+        pass
+    return os.getpid()

@@ -12,9 +12,11 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 from media_maker import Array, beeps_s, flash_and_beep, flashes_s, pictures_of, plain, tone, write_video
 
+from shards.caps import too_much
 from shards.decode import decode_sound
 from shards.errors import MediaError
-from shards.media import Clip, cut, probe
+from shards.media import Clip, cut
+from shards.probe import probe
 from shards.settings import CorpusSettings
 
 SMALL = CorpusSettings(short_side=48, fps=25)
@@ -188,9 +190,8 @@ def test_a_picture_that_is_a_line_is_no_use(tmp_path: Path) -> None:
         cut(path, 0, 1.2, SMALL)
 
 
-def turn(path: Path, clockwise: int) -> None:
-    """Write a turn by 0, 90, 180 or 270 degrees into the track header, as cameras do."""
-    a, b, c, d = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[clockwise]
+def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write how the picture is to be displayed into the track header: x' = a x + c y, y' = b x + d y."""
     one = 1 << 16
     content = bytearray(path.read_bytes())
     at = content.index(b"tkhd") + 4 + 40  # The first track is the picture's.
@@ -199,18 +200,30 @@ def turn(path: Path, clockwise: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("clockwise", "corners"), [(0, "rgbw"), (90, "brwg"), (180, "wbgr"), (270, "gwrb")], ids=["0", "90", "180", "270"]
-)
-def test_a_picture_is_turned_upright(tmp_path: Path, clockwise: int, corners: str) -> None:
+TURNS = {
+    "0": ((1, 0, 0, 1), "rgbw"),
+    "90": ((0, 1, -1, 0), "brwg"),
+    "180": ((-1, 0, 0, -1), "wbgr"),
+    "270": ((0, -1, 1, 0), "gwrb"),
+    "mirrored left to right": ((-1, 0, 0, 1), "grwb"),
+    "mirrored top to bottom": ((1, 0, 0, -1), "bwrg"),
+    "rows for columns": ((0, 1, 1, 0), "rbgw"),
+    "rows for columns, the other way": ((0, -1, -1, 0), "wgbr"),
+}
+
+
+@pytest.mark.parametrize("how", TURNS)
+def test_a_picture_is_turned_upright_and_as_it_is_to_be_seen(tmp_path: Path, how: str) -> None:
+    """As cameras and telephones store it: turned, and mirrored by those that look at their owner."""
+    matrix, corners = TURNS[how]
     picture = np.zeros((64, 96, 3), np.uint8)
     names = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "w": (255, 255, 255)}
     for corner, (y, x) in zip("rgbw", ((0, 0), (0, 48), (32, 0), (32, 48)), strict=True):
         picture[y : y + 32, x : x + 48] = names[corner]
     path = write_video(tmp_path / "a.mp4", [picture] * 30, tone(440, 1.2))
-    turn(path, clockwise)
+    set_matrix(path, *matrix)
     clip = cut(path, 0, 1.2, SMALL)
-    assert (clip.width, clip.height) == ((72, 48) if clockwise in (0, 180) else (48, 72))
+    assert (clip.width, clip.height) == ((72, 48) if matrix[0] else (48, 72))
     shown = pictures_of(clip)[10].astype(int)
     height, width = clip.height, clip.width
     for corner, (y, x) in zip(corners, ((1, 1), (1, 3), (3, 1), (3, 3)), strict=True):
@@ -226,6 +239,10 @@ def test_a_picture_is_turned_upright(tmp_path: Path, clockwise: int, corners: st
         ("a.ts", {}),
         ("opus.webm", {"video_codec": "libvpx", "audio_codec": "libopus"}),
         ("pcm.avi", {"video_codec": "mjpeg", "pix_fmt": "yuvj420p", "audio_codec": "pcm_s16le"}),
+        ("a.mov", {"audio_codec": "pcm_s16le"}),
+        ("a.flv", {}),
+        ("mp3.avi", {"video_codec": "mpeg4", "audio_codec": "libmp3lame"}),
+        ("a.wmv", {"video_codec": "wmv2", "audio_codec": "libmp3lame"}),
         ("begins at 10 s.mkv", {"picture_start_s": 10, "sound_start_s": 10}),
         ("begins at 10 s.ts", {"picture_start_s": 10, "sound_start_s": 10}),
         ("begins at 10 s.mp4", {"picture_start_s": 10, "sound_start_s": 10}),
@@ -381,11 +398,15 @@ def test_what_is_no_video_is_rejected_with_a_reason(tmp_path: Path, two_seconds:
             probe(tmp_path / name)
         reasons[name] = str(caught.value)
     invalid = "FFmpeg cannot open it: Invalid data found when processing input"
+    whole = two_seconds.read_bytes()
+    mdat = whole.index(b"mdat") - 4
+    mdat_end = mdat + int.from_bytes(whole[mdat : mdat + 4], "big")
     assert reasons == {
         "empty.mp4": "the file is empty",
-        "text.mp4": invalid,
-        "cut off.mp4": invalid,
-        "page.webm": invalid,
+        "text.mp4": f"{invalid} (it is a text)",
+        "cut off.mp4": f"{invalid} (its box mdat should end at byte {mdat_end}, but the file has 3000: "
+        "a copy that was broken off)",
+        "page.webm": f"{invalid} (it is a web page)",
         "folder.mp4": "not a regular file",
         "nothing.mp4": "the file does not exist",
     }
@@ -417,8 +438,9 @@ def test_an_absurdly_large_picture_is_rejected_unread(tmp_path: Path) -> None:
     at = content.index(b"strf") + 12  # BITMAPINFOHEADER: width and height follow its own size.
     assert struct.unpack("<ii", content[at : at + 8]) == (64, 48)
     path.write_bytes(content[:at] + struct.pack("<ii", 9000, 9000) + content[at + 8 :])
-    with pytest.raises(MediaError, match="the picture is 9000x9000: larger than 35389440 pixels"):
-        probe(path)
+    found = probe(path)
+    reason = "the picture is 9000x9000: larger than max_pixels (35389440)"
+    assert too_much(found.width, found.height, found.fps, found.duration_s, SMALL) == reason
 
 
 def test_tags_in_an_old_encoding_are_no_reason_to_reject(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from shards.decode import decode_frames, decode_sound
 from shards.errors import MediaError, StageError
 from shards.index import read_index, read_whole_index
 from shards.make import corpus_fingerprint_now, shard
-from shards.media import cut, probe
+from shards.media import cut
 from shards.plan import corpus_fingerprint, make_plan
+from shards.probe import probe
 from shards.read import ClipReader
 from shards.settings import CorpusSettings, stored_part
 from shards.survey import Surveyed

@@ -162,10 +162,19 @@ def test_the_fingerprint_follows_what_is_stored_and_nothing_else() -> None:
     def with_settings(**changes: Any) -> str:
         return corpus_fingerprint(TEN.model_copy(update=changes), listing, found)
 
-    for same in ({"path": "x"}, {"workers": 7}, {"clip_timeout_s": 1.0}, {"max_reject_share": 1.0}, {"videos": "y"}):
+    for same in (
+        {"path": "x"},
+        {"workers": 7},
+        {"clip_timeout_s": 1.0},
+        {"clip_memory_mb": 99},
+        {"clip_cpu_s": 1.0},
+        {"max_reject_share": 1.0},
+        {"videos": "y"},
+    ):
         assert with_settings(**same) == base
     others = [
-        with_settings(**other) for other in ({"crf": 20}, {"fps": 25.0}, {"shuffle_seed": 1}, {"silence": "keep"})
+        with_settings(**other)
+        for other in ({"crf": 20}, {"fps": 25.0}, {"shuffle_seed": 1}, {"silence": "keep"}, {"max_pixels": 9})
     ]
     others.append(corpus_fingerprint(TEN, listed(Source("a.mp4", labels={"label": "y"}), Source("b.mp4")), found))
     others.append(corpus_fingerprint(TEN, listed(Source("a.mp4", 1.0, labels={"label": "x"}), Source("b.mp4")), found))
@@ -189,3 +198,12 @@ def test_the_fingerprint_follows_what_is_stored_and_nothing_else() -> None:
 def test_settings_that_could_keep_no_clip_are_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         CorpusSettings(**wrong)
+
+
+@pytest.mark.parametrize("duration_s", [0.0001, 0.001, 0.0011, 1.5])
+def test_a_source_that_is_next_to_nothing_is_a_reject_too(duration_s: float) -> None:
+    listing = listed(Source("a.mp4"))
+    plan = make_plan(TEN, listing, facts(listing, duration_s=duration_s))
+    assert plan.clips == ()
+    assert [reject.step for reject in plan.rejects] == ["plan"]
+    assert "shorter than min_seconds (2)" in plan.rejects[0].reason

@@ -9,6 +9,7 @@ import pytest
 
 from shards.commit import sha256_of
 from shards.corpus import list_corpus
+from shards.sandbox import Limits
 from shards.survey import read_survey, stat_of, survey, survey_file
 
 COUNT = 8
@@ -17,12 +18,14 @@ COUNT = 8
 def run(videos: Path, notes: Path) -> tuple[list[str], int]:
     """Names in the order of the findings, and how many files were read."""
     read: list[int] = []
-    found = survey(list_corpus(videos), [], notes, 2, 60.0, lambda done, total, note="": read.append(done))
+    found = survey(list_corpus(videos), [], notes, 2, Limits(60.0), lambda done, total, note="": read.append(done))
     return list(found), len(read)
 
 
 def test_a_survey_finds_what_every_file_holds_or_why_it_is_no_use(raw_videos: Path, tmp_path: Path) -> None:
-    found = survey(list_corpus(raw_videos), [], tmp_path / "notes.jsonl", 2, 60.0, lambda done, total, note="": None)
+    found = survey(
+        list_corpus(raw_videos), [], tmp_path / "notes.jsonl", 2, Limits(60.0), lambda done, total, note="": None
+    )
     assert list(found) == sorted(found)
     assert len(found) == COUNT
     good = found["dog/bark.mp4"]

@@ -1,74 +1,158 @@
-"""Hostile and odd files, as collected by the tests of other media software: each is used, or rejected with a reason."""
+"""Hostile and odd files, as collected by the tests of other media software: each becomes what torture.py says."""
 
 import os
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from torture import VERDICTS, Picture, Sound, Verdict
 
 from shards.decode import decode_frames, decode_sound
 from shards.index import read_whole_index
 from shards.make import shard
 from shards.read import ClipReader
-from shards.settings import CorpusSettings
+from shards.settings import BOTH, CorpusSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data") / "torture"
-pytestmark = pytest.mark.skipif(
-    not FILES.is_dir(), reason=f"{FILES} is not there: set XDC_TEST_DATA to a folder that holds torture/"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not FILES.is_dir(), reason=f"{FILES} is not there: set XDC_TEST_DATA to a folder that holds torture/"
+    ),
+]
+FPS, RATE = 30, 8000
+SMALL = CorpusSettings(
+    clip_seconds=120,
+    min_seconds=0.04,
+    short_side=32,
+    fps=FPS,
+    sample_rate=RATE,
+    silence="keep",
+    max_reject_share=1.0,
+    workers=2,
 )
-INVALID = "FFmpeg cannot open it: Invalid data found when processing input"
-KNOWN = {
-    "moviepy/result.webm": "the file is empty",
-    "moviepy/bitmap.mp4": "no sound: the file has no audio stream",
-    "media3/wav__sample_8bit.wav": "no picture: the file has no video stream",
-    "media3/mp4__sample_missing_stsd.mp4": "no sound: FFmpeg has no decoder for its audio stream",
-    "media3/drm__sample_av1c_fragmented_clearkey.mp4": INVALID,
-}
+
+
+def make(folder: Path, **changes: Any) -> Path:
+    shard(folder, FILES, CorpusSettings.model_validate(SMALL.model_dump() | changes))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("torture") / "corpus"
-    settings = CorpusSettings(
-        min_seconds=0.1, short_side=32, fps=10, sample_rate=8000, max_reject_share=1.0, workers=2, clip_timeout_s=60
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of pictures, of sound, and of both."""
+    root = tmp_path_factory.mktemp("torture")
+    return {
+        "video": make(root / "video", modalities=["video"]),
+        "audio": make(root / "audio", modalities=["audio"]),
+        "both": make(root / "both", silence="reject"),
+    }
+
+
+def found_in(corpus: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The index rows and the reasons, by source. One clip a file at most, and no file in both."""
+    rows, rejects = read_whole_index(corpus).to_pylist(), pq.read_table(corpus / "rejects.parquet").to_pylist()
+    used, reasons = (
+        {plain(row["source"]): row for row in rows},
+        {plain(row["source"]): row["reason"] for row in rejects},
     )
-    shard(out, FILES, settings)
-    return out
+    assert len(used) == len(rows)
+    assert len(reasons) == len(rejects)
+    assert not set(used) & set(reasons)
+    return used, reasons
 
 
-def test_every_file_is_a_source_of_clips_or_rejected_with_a_reason_that_a_person_understands(corpus: Path) -> None:
-    files = {path.relative_to(FILES).as_posix() for path in FILES.rglob("*") if path.is_file()}
-    used = set(read_whole_index(corpus)["source"].to_pylist())
-    rejects = pq.read_table(corpus / "rejects.parquet").to_pylist()
-    assert len(used) > 10
-    assert used | {reject["source"] for reject in rejects} == files
-    for reject in rejects:
-        assert len(reject["reason"]) > 10, reject
-        assert "unknown" not in reject["reason"].lower(), reject
-        # Neither an exception that nobody expected nor a process that died.
-        assert "Error" not in reject["reason"], reject
-        assert "decoder" not in reject["reason"] or reject["reason"].startswith("no "), reject
+def plain(name: str) -> str:
+    """Some file systems take names apart."""
+    return unicodedata.normalize("NFC", name)
 
 
-def test_reasons_are_the_right_ones(corpus: Path) -> None:
-    rejects = {reject["source"]: reject["reason"] for reject in pq.read_table(corpus / "rejects.parquet").to_pylist()}
-    present = {name: reason for name, reason in KNOWN.items() if (FILES / name).exists()}
-    assert present
-    assert {name: rejects.get(name) for name in present} == present
+def expected() -> Iterator[tuple[str, Verdict]]:
+    yield from ((plain(name), verdict) for name, verdict in VERDICTS.items())
 
 
-def test_every_clip_decodes_in_full(corpus: Path) -> None:
-    with ClipReader(corpus) as reader:
-        for row in read_whole_index(corpus).to_pylist():
-            frames = decode_frames(reader.read(row["shard"], row, "mp4"), 0, row["frames"])
-            assert frames.shape == (row["frames"], row["height"], row["width"], 3)
-            assert len(decode_sound(reader.read(row["shard"], row, "flac"))) == row["samples"]
+def test_the_table_has_every_file() -> None:
+    files = {plain(path.relative_to(FILES).as_posix()) for path in FILES.rglob("*") if path.is_file()}
+    assert files == {name for name, _ in expected()}
 
 
-def test_a_turned_video_is_upright(corpus: Path) -> None:
-    name = "media3/mp4__sample_rotate_and_reflect.mp4"
-    if not (FILES / name).exists():
-        pytest.skip(f"{name} is not there")
-    sizes = {(row["width"], row["height"]) for row in read_whole_index(corpus).to_pylist() if row["source"] == name}
-    assert sizes == {(32, 48)}
+def test_every_picture_is_used_in_full_and_upright_or_rejected_for_the_right_reason(corpora: dict[str, Path]) -> None:
+    used, reasons = found_in(corpora["video"])
+    assert set(used) | set(reasons) == {name for name, _ in expected()}
+    wrong = {}
+    for name, verdict in expected():
+        if isinstance(verdict.picture, str):
+            if verdict.picture not in reasons.get(name, ""):
+                wrong[name] = (verdict.picture, reasons.get(name) or used[name])
+        elif name not in used or not matches(verdict.picture, used[name]):
+            wrong[name] = (verdict.picture, reasons.get(name) or used[name])
+    assert wrong == {}
+
+
+def matches(picture: Picture, row: dict[str, Any]) -> bool:
+    """Duration within a frame (of the clip, or of the source where those are longer), and the shape of the picture."""
+    frame_s = 1 / min(picture.fps, FPS)
+    shape = picture.width / picture.height
+    return (
+        abs(row["duration_s"] - picture.seconds) <= frame_s + 1e-3
+        and row["frames"] == round(row["duration_s"] * FPS)
+        and min(row["width"], row["height"]) == 32
+        and abs(row["width"] - row["height"] * shape) <= 1.01 * max(1, shape)
+    )
+
+
+def test_every_sound_is_used_in_full_or_rejected_for_the_right_reason(corpora: dict[str, Path]) -> None:
+    used, reasons = found_in(corpora["audio"])
+    assert set(used) | set(reasons) == {name for name, _ in expected()}
+    wrong = {}
+    for name, verdict in expected():
+        if isinstance(verdict.sound, str):
+            if verdict.sound not in reasons.get(name, ""):
+                wrong[name] = (verdict.sound, reasons.get(name) or used[name])
+        elif name not in used or abs(used[name]["duration_s"] - verdict.sound.seconds) > 0.03:
+            wrong[name] = (verdict.sound, reasons.get(name) or used[name]["duration_s"])
+    assert wrong == {}
+
+
+def test_a_corpus_of_both_has_the_files_whose_picture_and_sound_are_of_use(corpora: dict[str, Path]) -> None:
+    used, reasons = found_in(corpora["both"])
+    assert set(used) | set(reasons) == {name for name, _ in expected()}
+    for name, verdict in expected():
+        picture, sound = verdict.picture, verdict.sound
+        if isinstance(picture, Picture) and isinstance(sound, Sound) and not sound.silent:
+            assert matches(picture, used[name]), name
+        elif isinstance(picture, Picture) and isinstance(sound, Sound):
+            assert "digital silence" in reasons[name], name
+        else:
+            possible = [reason for reason in (picture, sound) if isinstance(reason, str)]
+            assert any(reason in reasons[name] for reason in possible), (name, reasons[name])
+
+
+@pytest.mark.parametrize("kind", ["video", "audio", "both"])
+def test_no_reason_is_an_exception_or_a_dead_process(corpora: dict[str, Path], kind: str) -> None:
+    for name, reason in found_in(corpora[kind])[1].items():
+        assert len(reason) > 10, name
+        for never in ("unknown", "Error", "defect", "crashed", "took longer", "needed more", "decoding process"):
+            assert never not in reason, (name, reason)
+
+
+@pytest.mark.parametrize("kind", ["video", "audio", "both"])
+def test_every_clip_plays_in_full(corpora: dict[str, Path], kind: str) -> None:
+    modalities = BOTH if kind == "both" else (kind,)
+    silent = {name for name, verdict in expected() if isinstance(verdict.sound, Sound) and verdict.sound.silent}
+    rows = found_in(corpora[kind])[0]
+    assert len(rows) > 10
+    with ClipReader(corpora[kind]) as reader:
+        for name, row in rows.items():
+            if "video" in modalities:
+                frames = decode_frames(reader.read(row["shard"], row, "mp4"), 0, row["frames"])
+                assert frames.shape == (row["frames"], row["height"], row["width"], 3), name
+            if "audio" in modalities:
+                sound = decode_sound(reader.read(row["shard"], row, "flac"))
+                assert len(sound) == row["samples"], name
+                assert (not np.any(sound)) == (name in silent), name

@@ -195,6 +195,8 @@ def test_another_seed_leaves_nothing_but_the_corpus(worked_run: Run) -> None:
         ("train.own_head_weight", 2.0),  # There is no second head.
         ("corpus.workers", 1),
         ("corpus.clip_timeout_s", 5.0),
+        ("corpus.clip_cpu_s", 5.0),
+        ("corpus.clip_memory_mb", 500),
         ("cluster.k.joint", 9),
     ],
 )
