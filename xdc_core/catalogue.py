@@ -53,7 +53,7 @@ def describe_run(root: Path) -> dict[str, Any]:
     except XdcError as error:
         return {"run": str(root), "problem": str(error).splitlines()[0]}
     config = run.config
-    described = {
+    described: dict[str, Any] = {
         "run": str(root),
         "problem": None,
         "method": config.method,

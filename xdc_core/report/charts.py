@@ -11,7 +11,7 @@ import numpy as np
 
 COLOURS = {"video": "#D55E00", "audio": "#0072B2", "joint": "#009E73"}  # Okabe and Ito's, told apart by everyone.
 GREY = "#808080"
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xdc",
     "font.size": 9,

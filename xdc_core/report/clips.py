@@ -11,7 +11,7 @@ from xdc_core.report.media import link_media, write_media
 from xdc_core.run import Node, Run
 
 SEARCHED = 20_000  # Clips that a page can hold to be searched; of a larger corpus it has the examples only.
-MEDIA_COLUMNS = ("frames", "sample_rate", "mp4_offset", "mp4_size", "flac_offset", "flac_size")
+MEDIA_COLUMNS = ("frames", "sample_rate", "mp4_offset", "mp4_size", "flac_offset", "flac_size", "sha256")
 
 
 def page_clips(
