@@ -198,12 +198,22 @@ def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream, 
         raise MediaError(f"the {what} does not decode: {failure.strerror}{hint}") from failure
 
 
+def packets_of(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
+    """The packets of one stream, and an empty one at the end. Raises av.FFmpegError where the file cannot be read."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:  # A packet of a stream that begins in the middle of the file: PyAV does not know it.
+            continue
+
+
 def _to_decode(
     container: InputContainer, stream: av.VideoStream | av.AudioStream
 ) -> Iterator[Callable[[], Sequence[Any]]]:
     """Decodes one packet of a stream each, to where the file ends or cannot be read further, and what is left over."""
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             yield packet.decode
     except MemoryError:
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from shards.container import choose_streams, open_media, origin_of
+from shards.container import choose_streams, open_media, origin_of, packets_of
 from shards.errors import MediaError
 from shards.settings import BOTH
 
@@ -41,7 +41,7 @@ def _duration_s(container: InputContainer, stream: av.VideoStream | av.AudioStre
         elif container.duration:
             said_s = container.duration / av.time_base
     if said_s <= 0:  # Streams such as live WebM say nothing.
-        return _end_of(container, stream, math.inf)
+        return _end_of(container, stream)
     return said_s if said_s <= LONG_S or _reaches(container, stream, said_s) else None
 
 
@@ -50,28 +50,38 @@ def _reaches(container: InputContainer, stream: av.VideoStream | av.AudioStream,
     near_s = said_s - max(10.0, 0.05 * said_s)
     try:
         container.seek(round((near_s + origin_of(container)) * av.time_base), backward=True)
-        return _end_of(container, stream, near_s) >= near_s
+        return _last_ends(container, stream, near_s)[1] >= near_s  # One alone may just have a damaged timestamp.
     except MemoryError:
         raise
     except (av.FFmpegError, OverflowError):  # There is nowhere to seek to.
         return False
 
 
-def _end_of(container: InputContainer, stream: av.VideoStream | av.AudioStream, enough_s: float) -> float:
-    """Where the last packet of a stream ends that can be read, or the first that ends behind `enough_s`."""
-    end_s, origin_s = -math.inf, origin_of(container)
+def _end_of(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
+    """Where the last packet of a stream ends that can be read, but for one that is far behind all others."""
+    last_s, before_s = _last_ends(container, stream, math.inf)
+    return before_s if last_s - before_s > LONG_S and before_s > 0 else last_s
+
+
+def _last_ends(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream, enough_s: float
+) -> tuple[float, float]:
+    """Where the last packet of a stream ends, and the one before it; reads until two end behind `enough_s`."""
+    last_s, before_s, origin_s = -math.inf, -math.inf, origin_of(container)
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             if packet.pts is not None and packet.time_base:
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin_s)
-            if end_s >= enough_s:
+                end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin_s
+                before_s = max(before_s, min(last_s, end_s))
+                last_s = max(last_s, end_s)
+            if before_s >= enough_s:
                 break
     except MemoryError:
         raise
     except av.FFmpegError:
-        if end_s == -math.inf:
+        if last_s == -math.inf:
             raise
-    return end_s
+    return last_s, before_s
 
 
 def _fps(video: av.VideoStream) -> float:
@@ -97,7 +107,7 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             duration_s = _duration_s(container, leading)
             if duration_s is None:  # There is less than the header says: read all of it.
                 with open_media(path) as again:
-                    duration_s = _end_of(again, again.streams[leading.index], math.inf)
+                    duration_s = _end_of(again, again.streams[leading.index])
         except MemoryError:
             raise
         except av.FFmpegError as error:

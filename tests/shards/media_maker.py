@@ -78,7 +78,9 @@ def write_video(
             first, last = (round(at_s * sample_rate) for at_s in pause_s or (0, 0))
             for begin, part in ((0, sound[:, :first]), (last, sound[:, last:])):
                 if part.size:
-                    block = av.AudioFrame.from_ndarray(np.ascontiguousarray(part, np.float32), "fltp", layout)
+                    planar = len(part) < 8  # PyAV makes no planar frame of eight channels.
+                    samples = np.ascontiguousarray(part if planar else part.T.reshape(1, -1), np.float32)
+                    block = av.AudioFrame.from_ndarray(samples, "fltp" if planar else "flt", layout)
                     block.sample_rate, block.time_base = sample_rate, Fraction(1, sample_rate)
                     block.pts = round(sound_start_s * sample_rate) + begin
                     packets += audio.encode(block)

@@ -135,6 +135,21 @@ def test_a_long_recording_that_was_cut_off_is_as_long_as_what_is_left(tmp_path: 
     assert 20 < probe(path, ["video"]).duration_s < 100
 
 
+def test_one_damaged_timestamp_makes_no_hours(tmp_path: Path) -> None:
+    """In MPEG-TS the duration is taken from the last timestamp."""
+    path = write_video(tmp_path / "a.ts", [grey(99)] * 30, None, options={"g": "12", "bf": "0"})
+    with av.open(str(path)) as container:
+        at = [packet.pos for packet in container.demux(video=0) if packet.size][-1]
+    content = bytearray(path.read_bytes())
+    assert at is not None
+    mark = content.index(b"\0\0\1\xe0", at) + 9  # Five bytes behind the header of the last packet: 33 bits of time.
+    content[mark] ^= 0b0010
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        assert max(packet.pts or 0 for packet in container.demux(video=0)) / 90000 > 3600
+    assert probe(path, ["video"]).duration_s == pytest.approx(1.2, abs=0.1)
+
+
 def damage(path: Path, numbers: list[int]) -> None:
     """Overwrite packets of the picture of an MP4."""
     with av.open(str(path)) as container:
