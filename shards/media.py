@@ -185,7 +185,8 @@ def _turns(frame: av.VideoFrame) -> tuple[int, bool]:
         return round(frame.rotation / 90) % 4, False
     if stored is None:
         return 0, False
-    a, b, _, c, d = (int(value) for value in np.frombuffer(stored, np.int32)[:5])  # x' = a x + c y, y' = b x + d y
+    # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(stored), np.int32)[:5])
     mirrored = a * d - b * c < 0
     if mirrored:
         a, b = -a, -b

@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import av
 from av.container import InputContainer
@@ -107,7 +108,7 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             duration_s = _duration_s(container, leading)
             if duration_s is None:  # There is less than the header says: read all of it.
                 with open_media(path) as again:
-                    duration_s = _end_of(again, again.streams[leading.index])
+                    duration_s = _end_of(again, cast(av.VideoStream | av.AudioStream, again.streams[leading.index]))
         except MemoryError:
             raise
         except av.FFmpegError as error:
