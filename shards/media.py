@@ -180,13 +180,13 @@ def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatt
 def _turns(frame: av.VideoFrame) -> tuple[int, bool]:
     """How a picture is to be displayed: mirrored left to right or not, then turned counter-clockwise by quarters."""
     try:
-        stored = frame.side_data.get("DISPLAYMATRIX")
+        stored: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV does not know every kind of side data; FFmpeg tells the turn without the mirror.
         return round(frame.rotation / 90) % 4, False
     if stored is None:
         return 0, False
     # x' = a x + c y, y' = b x + d y
-    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(stored), np.int32)[:5])
+    a, b, _, c, d = (int(value) for value in np.frombuffer(stored, np.int32)[:5])
     mirrored = a * d - b * c < 0
     if mirrored:
         a, b = -a, -b
