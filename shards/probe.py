@@ -107,7 +107,8 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             duration_s = _duration_s(container, leading)
             if duration_s is None:  # There is less than the header says: read all of it.
                 with open_media(path) as again:
-                    duration_s = _end_of(again, again.streams[leading.index])
+                    same = next(filter(None, choose_streams(again, modalities)))
+                    duration_s = _end_of(again, same)
         except MemoryError:
             raise
         except av.FFmpegError as error:
