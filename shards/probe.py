@@ -107,7 +107,9 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             duration_s = _duration_s(container, leading)
             if duration_s is None:  # There is less than the header says: read all of it.
                 with open_media(path) as again:
-                    same = next(filter(None, choose_streams(again, modalities)))
+                    same_video, same_audio = choose_streams(again, modalities)
+                    same = same_video or same_audio
+                    assert same is not None
                     duration_s = _end_of(again, same)
         except MemoryError:
             raise
