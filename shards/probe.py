@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import av
 from av.container import InputContainer
@@ -108,7 +107,10 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             duration_s = _duration_s(container, leading)
             if duration_s is None:  # There is less than the header says: read all of it.
                 with open_media(path) as again:
-                    duration_s = _end_of(again, cast(av.VideoStream | av.AudioStream, again.streams[leading.index]))
+                    same_video, same_audio = choose_streams(again, modalities)
+                    same = same_video or same_audio
+                    assert same is not None
+                    duration_s = _end_of(again, same)
         except MemoryError:
             raise
         except av.FFmpegError as error:

@@ -25,7 +25,7 @@ def contents(directory: Path) -> dict[str, bytes]:
         if not path.is_file() or STALE in path.parts or name.split("/")[0] == "logs":
             continue
         data = path.read_bytes()
-        if path.name in ("train.log", "report.html"):
+        if path.name in ("train.log", "report.html", "overview.html"):
             data = b""
         elif path.name == "manifest.json":
             said = json.loads(data)
