@@ -28,7 +28,11 @@ def page(browser: Any, worked_run: Run) -> Iterator[Any]:
     page, troubles = browser.new_page(), []
     page.on("console", lambda said: troubles.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("requestfailed", lambda request: troubles.append(request.url))
+    # What is loaded no more, because its card is gone, is no failure.
+    page.on(
+        "requestfailed",
+        lambda request: None if request.failure == "net::ERR_ABORTED" else troubles.append(request.url),
+    )
     page.on(
         "request", lambda request: None if request.url.startswith(("file:", "data:")) else troubles.append(request.url)
     )

@@ -2,6 +2,7 @@
 
 import csv
 import html
+import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -48,7 +49,8 @@ class Page(HTMLParser):
         self._inside = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._inside = tag
+        # JSON is data for our own script, which makes text of it; a browser does not run it.
+        self._inside = "json" if tag == "script" and dict(attrs).get("type") == "application/json" else tag
         for name, value in attrs:
             if name in WITH_ADDRESS:
                 self.addresses.append(value or "")
@@ -59,7 +61,10 @@ class Page(HTMLParser):
         self._inside = ""
 
     def handle_data(self, data: str) -> None:
-        (self.code if self._inside in ("script", "style") else self.text).append(data)
+        if self._inside == "json":
+            self.text.append(json.dumps(json.loads(data), ensure_ascii=False))
+        else:
+            (self.code if self._inside in ("script", "style") else self.text).append(data)
 
 
 @pytest.fixture(scope="module")

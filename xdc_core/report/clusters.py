@@ -54,6 +54,8 @@ def _first_of_each(
     clusters: np.ndarray, distances: np.ndarray, keys: np.ndarray, nearest: int
 ) -> Iterator[tuple[int, list[tuple[float, str]]]]:
     """Of every cluster that occurs: its `nearest` clips of one shard, as (distance, key)."""
+    if not len(keys):
+        return
     order = np.lexsort((keys.astype(str), distances, clusters))
     starts = np.flatnonzero(np.diff(clusters[order], prepend=-1))
     for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
