@@ -128,7 +128,7 @@ VERDICTS = {
     "media3/mp4__sample_with_btrt.mp4": _both(1080, 720, 1.001, NTSC, 1.0879),
     # One of 30 packets does not decode: the picture before it stays.
     "media3/mp4__sample_with_invalid_nalu.mp4": _picture(1080, 720, 1.001, NTSC),
-    # The clock of the picture is wrong: 30 frames in 0.049 s, in which every sample of the sound is still 0.
+    # The clock of the picture is wrong: 30 frames in 0.049 s, in which the sound is below half a step of 16 bits.
     "media3/mp4__sample_with_vobsub.mp4": Verdict(
         Picture(1080, 720, 0.049, 30 / 0.049), Sound(1.009), together="digital silence"
     ),
