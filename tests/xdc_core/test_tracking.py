@@ -77,7 +77,7 @@ def test_mlflow_has_one_run_that_goes_on(copy_run: MakeRun) -> None:
     shutil.move(run.root / "later", run.directory(Node("report", None, 1)))
     assert publish(run, "mlflow") == 1
     state = json.loads((run.root / "tracking" / "mlflow.json").read_text())
-    client = mlflow.MlflowClient(f"file:{(run.root / 'tracking' / 'mlruns').resolve()}")
+    client = mlflow.MlflowClient(f"sqlite:///{(run.root / 'tracking' / 'mlflow.db').resolve()}")
     history = client.get_metric_history(state["tracker"]["run_id"], "clusters_audio/nmi_label")
     assert [entry.step for entry in history] == [0, 1]
     assert client.get_run(state["tracker"]["run_id"]).data.params["method"] == "xdc"

@@ -15,6 +15,7 @@ from shards.commit import new_file
 from shards.decode import decode_frames, decode_sound
 from shards.errors import MediaError
 from shards.read import ClipReader
+from shards.stored import read_stored
 from xdc_core.logmel import LogMel, log_mel
 
 PICTURES, HEIGHT, SPECTROGRAM = 8, 72, 40  # Frames a strip; pixels of a frame's height and of the spectrogram's.
@@ -43,9 +44,14 @@ def write_media(reader: ClipReader, shard: str, row: Mapping[str, Any], folder: 
 
 
 def link_media(key: str, before: Path, folder: Path) -> bool:
-    """Take a clip's files from an earlier report, without copying. Returns whether they were there."""
+    """Take a clip's files from an earlier report, without copying. Returns whether they were there.
+
+    Raises:
+        StageError: one of them is not what was committed.
+    """
     there = [path for suffix in (".webp", ".ogg") if (path := before / f"{key}{suffix}").exists()]
     for path in there:
+        read_stored(path, "report")
         if not (folder / path.name).exists():
             os.link(path, folder / path.name)
     return bool(there)

@@ -30,7 +30,7 @@ def track(run: Run, known: dict[str, Any]) -> MLflow:
     """Go on with a run, or begin one, in the experiment `xdc`."""
     folder = (run.root / "tracking").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"file:{folder}/mlruns")
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db")
     if "run_id" in known:
         return MLflow(client, known["run_id"])
     found = client.get_experiment_by_name("xdc")

@@ -1,5 +1,6 @@
 """Event files for TensorBoard, in RUN/tracking/tensorboard."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,4 +28,5 @@ class TensorBoard:
 
 def track(run: Run, known: dict[str, Any]) -> TensorBoard:
     """Go on with a run's event files."""
-    return TensorBoard(SummaryWriter(str(run.root / "tracking" / "tensorboard")))
+    # Without the suffix, two files that are begun in the same second are one, and the first is lost.
+    return TensorBoard(SummaryWriter(str(run.root / "tracking" / "tensorboard"), filename_suffix=f".{time.time_ns()}"))

@@ -22,7 +22,7 @@ class WeightsAndBiases:
     def close(self) -> dict[str, Any]:
         """Its id: the next call goes on with it."""
         known = {"id": self.run.id}
-        self.run.finish(quiet=True)
+        self.run.finish()
         return known
 
 
