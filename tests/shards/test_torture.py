@@ -124,7 +124,9 @@ def test_a_corpus_of_both_has_the_files_whose_picture_and_sound_are_of_use(corpo
     assert set(used) | set(reasons) == {name for name, _ in expected()}
     for name, verdict in expected():
         picture, sound = verdict.picture, verdict.sound
-        if isinstance(picture, Picture) and isinstance(sound, Sound) and not sound.silent:
+        if verdict.together:
+            assert verdict.together in reasons[name], name
+        elif isinstance(picture, Picture) and isinstance(sound, Sound) and not sound.silent:
             assert matches(picture, used[name]), name
         elif isinstance(picture, Picture) and isinstance(sound, Sound):
             assert "digital silence" in reasons[name], name
