@@ -240,6 +240,7 @@ def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_r
     resampler = _mono_resampler(sample_rate)
     position: int | None = None  # Where the next resampled sample goes.
     expected_s, end = 0.0, 0
+    make: tuple[str, str, int] | None = None
 
     def place(frames: list[av.AudioFrame]) -> None:
         nonlocal position, end
@@ -258,8 +259,9 @@ def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_r
         time_s = frame.time - decoding.origin_s
         if time_s >= start_s + duration_s:
             break
-        if position is None or abs(time_s - expected_s) > JUMP_S:
-            # The first frame, or a jump in time: flush what went before and start at the new place.
+        before, make = make, (frame.format.name, frame.layout.name, frame.sample_rate)
+        if position is None or make != before or abs(time_s - expected_s) > JUMP_S:
+            # The first frame, one of another make, or a jump in time: flush what went before, start at the new place.
             if position is not None:
                 place(resampler.resample(None))
                 resampler = _mono_resampler(sample_rate)

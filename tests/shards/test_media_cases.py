@@ -137,3 +137,16 @@ def test_a_name_may_have_spaces_and_letters_of_any_script(tmp_path: Path, suffix
     path = tmp_path / f"-dír ú/%d 視頻 🎥 'a' \"b\" & <c>.{suffix}"
     write_video(path, [plain(ORANGE)] * 30, tone(440, 1.2), video_codec=codecs[0], audio_codec=codecs[1])
     assert cut(path, 0, 1.0, SMALL).frames == 25
+
+
+def test_a_sound_that_changes_its_channels_and_rate_in_the_middle_goes_on(tmp_path: Path) -> None:
+    """As in broadcasts, between the film and the advertisements."""
+    how: dict[str, Any] = {"audio_codec": "mp2"}
+    one = write_video(tmp_path / "one.ts", [plain(ORANGE)] * 30, np.stack([tone(500, 1.2)] * 2), **how)
+    later = {"picture_start_s": 1.2, "sound_start_s": 1.2, "sample_rate": 32000}
+    two = write_video(tmp_path / "two.ts", [plain(ORANGE)] * 30, tone(1500, 1.2, 32000), **how, **later)
+    path = tmp_path / "a.ts"
+    path.write_bytes(one.read_bytes() + two.read_bytes())
+    sound = decode_sound(cut(path, 0, 2.2, SMALL).flac)
+    assert loudness_at(sound[3200:16000], 500) == pytest.approx(0.5, abs=0.05)
+    assert loudness_at(sound[22400:32000], 1500) == pytest.approx(0.5, abs=0.05)

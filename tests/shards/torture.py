@@ -31,8 +31,9 @@ class Sound:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of the picture and of the sound: what it is, or a part of the reason why it is no use. `together`: a part of the
-    reason why both together are none, though each alone is.
+    """Of the picture and of the sound: what it is, or a part of the reason why it is no use.
+
+    `together`: the reason why both are no use together, where each alone is.
     """
 
     picture: Picture | str
@@ -128,9 +129,9 @@ VERDICTS = {
     "media3/mp4__sample_with_btrt.mp4": _both(1080, 720, 1.001, NTSC, 1.0879),
     # One of 30 packets does not decode: the picture before it stays.
     "media3/mp4__sample_with_invalid_nalu.mp4": _picture(1080, 720, 1.001, NTSC),
-    # The clock of the picture is wrong: 30 frames in 0.049 s, in which the sound is below half a step of 16 bits.
+    # The clock of the picture is wrong: 30 frames in 0.049 s. In these the sound has not begun: it is 0.
     "media3/mp4__sample_with_vobsub.mp4": Verdict(
-        Picture(1080, 720, 0.049, 30 / 0.049), Sound(1.009), together="digital silence"
+        Picture(1080, 720, 0.049, 30 / 0.049), Sound(1.009), "the sound is digital silence"
     ),
     # The first of two eyes.
     "media3/mp4__water_180_mvhevc_5frames.mov": _picture(1934, 2160, 5 / 90, 90),

@@ -46,7 +46,7 @@ def test_the_page_opens_with_a_card_for_every_cluster(page: Any) -> None:
     assert "round 1" in page.title()
     assert page.locator(".card").count() == 4
     page.select_option("#source", "audio")
-    assert page.locator(".card h3").first.inner_text().startswith("audio ")
+    assert page.locator(".card h3").first.text_content().startswith("audio ")
 
 
 def test_pictures_are_loaded_when_they_are_seen_and_show_something(page: Any) -> None:
@@ -77,14 +77,14 @@ def test_a_click_plays_the_sound_and_another_stops_it(page: Any) -> None:
 
 def test_cards_are_sorted_and_filtered(page: Any) -> None:
     def sizes() -> list[int]:
-        return [int(text.split()[0]) for text in page.locator(".card h3 span").all_inner_texts()]
+        return [int(text.split()[0]) for text in page.locator(".card h3 span").all_text_contents()]
 
     page.select_option("#order", "largest")
     assert sizes() == sorted(sizes(), reverse=True)
     page.select_option("#order", "smallest")
     assert sizes() == sorted(sizes())
     page.fill("#filter", "2")
-    shown = page.locator(".card").all_inner_texts()
+    shown = page.locator(".card").all_text_contents()
     assert shown
     assert all("2" in text for text in shown)
     page.fill("#filter", "no such label")
