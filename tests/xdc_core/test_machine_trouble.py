@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import shards.stage
-from shards.commit import list_files, read_manifest
+from shards.commit import STALE, list_files, read_manifest
 from shards.errors import StageError, XdcError
 from xdc_core.graph import SHARD
 from xdc_core.run import Node, Run
@@ -91,16 +91,15 @@ def refused(run: Run, node: Node, words: str, force: bool = True) -> None:
 def test_a_disk_that_is_full_is_told_of_and_costs_nothing_but_the_room(run: Run, disk: Path, node: Node) -> None:
     run_stage(run, node, force=True)  # With this configuration: the report has a copy of it.
     before, manifest = outcome(run, node), read_manifest(run.directory(node))
-    # Examples that the round before has too are linked, and need no room.
-    written = [path for path in run.directory(node).rglob("*") if path.is_file() and path.parent.name != "media"]
-    size = sum(path.stat().st_blocks * 512 for path in written)
+    size = sum(path.stat().st_blocks * 512 for path in run.directory(node).rglob("*") if path.is_file())
     for leave in (0, size // 2 // 4096 * 4096):
         filler = fill(disk, leave)
         refused(run, node, "No space left on device")
         assert (outcome(run, node), read_manifest(run.directory(node))) == (before, manifest)
         filler.unlink()
-    # Room again, and nothing there: what was begun is gone on with.
+    # Room again, and nothing there, set aside neither: what was begun is gone on with.
     shutil.rmtree(run.directory(node))
+    shutil.rmtree(run.directory(node).parent / STALE, ignore_errors=True)
     assert not run_stage(run, node).reused
     assert outcome(run, node) == before
     assert [finding for finding in verify_run(run) if finding.kind == "damaged"] == []

@@ -24,6 +24,7 @@ from shards.progress import silent
 from xdc_core.config import load_config
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.labels import read_labels
+from xdc_core.report.clips import write_examples
 from xdc_core.report.facts import examples_of
 from xdc_core.report.stage import report
 from xdc_core.run import Node, Run
@@ -118,12 +119,15 @@ def test_examples_can_be_seen_and_heard(worked_run: Run, number: int) -> None:
             assert samples / 48000 == pytest.approx(1.125, abs=0.03)
 
 
-def test_a_clip_that_was_an_example_before_is_not_made_again(worked_run: Run) -> None:
-    folders = [worked_run.directory(Node("report", None, number)) / "media" for number in (0, 1)]
-    both = {path.name for path in folders[0].iterdir()} & {path.name for path in folders[1].iterdir()}
-    assert both
-    for name in both:
-        assert (folders[0] / name).samefile(folders[1] / name)
+def test_a_clip_that_was_an_example_before_is_not_made_again(worked_run: Run, tmp_path: Path) -> None:
+    first, second = read_whole_index(worked_run.corpus, ["key"])["key"].to_pylist()[:2]
+    (tmp_path / "before").mkdir()
+    for suffix in (".ogg", ".webp"):
+        (tmp_path / "before" / f"{first}{suffix}").write_bytes(b"made earlier")
+    assert write_examples(worked_run, {first, second}, tmp_path / "now", tmp_path / "before", silent) == {}
+    assert (tmp_path / "now" / f"{first}.webp").read_bytes() == b"made earlier"
+    assert (tmp_path / "now" / f"{second}.webp").read_bytes().startswith(b"RIFF")
+    assert len(list((tmp_path / "now").iterdir())) == 4
 
 
 def test_many_clusters_get_fewer_examples_each_but_one(worked_run: Run, copy_run: MakeRun) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from shards.index import read_index, read_parquet, shard_names
 from shards.progress import Progress
 from shards.read import ClipReader
-from xdc_core.report.media import link_media, write_media
+from xdc_core.report.media import take_media, write_media
 from xdc_core.run import Node, Run
 
 SEARCHED = 20_000  # Clips that a page can hold to be searched; of a larger corpus it has the examples only.
@@ -40,12 +40,12 @@ def page_clips(
 
 
 def write_examples(run: Run, keys: Collection[str], folder: Path, before: Path, progress: Progress) -> dict[str, str]:
-    """Have media of the clips `keys` in `folder`; what an earlier report has in `before` is linked, not made again.
+    """Have media of the clips `keys` in `folder`; what an earlier report has in `before` is taken from there.
 
     Returns the reason for every clip of which something cannot be shown.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not link_media(key, before, folder)}
+    wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not take_media(key, before, folder)}
     done, missing = len(keys) - len(wanted), {}
     with ClipReader(run.corpus) as reader:
         for shard in shard_names(run.corpus):

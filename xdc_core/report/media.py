@@ -1,7 +1,6 @@
 """What one sees and hears of an example clip: a strip of its pictures above its spectrogram, and its sound."""
 
 import io
-import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -37,23 +36,24 @@ def write_media(reader: ClipReader, shard: str, row: Mapping[str, Any], folder: 
             sound = decode_sound(reader.read(shard, row, "flac"))
     except MediaError as error:
         reason = str(error)
-    _write(folder / f"{key}.webp", strip(pictures, sound, row["sample_rate"]))
     if sound is not None:
         _write(folder / f"{key}.ogg", opus(sound, row["sample_rate"]))
+    # The picture comes last: a clip that has it is done.
+    _write(folder / f"{key}.webp", strip(pictures, sound, row["sample_rate"]))
     return reason
 
 
-def link_media(key: str, before: Path, folder: Path) -> bool:
-    """Take a clip's files from an earlier report, without copying. Returns whether they were there.
+def take_media(key: str, before: Path, folder: Path) -> bool:
+    """Copy a clip's files from an earlier report. Returns whether they were there.
+
+    Not links: what damages the one shall not damage the other.
 
     Raises:
         StageError: one of them is not what was committed.
     """
-    there = [path for suffix in (".webp", ".ogg") if (path := before / f"{key}{suffix}").exists()]
+    there = [path for suffix in (".ogg", ".webp") if (path := before / f"{key}{suffix}").exists()]
     for path in there:
-        read_stored(path, "report")
-        if not (folder / path.name).exists():
-            os.link(path, folder / path.name)
+        _write(folder / path.name, read_stored(path, "report"))
     return bool(there)
 
 
