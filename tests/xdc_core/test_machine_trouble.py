@@ -99,6 +99,7 @@ def test_a_disk_that_is_full_is_told_of_and_costs_nothing_but_the_room(run: Run,
         filler.unlink()
     # Room again, and nothing there: what was begun is gone on with.
     shutil.rmtree(run.directory(node))
+    shutil.rmtree(run.directory(node).parent / ".stale", ignore_errors=True)
     assert not run_stage(run, node).reused
     assert outcome(run, node) == before
     assert [finding for finding in verify_run(run) if finding.kind == "damaged"] == []
