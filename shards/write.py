@@ -102,9 +102,10 @@ def _write_tar(
     """Write one tar; yield the index row of each clip; collect rejects."""
     from webdataset.writer import TarWriter  # Imports torch.
 
-    with path.open("wb") as file:
-        # Fixed owner, mode and time: the same clips give the same bytes.
-        writer = TarWriter(file, user="xdc", group="xdc", mode=0o644, encoder=False, mtime=0.0)
+    # Fixed owner, mode and time: the same clips give the same bytes. Closed also on a full disk: else it would try once
+    # more when it is collected, and print a traceback.
+    fixed = {"user": "xdc", "group": "xdc", "mode": 0o644, "mtime": 0.0}
+    with path.open("wb") as file, contextlib.closing(TarWriter(file, encoder=False, **fixed)) as writer:
         for clip in planned:
             made = next(clips)
             source = clip.source
@@ -130,7 +131,6 @@ def _write_tar(
             members = {"mp4": made.mp4, "flac": made.flac, "json": note}
             writer.write({"__key__": clip.key, **{name: data for name, data in members.items() if data}})
             yield row
-        writer.close()
 
 
 def _add_offsets(tar: Path, rows: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from flows.doctor import flow_runs
 from shards.errors import ConfigError
 from xdc_core.run import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.matrix]
 
 FAMILY = 7  # At least: engine, two fork servers, the stage, torchrun's agent and its ranks.
 

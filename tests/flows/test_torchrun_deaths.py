@@ -17,6 +17,7 @@ from xdc_core.run import Node, Run
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.matrix,
     pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the ranks through /proc"),
 ]
 
