@@ -181,7 +181,7 @@ def _turns(frame: av.VideoFrame) -> tuple[int, bool]:
     """How a picture is to be displayed: mirrored left to right or not, then turned counter-clockwise by quarters."""
     stored: Any
     try:
-        stored: Any = frame.side_data.get("DISPLAYMATRIX")
+        stored = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV does not know every kind of side data; FFmpeg tells the turn without the mirror.
         return round(frame.rotation / 90) % 4, False
     if stored is None:
