@@ -1,7 +1,7 @@
 """The `xdc` command. Imports what a subcommand needs when it runs, so that --help answers at once.
 
 Exit codes: 0 done; 1 a stage failed (what it had finished is kept); 2 wrong usage, configuration or input; 3 another
-process is at the same work, or (`status --check`) there is work to do; 130 interrupted.
+process is at the same stage (`stage`, `eval`), or there is work to do (`status --check`); 130 interrupted.
 """
 
 import json
@@ -180,8 +180,9 @@ def status(
     run: RunArgument,
     as_json: JsonOption = False,
     check: Annotated[bool, typer.Option("--check", help="exit with 3 if anything is left to do")] = False,
+    nodes: Annotated[bool, typer.Option("--nodes", help="a line for every node, with its directory")] = False,
 ) -> None:
-    """Tell how every stage stands: fresh, stale (and why), partial or missing."""
+    """Tell how every round stands: seconds where it is fresh, else stale (and why), partial or missing."""
     with told_to_people():
         from flows.status import print_status, read_status
 
@@ -189,7 +190,7 @@ def status(
         if as_json:
             print(json.dumps(rows, indent=2))
         else:
-            print_status(run, rows)
+            print_status(run, rows, every_node=nodes)
         if check and any(row["state"] != "fresh" for row in rows):
             raise typer.Exit(3)
 

@@ -1,14 +1,20 @@
 """How every node of a run stands."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shards.commit import read_manifest
 from xdc_core.graph import Fingerprints, all_nodes, node_state
 from xdc_core.run import open_run
 
-MARKS = {"fresh": "green", "stale": "yellow", "partial": "cyan", "missing": "dim"}
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+# The first of these that a node of a cell is in is what the cell says.
+MARKS = {"stale": "yellow", "partial": "cyan", "missing": "dim", "fresh": "green"}
+REASONS = 12
 
 
 def read_status(root: Path) -> list[dict[str, Any]]:
@@ -34,9 +40,80 @@ def read_status(root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def print_status(root: Path, rows: list[dict[str, Any]]) -> None:
-    """A table for people."""
+def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = False) -> None:
+    """For people: a row a round, a column a stage, then why nodes are not fresh.
+
+    With `every_node` a row a node, with its directory.
+    """
     from rich.console import Console
+
+    console = Console()
+    if every_node:
+        console.print(_nodes(rows))
+    else:
+        console.print(_setup(rows))
+        console.print(_rounds(rows))
+        unfinished = [row for row in rows if row["state"] in ("stale", "partial")]
+        for row in unfinished[:REASONS]:
+            console.print(f"{_path(row)} is {_state(row)}", highlight=False, soft_wrap=True, markup=False)
+        if unfinished[REASONS:]:
+            more = f"and {len(unfinished) - REASONS} more: xdc status {root} --nodes"
+            console.print(more, highlight=False, soft_wrap=True)
+    counts = Counter(row["state"] for row in rows)
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+    if counts.keys() - {"fresh"}:
+        console.print(f"To do what is left: xdc run {root}", highlight=False, soft_wrap=True)
+
+
+def _setup(rows: list[dict[str, Any]]) -> "Text":
+    """What is done once a run."""
+    from rich.text import Text
+
+    line = Text()
+    for stage, nodes in _by_stage([row for row in rows if row["round"] is None]).items():
+        clips = sum(node["rows"] or 0 for node in nodes) if stage in ("shard", "data") else 0
+        line.append(f"{'   ' if line else ''}{stage} ").append(_cell(nodes)).append(f", {clips} clips" if clips else "")
+    return line
+
+
+def _rounds(rows: list[dict[str, Any]]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("round", justify="right")
+    in_rounds = [row for row in rows if row["round"] is not None]
+    stages = _by_stage(in_rounds)
+    for stage in stages:
+        table.add_column(stage, justify="right")
+    by_round = defaultdict(list)
+    for row in in_rounds:
+        by_round[row["round"]].append(row)
+    for number, found in by_round.items():
+        nodes = _by_stage(found)
+        table.add_row(str(number), *(_cell(nodes[stage]) if stage in nodes else "" for stage in stages))
+    return table
+
+
+def _by_stage(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found = defaultdict(list)
+    for row in rows:
+        found[row["stage"]].append(row)
+    return dict(found)
+
+
+def _cell(nodes: list[dict[str, Any]]) -> "Text":
+    """The seconds that the nodes took, or, where not all are fresh, how many are in which state."""
+    from rich.text import Text
+
+    states = Counter(node["state"] for node in nodes)
+    told = next(state for state in MARKS if state in states)
+    if told == "fresh":
+        return Text(f"{sum(node['seconds'] for node in nodes):.1f} s", style=MARKS[told])
+    some = f"{states[told]} of {len(nodes)} " if states[told] < len(nodes) else ""
+    return Text(f"{some}{told}" if some or told != "missing" else "-", style=MARKS[told])
+
+
+def _nodes(rows: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -45,21 +122,22 @@ def print_status(root: Path, rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("where, and why", overflow="fold")
     for row in rows:
-        stage = f"{row['stage']}.{row['modality']}" if row["modality"] else row["stage"]
-        where = Path(row["path"])
-        shown = where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
-        note = f"{shown}{': ' + row['why'] if row['why'] else ''}" if row["state"] != "missing" else ""
+        note = f"{_path(row)}{': ' + row['why'] if row['why'] else ''}" if row["state"] != "missing" else ""
         table.add_row(
             "" if row["round"] is None else str(row["round"]),
-            stage,
+            f"{row['stage']}.{row['modality']}" if row["modality"] else row["stage"],
             Text(row["state"], style=MARKS[row["state"]]),
             "" if row["rows"] is None else str(row["rows"]),
             "" if row["seconds"] is None else f"{row['seconds']:.1f}",
             Text(note),
         )
-    console = Console()
-    console.print(table)
-    counts = Counter(row["state"] for row in rows)
-    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
-    if counts.keys() - {"fresh"}:
-        console.print(f"To do what is left: xdc run {root}", highlight=False)
+    return table
+
+
+def _path(row: dict[str, Any]) -> Path:
+    where = Path(row["path"])
+    return where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
+
+
+def _state(row: dict[str, Any]) -> str:
+    return f"{row['state']}: {row['why']}" if row["why"] else row["state"]

@@ -15,6 +15,7 @@ from typing import Any
 from shards.commit import fingerprint, partial_directory, read_manifest, sha256_of
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
+from shards.plan import STAGE_VERSION as SHARD_VERSION
 from shards.settings import CorpusSettings, stored_part
 from shards.stage import reusable
 from xdc_core.config import FILE_NAME, Config
@@ -360,8 +361,9 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now)]
     if not is_corpus(node) and not reasons:
         reasons = [f"{name} changed" for name, value in sources.items() if manifest.inputs.get(name) != value]
-    if not reasons and not is_corpus(node) and manifest.version != VERSIONS[node.stage]:
-        reasons = [f"stage version {manifest.version} -> {VERSIONS[node.stage]}"]
+    version = SHARD_VERSION if is_corpus(node) else VERSIONS[node.stage]
+    if not reasons and manifest.version != version:
+        reasons = [f"stage version {manifest.version} -> {version}"]
     return "; ".join(reasons[:3]) or "sources changed"
 
 

@@ -1,15 +1,22 @@
 """The command line, as a person meets it."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.status import read_status
 from xdc_core.config import load_config
+from xdc_core.run import Run
+
+MakeRun = Callable[..., Run]
 
 COMMANDS = ("init", "digits", "run", "round", "stage", "status", "report", "eval", "compare", "verify", "doctor")
 
@@ -177,3 +184,20 @@ def test_doctor_finds_this_environment_fit() -> None:
     assert code == 0
     assert findings["encodes libx264"] == "works"
     assert findings["faiss"] == "works"
+
+
+def test_status_has_a_row_a_round_and_says_of_what_is_stale_why(copy_run: MakeRun) -> None:
+    run = copy_run(train={"lr": 0.5})
+    shutil.rmtree(run.root / "rounds/001/labels/audio")
+    code, output = xdc("status", run.root)
+    assert code == 0
+    lines = output.splitlines()
+    assert re.match(r"shard [\d.]+ s, \d+ clips   init [\d.]+ s", lines[0]), lines[0]
+    assert lines[1].split() == ["round", "extract", "cluster", "label", "train", "report"]
+    assert re.fullmatch(r" *0 +[\d.]+ s +[\d.]+ s +[\d.]+ s +stale +stale", lines[2].rstrip()), lines[2]
+    assert lines[3].split() == ["1", "stale", "stale", "1", "of", "2", "stale", "stale"]
+    assert f"{run.root}/rounds/000/train/video is stale: lr: " in output
+    assert f"To do what is left: xdc run {run.root}" in output
+    by_node = xdc("status", run.root, "--nodes")[1]
+    assert len(by_node.splitlines()) >= len(read_status(run.root))
+    assert "label.audio" in by_node
