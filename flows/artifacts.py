@@ -1,6 +1,7 @@
 """What Prefect's pages show of a round. The same facts stand in report.json and report.html."""
 
 import re
+from base64 import b64encode
 from typing import Any
 
 from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
@@ -8,6 +9,7 @@ from prefect.artifacts import Artifact, create_markdown_artifact, create_table_a
 from shards.commit import read_manifest
 from shards.stored import read_stored_json
 from xdc_core.report.facts import purest_first
+from xdc_core.report.page import history_charts
 from xdc_core.run import Node, Run
 
 
@@ -50,7 +52,7 @@ def cluster_sizes(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary(facts: dict[str, Any], run: Run) -> str:
-    """Markdown: how the round went, its purest clusters, where the files are."""
+    """Markdown: how the round went, its purest clusters, curves over the rounds so far, where the files are."""
     number = facts["round"]
     lines = [
         f"# {facts['run']}, round {number}",
@@ -72,11 +74,18 @@ def summary(facts: dict[str, Any], run: Run) -> str:
                 lines.append(f"| {row['cluster']} | {row['size']} | {row['purity']:.2f} | {top} |")
     for modality, found in facts["training"].items():
         lines.append(f"\n## Training of {modality}\nLoss {found['first_loss']:.3f} to {found['loss']:.3f}.")
+    for heading, chart in history_charts(facts).items():
+        lines.append(f"\n## {heading}\n![{heading}]({_as_picture(chart)})")
     directory = run.round_directory(number).resolve()
     lines.append(
         f"\n## Files\n- report: `{directory}/report/report.html`\n- pseudo-labels: `{directory}/labels/*/*.parquet`"
     )
     return "\n".join(lines)
+
+
+def _as_picture(svg: str) -> str:
+    """An address that holds the picture itself: Prefect's pages cannot reach the files of a run."""
+    return f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
 
 
 def _escape(text: str) -> str:

@@ -40,7 +40,10 @@ FAISS = (
     "sklearn.metrics.cluster",
     "sklearn.linear_model",
     "--later",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
     "pandas",
+    "tensorboardX",
 )
 ON_TORCH = ("shard", "data", "init", "extract", "train", "embed")
 ERRORS: dict[str, type[XdcError]] = {"ConfigError": ConfigError, "Busy": Busy}

@@ -11,6 +11,8 @@ import numpy as np
 
 COLOURS = {"video": "#D55E00", "audio": "#0072B2", "joint": "#009E73"}  # Okabe and Ito's, told apart by everyone.
 GREY = "#808080"
+WIDTH = 5.2  # Inches, as are the margins: left, right, bottom, top.
+MARGINS = (0.65, 0.1, 0.45, 0.08)
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xdc",
@@ -86,16 +88,16 @@ def cross_chart(shares: np.ndarray, rows: str, columns: str) -> str:
 
 
 def _draw(title: str, paint: Callable[[Any], None], height: float = 2.6) -> str:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     file = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure, axis = pyplot.subplots(figsize=(5.2, height), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height))
+        # matplotlib's own layouts find margins by drawing everything twice.
+        left, right, bottom, top = MARGINS
+        axis = figure.add_axes((left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (bottom + top) / height))
         paint(axis)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-        pyplot.close(figure)
     text = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)
     return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
