@@ -28,6 +28,7 @@ from xdc_core.report.clips import write_examples
 from xdc_core.report.facts import examples_of
 from xdc_core.report.stage import report
 from xdc_core.run import Node, Run
+from xdc_core.stage import reuse, run_stage
 from xdc_core.training.metrics import read_metrics
 
 MakeRun = Callable[..., Run]
@@ -301,3 +302,22 @@ def test_labels_and_names_are_text_and_never_markup(hostile: Run) -> None:
     assert gallery_of(text)["sources"]["video"][0]["top"][0]["label"] == SCRIPT
     assert "<b>&run: round 0" in page.text
     assert json.loads((out / "report.json").read_text())["sources"]["video"]["clusters"][0]["top"][0]["label"] == SCRIPT
+
+
+def test_a_round_that_was_done_again_in_part_says_what_was_reused(worked_run: Run, copy_run: MakeRun) -> None:
+    run = copy_run(train={"lr": 0.003})
+    again = [node for node in (*setup_nodes(run.config), *round_nodes(run.config, 0)) if reuse(run, node) is None]
+    for node in again:
+        run_stage(run, node)
+    stages = (run.directory(again[-1]) / "report.html").read_text().split("<h2>Stages</h2>")[1]
+    rows = {
+        found[1]: found[0].endswith(">reused</td></tr>")
+        for found in re.finditer(r"<tr><td>([\w.]+)</td>.*?</tr>", stages, re.DOTALL)
+    }
+    assert rows == {
+        "shard": True, "init.video": True, "init.audio": True, "extract.video": True, "extract.audio": True,
+        "cluster.video": True, "cluster.audio": True, "label.video": True, "label.audio": True,
+        "train.video": False, "train.audio": False,
+    }  # fmt: skip
+    first = (worked_run.directory(again[-1]) / "report.html").read_text()
+    assert ">reused</td>" not in first

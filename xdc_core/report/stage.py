@@ -7,8 +7,10 @@ import numpy as np
 from markupsafe import Markup
 
 from shards.commit import write_json, write_text
+from shards.errors import StageError
 from shards.progress import Progress
 from shards.stage import Outcome
+from shards.stored import read_stored_json
 from xdc_core.config import FILE_NAME, commented_yaml
 from xdc_core.encoder_file import FILE_NAME as ENCODER
 from xdc_core.graph import encoder_node
@@ -39,14 +41,27 @@ def report(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     write_text(
         out / FILE_NAME, commented_yaml(run.config, f"The configuration with which round {node.round} was done.")
     )
-    write_text(out / "report.html", round_page(run, facts, examples, unseen))
+    write_text(out / "report.html", round_page(run, facts, examples, unseen, _nodes_before(run, node)))
     write_overview(run, facts)
     summary = {source: found["agreement"] for source, found in facts["sources"].items()}
     return Outcome(len(facts["nodes"]), 0, {"agreement": summary, "examples": len(examples)})
 
 
-def round_page(run: Run, facts: dict[str, Any], examples: set[str], unseen: dict[str, str]) -> str:
-    """The page of a round."""
+def _nodes_before(run: Run, node: Node) -> list[dict[str, Any]]:
+    """The nodes of the report that this one takes the place of; none where there is none."""
+    path = run.directory(node) / "report.json"
+    if not path.exists():
+        return []
+    try:
+        return list(read_stored_json(path, "report")["nodes"])
+    except StageError:
+        return []  # A damaged report is what one makes anew.
+
+
+def round_page(
+    run: Run, facts: dict[str, Any], examples: set[str], unseen: dict[str, str], nodes_before: list[dict[str, Any]]
+) -> str:
+    """The page of a round. Nodes that stand among `nodes_before` are marked as reused."""
     sources = list(facts["sources"])
     clips = page_clips(run, facts["round"], sources, examples, facts["corpus"].get("clips", 0))
     gallery = {
@@ -63,6 +78,7 @@ def round_page(run: Run, facts: dict[str, Any], examples: set[str], unseen: dict
         training_charts=dict(_of_training(facts)),
         cross=_cross(run, facts),
         filters=dict(_filters(run, facts["round"])),
+        reused=[row["node"] for row in facts["nodes"] if row in nodes_before],
         slowest=max((row["seconds"] for row in facts["nodes"]), default=0) or 1,
     )
 

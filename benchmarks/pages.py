@@ -1,0 +1,172 @@
+"""A long run with many clusters, and how its pages behave in a browser: sizes, times, what is loaded.
+
+    PYTHONPATH=. python benchmarks/pages.py RUN [--clips 10000] [--rounds 20] [--k 512] [--out FOLDER]
+
+RUN is a run with a finished corpus (that of `make demo`, say); its first shard is multiplied as in memory.py. Features
+are invented: a place for every label, and noise that shrinks from round to round. All the rest, k-means, pseudo-labels,
+short trainings and reports with their media, is done by the ordinary stages. Needs playwright and Chromium.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from memory import multiply
+
+from shards.commit import write_text
+from shards.index import label_columns, read_index, shard_names
+from shards.progress import Progress
+from shards.stage import Outcome
+from xdc_core.config import FILE_NAME, commented_yaml, parse_config
+from xdc_core.features import write_features
+from xdc_core.graph import all_nodes
+from xdc_core.run import Node, Run, open_run
+from xdc_core.stage import WORK, run_stage
+
+WIDTH = 64
+# First paint of the gallery: the cards that can be seen are there and one picture has come.
+SHOWN = "document.querySelector('.card') && document.querySelector('.clip .picture')?.style.backgroundImage"
+
+
+def invented_features(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+    """In place of `extract`."""
+    assert node.round is not None
+    column = next(iter(label_columns(run.corpus)))
+    places = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
+    known: dict[str, int] = {}
+    rows = 0
+    for number, shard in enumerate(shard_names(run.corpus)):
+        index = read_index(run.corpus, shard, ["key", column])
+        labels = [known.setdefault(label, len(known)) for label in index[column].to_pylist()]
+        noise = np.random.default_rng([number, node.round, len(str(node.modality))])
+        features = places[labels] + 6 / (1 + node.round / 4) * noise.normal(size=(len(labels), WIDTH))
+        write_features(out / f"{shard}.parquet", index["key"].to_pylist(), features.astype(np.float32))
+        rows += len(labels)
+    return Outcome(rows, 0, {"width": WIDTH, "device": "none"})
+
+
+def long_run(source: Run, root: Path, clips: int, rounds: int, k: int) -> Run:
+    """The run, not yet done."""
+    run = multiply(source, clips, root)
+    values = run.config.model_dump()
+    values["rounds"], values["evaluate"] = rounds, {}
+    values["cluster"] |= {"k": {"video": k, "audio": k, "joint": k}, "sample_mb": 1000}
+    values["train"] |= {"clips": 8 * values["train"]["batch"], "log_every": 1}
+    values["report"]["track"] = []
+    write_text(root / FILE_NAME, commented_yaml(parse_config(values, "the benchmark's settings")))
+    return open_run(root)
+
+
+def do(run: Run) -> dict[int, float]:
+    """All nodes; returns the processor seconds of every report."""
+    WORK["extract"] = (__name__, "invented_features")
+    seconds = {}
+    for node in all_nodes(run.config):
+        began = time.process_time()
+        run_stage(run, node, corpus_fingerprint=None)
+        if node.stage == "report":
+            assert node.round is not None
+            seconds[node.round] = time.process_time() - began
+            print(f"round {node.round} of {run.config.rounds}", flush=True)
+    return seconds
+
+
+def opened(page: Path, wait: str, times: int) -> dict[str, Any]:
+    """Medians over fresh browser contexts: seconds until the page is loaded, and until `wait` holds."""
+    from playwright.sync_api import sync_playwright
+
+    loads, shows, loaded = [], [], 0
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        for _ in range(times):
+            tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            asked: list[str] = []
+            tab.on("requestfinished", lambda request, asked=asked: asked.append(request.url))
+            began = time.monotonic()
+            tab.goto(page.resolve().as_uri(), wait_until="load")
+            loads.append(time.monotonic() - began)
+            tab.wait_for_function(wait)
+            shows.append(time.monotonic() - began)
+            loaded = len(asked)
+            tab.context.close()
+        browser.close()
+    return {"load_s": statistics.median(loads), "shown_s": statistics.median(shows), "requests": loaded}
+
+
+def searched(page: Path) -> float:
+    """Seconds from a part of a key typed into the search box to the 50 clips that are shown of those that have it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        tab = browser.new_page()
+        tab.goto(page.resolve().as_uri())
+        began = time.monotonic()
+        tab.fill("#query", "-3")
+        tab.wait_for_function("document.querySelectorAll('#found tr').length === 51")
+        seconds = time.monotonic() - began
+        browser.close()
+    return seconds
+
+
+def size_mb(folder: Path) -> float:
+    """Of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def measure(run: Run, seconds: dict[int, float], times: int) -> list[dict[str, Any]]:
+    """A row a page."""
+    rows = []
+    last = run.config.rounds
+    for number in sorted({0, last // 2, last}):
+        folder = run.directory(Node("report", None, number))
+        page = folder / "report.html"
+        row = {"page": f"round {number}", "html_mb": page.stat().st_size / 1e6, "folder_mb": size_mb(folder)}
+        row |= {"files": sum(1 for _ in (folder / "media").iterdir()), "report_cpu_s": seconds.get(number)}
+        rows.append(row | opened(page, SHOWN, times) | {"search_s": searched(page)})
+    page = run.root / "overview.html"
+    row = {"page": "overview", "html_mb": page.stat().st_size / 1e6, "folder_mb": page.stat().st_size / 1e6}
+    rows.append(row | {"files": 0, "report_cpu_s": None} | opened(page, "true", times) | {"search_s": None})
+    return rows
+
+
+def main() -> None:
+    """Print a table; --out keeps the run, and pages.json with the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--clips", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--k", type=int, default=512)
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="keep the run here; must be on the corpus's file system")
+    arguments = parser.parse_args()
+    source = open_run(arguments.run)
+    with tempfile.TemporaryDirectory(dir=source.corpus.parent) as folder:
+        make = partial(long_run, source, clips=arguments.clips, rounds=arguments.rounds, k=arguments.k)
+        root = arguments.out or Path(folder) / "run"
+        run = open_run(root) if (root / FILE_NAME).exists() else make(root)
+        rows = measure(run, do(run), arguments.times)
+        if arguments.out:
+            write_text(root / "pages.json", json.dumps(rows, indent=2))
+    print(f"{'page':<10}" + "".join(f"{name:>14}" for name in list(rows[0])[1:]))
+    for row in rows:
+        cells = (
+            "" if value is None else f"{value:.2f}" if isinstance(value, float) else value
+            for value in list(row.values())[1:]
+        )
+        print(f"{row['page']:<10}" + "".join(f"{cell:>14}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()
