@@ -293,6 +293,10 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="layout of a data set: esc50, say  [default: the corpus]")] = None,
     root: Annotated[Path | None, typer.Option(help="where that data set's files lie")] = None,
     label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",
+    views: Annotated[int | None, typer.Option(help="of a data set: views of a recording  [default: 10]")] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="of a data set: frames of a view, of sound their time  [default: as in training]")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="do it anew, even where it is fresh")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="only print what is there, beside the paper's numbers")
@@ -309,7 +313,9 @@ def evaluate(
             return
         names = list(only or [])
         if protocol:
-            names += {evaluations.ask(run, data, root, protocol, modality, label) for run in runs}
+            names += {
+                evaluations.ask(run, data, root, protocol, modality, label, views=views, frames=frames) for run in runs
+            }
         found = evaluations.evaluate(runs, names, round, force)
         if as_json:
             print(json.dumps(found, indent=2))

@@ -9,23 +9,35 @@ from flows.children import CHILDREN
 from flows.crew import Crew, Job
 from flows.new_run import relative
 from flows.terminal import shown
-from shards.commit import write_text
+from shards.commit import fingerprint, write_text
 from shards.errors import ConfigError, StageError
 from xdc_core.config import ASKED, read_yaml
 from xdc_core.evaluation.settings import CORPUS
 from xdc_core.evaluation.table import markdown_table, read_results
-from xdc_core.graph import Fingerprints, encoder_node, evaluated_modality, evaluation_nodes, inputs
+from xdc_core.graph import SHARD, Fingerprints, encoder_node, evaluated_modality, evaluation_nodes, inputs
 from xdc_core.methods import modalities
-from xdc_core.run import Run, open_run
+from xdc_core.run import Node, Run, open_run
 from xdc_core.stage import reuse
 
+# Views of a recording where the paper has others than ten.
+VIEWS = {"dcase2014": 60}
 NOTES = """# Evaluations that were asked for on the command line; read together with xdc.yaml.
 # Paths are relative to this file.
 """
 
 
-def ask(root: Path, layout: str | None, files: Path | None, protocol: str, modality: str | None, label: str) -> str:
+def ask(
+    root: Path,
+    layout: str | None,
+    files: Path | None,
+    protocol: str,
+    modality: str | None,
+    label: str,
+    **views: int | None,
+) -> str:
     """Add an evaluation to a run's evaluate.yaml, unless it is there; returns its name.
+
+    `views`: views and frames of a data set, where they are asked for. What else stands there of it is kept.
 
     Raises:
         ConfigError: what was asked for makes no sense; nothing is written then.
@@ -33,19 +45,25 @@ def ask(root: Path, layout: str | None, files: Path | None, protocol: str, modal
     there = read_yaml(root / ASKED) if (root / ASKED).exists() else {}
     values = {"datasets": there.get("datasets") or {}, "evaluate": there.get("evaluate") or {}}
     evaluation: dict[str, Any] = {"protocol": protocol}
+    asked = {name: value for name, value in views.items() if value is not None}
     if layout is None:
+        if asked:
+            raise ConfigError(
+                f"--{next(iter(asked))} is for data sets: of the run's own corpus a view is a whole clip."
+            )
         parts = [CORPUS, modality, protocol] + ([label] if label != "label" else [])
         evaluation |= {"modality": modality} if modality else {}
         evaluation |= {"label": label} if label != "label" else {}
     else:
         if files is None or modality is None:
             raise ConfigError(f"--data {layout} also needs --root (where its files lie) and --modality.")
-        data = f"{layout}-{modality}"
-        values["datasets"] = values["datasets"] | {
-            data: {"layout": layout, "root": relative(files, root), "modality": modality}
-        }
+        data = dataset_name(values["datasets"], root, layout, modality, files)
+        entry: dict[str, Any] = {"views": VIEWS[layout]} if layout in VIEWS else {}
+        entry |= values["datasets"].get(data) or {}
+        entry |= {"layout": layout, "root": relative(files, root), "modality": modality} | asked
+        values["datasets"] = values["datasets"] | {data: entry}
         evaluation["data"] = data
-        parts = [layout, modality, protocol]
+        parts = [data, protocol]
     name = "-".join(part for part in parts if part)
     old = (root / ASKED).read_bytes() if (root / ASKED).exists() else None
     values["evaluate"] = values["evaluate"] | {name: (values["evaluate"].get(name) or {}) | evaluation}
@@ -61,6 +79,14 @@ def ask(root: Path, layout: str | None, files: Path | None, protocol: str, modal
     return name
 
 
+def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, files: Path) -> str:
+    """Layout and modality; of a second data set of these kinds also where its files lie."""
+    name = f"{layout}-{modality}"
+    if name not in there or (root / there[name]["root"]).resolve() == files.resolve():
+        return name
+    return f"{name}-{fingerprint(str(files.resolve()))[:6]}"
+
+
 def newest_round(run: Run, name: str) -> int:
     """The last round that begins with an encoder that is there and up to date.
 
@@ -73,7 +99,20 @@ def newest_round(run: Run, name: str) -> int:
     for number in range(run.config.rounds, -1, -1):
         if all(reuse(run, encoder_node(str(each), number), fingerprints) for each in names):
             return number
+    if all(run.weights(str(each)) for each in names):
+        return 0
     raise ConfigError(f"{run.root} has no encoder yet that is up to date. Make one: xdc round {run.root}")
+
+
+def needed(run: Run, name: str, number: int) -> list[Node]:
+    """An evaluation and all that it needs, but trainings and the corpus; the evaluation is the last."""
+    nodes = evaluation_nodes(run.config, [name], number)
+    features = [node for node in inputs(run.config, nodes[-1]) if node.stage in ("data", "extract")]
+    data = [node for node in inputs(run.config, nodes[0]) if node.stage == "data"]
+    read = [source for node in (*features, *nodes) for source in inputs(run.config, node)]
+    # Encoders that a run was given are read from their file when they are first needed.
+    given = [node for node in read if node.stage == "init" and SHARD not in inputs(run.config, node)]
+    return list(dict.fromkeys([*data, *given, *features, *nodes]))
 
 
 def evaluate(roots: list[Path], names: list[str], number: int | None, force: bool) -> list[dict[str, Any]]:
@@ -96,10 +135,8 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
             at = newest_round(run, name) if number is None else number
             if not 0 <= at <= run.config.rounds:
                 raise ConfigError(f"--round {at}: {root} has rounds 0 to {run.config.rounds}.")
-            nodes = evaluation_nodes(run.config, [name], at)
-            features = [node for node in inputs(run.config, nodes[-1]) if node.stage in ("data", "extract")]
-            data = [node for node in inputs(run.config, nodes[0]) if node.stage == "data"]
-            jobs += [Job(run, node) for node in dict.fromkeys([*data, *features, *nodes])]
+            nodes = needed(run, name, at)
+            jobs += [Job(run, node) for node in nodes]
             wanted.append(Job(run, nodes[-1]))
     if not wanted:
         raise ConfigError(

@@ -31,7 +31,7 @@ VERSIONS = {
     "label": 2,
     "train": 2,
     "embed": 1,
-    "eval": 1,
+    "eval": 2,
     "report": 3,
 }
 STAGES = ("shard", *VERSIONS, "data")

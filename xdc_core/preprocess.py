@@ -70,17 +70,17 @@ def fit_preprocess(parts: list[np.ndarray], settings: ClusterSettings) -> tuple[
         StageError: all features are the same.
     """
     part_l2 = len(parts) > 1 and settings.joint_l2
-    if settings.pca is None:
-        return Preprocess(None, None, part_l2, settings.l2), {}
     points = Preprocess(None, None, part_l2, False)(parts)
     count, width = points.shape
-    if settings.pca > width:
+    if settings.pca is not None and settings.pca > width:
         raise ConfigError(f"cluster.pca is {settings.pca}, but features are {width} wide: lower it, or set it to null.")
     if not np.ptp(points, axis=0).any():
         raise StageError(
             f"the features of all {count} clips are the same: the encoder has collapsed. Lower train.lr and run the "
             "round before again, or look at its metrics.jsonl."
         )
+    if settings.pca is None:
+        return Preprocess(None, None, part_l2, settings.l2), {}
     import faiss
 
     kept = min(settings.pca, count)

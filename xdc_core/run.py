@@ -87,8 +87,9 @@ class Run:
         if node.stage == "shard":
             return self.corpus
         if node.stage == "data":
-            # Runs that store clips alike share them.
-            kind = fingerprint(stored_part(self.dataset_settings(str(node.modality))))[:8]
+            # Runs that store the same clips alike share them.
+            name = str(node.modality)
+            kind = fingerprint([stored_part(self.dataset_settings(name)), str(self.dataset_root(name))])[:8]
             return self.corpus.parent / f"{node.modality}-{kind}"
         if node.stage == "init":
             return self.root / "init" / str(node.modality)

@@ -83,7 +83,8 @@ def check_splits(dataset: Dataset) -> Dataset:
     """The data set itself, if every split can be learnt from and tested.
 
     Raises:
-        ConfigError: a split has no training or no test item, or tests a class of which it has no training item.
+        ConfigError: a split has no training item or neither test nor validation item, or tests a class of which it has
+            no training item.
     """
     labels_of: dict[str, set[str]] = {}
     for source in dataset.sources:
@@ -92,8 +93,8 @@ def check_splits(dataset: Dataset) -> Dataset:
         found: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
         for path, role in split.roles.items():
             found[role] |= labels_of[path]
-        for role in ("train", "test"):
-            if not found[role]:
+        for role, items in (("train", found["train"]), ("test", found["test"] | found["validation"])):
+            if not items:
                 raise ConfigError(
                     f"{dataset.root}: split {split.name} of {dataset.name} has no {role} item. "
                     f"{_first_reject(dataset.rejects)}"

@@ -1,6 +1,7 @@
 """`xdc eval` and `xdc compare` from the command line."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from flows import crew, evaluations
 from flows.children import Children
 from flows.cli import app
 from shards.errors import ConfigError
-from xdc_core.config import ASKED
+from xdc_core.config import ASKED, FILE_NAME
 from xdc_core.evaluation.table import markdown_table, read_results
-from xdc_core.run import Run, open_run
+from xdc_core.run import Node, Run, open_run
 
 MakeRun = Callable[..., Run]
 
@@ -49,6 +50,53 @@ def test_what_is_asked_for_is_done_kept_and_reused(copy_run: MakeRun, monkeypatc
     assert code == 0
     rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["scratch", f"xdc, {run.root.name}, round 1"]
+    assert "stale" not in shown
+    # With other settings the numbers are those of an encoder that is no more.
+    file = run.root / FILE_NAME
+    file.write_text(re.sub(r"(?m)^  lr: .*", "  lr: 0.5", file.read_text()))
+    code, shown = xdc(monkeypatch, "eval", run.root, "--table")
+    (now,) = [line for line in shown.splitlines() if "round 1" in line]
+    assert code == 0
+    assert "(stale)" in now
+    assert "(stale)" not in next(line for line in shown.splitlines() if "scratch" in line)
+
+
+def test_two_data_sets_of_one_layout_stand_beside_each_other(copy_run: MakeRun, tmp_path: Path) -> None:
+    run = copy_run()
+    names = [
+        evaluations.ask(run.root, "manifest", tmp_path / file, "svm", "audio", "label", views=None, frames=frames)
+        for file, frames in (("a.csv", 16), ("b.csv", None), ("a.csv", None))
+    ]
+    assert names[0] == names[2] == "manifest-audio-svm"
+    assert re.fullmatch(r"manifest-audio-[0-9a-f]{6}-svm", names[1])
+    config = open_run(run.root).config
+    assert {Path(run.root, data.root).resolve().name for data in config.datasets.values()} == {"a.csv", "b.csv"}
+    assert config.datasets["manifest-audio"].frames == 16
+    assert config.evaluate[names[1]].data == names[1].removesuffix("-svm")
+    assert evaluations.ask(run.root, "dcase2014", tmp_path, "svm", "audio", "label") == "dcase2014-audio-svm"
+    assert open_run(run.root).config.datasets["dcase2014-audio"].views == 60
+
+
+def test_given_weights_are_evaluated_without_a_corpus(
+    worked_run: Run, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = worked_run.directory(Node("train", "video", 0)) / "encoder.safetensors"
+    code, shown = xdc(monkeypatch, "init", "run", "--preset", "tiny", "--init", weights)
+    assert code == 0, shown
+    (tmp_path / "set").mkdir()
+    for number, line in enumerate(digits.read_text().splitlines()[1:13]):
+        source = digits.parent / line.split(",")[0]
+        folder = tmp_path / "set" / ("train" if number < 8 else "test") / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.mp4").symlink_to(source.resolve())
+    asked = ("--data", "folder", "--root", "set", "--modality", "video", "--protocol", "knn", "--views", 2)
+    code, shown = xdc(monkeypatch, "eval", "run", *asked)
+    assert code == 0, shown
+    assert "given encoder.safetensors" in shown
+    facts = json.loads((tmp_path / "run/rounds/000/evaluations/folder-video-knn/results.json").read_text())
+    assert (facts["trials"][0]["train"], facts["trials"][0]["test"]) == (8, 4)
+    assert facts["dataset"]["views"] == 2
 
 
 @pytest.mark.parametrize(
@@ -106,7 +154,8 @@ def facts(method: str, number: int, layout: str | None, value: float, **more: ob
     plain = {"evaluation": "e", "run": "r", "round": number, "method": method, "control": False, "weights": None}
     plain |= {"data": layout or "corpus", "layout": layout, "protocol": "all", "modality": "video"}
     spread = {"mean": value, "sd": 0.01, "n": 3, "min": value, "max": value}
-    return plain | {"settings": {"label": "label"}, "metrics": {"accuracy": spread}, "path": "p"} | more
+    plain |= {"settings": {"label": "label"}, "metrics": {"accuracy": spread}, "path": "p", "stale": False}
+    return plain | more
 
 
 def test_the_papers_numbers_stand_in_rows_of_their_own_and_are_marked() -> None:

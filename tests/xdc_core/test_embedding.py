@@ -193,4 +193,53 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(copy_run: MakeRun
     run_stage(run, DATA)
     evaluation = run.config.evaluate["probe"].model_copy(update={"splits": ("3",)})
     with pytest.raises(ConfigError, match=r"set has no split '3'\. There are: 1, 2"):
-        read_recordings(run, evaluation)
+        read_recordings(run, evaluation, 1)
+
+
+def with_columns(manifest: Path, header: str, rows: Callable[[int, str, str], list[str]]) -> None:
+    """Write the table anew: `rows` gets number, path and label, and gives the cells."""
+    with manifest.open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header.split(","))
+        writer.writerows(rows(number, row["path"], row["label"]) for number, row in enumerate(found))
+
+
+def test_what_lists_name_and_cannot_be_used_is_counted_in_a_warning(copy_run: MakeRun, manifest: Path) -> None:
+    with_columns(
+        manifest,
+        "path,label,split",
+        lambda n, path, label: [path, label if n else "", "test" if n % 4 == 1 else "train"],
+    )
+    with manifest.open("a", encoding="utf-8") as file:
+        file.write("nowhere.wav,loud,test\nnor-here.wav,other,train\n")
+    warnings = do(evaluated(copy_run, manifest, "audio", "knn"))["warnings"]
+    assert "2 recordings: named by the lists, but there is no such file" in warnings
+    assert "1 recordings: named by the lists, but without a label" in warnings
+
+
+def test_a_data_set_that_nobody_has_divided_is_divided_by_lot_and_says_so(copy_run: MakeRun, manifest: Path) -> None:
+    with_columns(manifest, "path,label", lambda n, path, label: [path, label])
+    facts = do(evaluated(copy_run, manifest, "audio", "knn"))
+    (trial,) = facts["trials"]
+    assert (trial["split"], trial["train"] + trial["test"]) == ("all", 48)
+    assert 8 <= trial["test"] <= 11
+    assert (
+        f"nothing says which recordings are for testing: {trial['test']} of 48, by lot, of every class"
+        in facts["warnings"]
+    )
+
+
+def test_a_validation_part_stands_for_a_test_part_that_is_not_there(copy_run: MakeRun, manifest: Path) -> None:
+    with_columns(manifest, "path,label,split", lambda n, path, label: [path, label, "val" if n % 4 == 1 else "train"])
+    facts = do(evaluated(copy_run, manifest, "audio", "knn"))
+    assert (facts["trials"][0]["train"], facts["trials"][0]["test"]) == (36, 12)
+    assert "split 1 has no test part: its validation part is tested on" in facts["warnings"]
+
+
+def test_data_sets_in_two_places_are_two(copy_run: MakeRun, manifest: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text(manifest.read_text())
+    first, second = (evaluated(copy_run, path, "audio") for path in (manifest, other))
+    assert first.directory(DATA) != second.directory(DATA)

@@ -1,11 +1,13 @@
 """The eval stage on a run's own corpus: what it measures, what it keeps, and what bad input gets."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commits import commit_as_it_is
@@ -194,7 +196,7 @@ def test_an_evaluation_becomes_stale_with_its_settings_and_its_features_alone(co
 
 
 def test_clips_of_one_source_and_label_are_one_recording(copy_run: MakeRun) -> None:
-    found = read_recordings(copy_run(evaluate={}), evaluation())
+    found = read_recordings(copy_run(evaluate={}), evaluation(), 1)
     assert len(found.names) == len(found.of_clip) == 48
     assert (len(found.part("test", "train")), len(found.part("test", "test"))) == (40, 8)
     assert found.missing == {}
@@ -213,7 +215,7 @@ def test_labels_and_splits_that_are_not_there_are_told_with_those_that_are(
     copy_run: MakeRun, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_recordings(copy_run(), evaluation(**changes))
+        read_recordings(copy_run(), evaluation(**changes), 1)
 
 
 def spoil(run: Run, modality: str, change: Callable[[np.ndarray], None]) -> None:
@@ -234,7 +236,7 @@ def test_features_that_are_not_finite_are_an_error_that_counts_them(copy_run: Ma
         features[0, 0] = np.nan
 
     spoil(run, "audio", to_nan)
-    with pytest.raises(StageError, match="finite"):
+    with pytest.raises(StageError, match=r"\d+ of 40 features have numbers that are not finite"):
         run_stage(run, Node("eval", "probe", 1))
 
 
@@ -247,6 +249,11 @@ def test_a_collapsed_encoder_gets_a_score_and_a_warning_not_a_crash(copy_run: Ma
     spoil(run, "audio", to_one)
     run_stage(run, Node("eval", "probe", 1))
     assert results(run)["trials"][0]["metrics"]["accuracy"] <= 0.5
+    (warning,) = [text for text in results(run)["warnings"] if "collapsed" in text]
+    assert (
+        warning
+        == "test, seed 0: all training features are the same: the encoder has collapsed, and nothing can be learnt"
+    )
 
 
 def test_more_clusters_than_views_to_learn_from_is_a_configuration_error(copy_run: MakeRun) -> None:
@@ -264,3 +271,95 @@ def test_the_files_of_an_evaluation_open_without_us(copy_run: MakeRun, tmp_path:
     assert np.allclose(scores.sum(axis=1), 1, atol=1e-4)
     classes = results(run)["classes"]
     assert [classes[best] for best in scores.argmax(axis=1)] == predictions["predicted"].to_pylist()
+
+
+def with_corpus(run: Run, root: Path, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Run:
+    """The run on a copy of its corpus in which `change`, given a row's number, has changed the index."""
+    shutil.copytree(run.corpus, root)
+    for path in sorted(root.glob("[0-9]*[0-9].parquet")):
+        table = pq.read_table(path)
+        rows = [change(number, row) for number, row in enumerate(table.to_pylist())]
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    commit_as_it_is(root)
+    values = run.config.model_dump()
+    values["corpus"]["path"] = str(root)
+    return Run(run.root, parse_config(values, "a test"))
+
+
+QUICK = {"k": 2, "finetune": {"epochs": 1, "batch": 12}}
+OVER_LABELS = pytest.mark.parametrize("protocol", ["fc", "svm", "knn", "clusters", "all"])
+
+
+@OVER_LABELS
+def test_a_class_without_test_recordings_is_a_warning(copy_run: MakeRun, tmp_path: Path, protocol: str) -> None:
+    def rarely_tested(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        label = f"{number % 2}" if row["split"] == "test" else f"{number % 3}"
+        return row | {"label_speaker": label}
+
+    run = with_corpus(
+        copy_run(evaluate={"probe": PROBE | QUICK | {"protocol": protocol}}), tmp_path / "c", rarely_tested
+    )
+    run_stage(run, Node("eval", "probe", 1))
+    assert any("no test recording of class 2" in text for text in results(run)["warnings"])
+
+
+@OVER_LABELS
+def test_a_test_part_with_one_class_is_a_warning(copy_run: MakeRun, tmp_path: Path, protocol: str) -> None:
+    def alike(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"label_speaker": "0" if row["split"] == "test" else f"{number % 2}"}
+
+    run = with_corpus(copy_run(evaluate={"probe": PROBE | QUICK | {"protocol": protocol}}), tmp_path / "c", alike)
+    run_stage(run, Node("eval", "probe", 1))
+    assert any("all test recordings are of class 0" in text for text in results(run)["warnings"])
+
+
+@OVER_LABELS
+def test_clips_without_a_label_are_left_out_and_counted(copy_run: MakeRun, tmp_path: Path, protocol: str) -> None:
+    def partly(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"label_speaker": None if number % 8 == 0 else f"{number % 2}"}
+
+    run = with_corpus(copy_run(evaluate={"probe": PROBE | QUICK | {"protocol": protocol}}), tmp_path / "c", partly)
+    run_stage(run, Node("eval", "probe", 1))
+    facts = results(run)
+    assert "6 recordings: no label" in facts["warnings"]
+    assert facts["trials"][0]["train"] + facts["trials"][0]["test"] == 42
+
+
+def test_a_corpus_that_nobody_has_divided_is_divided_by_lot_and_says_so(copy_run: MakeRun, tmp_path: Path) -> None:
+    run = with_corpus(copy_run(), tmp_path / "c", lambda number, row: row | {"split": "train"})
+    found = read_recordings(run, evaluation(), 1)
+    (split,) = found.splits
+    assert split == "divided"
+    tested = found.part(split, "test")
+    assert set(found.labels[tested]) == set(range(len(found.classes)))
+    assert len(tested) + len(found.part(split, "train")) == 48
+    assert (
+        found.notes[0] == f"nothing says which recordings are for testing: {len(tested)} of 48, by lot, of every class"
+    )
+    again = read_recordings(run, evaluation(protocol="svm"), 0)
+    assert (again.splits[split] == found.splits[split]).all()
+
+
+def test_encoders_that_have_seen_the_test_clips_are_told_of(copy_run: MakeRun) -> None:
+    seen = "the encoders have seen 8 of the 8 test recordings, without labels"
+    assert read_recordings(copy_run(), evaluation(), 1).notes[0].startswith(seen)
+    assert read_recordings(copy_run(), evaluation(), 0).notes == ()
+    assert read_recordings(copy_run(corpus={"learn_splits": ["train"]}), evaluation(), 1).notes == ()
+
+
+def test_a_test_on_what_a_supervised_encoder_has_learnt_is_refused(copy_run: MakeRun) -> None:
+    supervised = copy_run(method="supervised")
+    assert read_recordings(supervised, evaluation(), 0).notes == ()
+    with pytest.raises(ConfigError, match=r"taught the labels of 8 of the 8 recordings.*corpus\.learn_splits"):
+        read_recordings(supervised, evaluation(), 1)
+    apart = copy_run(method="supervised", corpus={"learn_splits": ["train"]})
+    assert read_recordings(apart, evaluation(), 1).notes == ()
+
+
+def test_retrieval_needs_no_labels(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"find": {"protocol": "retrieval", "label": "label_nothing", "held_out": 0.5}})
+    run_stage(run, Node("eval", "find", 1))
+    (trial,) = results(run, "find")["trials"]
+    assert "video_to_audio.pair.10" in trial["metrics"]
+    assert not any("class" in name for name in trial["metrics"])
+    assert trial["chosen"]["held_out"] == 20

@@ -96,9 +96,10 @@ def test_fewer_points_than_components_keep_what_they_span(points: np.ndarray) ->
     np.testing.assert_allclose(result.var(axis=0), 1, atol=0.01)
 
 
-def test_an_encoder_that_gives_all_clips_the_same_feature_is_told_of() -> None:
+@pytest.mark.parametrize("pca", [2, None])
+def test_an_encoder_that_gives_all_clips_the_same_feature_is_told_of(pca: int | None) -> None:
     with pytest.raises(StageError, match=r"all 20 clips are the same: the encoder has collapsed.*train\.lr"):
-        fit_preprocess([np.full((20, 4), 0.3, np.float32)], settings(pca=2, whiten=True))
+        fit_preprocess([np.full((20, 4), 0.3, np.float32)], settings(pca=pca, whiten=pca is not None))
 
 
 def test_more_components_than_numbers_is_a_configuration_error(points: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from shards.errors import ConfigError, StageError
 from xdc_core.evaluation.cca import fit_spaces
-from xdc_core.evaluation.retrieval import retrieve
+from xdc_core.evaluation.retrieval import held_pairs, retrieve
 
 WAYS = ("video_to_audio", "audio_to_video")
 Pairs = tuple[np.ndarray, np.ndarray]
@@ -248,3 +248,15 @@ def test_without_a_ridge_the_maps_make_unit_and_uncorrelated_components_scaled_b
     for own in mapped:
         np.testing.assert_allclose(own.T @ own / 500, scale, atol=1e-3)
     np.testing.assert_allclose(mapped[0].T @ mapped[1] / 500, np.diag(space.correlations**3), atol=1e-3)
+
+
+def test_whole_recordings_are_held_out_where_there_are_enough() -> None:
+    owners = np.repeat(np.arange(10), 5)
+    held = held_pairs(owners, 0.2, seed=0)
+    assert held.sum() == 10
+    assert all(held[owners == owner].all() or not held[owners == owner].any() for owner in range(10))
+    assert (held_pairs(owners, 0.2, seed=1) != held).any()
+
+
+def test_pairs_of_a_single_recording_are_held_out_one_by_one() -> None:
+    assert held_pairs(np.zeros(20, int), 0.2, seed=0).sum() == 4

@@ -7,10 +7,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from commits import commit_as_it_is
 
 from shards.errors import ConfigError
 from xdc_core.config import ASKED, load_config, parse_section
-from xdc_core.run import open_run
+from xdc_core.run import Node, open_run
 from xdc_core.study.cells import make_cells
 from xdc_core.study.figure import draw_figure
 from xdc_core.study.results import cell_rows, seconds_of, summarise
@@ -83,6 +84,7 @@ def test_a_study_that_was_changed_does_not_take_old_runs_for_its_own(tmp_path: P
         ({"seedz": 3}, "Did you mean 'seeds'"),
         ({"vary": {"a": [1], "b": [2]}}, "vary"),
         ({"vary": {"cluster.k": []}}, "vary: no values"),
+        ({"vary": {"digits.mismatched": [0.5]}}, "supervised learns the digit that is shown"),
     ],
 )
 def test_a_wrong_study_is_refused_with_what_is_allowed(values: dict[str, Any], message: str) -> None:
@@ -143,7 +145,7 @@ def study_rows(variant: str = "{}", shift: float = 0.0) -> list[dict[str, Any]]:
 
 
 def test_the_table_has_a_row_a_contender_in_the_order_of_the_paper_and_the_last_round_only() -> None:
-    rows = [*study_rows(), row("xdc", 0, 0.41, metric="ami", split="train", factor="background")]
+    rows = [*study_rows(), row("xdc", 0, 0.41, metric="ami", split="all", factor="background")]
     facts = facts_of(rows)
     assert contenders(facts, "{}") == ["scratch", "xdc", "shuffled"]
     lines = table_of(facts).splitlines()
@@ -167,8 +169,8 @@ def test_the_table_says_whether_the_worst_run_of_xdc_is_better_than_the_best_of_
 
 
 def test_joint_clusters_stand_for_both_modalities() -> None:
-    rows = [*study_rows(), row("xdc", 0, 0.7, metric="nmi", split="train", modality="joint")]
-    rows += [row("xdc", 0, 0.6, metric="nmi", split="train", modality="joint", factor="spoken")]
+    rows = [*study_rows(), row("xdc", 0, 0.7, metric="nmi", split="all", modality="joint")]
+    rows += [row("xdc", 0, 0.6, metric="nmi", split="all", modality="joint", factor="spoken")]
     (line,) = [line for line in table_of(facts_of(rows)).splitlines() if line.startswith("| xdc | 2")]
     assert "0.700 | 0.600" in line
 
@@ -210,8 +212,31 @@ def test_the_numbers_of_a_cell_are_those_in_its_runs_files(tmp_path: Path, worke
     ]
     assert found["value"] == scores["labels"]["label_speaker"]["ami"]
     assert {entry["metric"] for entry in rows} == {"nmi", "ami", "purity", "loss"}
+    assert {entry["split"] for entry in rows if entry["metric"] == "ami"} == {"all"}
     assert seconds_of(cell) > 0
     assert find(facts_of(rows) | {"rounds": 1}, metric="loss", modality="video", round=0) is not None
+
+
+def test_the_probes_of_a_cell_are_those_of_its_evaluations(tmp_path: Path, worked_run: Any) -> None:
+    (cell,) = make_cells(study(seeds=1, contenders=["xdc"], rounds=1), tmp_path)
+    shutil.copytree(worked_run.root / "rounds", cell.run.root / "rounds")
+    for modality, label, values in (("video", "label", (0.3, 0.2)), ("audio", "label_spoken", (0.6, 0.5))):
+        folder = cell.run.directory(Node("eval", f"probe-{modality}", 1))
+        trials = [
+            {"split": split, "metrics": {"accuracy": value}}
+            for split, value in zip(("validation", "test"), values, strict=True)
+        ]
+        shutil.copytree(worked_run.directory(Node("label", modality, 1)), folder)
+        facts = {"modality": modality, "settings": {"label": label}, "trials": trials}
+        (folder / "results.json").write_text(json.dumps(facts))
+        commit_as_it_is(folder)
+    rows = [entry for entry in cell_rows(cell) if entry["metric"] == "probe"]
+    assert {(entry["round"], entry["modality"], entry["split"], entry["factor"]): entry["value"] for entry in rows} == {
+        (1, "video", "validation", "label"): 0.3,
+        (1, "video", "test", "label"): 0.2,
+        (1, "audio", "validation", "spoken"): 0.6,
+        (1, "audio", "test", "spoken"): 0.5,
+    }
 
 
 def test_a_study_is_read_from_its_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from xdc_core.clips import ClipRows
 from xdc_core.config import Config
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
-from xdc_core.evaluation.examples import Examples, check_split
+from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.placing import views_by_clip
 from xdc_core.evaluation.recordings import Recordings
@@ -81,8 +81,8 @@ def finetune(
     """Train on a split's training recordings but those held out, keep the epoch that is best on these, test.
 
     The best epoch's weights are tested as they are; nothing is trained on the held-out part afterwards. An epoch that
-    is finished is kept in `out` across a kill. A view that does not decode is left out; where all views of a test
-    recording are, it counts as wrong.
+    is finished is kept in `out` across a kill. A view that does not decode is left out; so is a recording without any,
+    and a warning counts those.
 
     Raises:
         ConfigError: a single class to learn, or too few recordings.
@@ -100,7 +100,9 @@ def finetune(
     nothing = np.zeros((len(labels), 1), np.float32)
     both = [Examples(nothing[part], labels[part], part) for part in (train, test)]
     warnings = list(check_split(both[0], both[1], len(recordings.classes)))
-    held, _ = hold_out(labels[train], train, evaluation.held_out, seed)
+    held, single = hold_out(labels[train], train, evaluation.held_out, seed)
+    if len(single):
+        warnings.append(f"a single training recording of {listed(single)}: has no part in the choice of the epoch")
     learnt, watched = train[~held], train[held]
     if len(watched) == 0:
         warnings.append("no training recording could be held out: the last epoch is taken, unseen")
@@ -137,6 +139,8 @@ def finetune(
     model.load_state_dict(best)
     verdict = _judge(model, shown, reader, test, recordings, device)
     reader.close()
+    if lost := len(test) - len(verdict.groups):
+        warnings.append(f"{lost} test recordings could not be read, and are not counted")
     trial = trial_of(verdict, recordings.classes, split, number, len(train))
     chosen = max(history, key=lambda row: row["accuracy"])["epoch"] if len(watched) else settings.epochs
     trial = trial.model_copy(
@@ -244,9 +248,8 @@ def _judge(
     recordings: Recordings,
     device: torch.device,
 ) -> Verdict:
-    """Softmax averaged over the views of every recording."""
+    """Softmax averaged over the views of every recording that has one."""
     model.eval()
-    classes = len(recordings.classes)
     scores: list[np.ndarray] = []
     owners: list[int] = []
     for owner in map(int, chosen):
@@ -260,11 +263,9 @@ def _judge(
         if views:
             batch = shown.modality.normalise(torch.stack(views).to(device), shown.config)
             scores.append(softmax(model(batch), 1).cpu().numpy())
-        else:  # Nothing can be said of it: the label that is not there has all the weight.
-            wrong = np.full((1, classes), 1.0 / (classes - 1), np.float32)
-            wrong[0, recordings.labels[owner]] = 0.0
-            scores.append(wrong)
-        owners += [owner] * len(scores[-1])
+            owners += [owner] * len(views)
+    if not scores:
+        raise StageError("fine-tuning: no recording that was held out or is to be tested on decodes.")
     groups = np.array(owners, np.int64)
     told = np.concatenate(scores)
     return judge(Examples(told, recordings.labels[groups], groups), told)

@@ -3,22 +3,32 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shards.errors import ConfigError
 from shards.index import label_columns, read_whole_index
+from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.settings import CORPUS, EvaluationSettings
 from xdc_core.run import Node, Run
+from xdc_core.seed import derive_seed
+
+if TYPE_CHECKING:
+    from shards.datasets.dataset import Dataset, Split
+
+# The split of recordings that nobody has divided: `held_out` of every class are to be tested on.
+DIVIDED = "divided"
 
 
 @dataclass(frozen=True)
 class Recordings:
     """A labelled set. A recording is a source file (or the part of one that has a label and a split of its own).
 
-    names [recordings]: the sources. labels int64 [recordings]: numbers of `classes`. of_clip: a clip's key -> its
-    recording. splits: name of a split -> the role of every recording, object [recordings]: "train", "test", or "".
-    missing: reason -> how many recordings play no part for it.
+    names [recordings]: the sources. labels int64 [recordings]: numbers of `classes`, which is empty where nothing is
+    labelled (retrieval does without; labels are 0 then). of_clip: a clip's key -> its recording. splits: name of a
+    split -> the role of every recording, object [recordings]: "train", "test", or "". missing: reason -> how many
+    recordings play no part for it. notes: what a reader of the results should know.
     """
 
     names: list[str]
@@ -27,71 +37,118 @@ class Recordings:
     of_clip: Mapping[str, int]
     splits: Mapping[str, np.ndarray]
     missing: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
     def part(self, split: str, role: str) -> np.ndarray:
         """Numbers of the recordings with a role: int64 [n]."""
         return np.flatnonzero(self.splits[split] == role)
 
 
-def read_recordings(run: Run, evaluation: EvaluationSettings) -> Recordings:
-    """What an evaluation learns from and is tested on.
+def read_recordings(run: Run, evaluation: EvaluationSettings, number: int) -> Recordings:
+    """What an evaluation learns from and is tested on, of the encoders that round `number` begins with.
 
     Raises:
-        ConfigError: there is no such label or split, or nothing to learn from or to test on; says what there is.
+        ConfigError: there is no such label or split, nothing to learn from or to test on, or the encoders were taught
+            the labels of the recordings to test on; says what there is.
     """
     corpus = evaluation.data == CORPUS
     directory = run.corpus if corpus else run.directory(Node("data", evaluation.data))
     label = evaluation.label if corpus else "label"
-    if label not in label_columns(directory):
-        there = ", ".join(label_columns(directory)) or "none"
-        raise ConfigError(f"{directory} has no label column {label!r}. There are: {there}.")
-    table = read_whole_index(directory, ["key", "source", "split", label])
-    keys, sources, parts, labels = (table[name].to_pylist() for name in ("key", "source", "split", label))
+    there = label_columns(directory)
+    labelled = label in there
+    if not labelled and evaluation.protocol != "retrieval":
+        raise ConfigError(f"{directory} has no label column {label!r}. There are: {', '.join(there) or 'none'}.")
+    table = read_whole_index(directory, ["key", "source", "split", *([label] if labelled else [])])
+    keys, sources, parts = (table[name].to_pylist() for name in ("key", "source", "split"))
+    labels = table[label].to_pylist() if labelled else [""] * len(keys)
     owners = list(zip(sources, (part or "" for part in parts), labels, strict=True))
     known = sorted({owner for owner in owners if owner[2] is not None})
-    classes = tuple(sorted({name for _, _, name in known}))
-    if len(classes) < 2:
+    classes = tuple(sorted({name for _, _, name in known})) if labelled else ()
+    if labelled and len(classes) < 2:
         raise ConfigError(f"{directory}: the column {label!r} has {len(classes)} labels; two are the least.")
-    number = {owner: place for place, owner in enumerate(known)}
-    of_class = {name: place for place, name in enumerate(classes)}
+    place = {owner: at for at, owner in enumerate(known)}
+    of_class = {name: at for at, name in enumerate(classes)}
     names = [source for source, _, _ in known]
+    numbers = np.array([of_class.get(name, 0) for _, _, name in known], np.int64)
     missing = Counter({"no label": len({owner for owner in owners if owner[2] is None})})
     if corpus:
-        splits = _splits_of_corpus(evaluation, [part for _, part, _ in known])
+        splits, notes = _splits_of_corpus(run, evaluation, [part for _, part, _ in known], names, numbers)
+        notes += _seen_before(run, evaluation, [part for _, part, _ in known], splits, number)
     else:
-        splits = _official_splits(run, evaluation, names, missing)
+        splits, notes = _official_splits(run, evaluation, names, numbers, missing)
     found = Recordings(
         names,
-        np.array([of_class[name] for _, _, name in known], np.int64),
+        numbers,
         classes,
-        {key: number[owner] for key, owner in zip(keys, owners, strict=True) if owner in number},
+        {key: place[owner] for key, owner in zip(keys, owners, strict=True) if owner in place},
         splits,
         {reason: count for reason, count in missing.items() if count},
+        tuple(notes),
     )
     for split in splits:
         for role, purpose in (("train", "learn from"), ("test", "test on")):
             if len(found.part(split, role)) == 0:
-                there = ", ".join(sorted({repr(part or "") for part in parts}))
+                there = sorted({repr(part or "") for part in parts})
                 raise ConfigError(
                     f"{directory}: there is no labelled recording to {purpose} in split {split!r}. The column split of "
-                    f"its clips has: {there}."
+                    f"its clips has: {', '.join(there)}."
                 )
     return found
 
 
-def _splits_of_corpus(evaluation: EvaluationSettings, parts: list[str]) -> dict[str, np.ndarray]:
+def _divide(
+    run: Run, evaluation: EvaluationSettings, names: list[str], labels: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Recordings that nobody has divided: the same division for all rounds, seeds and runs with one seed."""
+    _, sources = np.unique(np.array(names, object).astype(str), return_inverse=True)
+    seed = derive_seed(run.config.seed, "eval", "division")
+    tested, _ = hold_out(labels, sources, evaluation.held_out, seed)
+    note = f"nothing says which recordings are for testing: {tested.sum()} of {len(tested)}, by lot, of every class"
+    return {DIVIDED: np.where(tested, "test", "train").astype(object)}, [note]
+
+
+def _splits_of_corpus(
+    run: Run, evaluation: EvaluationSettings, parts: list[str], names: list[str], labels: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """A split for every name to test on; what is learnt from is the same."""
     if both := set(evaluation.learn) & set(evaluation.test):
         raise ConfigError(f"evaluate: {', '.join(sorted(both))} stands both in learn and in test.")
+    if len(set(parts)) == 1 and (evaluation.learn, evaluation.test) == (("train",), ("test",)) and parts[0] != "test":
+        return _divide(run, evaluation, names, labels)
     column = np.array(parts, object)
     learnt = np.isin(column, evaluation.learn)
-    return {test: np.where(learnt, "train", np.where(column == test, "test", "")) for test in evaluation.test}
+    return {test: np.where(learnt, "train", np.where(column == test, "test", "")) for test in evaluation.test}, []
+
+
+def _seen_before(
+    run: Run, evaluation: EvaluationSettings, parts: list[str], splits: Mapping[str, np.ndarray], number: int
+) -> list[str]:
+    """Whether the encoders have learnt from clips to test on.
+
+    Raises:
+        ConfigError: with their labels.
+    """
+    learnt = run.config.corpus.learn_splits
+    tested = np.isin(np.stack(list(splits.values())), "test").any(axis=0)
+    seen = tested if learnt is None else tested & np.isin(np.array(parts, object), learnt)
+    if number == 0 or not seen.any():
+        return []
+    how = "Name in corpus.learn_splits the splits to learn from, and train again, to keep them apart."
+    if run.config.method == "supervised":
+        raise ConfigError(
+            f"the encoders of {run.root} were taught the labels of {seen.sum()} of the {tested.sum()} recordings to "
+            f"test on: that is no test. {how}"
+        )
+    return [f"the encoders have seen {seen.sum()} of the {tested.sum()} test recordings, without labels. {how}"]
 
 
 def _official_splits(
-    run: Run, evaluation: EvaluationSettings, names: list[str], missing: Counter[str]
-) -> dict[str, np.ndarray]:
-    """The roles that a data set's own split files give; a role "validation" is for nobody here."""
+    run: Run, evaluation: EvaluationSettings, names: list[str], labels: np.ndarray, missing: Counter[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The roles that a data set's own split files give.
+
+    A role "validation" is for nobody here, unless there is none "test" (Kinetics publishes no labels of its test).
+    """
     from shards.datasets.layouts import read_dataset
 
     layout, root = run.config.datasets[evaluation.data].layout, run.dataset_root(evaluation.data)
@@ -103,4 +160,32 @@ def _official_splits(
             raise ConfigError(f"evaluate: {evaluation.data} has no split {name!r}. There are: {', '.join(there)}.")
     made = set(names)
     missing["rejected when its clips were made"] = len({path for name in wanted for path in there[name].roles} - made)
-    return {name: np.array([there[name].roles.get(path, "") for path in names], object) for name in wanted}
+    missing.update(_of_no_use(dataset))
+    found: dict[str, np.ndarray] = {}
+    notes: list[str] = []
+    for name in wanted:
+        roles = set(there[name].roles.values())
+        if roles == {"train"}:
+            divided, said = _divide(run, evaluation, names, labels)
+            found[name], notes = divided[DIVIDED], notes + said
+            continue
+        found[name] = _roles(there[name], names, tested="test" if "test" in roles else "validation")
+        if "test" not in roles:
+            notes.append(f"split {name} has no test part: its validation part is tested on")
+    return found, notes
+
+
+def _roles(split: "Split", names: list[str], tested: str) -> np.ndarray:
+    words = {"train": "train", tested: "test"}
+    return np.array([words.get(split.roles.get(path, ""), "") for path in names], object)
+
+
+def _of_no_use(dataset: "Dataset") -> Counter[str]:
+    """Inputs that the lists name and that cannot be used, by reason. Files that no list names are not missed."""
+    counts: Counter[str] = Counter()
+    for reject in dataset.rejects:
+        if reject.reason.endswith(("there is no such file", "there is no file of it")):
+            counts["named by the lists, but there is no such file"] += 1
+        elif reject.reason == "it has no label":
+            counts["named by the lists, but without a label"] += 1
+    return counts

@@ -21,6 +21,7 @@ def retrieve(
     test_audio: np.ndarray,
     labels: np.ndarray | None,
     seed: int,
+    owners: np.ndarray | None = None,
     held_out_share: float = 0.2,
     ridges: Sequence[float] = RIDGES,
     power: float = POWER,
@@ -28,9 +29,10 @@ def retrieve(
     """Recall at 1, 5 and 10 of test clips' sounds by their pictures, of pictures by sounds, and what chance gives.
 
     Features are float32 [n, width]; row by row, video and audio are of the same clip. labels: int64 of the test
-    clips, or None. No loss ties XDC's encoders to a common space, so linear maps fitted on the training pairs do
-    (regularised CCA, unverified option, see docs/method.md); nearness is the cosine. Of `ridges` the one is taken
-    with the highest mean reciprocal rank among held-out training pairs; then the maps are fitted on all of them.
+    clips, or None. owners: int64 [training pairs], the recording of each; None: each its own. No loss ties XDC's
+    encoders to a common space, so linear maps fitted on the training pairs do (regularised CCA, unverified option, see
+    docs/method.md); nearness is the cosine. Of `ridges` the one is taken with the highest mean reciprocal rank among
+    held-out training pairs, those of whole recordings; then the maps are fitted on all of them.
 
     Returns:
         pairs: of the test. video_to_audio and audio_to_video: {"pair": {"1": .., "5": .., "10": ..}}, the share of
@@ -49,7 +51,9 @@ def retrieve(
             f"ridges {list(ridges)}, power {power:g} and held-out share {held_out_share:g} are no way to retrieve. "
             "Give one ridge or more, all above 0, a power above 0, and a share between 0 and 1."
         )
-    chosen = _choose(train_video, train_audio, sorted(ridges, reverse=True), power, held_out_share, seed)
+    owners = np.arange(len(train_video)) if owners is None else owners
+    held = held_pairs(owners, held_out_share, seed)
+    chosen = _choose(train_video, train_audio, sorted(ridges, reverse=True), power, held)
     (space,) = fit_spaces(train_video, train_audio, [chosen["ridge"]], power)
     video, audio = space(test_video, test_audio)
     pairs = len(video)
@@ -79,20 +83,36 @@ def _by_k(values: list[float]) -> dict[str, float]:
     return {str(k): value for k, value in zip(AT, values, strict=True)}
 
 
+def held_pairs(owners: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """bool [n]: about `share` of the pairs, but between 2 and all but 2, are held out to choose the ridge.
+
+    Whole recordings, as long as that leaves two pairs on either side; else pairs.
+    """
+    count = len(owners)
+    wanted = min(max(round(share * count), 2), count - 2)
+    rng = np.random.default_rng(seed)
+    names, place, sizes = np.unique(owners, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(names))
+    sums = np.cumsum(sizes[order])
+    enough = int(np.searchsorted(sums, wanted)) + 1
+    if count - sums[enough - 1] >= 2:
+        return np.isin(place, order[:enough])
+    held = np.zeros(count, bool)
+    held[rng.choice(count, wanted, replace=False)] = True
+    return held
+
+
 def _choose(
-    video: np.ndarray, audio: np.ndarray, ridges: Sequence[float], power: float, share: float, seed: int
+    video: np.ndarray, audio: np.ndarray, ridges: Sequence[float], power: float, held: np.ndarray
 ) -> dict[str, Any]:
-    """Of equally good ridges the first is taken. Between 2 pairs and all but 2 are held out."""
-    count = min(max(round(share * len(video)), 2), len(video) - 2)
-    held = np.zeros(len(video), bool)
-    held[np.random.default_rng(seed).choice(len(video), count, replace=False)] = True
+    """Of equally good ridges the first is taken."""
     tried = []
     for space in fit_spaces(video[~held], audio[~held], ridges, power):
         mapped = space(video[held], audio[held])
         both = [mean_ranks(*partner_ranks(*way)) for way in (mapped, mapped[::-1])]
         tried.append({"ridge": space.ridge, "mean_reciprocal_rank": float(np.mean(1 / np.stack(both)))})
     best = max(tried, key=lambda row: row["mean_reciprocal_rank"])
-    return {"ridge": best["ridge"], "power": power, "held_out": count, "tried": tried}
+    return {"ridge": best["ridge"], "power": power, "held_out": int(held.sum()), "tried": tried}
 
 
 def _oddities(space: SharedSpace, pairs: int, labels: np.ndarray | None) -> list[str]:

@@ -14,7 +14,7 @@ from shards.errors import ConfigError, StageError
 from shards.index import shard_names, write_parquet
 from shards.progress import Progress
 from shards.stage import Outcome
-from xdc_core.evaluation.examples import Examples
+from xdc_core.evaluation.examples import Examples, check_split
 from xdc_core.evaluation.linear import fc
 from xdc_core.evaluation.neighbours import neighbours
 from xdc_core.evaluation.recordings import Recordings, read_recordings
@@ -45,7 +45,8 @@ def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     """
     name = str(node.modality)
     evaluation = run.config.evaluate[name]
-    recordings = read_recordings(run, evaluation)
+    assert node.round is not None
+    recordings = read_recordings(run, evaluation, node.round)
     todo = list(itertools.product(recordings.splits, range(evaluation.seeds)))
     do_trial = _worker(run, node, evaluation, recordings, progress)
     trials = []
@@ -96,14 +97,26 @@ def _worker(
 
     def classify(out: Path, split: str, seed: int) -> tuple[Trial, Verdict]:
         train, test = (
-            Examples(features[chosen], recordings.labels[owners[chosen]], owners[chosen])
+            _examples(features, recordings, owners, np.isin(owners, recordings.part(split, role)))
             for role in ("train", "test")
-            for chosen in [np.isin(owners, recordings.part(split, role))]
         )
         verdict = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
-        return trial_of(verdict, recordings.classes, split, seed, len(recordings.part(split, "train"))), verdict
+        unread = unread_recordings(recordings, split, owners)
+        return trial_of(verdict, recordings.classes, split, seed, len(np.unique(train.groups)), unread), verdict
 
     return classify
+
+
+def _examples(features: np.ndarray, recordings: Recordings, owners: np.ndarray, chosen: np.ndarray) -> Examples:
+    return Examples(features[chosen], recordings.labels[owners[chosen]], owners[chosen])
+
+
+def unread_recordings(recordings: Recordings, split: str, owners: np.ndarray) -> tuple[str, ...]:
+    """How many recordings of a split have no view, in words."""
+    lost = {role: len(np.setdiff1d(recordings.part(split, role), owners)) for role in ("train", "test")}
+    return tuple(
+        f"{count} {role} recordings could not be read, and are not counted" for role, count in lost.items() if count
+    )
 
 
 def _clusters(
@@ -124,6 +137,8 @@ def _clusters(
     def compare(out: Path, split: str, seed: int) -> tuple[Trial, None]:
         k = evaluation.k or len(recordings.classes)
         train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
+        learnt, tested = (_examples(features, recordings, owners, part) for part in (train, test))
+        warnings = check_split(learnt, tested, len(recordings.classes))
         if int(train.sum()) < k:
             raise ConfigError(f"{split}: {int(train.sum())} views to learn from are fewer than k ({k}). Lower k.")
         preprocess, _ = fit_preprocess([features[train]], settings)
@@ -135,8 +150,10 @@ def _clusters(
         metrics = {
             name: value for name, value in scores.items() if name not in ("clips", "labels") and value is not None
         }
-        warnings = () if metrics else ("the test recordings have one label only: nothing to compare clusters with",)
-        sizes = tuple(len(recordings.part(split, role)) for role in ("train", "test"))
+        if not metrics:
+            warnings += ("the test recordings have one label only: nothing to compare clusters with",)
+        warnings += unread_recordings(recordings, split, owners)
+        sizes = tuple(len(np.unique(owners[part])) for part in (train, test))
         trial = Trial(
             split=split, seed=seed, train=sizes[0], test=sizes[1], metrics=metrics, chosen={"k": k}, warnings=warnings
         )
@@ -156,10 +173,19 @@ def _retrieval(
 
     def search(out: Path, split: str, seed: int) -> tuple[Trial, None]:
         train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
-        labels = recordings.labels[owners[test]]
-        found = retrieve(video[train], audio[train], video[test], audio[test], labels, draw(split, seed))
+        labels = recordings.labels[owners[test]] if recordings.classes else None
+        found = retrieve(
+            video[train],
+            audio[train],
+            video[test],
+            audio[test],
+            labels,
+            draw(split, seed),
+            owners[train],
+            evaluation.held_out,
+        )
         metrics, chosen = dict(_flat(found)), found.get("chosen", {})
-        warnings = tuple(found.get("warnings", ()))
+        warnings = (*found.get("warnings", ()), *unread_recordings(recordings, split, owners))
         trial = Trial(
             split=split,
             seed=seed,
@@ -226,6 +252,7 @@ def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial])
     counting = trials if evaluation.data != CORPUS else [t for t in trials if t.split == evaluation.test[-1]]
     warnings = [f"{trial.split}, seed {trial.seed}: {text}" for trial in trials for text in trial.warnings]
     warnings += [f"{count} recordings: {reason}" for reason, count in recordings.missing.items()]
+    warnings += recordings.notes
     return {
         "evaluation": name,
         "run": run.root.resolve().name,
@@ -263,6 +290,7 @@ def table_of(facts: dict[str, Any]) -> pa.Table:
         | {"metric": metric, "value": value}
         | {
             "settings": json.dumps(facts["settings"], sort_keys=True),
+            "dataset": json.dumps(facts["dataset"], sort_keys=True),
             "chosen": json.dumps(trial["chosen"], sort_keys=True),
         }
         for trial in facts["trials"]

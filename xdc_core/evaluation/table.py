@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from shards.commit import read_manifest
 from shards.stored import read_stored_json
 from xdc_core.evaluation.paper import PAPER
 from xdc_core.evaluation.settings import CORPUS
-from xdc_core.run import Run
+from xdc_core.graph import Fingerprints
+from xdc_core.run import Node, Run
+from xdc_core.stage import reuse
 
 METHODS_IN_ORDER = ("scratch", "supervised", "sdc", "mdc", "cdc", "xdc")
 # The one metric of a protocol that tables show; results.json has all.
@@ -19,12 +22,23 @@ def headline(protocol: str) -> str:
 
 
 def read_results(runs: list[Run]) -> list[dict[str, Any]]:
-    """Every results.json of the runs, each with `path` and `row`: the name of its row in the table."""
+    """The results of all evaluations that the runs' configurations have, by round, then name.
+
+    Each with `path`, `row`, the name of its row in the table, and `stale`: whether it was made with other settings,
+    encoders or data than there are now.
+    """
     found = []
     for run in runs:
-        for path in sorted(run.root.glob("rounds/[0-9]*/evaluations/*/results.json")):
-            facts = read_stored_json(path, "eval")
-            found.append(facts | {"path": str(path), "row": _row_of(facts)})
+        fingerprints = Fingerprints(run)
+        for number in range(run.config.rounds + 1):
+            for name in sorted(run.config.evaluate):
+                node = Node("eval", name, number)
+                if read_manifest(run.directory(node)) is None:
+                    continue
+                path = run.directory(node) / "results.json"
+                facts = read_stored_json(path, "eval")
+                stale = reuse(run, node, fingerprints) is None
+                found.append(facts | {"path": str(path), "row": _row_of(facts), "stale": stale})
     return found
 
 
@@ -46,7 +60,7 @@ def markdown_table(results: list[dict[str, Any]], paper: bool = True) -> str:
     for facts in sorted(results, key=lambda facts: _rank(facts["row"])):
         metric = headline(facts["protocol"])
         if metric in facts["metrics"]:
-            cell = _cell(facts["metrics"][metric], metric)
+            cell = _cell(facts["metrics"][metric], metric) + (" (stale)" if facts["stale"] else "")
             rows.setdefault(facts["row"], {}).setdefault(_column(facts), []).append(cell)
     # Untrained encoders of several runs share a row: each distinct result once.
     lines = ["| | " + " | ".join(" ".join(part for part in column if part) for column in columns) + " |"]

@@ -26,8 +26,10 @@ class Trial(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
-def trial_of(verdict: Verdict, classes: Sequence[str], split: str, seed: int, train: int) -> Trial:
-    """The figures of a classification."""
+def trial_of(
+    verdict: Verdict, classes: Sequence[str], split: str, seed: int, train: int, warnings: tuple[str, ...] = ()
+) -> Trial:
+    """The figures of a classification. `warnings` are added to the verdict's."""
     metrics = {"accuracy": accuracy(verdict), "mean_class_accuracy": mean_class_accuracy(verdict)}
     rows = [row | {"class": classes[row["class"]]} for row in per_class(verdict)]
     return Trial(
@@ -38,7 +40,7 @@ def trial_of(verdict: Verdict, classes: Sequence[str], split: str, seed: int, tr
         metrics={name: round(value, 6) for name, value in metrics.items()},
         chosen=verdict.chosen,
         per_class=rows,
-        warnings=verdict.warnings,
+        warnings=verdict.warnings + warnings,
     )
 
 

@@ -18,7 +18,8 @@ Row = dict[str, Any]
 def cell_rows(cell: Cell) -> Iterator[Row]:
     """Of every round that is there: probes, agreement of clusters with every factor, and training losses.
 
-    A row: variant, contender, draw, seed, round, modality, split, metric, factor, value.
+    A row: variant, contender, draw, seed, round, modality, split, metric, factor, value. Clusters are compared over the
+    clips of all splits: `all`.
     """
     same = {
         "variant": json.dumps(cell.variant, sort_keys=True),
@@ -41,7 +42,7 @@ def cell_rows(cell: Cell) -> Iterator[Row]:
         elif node.stage == "label":
             for column, scores in manifest.summary["labels"].items():
                 factor = column.removeprefix("label_")
-                own = {"modality": node.modality, "split": "train", "factor": factor}
+                own = {"modality": node.modality, "split": "all", "factor": factor}
                 yield from (at | own | {"metric": name, "value": scores[name]} for name in ("nmi", "ami", "purity"))
         elif node.stage == "train":
             own = {"modality": node.modality, "split": "train", "factor": None}

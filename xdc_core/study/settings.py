@@ -55,6 +55,11 @@ class StudySettings(Section):
             raise ValueError(f"contenders: {', '.join(unknown)} is unknown. There are: {', '.join(CONTENDERS)}")
         if any(not values for values in self.vary.values()):
             raise ValueError("vary: no values")
+        if "supervised" in self.contenders and "digits.mismatched" in self.vary.keys() | self.change.keys():
+            raise ValueError(
+                "contenders: supervised learns the digit that is shown, which with digits.mismatched is not the one "
+                "that is spoken: leave it out (--contenders xdc,shuffled)"
+            )
         return self
 
     @property

@@ -9,8 +9,8 @@ from xdc_core.study.settings import CONTENDERS, SCRATCH
 COLUMNS = (
     ("probe, test", "probe", "test"),
     ("probe, validation", "probe", "validation"),
-    ("NMI with the digit", "nmi", "train"),
-    ("AMI", "ami", "train"),
+    ("NMI with the digit", "nmi", "all"),
+    ("AMI", "ami", "all"),
 )
 SHARED = {"video": "label", "audio": "spoken"}
 
@@ -94,7 +94,7 @@ def _private(facts: dict[str, Any], variant: str) -> str:
     lines = ["| | " + " | ".join(factors) + " |", "|---" * (len(factors) + 1) + "|"]
     for contender in contenders(facts, variant):
         pairs = [
-            [last_row(facts, variant, contender, modality, "ami", "train", factor) for modality in ("video", "audio")]
+            [last_row(facts, variant, contender, modality, "ami", "all", factor) for modality in ("video", "audio")]
             for factor in factors
         ]
         if any(row for pair in pairs for row in pair):
