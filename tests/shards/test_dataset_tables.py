@@ -61,10 +61,9 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert roles_of(found) == {"all": {"train": 3}}
 
 
-def test_folders_without_test_or_with_a_class_only_to_test_are_errors(tmp_path: Path) -> None:
+def test_a_validation_folder_is_enough_and_a_class_only_to_test_is_an_error(tmp_path: Path) -> None:
     put(tmp_path, "train/dog/a.wav", "val/dog/b.wav")
-    with pytest.raises(ConfigError, match="split 1 of folder has no test item"):
-        read_dataset("folder", tmp_path)
+    assert roles_of(read_dataset("folder", tmp_path)) == {"1": {"train": 1, "validation": 1}}
     put(tmp_path, "test/cat/c.wav")
     with pytest.raises(ConfigError, match=r"tests 1 of 2 classes of which it has no training item \(cat\)"):
         read_dataset("folder", tmp_path)
