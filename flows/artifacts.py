@@ -12,6 +12,8 @@ from xdc_core.report.facts import purest_first
 from xdc_core.report.page import history_charts
 from xdc_core.run import Node, Run
 
+SHOWN = 0.005  # Less would be shown as 0 %.
+
 
 def artifact_key(run_name: str, what: str) -> str:
     """Lowercase letters, digits and dashes. The same for every round of a run, so that its rounds form a history."""
@@ -52,12 +54,14 @@ def cluster_sizes(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary(facts: dict[str, Any], run: Run) -> str:
-    """Markdown: how the round went, its purest clusters, curves over the rounds so far, where the files are."""
+    """Markdown: curves over the rounds so far, how this one went, its purest clusters, where the files are."""
     number = facts["round"]
     lines = [
         f"# {facts['run']}, round {number}",
         f"Method {facts['method'].upper()}, {facts['corpus']['clips']} clips.",
     ]
+    for heading, chart in history_charts(facts).items():
+        lines.append(f"\n## {heading}\n![{heading}]({_as_picture(chart)})")
     for source, found in facts["sources"].items():
         lines.append(f"\n## Clusters of {source}: {found['k']}, {found['empty']} empty")
         if found["nmi_previous"] is not None:
@@ -70,12 +74,11 @@ def summary(facts: dict[str, Any], run: Run) -> str:
         if purest := purest_first(found["clusters"]):
             lines += ["\n| cluster | clips | purity | most frequent |", "|---|---|---|---|"]
             for row in purest[:8]:
-                top = ", ".join(f"{_escape(label['label'])} {label['share']:.0%}" for label in row["top"])
+                shares = [label for label in row["top"] if label["share"] >= SHOWN]
+                top = ", ".join(f"{_escape(label['label'])} {label['share']:.0%}" for label in shares)
                 lines.append(f"| {row['cluster']} | {row['size']} | {row['purity']:.2f} | {top} |")
     for modality, found in facts["training"].items():
         lines.append(f"\n## Training of {modality}\nLoss {found['first_loss']:.3f} to {found['loss']:.3f}.")
-    for heading, chart in history_charts(facts).items():
-        lines.append(f"\n## {heading}\n![{heading}]({_as_picture(chart)})")
     directory = run.round_directory(number).resolve()
     lines.append(
         f"\n## Files\n- report: `{directory}/report/report.html`\n- pseudo-labels: `{directory}/labels/*/*.parquet`"
