@@ -1,0 +1,86 @@
+"""Whether a device's half-precision convolutions are right: some builds of cuDNN have had 3-d ones that were not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# A bfloat16 has 8 bits: sums of thousands of products differ from float32's by about 1 %; wrong kernels by far more.
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class ConvolutionError:
+    """How far a layer in bfloat16 is from float32: norm of the difference over the norm, of three results."""
+
+    layer: str
+    shape: tuple[int, ...]
+    output: float
+    input_gradient: float
+    weight_gradient: float
+
+    @property
+    def worst(self) -> float:
+        """The largest of the three."""
+        return max(self.output, self.input_gradient, self.weight_gradient)
+
+
+def check_convolutions(
+    encoder: nn.Module, views: Tensor, channels_last: bool = False, dtype: torch.dtype = torch.bfloat16
+) -> Iterator[ConvolutionError]:
+    """Every convolution of an encoder, on the views' device, with the input that it gets for `views`.
+
+    views: float32, what the encoder takes. A shape that occurs twice is checked once. The reference is float32 on the
+    same device, without TF32.
+    """
+    inputs: dict[tuple[object, ...], tuple[str, nn.Module, Tensor]] = {}
+
+    def keep(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            kind = (type(module), given[0].shape, module.weight.shape, module.stride, module.padding)
+            inputs.setdefault(kind, (name, module, given[0].detach()))
+
+        handles.append(module.register_forward_pre_hook(hook))
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            keep(name, module)
+    with torch.no_grad():
+        encoder.eval()(views)
+    for handle in handles:
+        handle.remove()
+    for name, module, given in inputs.values():
+        exact = _results(module, given, None, False)
+        half = _results(module, given, dtype, channels_last)
+        yield ConvolutionError(
+            name, tuple(given.shape), *(_distance(ours, theirs) for ours, theirs in zip(half, exact, strict=True))
+        )
+
+
+def _results(module: nn.Module, given: Tensor, dtype: torch.dtype | None, channels_last: bool) -> tuple[Tensor, ...]:
+    """Output, and the gradients of input and weight for a gradient that is the same for all precisions."""
+    layout = torch.channels_last_3d if given.dim() == 5 else torch.channels_last
+    place = {"memory_format": layout} if channels_last else {}
+    x = given.clone().to(**place).requires_grad_()
+    weight = module.weight.detach().clone().to(**place).requires_grad_()
+    convolve = torch.conv3d if given.dim() == 5 else torch.conv2d
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(given.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            output = convolve(x, weight, None, module.stride, module.padding, module.dilation, module.groups)
+        generator = torch.Generator().manual_seed(0)
+        gradient = torch.randn(output.shape, generator=generator).to(output.device, output.dtype)
+        output.backward(gradient)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert x.grad is not None
+    assert weight.grad is not None
+    return output.detach(), x.grad, weight.grad
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> float:
+    difference = (ours.double() - theirs.double()).norm()
+    return float(difference / theirs.double().norm().clamp_min(1e-30))
