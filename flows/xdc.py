@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.broken_pipe import outlive_reader
 from flows.tasks import only_reported
 from flows.xdc_round import xdc_round
 from flows.zombies import sign
@@ -25,6 +26,7 @@ def xdc(run: str = "runs/demo") -> State[Any]:
 
     Rounds in which everything is fresh are passed over. A failed round ends the flow: later ones need it.
     """
+    outlive_reader()
     with only_reported("which process this is"):
         sign()
     opened = open_run(run)

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.broken_pipe import outlive_reader
 from flows.children import CHILDREN
 from flows.rounds import check_round, next_round
 from flows.tasks import do_node, only_reported
@@ -48,6 +49,7 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
 
 def run_nodes(run: Run, nodes: list[Node], force: bool = False) -> State[Any]:
     """Submit a task a node, each after those that it reads; give the flow's state when all have ended."""
+    outlive_reader()
     with only_reported("which process this is"):
         sign()
     if force or not all_fresh(run, nodes):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 # A bfloat16 has 8 bits: sums of thousands of products differ from float32's by about 1 %; wrong kernels by far more.
 TOLERANCE = 0.05
+Convolution = nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ def check_convolutions(
     views: float32, what the encoder takes. A shape that occurs twice is checked once. The reference is float32 on the
     same device, without TF32.
     """
-    inputs: dict[tuple[object, ...], tuple[str, nn.Module, Tensor]] = {}
+    inputs: dict[tuple[object, ...], tuple[str, Convolution, Tensor]] = {}
 
-    def keep(name: str, module: nn.Module) -> None:
+    def keep(name: str, module: Convolution) -> None:
         def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             kind = (type(module), given[0].shape, module.weight.shape, module.stride, module.padding)
             inputs.setdefault(kind, (name, module, given[0].detach()))
@@ -59,12 +60,12 @@ def check_convolutions(
         )
 
 
-def _results(module: nn.Module, given: Tensor, dtype: torch.dtype | None, channels_last: bool) -> tuple[Tensor, ...]:
+def _results(module: Convolution, given: Tensor, dtype: torch.dtype | None, channels_last: bool) -> tuple[Tensor, ...]:
     """Output, and the gradients of input and weight for a gradient that is the same for all precisions."""
-    layout = torch.channels_last_3d if given.dim() == 5 else torch.channels_last
-    place = {"memory_format": layout} if channels_last else {}
-    x = given.clone().to(**place).requires_grad_()
-    weight = module.weight.detach().clone().to(**place).requires_grad_()
+    last = torch.channels_last_3d if given.dim() == 5 else torch.channels_last
+    layout = last if channels_last else torch.contiguous_format
+    x = given.clone(memory_format=layout).requires_grad_()
+    weight = module.weight.detach().clone(memory_format=layout).requires_grad_()
     convolve = torch.conv3d if given.dim() == 5 else torch.conv2d
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

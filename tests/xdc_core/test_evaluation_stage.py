@@ -301,6 +301,7 @@ def test_a_class_without_test_recordings_is_a_warning(copy_run: MakeRun, tmp_pat
     )
     run_stage(run, Node("eval", "probe", 1))
     assert any("no test recording of class 2" in text for text in results(run)["warnings"])
+    assert not any("collapsed" in text for text in results(run)["warnings"])
 
 
 @OVER_LABELS
