@@ -10,7 +10,7 @@ from prefect.logging import get_logger
 from prefect.logging.configuration import setup_logging
 from flows.broken_pipe import outlive_reader
 setup_logging()
-log = get_logger("flow_runs")
+log = get_logger("xdc")
 log.error("before")
 if sys.argv[1] == "outlives":
     outlive_reader()
