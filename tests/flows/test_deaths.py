@@ -6,6 +6,7 @@ with the bytes of a run that nobody interrupted.
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,11 @@ def wait_for_training(prefect: PrefectServer, run: Run, flow_run: str) -> None:
 def wait_until_gone(prefect: PrefectServer, flow_run: str) -> None:
     """Until none of its processes is left. Fork servers give a training 15 s for a checkpoint."""
     wait_for("its processes to end", lambda: not prefect.processes_of(flow_run), 60, every=0.2)
+
+
+def in_one_line(ended: "subprocess.CompletedProcess[str]") -> str:
+    """What a command said, wherever it broke its lines."""
+    return " ".join((ended.stdout + ended.stderr).split())
 
 
 def kill(process: int) -> None:
@@ -117,8 +123,8 @@ def test_what_a_machine_left_running_when_it_died_is_found_and_repaired_and_what
     with held_up(prefect.ranks_of(flow_run)):
         healthy = prefect.xdc("doctor", "--repair")
         assert healthy.returncode == 0, healthy.stdout + healthy.stderr
-        assert f"({flow_run}): Running, and process {engine} on" in healthy.stdout
-        assert "is gone" not in healthy.stdout
+        assert f"({flow_run}): Running, and process {engine} on" in in_one_line(healthy)
+        assert "is gone" not in in_one_line(healthy)
         with asking(prefect), pytest.raises(ConfigError, match=f"process {engine} on .* is alive"):
             flow_runs(repair=True, dead=[flow_run[:8]])
         assert prefect.state(flow_run) == "Running"
@@ -126,14 +132,14 @@ def test_what_a_machine_left_running_when_it_died_is_found_and_repaired_and_what
     kill(engine)
     wait_until_gone(prefect, flow_run)
     refused = prefect.call("flow-run", "retry", flow_run)
-    assert "cannot be retried" in refused.stdout + refused.stderr
+    assert "cannot be retried" in in_one_line(refused)
     with asking(prefect):
         found = [row for row in flow_runs(repair=False, dead=[]) if str(half_done.root) in row["text"]]
     assert [row["state"] for row in found] == ["dead"] * 2, "the flow xdc, and that of its round"
     assert all("is gone. To tell Prefect: xdc doctor --repair" in row["text"] for row in found)
     assert prefect.state(flow_run) == "Running"
     repaired = prefect.xdc("doctor", "--repair")
-    assert f"To go on: prefect flow-run retry {flow_run}" in repaired.stdout
+    assert f"To go on: prefect flow-run retry {flow_run}" in in_one_line(repaired)
     assert prefect.state(flow_run) == "Crashed"
     worker = prefect.start_worker()
     retry(prefect, flow_run)
