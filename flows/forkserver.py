@@ -102,9 +102,7 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         os.setpgid(0, 0)  # Ctrl-C in a terminal is for the parent, which then cancels us.
-        die_with_parent(signal.SIGKILL)
-        if os.getppid() != server:
-            os._exit(1)
+        die_with_parent(signal.SIGKILL, server)
         log = Path(request["log"])
         log.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -56,13 +56,14 @@ def temporary_server() -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(Path(str(prefect.__file__)).parent), "--factory"]
     command += ["prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
+    owner = os.getpid()
     server = subprocess.Popen(
         [*command, "--log-level", "error", "--lifespan", "on"],
         env=os.environ
         | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         | get_current_settings().to_environment_variables(exclude_unset=True),
         start_new_session=True,
-        preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+        preexec_fn=lambda: die_with_parent(signal.SIGTERM, owner),
     )
     try:
         _wait(server, url := f"http://127.0.0.1:{port}/api")

@@ -3,7 +3,8 @@
 A stage builds a directory beside its target, named after the fingerprint of what it makes:
 `.<name>.<fingerprint>.partial`. What is finished in there survives a kill and is found again by the same
 fingerprint. `commit` writes the manifest last and renames. What stood at the target before is set aside in
-`.stale/`, where a later run with the old settings finds it again.
+`.stale/`, where a later run with the old settings finds it again; unless it is replaced by one of the same fingerprint,
+because it was not whole or was to be made anew: then it gets a name there by which nobody looks for it.
 
 What a killed process leaves is removed by whoever next does the same: a temporary file by the next writer of that file
 or by the commit of its directory, everything beside a target by its next commit, or by `clear_left_overs` where the
@@ -184,8 +185,16 @@ def discard(directory: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def set_aside(target: Path) -> Path | None:
-    """Move a committed `target` into `.stale/`; None where there was nothing. Never deletes a committed one.
+def replaced_directory(target: Path, fingerprint: str) -> Path:
+    """Where a `target` is kept in whose place another of the same fingerprint was put. It never comes back."""
+    aside = stale_directory(target, fingerprint)
+    return aside.with_name(f"{aside.name}.replaced")
+
+
+def set_aside(target: Path, replaced_by: str | None = None) -> Path | None:
+    """Move a committed `target` into `.stale/`; None where there was nothing. Of a fingerprint the last one is kept.
+
+    Where its fingerprint is that of what takes its place, `replaced_by`, `restore` does not find it again.
 
     Raises:
         ConfigError: it is a folder of other committed directories.
@@ -197,6 +206,8 @@ def set_aside(target: Path) -> Path | None:
         raise ConfigError(f"{target} holds other finished directories. Give this one a directory of its own.")
     # One that has lost its manifest gets a name of its own: nothing may be deleted for it.
     aside = stale_directory(target, manifest.fingerprint if manifest else uuid.uuid4().hex)
+    if manifest is not None and manifest.fingerprint == replaced_by:
+        aside = replaced_directory(target, replaced_by)
     aside.parent.mkdir(parents=True, exist_ok=True)
     if aside.exists():
         shutil.rmtree(aside)  # An older copy of the same fingerprint.
@@ -220,14 +231,32 @@ def _beside(target: Path, pattern: str) -> list[Path]:
 def put_back(target: Path) -> None:
     """Undo a restoring that a kill broke off between its renames: nothing that was set aside may get lost."""
     for returning in _returning(target):
-        aside = stale_directory(target, returning.name.split(".")[-2])
-        if not aside.exists():
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(returning, aside)
+        mark = returning.name.split(".")[-2]
+        aside = stale_directory(target, mark)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        _give_up(target, mark)  # Of two of a fingerprint the one on its way was found whole, the other one was not.
+        fault_point("before put_back")
+        os.rename(returning, aside)
+        fault_point("after put_back")
+
+
+def _give_up(target: Path, fingerprint: str) -> None:
+    """Have `restore` not find what was set aside with this fingerprint, if there is anything: it is replaced."""
+    aside, replaced = stale_directory(target, fingerprint), replaced_directory(target, fingerprint)
+    if not aside.exists():
+        return
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    fault_point("before give up")
+    os.rename(aside, replaced)
+    fault_point("after give up")
 
 
 def restore(target: Path, fingerprint: str) -> Manifest | None:
-    """Bring back a directory that was set aside with this very fingerprint, whole; None where there is none."""
+    """Bring back a directory that was set aside with this very fingerprint, whole; None where there is none.
+
+    What was begun beside it is given up, as by a commit.
+    """
     put_back(target)
     aside = stale_directory(target, fingerprint)
     manifest = read_manifest(aside)
@@ -238,11 +267,12 @@ def restore(target: Path, fingerprint: str) -> Manifest | None:
     fault_point("before restore")
     os.rename(aside, returning)
     fault_point("after restore", "began")
-    set_aside(target)
+    set_aside(target, fingerprint)
     fault_point("before restore", "ends")
     os.rename(returning, target)
     fault_point("after restore")
     _sync(target.parent)
+    _remove_partials(target)
     return manifest
 
 
@@ -283,10 +313,11 @@ def commit(partial: Path, target: Path, manifest: Manifest) -> Manifest:
     for name in manifest.files:
         _sync(partial / name)
     _write_manifest(partial, manifest)
-    set_aside(target)
+    set_aside(target, manifest.fingerprint)
     fault_point("before commit")
     os.rename(partial, target)
     fault_point("after commit")
     _sync(target.parent)
+    _give_up(target, manifest.fingerprint)
     _remove_partials(target)
     return manifest

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.commit import new_file
@@ -12,6 +13,7 @@ from shards.errors import StageError
 from shards.stored import read_stored
 
 MEMBERS = ("mp4", "flac", "json")
+KEY = "^[A-Za-z0-9_-]{1,128}$"  # What `clip_key` makes, and nothing that leads out of a folder as a file's name.
 NO_MEMBER = -1  # The offset of a member that a clip does not have; its size is 0.
 
 
@@ -55,9 +57,27 @@ def read_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa
     """The index of one shard.
 
     Raises:
-        StageError: the file is missing or damaged.
+        StageError: the file is missing or damaged, or has a key that is none: an index may be a stranger's.
     """
-    return read_parquet(corpus / f"{shard}.parquet", "shard", columns)
+    path = corpus / f"{shard}.parquet"
+    table = read_parquet(path, "shard", columns)
+    if "key" in table.column_names:
+        _check_keys(path, table["key"])
+    return table
+
+
+def _check_keys(path: Path, keys: pa.ChunkedArray) -> None:
+    """Raises StageError where a key is not fit to be a file's name."""
+    if pa.types.is_string(keys.type):
+        good = pc.fill_null(pc.match_substring_regex(keys, KEY), False)
+        wrong = keys.filter(pc.invert(good))
+    else:
+        wrong = keys
+    if len(wrong):
+        raise StageError(
+            f"{path}: the key {wrong[0].as_py()!r} is none that shard makes (letters, digits, - and _). Do not use "
+            "this corpus, or have it made anew from its videos."
+        )
 
 
 def read_whole_index(corpus: Path, columns: list[str] | None = None) -> pa.Table:

@@ -148,16 +148,16 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
         clear_left_overs(target)
         return record
     with machine_trouble_explained(identity.stage, target), exclusive(target):
-        if not force:
-            if record := reusable(target, identity.fingerprint):
-                return record
-            if manifest := restore(target, identity.fingerprint):
-                return record_of(target, manifest, reused=True)
+        if not force and (record := reusable(target, identity.fingerprint)):
+            return record
+        put_back(target)
         partial = partial_directory(target, identity.fingerprint)
-        if force:
-            put_back(target)
-            if partial.exists():
-                discard(partial)
+        if force and partial.exists():
+            discard(partial)
+        # One that only lacks its name is newer than what was set aside: it was to take that one's place.
+        finished = read_manifest(partial) is not None
+        if not (force or finished) and (manifest := restore(target, identity.fingerprint)):
+            return record_of(target, manifest, reused=True)
         partial.mkdir(parents=True, exist_ok=True)
         (partial / MANIFEST).unlink(missing_ok=True)  # Of a commit that was killed: it will be written anew.
         fault_point("after begin")

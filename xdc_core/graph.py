@@ -32,7 +32,7 @@ VERSIONS = {
     "train": 2,
     "embed": 1,
     "eval": 2,
-    "report": 3,
+    "report": 4,
 }
 STAGES = ("shard", *VERSIONS, "data")
 SHARD = Node("shard")
@@ -137,7 +137,9 @@ def inputs(config: Config, node: Node) -> list[Node]:
             return _evaluation_inputs(config, str(node.modality), number)
         case "report":
             own = [other for other in round_nodes(config, number) if other != node]
-            return [SHARD, *own, *([Node("report", None, number - 1)] if number else [])]
+            # Of the encoders that the round begins with it shows the first layers.
+            begun_with = [encoder_node(modality, number) for modality in modalities(config.method)]
+            return [SHARD, *begun_with, *own, *([Node("report", None, number - 1)] if number else [])]
     raise ValueError(f"unknown stage {node.stage!r}")
 
 

@@ -13,18 +13,20 @@ from shards.lock import lock_of
 from shards.progress import Progress, silent
 from shards.stage import reusable
 from xdc_core.directory_check import comparable, file_faults, manifest_faults, row_faults
-from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, is_corpus, node_state, stored_from
+from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, inputs, is_corpus, node_state, stored_from
 from xdc_core.run import Node, Run
 
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
+# What lies beside a directory NAME while it is built: `.NAME.lock`, `.NAME.FINGERPRINT.partial` and the like.
+BESIDE = re.compile(r"\.(?P<name>.+?)\.(?:lock|[^.]+\.(?:partial|removed|returning))")
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is not as it should be.
 
-    damaged: bytes or rows are not what was committed. unfinished: begun, stale, or waiting for something. set aside:
-    a damaged directory in `.stale/`. left over: what a dead process left, and nobody needs.
+    damaged: bytes or rows are not what was committed. unfinished: begun, stale, gone, or waiting for something. set
+    aside: a damaged directory in `.stale/`. left over: what a dead process left, and nobody needs.
     """
 
     kind: Literal["damaged", "unfinished", "set aside", "left over"]
@@ -39,8 +41,14 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
     """
     fingerprints, findings = Fingerprints(run), list[Finding]()
     nodes = list(dict.fromkeys([*all_nodes(run.config), *_asked(run)]))
+    readers = _readers(run, nodes)
     for done, node in enumerate(nodes, start=1):
-        findings += _check_node(run, node, fingerprints)
+        if run.directory(node).exists():
+            findings += _check_node(run, node, fingerprints)
+        elif node in readers and node_state(run, node, fingerprints)[0] == "missing":
+            what = f"it is missing, though {readers[node]} was made from it"
+            anew = _rebuild(run, node).removesuffix(" --force")
+            findings.append(Finding("unfinished", str(run.directory(node)), what, anew))
         progress(done, len(nodes), f"directories verified, {node}")
     places = dict.fromkeys(run.directory(node) for node in nodes)
     for place in dict.fromkeys(target.parent for target in places):
@@ -55,17 +63,26 @@ def commands(findings: list[Finding]) -> list[str]:
 
 
 def _asked(run: Run) -> Iterator[Node]:
-    """Nodes of evaluations and data sets that were asked for and are there."""
+    """Nodes of evaluations and data sets that were asked for and are there, and what those read."""
     nodes = [Node("data", name) for name in run.config.datasets]
     for number in range(run.config.rounds + 1):
         nodes += evaluation_nodes(run.config, list(run.config.evaluate), number)
-    yield from (node for node in nodes if run.directory(node).exists())
+    readers = _readers(run, nodes)
+    yield from (node for node in nodes if node in readers or run.directory(node).exists())
+
+
+def _readers(run: Run, nodes: list[Node]) -> dict[Node, Node]:
+    """Of every node from which something that is there was made, the first such one. `nodes`: sources come first."""
+    found: dict[Node, Node] = {}
+    for node in reversed(nodes):
+        there = node if run.directory(node).exists() else found.get(node)
+        if there is not None:
+            found |= dict.fromkeys(inputs(run.config, node), there)
+    return found
 
 
 def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Finding]:
     directory = run.directory(node)
-    if not directory.exists():
-        return []
     manifest = read_manifest(directory)
     anew = _rebuild(run, node)
     if manifest is None:
@@ -120,8 +137,7 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
     found = {path for root in roots for path in root.rglob(".*") if HIDDEN.fullmatch(path.name)}
     for target, node in targets.items():
         if is_corpus(node) and target.parent.exists():  # Others' corpora may lie beside it.
-            named = re.compile(re.escape(f".{target.name}.") + r".+")
-            found |= {path for path in target.parent.iterdir() if named.fullmatch(path.name)}
+            found |= {path for path in target.parent.iterdir() if _is_beside(target, path)}
     expected = set()
     for target, node in targets.items():
         # Beside what is finished nobody goes on with what a call with --force had begun.
@@ -131,8 +147,7 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
     for path in sorted(found):
         if any(parent.name.endswith(".partial") for parent in path.parents):
             continue  # Part of what is told of as a whole.
-        owner = next((target for target in targets if path.name.startswith(f".{target.name}.")), None)
-        if owner is not None and _locked(owner):
+        if (beside := BESIDE.fullmatch(path.name)) and _locked(path.with_name(beside["name"])):
             yield Finding("unfinished", str(path), "another process is at work on it", "wait until it has finished")
         elif path.resolve() in expected or path.name.endswith((".returning", ".survey.jsonl")):
             yield Finding("unfinished", str(path), "the next call goes on with it", again)
@@ -141,6 +156,12 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
             yield Finding("left over", str(path), what, f"rm -r {_quoted(path)}")
         else:
             yield Finding("left over", str(path), "left by a process that was killed", f"rm -r {_quoted(path)}")
+
+
+def _is_beside(target: Path, path: Path) -> bool:
+    """Whether a hidden file tells of `target`, not of a neighbour whose name begins alike."""
+    beside = BESIDE.fullmatch(path.name)
+    return beside["name"] == target.name if beside else path.name.startswith(f".{target.name}.")
 
 
 def _locked(target: Path) -> bool:

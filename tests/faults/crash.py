@@ -32,7 +32,7 @@ def forked(work: Callable[[], object], log: Path, order: str | None = None) -> i
         work()
         code = 0
     except BaseException:  # noqa: BLE001 - the boundary of the process: told by its exit code and the log
-        traceback.print_exc()
+        os.write(2, traceback.format_exc().encode())  # Not to what pytest has put in stderr's place.
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -4,6 +4,9 @@
 
 OUT is a folder on a disk with some 100 MB of room; OUT/results.json gets every trial, and trials that stand there are
 not done again: a sweep that was stopped goes on. Exits with 1 where a trial failed.
+
+What counts is what SIGKILL ended. An attempt that finished before its kill came is told of and counts for nothing; one
+that ended with an error of its own is a trial that failed.
 """
 
 import argparse
@@ -16,8 +19,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,19 +39,24 @@ MODULES += ("xdc_core.evaluation.finetuning", "sklearn.linear_model", "webdatase
 
 @dataclass(frozen=True)
 class Trial:
-    """One kill. `trouble`: what was not as it should be after the resumption; empty where all was."""
+    """What became of one run. `trouble`: what was not as it should be; empty where all was.
+
+    `kills`: attempts at the run that were ended by SIGKILL. `early`: attempts that had finished before that.
+    """
 
     row: str
     point: str
     trouble: tuple[str, ...]
     seconds: float
+    kills: int = 1
+    early: int = 0
 
 
-def check(run: Any) -> list[str]:
-    """What `xdc verify` finds in a run, but what is stale: some cases change a setting of one stage."""
+def check(run: Any, *expected: str) -> list[str]:
+    """What `xdc verify` finds in a run, but what is stale (some cases change a setting of one stage) or `expected`."""
     from xdc_core.verification import verify_run
 
-    found = [finding for finding in verify_run(run) if finding.kind != "unfinished"]
+    found = [finding for finding in verify_run(run) if finding.kind not in ("unfinished", *expected)]
     return [f"{finding.kind}: {finding.path}: {finding.what}" for finding in found]
 
 
@@ -59,14 +68,21 @@ def stage_work(root: Path, node: Any, force: bool = False) -> Callable[[], objec
     return lambda: run_stage(open_run(root), node, force)
 
 
-def stage_resumed(root: Path, node: Any, force: bool) -> Callable[[], object]:
-    """The stage once more, as it was asked for or by the way; then everything there is must be sound."""
+def stage_resumed(root: Path, node: Any, forced: bool) -> Callable[[], object]:
+    """The stage by the way, as `xdc run` does it; then everything there must be sound.
+
+    What a call with `force` was to make anew is damaged. As long as nothing has taken its place it is forced again.
+    """
     from xdc_core.run import open_run
 
     def work() -> None:
-        stage_work(root, node, force)()
+        run = open_run(root)
+        damaged = forced and any(str(run.directory(node)) in found for found in check(run, "left over", "set aside"))
+        stage_work(root, node)()
+        if damaged:
+            stage_work(root, node, force=True)()
         stage_work(root, node)()  # What is finished is reused, and cleared up.
-        if found := check(open_run(root)):
+        if found := check(run, *(["set aside"] if forced else [])):
             raise AssertionError("; ".join(found))
 
     return work
@@ -112,22 +128,47 @@ def copied(source: Path, target: Path) -> Path:
     return target / "run"
 
 
+def broken_off(
+    shares: list[float], whole: float, attempt: Callable[[float], tuple[int, int]], log: Path
+) -> tuple[list[str], int, int]:
+    """Attempts at a run of `whole` seconds, each killed after a share of what is left of them.
+
+    `attempt` is called with the seconds after which it kills, and returns the exit code and how many processes
+    survived. Returns what was wrong, how many SIGKILL ended, and how many (0 or 1) had finished before.
+    """
+    trouble, kills, left = list[str](), 0, whole
+    for number, share in enumerate(shares, start=1):
+        code, living = attempt(share * left)
+        if living:
+            trouble.append(f"{living} processes survived")
+        if code == 0:
+            return trouble, kills, 1
+        if code != -signal.SIGKILL:
+            return [*trouble, f"attempt {number} ended by itself with {code}: {tail(log)}"], kills, 0
+        kills += 1
+        left -= share * left
+    return trouble, kills, 0
+
+
 class Sweep:
     """Trials done so far, in a file; and where they are done."""
 
-    def __init__(self, out: Path, sample: int | None, dice: random.Random) -> None:
-        self.out, self.file, self.sample, self.dice = out, out / "results.json", sample, dice
-        self.trials = [Trial(**found) for found in json.loads(self.file.read_text())] if self.file.exists() else []
+    def __init__(self, out: Path, sample: int | None, seed: int) -> None:
+        self.out, self.file, self.sample, self.seed = out, out / "results.json", sample, seed
+        self.dice = random.Random(seed)
+        noted = json.loads(self.file.read_text()) if self.file.exists() else []
+        # Of runs killed at random instants older sweeps noted what was planned, not what was killed: once more.
+        self.trials = [Trial(**found) for found in noted if "kills" in found or "random" not in found["row"]]
         self.done = {(trial.row, trial.point) for trial in self.trials}
         self.log = out / "log.txt"
 
-    def note(self, row: str, point: str, trouble: list[str], since: float) -> None:
-        self.trials.append(Trial(row, point, tuple(trouble), round(time.monotonic() - since, 2)))
+    def note(self, row: str, point: str, trouble: list[str], since: float, kills: int, early: int = 0) -> None:
+        self.trials.append(Trial(row, point, tuple(trouble), round(time.monotonic() - since, 2), kills, early))
         temporary = self.file.with_suffix(".new")
         temporary.write_text(json.dumps([asdict(trial) for trial in self.trials], indent=1))
         temporary.replace(self.file)
         print(f"{'FAILED' if trouble else 'ok':7}{row:28}{point:44}{self.trials[-1].seconds:6.1f} s", flush=True)
-        for line in trouble:
+        for line in [*trouble, *(["finished before a kill came, which does not count"] if early else [])]:
             print(f"        {line}", flush=True)
 
     def points(self, title: str, before: Path, node: Any, force: bool = False) -> Path:
@@ -157,13 +198,14 @@ class Sweep:
         since, root, log = time.monotonic(), copied(before, self.out / "trial"), self.log
         process = forked(stage_work(root, node, force), log, order)
         code, trouble = ended(process), []
-        if code != -signal.SIGKILL:
+        kills = int(code == -signal.SIGKILL)
+        if not kills:
             trouble.append(f"the point was not reached (exit code {code}: {tail(log)})")
         if left := survivors(process):
             trouble.append(f"{len(left)} processes survived")
         if code := ended(forked(stage_resumed(root, node, force), log)):
             trouble.append(f"resumed, it ended with {code}: {tail(log)}")
-        self.note(title, name, trouble + self._compared(root, wanted), since)
+        self.note(title, name, trouble + self._compared(root, wanted), since, kills)
 
     def _compared(self, root: Path, wanted: dict[str, bytes]) -> list[str]:
         other = differences(contents(root), wanted)
@@ -171,51 +213,54 @@ class Sweep:
         left = left_over(root)
         return [*trouble, *([f"left over: {', '.join(left)}"] if left else [])]
 
-    def instants(self, title: str, fresh: Path, count: int, dice: random.Random, whole: float, wanted: Any) -> None:
+    def instants(self, title: str, fresh: Path, count: int, whole: float, wanted: Any) -> None:
         """Kill the whole tree of a run, up to three times before it may finish, at random instants."""
-        for number in range(count):
-            kills = [dice.uniform(0, whole) for _ in range(dice.choice((1, 1, 2, 3)))]
-            name = f"{number:03d}: " + ", ".join(f"{at:.2f}" for at in kills) + " s"
-            if (title, name) in self.done:
-                continue
-            since, trouble = time.monotonic(), []
-            root = copied(fresh, self.out / "trial")
-            for at in kills:
+        for name, shares in self._draws(title, count, (1, 1, 2, 3)):
+            since, root = time.monotonic(), copied(fresh, self.out / "trial")
+
+            def attempt(at: float, root: Path = root) -> tuple[int, int]:
                 process = forked(run_work(root), self.log)
                 time.sleep(at)
                 kill_tree(process)
-                ended(process)
-                if left := survivors(process):
-                    trouble.append(f"{len(left)} processes survived")
+                return ended(process), len(survivors(process))
+
+            trouble, kills, early = broken_off(shares, whole, attempt, self.log)
             if code := ended(forked(run_resumed(root), self.log)):
                 trouble.append(f"resumed, it ended with {code}: {tail(self.log)}")
-            self.note(title, name, trouble + self._compared(root, wanted), since)
+            self.note(title, name, trouble + self._compared(root, wanted), since, kills, early)
 
-    def commands(self, fresh: Path, count: int, dice: random.Random, wanted: Any) -> None:
+    def commands(self, fresh: Path, count: int, wanted: Any) -> None:
         """The same with `xdc run`, its Prefect server and its fork servers, each in a process group of its own."""
+        from xdc_core.run import open_run
+
         title, whole = "xdc run, random instants", 0.0
-        for number in range(count):
-            # The first tells how long a run takes; drawing does not depend on it.
-            draws = [dice.random() for _ in range(dice.choice((1, 2, 3)))]
-            name = f"{number:03d}: {len(draws)} kills"
-            if (title, name) in self.done:
-                continue
-            since, trouble = time.monotonic(), []
+        for name, shares in self._draws(title, count, (1, 2, 3)):
+            since = time.monotonic()
             if not whole:
-                self._command(copied(fresh, self.out / "trial"))
+                if self._command(copied(fresh, self.out / "trial"))[0]:
+                    raise SystemExit(f"xdc run does not work at all: {tail(self.log)}")
                 whole, since = time.monotonic() - since, time.monotonic()
             root = copied(fresh, self.out / "trial")
-            for share in draws:
-                trouble += self._command(root, share * whole)[1]
+            trouble, kills, early = broken_off(shares, whole, partial(self._command, root), self.log)
             code, left = self._command(root)
             if code:
                 trouble.append(f"resumed, xdc run ended with {code}: {tail(self.log)}")
-            from xdc_core.run import open_run
+            if left:
+                trouble.append(f"{left} processes survived")
+            trouble += check(open_run(root)) + self._compared(root, wanted)
+            self.note(title, name, trouble, since, kills, early)
 
-            self.note(title, name, trouble + left + check(open_run(root)) + self._compared(root, wanted), since)
+    def _draws(self, title: str, count: int, attempts: tuple[int, ...]) -> Iterator[tuple[str, list[float]]]:
+        """Names of the trials that are not done, and when to kill: shares of what is left. The same for a seed."""
+        dice = random.Random(f"{self.seed} {title}")
+        for number in range(count):
+            shares = [dice.random() for _ in range(dice.choice(attempts))]
+            name = f"{number:03d}: at " + ", ".join(f"{share:.2f}" for share in shares)
+            if (title, name) not in self.done:
+                yield name, shares
 
-    def _command(self, root: Path, kill_at: float | None = None) -> tuple[int, list[str]]:
-        """`xdc run`, killed with everything it started after so many seconds. Its exit code, and who survived."""
+    def _command(self, root: Path, kill_at: float | None = None) -> tuple[int, int]:
+        """`xdc run`, killed with everything it started after so many seconds. Its exit code, and how many survived."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         mark = f"{os.getpid()}-{time.monotonic_ns()}"
         with self.log.open("a") as log:
@@ -232,8 +277,7 @@ class Sweep:
             except subprocess.TimeoutExpired:
                 kill_tree(starter.pid, mark)
             starter.wait()
-        left = survivors(starter.pid, mark=mark)
-        return starter.returncode, [f"{len(left)} processes survived"] if left else []
+        return starter.returncode, len(survivors(starter.pid, mark=mark))
 
     def table(self) -> str:
         """A row a kind of fault."""
@@ -243,17 +287,13 @@ class Sweep:
         ]
         for row in dict.fromkeys(trial.row for trial in self.trials):
             own = [trial for trial in self.trials if trial.row == row]
-            tried = sum(_kills(trial) for trial in own)
-            finished = sum(_kills(trial) for trial in own if not any("resumed" in text for text in trial.trouble))
-            equal = sum(_kills(trial) for trial in own if not trial.trouble)
-            rows.append(f"| {row} | {tried} | {finished} | {equal} | {equal / tried:.0%} |")
-        return "\n".join(rows)
-
-
-def _kills(trial: Trial) -> int:
-    if "random" not in trial.row:
-        return 1
-    return int(trial.point.split(" ")[1]) if trial.point.endswith("kills") else trial.point.count(",") + 1
+            tried = sum(trial.kills for trial in own)
+            finished = sum(trial.kills for trial in own if not any("resumed" in text for text in trial.trouble))
+            equal = sum(trial.kills for trial in own if not trial.trouble)
+            rows.append(f"| {row} | {tried} | {finished} | {equal} | {f'{equal / tried:.0%}' if tried else '-'} |")
+        failed, early = sum(bool(trial.trouble) for trial in self.trials), sum(trial.early for trial in self.trials)
+        said = f"{len(self.trials)} trials, {failed} failed. {early} attempts finished before their kill: not counted."
+        return "\n".join([*rows, "", said])
 
 
 def change(root: Path, **sections: dict[str, Any]) -> None:
@@ -293,9 +333,15 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         label = Node("label", "video", 0)
         begun = copied(replaced, sweep.out / "begun")
         change(begun, cluster={"iterations": open_run(fresh).config.cluster.iterations})
-        shutil.rmtree(begun / "rounds/000/labels/video")
-        # So that there is something begun, which `force` gives up.
+        place = begun / "rounds/000/labels/video"
+        elsewhere = place.rename(begun / "elsewhere")
+        # So that there is something begun, which `force` gives up, beside something damaged.
         ended(forked(stage_work(begun, label), sweep.log, "kill:1:after rename 000001.parquet"))
+        elsewhere.rename(place)
+        rotten = bytearray((place / "000000.parquet").read_bytes())
+        rotten[len(rotten) // 2] ^= 1
+        (place / "000000.parquet").unlink()  # It is a link to another run's.
+        (place / "000000.parquet").write_bytes(rotten)
         sweep.points("label.video, forced", begun, label, force=True)
 
 
@@ -318,8 +364,7 @@ def main() -> int:
     fresh = out / "fresh" / "run"
     for module in MODULES:  # Once; every fork has them. Nothing here may start a thread.
         import_module(module)
-    dice = random.Random(given.seed)
-    sweep = Sweep(out, given.sample, dice)
+    sweep = Sweep(out, given.sample, given.seed)
     if given.points or given.stage:
         sweep_points(sweep, fresh, given.stage)
     if given.instants or given.xdc_run:
@@ -327,8 +372,8 @@ def main() -> int:
         if ended(forked(run_work(whole), sweep.log)):
             raise SystemExit(f"the run does not work at all: {tail(sweep.log)}")
         seconds, wanted = time.monotonic() - since, contents(whole)
-        sweep.instants("stages in one process, random instants", fresh, given.instants, dice, seconds, wanted)
-        sweep.commands(fresh, given.xdc_run, dice, wanted)
+        sweep.instants("stages in one process, random instants", fresh, given.instants, seconds, wanted)
+        sweep.commands(fresh, given.xdc_run, wanted)
     print("\n" + sweep.table())
     return 1 if any(trial.trouble for trial in sweep.trials) else 0
 

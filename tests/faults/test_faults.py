@@ -2,55 +2,52 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from crash import MARK, survivors
+from crash import MARK, ended, forked, kill_tree, survivors
+from sweep import Sweep, broken_off
 from traces import contents, differences, left_over
 
-from shards.commit import new_file, partial_directory, read_manifest, restore, set_aside
+from shards.commit import (
+    new_file,
+    partial_directory,
+    read_manifest,
+    replaced_directory,
+    restore,
+    set_aside,
+    stale_directory,
+    write_text,
+)
 from shards.fault import arm
 from shards.stage import Identity, Outcome, build
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE, OTHER = "a" * 64, "b" * 64
-# Builds a directory of two files, as a stage does.
-BUILD = """
-import sys
-from pathlib import Path
-from shards.commit import write_text
-from shards.stage import Identity, Outcome, build
-
-def work(out):
-    for name in ("a.txt", "b.txt"):
-        if not (out / name).exists():
-            write_text(out / name, name)
-    return Outcome(2)
-
-build(Path(sys.argv[1]), Identity("test", 1, sys.argv[2]), work)
-"""
 
 
-def build_killed(target: Path, mark: str, order: str) -> int:
-    """Build in a process of its own, with a fault armed by the environment. Its exit code."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDC_FAULT": order}
-    return subprocess.run([sys.executable, "-c", BUILD, str(target), mark], env=environment, check=False).returncode
+def build_killed(target: Path, mark: str, order: str, force: bool = False) -> int:
+    """Build in a fork, with a fault armed. Its exit code, or the negative number of the signal that ended it."""
+    return ended(forked(lambda: build_here(target, mark, force), target.parent.with_suffix(".log"), order))
 
 
-def build_here(target: Path, mark: str) -> bool:
-    """The same here; whether it was there already."""
+def build_here(target: Path, mark: str, force: bool = False) -> bool:
+    """A directory of two files, as a stage makes it: what is finished is kept. Whether it was there already."""
 
     def work(out: Path) -> Outcome:
         for name in ("a.txt", "b.txt"):
-            with new_file(out / name) as temporary:
-                temporary.write_text(name)
+            if not (out / name).exists():
+                write_text(out / name, name)
         return Outcome(2)
 
-    return build(target, Identity("test", 1, mark), work).reused
+    return build(target, Identity("test", 1, mark), work, force).reused
 
 
 @pytest.mark.slow
@@ -127,12 +124,60 @@ def test_a_forced_build_that_is_killed_while_it_gives_up_a_partial_does_not_take
 ) -> None:
     target = tmp_path / "out"
     assert build_killed(target, ONE, "kill:1:after rename b.txt") == -signal.SIGKILL
-    code = BUILD.replace("sys.argv[2]), work)", "sys.argv[2]), work, force=True)")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDC_FAULT": "kill:1:in discard"}
-    process = subprocess.run([sys.executable, "-c", code, str(target), ONE], env=environment, check=False)
-    assert process.returncode == -signal.SIGKILL
+    assert build_killed(target, ONE, "kill:1:in discard", force=True) == -signal.SIGKILL
     assert not partial_directory(target, ONE).exists()
     assert not build_here(target, ONE)
+    assert left_over(tmp_path) == []
+
+
+def rot(directory: Path) -> None:
+    """Change a byte of a file of a committed directory, not its size."""
+    (directory / "a.txt").write_text("A.txt")
+
+
+@pytest.mark.parametrize("point", ["after set_aside", "before commit", "after commit", "before unlock out"])
+def test_what_a_forced_build_that_was_killed_has_replaced_does_not_come_back(tmp_path: Path, point: str) -> None:
+    target = tmp_path / "out"
+    build_here(target, ONE)
+    rot(target)
+    assert build_killed(target, ONE, f"kill:1:{point}", force=True) == -signal.SIGKILL
+    build_here(target, ONE)
+    assert (target / "a.txt").read_text() == "a.txt"
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("between", [ONE, OTHER])
+def test_what_was_made_anew_by_force_does_not_come_back_when_that_loses_a_file(tmp_path: Path, between: str) -> None:
+    target = tmp_path / "out"
+    build_here(target, ONE)
+    rot(target)
+    build_here(target, between)  # With OTHER the damaged one lies in .stale/ when it is made anew.
+    assert build_killed(target, ONE, "kill:1:no such point", force=True) == 0
+    (target / "b.txt").unlink()
+    assert not build_here(target, ONE)
+    assert (target / "a.txt").read_text() == "a.txt"
+
+
+@pytest.mark.parametrize("point", ["after restore began", "before restore ends", "after restore"])
+def test_a_sound_copy_on_its_way_back_is_not_stranded_by_a_damaged_one(tmp_path: Path, point: str) -> None:
+    target = tmp_path / "out"
+    build_here(target, ONE)
+    shutil.copytree(target, stale_directory(target, ONE))
+    (target / "b.txt").unlink()
+    assert build_killed(target, ONE, f"kill:1:{point}") == -signal.SIGKILL
+    if point == "before restore ends":  # As it was left before the damaged one got a name of its own.
+        shutil.copytree(replaced_directory(target, ONE), stale_directory(target, ONE), dirs_exist_ok=True)
+    assert build_here(target, ONE), "it must have been kept"
+    assert sorted(contents(target)) == ["a.txt", "b.txt", "manifest.json"]
+    assert left_over(tmp_path) == []
+
+
+def test_what_was_begun_goes_when_a_directory_comes_back(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    build_here(target, ONE)
+    build_here(target, OTHER)
+    assert build_killed(target, ONE, "kill:1:after rename a.txt", force=True) == -signal.SIGKILL
+    assert build_here(target, ONE)
     assert left_over(tmp_path) == []
 
 
@@ -181,6 +226,53 @@ def test_the_sweep_sees_what_would_be_wrong(tmp_path: Path) -> None:
         sleeper.kill()
         sleeper.wait()
     assert survivors(4194305, seconds=0.1) == set()
+
+
+KILLED = ([], 2, 0)  # Trouble, kills, attempts that had finished before.
+
+
+@pytest.mark.parametrize(
+    ("work", "ends", "wanted"),
+    [
+        (partial(time.sleep, 600), False, KILLED),
+        (int, True, ([], 0, 1)),
+        (partial(int, "x"), True, (["by itself"], 0, 0)),
+    ],
+    ids=["killed", "finished before", "failed"],
+)
+def test_the_sweep_counts_what_it_killed_and_nothing_else(
+    tmp_path: Path, work: Callable[[], object], ends: bool, wanted: tuple[list[str], int, int]
+) -> None:
+    seconds = []
+
+    def attempt(at: float) -> tuple[int, int]:
+        seconds.append(at)
+        process = forked(work, tmp_path / "log")
+        if ends:
+            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        kill_tree(process)
+        return ended(process), len(survivors(process))
+
+    trouble, kills, early = broken_off([0.5, 0.5], 8.0, attempt, tmp_path / "log")
+    assert (kills, early) == wanted[1:]
+    assert len(trouble) == len(wanted[0])
+    assert all("attempt 1 ended by itself with 1: ValueError" in text for text in trouble)
+    assert seconds == ([4.0, 2.0] if kills else [4.0]), "a later attempt is killed within what is left"
+
+
+def test_a_sweep_goes_on_but_for_what_an_older_one_did_not_count(tmp_path: Path) -> None:
+    trial = {"row": "label", "point": "before commit", "trouble": [], "seconds": 1.0}
+    random = trial | {"row": "stages in one process, random instants"}
+    noted = [trial, random | {"point": "000: 1.00, 2.00 s"}, random | {"point": "000: at 0.10", "kills": 3, "early": 1}]
+    (tmp_path / "results.json").write_text(json.dumps(noted))
+    sweep = Sweep(tmp_path, None, 0)
+    assert sweep.done == {("label", "before commit"), (random["row"], "000: at 0.10")}
+    sweep.note(str(random["row"]), "001: at 0.50", ["1 processes survived"], time.monotonic(), 1)
+    again = Sweep(tmp_path, None, 0)
+    assert (random["row"], "001: at 0.50") in again.done
+    assert f"| {random['row']} | 4 | 4 | 3 | 75% |" in again.table()
+    assert "3 trials, 1 failed. 1 attempts finished before their kill" in again.table()
+    assert [*again._draws("a run", 5, (1, 2))] == [*sweep._draws("a run", 5, (1, 2))]
 
 
 def test_directories_set_aside_without_a_manifest_never_take_each_others_place(tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import StageError
 from shards.index import NO_MEMBER, read_index
+from shards.plan import clip_key
 from shards.read import MAX_OPEN, ClipReader
 
 
@@ -70,6 +73,24 @@ def test_a_missing_or_damaged_index_is_an_error_that_says_what_to_do(tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files through /proc")
+@pytest.mark.parametrize(
+    "key", ["../../x", "/x", "a/b", "..", "", "a.b", "a\0b", "a\n", "é", "x" * 200, None, 7], ids=repr
+)
+def test_a_key_that_shard_does_not_make_is_refused_with_its_file(tmp_path: Path, key: object) -> None:
+    keys = [7, 8] if isinstance(key, int) else [clip_key("a.mp4", 0), key]
+    pq.write_table(pa.table({"key": keys, "source": ["a.mp4", "b.mp4"]}), tmp_path / "000000.parquet")
+    with pytest.raises(StageError) as caught:
+        read_index(tmp_path, "000000", ["key", "source"])
+    assert str(caught.value).startswith(f"{tmp_path}/000000.parquet: the key {key!r} is none that shard makes")
+    assert read_index(tmp_path, "000000", ["source"]).num_rows == 2
+
+
+@pytest.mark.parametrize("source", ["-- .mp4", "é/視頻.mp4", "x" * 300, "a/" * 50 + "b_c-d.mkv", "..", ".mp4"])
+def test_keys_that_shard_makes_are_taken(tmp_path: Path, source: str) -> None:
+    pq.write_table(pa.table({"key": [clip_key(source, 86_399_999.5)]}), tmp_path / "000000.parquet")
+    assert len(read_index(tmp_path, "000000")) == 1
+
+
 def test_however_many_shards_few_files_are_open_and_none_afterwards(tmp_path: Path) -> None:
     names = [f"{n:06d}" for n in range(MAX_OPEN + 20)]
     for name in names:

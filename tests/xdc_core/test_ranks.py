@@ -3,6 +3,8 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from xdc_core.graph import Fingerprints, node_state
 from xdc_core.run import Node, Run
 from xdc_core.seed import derive_seed
 from xdc_core.stage import run_stage
+from xdc_core.training.agent import AGENT
 from xdc_core.training.assignment import read_assignment
 from xdc_core.training.metrics import read_metrics
 
@@ -52,6 +55,16 @@ def metrics_of(run: Run, node: Node) -> list[dict[str, float]]:
 
 def curve(run: Run, node: Node, name: str = "loss") -> np.ndarray:
     return np.array([line[name] for line in metrics_of(run, node)])
+
+
+def test_a_rank_whose_agent_died_before_it_came_so_far_leaves_at_once(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command = [sys.executable, "-m", "xdc_core.training", str(tmp_path), "audio", "0", str(tmp_path)]
+    environment = os.environ | {AGENT: str(gone.pid)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    # Else it would say that there is no run.
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 @pytest.mark.slow

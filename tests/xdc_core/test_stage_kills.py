@@ -1,6 +1,7 @@
 """kill -9 in the middle of every stage: the next call goes on and leaves the same bytes as if nothing had happened."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -108,6 +109,24 @@ def test_an_evaluation_that_was_killed_goes_on_and_ends_with_the_same_numbers(co
     assert ends[0] == ends[1]
     names = ("results.json", "results.parquet", "predictions", "trials", "manifest.json")
     assert {path.name for path in runs[0].directory(node).iterdir()} == set(names)
+
+
+def test_a_fine_tuning_that_is_finished_is_not_done_again_when_it_was_killed_before_it_was_written(
+    copy_run: MakeRun,
+) -> None:
+    probe = {"protocol": "all", "modality": "audio", "label": "label_speaker", "finetune": {"epochs": 2, "batch": 8}}
+    run, node = copy_run(evaluate={"probe": probe}), Node("eval", "probe", 1)
+    for point in ("before rename test-0.parquet", "before rename test-0.json", "before removal test-0"):
+        command = [sys.executable, "-m", "xdc_core", "eval", str(run.root), "probe", "1"]
+        environment = os.environ | {"XDC_FAULT": f"kill:1:{point}"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    notes: list[str] = []
+    run_stage(run, node, progress=lambda done, total, note="": notes.append(note))
+    assert notes
+    assert not [note for note in notes if note.startswith("epochs")]
+    names = {"results.json", "results.parquet", "predictions", "trials", "manifest.json"}
+    assert {path.name for path in run.directory(node).iterdir()} == names
 
 
 def test_wrong_arguments_are_told_without_a_traceback(worked_run: Run, tmp_path: Path) -> None:

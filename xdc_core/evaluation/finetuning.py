@@ -81,8 +81,8 @@ def finetune(
     """Train on a split's training recordings but those held out, keep the epoch that is best on these, test.
 
     The best epoch's weights are tested as they are; nothing is trained on the held-out part afterwards. An epoch that
-    is finished is kept in `out` across a kill. A view that does not decode is left out; so is a recording without any,
-    and a warning counts those.
+    is finished is kept across a kill, in the folder `<split>-<number>` of `out`, which the caller removes once the
+    trial is written. A view that does not decode is left out; so is a recording without any, and a warning counts those.
 
     Raises:
         ConfigError: a single class to learn, or too few recordings.
@@ -150,9 +150,6 @@ def finetune(
             "warnings": (*warnings, *trial.warnings),
         }
     )
-    for file in place.glob("*"):
-        file.unlink()
-    place.rmdir()
     return trial, verdict
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from shards.commit import write_json
 from shards.errors import ConfigError, StageError
+from shards.fault import fault_point
 from shards.index import shard_names, write_parquet
 from shards.progress import Progress
 from shards.stage import Outcome
@@ -60,6 +61,7 @@ def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
                 predictions = out / "predictions" / f"{split}-{seed}.parquet"
                 write_predictions(predictions, verdict, recordings.names, recordings.classes)
             write_json(path, trial.model_dump(mode="json"))
+        _forget_checkpoints(out / f"{split}-{seed}")
         trials.append(trial)
         progress(done, len(todo), f"trials, {_headline(trial)}")
     facts = summarise(run, node, recordings, trials)
@@ -67,6 +69,18 @@ def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     write_parquet(out / "results.parquet", table_of(facts))
     summary = {metric: found["mean"] for metric, found in facts["metrics"].items()}
     return Outcome(len(trials), sum(recordings.missing.values()), summary | {"warnings": len(facts["warnings"])})
+
+
+def _forget_checkpoints(folder: Path) -> None:
+    """Remove what a fine-tuning kept of its epochs. Not before its trial is written: what is left is not done again."""
+    for file in sorted(folder.glob("*")):
+        fault_point("before removal", f"epoch of {folder.name}")
+        file.unlink()
+        fault_point("after removal", f"epoch of {folder.name}")
+    if folder.exists():
+        fault_point("before removal", folder.name)
+        folder.rmdir()
+        fault_point("after removal", folder.name)
 
 
 TrialWorker = Callable[[Path, str, int], tuple[Trial, Verdict | None]]

@@ -2,19 +2,36 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from shards.errors import StageError
+from shards.stored import read_stored
 
 # The first convolution, and for video the one in time that follows; the names are the encoders' own.
 IN_SPACE = ("stem.0.weight", "stem.weight")
 IN_TIME = "stem.3.weight"
 
 
-def first_filters(path: Path) -> np.ndarray | None:
+def stored_weights(path: Path) -> dict[str, np.ndarray]:
+    """Parameters and buffers of a stored encoder, by name.
+
+    Raises:
+        StageError: the file is missing or damaged.
+    """
+    data = read_stored(path, "train")
+    try:
+        return dict(load(data))
+    except SafetensorError as error:
+        raise StageError(f"{path} cannot be read as an encoder: {error}") from error
+
+
+def first_filters(weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """float32 [filters, height, width, 1 or 3] of the first convolution in space; None where it has another name."""
-    weights = load_file(path)
     name = next((name for name in IN_SPACE if name in weights), None)
     if name is None:
         return None
@@ -23,9 +40,9 @@ def first_filters(path: Path) -> np.ndarray | None:
     return np.ascontiguousarray(found.transpose(0, 2, 3, 1), np.float32)
 
 
-def time_filters(path: Path) -> np.ndarray | None:
+def time_filters(weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """float32 [filters, inputs * 3] of the first convolution in time: a row an output plane; None without one."""
-    found = load_file(path).get(IN_TIME)
+    found = weights.get(IN_TIME)
     if found is None or found.ndim != 5:
         return None
     return np.ascontiguousarray(found[..., 0, 0].reshape(len(found), -1), np.float32)

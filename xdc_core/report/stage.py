@@ -19,7 +19,7 @@ from xdc_core.report.charts import COLOURS, GREY, Line, cross_chart, lines_chart
 from xdc_core.report.clips import page_clips, write_examples
 from xdc_core.report.clusters import cross_table
 from xdc_core.report.facts import gather
-from xdc_core.report.filters import data_address, first_filters, matrix, tiles, time_filters
+from xdc_core.report.filters import data_address, first_filters, matrix, stored_weights, tiles, time_filters
 from xdc_core.report.overview import write_overview
 from xdc_core.report.page import embedded, history_charts, render
 from xdc_core.run import Node, Run
@@ -128,10 +128,10 @@ def _cross(run: Run, facts: dict[str, Any]) -> Markup | None:
 def _filters(run: Run, number: int) -> Any:
     """Pictures of the first layers of the encoders that the round began with, by caption."""
     for modality in modalities(run.config.method):
-        path = run.directory(encoder_node(modality, number)) / ENCODER
-        if (found := first_filters(path)) is not None:
+        weights = stored_weights(run.directory(encoder_node(modality, number)) / ENCODER)
+        if (found := first_filters(weights)) is not None:
             yield f"{modality}: first layer, in space", data_address(tiles(found))
-        if modality == "video" and (times := time_filters(path)) is not None:
+        if modality == "video" and (times := time_filters(weights)) is not None:
             yield (
                 "video: first layer, in time (a row a plane; before, at and after a frame)",
                 data_address(matrix(times)),

@@ -1,4 +1,4 @@
-"""One rank, as torchrun starts it: `python -m xdc_core.training RUN MODALITY ROUND OUT`."""
+"""One rank, as torchrun's agent starts it: `python -m xdc_core.training RUN MODALITY ROUND OUT`."""
 
 import json
 import os
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from shards.errors import XdcError
 from xdc_core.parent_death import die_with_parent
+from xdc_core.training.agent import AGENT
 
 
 def main() -> int:
     """Returns the exit code."""
-    die_with_parent(signal.SIGKILL)
+    # The agent may have died before we came so far; then nobody would end us.
+    die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
     from xdc_core.run import Node, open_run
     from xdc_core.training.place import place_from_environment
     from xdc_core.training.rank import train_rank

@@ -72,9 +72,9 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
 
 
 def _torchrun(run: Run, node: Node, out: Path, processes: int, listen: Any) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", "xdc_core.training.agent", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "xdc_core.training", str(run.root), str(node.modality), str(node.round), str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment, stage = os.environ | {"OMP_NUM_THREADS": "1"}, os.getpid()
     agent = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -83,7 +83,7 @@ def _torchrun(run: Run, node: Node, out: Path, processes: int, listen: Any) -> N
         env=environment,
         # The ranks die with the agent, and it with us: whoever outlived us would write into a directory that is no
         # longer locked.
-        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        preexec_fn=lambda: die_with_parent(signal.SIGKILL, stage),
         process_group=0,  # A signal to our group is for us to pass on.
     )
     assert agent.stdout is not None
