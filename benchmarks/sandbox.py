@@ -9,6 +9,7 @@ child and of its parent) tells more than wall time.
 """
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from shards.corpus import list_folder
 from shards.errors import MediaError
 from shards.media import Clip
 from shards.plan import make_plan
+from shards.progress import silent
 from shards.sandbox import ordered_map
 from shards.settings import CorpusSettings, limits_of
-from shards.survey import survey_file
+from shards.survey import survey
 from shards.write import cut_clip
 
 
@@ -61,7 +63,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = CorpusSettings(silence="keep")
     listing = list_folder(arguments.folder, label_from_folder=False)
-    found = {source.path: survey_file(str(listing.root), source.path) for source in listing.sources}
+    with tempfile.TemporaryDirectory() as notes:
+        found = survey(listing, [], Path(notes) / "notes", 1, limits_of(settings), silent)
     planned = make_plan(settings, listing, found).clips[: arguments.clips]
     jobs = [(str(listing.root), clip.source.path, clip.start_s, clip.end_s, settings) for clip in planned]
     size = -(-len(jobs) // arguments.blocks)

@@ -7,6 +7,7 @@ A packet that does not decode is left out: the picture before it stays, and the 
 many do not decode is of no use.
 """
 
+import errno
 import functools
 import itertools
 import math
@@ -21,14 +22,17 @@ from av.container import InputContainer
 
 from shards.damage import what_it_is
 from shards.errors import MediaError
+from shards.source import check_readable
 
+REACH = 1 << 26  # Bytes: behind the last packet that was read, a failed read lies in the next of these.
 MAX_STREAMS = 256  # A whole television multiplex has about 100.
 # A file with more packets that do not decode than either is of no use.
 BAD_PACKETS = 2
 BAD_SHARE = 0.1
 # Formats that name other files, or devices: one file is read, and nothing else.
 _OF_OTHER_FILES = (
-    "concat dash ffmetadata hls image2 imf lavfi rtp rtsp sap sdp tty vapoursynth webm_dash_manifest "
+    "avisynth concat dash dvdvideo ffmetadata hls image2 imf lavfi mlv rtp rtsp sap sdp tty vapoursynth vobsub "
+    "webm_dash_manifest "
     "alsa fbdev kmsgrab v4l2 video4linux2 x11grab xcbgrab pulse jack oss openal"
 )
 
@@ -46,10 +50,13 @@ def open_media(path: Path) -> InputContainer:
     Raises:
         MediaError: there is no such file, it is empty, FFmpeg does not know it, or it has more than 256 streams.
     """
-    if not path.is_file():
-        raise MediaError("the file does not exist" if not path.exists() else "not a regular file")
-    if path.stat().st_size == 0:
-        raise MediaError("the file is empty")
+    try:
+        if not path.is_file():
+            raise MediaError("the file does not exist" if not path.exists() else "not a regular file")
+        if path.stat().st_size == 0:
+            raise MediaError("the file is empty")
+    except OSError as error:
+        raise MediaError(f"the file cannot be looked at: {error.strerror}") from error
     try:
         # Absolute: FFmpeg takes what precedes a colon for a protocol. Tags may be in any encoding and are not needed.
         container = av.open(
@@ -136,6 +143,7 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
     Raises:
         MediaError: see open_media and choose_streams, or too much of it does not decode; also while the frames are
             iterated over.
+        SourceError: the system cannot read the file any further; while the frames are iterated over.
     """
     for back_s in (0.0, 1.0, 10.0, math.inf):
         with open_media(path) as container:
@@ -176,7 +184,7 @@ def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream, 
     what = "picture" if stream.type == "video" else "sound"
     begun, seen, bad = False, 0, 0
     failure: av.FFmpegError | None = None
-    for decode in _to_decode(container, stream):
+    for decode in _to_decode(container, stream, path):
         seen += 1
         try:
             frames = decode()
@@ -209,13 +217,17 @@ def packets_of(container: InputContainer, stream: av.VideoStream | av.AudioStrea
 
 
 def _to_decode(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream
+    container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path
 ) -> Iterator[Callable[[], Sequence[Any]]]:
     """Decodes one packet of a stream each, to where the file ends or cannot be read further, and what is left over."""
+    at = 0
     try:
         for packet in packets_of(container, stream):
+            at = max(at, packet.pos or 0)
             yield packet.decode
     except MemoryError:
         raise
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        if error.errno == errno.EIO:  # FFmpeg says so of files that end too early, too.
+            check_readable(path, at, REACH)
         yield functools.partial(stream.decode, None)

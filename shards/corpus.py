@@ -1,11 +1,13 @@
 """What there is: the sources of a corpus, from a folder, a manifest, or a data set in its official layout."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.errors import ConfigError
+from shards.source import EVERYWHERE
 from shards.table import TABLE_SUFFIXES, read_table
 
 _VIDEO = (
@@ -89,17 +91,28 @@ def list_corpus(videos: Path, label_from_folder: bool = False, layout: str | Non
 
 
 def list_folder(folder: Path, label_from_folder: bool) -> Listing:
-    """Every file below `folder` but hidden ones; what is no media file by its name is rejected, with a reason."""
+    """Every file below `folder` but hidden ones; what is no media file by its name is rejected, with a reason.
+
+    So is a folder that cannot be read. It is tried again whenever the folder is listed.
+    """
     sources, rejects = [], []
-    for path in sorted(folder.rglob("*")):
+    found: dict[Path, bool] = {}  # Whether it is a link to a folder.
+
+    def reject_folder(error: OSError) -> None:
+        if error.errno in EVERYWHERE:
+            raise error
+        name = Path(error.filename).relative_to(folder).as_posix()
+        rejects.append(Reject(_shown(name), "list", f"the folder cannot be read: {error.strerror}"))
+
+    for place, folders, files in os.walk(folder, onerror=reject_folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found |= {path: True for name in folders if (path := Path(place, name)).is_symlink()}
+        found |= {Path(place, name): False for name in files if not name.startswith(".")}
+    for path in sorted(found):
         name = path.relative_to(folder).as_posix()
-        linked = path.is_symlink() and path.is_dir()
-        if (path.is_dir() and not linked) or any(part.startswith(".") for part in Path(name).parts):
-            continue
         if not _is_unicode(name):
-            shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            rejects.append(Reject(shown, "list", "the file's name is not valid UTF-8: rename it"))
-        elif linked:
+            rejects.append(Reject(_shown(name), "list", "the file's name is not valid UTF-8: rename it"))
+        elif found[path]:
             rejects.append(Reject(name, "list", "a link to a folder is not followed: use a manifest for what is in it"))
         elif path.suffix.lower() in MEDIA_SUFFIXES:
             labels = {"label": path.parent.name} if label_from_folder and path.parent != folder else {}
@@ -107,6 +120,11 @@ def list_folder(folder: Path, label_from_folder: bool) -> Listing:
         else:
             rejects.append(Reject(name, "list", f"not a media file by its name ({path.suffix or 'no suffix'})"))
     return Listing(folder, tuple(sources), tuple(rejects))
+
+
+def _shown(name: str) -> str:
+    """A name that need not be UTF-8, so that it can be printed."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_unicode(name: str) -> bool:

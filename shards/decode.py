@@ -16,6 +16,7 @@ def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
 
     Raises:
         MediaError: the bytes do not decode, or hold fewer frames.
+        MemoryError: there is not enough memory for them.
     """
     frames: list[np.ndarray] = []
     # One converter on one thread: a converter a frame, on threads of its own, costs ten times the decoding.
@@ -37,6 +38,8 @@ def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
                     frames.append(converter.reformat(frame, format="rgb24", threads=1).to_ndarray())
                 if len(frames) == count:
                     break
+    except MemoryError as error:  # Of these is FFmpeg's own, which is an FFmpegError too: no fault of the clip.
+        raise MemoryError("to decode a stored picture") from error
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the stored picture does not decode: {error}") from error
     if len(frames) < count:
@@ -51,10 +54,13 @@ def decode_sound(flac: bytes) -> np.ndarray:
 
     Raises:
         MediaError: the bytes do not decode.
+        MemoryError: there is not enough memory for them.
     """
     try:
         with av.open(io.BytesIO(flac), "r", format="flac", metadata_errors="replace") as container:
             parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+    except MemoryError as error:
+        raise MemoryError("to decode a stored sound") from error
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the stored sound does not decode: {error}") from error
     if not parts:

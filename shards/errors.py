@@ -19,3 +19,15 @@ class Busy(XdcError):
 
 class MediaError(XdcError):
     """One media file or clip is of no use. Costs one row in rejects.parquet, never a run."""
+
+
+class SourceError(XdcError):
+    """A source file cannot be read, by the system's account: trouble of the machine. `at`: from which byte on."""
+
+    def __init__(self, text: str, at: int = 0) -> None:
+        super().__init__(text)
+        self.at = at
+
+
+class Killed(MediaError):
+    """Somebody else killed the process that worked on a file, twice: the file's fault, or the machine's."""

@@ -9,11 +9,12 @@ from shards.corpus import Listing, list_corpus
 from shards.errors import ConfigError, StageError
 from shards.fault import fault_point
 from shards.index import read_parquet
+from shards.lock import exclusive
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
 from shards.settings import BOTH, CorpusSettings, limits_of, stored_part
 from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, record_of
-from shards.survey import Surveyed, read_survey, stat_of, survey
+from shards.survey import Surveyed, read_survey, recall, survey
 from shards.write import core_count, write_corpus
 
 
@@ -30,7 +31,9 @@ def shard(
 
     Raises:
         ConfigError: there is nothing to make a corpus from, or the corpus would take the place of the videos.
-        StageError: too many inputs were rejected, or files of the corpus are gone and there are no videos.
+        StageError: too many inputs were rejected, a source went away while it was worked on, or files of the corpus
+            are gone and there are no videos.
+        Busy: another process is at the same corpus.
     """
     manifest = read_manifest(corpus)
     if videos is None or not videos.exists():
@@ -44,13 +47,7 @@ def shard(
             "Give the corpus a directory of its own."
         )
     listing = list_corpus(videos, settings.label_from_folder, settings.layout)
-    notes = survey_notes(corpus, settings.modalities)
-    if force:
-        notes.unlink(missing_ok=True)
-    known = [] if force else known_sources(corpus, settings.modalities)
-    workers = settings.workers or core_count()
-    with machine_trouble_explained("shard", notes):
-        found = survey(listing, known, notes, workers, limits_of(settings), progress, settings.modalities)
+    found = _surveyed(corpus, listing, settings, progress, force)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
@@ -68,8 +65,31 @@ def shard(
         forget_notes(corpus, settings)
     else:
         fault_point("before forget_notes")
-        notes.unlink(missing_ok=True)  # From here on sources.parquet tells the same.
+        survey_notes(corpus, settings.modalities).unlink(
+            missing_ok=True
+        )  # From here on sources.parquet tells the same.
     return record
+
+
+def _surveyed(
+    corpus: Path, listing: Listing, settings: CorpusSettings, progress: Progress, force: bool
+) -> dict[str, Surveyed]:
+    """What every source holds: from the corpus and the notes as far as that holds, the rest from the files."""
+    notes = survey_notes(corpus, settings.modalities)
+
+    def known() -> Iterator[Surveyed]:
+        return iter(()) if force else known_sources(corpus, settings.modalities)
+
+    with machine_trouble_explained("shard", notes):
+        if not force:
+            found, unknown = recall(listing, known(), notes)
+            if not unknown:
+                return {name: found[name] for name in sorted({source.path for source in listing.sources})}
+        with exclusive(corpus):  # Two that are started at once would both read all files.
+            if force:
+                notes.unlink(missing_ok=True)
+            workers = settings.workers or core_count()
+            return survey(listing, known(), notes, workers, limits_of(settings), progress, settings.modalities)
 
 
 def forget_notes(corpus: Path, settings: CorpusSettings) -> None:
@@ -127,19 +147,12 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
             return manifest.fingerprint, ""
         return None, f"{videos} is gone, and the settings changed"
     listing = list_corpus(videos, settings.label_from_folder, settings.layout)
-    entries = (
-        *known_sources(corpus, settings.modalities),
-        *read_survey(survey_notes(corpus, settings.modalities)),
+    known, changed = recall(
+        listing, known_sources(corpus, settings.modalities), survey_notes(corpus, settings.modalities)
     )
-    known = {entry.path: entry for entry in entries if _unchanged(listing, entry)}
-    changed = sorted({source.path for source in listing.sources} - set(known))
     if changed and manifest is not None and _modalities_of(manifest) != settings.modalities:
         return None, f"modalities: {', '.join(_modalities_of(manifest))} -> {', '.join(settings.modalities)}"
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return None, f"new or changed source {changed[0]}{more}"
     return corpus_fingerprint(settings, listing, known), ""
-
-
-def _unchanged(listing: Listing, entry: Surveyed) -> bool:
-    return (entry.size, entry.mtime_ns) == stat_of(listing.root / entry.path)

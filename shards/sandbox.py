@@ -2,6 +2,8 @@
 
 A child serves many files. It has a limit on its memory and its open files from the first one on, and on processor time
 for each. One that died, ran out of memory, or grew by what the files left in it is replaced.
+
+What may be trouble of the machine (a kill from outside, a source file that cannot be read) is tried once more.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from shards.errors import MediaError
+from shards.errors import Killed, MediaError, SourceError, XdcError
 
 # Not fork: the caller may hold threads and libraries that do not survive it.
 _context = multiprocessing.get_context("spawn")
@@ -47,6 +49,7 @@ class _Child:
     process: BaseProcess
     pipe: Connection
     job: int | None = None
+    arguments: tuple[Any, ...] = ()
     deadline: float = 0.0
 
 
@@ -66,6 +69,8 @@ def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
                 answer = ("done", work(*arguments))
             except MediaError as error:
                 answer = ("failed", str(error))
+            except SourceError as error:
+                answer, sound = ("unreadable", str(error)), False
             except MemoryError:
                 answer, sound = ("failed", too_much), False
             except Exception as error:  # noqa: BLE001 - hostile files find every path; each costs itself only
@@ -143,20 +148,27 @@ def _end(child: _Child) -> None:
     child.process.join()
 
 
-def _cause_of_death(process: BaseProcess, limits: Limits) -> str:
-    """In words that a person can do something with."""
+def _cause_of_death(process: BaseProcess, limits: Limits) -> tuple[str, str]:
+    """The verdict, and the cause in words that a person can do something with."""
     code = process.exitcode or 0
+    if -code == signal.SIGKILL:
+        return "killed", "the decoding process was killed from outside (signal 9), most often for lack of memory"
+    return "failed", _own_fault(code, limits)
+
+
+def _own_fault(code: int, limits: Limits) -> str:
     if code >= 0:
         return f"the decoding process ended by itself (exit {code})"
     if -code == signal.SIGXCPU:
         return f"needed more than {limits.cpu_seconds:g} s of processor time (corpus.clip_cpu_s)"
-    if -code == signal.SIGKILL:
-        return "the decoding process was killed from outside (signal 9), most often for lack of memory"
     try:
         name = f", {signal.Signals(-code).name}"
     except ValueError:
         name = ""
     return f"the decoder crashed (signal {-code}{name})"
+
+
+_ERRORS: dict[str, type[XdcError]] = {"failed": MediaError, "killed": Killed, "unreadable": SourceError}
 
 
 def ordered_map(
@@ -165,12 +177,15 @@ def ordered_map(
     """Do `work(*job)` for each job in `workers` child processes; yield in the order of the jobs.
 
     Yields what `work` returned, or a MediaError: what it raised, or that its process died or went beyond its limits
-    (the process is then replaced). At most 8 jobs a worker are in flight or waiting to be taken, so memory does not
-    grow with the number of jobs. `work` must be importable by name.
+    (the process is then replaced). A job whose process was killed from outside, or that raised a SourceError, is done
+    once more by another process; the second time it yields Killed (a MediaError), or that SourceError. At most 8 jobs a
+    worker are in flight or waiting to be taken, so memory does not grow with the number of jobs. `work` must be
+    importable by name.
     """
     source = enumerate(jobs)
     waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
     finished: dict[int, Any] = {}
+    tried: set[int] = set()
     exhausted, following = False, 0
     children: list[_Child] = []
     try:
@@ -196,10 +211,10 @@ def ordered_map(
                 if idle is None:
                     idle = _start(work, limits)
                     children.append(idle)
-                idle.job, arguments = waiting.popleft()
+                idle.job, idle.arguments = waiting.popleft()
                 idle.deadline = time.monotonic() + limits.seconds
                 with contextlib.suppress(ConnectionError):  # It just died: then there is no answer either.
-                    idle.pipe.send(arguments)
+                    idle.pipe.send(idle.arguments)
                 busy.append(idle)
             patience = max(0.0, min(child.deadline for child in busy) - time.monotonic())
             ready = wait([child.pipe for child in busy], timeout=patience)
@@ -210,7 +225,8 @@ def ordered_map(
                         verdict, value, good = child.pipe.recv()
                     except (EOFError, OSError):  # Closed, reset, or cut off in the middle of an answer.
                         child.process.join()
-                        verdict, value, good = "failed", _cause_of_death(child.process, limits), False
+                        verdict, value = _cause_of_death(child.process, limits)
+                        good = False
                 elif time.monotonic() >= child.deadline:
                     verdict, value, good = (
                         "failed",
@@ -219,7 +235,12 @@ def ordered_map(
                     )
                 else:
                     continue
-                finished[child.job] = value if verdict == "done" else MediaError(value)
+                if verdict in ("killed", "unreadable") and child.job not in tried:
+                    tried.add(child.job)
+                    waiting.appendleft((child.job, child.arguments))
+                else:
+                    tried.discard(child.job)
+                    finished[child.job] = value if verdict == "done" else _ERRORS[verdict](value)
                 child.job = None
                 if not good:
                     children.remove(child)

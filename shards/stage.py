@@ -116,9 +116,16 @@ def package_versions() -> dict[str, str]:
 
 @contextmanager
 def machine_trouble_explained(stage: str, target: Path) -> Iterator[None]:
-    """A full disk or a missing permission is no defect of ours: say what it is, and that nothing is lost."""
+    """A full disk, a missing permission or too little memory is no defect of ours: say what it is, and that nothing is
+    lost.
+    """
     try:
         yield
+    except MemoryError as error:
+        raise StageError(
+            f"{stage} has not enough memory{f' ({error})' if str(error) else ''}. Older results are as they were, and "
+            "what is finished of the new ones is kept: free some, and run the same again."
+        ) from error
     except OSError as error:
         where = error.filename or target
         what = error.strerror or str(error).strip().splitlines()[-1]  # From a worker process it comes with a traceback.

@@ -1,24 +1,31 @@
 """What every source file holds: size, content hash, duration, codecs. Done once a file, remembered in a file."""
 
+import contextlib
 import json
-import os
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shards.commit import sha256_of
 from shards.corpus import Listing
-from shards.errors import MediaError
+from shards.errors import Killed, MediaError, SourceError
 from shards.fault import fault_point
 from shards.probe import Probe, probe
 from shards.progress import Progress
 from shards.sandbox import Limits, ordered_map
 from shards.settings import BOTH
+from shards.source import check_readable, hash_source, stat_of
+
+UNREADABLE = "cannot be read: "
 
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One source file. `reason` says why it cannot be used; then the probe's fields are empty."""
+    """One source file. `reason` says why it cannot be used; then the probe's fields are empty.
+
+    A file that could not be read has no sha256; `unreadable_at` is the first byte that could not.
+    """
 
     path: str
     size: int
@@ -32,40 +39,56 @@ class Surveyed:
     audio_codec: str = ""
     sample_rate: int = 0
     reason: str = ""
+    unreadable_at: int = 0
 
 
-def survey_file(root: str, name: str, modalities: Collection[str] = BOTH) -> Surveyed:
-    """Hash and probe one file. Runs in a child process of the sandbox; a file that is no use gets a reason."""
+def still_holds(root: Path, entry: Surveyed) -> bool:
+    """Whether a finding is true as far as can be told without reading the file: it has the same size and time, and
+    where it could not be read it still cannot be.
+    """
+    path = root / entry.path
+    if (entry.size, entry.mtime_ns) != stat_of(path):
+        return False
+    if not entry.reason.startswith(UNREADABLE):
+        return True
+    try:
+        check_readable(path, entry.unreadable_at)
+    except SourceError:
+        return True
+    return False
+
+
+def probe_file(root: str, name: str, modalities: Collection[str]) -> Probe:
+    """What a child process of the sandbox does for one file.
+
+    Raises:
+        MediaError: it is no use.
+        SourceError: it is there, but cannot be read.
+    """
     path = Path(root) / name
-    size, mtime_ns = stat_of(path)
     try:
-        content = sha256_of(path) if path.is_file() else ""
-        found: Probe = probe(path, modalities)
-    except MediaError as error:
-        return Surveyed(name, size, mtime_ns, content, reason=str(error))
-    except OSError as error:
-        return Surveyed(name, size, mtime_ns, "", reason=f"cannot be read: {error.strerror}")
-    return Surveyed(name, size, mtime_ns, content, **asdict(found))
-
-
-def stat_of(path: Path) -> tuple[int, int]:
-    """Size in bytes and modification time in ns; (-1, -1) where there is no such file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        return probe(path, modalities)
+    except MediaError:
+        if stat_of(path)[0] >= 0:
+            check_readable(path)
+        raise
 
 
 def read_survey(path: Path) -> Iterator[Surveyed]:
-    """The lines of a survey file; a last line that a kill cut short is left out."""
+    """The lines of a survey file but those that are damaged, such as a last one that a kill cut short."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in path.read_bytes().split(b"\n"):
         try:
             yield Surveyed(**json.loads(line))
         except (ValueError, TypeError):
             continue
+
+
+def recall(listing: Listing, known: Iterable[Surveyed], notes: Path) -> tuple[dict[str, Surveyed], list[str]]:
+    """Earlier findings that still hold, by path, and the files of the listing of which there are none."""
+    found = {entry.path: entry for entry in (*known, *read_survey(notes)) if still_holds(listing.root, entry)}
+    return found, sorted({source.path for source in listing.sources} - set(found))
 
 
 def survey(
@@ -79,28 +102,61 @@ def survey(
 ) -> dict[str, Surveyed]:
     """Survey every file of a listing, by path. What is new is appended to `notes` at once, so a kill loses nothing.
 
-    `known` are earlier findings: they hold as long as a file's size and modification time are the same. They and
-    `notes` must be of the same modalities: a file that is no use for the one may be good for the other.
+    `known` are earlier findings, used as far as they still hold. They and `notes` must be of the same modalities: a
+    file that is no use for the one may be good for the other.
+
+    Files are probed in child processes, within `limits`, and hashed by threads here: that takes as long as a file is.
     """
-    names = sorted({source.path for source in listing.sources})
-    found = {
-        entry.path: entry
-        for entry in (*known, *read_survey(notes))
-        if (entry.size, entry.mtime_ns) == stat_of(listing.root / entry.path)
-    }
-    unknown = [name for name in names if name not in found]
-    if not unknown:
-        return {name: found[name] for name in names}
-    notes.parent.mkdir(parents=True, exist_ok=True)
-    answers = ordered_map(survey_file, ((str(listing.root), name, modalities) for name in unknown), workers, limits)
-    with notes.open("a", encoding="utf-8") as file:
-        for count, (name, answer) in enumerate(zip(unknown, answers, strict=True), start=1):
-            if isinstance(answer, MediaError):  # The child died over it.
-                answer = Surveyed(name, *stat_of(listing.root / name), sha256="", reason=str(answer))
-            found[name] = answer
-            fault_point("before note")
-            file.write("\n" + json.dumps(asdict(answer)))
-            file.flush()
-            fault_point("after note")
-            progress(count, len(unknown), "files probed")
-    return {name: found[name] for name in names}
+    found, unknown = recall(listing, known, notes)
+    if unknown:
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        new = _look_at(listing.root, unknown, workers, limits, modalities)
+        with notes.open("a", encoding="utf-8") as file, contextlib.closing(new):
+            for count, (entry, for_good) in enumerate(new, start=1):
+                found[entry.path] = entry
+                if for_good:
+                    fault_point("before note")
+                    file.write("\n" + json.dumps(asdict(entry)))
+                    file.flush()
+                    fault_point("after note")
+                progress(count, len(unknown), "files probed")
+    return {name: found[name] for name in sorted({source.path for source in listing.sources})}
+
+
+def _look_at(
+    root: Path, names: list[str], workers: int, limits: Limits, modalities: Collection[str]
+) -> Iterator[tuple[Surveyed, bool]]:
+    """The finding on each file, in order, and whether it is one to remember."""
+    hashing: deque[tuple[str, tuple[int, int], Future[str]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+
+    def jobs() -> Iterator[tuple[str, str, Collection[str]]]:
+        for name in names:
+            # The time comes first: a file that changes while it is read is then another one, and read again.
+            hashing.append((name, stat_of(root / name), pool.submit(hash_source, root / name)))
+            yield str(root), name, modalities
+
+    answers = ordered_map(probe_file, jobs(), workers, limits)
+    try:
+        for answer in answers:
+            name, (size, mtime_ns), hashed = hashing.popleft()
+            content = reason = ""
+            try:
+                content = hashed.result()
+                if isinstance(answer, SourceError):
+                    raise answer
+            except SourceError as error:
+                yield Surveyed(name, size, mtime_ns, "", reason=f"{UNREADABLE}{error}", unreadable_at=error.at), True
+                continue
+            except MediaError as error:
+                reason = str(error)
+            if isinstance(answer, MediaError) or reason:
+                yield (
+                    Surveyed(name, size, mtime_ns, content, reason=reason or str(answer)),
+                    not isinstance(answer, Killed),
+                )
+            else:
+                yield Surveyed(name, size, mtime_ns, content, **asdict(answer)), True
+    finally:
+        answers.close()
+        pool.shutdown(cancel_futures=True)

@@ -1,6 +1,7 @@
 """The shard stage: sources -> clips -> tars with an index each, rejects, and a plan. Resumes at the next shard."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,15 +14,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from shards.commit import new_file, write_json
+from shards.commit import fingerprint, new_file, write_json
 from shards.corpus import Reject
-from shards.errors import MediaError, StageError
+from shards.errors import MediaError, SourceError, StageError
 from shards.index import MEMBERS, NO_MEMBER, index_schema, read_index, shard_name, write_parquet
 from shards.media import Clip, cut
 from shards.plan import Plan, PlannedClip, plan_table
 from shards.progress import Progress
 from shards.sandbox import ordered_map
 from shards.settings import CorpusSettings, limits_of
+from shards.source import check_readable, read_through
 from shards.survey import Surveyed
 
 REJECTS_SCHEMA = pa.schema(
@@ -37,8 +39,20 @@ REJECTS_SCHEMA = pa.schema(
 
 
 def cut_clip(root: str, source: str, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
-    """What a child process of the sandbox does for one clip."""
-    return cut(Path(root) / source, start_s, end_s, settings)
+    """What a child process of the sandbox does for one clip.
+
+    Raises:
+        MediaError: the clip is of no use.
+        SourceError: the file, which was there when it was surveyed, is gone or cannot be read.
+    """
+    path = Path(root) / source
+    try:
+        return cut(path, start_s, end_s, settings)
+    except MediaError as error:
+        check_readable(path)
+        if getattr(error.__cause__, "errno", 0) == errno.EIO:
+            read_through(path)
+        raise
 
 
 def core_count() -> int:
@@ -56,10 +70,11 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Write everything of a corpus but its manifest into `out`; shards that are there already are kept.
 
-    Returns a summary: clips, rejects by step, bytes, seconds of video.
+    Returns a summary: clips, rejects by step, bytes, hours of video, and a digest of the keys that were accepted.
 
     Raises:
-        StageError: more than `max_reject_share` of the clips were rejected, or a row went missing.
+        StageError: a source is gone or cannot be read any more, more than `max_reject_share` of the clips were
+            rejected, or a row went missing.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_parquet(out / "plan.parquet", plan_table(plan))
@@ -78,7 +93,7 @@ def write_corpus(
             rejects: list[Reject] = []
             with new_file(out / f"{shard_name(number)}.tar") as temporary:
                 rows = []
-                for row in _write_tar(temporary, planned[number], clips, plan, settings, rejects):
+                for row in _write_tar(temporary, root, planned[number], clips, plan, settings, rejects):
                     rows.append(row)
                     done += 1
                     progress(done, len(plan.clips), f"clips, {rejected + len(rejects)} rejected")
@@ -93,8 +108,9 @@ def write_corpus(
 
 def _write_tar(
     path: Path,
+    root: Path,
     planned: list[PlannedClip],
-    clips: Iterator[Clip | MediaError],
+    clips: Iterator[Clip | MediaError | SourceError],
     plan: Plan,
     settings: CorpusSettings,
     rejects: list[Reject],
@@ -109,6 +125,12 @@ def _write_tar(
         for clip in planned:
             made = next(clips)
             source = clip.source
+            if isinstance(made, SourceError):
+                raise StageError(
+                    f"{root / source.path} was there when it was surveyed, and cannot be read now: {made}. What is "
+                    "finished is kept. Bring it back (is its disk there?) and run the same again; or take it out of "
+                    "corpus.videos for good, and run the same again: the clips are then planned without it."
+                )
             if isinstance(made, MediaError):
                 rejects.append(Reject(source.path, "cut", str(made), clip.key, clip.start_s, clip.end_s))
                 continue
@@ -175,6 +197,8 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
         "reasons": dict(Counter(reject.reason for reject in rejects).most_common(10)),
         "hours": round(total["video_seconds"] / 3600, 4),
         "bytes": total["bytes"],
+        # Which clips were accepted does not follow from sources and settings alone: it is part of what others read.
+        "accepted": fingerprint(keys),
     }
 
 
@@ -187,5 +211,6 @@ def _check_share(plan: Plan, rejects: list[Reject], clips: int, allowed: float) 
     raise StageError(
         f"{len(bad)} inputs were rejected and {clips} clips are good: more than the share allowed by "
         f"corpus.max_reject_share ({allowed:g}). The most frequent reasons: {common or 'none'}. "
-        "Look at the sources, or raise max_reject_share and run again (what is done is kept)."
+        "Look at the sources, or raise max_reject_share and run again (what is done is kept). Where the machine was "
+        "to blame, as for lack of memory, cut all anew: xdc stage shard ... --force"
     )

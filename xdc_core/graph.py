@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from shards.commit import fingerprint, partial_directory, read_manifest, sha256_of
+from shards.commit import fingerprint, partial_directory, read_manifest, sha256_of, stale_directory
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
 from shards.plan import STAGE_VERSION as SHARD_VERSION
@@ -286,6 +286,7 @@ class Fingerprints:
         self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
         self.reasons: dict[Node, str] = {}
         self._digests: dict[str, str] = {}
+        self._read_as: dict[Node, str] = {}
 
     def of(self, node: Node) -> str | None:
         """The fingerprint, or None where it is not known because the corpus must be made first."""
@@ -300,10 +301,25 @@ class Fingerprints:
     def inputs_of(self, node: Node) -> dict[str, str | None]:
         """The fingerprints of what a node reads, by the name of the node or, of a file, by what it is."""
         return (
-            {str(source): self.of(source) for source in inputs(self.run.config, node)}
+            {str(source): self._as_input(source) for source in inputs(self.run.config, node)}
             | files_read(self.run, node)
             | self._splits(node)
         )
+
+    def _as_input(self, source: Node) -> str | None:
+        """The fingerprint under which a node is read. That of a directory of clips depends on which were accepted, too:
+        made anew of the same sources, it may have others. One that is older than the digest of its keys has its own.
+        """
+        own = self.of(source)
+        if own is None or not is_corpus(source):
+            return own
+        if source not in self._read_as:
+            directory = self.run.directory(source)
+            found = (read_manifest(place) for place in (directory, stale_directory(directory, own)))
+            there = next((manifest for manifest in found if manifest and manifest.fingerprint == own), None)
+            accepted = there.summary.get("accepted") if there else None
+            self._read_as[source] = fingerprint([own, accepted]) if accepted else own
+        return self._read_as[source]
 
     def _splits(self, node: Node) -> dict[str, str]:
         """What a data set's own files say of its splits enters the evaluations on it."""
