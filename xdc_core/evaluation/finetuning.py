@@ -82,7 +82,8 @@ def finetune(
 
     The best epoch's weights are tested as they are; nothing is trained on the held-out part afterwards. An epoch that
     is finished is kept across a kill, in the folder `<split>-<number>` of `out`, which the caller removes once the
-    trial is written. A view that does not decode is left out; so is a recording without any, and a warning counts those.
+    trial is written. A view that does not decode is left out; so is a recording without any, and a warning counts
+    those.
 
     Raises:
         ConfigError: a single class to learn, or too few recordings.
