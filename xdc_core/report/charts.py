@@ -12,7 +12,7 @@ import numpy as np
 COLOURS = {"video": "#D55E00", "audio": "#0072B2", "joint": "#009E73"}  # Okabe and Ito's, told apart by everyone.
 GREY = "#808080"
 WIDTH = 5.2  # Inches, as are the margins: left, right, bottom, top.
-MARGINS = (0.65, 0.1, 0.45, 0.08)
+MARGINS = (0.8, 0.1, 0.45, 0.08)
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xdc",
