@@ -44,8 +44,8 @@ SETTINGS = CorpusSettings(
     clip_timeout_s=600,
     clip_memory_mb=1024,
 )
-# What no reason may say: a defect of ours, or nothing.
-NO_REASON = re.compile(r"defect of xdc|unknown|^\W*$")
+# What no reason may say: a defect of ours, a decoder that crashed or hung, or nothing.
+NO_REASON = re.compile(r"unknown|Error|defect|crashed|took longer|needed more|decoding process|^\W*$")
 
 
 def valid_videos(folder: Path) -> dict[str, bytes]:

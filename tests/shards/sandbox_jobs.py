@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from shards.errors import MediaError
+from shards.errors import MediaError, SourceError
 
 
 def after(seconds: float, number: int) -> tuple[int, int]:
@@ -40,6 +40,17 @@ def behave(how: str, number: int) -> int:
         case "memory":
             raise MemoryError
     return number * 10
+
+
+def fail_at_first(how: str, note: str, times: int) -> int:
+    """Be killed, or find the source unreadable, as often as that; each time is noted in a file. Gives the process."""
+    with Path(note).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    if len(Path(note).read_text().split()) <= times:
+        if how == "unreadable":
+            raise SourceError("Stale file handle")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
 
 
 def note_and_hang(path: str) -> None:

@@ -1,6 +1,9 @@
 """Stored clips back to arrays: any frames by their position, and the sound."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -104,3 +107,32 @@ def test_bytes_that_are_no_sound_are_an_error(damage: str, tmp_path: Path) -> No
     }[damage]
     with pytest.raises(MediaError, match=r"the stored sound (does not decode|is empty)"):
         decode_sound(data)
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from shards.decode import decode_frames
+
+decode_frames(Path(sys.argv[1]).read_bytes(), 0, 1)  # What the libraries need is theirs by now.
+data = Path(sys.argv[2]).read_bytes()
+for room in range(10, 24, 2):
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (room << 20), resource.RLIM_INFINITY))
+    try:
+        decode_frames(data, 0, 1)
+    except Exception as error:
+        print(type(error).__name__, type(error.__cause__).__module__, type(error.__cause__).__name__)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads from /proc how much memory is taken")
+def test_too_little_memory_is_no_fault_of_the_clip(tmp_path: Path) -> None:
+    (tmp_path / "small.mp4").write_bytes(stored(30.0, 8))
+    large = (av.VideoFrame.from_ndarray(np.zeros((2160, 3840, 3), np.uint8), format="rgb24") for _ in range(2))
+    (tmp_path / "large.mp4").write_bytes(encode_picture(large, 30.0, 8, 18)[0])
+    words = [sys.executable, "-c", IN_LITTLE_MEMORY, str(tmp_path / "small.mp4"), str(tmp_path / "large.mp4")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "MemoryError av.error MemoryError" in said
+    assert "MediaError av.error MemoryError" not in said

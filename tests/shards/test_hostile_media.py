@@ -12,6 +12,7 @@ import pytest
 from media_maker import Array, pictures_of, plain, tone, write_video
 
 from shards.commit import read_manifest
+from shards.container import _formats
 from shards.corpus import list_corpus
 from shards.decode import decode_sound
 from shards.errors import MediaError, StageError
@@ -246,18 +247,81 @@ def test_a_name_is_no_pattern_of_names(tmp_path: Path) -> None:
         probe(tmp_path / "a%03d.png", ["video"])
 
 
-def test_an_mp4_whose_track_lies_in_another_file_reads_nothing_there(good: Path, tmp_path: Path) -> None:
-    """The track's data reference: `url ` with flag 1 means this file; without it, the name that follows."""
-    content = good.read_bytes()
-    assert content.count(b"url \0\0\0\1") == 2
-    other = tmp_path / "elsewhere.mp4"
-    other.write_bytes(content)
-    good.write_bytes(content.replace(b"url \0\0\0\1", b"url \0\0\0\0").replace(b"mdat", b"free"))
-    try:
-        found = cut(good, 0.0, 1.2, SMALL)
-    except MediaError:
-        return
-    assert found.frames == 30  # The bytes of this very file, taken as if the flag stood.
+IDX = "# VobSub index file, v7 (do not modify this line!)\nsize: 720x480\nid: en, index: 0\n"
+IDX += "timestamp: 00:00:00:000, filepos: 000000000\n"
+
+
+def test_an_index_of_subtitles_does_not_have_its_other_half_read(tmp_path: Path) -> None:
+    other = write_video(tmp_path / "other.mpg", [grey(99)] * 30, None, video_codec="mpeg2video")
+    other.rename(tmp_path / "a.sub")
+    path = tmp_path / "a.mp4"
+    path.write_text(IDX)
+    with av.open(str(path)) as container:
+        assert container.format.name == "vobsub"  # FFmpeg alone takes it, and opens a.sub.
+    with pytest.raises(MediaError, match=r"FFmpeg cannot open it: Invalid argument \(it is a text\)"):
+        probe(path)
+
+
+def test_formats_that_open_other_files_by_themselves_are_not_opened() -> None:
+    opened = set(_formats().split(","))
+    assert {"mov", "matroska", "mpegts", "avi"} <= opened
+    assert not opened & {"concat", "dash", "hls", "image2", "imf", "mlv", "sdp", "vobsub", "webm_dash_manifest"}
+
+
+def replace_boxes(content: bytes, name: bytes, new: bytes) -> bytes:
+    """The boxes of an MP4 with another content for each called `name`, and sizes that fit."""
+    made, at = b"", 0
+    while at < len(content):
+        size, kind = struct.unpack(">I4s", content[at : at + 8])
+        body = content[at + 8 : at + size]
+        if kind == name:
+            body = new
+        elif kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):
+            body = replace_boxes(body, name, new)
+        made += struct.pack(">I4s", 8 + len(body), kind) + body
+        at += size
+    return made
+
+
+def alias(name: str) -> bytes:
+    """A data reference of QuickTime to a file in the same folder."""
+    path = f"disk:{name}".encode()
+    record = bytes(10) + b"\4disk".ljust(28, b"\0") + bytes(12) + bytes([len(name)]) + name.encode().ljust(63, b"\0")
+    record += bytes(16) + struct.pack(">HH", 1, 1) + bytes(16)  # One level up from here, one down to there.
+    record += struct.pack(">HH", 2, len(path)) + path + bytes(len(path) % 2) + struct.pack(">HH", 0xFFFF, 0)
+    return struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
+
+
+def level_of(path: Path, **options: str) -> float:
+    """How bright the first picture is, as FFmpeg alone decodes it."""
+    with av.open(str(path), options=options) as container:
+        return float(next(container.decode(video=0)).to_ndarray(format="rgb24").mean())
+
+
+def uncompressed(path: Path, level: int) -> Path:
+    """Every picture has as many bytes as any other, at the same place whatever it shows."""
+    return write_video(path, [grey(level)] * 30, None, video_codec="rawvideo", pix_fmt="uyvy422")
+
+
+def test_a_mov_whose_track_lies_in_another_file_reads_nothing_there(tmp_path: Path) -> None:
+    uncompressed(tmp_path / "elsewhere.mov", 200)
+    path = uncompressed(tmp_path / "a.mov", 60)
+    content = path.read_bytes()
+    path.write_bytes(replace_boxes(content, b"dref", struct.pack(">II", 0, 1) + alias("elsewhere.mov")))
+    # It would be found: FFmpeg reads it where it is told that it may.
+    assert level_of(path, enable_drefs="1") == pytest.approx(200, abs=3)
+    assert "picture" in refused(path, modalities=("video",))
+
+
+def test_an_mp4_that_names_another_file_for_its_track_gives_its_own_bytes(tmp_path: Path) -> None:
+    """An entry `url ` with flag 1 means this file; without it, the name that follows."""
+    uncompressed(tmp_path / "elsewhere.mov", 200)
+    path = uncompressed(tmp_path / "a.mov", 60)
+    for url in (b"elsewhere.mov", b"file:elsewhere.mov", b"file://" + bytes(tmp_path / "elsewhere.mov")):
+        entry = struct.pack(">I4sI", 13 + len(url), b"url ", 0) + url + b"\0"
+        path.write_bytes(replace_boxes(path.read_bytes(), b"dref", struct.pack(">II", 0, 1) + entry))
+        assert url in path.read_bytes()
+        assert pictures_of(cut(path, 0.0, 1.2, PICTURE)).mean() == pytest.approx(60, abs=4)
 
 
 @pytest.mark.slow

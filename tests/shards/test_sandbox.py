@@ -14,7 +14,7 @@ import sandbox_dead_on_arrival
 import sandbox_jobs
 from processes import alive, children_of, wait_for
 
-from shards.errors import MediaError
+from shards.errors import Killed, MediaError, SourceError
 from shards.sandbox import Limits, ordered_map
 
 HERE = Path(__file__).resolve().parent
@@ -101,11 +101,19 @@ def test_an_idle_process_that_is_killed_is_replaced() -> None:
     os.kill(first, signal.SIGKILL)
     wait_for("the end of the child", lambda: not alive(first))
     rest = list(results)
-    # At most the job that it was just given is lost.
-    assert sum(isinstance(answer, MediaError) for answer in rest) <= 1
-    numbers = [answer[0] for answer in rest if not isinstance(answer, MediaError)]
-    assert numbers == sorted(numbers)
-    assert len(rest) == 39
+    # The job that it was just given is done by the next.
+    assert [number for number, _ in rest] == list(range(1, 40))
+
+
+@pytest.mark.parametrize(("how", "error"), [("killed", Killed), ("unreadable", SourceError)])
+def test_what_may_be_the_machines_fault_is_tried_once_more_in_another_process(
+    tmp_path: Path, how: str, error: type[Exception]
+) -> None:
+    jobs = [(how, str(tmp_path / f"{times}"), times) for times in (0, 1, 2, 0)]
+    answers = list(ordered_map(sandbox_jobs.fail_at_first, jobs, 1, MINUTE))
+    tried = [(tmp_path / name).read_text().split() for name in ("1", "2")]
+    assert [len(set(processes)) for processes in tried] == [2, 2]
+    assert [type(answer) for answer in answers] == [int, int, error, int]
 
 
 def test_jobs_are_not_taken_far_ahead_of_their_results() -> None:
