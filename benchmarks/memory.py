@@ -51,6 +51,7 @@ def multiply(run: Run, rows: int, root: Path) -> Run:
         fingerprint=f"synthetic-{rows}",
         settings=stored_part(settings),
         rows=rows,
+        summary={"clips": rows, "sources": rows, "rejects": {}, "hours": None},
         seconds=0,
         started=now,
         finished=now,
