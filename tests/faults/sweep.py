@@ -167,7 +167,7 @@ class Sweep:
         temporary = self.file.with_suffix(".new")
         temporary.write_text(json.dumps([asdict(trial) for trial in self.trials], indent=1))
         temporary.replace(self.file)
-        print(f"{'FAILED' if trouble else 'ok':7}{row:28}{point:44}{self.trials[-1].seconds:6.1f} s", flush=True)
+        print(f"{'FAILED' if trouble else 'ok':7}{row:40}{point:44}{self.trials[-1].seconds:6.1f} s", flush=True)
         for line in [*trouble, *(["finished before a kill came, which does not count"] if early else [])]:
             print(f"        {line}", flush=True)
 
