@@ -195,7 +195,7 @@ def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream, 
             bad += begun  # Before the first frame there may just be no key frame yet.
             if bad > BAD_PACKETS and bad > BAD_SHARE * seen:
                 raise MediaError(
-                    f"the {what} is damaged: {bad} of {seen} packets do not decode ({error.strerror})"
+                    f"the {what} is damaged: {bad} of {seen} packets do not decode ({_words(error)})"
                 ) from error
             continue
         for frame in frames:
@@ -203,7 +203,12 @@ def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream, 
             yield frame
     if failure and not begun:
         hint = what_it_is(path)
-        raise MediaError(f"the {what} does not decode: {failure.strerror}{hint}") from failure
+        raise MediaError(f"the {what} does not decode: {_words(failure)}{hint}") from failure
+
+
+def _words(error: av.FFmpegError) -> str:
+    """What FFmpeg says of an error; some of its decoders give numbers that stand for nothing."""
+    return "for no reason that FFmpeg tells" if error.strerror.startswith("Error number") else error.strerror
 
 
 def packets_of(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:

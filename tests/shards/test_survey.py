@@ -10,7 +10,8 @@ import pytest
 from shards.commit import sha256_of
 from shards.corpus import list_corpus
 from shards.sandbox import Limits
-from shards.survey import read_survey, stat_of, survey, survey_file
+from shards.source import stat_of
+from shards.survey import read_survey, survey
 
 COUNT = 8
 
@@ -65,16 +66,20 @@ def test_lines_that_are_no_finding_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_has_a_reason_and_is_looked_for_again_once_it_is(tmp_path: Path) -> None:
-    gone = survey_file(str(tmp_path), "a.mp4")
-    assert (gone.size, gone.mtime_ns, gone.reason) == (-1, -1, "the file does not exist")
     (tmp_path / "list.csv").write_text("path\na.mp4\n")
     notes = tmp_path / "notes.jsonl"
     assert run(tmp_path / "list.csv", notes) == (["a.mp4"], 1)
+    (gone,) = read_survey(notes)
+    assert (gone.size, gone.mtime_ns, gone.reason) == (-1, -1, "the file does not exist")
     assert run(tmp_path / "list.csv", notes) == (["a.mp4"], 0)
     (tmp_path / "a.mp4").write_bytes(b"x")
     assert run(tmp_path / "list.csv", notes) == (["a.mp4"], 1)
 
 
 def test_a_name_too_long_for_the_system_is_a_reason_not_a_crash(tmp_path: Path) -> None:
-    found = survey_file(str(tmp_path), "a" * 300 + ".mp4")
+    (tmp_path / "list.csv").write_text(f"path\n{'a' * 300}.mp4\n")
+    notes = tmp_path / "notes.jsonl"
+    assert run(tmp_path / "list.csv", notes)[1] == 1
+    (found,) = read_survey(notes)
     assert found.reason == f"cannot be read: {os.strerror(errno.ENAMETOOLONG)}"
+    assert run(tmp_path / "list.csv", notes)[1] == 0
