@@ -1,0 +1,92 @@
+"""Reading clips out of a corpus, against tarfile, WebDataset's own pipeline, and plain files in a folder.
+
+    PYTHONPATH=. python benchmarks/read.py RUN [--clips 2000]
+
+RUN is a run with a finished corpus. Everyone reads the pictures' bytes (.mp4) of the same clips and their sound
+(.flac), from a warm cache; nothing is decoded. Ours also compares each clip's sha256 with the index's, as it always
+does; "without sha256" shows what that costs.
+"""
+
+import random
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import webdataset
+from side_by_side import contest, parser, record, show
+
+from shards.index import read_index, shard_names
+from shards.read import ClipReader
+from xdc_core.run import open_run
+
+COLUMNS = ["key", "mp4_offset", "mp4_size", "flac_offset", "flac_size", "sha256"]
+
+
+def main() -> None:
+    """Print one table for reading in order, and one for reading at random."""
+    arguments = parser(__doc__)
+    arguments.add_argument("run", type=Path)
+    arguments.add_argument("--clips", type=int, default=2000)
+    given = arguments.parse_args()
+    run = open_run(given.run)
+    rows: list[tuple[str, dict[str, Any]]] = []
+    names = []
+    for name in shard_names(run.corpus):
+        if len(rows) >= given.clips:
+            break
+        names.append(name)
+        rows += [(name, row) for row in read_index(run.corpus, name, COLUMNS).to_pylist()]
+    tars = [str(run.corpus / f"{name}.tar") for name in names]
+    shuffled = random.Random(0).sample(rows, len(rows))
+    with tempfile.TemporaryDirectory() as folder, ClipReader(run.corpus) as reader:
+        for name, row in rows:
+            for member in ("mp4", "flac"):
+                Path(folder, f"{row['key']}.{member}").write_bytes(reader.read(name, row, member))
+
+        def ours(order: list[tuple[str, dict[str, Any]]] = rows) -> None:
+            for name, row in order:
+                reader.read(name, row, "mp4")
+                reader.read(name, row, "flac")
+
+        def unchecked() -> None:
+            for name, row in rows:
+                reader._bytes(name, row, "mp4")
+                reader._bytes(name, row, "flac")
+
+        def pipeline() -> None:
+            for sample in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False):
+                assert sample["mp4"]
+                assert sample["flac"]
+
+        def tar_alone() -> None:
+            for path in tars:
+                with tarfile.open(path) as tar:
+                    for member in tar:
+                        if not member.name.endswith(".json"):
+                            stream = tar.extractfile(member)
+                            assert stream is not None
+                            stream.read()
+
+        def files() -> None:
+            for _, row in rows:
+                for member in ("mp4", "flac"):
+                    Path(folder, f"{row['key']}.{member}").read_bytes()
+
+        contestants = {
+            "xdc": ours,
+            "xdc, without sha256": unchecked,
+            "WebDataset's pipeline": pipeline,
+            "tarfile": tar_alone,
+            "files in a folder": files,
+        }
+        in_order = contest("reading in order", "clips", len(rows), contestants, given.turns)
+        show(in_order, "xdc")
+        both = {"at random": lambda: ours(shuffled), "in order": ours}
+        at_random = contest("xdc's reading", "clips", len(rows), both, given.turns)
+        show(at_random, "at random")
+    record(given.out, contests=[in_order, at_random], clips=len(rows))
+
+
+if __name__ == "__main__":
+    main()
