@@ -109,6 +109,7 @@ def survey(
     """
     found, unknown = recall(listing, known, notes)
     if unknown:
+        bad = 0
         notes.parent.mkdir(parents=True, exist_ok=True)
         new = _look_at(listing.root, unknown, workers, limits, modalities)
         with notes.open("a", encoding="utf-8") as file, contextlib.closing(new):
@@ -119,7 +120,8 @@ def survey(
                     file.write("\n" + json.dumps(asdict(entry)))
                     file.flush()
                     fault_point("after note")
-                progress(count, len(unknown), "files probed")
+                bad += bool(entry.reason)
+                progress(count, len(unknown), f"files probed, {bad} of no use" if bad else "files probed")
     return {name: found[name] for name in sorted({source.path for source in listing.sources})}
 
 

@@ -1,5 +1,6 @@
 """The extract stage: one feature a clip, in the index's order, exactly once, shard by shard."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,13 +44,18 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     encoder.to(device).eval()
     shards = shard_names(run.corpus)
     total = sum(count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shards)
-    done = feature_rows(out)
+    done, rejected = feature_rows(out), 0
     progress(done, total, "clips")
     for shard in shards:
         if (out / f"{shard}.parquet").exists():
             continue
         rows = ClipRows(run.corpus, [shard])
-        features, numbers, rejects = _extract_shard(run, rows, modality, encoder, device, done, total, progress)
+
+        def tell(seen: int, rejects: int, done: int = done, rejected: int = rejected) -> None:
+            note = f"clips, {rejected + rejects} rejected" if rejected + rejects else "clips"
+            progress(done + seen, total, note)
+
+        features, numbers, rejects = _extract_shard(run, rows, modality, encoder, device, tell)
         if len(numbers) + len(rejects) != len(rows) or len(set(numbers)) != len(numbers):
             raise StageError(
                 f"{node}, shard {shard}: {len(numbers)} features and {len(rejects)} rejects for {len(rows)} clips. "
@@ -66,6 +72,7 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])
         write_features(out / f"{shard}.parquet", keys, features)
         done += len(rows)
+        rejected += len(rejects)
     written = feature_rows(out)
     return Outcome(written, total - written, {"width": encoder_spec(name).width, "device": str(device)})
 
@@ -76,11 +83,12 @@ def _extract_shard(
     modality: Modality,
     encoder: torch.nn.Module,
     device: torch.device,
-    done: int,
-    total: int,
-    progress: Progress,
+    tell: Callable[[int, int], None],
 ) -> tuple[np.ndarray, list[int], list[Reject]]:
-    """Features float32 [good clips, width], their row numbers in order, and the rejects."""
+    """Features float32 [good clips, width], their row numbers in order, and the rejects.
+
+    `tell` is told how many clips have been seen and how many rejected.
+    """
     config = run.config
     loader = DataLoader(
         ClipViews(run.corpus, rows, modality, config),
@@ -104,7 +112,7 @@ def _extract_shard(
         if views:
             features.append(encode(encoder, torch.stack(views), modality, config, device))
         seen += len(items)
-        progress(done + seen, total, "clips")
+        tell(seen, len(rejects))
     return np.concatenate(features), numbers, rejects
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,7 +200,15 @@ def damaged(make_run: MakeRun, tiny_corpus: Path) -> tuple[Run, set[str], str]:
 
 def test_clips_that_do_not_decode_are_rejects_and_all_later_stages_go_on(damaged: tuple[Run, set[str], str]) -> None:
     run, pictures, sound = damaged
-    records = {str(node): run_stage(run, node) for node in all_nodes(run.config)}
+    told: dict[str, list[str]] = defaultdict(list)
+    records = {}
+    for node in all_nodes(run.config):
+        listen = told[str(node)].append
+        records[str(node)] = run_stage(run, node, progress=lambda done, total, note="", tell=listen: tell(note))
+    # Rejects so far, while it is at work.
+    assert told["extract.video of round 0"][0] == "clips"
+    assert "clips, 1 rejected" in told["extract.video of round 0"]
+    assert told["extract.video of round 0"][-1] == "clips, 17 rejected"
     assert (records["extract.video of round 0"].rows, records["extract.video of round 0"].rejects) == (31, 17)
     assert (records["extract.audio of round 1"].rows, records["extract.audio of round 1"].rejects) == (47, 1)
 
