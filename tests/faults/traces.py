@@ -7,6 +7,8 @@ from typing import Any
 
 from shards.commit import STALE
 
+# Folders of a run that tell when things were done, and hold no result.
+UNEQUAL = ("logs", "tracking")
 TIMES = {"seconds", "cpu_seconds", "started", "finished", "clips_per_s"}
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
 
@@ -22,7 +24,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
-        if not path.is_file() or STALE in path.parts or name.split("/")[0] == "logs":
+        if not path.is_file() or STALE in path.parts or name.split("/")[0] in UNEQUAL:
             continue
         data = path.read_bytes()
         if path.name in ("train.log", "report.html", "overview.html"):
