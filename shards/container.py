@@ -208,7 +208,8 @@ def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream, 
 
 def _words(error: av.FFmpegError) -> str:
     """What FFmpeg says of an error; some of its decoders give numbers that stand for nothing."""
-    return "for no reason that FFmpeg tells" if error.strerror.startswith("Error number") else error.strerror
+    words = error.strerror or "Error number"
+    return "for no reason that FFmpeg tells" if words.startswith("Error number") else words
 
 
 def packets_of(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,7 +125,7 @@ def survey(
 
 def _look_at(
     root: Path, names: list[str], workers: int, limits: Limits, modalities: Collection[str]
-) -> Iterator[tuple[Surveyed, bool]]:
+) -> Generator[tuple[Surveyed, bool], None, None]:
     """The finding on each file, in order, and whether it is one to remember."""
     hashing: deque[tuple[str, tuple[int, int], Future[str]]] = deque()
     pool = ThreadPoolExecutor(workers)
