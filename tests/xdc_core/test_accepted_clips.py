@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +20,8 @@ EXTRACT = Node("extract", "audio", 0)
 def write(path: Path, size: tuple[int, int], codec: str) -> None:
     """A second of grey with noise to hear."""
     with av.open(str(path), "w") as output:
-        video, audio = output.add_stream(codec, rate=4), output.add_stream("pcm_s16le", rate=16000, layout="mono")
+        video: Any = output.add_stream(codec, rate=4)
+        audio: Any = output.add_stream("pcm_s16le", rate=16000, layout="mono")
         video.width, video.height, video.pix_fmt = *size, "yuv420p"
         for _ in range(4):
             picture = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), 99, np.uint8), format="rgb24")
