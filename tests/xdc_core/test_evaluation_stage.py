@@ -327,7 +327,10 @@ def test_clips_without_a_label_are_left_out_and_counted(copy_run: MakeRun, tmp_p
 
 
 def test_a_corpus_that_nobody_has_divided_is_divided_by_lot_and_says_so(copy_run: MakeRun, tmp_path: Path) -> None:
-    run = with_corpus(copy_run(), tmp_path / "c", lambda number, row: row | {"split": "train"})
+    undivided = copy_run(evaluate={"probe": PROBE})
+    run = with_corpus(undivided, tmp_path / "c", lambda number, row: row | {"split": "train"})
+    run_stage(run, Node("eval", "probe", 1))
+    assert results(run)["metrics"]["accuracy"]["n"] == 1
     found = read_recordings(run, evaluation(), 1)
     (split,) = found.splits
     assert split == "divided"

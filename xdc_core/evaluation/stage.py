@@ -263,7 +263,8 @@ def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial])
     evaluation = config.evaluate[name]
     modality = evaluated_modality(config, name)
     # Validation and test clips of one corpus are no repetitions of each other: the last named counts.
-    counting = trials if evaluation.data != CORPUS else [t for t in trials if t.split == evaluation.test[-1]]
+    last = list(recordings.splits)[-1]
+    counting = trials if evaluation.data != CORPUS else [trial for trial in trials if trial.split == last]
     warnings = [f"{trial.split}, seed {trial.seed}: {text}" for trial in trials for text in trial.warnings]
     warnings += [f"{count} recordings: {reason}" for reason, count in recordings.missing.items()]
     warnings += recordings.notes
