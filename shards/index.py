@@ -75,8 +75,8 @@ def _check_keys(path: Path, keys: pa.ChunkedArray) -> None:
         wrong = keys
     if len(wrong):
         raise StageError(
-            f"{path}: the key {wrong[0].as_py()!r} is none that shard makes (letters, digits, - and _). Do not use "
-            "this corpus, or have it made anew from its videos."
+            f"{path}: the key {wrong[0].as_py()!r} is none that shard makes (letters, digits, - and _). Do not use this "
+            "corpus, or build it anew from its videos: xdc stage shard ... --force"
         )
 
 
@@ -118,8 +118,11 @@ def read_parquet(path: Path, stage: str, columns: list[str] | None = None) -> pa
         StageError: the file is missing or damaged; says which stage makes it anew.
     """
     try:
-        return pq.read_table(pa.BufferReader(read_stored(path, stage)), columns=columns)
-    except (pa.ArrowException, OSError, KeyError) as error:
+        table = pq.read_table(pa.BufferReader(read_stored(path, stage)), columns=columns)
+        table.validate(full=True)  # Text that is no UTF-8, too: it would be found where it is used, by any error.
+        _ = table.column_names
+        return table
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # Not what is in the file: the machine's trouble.
             raise
         raise StageError(f"{path} cannot be read ({error}). Build it anew: xdc stage {stage} ... --force") from error

@@ -123,3 +123,18 @@ def test_a_damaged_index_is_refused_with_the_stage_that_makes_it_or_read(
             except StageError as error:
                 refusal = str(error)
             assert isinstance(table, pa.Table) or ("000000.parquet" in refusal and "xdc stage shard" in refusal)
+
+
+def test_a_damaged_name_of_a_column_is_refused(index_bytes: bytes, tmp_path: Path) -> None:
+    (tmp_path / "000000.parquet").write_bytes(index_bytes.replace(b"mp4_size", b"mp4_siz\xea"))
+    with pytest.raises(StageError, match=r"000000\.parquet cannot be read .* xdc stage shard"):
+        read_index(tmp_path, "000000")
+
+
+@pytest.mark.parametrize("column", ["key", "source"])
+def test_damaged_text_is_refused(column: str, tmp_path: Path) -> None:
+    offsets, text = pa.array([0, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xea\xff")
+    damaged = pa.StringArray.from_buffers(1, offsets, text)
+    pq.write_table(pa.table({column: damaged}), tmp_path / "000000.parquet")
+    with pytest.raises(StageError, match=r"000000\.parquet cannot be read .* xdc stage shard"):
+        read_index(tmp_path, "000000")
