@@ -1,11 +1,14 @@
 """Clips as a PyTorch data set: index rows in, views out, in the order asked for."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,13 +19,21 @@ from xdc_core.config import Config
 from xdc_core.modality import Modality
 
 
+class Rows(Protocol):
+    """Maps a row number to its shard's name and its index row."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]: ...
+
+
 class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
     """Views of clips. Item (row, seed) gives (row, view, ""), or (row, None, reason) if the clip does not decode.
 
-    `rows` maps a row number to its shard's name and its index row. A seed of None gives the centre view.
+    A seed of None gives the centre view.
     """
 
-    def __init__(self, corpus: Path, rows: "ClipRows", modality: Modality, config: Config) -> None:
+    def __init__(self, corpus: Path, rows: Rows, modality: Modality, config: Config) -> None:
         self.corpus, self.rows, self.modality, self.config = corpus, rows, modality, config
         self._reader: ClipReader | None = None
 
@@ -65,9 +76,52 @@ class ClipRows:
         row |= {"key": self.keys[number].as_py(), "sha256": self._digests[number].as_py()}
         return self._shards[self._shard[number]], row
 
+    def by_shard(self) -> Iterator[tuple[str, slice]]:
+        """Every shard's name and its row numbers."""
+        bounds = np.searchsorted(self._shard, np.arange(len(self._shards) + 1))
+        for name, first, last in zip(self._shards, bounds[:-1], bounds[1:], strict=True):
+            yield name, slice(int(first), int(last))
+
     def learnable(self, splits: list[str] | None) -> np.ndarray:
         """Numbers of the rows whose split is among `splits`: int64 [n]. None means all."""
         return np.flatnonzero(in_splits(self.splits, splits))
+
+
+class ShardRows:
+    """The rows of shards one after the other. In memory are those of one shard: that of the row asked for last.
+
+    `sizes` maps the shards' names to their numbers of rows.
+    """
+
+    def __init__(self, corpus: Path, sizes: Mapping[str, int]) -> None:
+        self._corpus, self._shards = corpus, list(sizes)
+        self._ends = list(accumulate(sizes.values()))
+        self._held: tuple[int, ClipRows] | None = None
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]:
+        place = bisect_right(self._ends, number)
+        if self._held is None or self._held[0] != place:
+            self._held = place, ClipRows(self._corpus, [self._shards[place]])
+        rows = self._held[1]
+        return rows[number - self._ends[place] + len(rows)]
+
+
+class ClipBatch(NamedTuple):
+    """Views of the rows `numbers`, [len(numbers), ...] (None where there is none), and who did not decode, and why."""
+
+    numbers: list[int]
+    views: Tensor | None
+    rejects: list[tuple[int, str]]
+
+
+def collate(items: list[tuple[int, Tensor | None, str]]) -> ClipBatch:
+    """A batch of items of `ClipViews`. Where workers make the views they go over as one tensor."""
+    good = [(number, view) for number, view, _ in items if view is not None]
+    rejects = [(number, reason) for number, view, reason in items if view is None]
+    return ClipBatch([number for number, _ in good], torch.stack([view for _, view in good]) if good else None, rejects)
 
 
 def told_once(loader: Iterable[Any]) -> Iterator[Any]:
@@ -76,8 +130,3 @@ def told_once(loader: Iterable[Any]) -> Iterator[Any]:
         yield from loader
     except StageError as error:
         raise StageError(str(error).rstrip().rsplit("StageError: ", 1)[-1]) from None
-
-
-def collate(items: list[tuple[int, Tensor | None, str]]) -> list[tuple[int, Tensor | None, str]]:
-    """Leave a batch as a list: some of it may not have decoded."""
-    return items

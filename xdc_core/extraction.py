@@ -1,8 +1,10 @@
 """The extract stage: one feature a clip, in the index's order, exactly once, shard by shard."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import accumulate, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +13,10 @@ from torch.utils.data import DataLoader
 from shards.commit import write_json
 from shards.corpus import Reject
 from shards.errors import StageError
-from shards.index import count_rows, shard_names
+from shards.index import count_rows, read_index, shard_names
 from shards.progress import Progress
 from shards.stage import Outcome
-from xdc_core.clips import ClipRows, ClipViews, collate, told_once
+from xdc_core.clips import ClipViews, ShardRows, collate, told_once
 from xdc_core.config import Config
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
@@ -32,7 +34,7 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     A clip that no longer decodes is left out and stands in `<shard>.rejects.json` with its reason.
 
     Raises:
-        StageError: a feature is not finite, or rows went missing.
+        StageError: a feature is not finite.
     """
     config = run.config
     assert node.round is not None
@@ -42,87 +44,94 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     device = choose_device(config)
     encoder = load_encoder(run.directory(encoder_node(modality.name, node.round)) / FILE_NAME, name)
     encoder.to(device).eval()
-    shards = shard_names(run.corpus)
-    total = sum(count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shards)
-    done, rejected = feature_rows(out), 0
+    sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
+    missing = {shard: size for shard, size in sizes.items() if not (out / f"{shard}.parquet").exists()}
+    done, total, rejected = feature_rows(out), sum(sizes.values()), 0
     progress(done, total, "clips")
-    for shard in shards:
-        if (out / f"{shard}.parquet").exists():
-            continue
-        rows = ClipRows(run.corpus, [shard])
-
-        def tell(seen: int, rejects: int, done: int = done, rejected: int = rejected) -> None:
-            note = f"clips, {rejected + rejects} rejected" if rejected + rejects else "clips"
-            progress(done + seen, total, note)
-
-        features, numbers, rejects = _extract_shard(run, rows, modality, encoder, device, tell)
-        if len(numbers) + len(rejects) != len(rows) or len(set(numbers)) != len(numbers):
-            raise StageError(
-                f"{node}, shard {shard}: {len(numbers)} features and {len(rejects)} rejects for {len(rows)} clips. "
-                "This is a defect of xdc; please report it."
-            )
-        keys = rows.keys.take(np.asarray(numbers, np.int64)).to_pylist()
-        if not np.isfinite(features).all():
-            bad = keys[int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])]
-            raise StageError(
-                f"{node}: the feature of clip {bad} is not finite. The encoder's training has most likely diverged: "
-                "lower train.lr and run the round before again, or look at its metrics.jsonl."
-            )
-        if rejects:
-            write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])
-        write_features(out / f"{shard}.parquet", keys, features)
-        done += len(rows)
-        rejected += len(rejects)
+    width = encoder_spec(name).width
+    batches = told_once(_batches(run, missing, modality, device))
+    first = 0
+    for shard, size in missing.items():
+        numbers: list[int] = []
+        rejects: list[tuple[int, str]] = []
+        parts = [torch.empty((0, width))]
+        for batch in islice(batches, -(-size // config.extract.batch)):
+            if batch.views is not None:
+                parts.append(encode(encoder, batch.views, modality, config, device))
+            numbers += [number - first for number in batch.numbers]
+            rejects += [(number - first, reason) for number, reason in batch.rejects]
+            done += len(batch.numbers) + len(batch.rejects)
+            rejected += len(batch.rejects)
+            progress(done, total, f"clips, {rejected} rejected" if rejected else "clips")
+        # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
+        features = torch.cat([part.to("cpu") for part in parts]).numpy()
+        _write_shard(run, node, shard, out, numbers, features, rejects)
+        first += size
     written = feature_rows(out)
-    return Outcome(written, total - written, {"width": encoder_spec(name).width, "device": str(device)})
+    return Outcome(written, total - written, {"width": width, "device": str(device)})
 
 
-def _extract_shard(
-    run: Run,
-    rows: ClipRows,
-    modality: Modality,
-    encoder: torch.nn.Module,
-    device: torch.device,
-    tell: Callable[[int, int], None],
-) -> tuple[np.ndarray, list[int], list[Reject]]:
-    """Features float32 [good clips, width], their row numbers in order, and the rejects.
+def _batches(run: Run, sizes: Mapping[str, int], modality: Modality, device: torch.device) -> DataLoader[Any]:
+    """Centre views of these shards' clips, in order; no batch is of two shards.
 
-    `tell` is told how many clips have been seen and how many rejected.
+    One loader for all shards: its worker processes start once, and read ahead into the next shard.
     """
-    config = run.config
-    loader = DataLoader(
-        ClipViews(run.corpus, rows, modality, config),
-        batch_size=config.extract.batch,
-        sampler=[(number, None) for number in range(len(rows))],
-        num_workers=config.extract.workers,
+    settings = run.config.extract
+    ends = list(accumulate(sizes.values()))
+    spans = [
+        range(first, min(first + settings.batch, end))
+        for end, size in zip(ends, sizes.values(), strict=True)
+        for first in range(end - size, end, settings.batch)
+    ]
+    return DataLoader(
+        ClipViews(run.corpus, ShardRows(run.corpus, sizes), modality, run.config),
+        batch_sampler=([(number, None) for number in span] for span in spans),
+        num_workers=settings.workers,
         collate_fn=collate,
+        pin_memory=device.type == "cuda",
     )
-    width: int = encoder.width  # type: ignore[assignment]
-    features, numbers, rejects = [np.empty((0, width), np.float32)], [], []
-    seen = 0
-    for items in told_once(loader):
-        views = []
-        for number, view, reason in items:
-            if view is None:
-                key = rows.keys[number].as_py()
-                rejects.append(Reject(str(run.corpus.name), f"extract.{modality.name}", reason, key))
-            else:
-                numbers.append(number)
-                views.append(view)
-        if views:
-            features.append(encode(encoder, torch.stack(views), modality, config, device))
-        seen += len(items)
-        tell(seen, len(rejects))
-    return np.concatenate(features), numbers, rejects
+
+
+def _write_shard(
+    run: Run,
+    node: Node,
+    shard: str,
+    out: Path,
+    numbers: list[int],
+    features: np.ndarray,
+    rejects: list[tuple[int, str]],
+) -> None:
+    """Features float32 [clips, width] of the shard's rows `numbers`, and the rows that were rejected.
+
+    Raises:
+        StageError: a feature is not finite, or rows went missing.
+    """
+    keys = read_index(run.corpus, shard, ["key"])["key"]
+    if sorted([*numbers, *(number for number, _ in rejects)]) != list(range(len(keys))):
+        raise StageError(
+            f"{node}, shard {shard}: {len(numbers)} features and {len(rejects)} rejects for {len(keys)} clips. "
+            "This is a defect of xdc; please report it."
+        )
+    good = keys.take(np.asarray(numbers, np.int64)).to_pylist()
+    if not np.isfinite(features).all():
+        bad = good[int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])]
+        raise StageError(
+            f"{node}: the feature of clip {bad} is not finite. The encoder's training has most likely diverged: "
+            "lower train.lr and run the round before again, or look at its metrics.jsonl."
+        )
+    if rejects:
+        told = [Reject(run.corpus.name, node.name, reason, keys[number].as_py()) for number, reason in rejects]
+        write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in told])
+    write_features(out / f"{shard}.parquet", good, features)
 
 
 @torch.inference_mode()
 def encode(
     encoder: torch.nn.Module, views: torch.Tensor, modality: Modality, config: Config, device: torch.device
-) -> np.ndarray:
-    """Features float32 [B, width], on the CPU, of a batch of views."""
-    batch = modality.normalise(views.to(device), config)
+) -> torch.Tensor:
+    """Features float32 [B, width], on the device, of a batch of views."""
+    batch = modality.normalise(views.to(device, non_blocking=True), config)
     half = config.extract.precision == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         result: torch.Tensor = encoder(batch)
-    return result.float().cpu().numpy()
+    return result.float()

@@ -96,7 +96,7 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
                 continue
             keys += [key] * len(views)
             frames += wanted[number]
-            features.append(encode(encoder, views, modality, config, device))
+            features.append(encode(encoder, views, modality, config, device).cpu().numpy())
         if rejects:
             write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])
         found = np.concatenate(features)

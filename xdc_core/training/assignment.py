@@ -39,21 +39,18 @@ def read_assignment(run: Run, node: Node) -> Assignment:
     """
     config, modality = run.config, str(node.modality)
     assert node.round is not None
-    shards = shard_names(run.corpus)
-    rows = ClipRows(run.corpus, shards)
-    place = {key: number for number, key in enumerate(rows.keys.to_pylist())}
+    rows = ClipRows(run.corpus, shard_names(run.corpus))
     sources = METHODS[config.method][modality]
-    targets, classes = {}, {}
-    for source in sources:
-        target = np.full(len(rows), -1, np.int32)
-        for shard in shards:
-            keys, clusters = read_labels(run.directory(Node("label", source, node.round)), shard)
-            target[[place[key] for key in keys]] = clusters
-        targets[source] = target
-        classes[source] = read_k(run.directory(Node("label", source, node.round)))
+    labels = {source: run.directory(Node("label", source, node.round)) for source in sources}
+    targets = {source: np.full(len(rows), -1, np.int32) for source in sources}
+    classes = {source: read_k(labels[source]) for source in sources}
     # A pseudo-label of the other modality does not tell whether this one decodes.
     decodes = np.zeros(len(rows), bool)
-    for shard in shards:
+    for shard, span in rows.by_shard():  # Keys of one shard at a time: those of all would be most of the memory.
+        place = {key: number for number, key in enumerate(rows.keys[span].to_pylist(), start=span.start)}
+        for source in sources:
+            keys, clusters = read_labels(labels[source], shard)
+            targets[source][[place[key] for key in keys]] = clusters
         features = run.directory(Node("extract", modality, node.round)) / f"{shard}.parquet"
         decodes[[place[key] for key in read_parquet(features, "extract", ["key"])["key"].to_pylist()]] = True
     learnable = rows.learnable(config.corpus.learn_splits)

@@ -74,10 +74,11 @@ def train_rank(run: Run, node: Node, out: Path, place: Place, listen: Listener) 
     targets = {source: torch.from_numpy(task.targets[source]).long() for source in task.sources}
     clock, since = time.monotonic(), first
     with _sigterm_noted() as came:
-        for step, (rows, views) in enumerate(_batches(run, task, modality, place, seed, first), start=first):
+        batches = _batches(run, task, modality, place, seed, first, pinned=device.type == "cuda")
+        for step, (rows, views) in enumerate(batches, start=first):
             rate = learning_rate(step, task.steps, settings)
             wanted = {source: targets[source][rows].to(device) for source in task.sources}
-            measured = learner.step(modality.normalise(views.to(device), config), wanted, rate)
+            measured = learner.step(modality.normalise(views.to(device, non_blocking=True), config), wanted, rate)
             if step % settings.log_every == 0 or step == task.steps - 1:
                 means = mean_over_ranks({key: value.item() for key, value in measured.items()}, place)
                 line = _line(step, task.steps, rate, means, settings)
@@ -100,9 +101,12 @@ def train_rank(run: Run, node: Node, out: Path, place: Place, listen: Listener) 
 
 
 def _batches(
-    run: Run, task: Assignment, modality: Modality, place: Place, seed: int, first: int
+    run: Run, task: Assignment, modality: Modality, place: Place, seed: int, first: int, pinned: bool
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """From step `first` on: the row numbers of this rank's share of a batch, and its views."""
+    """From step `first` on: the row numbers of this rank's share of a batch, and its views.
+
+    `pinned`: in memory from which a GPU copies by itself.
+    """
     settings = run.config.train
 
     def items() -> Iterator[list[tuple[int, int]]]:
@@ -116,15 +120,15 @@ def _batches(
         batch_sampler=items(),
         num_workers=settings.workers,
         collate_fn=collate,
+        pin_memory=pinned,
     )
     for batch in told_once(loader):
-        for number, view, reason in batch:
-            if view is None:
-                raise StageError(
-                    f"{run.corpus}: clip {task.rows.keys[number].as_py()} had a pseudo-label, but does not decode any "
-                    f"more ({reason}). The corpus was damaged since; build it anew: xdc stage shard --force"
-                )
-        yield [number for number, _, _ in batch], torch.stack([view for _, view, _ in batch if view is not None])
+        for number, reason in batch.rejects:
+            raise StageError(
+                f"{run.corpus}: clip {task.rows.keys[number].as_py()} had a pseudo-label, but does not decode any "
+                f"more ({reason}). The corpus was damaged since; build it anew: xdc stage shard --force"
+            )
+        yield batch.numbers, batch.views
 
 
 def _line(step: int, steps: int, rate: float, means: dict[str, float], settings: TrainSettings) -> dict[str, Any]:
