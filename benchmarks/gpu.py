@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
-from xdc_core.convolution_check import TOLERANCE, check_convolutions
+from xdc_core.convolution_check import CHECKED, TOLERANCE, check_encoders
 from xdc_core.encoders.build import build_encoder
 
 CLASSES = 256
@@ -205,16 +205,11 @@ def main() -> None:
     print(f"k-means, one iteration: {json.dumps(found['kmeans'])}")
     found["log_mel"] = log_mels(device, 8 if quick else 1024)
     print(f"log-mel: {json.dumps(found['log_mel'])}")
-    found["convolutions"] = []
-    for name, shape in shapes if quick else [shapes[0], shapes[-1]]:
-        for last in (False, True):
-            for error in check_convolutions(
-                build_encoder(name, 0).to(device), torch.randn(shape, device=device)[:2], last
-            ):
-                found["convolutions"].append(vars(error) | {"encoder": name, "last": last})
-    worst = max(
-        found["convolutions"], key=lambda row: max(row["output"], row["input_gradient"], row["weight_gradient"])
-    )
+    checked = dict(shapes) if quick else CHECKED
+    found["convolutions"] = [
+        vars(error) | {"encoder": name, "worst": error.worst} for name, error in check_encoders(device, checked)
+    ]
+    worst = max(found["convolutions"], key=lambda row: row["worst"])
     print(f"bfloat16 against float32, the worst layer (more than {TOLERANCE:g} is wrong): {json.dumps(worst)}")
     if given.out:
         given.out.write_text(json.dumps(found, indent=2))

@@ -35,8 +35,34 @@ class Contest:
         return statistics.median(other / own for own, other in pairs)
 
 
+class Pace:
+    """When how much was done, of what may take a while to start."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[float, float]] = []
+        self.began = time.perf_counter()
+
+    def note(self, done: float) -> None:
+        """So much is done now."""
+        if done:
+            self.notes.append((time.perf_counter(), done))
+
+    @property
+    def start_s(self) -> float:
+        """Seconds to the first note."""
+        return self.notes[0][0] - self.began
+
+    def seconds(self, work: float) -> float:
+        """For so much work at the pace between the first note and the last."""
+        (first, before), (last, after) = self.notes[0], self.notes[-1]
+        return (last - first) / (after - before) * work
+
+
 def contest(title: str, unit: str, work: float, contestants: Mapping[str, Callable[[], object]], turns: int) -> Contest:
-    """Let everyone work `turns` times, after once to warm up. The order turns round, so that nobody is always first."""
+    """Let everyone work `turns` times, after once to warm up. The order turns round, so that nobody is always first.
+
+    A contestant that returns a float has taken the time itself: that many seconds count.
+    """
     names = list(contestants)
     for name in names:
         contestants[name]()
@@ -45,8 +71,9 @@ def contest(title: str, unit: str, work: float, contestants: Mapping[str, Callab
         for place in range(len(names)):
             name = names[(turn + place) % len(names)]
             began = time.perf_counter()
-            contestants[name]()
-            seconds[name].append(time.perf_counter() - began)
+            told = contestants[name]()
+            took = time.perf_counter() - began
+            seconds[name].append(told if isinstance(told, float) else took)
     return Contest(title, unit, work, seconds)
 
 

@@ -102,7 +102,26 @@ def torch_and_gpu() -> list[dict[str, str]]:
     if not torch.cuda.is_available():
         return [finding("GPU", "absent", f"torch {torch.__version__} finds none; the CPU is used")]
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return [finding("GPU", "works", f"{', '.join(names)}, CUDA {torch.version.cuda}")]
+    return [finding("GPU", "works", f"{', '.join(names)}, CUDA {torch.version.cuda}"), convolutions("cuda")]
+
+
+def convolutions(device: str) -> dict[str, str]:
+    """Whether the encoders' layers are the same in bfloat16 as in float32, but for rounding."""
+    import torch
+
+    from xdc_core.convolution_check import CHECKED, TOLERANCE, check_encoders
+
+    what = "bfloat16"
+    try:
+        name, worst = max(check_encoders(torch.device(device), CHECKED), key=lambda found: found[1].worst)
+    except RuntimeError as error:  # Out of memory, or a kernel that does not run at all.
+        why = str(error).strip().splitlines()[0]
+        return finding(what, "absent", f"could not be compared with float32: {why}. Leave precision at float32")
+    layer = f"layer {worst.layer} of {name}{', channels last,' if worst.channels_last else ''}"
+    if worst.worst <= TOLERANCE:
+        return finding(what, "works", f"convolutions are float32's but for rounding ({worst.worst:.2%} in {layer})")
+    wrong = f"{layer} is off by {worst.worst:.0%} (cuDNN {torch.backends.cudnn.version()})"
+    return finding(what, "broken", f"{wrong}: leave train.precision and extract.precision at float32")
 
 
 def faiss() -> dict[str, str]:

@@ -1,14 +1,18 @@
 """Whether a device's half-precision convolutions are right: some builds of cuDNN have had 3-d ones that were not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from xdc_core.encoders.build import build_encoder
+
 # A bfloat16 has 8 bits: sums of thousands of products differ from float32's by about 1 %; wrong kernels by far more.
 TOLERANCE = 0.05
 Convolution = nn.Conv2d | nn.Conv3d
+# Encoders, and a batch of views for each, whose layers have the shapes that GPUs work on.
+CHECKED: Mapping[str, tuple[int, ...]] = {"r2plus1d_18": (2, 3, 8, 112, 112), "audio_resnet_18": (2, 1, 100, 40)}
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class ConvolutionError:
 
     layer: str
     shape: tuple[int, ...]
+    channels_last: bool
     output: float
     input_gradient: float
     weight_gradient: float
@@ -25,6 +30,18 @@ class ConvolutionError:
     def worst(self) -> float:
         """The largest of the three."""
         return max(self.output, self.input_gradient, self.weight_gradient)
+
+
+def check_encoders(
+    device: torch.device, encoders: Mapping[str, tuple[int, ...]] = CHECKED
+) -> Iterator[tuple[str, ConvolutionError]]:
+    """Every layer of these encoders, by name, in both memory layouts. Takes seconds on a GPU."""
+    for name, shape in encoders.items():
+        encoder = build_encoder(name, 0).to(device)
+        views = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+        for channels_last in (False, True):
+            for found in check_convolutions(encoder, views, channels_last):
+                yield name, found
 
 
 def check_convolutions(
@@ -55,9 +72,8 @@ def check_convolutions(
     for name, module, given in inputs.values():
         exact = _results(module, given, None, False)
         half = _results(module, given, dtype, channels_last)
-        yield ConvolutionError(
-            name, tuple(given.shape), *(_distance(ours, theirs) for ours, theirs in zip(half, exact, strict=True))
-        )
+        distances = (_distance(ours, theirs) for ours, theirs in zip(half, exact, strict=True))
+        yield ConvolutionError(name, tuple(given.shape), channels_last, *distances)
 
 
 def _results(module: Convolution, given: Tensor, dtype: torch.dtype | None, channels_last: bool) -> tuple[Tensor, ...]:

@@ -1,0 +1,113 @@
+"""Extraction against its two limits: decoding alone, and the encoder alone on a batch in memory.
+
+    PYTHONPATH=. python benchmarks/small_run.py RUN
+    PYTHONPATH=. python benchmarks/extract.py RUN [--workers 1] [--threads 1]
+
+Everyone is timed from the first batch on; the start (worker processes, first batch) is printed apart. With workers the
+limit is the slower of the two, for they work side by side; without, the sum of both times. The stage also writes its
+features. The encoder alone gets views in memory and normalises them, as the stage does.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from side_by_side import Contest, Pace, contest, parser, record, show
+
+from shards.index import count_rows, shard_names
+from xdc_core.clips import ClipBatch
+from xdc_core.device import choose_device
+from xdc_core.encoder_file import FILE_NAME, load_encoder
+from xdc_core.extraction import _batches, encode, extract
+from xdc_core.graph import encoder_node
+from xdc_core.modality import MODALITIES
+from xdc_core.run import Node, Run, open_run
+from xdc_core.threads import thread_count
+
+OURS, DECODING, ENCODING = "xdc extract", "decoding alone", "encoder alone"
+
+
+def main() -> None:
+    """Print a table a modality, and the rate as a share of the limit."""
+    arguments = parser(__doc__)
+    arguments.add_argument("run", type=Path)
+    arguments.add_argument("--workers", type=int, default=1)
+    arguments.add_argument("--threads", type=int, default=1)
+    given = arguments.parse_args()
+    source = open_run(given.run)
+    config = source.config.model_copy(
+        update={
+            "extract": source.config.extract.model_copy(update={"workers": given.workers}),
+            "runs_on": source.config.runs_on.model_copy(update={"threads": given.threads}),
+        }
+    )
+    run = Run(source.root, config)
+    contests, shares, starts = [], {}, {}
+    for modality in ("video", "audio"):
+        found, start_s = extraction(run, modality, given.turns)
+        show(found, OURS)
+        shares[modality] = share_of_limit(found, bool(given.workers))
+        starts[modality] = start_s
+        limit = "the slower of the two" if given.workers else "one after the other"
+        print(f"  {shares[modality]:.3f} of {limit}; {start_s:.2f} s before the first batch\n", flush=True)
+        contests.append(found)
+    record(given.out, contests=contests, shares=shares, start_s=starts, workers=given.workers, threads=given.threads)
+
+
+def share_of_limit(found: Contest, side_by_side: bool) -> float:
+    """Median over the turns of the limit's time over ours."""
+    limits = [
+        max(decoding, encoding) if side_by_side else decoding + encoding
+        for decoding, encoding in zip(found.seconds[DECODING], found.seconds[ENCODING], strict=True)
+    ]
+    ratios = sorted(limit / ours for limit, ours in zip(limits, found.seconds[OURS], strict=True))
+    return ratios[len(ratios) // 2]
+
+
+def extraction(run: Run, name: str, turns: int) -> tuple[Contest, float]:
+    """The contest of one modality, and the median of the seconds before our first batch."""
+    config, modality, node = run.config, MODALITIES[name], Node("extract", name, 0)
+    device = choose_device(config)
+    sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
+    clips = sum(sizes.values())
+    encoder_name = getattr(config, name).encoder
+    encoder = load_encoder(run.directory(encoder_node(name, 0)) / FILE_NAME, encoder_name).to(device).eval()
+    first = next(iter(_batches(run, sizes, modality, device)))
+    assert first.views is not None
+    starts: list[float] = []
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as out:
+            pace = Pace()
+            extract(run, node, Path(out), lambda done, *_: pace.note(done))
+            starts.append(pace.start_s)
+        return pace.seconds(clips)
+
+    def paced(batches: Iterator[ClipBatch]) -> float:
+        pace, done = Pace(), 0
+        for batch in batches:
+            done += len(batch.numbers)
+            pace.note(done)
+        return pace.seconds(clips)
+
+    def encoding() -> Iterator[ClipBatch]:
+        torch.set_num_threads(thread_count(config))
+        for _ in range(max(3, -(-clips // config.extract.batch))):
+            views: Any = first.views
+            encode(encoder, views, modality, config, device).cpu()
+            yield first
+
+    contestants = {
+        OURS: ours,
+        DECODING: lambda: paced(iter(_batches(run, sizes, modality, device))),
+        ENCODING: lambda: paced(encoding()),
+    }
+    title = f"extract.{name} ({encoder_name}, views of {'x'.join(map(str, first.views.shape[1:]))})"
+    found = contest(title, "clips", clips, contestants, turns)
+    return found, sorted(starts)[len(starts) // 2]
+
+
+if __name__ == "__main__":
+    main()
