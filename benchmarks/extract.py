@@ -19,8 +19,8 @@ from side_by_side import Contest, Pace, contest, parser, record, show
 from shards.index import count_rows, shard_names
 from xdc_core.clips import ClipBatch
 from xdc_core.device import choose_device
-from xdc_core.encoder_file import FILE_NAME, load_encoder
-from xdc_core.extraction import _batches, encode, extract
+from xdc_core.encoder_file import FILE_NAME
+from xdc_core.extraction import _batches, encode, extract, extracting_encoder
 from xdc_core.graph import encoder_node
 from xdc_core.modality import MODALITIES
 from xdc_core.run import Node, Run, open_run
@@ -73,7 +73,8 @@ def extraction(run: Run, name: str, turns: int) -> tuple[Contest, float]:
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
     clips = sum(sizes.values())
     encoder_name = getattr(config, name).encoder
-    encoder = load_encoder(run.directory(encoder_node(name, 0)) / FILE_NAME, encoder_name).to(device).eval()
+    path = run.directory(encoder_node(name, 0)) / FILE_NAME
+    encoder = extracting_encoder(path, encoder_name, modality, config, device)
     first = next(iter(_batches(run, sizes, modality, device)))
     assert first.views is not None
     starts: list[float] = []

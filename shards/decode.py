@@ -49,20 +49,38 @@ def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
     return np.stack(frames)
 
 
-def decode_sound(flac: bytes) -> np.ndarray:
-    """The sound of a stored clip: float32 [samples] in [-1, 1), mono.
+def decode_sound(flac: bytes, first: int = 0, count: int | None = None) -> np.ndarray:
+    """Samples first .. first + count - 1 (None: to the end) of a stored clip: float32 in [-1, 1), mono.
+
+    FLAC's blocks stand alone: those outside are not decoded.
 
     Raises:
-        MediaError: the bytes do not decode.
+        MediaError: the bytes do not decode, or hold fewer samples.
         MemoryError: there is not enough memory for them.
     """
+    parts: list[np.ndarray] = []
+    begin = 0  # The number of the first sample in `parts`.
     try:
         with av.open(io.BytesIO(flac), "r", format="flac", metadata_errors="replace") as container:
-            parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+            for packet in container.demux(audio=0):
+                start, length = packet.pts, packet.duration  # In samples, as all of FLAC; the last packet has none.
+                if start is not None and length is not None:
+                    if start + length <= first:
+                        continue
+                    if count is not None and start >= first + count:
+                        break
+                    if not parts:
+                        begin = start
+                parts += [frame.to_ndarray().reshape(-1) for frame in packet.decode()]
     except MemoryError as error:
         raise MemoryError("to decode a stored sound") from error
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the stored sound does not decode: {error}") from error
     if not parts:
         raise MediaError("the stored sound is empty")
-    return np.concatenate(parts).astype(np.float32) / 32768.0
+    sound = np.concatenate(parts)[first - begin :][:count]
+    if count is not None and len(sound) < count:
+        raise MediaError(
+            f"samples {first} to {first + count - 1} were asked for, the stored sound has {len(sound)} of them"
+        )
+    return sound.astype(np.float32) / 32768.0

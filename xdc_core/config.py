@@ -102,11 +102,14 @@ class AudioSettings(Section):
 
 
 class ExtractSettings(Section):
-    """How features are computed. Only `precision` changes those of a given encoder."""
+    """How features are computed. Of a given encoder only `precision` and, by rounding, `channels_last` change them."""
 
     batch: int = Field(32, ge=1, description="clips a forward pass (and a calibration batch)")
     workers: int = Field(0, ge=0, description="decoding processes beside the one with the encoder")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is for GPUs")
+    channels_last: bool = Field(
+        False, description="the memory layout that GPUs convolve fastest; a third less time with r2plus1d_18 on CPUs"
+    )
     calibration_batches: int = Field(
         20,
         ge=0,

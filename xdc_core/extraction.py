@@ -42,8 +42,8 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     name = getattr(config, modality.name).encoder
     torch.set_num_threads(thread_count(config))
     device = choose_device(config)
-    encoder = load_encoder(run.directory(encoder_node(modality.name, node.round)) / FILE_NAME, name)
-    encoder.to(device).eval()
+    path = run.directory(encoder_node(modality.name, node.round)) / FILE_NAME
+    encoder = extracting_encoder(path, name, modality, config, device)
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
     missing = {shard: size for shard, size in sizes.items() if not (out / f"{shard}.parquet").exists()}
     done, total, rejected = feature_rows(out), sum(sizes.values()), 0
@@ -125,12 +125,24 @@ def _write_shard(
     write_features(out / f"{shard}.parquet", good, features)
 
 
+def extracting_encoder(
+    path: Path, name: str, modality: Modality, config: Config, device: torch.device
+) -> torch.nn.Module:
+    """A stored encoder as `encode` wants it. Raises StageError as `load_encoder` does."""
+    encoder = load_encoder(path, name).to(device).eval()
+    if config.extract.channels_last:
+        encoder.to(memory_format=modality.channels_last)  # type: ignore[call-overload]
+    return encoder
+
+
 @torch.inference_mode()
 def encode(
     encoder: torch.nn.Module, views: torch.Tensor, modality: Modality, config: Config, device: torch.device
 ) -> torch.Tensor:
     """Features float32 [B, width], on the device, of a batch of views."""
     batch = modality.normalise(views.to(device, non_blocking=True), config)
+    if config.extract.channels_last:
+        batch = batch.contiguous(memory_format=modality.channels_last)
     half = config.extract.precision == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         result: torch.Tensor = encoder(batch)

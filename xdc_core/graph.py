@@ -212,7 +212,7 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
             calibration = {"batches": config.extract.calibration_batches, "batch": config.extract.batch}
             return seed | learn | calibration | {"view": view_settings(config, name, training=False)}
         case "extract":
-            return {"view": view_settings(config, name, training=False), "precision": config.extract.precision}
+            return {"view": view_settings(config, name, training=False)} | _passes(config)
         case "cluster":
             k = {"k": config.cluster.k.get(name)}  # type: ignore[call-overload]
             return (
@@ -232,13 +232,19 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
             return {"column": config.truth}
         case "embed":
             data = config.datasets[name]
-            how = {"views": data.views, "precision": config.extract.precision}
+            how = {"views": data.views} | _passes(config)
             return how | {"view": view_settings(with_frames(config, data.frames), data.modality, training=False)}
         case "eval":
             return seed | _evaluation_settings(config, name)
         case "report":
             return {"method": config.method} | config.report.model_dump(mode="json", exclude={"track"})
     return {}
+
+
+def _passes(config: Config) -> dict[str, Any]:
+    """How an encoder makes features. `channels_last` is newer than the first runs: left out where it is not set."""
+    how: dict[str, Any] = {"precision": config.extract.precision}
+    return how | ({"channels_last": True} if config.extract.channels_last else {})
 
 
 def with_frames(config: Config, frames: int | None) -> Config:

@@ -57,6 +57,15 @@ class LogMel:
         """Points of the FFT: the smallest power of two that holds a frame."""
         return 1 << (self.window - 1).bit_length()
 
+    def frames(self, samples: int) -> int:
+        """Frames of a sound of so many samples."""
+        return 1 + max(0, samples - self.window) // self.hop
+
+    def samples(self, first: int, last: int, samples: int) -> tuple[int, int]:
+        """The first sample that frames first .. last - 1 cover, and how many they cover of a sound of `samples`."""
+        begin = first * self.hop
+        return begin, min((last - 1) * self.hop + self.window, samples) - begin
+
 
 DEFAULT = LogMel()
 
@@ -80,6 +89,12 @@ def filter_bank(settings: LogMel = DEFAULT) -> Tensor:
     return (weights / weights.sum(dim=0)).float()
 
 
+@lru_cache(maxsize=16)
+def hann_window(samples: int, device: torch.device) -> Tensor:
+    """Symmetric, float32 [samples]. Cached: do not write to it."""
+    return torch.hann_window(samples, periodic=False, device=device)
+
+
 def log_mel(waveform: Tensor, settings: LogMel = DEFAULT) -> Tensor:
     """The log-mel spectrogram of mono sound: float32 [..., samples] -> float32 [..., frames, mels].
 
@@ -100,7 +115,7 @@ def log_mel(waveform: Tensor, settings: LogMel = DEFAULT) -> Tensor:
     power = windowed_power(
         pad(waveform, (space // 2, space - space // 2 + missing)),
         pad=0,
-        window=torch.hann_window(settings.window, periodic=False, device=waveform.device),
+        window=hann_window(settings.window, waveform.device),
         n_fft=settings.fft,
         hop_length=settings.hop,
         win_length=settings.window,
@@ -128,6 +143,14 @@ def span_frames(start_s: float, end_s: float, frames: int, settings: LogMel = DE
     first = min(math.floor(round(start_s / settings.hop_s, 6)), frames - 1)
     last = math.ceil(round(end_s / settings.hop_s, 6))
     return first, max(first + 1, min(last, frames))
+
+
+def seen_frames(total: int, frames: int, mode: Align, span: tuple[int, int]) -> tuple[int, int]:
+    """Which frames [first, last) of `total`, at least one, `align_frames` reads for a span."""
+    if mode == "span":
+        return span
+    begin = span[0] if mode == "start" else max(0, sum(span) // 2 - frames // 2)
+    return begin, min(begin + frames, total)
 
 
 def align_frames(
@@ -163,13 +186,10 @@ def align_frames(
         weight = (position - before)[:, None].to(spectrogram)
         rows = spectrogram[..., first:last, :]
         return torch.lerp(rows[..., before, :], rows[..., after, :], weight)
-    if mode == "start":
-        begin = first
-    elif mode == "centre":
-        begin = max(0, (first + last) // 2 - frames // 2)
-    else:
+    if mode not in ("start", "centre"):
         raise ValueError(f"align_frames: mode {mode!r} is not one of 'span', 'start', 'centre'")
-    rows = spectrogram[..., begin : begin + frames, :]
+    begin, end = seen_frames(total, frames, mode, (first, last))
+    rows = spectrogram[..., begin:end, :]
     return pad(rows, (0, 0, 0, frames - rows.shape[-2]))
 
 

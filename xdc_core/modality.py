@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from shards.decode import decode_frames, decode_sound
 from xdc_core.config import Config
-from xdc_core.logmel import LogMel, align_frames, log_mel, mask_stretch, span_frames
+from xdc_core.logmel import Align, LogMel, align_frames, log_mel, mask_stretch, seen_frames, span_frames
 
 Row = Mapping[str, Any]
 # Where a view lies: at random, in the middle (None), or in time from a frame on (and in space in the middle).
@@ -86,14 +86,17 @@ def audio_view(flac: bytes, row: Row, config: Config, where: Where) -> Tensor:
 
     In training, stretches of frames and of mel bands are masked where the settings ask for it.
     """
-    settings = config.audio
-    spectrogram = log_mel(
-        torch.from_numpy(decode_sound(flac)), LogMel(sample_rate=row["sample_rate"], mels=settings.mels)
-    )
+    settings, recipe = config.audio, LogMel(sample_rate=row["sample_rate"], mels=config.audio.mels)
+    total = recipe.frames(row["samples"])
     wanted = min(config.video.frames, row["frames"])
     start_s = view_start(row["frames"], wanted, where) / row["fps"]
-    span = span_frames(start_s, start_s + wanted / row["fps"], spectrogram.shape[0])
-    view = align_frames(spectrogram, settings.frames, settings.align, span)
+    span = span_frames(start_s, start_s + wanted / row["fps"], total)
+    first, last = seen_frames(total, settings.frames, settings.align, span)
+    # A view is a second or so of a sound that may last for minutes: only that is decoded.
+    sound = decode_sound(flac, *recipe.samples(first, last, row["samples"]))
+    # What is seen begins where the view does: "centre" has become "start".
+    align: Align = "span" if settings.align == "span" else "start"
+    view = align_frames(log_mel(torch.from_numpy(sound), recipe), settings.frames, align)
     if isinstance(where, np.random.Generator):
         for longest, axis in ((settings.mask_frames, 0), (settings.mask_mels, 1)):
             if longest:

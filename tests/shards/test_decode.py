@@ -90,6 +90,30 @@ def test_sound_comes_back_exactly() -> None:
         assert np.array_equal(sound * 32768, pcm.astype(np.float32))
 
 
+@pytest.mark.parametrize(("samples", "rate"), [(20_000, 8000), (50_000, 16000), (44_100, 44100)])
+def test_a_part_of_the_sound_is_that_part_of_the_whole(samples: int, rate: int) -> None:
+    generator = np.random.default_rng(samples)
+    flac = encode_sound((3000 * generator.standard_normal(samples)).astype(np.int16), rate)
+    whole = decode_sound(flac)
+    spans = [(0, 1), (0, samples), (samples - 1, 1), (4607, 2), (4608, 4608), (1152, 1)]
+    spans += [(first, int(generator.integers(1, samples - first + 1))) for first in generator.integers(0, samples, 40)]
+    for first, count in spans:
+        assert np.array_equal(decode_sound(flac, int(first), count), whole[first : first + count])
+    assert np.array_equal(decode_sound(flac, 777), whole[777:])
+
+
+@pytest.mark.parametrize(("first", "count", "there"), [(15_999, 2, 1), (0, 16_001, 16_000), (9000, 9000, 7000)])
+def test_more_samples_than_there_are_is_an_error_with_the_numbers(first: int, count: int, there: int) -> None:
+    says = f"samples {first} to {first + count - 1} were asked for, the stored sound has {there} of them"
+    with pytest.raises(MediaError, match=says):
+        decode_sound(encode_sound(np.ones(16_000, np.int16), 16000), first, count)
+
+
+def test_samples_behind_the_end_are_an_error() -> None:
+    with pytest.raises(MediaError, match=r"the stored sound (is empty|has 0 of them)"):
+        decode_sound(encode_sound(np.ones(16_000, np.int16), 16000), 20_000, 5)
+
+
 def test_a_tone_keeps_its_scale() -> None:
     wave = tone(440, 0.5, 16000, loudness=0.5)
     sound = decode_sound(encode_sound(np.round(wave * 32768).astype(np.int16), 16000))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from shards.errors import StageError
 from shards.index import read_index, read_whole_index, shard_names, write_parquet
 from shards.progress import silent
-from xdc_core.clips import ClipRows, ClipViews
+from xdc_core.clips import ClipRows, ClipViews, ShardRows
 from xdc_core.encoder_file import load_encoder
 from xdc_core.extraction import extract
 from xdc_core.features import read_features
@@ -81,6 +81,39 @@ def test_batches_and_workers_do_not_change_features(
     other_keys, others = features_in(out, run)
     assert other_keys == keys
     np.testing.assert_allclose(others, features, atol=1e-5, rtol=1e-5)
+
+
+@BOTH
+def test_the_layout_channels_last_changes_features_by_rounding_only(
+    copy_run: MakeRun, worked_run: Run, modality: str
+) -> None:
+    run, node = copy_run(extract={"channels_last": True}), Node("extract", modality, 0)
+    assert run_stage(run, node).reused is False
+    _, features = features_in(worked_run.directory(node), worked_run)
+    _, others = features_in(run.directory(node), run)
+    np.testing.assert_allclose(others, features, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_of_shards_are_those_of_all_shards_at_once_whoever_is_asked_first(tmp_path: Path) -> None:
+    sizes = {"000000": 5, "000001": 0, "000002": 1, "000003": 7}
+    fields = pa.schema([("key", pa.string()), ("split", pa.string()), ("sha256", pa.string())])
+    for shard, size in sizes.items():
+        rows = [
+            {"key": f"{shard}-{n}", "split": "train", "sha256": "", **dict.fromkeys(ClipRows.FIELDS, n)}
+            for n in range(size)
+        ]
+        schema = pa.schema([*fields, *((name, pa.int64()) for name in ClipRows.FIELDS)])
+        write_parquet(tmp_path / f"{shard}.parquet", pa.Table.from_pylist(rows, schema))
+    whole, apart = ClipRows(tmp_path, list(sizes)), ShardRows(tmp_path, sizes)
+    assert len(apart) == len(whole) == 13
+    for number in [*range(13), *reversed(range(13)), 12, 0, 5, 6, 4]:
+        assert apart[number] == whole[number]
+    assert dict(whole.by_shard()) == {
+        "000000": slice(0, 5),
+        "000001": slice(5, 5),
+        "000002": slice(5, 6),
+        "000003": slice(6, 13),
+    }
 
 
 def test_clips_have_different_features(worked_run: Run) -> None:

@@ -9,13 +9,14 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from shards.decode import decode_sound
 from shards.media import encode_picture, encode_sound
 from xdc_core.config import Config, parse_config
-from xdc_core.logmel import mask_stretch
-from xdc_core.modality import audio_view, normalise_video, video_view
+from xdc_core.logmel import Align, align_frames, log_mel, mask_stretch, span_frames
+from xdc_core.modality import audio_view, normalise_video, video_view, view_start
 
 FRAMES, FPS, HEIGHT, WIDTH, RATE = 50, 25, 48, 64, 16000
-ROW = {"frames": FRAMES, "fps": float(FPS), "sample_rate": RATE}
+ROW = {"frames": FRAMES, "fps": float(FPS), "sample_rate": RATE, "samples": 2 * RATE}
 SEEDS = range(120)
 
 
@@ -185,6 +186,33 @@ def test_the_sound_of_the_whole_picture_is_stretched_onto_the_frames(flac: bytes
     start_s, end_s = (FRAMES - frames) / 2 / FPS, (FRAMES + frames) / 2 / FPS
     assert abs(tenth_heard(view[0, 0]) - int(10 * start_s)) <= 1
     assert abs(tenth_heard(view[0, -1]) - int(10 * end_s)) <= 1
+
+
+@pytest.mark.parametrize("align", ["span", "start", "centre"])
+@pytest.mark.parametrize("frames", [1, 8, 50])
+def test_a_view_is_the_same_as_one_out_of_the_spectrogram_of_the_whole_sound(
+    flac: bytes, align: Align, frames: int
+) -> None:
+    """Though only the sound that is seen is decoded. Bit for bit, but where BLAS adds up a few rows otherwise."""
+    settings = config(video={"frames": frames}, audio={"align": align})
+    whole = log_mel(torch.from_numpy(decode_sound(flac)))
+    for first in range(FRAMES - frames + 1):
+        span = span_frames(first / FPS, first / FPS + frames / FPS, len(whole))
+        made, expected = audio_view(flac, ROW, settings, first)[0], align_frames(whole, 100, align, span)
+        torch.testing.assert_close(made, expected, atol=1e-4 if frames == 1 else 0, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 255, 256, 257, 415, 416, 16_000])
+def test_a_view_of_little_sound_is_the_same_too(samples: int) -> None:
+    pcm = (3000 * np.random.default_rng(samples).standard_normal(samples)).astype(np.int16)
+    flac, row = encode_sound(pcm, RATE), ROW | {"samples": samples, "frames": max(1, samples * FPS // RATE)}
+    whole = log_mel(torch.from_numpy(decode_sound(flac)))
+    for align in ("span", "start", "centre"):
+        made = audio_view(flac, row, config(audio={"align": align}), None)[0]
+        span = span_frames(view_start(row["frames"], 8, None) / FPS, FRAMES, len(whole))
+        if row["frames"] <= 8:
+            assert torch.equal(made, align_frames(whole, 100, align, span))  # type: ignore[arg-type]
+        assert made.shape == (100, 40)
 
 
 MASKS = [("mask_frames", 30, 0), ("mask_mels", 12, 1)]

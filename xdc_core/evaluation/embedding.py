@@ -20,10 +20,10 @@ from shards.stage import Outcome
 from xdc_core.clips import ClipRows, told_once
 from xdc_core.config import Config
 from xdc_core.device import choose_device
-from xdc_core.encoder_file import FILE_NAME, load_encoder
+from xdc_core.encoder_file import FILE_NAME
 from xdc_core.encoders.build import encoder_spec
 from xdc_core.evaluation.placing import views_by_clip
-from xdc_core.extraction import encode
+from xdc_core.extraction import encode, extracting_encoder
 from xdc_core.features import write_features
 from xdc_core.graph import encoder_node, with_frames
 from xdc_core.modality import MODALITIES, Modality
@@ -69,8 +69,8 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     name = getattr(config, modality.name).encoder
     torch.set_num_threads(thread_count(config))
     device = choose_device(config)
-    encoder = load_encoder(run.directory(encoder_node(modality.name, node.round)) / FILE_NAME, name)
-    encoder.to(device).eval()
+    path = run.directory(encoder_node(modality.name, node.round)) / FILE_NAME
+    encoder = extracting_encoder(path, name, modality, config, device)
     corpus = run.directory(Node("data", node.modality))
     places = views_by_clip(corpus, config.video.frames, dataset.views)
     shards = shard_names(corpus)
