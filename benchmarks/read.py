@@ -20,7 +20,7 @@ from shards.index import read_index, shard_names
 from shards.read import ClipReader
 from xdc_core.run import open_run
 
-COLUMNS = ["key", "mp4_offset", "mp4_size", "flac_offset", "flac_size", "sha256"]
+COLUMNS = ["key", "mp4_offset", "mp4_size", "mp4_sha256", "flac_offset", "flac_size", "flac_sha256"]
 
 
 def main() -> None:

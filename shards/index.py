@@ -13,12 +13,16 @@ from shards.errors import StageError
 from shards.stored import read_stored
 
 MEMBERS = ("mp4", "flac", "json")
+HASHED = ("mp4", "flac")  # Each has a sha256 in the index. The json only repeats the index.
 KEY = "^[A-Za-z0-9_-]{1,128}$"  # What `clip_key` makes, and nothing that leads out of a folder as a file's name.
 NO_MEMBER = -1  # The offset of a member that a clip does not have; its size is 0.
 
 
 def index_schema(label_names: Sequence[str]) -> pa.Schema:
-    """The index's columns. Offsets and sizes are bytes in the tar; sha256 is over the mp4 and then the flac.
+    """The index's columns. Offsets and sizes are bytes in the tar.
+
+    `sha256` is over the mp4 and then the flac: it tells clips apart. That of a member alone ("" where there is none) is
+    what a reader of this member checks.
 
     A clip without a picture has width and height 0, the corpus's fps, and the frames that its sound is long enough
     for; one without sound has sample_rate and samples 0.
@@ -38,6 +42,7 @@ def index_schema(label_names: Sequence[str]) -> pa.Schema:
             ("split", pa.string()),
             *((name, pa.string()) for name in label_names),
             *((f"{member}_{what}", pa.int64()) for member in MEMBERS for what in ("offset", "size")),
+            *((f"{member}_sha256", pa.string()) for member in HASHED),
             ("sha256", pa.string()),
         ]
     )

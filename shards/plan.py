@@ -15,7 +15,7 @@ from shards.corpus import Listing, Reject, Source
 from shards.settings import CorpusSettings, stored_part
 from shards.survey import Surveyed
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.index import MEMBERS, NO_MEMBER, read_index
-from shards.read import HASHED
+from shards.index import HASHED, MEMBERS, NO_MEMBER, read_index
 
 
 def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
@@ -84,8 +83,12 @@ def _wrong_clip(file: Any, row: dict[str, Any]) -> Iterator[str]:
     for member in _members(row):
         file.seek(row[f"{member}_offset"])
         data[member] = file.read(row[f"{member}_size"])
-    if hashlib.sha256(b"".join(data[member] for member in HASHED if member in data)).hexdigest() != row["sha256"]:
-        yield f"clip {row['key']} is not what was stored (sha256)"
+    there = [member for member in HASHED if member in data]
+    wrong = [name for name in there if hashlib.sha256(data[name]).hexdigest() != row[f"{name}_sha256"]]
+    for member in wrong:
+        yield f"the {member} of clip {row['key']} is not what was stored (sha256)"
+    if not wrong and hashlib.sha256(b"".join(data[member] for member in there)).hexdigest() != row["sha256"]:
+        yield f"clip {row['key']} is what was stored, but its sha256 in the index is another"
     try:
         told = json.loads(data.get("json", b""))
     except ValueError:

@@ -147,6 +147,8 @@ def _write_tar(
                 "samples": made.samples,
                 "split": source.split,
                 **{name: source.labels.get(name) for name in plan.label_names},
+                "mp4_sha256": hashlib.sha256(made.mp4).hexdigest() if made.mp4 else "",
+                "flac_sha256": hashlib.sha256(made.flac).hexdigest() if made.flac else "",
                 "sha256": hashlib.sha256(made.mp4 + made.flac).hexdigest(),
             }
             note = json.dumps(row, ensure_ascii=False).encode()

@@ -84,7 +84,7 @@ def _batches(run: Run, sizes: Mapping[str, int], modality: Modality, device: tor
         for first in range(end - size, end, settings.batch)
     ]
     return DataLoader(
-        ClipViews(run.corpus, ShardRows(run.corpus, sizes), modality, run.config),
+        ClipViews(run.corpus, ShardRows(run.corpus, sizes, modality.member), modality, run.config),
         batch_sampler=([(number, None) for number in span] for span in spans),
         num_workers=settings.workers,
         collate_fn=collate,

@@ -56,7 +56,7 @@ def _calibrate(run: Run, node: Node, encoder: torch.nn.Module, progress: Progres
     batches = config.extract.calibration_batches
     if not batches:
         return 0
-    rows = ClipRows(run.corpus, shard_names(run.corpus))
+    rows = ClipRows(run.corpus, shard_names(run.corpus), modality.member)
     # The corpus is shuffled: its first clips are a random sample.
     chosen = rows.learnable(config.corpus.learn_splits)[: batches * config.extract.batch]
     if len(chosen) < 2:

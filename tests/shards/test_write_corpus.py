@@ -141,6 +141,8 @@ def test_the_reader_gives_the_bytes_that_webdataset_reads_in_the_same_order(buil
                     member: sample[member] for member in MEMBERS
                 }
                 assert hashlib.sha256(sample["mp4"] + sample["flac"]).hexdigest() == row["sha256"]
+                for member in ("mp4", "flac"):
+                    assert hashlib.sha256(sample[member]).hexdigest() == row[f"{member}_sha256"]
                 assert decode_frames(sample["mp4"], 0, row["frames"]).shape == (row["frames"], 32, 42, 3)
                 assert len(decode_sound(sample["flac"])) == row["samples"]
                 note = json.loads(sample["json"])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commits import commit_as_it_is
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from shards.commit import MANIFEST, list_files, partial_directory, read_manifest, set_aside
 from shards.errors import StageError
-from shards.index import read_index
+from shards.index import read_index, write_parquet
 from shards.lock import exclusive, lock_of
 from shards.tar_check import key_faults, tar_faults
 from xdc_core.directory_check import file_faults
@@ -248,7 +249,23 @@ def test_a_tar_and_its_index_exchanged_together_with_their_hashes_are_found(run:
     (run.corpus / "000001.tar").write_bytes(data)
     commit_as_it_is(run.corpus)
     found = [finding for finding in verify_run(run) if finding.kind == "damaged"]
-    assert [finding.what for finding in found] == [f"clip {row['key']} is not what was stored (sha256)"]
+    assert [finding.what for finding in found] == [f"the mp4 of clip {row['key']} is not what was stored (sha256)"]
+
+
+@pytest.mark.parametrize(
+    ("column", "what"),
+    [
+        ("flac_sha256", "the flac of clip {key} is not what was stored (sha256)"),
+        ("sha256", "clip {key} is what was stored, but its sha256 in the index is another"),
+    ],
+)
+def test_a_wrong_sha256_in_the_index_is_found(run: Run, column: str, what: str) -> None:
+    index = read_index(run.corpus, "000001")
+    digests = ["0" * 64, *index[column].to_pylist()[1:]]
+    changed = index.set_column(index.column_names.index(column), column, pa.array(digests))
+    write_parquet(run.corpus / "000001.parquet", changed)
+    commit_as_it_is(run.corpus)
+    assert what.format(key=index["key"][0].as_py()) in list(tar_faults(run.corpus, "000001"))
 
 
 def test_rows_that_are_lost_doubled_strange_or_in_another_order_are_found() -> None:

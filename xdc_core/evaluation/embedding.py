@@ -77,7 +77,7 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     for done, shard in enumerate(shards, start=1):
         if (out / f"{shard}.parquet").exists():
             continue
-        rows = ClipRows(corpus, [shard])
+        rows = ClipRows(corpus, [shard], modality.member)
         wanted = [places.get(key, []) for key in rows.keys.to_pylist()]
         keys: list[str] = []
         frames: list[int] = []

@@ -162,7 +162,7 @@ def _shown(run: Run, node: Node, recordings: Recordings, modality: str) -> Shown
         dataset = run.config.datasets[evaluation.data]
         corpus, config = run.directory(Node("data", evaluation.data)), with_frames(run.config, dataset.frames)
         placed = views_by_clip(corpus, config.video.frames, dataset.views)
-    rows = ClipRows(corpus, shard_names(corpus))
+    rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member)
     clips: list[list[int]] = [[] for _ in recordings.names]
     places: dict[int, list[int | None]] = {}
     for row, key in enumerate(rows.keys.to_pylist()):

@@ -4,14 +4,18 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from shards.index import read_index, read_parquet, shard_names
+from shards.index import HASHED, read_index, read_parquet, shard_names
 from shards.progress import Progress
 from shards.read import ClipReader
 from xdc_core.report.media import take_media, write_media
 from xdc_core.run import Node, Run
 
 SEARCHED = 20_000  # Clips that a page can hold to be searched; of a larger corpus it has the examples only.
-MEDIA_COLUMNS = ("frames", "sample_rate", "mp4_offset", "mp4_size", "flac_offset", "flac_size", "sha256")
+MEDIA_COLUMNS = (
+    "frames",
+    "sample_rate",
+    *(f"{member}_{what}" for member in HASHED for what in ("offset", "size", "sha256")),
+)
 
 
 def page_clips(

@@ -9,6 +9,7 @@ from shards.index import read_parquet, shard_names
 from xdc_core.clips import ClipRows
 from xdc_core.labels import read_k, read_labels
 from xdc_core.methods import METHODS
+from xdc_core.modality import MODALITIES
 from xdc_core.run import Node, Run
 from xdc_core.sampling import draw_clips
 from xdc_core.seed import derive_seed
@@ -39,7 +40,7 @@ def read_assignment(run: Run, node: Node) -> Assignment:
     """
     config, modality = run.config, str(node.modality)
     assert node.round is not None
-    rows = ClipRows(run.corpus, shard_names(run.corpus))
+    rows = ClipRows(run.corpus, shard_names(run.corpus), MODALITIES[modality].member)
     sources = METHODS[config.method][modality]
     labels = {source: run.directory(Node("label", source, node.round)) for source in sources}
     targets = {source: np.full(len(rows), -1, np.int32) for source in sources}
