@@ -19,33 +19,37 @@ from xdc_core.run import Node, Run
 
 # Two servers, because faiss brings other CUDA libraries than torch: no process has both. What comes later is what a
 # stage would else import on the way, anew in every child: torch._dynamo at an optimiser's first step, pandas (where it
-# is installed) at pyarrow's first conversion.
+# is installed) at pyarrow's first conversion. Nothing can be asked of a server while it imports one of these, so what
+# takes seconds is imported in pieces: sympy to fsdp are most of torch._dynamo.
 TORCH = (
     "xdc_core.initial",
     "xdc_core.encoders.r2plus1d",
     "xdc_core.encoders.audio_resnet",
     "xdc_core.extraction",
     "xdc_core.training.rank",
+    "xdc_core.report.stage",
     "shards.make",
     "--later",
-    "torch._dynamo",
     "webdataset.writer",
+    "sympy",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.distributed.fsdp",
+    "torch._dynamo.utils",
+    "torch._dynamo",
     "pandas",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
 )
 FAISS = (
     "faiss",
     "xdc_core.clustering",
     "xdc_core.labels",
-    "xdc_core.report.stage",
+    "--later",
     "sklearn.metrics.cluster",
     "sklearn.linear_model",
-    "--later",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_svg",
     "pandas",
-    "tensorboardX",
 )
-ON_TORCH = ("shard", "data", "init", "extract", "train", "embed")
+ON_TORCH = ("shard", "data", "init", "extract", "train", "embed", "report")
 ERRORS: dict[str, type[XdcError]] = {"ConfigError": ConfigError, "Busy": Busy}
 
 

@@ -5,8 +5,6 @@ import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect r
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,19 +12,20 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.logging import get_logger, get_run_logger
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows.artifacts import artifact_key, publish_round
 from flows.children import CHILDREN
+from flows.curves import send_curves
 from flows.listeners import LISTENERS
+from flows.reported import only_reported
 from shards.errors import Busy, XdcError
 from shards.progress import Progress
 from shards.stage import Record
 from xdc_core.graph import Fingerprints
 from xdc_core.run import Node, Run, open_run
 from xdc_core.stage import reuse
-from xdc_core.tracking.publish import publish
 
 UPDATE_S = 2.0
 WAIT_S, LONGEST_WAIT_S = 1.0, 20.0  # Between two looks whether another process is still at it.
@@ -65,23 +64,6 @@ class ProgressArtifact:
 
 # Held by the stage at work where the configuration wants one at a time.
 ONE_AT_A_TIME = threading.Lock()
-
-
-@contextmanager
-def only_reported(what: str) -> Iterator[None]:
-    """Whatever goes wrong in telling Prefect of something must not undo the work that it is about."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - a server that is down, locked or restarting raises all kinds
-        get_logger("xdc").warning("%s could not be shown in Prefect: %s", what, error)
-
-
-def bring_up_to_date(run: Run) -> None:
-    """Send the trackers of the configuration what is new. They have copies: no trouble of theirs stops a run."""
-    for name in run.config.report.track:
-        # Who is at it sends ours too, or the next does.
-        with only_reported(f"the curves in {name}"), contextlib.suppress(Busy):
-            publish(run, name)
 
 
 def run_or_wait(run: Run, node: Node, force: bool, progress: Progress, corpus: str | None) -> Record:
@@ -129,7 +111,7 @@ def do_node(run: str, node: Node, force: bool = False, shard: Record | None = No
         with only_reported(str(node)):
             publish_round(opened, node)
     if node.stage in ("train", "report") and not record.reused:
-        bring_up_to_date(opened)
+        send_curves(opened)
     for listener in LISTENERS:
         listener.finished(node, record)
     if record.reused:

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.broken_pipe import outlive_reader
-from flows.tasks import only_reported
+from flows.reported import only_reported
 from flows.xdc_round import xdc_round
 from flows.zombies import sign
 from xdc_core.graph import round_nodes, setup_nodes

@@ -13,8 +13,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.broken_pipe import outlive_reader
 from flows.children import CHILDREN
+from flows.curves import await_curves
+from flows.reported import only_reported
 from flows.rounds import check_round, next_round
-from flows.tasks import do_node, only_reported
+from flows.tasks import do_node
 from flows.zombies import sign
 from xdc_core.graph import SHARD, inputs, round_nodes, setup_nodes
 from xdc_core.run import Node, Run, open_run
@@ -63,6 +65,7 @@ def run_nodes(run: Run, nodes: list[Node], force: bool = False) -> State[Any]:
             )
         for future in futures.values():
             future.wait()
+        await_curves()
     except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when these do.
         CHILDREN.close()
         raise

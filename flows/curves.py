@@ -1,0 +1,30 @@
+"""Curves go to the trackers beside the stages: no stage waits for a tracker, which may import torch or be far away."""
+
+import contextlib
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from flows.reported import only_reported
+from shards.errors import Busy
+from xdc_core.run import Run
+from xdc_core.tracking.publish import publish
+
+_SENDER = ThreadPoolExecutor(1, thread_name_prefix="curves")
+_SENT: list[Future[None]] = []
+
+
+def send_curves(run: Run) -> None:
+    """Have the trackers of the configuration told what is new. Returns at once."""
+    _SENT.append(_SENDER.submit(_send, run))
+
+
+def await_curves() -> None:
+    """Until the trackers know all that they were to be told."""
+    while _SENT:
+        _SENT.pop(0).result()
+
+
+def _send(run: Run) -> None:
+    for name in run.config.report.track:
+        # Who is at it sends ours too, or the next does.
+        with only_reported(f"the curves in {name}"), contextlib.suppress(Busy):
+            publish(run, name)
