@@ -123,9 +123,11 @@ def read_parquet(path: Path, stage: str, columns: list[str] | None = None) -> pa
         StageError: the file is missing or damaged; says which stage makes it anew.
     """
     try:
-        table = pq.read_table(pa.BufferReader(read_stored(path, stage)), columns=columns)
+        # Not by `read_table`: that imports pandas, where it is installed.
+        table = pq.ParquetFile(pa.BufferReader(read_stored(path, stage))).read(columns)
         table.validate(full=True)  # Text that is no UTF-8, too: it would be found where it is used, by any error.
-        _ = table.column_names
+        if absent := set(columns or ()).difference(table.column_names):
+            raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(absent))}")
         return table
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # Not what is in the file: the machine's trouble.

@@ -290,6 +290,7 @@ class Fingerprints:
         """`corpus` is the corpus's fingerprint, where it is known; else the sources are listed."""
         self.run = run
         self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
+        self._rounds = 0  # So many rounds are known, from the first on.
         self.reasons: dict[Node, str] = {}
         self._digests: dict[str, str] = {}
         self._read_as: dict[Node, str] = {}
@@ -297,10 +298,11 @@ class Fingerprints:
     def of(self, node: Node) -> str | None:
         """The fingerprint, or None where it is not known because the corpus must be made first."""
         if node not in self._known:
-            for number in range(node.round or 0):  # Earlier rounds first, or a long run would recurse too deep.
-                for earlier in round_nodes(self.run.config, number):
+            while self._rounds < (node.round or 0):  # Earlier rounds first, or a long run would recurse too deep.
+                for earlier in round_nodes(self.run.config, self._rounds):
                     if earlier not in self._known:
                         self._known[earlier] = self._derive(earlier)
+                self._rounds += 1
             self._known[node] = self._derive(node)
         return self._known[node]
 

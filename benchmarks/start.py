@@ -1,0 +1,76 @@
+"""How long a person waits for `xdc --help`, and for `xdc status` of a run of many rounds.
+
+    PYTHONPATH=. python benchmarks/start.py [--rounds 100]
+
+Each is a new process. Every directory of the run is really there and committed; what its stage would have put into it
+is left out.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from side_by_side import contest, parser, record
+
+from shards.commit import write_text
+from shards.progress import Progress
+from shards.stage import Outcome
+from xdc_core.config import FILE_NAME, commented_yaml, load_preset, parse_config
+from xdc_core.graph import all_nodes
+from xdc_core.run import Node, Run, open_run
+from xdc_core.stage import WORK, run_stage
+
+
+def nothing(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+    """In place of every stage."""
+    write_text(out / "nothing.json", "{}")
+    return Outcome(1, 0, {"nmi_previous": 0.5, "loss": 1.0})
+
+
+def long_run(root: Path, rounds: int) -> int:
+    """A run of so many rounds; returns the number of its directories."""
+    from shards.digits.corpus import write_digits
+    from shards.digits.settings import DigitsSettings
+
+    videos = write_digits(root / "media", DigitsSettings(clips=2))
+    values = parse_config(load_preset("digits"), "preset digits").model_dump()
+    values |= {"rounds": rounds}
+    values["corpus"] |= {"videos": str(videos), "path": "corpus"}
+    write_text(root / FILE_NAME, commented_yaml(parse_config(values, "the benchmark")))
+    run = open_run(root)
+    WORK.update(dict.fromkeys(WORK, (__name__, "nothing")))
+    nodes = list(all_nodes(run.config))
+    corpus = None
+    for node in nodes:
+        done = run_stage(run, node, corpus_fingerprint=corpus)
+        corpus = corpus or done.fingerprint
+    return len(nodes)
+
+
+def main() -> None:
+    """Print the table."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=100)
+    given = arguments.parse_args()
+
+    def command(*words: str) -> None:
+        subprocess.run([str(Path(sys.executable).parent / "xdc"), *words], check=True, capture_output=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = long_run(Path(folder), given.rounds)
+        contestants: dict[str, Any] = {
+            "xdc --help": lambda: command("--help"),
+            f"xdc status, {given.rounds} rounds": lambda: command("status", folder),
+            f"xdc status --nodes, {nodes} nodes": lambda: command("status", folder, "--nodes"),
+            "python -c pass": lambda: subprocess.run([sys.executable, "-c", "pass"], check=True),
+        }
+        found = contest("starting", "calls", 1, contestants, given.turns)
+    for name, seconds in found.seconds.items():
+        print(f"{name:<36}{sorted(seconds)[len(seconds) // 2]:>8.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})")
+    record(given.out, contests=[found], nodes=nodes)
+
+
+if __name__ == "__main__":
+    main()
