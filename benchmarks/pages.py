@@ -2,13 +2,16 @@
 
     PYTHONPATH=. python benchmarks/pages.py RUN [--clips 10000] [--rounds 20] [--k 512] [--out FOLDER]
 
-RUN is a run with a finished corpus (that of `make demo`, say); its first shard is multiplied as in memory.py. Features
-are invented: a place for every label, and noise that shrinks from round to round. All the rest, k-means, pseudo-labels,
-short trainings and reports with their media, is done by the ordinary stages. Needs playwright and Chromium.
+RUN is a run with a finished corpus (that of `make demo`, say). Its first shard is multiplied: every other shard is a
+hard link to its tar with an index of new keys, so each row is a real clip. Features are invented: a place for every
+label, and noise that shrinks from round to round. All the rest, k-means, pseudo-labels, short trainings and reports with
+their media, is done by the ordinary stages. Needs playwright and Chromium.
 """
 
 import argparse
+import datetime
 import json
+import os
 import shutil
 import statistics
 import tempfile
@@ -18,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from memory import multiply
+import pyarrow as pa
 
-from shards.commit import write_text
-from shards.index import label_columns, read_index, shard_names
+from shards.commit import Manifest, commit, write_text
+from shards.index import label_columns, read_index, shard_name, shard_names, write_parquet
+from shards.plan import STAGE_VERSION
 from shards.progress import Progress
+from shards.settings import stored_part
 from shards.stage import Outcome
-from xdc_core.config import FILE_NAME, commented_yaml, parse_config
+from xdc_core.config import FILE_NAME, Config, commented_yaml, parse_config
 from xdc_core.features import write_features
 from xdc_core.graph import all_nodes
 from xdc_core.run import Node, Run, open_run
@@ -33,6 +38,39 @@ from xdc_core.stage import WORK, run_stage
 WIDTH = 64
 # First paint of the gallery: the cards that can be seen are there and one picture has come.
 SHOWN = "document.querySelector('.card') && document.querySelector('.clip .picture')?.style.backgroundImage"
+
+
+def multiply(run: Run, rows: int, root: Path) -> Run:
+    """A run on a corpus of `rows` clips made from the first shard of `run`'s corpus."""
+    corpus, partial = root / "corpus", root / ".corpus.partial"
+    partial.mkdir(parents=True)
+    index = read_index(run.corpus, shard_name(0))
+    for number in range(-(-rows // len(index))):
+        name = shard_name(number)
+        os.link(run.corpus / "000000.tar", partial / f"{name}.tar")
+        part = index.slice(0, min(len(index), rows - number * len(index)))
+        keys = pa.array([f"{key}-{number}" for key in part["key"].to_pylist()])
+        write_parquet(partial / f"{name}.parquet", part.set_column(0, "key", keys))
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    settings = run.config.corpus
+    manifest = Manifest(
+        stage="shard",
+        version=STAGE_VERSION,
+        fingerprint=f"synthetic-{rows}",
+        settings=stored_part(settings),
+        rows=rows,
+        summary={"clips": rows, "sources": rows, "rejects": {}, "hours": None},
+        seconds=0,
+        started=now,
+        finished=now,
+    )
+    commit(partial, corpus, manifest)
+    width = 64
+    small = run.config.cluster.model_copy(update={"sample_mb": 1000 * width * 4 / 1e6})
+    place = settings.model_copy(update={"path": "corpus", "videos": None})
+    config: Config = run.config.model_copy(update={"corpus": place, "cluster": small, "rounds": 1})
+    write_text(root / "xdc.yaml", commented_yaml(config))
+    return open_run(root)
 
 
 def invented_features(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
