@@ -1,12 +1,13 @@
 # make demo            install, then learn from audio-visual digits (or: make demo VIDEOS=folder, SPEECH=folder)
 # make test            install, then lint, types and all tests
+# make bench           install, then all benchmarks at a small size (docs/performance.md)
 # make install         the installing alone
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test install lint
+.PHONY: demo test bench install lint
 
 # Safe to repeat: a finished installation is recognised by its stamp.
 install: $(VENV)/.installed
@@ -44,3 +45,20 @@ lint: install
 
 test: lint
 	$(BIN)/pytest
+
+BENCH := runs/bench
+BENCHMARK = PYTHONPATH=. $(BIN)/python benchmarks
+bench: install
+	$(BENCHMARK)/small_run.py $(BENCH) --clips 300
+	$(BENCHMARK)/start.py --rounds 100 --out $(BENCH)/start.json
+	$(BENCHMARK)/shard.py $(BENCH)/media --turns 3 --out $(BENCH)/shard.json
+	$(BENCHMARK)/sandbox.py $(BENCH)/media
+	$(BENCHMARK)/read.py $(BENCH) --out $(BENCH)/read.json
+	$(BENCHMARK)/extract.py $(BENCH) --turns 3 --out $(BENCH)/extract.json
+	$(BENCHMARK)/cluster.py --clips 10000 --k 64 --turns 3 --out $(BENCH)/cluster.json
+	$(BENCHMARK)/label.py --rows 200000 --out $(BENCH)/label.json
+	$(BENCHMARK)/train.py $(BENCH) --turns 3 --out $(BENCH)/train.json
+	$(BENCHMARK)/orchestration.py $(BENCH) --rounds 1 --out $(BENCH)/orchestration.json
+	$(BENCHMARK)/growth.py $(BENCH) --clips 50 --times 1 2 4 --out $(BENCH)/growth.json
+	$(BENCHMARK)/gpu.py --device cpu --quick --no-compile --out $(BENCH)/gpu.json
+	$(BENCHMARK)/plan.py

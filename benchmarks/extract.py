@@ -1,11 +1,12 @@
 """Extraction against its two limits: decoding alone, and the encoder alone on a batch in memory.
 
     PYTHONPATH=. python benchmarks/small_run.py RUN
-    PYTHONPATH=. python benchmarks/extract.py RUN [--workers 1] [--threads 1]
+    PYTHONPATH=. python benchmarks/extract.py RUN [--workers 1] [--threads 1] [--decoding]
 
 Everyone is timed from the first batch on; the start (worker processes, first batch) is printed apart. With workers the
 limit is the slower of the two, for they work side by side; without, the sum of both times. The stage also writes its
-features. The encoder alone gets views in memory and normalises them, as the stage does.
+features. The encoder alone gets views in memory and normalises them, as the stage does. --decoding measures that alone:
+for large encoders where there is no GPU.
 """
 
 import tempfile
@@ -35,6 +36,7 @@ def main() -> None:
     arguments.add_argument("run", type=Path)
     arguments.add_argument("--workers", type=int, default=1)
     arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--decoding", action="store_true", help="decoding alone")
     given = arguments.parse_args()
     source = open_run(given.run)
     config = source.config.model_copy(
@@ -46,13 +48,15 @@ def main() -> None:
     run = Run(source.root, config)
     contests, shares, starts = [], {}, {}
     for modality in ("video", "audio"):
-        found, start_s = extraction(run, modality, given.turns)
-        show(found, OURS)
+        found, start_s = extraction(run, modality, given.turns, given.decoding)
+        show(found, DECODING if given.decoding else OURS)
+        contests.append(found)
+        if given.decoding:
+            continue
         shares[modality] = share_of_limit(found, bool(given.workers))
         starts[modality] = start_s
         limit = "the slower of the two" if given.workers else "one after the other"
         print(f"  {shares[modality]:.3f} of {limit}; {start_s:.2f} s before the first batch\n", flush=True)
-        contests.append(found)
     record(given.out, contests=contests, shares=shares, start_s=starts, workers=given.workers, threads=given.threads)
 
 
@@ -66,8 +70,8 @@ def share_of_limit(found: Contest, side_by_side: bool) -> float:
     return ratios[len(ratios) // 2]
 
 
-def extraction(run: Run, name: str, turns: int) -> tuple[Contest, float]:
-    """The contest of one modality, and the median of the seconds before our first batch."""
+def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Contest, float]:
+    """The contest of one modality, and the median of the seconds before our first batch (0 without ours)."""
     config, modality, node = run.config, MODALITIES[name], Node("extract", name, 0)
     device = choose_device(config)
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
@@ -106,6 +110,8 @@ def extraction(run: Run, name: str, turns: int) -> tuple[Contest, float]:
         ENCODING: lambda: paced(encoding()),
     }
     title = f"extract.{name} ({encoder_name}, views of {'x'.join(map(str, first.views.shape[1:]))})"
+    if only_decoding:
+        return contest(title, "clips", clips, {DECODING: contestants[DECODING]}, turns), 0.0
     found = contest(title, "clips", clips, contestants, turns)
     return found, sorted(starts)[len(starts) // 2]
 

@@ -6,7 +6,7 @@ Needs torch alone: views are random tensors that lie on the device. Video encode
 pixels and audio encoder, forward and training step, in float32 (with TF32) and bfloat16, channels last, compiled, and
 forward with folded batch norm; then k-means (assignment and update) over 10 M features of 512 numbers, log-mel
 spectrograms if torchaudio is there, and the check of bfloat16 convolutions against float32.
---device cpu --quick tries the script itself.
+--flops only counts: GFLOP of a forward pass of one view. --device cpu --quick --no-compile tries the script itself.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from xdc_core.convolution_check import CHECKED, TOLERANCE, check_encoders
-from xdc_core.encoders.build import build_encoder
+from xdc_core.encoders.build import build_encoder, encoder_spec
 
 CLASSES = 256
 WAYS = ("float32", "bfloat16", "bfloat16 last", "bfloat16 last compiled")
@@ -80,11 +80,22 @@ def folded(encoder: nn.Module) -> nn.Module:
     return encoder
 
 
-def works(name: str, shape: tuple[int, ...], device: torch.device, times: int) -> Iterator[dict[str, Any]]:
+def gflop(name: str, shape: tuple[int, ...]) -> float:
+    """Of a forward pass of one view, two operations a multiplication and addition."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        encoder_spec(name).build().eval()(torch.empty(1, *shape[1:]))
+    return counter.get_total_flops() / 1e9
+
+
+def works(
+    name: str, shape: tuple[int, ...], device: torch.device, times: int, compiling: bool
+) -> Iterator[dict[str, Any]]:
     """Forward and training step of an encoder, in every way: clips/s and TFLOP/s."""
     layout = torch.channels_last_3d if len(shape) == 5 else torch.channels_last
     labels = torch.randint(CLASSES, shape[:1], device=device)
     for way in (*WAYS, "bfloat16 last folded"):
+        if "compiled" in way and not compiling:
+            continue
         encoder = build_encoder(name, 0).to(device)
         views = torch.randn(shape, device=device)
         if "last" in way:
@@ -167,16 +178,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--flops", action="store_true", help="count, without a device")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     device, quick = torch.device(given.device), given.quick
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    times = 2 if quick else 10
-    found: dict[str, Any] = {"machine": machine(device)}
-    print(json.dumps(found["machine"]))
-    found["matrix_tflops"] = rates = matrix_rates(device, 256 if quick else 8192, times)
-    print(f"matrix product: float32 {rates['float32']:.2f}, bfloat16 {rates['bfloat16']:.2f} TFLOP/s")
     shapes: list[tuple[str, tuple[int, ...]]] = [
         ("r2plus1d_18", (max(1, 64 * 8 * 112**2 // (frames * side**2)), 3, frames, side, side))
         for side in (112, 224)
@@ -185,10 +193,19 @@ def main() -> None:
     shapes.append(("audio_resnet_18", (256, 1, 100, 40)))
     if quick:
         shapes = [("r2plus1d_tiny", (2, 3, 8, 32, 32)), ("audio_resnet_tiny", (2, 1, 100, 40))]
+    if given.flops:
+        for name, shape in shapes:
+            print(f"{name:<18}{'x'.join(map(str, shape[1:])):<18}{gflop(name, shape):>9.2f} GFLOP a view, forward")
+        return
+    times = 2 if quick else 10
+    found: dict[str, Any] = {"machine": machine(device)}
+    print(json.dumps(found["machine"]))
+    found["matrix_tflops"] = rates = matrix_rates(device, 256 if quick else 8192, times)
+    print(f"matrix product: float32 {rates['float32']:.2f}, bfloat16 {rates['bfloat16']:.2f} TFLOP/s")
     found["encoders"] = []
     print(f"{'encoder':<18}{'views':<24}{'what':<9}{'way':<24}{'ms':>9}{'clips/s':>10}{'TFLOP/s':>9}{'share':>7}")
     for name, shape in shapes:
-        for row in works(name, shape, device, times):
+        for row in works(name, shape, device, times, not given.no_compile):
             rate = rates["float32" if row["way"] == "float32" else "bfloat16"]
             row["share"] = None if row["tflops"] is None else row["tflops"] / rate
             found["encoders"].append(row)

@@ -1,7 +1,7 @@
 """What orchestration costs a round: wall time of the flow less the time in which a stage was at work.
 
     prefect server start &     (and PREFECT_API_URL set to it)
-    python benchmarks/orchestration.py RUN [--rounds 2]
+    PYTHONPATH=. python benchmarks/orchestration.py RUN [--rounds 2]
 
 RUN is a run with a finished corpus. A new run with its configuration is made on the same corpus; each round is a flow
 run of `xdc-round` in this process. "At work" is the union of the stages' own times (from their manifests), since
@@ -9,12 +9,13 @@ modalities work side by side: everything else (Prefect, starting children, loadi
 The first round pays for loading torch; the last line is the same round again, everything reused.
 """
 
-import argparse
 import datetime
 import os
 import tempfile
 import time
 from pathlib import Path
+
+from side_by_side import parser, record
 
 from flows.prefect_defaults import set_defaults
 from shards.commit import read_manifest, write_text
@@ -42,10 +43,11 @@ def seconds_at_work(run: Run, number: int, since: float) -> float:
 
 def main() -> None:
     """Print a line a round."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--rounds", type=int, default=2)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("run", type=Path)
+    options.add_argument("--rounds", type=int, default=2)
+    arguments = options.parse_args()
+    rows = []
     set_defaults(quiet=True)
     from flows.children import CHILDREN
     from flows.xdc_round import xdc_round
@@ -68,7 +70,9 @@ def main() -> None:
             work = seconds_at_work(run, number, since)
             name = f"{number}" if work else f"{number} (reused)"
             print(f"{name:<12}{wall:>9.1f}{work:>11.1f}{wall - work:>18.1f}", flush=True)
+            rows.append({"round": name, "wall_s": wall, "stages_s": work, "orchestration_s": wall - work})
         CHILDREN.close()
+    record(arguments.out, rounds=rows)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 RUN is a run with a finished corpus (that of `make demo`, say). Its first shard is multiplied: every other shard is a
 hard link to its tar with an index of new keys, so each row is a real clip. Features are invented: a place for every
-label, and noise that shrinks from round to round. All the rest, k-means, pseudo-labels, short trainings and reports with
-their media, is done by the ordinary stages. Needs playwright and Chromium.
+label, and noise that shrinks from round to round. All the rest, k-means, pseudo-labels, short trainings and reports
+with their media, is done by the ordinary stages. Needs playwright and Chromium.
 """
 
 import argparse

@@ -83,7 +83,10 @@ def show(found: Contest, ours: str) -> None:
     print(f"{'':<34}{'median':>12}{'lowest':>12}{'highest':>12}  ours/this")
     for name in found.seconds:
         rates = found.rates(name)
-        numbers = "".join(f"{value:>12,.1f}" for value in (statistics.median(rates), min(rates), max(rates)))
+        numbers = "".join(
+            f"{value:>12,.1f}" if value >= 10 else f"{value:>12.3f}"
+            for value in (statistics.median(rates), min(rates), max(rates))
+        )
         print(f"  {name:<32}{numbers}{found.ratio(ours, name):>11.3f}")
     print(f"  ({found.unit} a second)\n", flush=True)
 

@@ -9,18 +9,19 @@ from xdc_core.run import Run
 from xdc_core.tracking.publish import publish
 
 _SENDER = ThreadPoolExecutor(1, thread_name_prefix="curves")
-_SENT: list[Future[None]] = []
+_ON_THE_WAY: set[Future[None]] = set()
 
 
 def send_curves(run: Run) -> None:
     """Have the trackers of the configuration told what is new. Returns at once."""
-    _SENT.append(_SENDER.submit(_send, run))
+    _ON_THE_WAY.add(_SENDER.submit(_send, run))
 
 
 def await_curves() -> None:
     """Until the trackers know all that they were to be told."""
-    while _SENT:
-        _SENT.pop(0).result()
+    for sent in tuple(_ON_THE_WAY):
+        sent.result()
+        _ON_THE_WAY.discard(sent)
 
 
 def _send(run: Run) -> None:
