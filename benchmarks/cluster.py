@@ -40,8 +40,9 @@ def main() -> None:
     faiss.omp_set_num_threads(threads)
     centroids: dict[str, np.ndarray] = {}
 
-    def ours() -> None:
+    def ours(iterations: int = iterations) -> np.ndarray:
         centroids["xdc"] = kmeans(points, k, iterations, 0, threads)[0]
+        return centroids["xdc"]
 
     def directly() -> None:
         means = faiss.Kmeans(given.width, k, niter=iterations, seed=0, max_points_per_centroid=given.clips)
@@ -70,12 +71,10 @@ def main() -> None:
     for name, value in objectives.items():
         print(f"  objective {name:<32}{value:.5f}  ({value / objectives['xdc']:.4f} of ours)")
     theirs = objectives["scikit-learn MiniBatchKMeans"]
-    enough = next(
-        (n for n in range(1, iterations + 1) if objective(points, kmeans(points, k, n, 0, threads)[0]) <= theirs), None
-    )
+    enough = next((n for n in range(1, iterations + 1) if objective(points, ours(n)) <= theirs), None)
     contests = [found]
     if enough:
-        pair = {f"xdc, {enough} iterations": lambda: kmeans(points, k, enough, 0, threads), "MiniBatchKMeans": batches}
+        pair = {f"xdc, {enough} iterations": lambda: ours(enough), "MiniBatchKMeans": batches}
         with threadpool_limits(threads):
             contests.append(contest(f"k-means to the objective {theirs:.5f}", "times", 1, pair, given.turns))
         print()
