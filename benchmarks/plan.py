@@ -114,7 +114,9 @@ def main() -> None:
         days = [(stages[0].hours + rounds * total) / 24 for stages, total in zip((one, many), totals, strict=True)]
         print(f"  {f'{rounds:g} rounds':<16}{days[0]:>10,.1f} d{days[1]:>10,.2f} d")
         kept = stored(rates, clips)
-        print("  " + ", ".join(f"{name.replace('_', ' ')} {number:,.2f}" for name, number in kept.items()) + "\n")
+        for name, number in kept.items():
+            print(f"  {name.replace('_', ' '):<44}{number:>12,.{0 if number >= 100 else 2}f}")
+        print()
         result[title] = {
             "clips": clips,
             "stages": {"1": list(map(asdict, one)), "64": list(map(asdict, many))},
