@@ -46,36 +46,25 @@ def plan(rates: dict[str, Any], clips: int, gpus: int) -> list[StageTime]:
     cores = gpus * rate("cores_per_gpu")
     flops = gpus * rate("gpu_matrix_tflops") * 1e12 * rate("gpu_share_of_matrix_rate")
     draws = rate("clips_a_round_per_clip") * clips
-    found = [slower("shard (once)", ("CPU: decoding and encoding", clips / (rate("cut_clips_per_core_s") * cores)))]
-    for modality in ("video", "audio"):
-        decode = rate(f"{modality}_views_per_core_s") * cores
-        forward = rate(f"{modality}_encoder_gflop") * 1e9
-        read = clips * rate(f"{modality}_mb") / (rate("read_mb_s_per_gpu") * gpus)
-        found.append(
-            slower(
-                f"extract.{modality}",
-                ("CPU: decoding", clips / decode),
-                ("GPU: the encoder", clips * forward / flops),
-                ("storage", read),
-            )
+
+    def watched(stage: str, modality: str, views: float, passes: int, what: str) -> StageTime:
+        """So many views, decoded, and passed through the encoder so many times (a gradient counts twice)."""
+        work = views * passes * rate(f"{modality}_encoder_gflop") * 1e9
+        return slower(
+            f"{stage}.{modality}",
+            ("CPU: decoding", views / (rate(f"{modality}_views_per_core_s") * cores)),
+            (f"GPU: {what}", work / flops),
+            ("storage", views * rate(f"{modality}_mb") / (rate("read_mb_s_per_gpu") * gpus)),
         )
+
+    found = [slower("shard (once)", ("CPU: decoding and encoding", clips / (rate("cut_clips_per_core_s") * cores)))]
+    found += [watched("extract", modality, clips, 1, "the encoder") for modality in ("video", "audio")]
     sample = min(clips, rate("kmeans_sample"))
     work = sample * rate("kmeans_iterations") / rate("kmeans_points_per_s")
     found.append(StageTime("cluster (both)", 2 * work / HOUR, "CPU of one machine: k-means of the sample"))
     labels = clips * (1 / rate("label_rows_per_s") + rate("label_row_overhead_s"))
     found.append(StageTime("label (both)", 2 * labels / HOUR, "CPU of one machine: scores, keys, Parquet"))
-    for modality in ("video", "audio"):
-        decode = rate(f"{modality}_views_per_core_s") * cores
-        step = 3 * rate(f"{modality}_encoder_gflop") * 1e9
-        read = draws * rate(f"{modality}_mb") / (rate("read_mb_s_per_gpu") * gpus)
-        found.append(
-            slower(
-                f"train.{modality}",
-                ("CPU: decoding", draws / decode),
-                ("GPU: forward and backward", draws * step / flops),
-                ("storage", read),
-            )
-        )
+    found += [watched("train", modality, draws, 3, "forward and backward") for modality in ("video", "audio")]
     return found
 
 
