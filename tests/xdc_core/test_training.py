@@ -223,8 +223,8 @@ COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 SWITCHES = [
     pytest.param({}, id="none"),
     pytest.param({"train_precision": "bfloat16"}, id="bfloat16"),
-    pytest.param({"channels_last": True}, id="channels_last"),
-    pytest.param({"train_precision": "bfloat16", "channels_last": True}, id="both"),
+    pytest.param({"train_channels_last": True}, id="channels_last"),
+    pytest.param({"train_precision": "bfloat16", "train_channels_last": True}, id="both"),
     pytest.param({"clip_gradient": 0.5, "decay_on": "weights", "lr_per": 32}, id="clipped"),
     pytest.param(
         {"compile": True},
