@@ -80,11 +80,11 @@ def contest(title: str, unit: str, work: float, contestants: Mapping[str, Callab
 def show(found: Contest, ours: str) -> None:
     """A table: median rate, lowest and highest, and our rate over each."""
     print(f"{found.title}, {len(found.seconds[ours])} turns")
-    print(f"{'':<34}{'median':>12}{'lowest':>12}{'highest':>12}  ours/this")
+    print(f"{'':<34}{'median':>14}{'lowest':>14}{'highest':>14}  ours/this")
     for name in found.seconds:
         rates = found.rates(name)
         numbers = "".join(
-            f"{value:>12,.1f}" if value >= 10 else f"{value:>12.3f}"
+            f"{value:>14,.1f}" if value >= 10 else f"{value:>14.3f}"
             for value in (statistics.median(rates), min(rates), max(rates))
         )
         print(f"  {name:<32}{numbers}{found.ratio(ours, name):>11.3f}")
