@@ -95,11 +95,19 @@ class PrefectServer:
         return self.command(sys.executable, "-m", "flows.cli", *arguments)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The server's API: a POST, or without a body a GET."""
+        """The server's API: a POST, or without a body a GET. One that is too busy (503) is asked again, as by Prefect."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.loads(answer.read())
+        wait_s = 1
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    return json.loads(answer.read())
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or wait_s > 8:
+                    raise
+            time.sleep(wait_s)
+            wait_s *= 2
 
     def answers(self) -> bool:
         """Whether it is healthy."""
