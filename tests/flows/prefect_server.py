@@ -95,7 +95,7 @@ class PrefectServer:
         return self.command(sys.executable, "-m", "flows.cli", *arguments)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The server's API: a POST, or without a body a GET. One that is too busy (503) is asked again, as by Prefect."""
+        """The server's API: a POST, or without a body a GET. Asked again while it is too busy (503)."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
         wait_s = 1
