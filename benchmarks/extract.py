@@ -5,8 +5,8 @@
 
 Everyone is timed from the first batch on; the start (worker processes, first batch) is printed apart. With workers the
 limit is the slower of the two, for they work side by side; without, the sum of both times. The stage also writes its
-features. The encoder alone gets views in memory and normalises them, as the stage does. --decoding measures that alone:
-for large encoders where there is no GPU.
+features. The encoder alone gets views in memory and normalises them, as the stage does. --decoding leaves all but
+decoding out: for large encoders where there is no GPU.
 """
 
 import tempfile
@@ -18,11 +18,9 @@ import torch
 from side_by_side import Contest, Pace, contest, parser, record, show
 
 from shards.index import count_rows, shard_names
-from xdc_core.clips import ClipBatch
+from xdc_core.clips import ClipBatch, ShardRows
 from xdc_core.device import choose_device
-from xdc_core.encoder_file import FILE_NAME
 from xdc_core.extraction import _batches, encode, extract, extracting_encoder
-from xdc_core.graph import encoder_node
 from xdc_core.modality import MODALITIES
 from xdc_core.run import Node, Run, open_run
 from xdc_core.threads import thread_count
@@ -77,9 +75,9 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
     clips = sum(sizes.values())
     encoder_name = getattr(config, name).encoder
-    path = run.directory(encoder_node(name, 0)) / FILE_NAME
-    encoder = extracting_encoder(path, encoder_name, modality, config, device)
-    first = next(iter(_batches(run, sizes, modality, device)))
+    encoder = extracting_encoder(run, 0, modality, device)
+    rows = ShardRows(run.corpus, sizes, modality.member)
+    first = next(iter(_batches(run, rows, modality, device)))
     assert first.views is not None
     starts: list[float] = []
 
@@ -106,7 +104,7 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
 
     contestants = {
         OURS: ours,
-        DECODING: lambda: paced(iter(_batches(run, sizes, modality, device))),
+        DECODING: lambda: paced(iter(_batches(run, rows, modality, device))),
         ENCODING: lambda: paced(encoding()),
     }
     title = f"extract.{name} ({encoder_name}, views of {'x'.join(map(str, first.views.shape[1:]))})"

@@ -91,23 +91,29 @@ class ClipRows:
 class ShardRows:
     """The rows of shards one after the other. In memory are those of one shard: that of the row asked for last.
 
-    `sizes` maps the shards' names to their numbers of rows.
+    `sizes` maps the shards' names to their numbers of rows, `spans` to their row numbers.
     """
 
     def __init__(self, corpus: Path, sizes: Mapping[str, int], member: str) -> None:
         self._corpus, self._shards, self._member = corpus, list(sizes), member
         self._ends = list(accumulate(sizes.values()))
-        self._held: tuple[int, ClipRows] | None = None
+        self.spans = {
+            shard: range(end - size, end) for (shard, size), end in zip(sizes.items(), self._ends, strict=True)
+        }
+        self._held: tuple[str, ClipRows] | None = None
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]:
-        place = bisect_right(self._ends, number)
-        if self._held is None or self._held[0] != place:
-            self._held = place, ClipRows(self._corpus, [self._shards[place]], self._member)
-        rows = self._held[1]
-        return rows[number - self._ends[place] + len(rows)]
+        shard = self._shards[bisect_right(self._ends, number)]
+        return self.of(shard)[number - self.spans[shard].start]
+
+    def of(self, shard: str) -> ClipRows:
+        """The rows of one shard, numbered from 0."""
+        if self._held is None or self._held[0] != shard:
+            self._held = shard, ClipRows(self._corpus, [shard], self._member)
+        return self._held[1]
 
 
 class ClipBatch(NamedTuple):

@@ -1,19 +1,19 @@
 """The extract stage: one feature a clip, in the index's order, exactly once, shard by shard."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader
 
 from shards.commit import write_json
 from shards.corpus import Reject
 from shards.errors import StageError
-from shards.index import count_rows, read_index, shard_names
+from shards.index import count_rows, shard_names
 from shards.progress import Progress
 from shards.stage import Outcome
 from xdc_core.clips import ClipViews, ShardRows, collate, told_once
@@ -42,50 +42,47 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     name = getattr(config, modality.name).encoder
     torch.set_num_threads(thread_count(config))
     device = choose_device(config)
-    path = run.directory(encoder_node(modality.name, node.round)) / FILE_NAME
-    encoder = extracting_encoder(path, name, modality, config, device)
+    encoder = extracting_encoder(run, node.round, modality, device)
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
     missing = {shard: size for shard, size in sizes.items() if not (out / f"{shard}.parquet").exists()}
     done, total, rejected = feature_rows(out), sum(sizes.values()), 0
     progress(done, total, "clips")
     width = encoder_spec(name).width
-    batches = told_once(_batches(run, missing, modality, device))
-    first = 0
-    for shard, size in missing.items():
+    rows = ShardRows(run.corpus, missing, modality.member)
+    batches = told_once(_batches(run, rows, modality, device))
+    for shard, span in rows.spans.items():
         numbers: list[int] = []
         rejects: list[tuple[int, str]] = []
         parts = [torch.empty((0, width))]
-        for batch in islice(batches, -(-size // config.extract.batch)):
+        for batch in islice(batches, -(-len(span) // config.extract.batch)):
             if batch.views is not None:
                 parts.append(encode(encoder, batch.views, modality, config, device))
-            numbers += [number - first for number in batch.numbers]
-            rejects += [(number - first, reason) for number, reason in batch.rejects]
+            numbers += [number - span.start for number in batch.numbers]
+            rejects += [(number - span.start, reason) for number, reason in batch.rejects]
             done += len(batch.numbers) + len(batch.rejects)
             rejected += len(batch.rejects)
             progress(done, total, f"clips, {rejected} rejected" if rejected else "clips")
         # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
         features = torch.cat([part.to("cpu") for part in parts]).numpy()
-        _write_shard(run, node, shard, out, numbers, features, rejects)
-        first += size
+        _write_shard(run, node, shard, out, rows.of(shard).keys, numbers, features, rejects)
     written = feature_rows(out)
     return Outcome(written, total - written, {"width": width, "device": str(device)})
 
 
-def _batches(run: Run, sizes: Mapping[str, int], modality: Modality, device: torch.device) -> DataLoader[Any]:
-    """Centre views of these shards' clips, in order; no batch is of two shards.
+def _batches(run: Run, rows: ShardRows, modality: Modality, device: torch.device) -> DataLoader[Any]:
+    """Centre views of these clips, in order; no batch is of two shards.
 
     One loader for all shards: its worker processes start once, and read ahead into the next shard.
     """
     settings = run.config.extract
-    ends = list(accumulate(sizes.values()))
-    spans = [
-        range(first, min(first + settings.batch, end))
-        for end, size in zip(ends, sizes.values(), strict=True)
-        for first in range(end - size, end, settings.batch)
-    ]
+    parts = (
+        span[first : first + settings.batch]
+        for span in rows.spans.values()
+        for first in range(0, len(span), settings.batch)
+    )
     return DataLoader(
-        ClipViews(run.corpus, ShardRows(run.corpus, sizes, modality.member), modality, run.config),
-        batch_sampler=([(number, None) for number in span] for span in spans),
+        ClipViews(run.corpus, rows, modality, run.config),
+        batch_sampler=([(number, None) for number in part] for part in parts),
         num_workers=settings.workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
@@ -97,16 +94,16 @@ def _write_shard(
     node: Node,
     shard: str,
     out: Path,
+    keys: pa.ChunkedArray,
     numbers: list[int],
     features: np.ndarray,
     rejects: list[tuple[int, str]],
 ) -> None:
-    """Features float32 [clips, width] of the shard's rows `numbers`, and the rows that were rejected.
+    """Features float32 [clips, width] of the shard's rows `numbers`, and the rows that were rejected. `keys`: of all.
 
     Raises:
         StageError: a feature is not finite, or rows went missing.
     """
-    keys = read_index(run.corpus, shard, ["key"])["key"]
     if sorted([*numbers, *(number for number, _ in rejects)]) != list(range(len(keys))):
         raise StageError(
             f"{node}, shard {shard}: {len(numbers)} features and {len(rejects)} rejects for {len(keys)} clips. "
@@ -125,12 +122,11 @@ def _write_shard(
     write_features(out / f"{shard}.parquet", good, features)
 
 
-def extracting_encoder(
-    path: Path, name: str, modality: Modality, config: Config, device: torch.device
-) -> torch.nn.Module:
-    """A stored encoder as `encode` wants it. Raises StageError as `load_encoder` does."""
-    encoder = load_encoder(path, name).to(device).eval()
-    if config.extract.channels_last:
+def extracting_encoder(run: Run, number: int, modality: Modality, device: torch.device) -> torch.nn.Module:
+    """The encoder with which a round begins, as `encode` wants it. Raises StageError as `load_encoder` does."""
+    path = run.directory(encoder_node(modality.name, number)) / FILE_NAME
+    encoder = load_encoder(path, getattr(run.config, modality.name).encoder).to(device).eval()
+    if run.config.extract.channels_last:
         encoder.to(memory_format=modality.channels_last)  # type: ignore[call-overload]
     return encoder
 

@@ -20,12 +20,11 @@ from shards.stage import Outcome
 from xdc_core.clips import ClipRows, told_once
 from xdc_core.config import Config
 from xdc_core.device import choose_device
-from xdc_core.encoder_file import FILE_NAME
 from xdc_core.encoders.build import encoder_spec
 from xdc_core.evaluation.placing import views_by_clip
 from xdc_core.extraction import encode, extracting_encoder
 from xdc_core.features import write_features
-from xdc_core.graph import encoder_node, with_frames
+from xdc_core.graph import with_frames
 from xdc_core.modality import MODALITIES, Modality
 from xdc_core.run import Node, Run
 from xdc_core.threads import thread_count
@@ -69,8 +68,7 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     name = getattr(config, modality.name).encoder
     torch.set_num_threads(thread_count(config))
     device = choose_device(config)
-    path = run.directory(encoder_node(modality.name, node.round)) / FILE_NAME
-    encoder = extracting_encoder(path, name, modality, config, device)
+    encoder = extracting_encoder(run, node.round, modality, device)
     corpus = run.directory(Node("data", node.modality))
     places = views_by_clip(corpus, config.video.frames, dataset.views)
     shards = shard_names(corpus)
