@@ -27,24 +27,23 @@ def _too_fast(fps: float, settings: CorpusSettings) -> str:
     return f"the video has {fps:.0f} frames a second: more than max_fps ({settings.max_fps:g})"
 
 
-def allowed_frames(frames: Iterator[Any], settings: CorpusSettings) -> Iterator[Any]:
-    """The frames that have a time. Raises MediaError for more pixels or more frames a second than are allowed.
+def allowed_frames(frames: Iterator[tuple[float, Any]], settings: CorpusSettings) -> Iterator[tuple[float, Any]]:
+    """Pass on frames with their times. Raises MediaError for more pixels or more frames a second than are allowed.
 
     A header may lie, and a picture may change its size in the middle.
     """
     first_s, last_s = math.inf, -math.inf
-    for seen, frame in enumerate(frames, start=1):
+    for seen, (time_s, frame) in enumerate(frames, start=1):
         if frame.width * frame.height > settings.max_pixels:
-            raise MediaError(_too_large(frame.width, frame.height, settings))
-        if frame.time is not None:
-            first_s, last_s = min(first_s, frame.time), max(last_s, frame.time)
-            yield frame
+            raise MediaError(_too_large(frame.width, frame.height, settings), "too_large")
+        first_s, last_s = min(first_s, time_s), max(last_s, time_s)
+        yield time_s, frame
         lasted_s = max(0.0, last_s - first_s)
         if seen > settings.max_fps * (1.0 + lasted_s):
-            raise MediaError(_too_fast((seen - 1) / lasted_s if lasted_s else seen, settings))
+            raise MediaError(_too_fast((seen - 1) / lasted_s if lasted_s else seen, settings), "too_large")
 
 
 def check_bytes(size: int, most_mb: float) -> None:
     """Raises MediaError where an encoded clip of `size` bytes is larger than `most_mb` megabytes."""
     if size > most_mb * 1e6:
-        raise MediaError(f"the encoded clip is larger than max_clip_mb ({most_mb:g})")
+        raise MediaError(f"the encoded clip is larger than max_clip_mb ({most_mb:g})", "too_large")

@@ -3,7 +3,7 @@
 Time 0 of a file is its container's start time; picture and sound are both placed on that clock by their
 timestamps, so they stay aligned whatever the streams' own offsets are.
 
-A packet that does not decode is left out: the picture before it stays, and the sound is silent there. A file of which
+A packet that does not decode is left out: the picture before it stays, and the sound is silent there. A clip of which
 many do not decode is of no use.
 """
 
@@ -11,7 +11,7 @@ import errno
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,13 @@ from av.container import InputContainer
 
 from shards.damage import what_it_is
 from shards.errors import MediaError
+from shards.reject import Kind
 from shards.source import check_readable
+from shards.timing import PictureClock, SoundClock, packet_start_s
 
 REACH = 1 << 26  # Bytes: behind the last packet that was read, a failed read lies in the next of these.
 MAX_STREAMS = 256  # A whole television multiplex has about 100.
-# A file with more packets that do not decode than either is of no use.
+# A clip with more packets that do not decode than either is of no use.
 BAD_PACKETS = 2
 BAD_SHARE = 0.1
 # Formats that name other files, or devices: one file is read, and nothing else.
@@ -52,11 +54,12 @@ def open_media(path: Path) -> InputContainer:
     """
     try:
         if not path.is_file():
-            raise MediaError("the file does not exist" if not path.exists() else "not a regular file")
+            there = path.exists()
+            raise MediaError("not a regular file" if there else "the file does not exist", "missing")
         if path.stat().st_size == 0:
             raise MediaError("the file is empty")
     except OSError as error:
-        raise MediaError(f"the file cannot be looked at: {error.strerror}") from error
+        raise MediaError(f"the file cannot be looked at: {error.strerror}", "unreadable") from error
     try:
         # Absolute: FFmpeg takes what precedes a colon for a protocol. Tags may be in any encoding and are not needed.
         container = av.open(
@@ -67,11 +70,13 @@ def open_media(path: Path) -> InputContainer:
     except MemoryError:  # Of these is FFmpeg's own, which is an FFmpegError too.
         raise
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"FFmpeg cannot open it: {error.strerror}{what_it_is(path)}") from error
+        hint = what_it_is(path)
+        kind: Kind = "encrypted" if "encrypted" in hint else "damaged"
+        raise MediaError(f"FFmpeg cannot open it: {error.strerror}{hint}", kind) from error
     if len(container.streams) > MAX_STREAMS:
         count = len(container.streams)
         container.close()
-        raise MediaError(f"the file has {count} streams, more than {MAX_STREAMS}")
+        raise MediaError(f"the file has {count} streams, more than {MAX_STREAMS}", "too_large")
     return container
 
 
@@ -86,20 +91,20 @@ def choose_streams(
     pictures = _pictures(container) if "video" in modalities else []
     sounds = container.streams.audio if "audio" in modalities else ()
     if "video" in modalities and not pictures:
-        raise MediaError("no picture: the file has no video stream")
+        raise MediaError("no picture: the file has no video stream", "no_picture")
     if "audio" in modalities and not sounds:
-        raise MediaError("no sound: the file has no audio stream")
+        raise MediaError("no sound: the file has no audio stream", "no_sound")
     video, audio = next(filter(_decodable, pictures), None), next(filter(_decodable, sounds), None)
     if "video" in modalities and video is None:
         hint = what_it_is(Path(container.name))
-        raise MediaError(f"no picture: FFmpeg has no decoder for its video stream{hint}")
+        raise MediaError(f"no picture: FFmpeg has no decoder for its video stream{hint}", "no_decoder")
     if "audio" in modalities and audio is None:
         hint = what_it_is(Path(container.name))
-        raise MediaError(f"no sound: FFmpeg has no decoder for its audio stream{hint}")
+        raise MediaError(f"no sound: FFmpeg has no decoder for its audio stream{hint}", "no_decoder")
     if video is not None and _tag(video) == "encv":
-        raise MediaError("no picture: the video stream is encrypted")
+        raise MediaError("no picture: the video stream is encrypted", "encrypted")
     if audio is not None and _tag(audio) == "enca":
-        raise MediaError("no sound: the audio stream is encrypted")
+        raise MediaError("no sound: the audio stream is encrypted", "encrypted")
     return video, audio
 
 
@@ -124,13 +129,35 @@ def origin_of(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
+@dataclass
+class Damage:
+    """How many packets of a clip did not decode. `error` is what FFmpeg said of the last one of them."""
+
+    seen: int = 0
+    bad: int = 0
+    error: av.FFmpegError | None = None
+
+    def check(self, what: str) -> None:
+        """Raise MediaError where too many did not; `what`: picture or sound."""
+        if self.error is not None and self.bad > BAD_PACKETS and self.bad > BAD_SHARE * self.seen:
+            raise MediaError(
+                f"the {what} is damaged: {self.bad} of {self.seen} packets do not decode ({_words(self.error)})",
+                "damaged",
+            ) from self.error
+
+
 @dataclass(frozen=True)
 class Decoding:
-    """A stream that is being decoded. Frames have their timestamps; `origin_s` is that of time 0."""
+    """A stream that is being decoded: every frame with its time in seconds from the file's time 0 on.
+
+    `from_beginning`: it began with the stream's first packet. `damage` counts as the frames are taken.
+    """
 
     stream: Any
-    origin_s: float
-    frames: Iterator[Any]
+    frames: Iterator[tuple[float, Any]]
+    clock: PictureClock | SoundClock
+    damage: Damage
+    from_beginning: bool
 
 
 @contextmanager
@@ -138,12 +165,11 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
     """Decode the picture or the sound, beginning with a frame at or before `time_s` (else with the first of all).
 
     Formats without an index (MPEG-TS) take us anywhere, and a decoder needs a key frame to begin with: where what
-    comes out first is too late, we begin further back.
+    comes out first is too late, or has no time, we begin further back.
 
     Raises:
-        MediaError: see open_media and choose_streams, or too much of it does not decode; also while the frames are
-            iterated over.
-        SourceError: the system cannot read the file any further; while the frames are iterated over.
+        MediaError: see open_media and choose_streams, or nothing of it decodes; also while frames are taken.
+        SourceError: the system cannot read the file any further; while frames are taken.
     """
     for back_s in (0.0, 1.0, 10.0, math.inf):
         with open_media(path) as container:
@@ -158,16 +184,27 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
             from_beginning = time_s - back_s <= first_s
             if not from_beginning and not _seek(container, time_s - back_s + origin_s):
                 continue
-            frames = _decode(container, stream, path)
+            clock: PictureClock | SoundClock
+            if kind == "video":
+                clock = PictureClock(stream, container.format.name, origin_s, from_beginning)
+            else:
+                clock = SoundClock(container.format.name, origin_s, from_beginning, alone=not _pictures(container))
+            damage = Damage()
+            frames = _decode(container, stream, path, clock, damage, time_s + origin_s)
             try:
                 first = next(frames, None)
             except MediaError:
                 if from_beginning:
                     raise
                 continue
-            if from_beginning or (first is not None and first.time is not None and first.time - origin_s <= time_s):
-                yield Decoding(stream, origin_s, itertools.chain([] if first is None else [first], frames))
+            if from_beginning or (first is not None and first[0] is not None and first[0] <= time_s):
+                timed = ((at_s, frame) for at_s, frame in _before(first, frames) if at_s is not None)
+                yield Decoding(stream, timed, clock, damage, from_beginning)
                 return
+
+
+def _before(first: Any, frames: Iterator[Any]) -> Iterator[Any]:
+    return itertools.chain([] if first is None else [first], frames)
 
 
 def _seek(container: InputContainer, time_s: float) -> bool:
@@ -180,30 +217,45 @@ def _seek(container: InputContainer, time_s: float) -> bool:
     return True
 
 
-def _decode(container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path) -> Iterator[Any]:
+def _decode(
+    container: InputContainer,
+    stream: av.VideoStream | av.AudioStream,
+    path: Path,
+    clock: PictureClock | SoundClock,
+    damage: Damage,
+    counted_from_s: float,
+) -> Iterator[tuple[float | None, Any]]:
+    """Frames with their times. Packets before `counted_from_s` are no part of the clip: they do not count as damage."""
     what = "picture" if stream.type == "video" else "sound"
-    begun, seen, bad = False, 0, 0
-    failure: av.FFmpegError | None = None
-    for decode in _to_decode(container, stream, path):
-        seen += 1
+    begun = False
+    frames: Sequence[Any]
+    frame: Any
+    for packet in _packets(container, stream, path):
+        time_s = packet_start_s(packet) if packet is not None else None
+        counts = time_s is None or time_s >= counted_from_s
+        damage.seen += counts
         try:
-            frames = decode()
+            if packet is None:
+                frames = stream.decode(None)
+            else:
+                clock.send(packet)
+                frames = packet.decode()
         except MemoryError:
             raise
         except av.FFmpegError as error:
-            failure = error
-            bad += begun  # Before the first frame there may just be no key frame yet.
-            if bad > BAD_PACKETS and bad > BAD_SHARE * seen:
-                raise MediaError(
-                    f"the {what} is damaged: {bad} of {seen} packets do not decode ({_words(error)})"
-                ) from error
+            damage.error = error
+            damage.bad += begun and counts  # Before the first frame there may just be no key frame yet.
+            if packet is not None:
+                clock.lose(packet)
             continue
         for frame in frames:
+            if stream.type == "audio" and not (frame.samples and frame.sample_rate):
+                continue
             begun = True
-            yield frame
-    if failure and not begun:
+            yield clock.time_of(frame), frame
+    if damage.error and not begun:
         hint = what_it_is(path)
-        raise MediaError(f"the {what} does not decode: {_words(failure)}{hint}") from failure
+        raise MediaError(f"the {what} does not decode: {_words(damage.error)}{hint}", "damaged") from damage.error
 
 
 def _words(error: av.FFmpegError) -> str:
@@ -212,28 +264,35 @@ def _words(error: av.FFmpegError) -> str:
     return "for no reason that FFmpeg tells" if said.startswith("Error number") else said
 
 
-def packets_of(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
-    """The packets of one stream, and an empty one at the end. Raises av.FFmpegError where the file cannot be read."""
+def playable(container: InputContainer) -> list[av.VideoStream | av.AudioStream]:
+    """The streams of pictures that are no cover art, and of sound; those without a decoder among them."""
+    return [*_pictures(container), *container.streams.audio]
+
+
+def packets_of(
+    container: InputContainer, streams: av.VideoStream | av.AudioStream | list[av.VideoStream | av.AudioStream]
+) -> Iterator[av.Packet]:
+    """The packets of streams, and an empty one at the end. Raises av.FFmpegError where the file cannot be read."""
     while True:
         try:
-            yield from container.demux(stream)
+            yield from container.demux(streams)
             return
         except IndexError:  # A packet of a stream that begins in the middle of the file: PyAV does not know it.
             continue
 
 
-def _to_decode(
+def _packets(
     container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path
-) -> Iterator[Callable[[], Sequence[Any]]]:
-    """Decodes one packet of a stream each, to where the file ends or cannot be read further, and what is left over."""
+) -> Iterator[av.Packet | None]:
+    """The packets of one stream, to where the file ends; None where it cannot be read further."""
     at = 0
     try:
         for packet in packets_of(container, stream):
             at = max(at, packet.pos or 0)
-            yield packet.decode
+            yield packet
     except MemoryError:
         raise
     except av.FFmpegError as error:
         if error.errno == errno.EIO:  # FFmpeg says so of files that end too early, too.
             check_readable(path, at, REACH)
-        yield functools.partial(stream.decode, None)
+        yield None

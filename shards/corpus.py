@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.errors import ConfigError
+from shards.reject import Reject as Reject
 from shards.source import EVERYWHERE
 from shards.table import TABLE_SUFFIXES, read_table
 
@@ -32,18 +33,6 @@ class Source:
     end_s: float | None = None
     split: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Reject:
-    """An input that did not make it: which, at which step, and why, in words."""
-
-    source: str
-    step: str
-    reason: str
-    key: str = ""
-    start_s: float | None = None
-    end_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The errors that are written for the person who reads them."""
 
+from shards.reject import Kind
+
 
 class XdcError(Exception):
     """Something a person can put right. The text says what, where, which value, and what to do."""
@@ -18,7 +20,11 @@ class Busy(XdcError):
 
 
 class MediaError(XdcError):
-    """One media file or clip is of no use. Costs one row in rejects.parquet, never a run."""
+    """One media file or clip is of no use. Costs one row in rejects.parquet, never a run. `kind` is that of the row."""
+
+    def __init__(self, text: str, kind: Kind = "damaged") -> None:
+        super().__init__(text)
+        self.kind: Kind = kind
 
 
 class SourceError(XdcError):
@@ -31,3 +37,6 @@ class SourceError(XdcError):
 
 class Killed(MediaError):
     """Somebody else killed the process that worked on a file, twice: the file's fault, or the machine's."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, "killed")

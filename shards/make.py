@@ -13,8 +13,8 @@ from shards.lock import exclusive
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
 from shards.settings import BOTH, CorpusSettings, limits_of, stored_part
-from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, record_of
-from shards.survey import Surveyed, read_survey, recall, survey
+from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
+from shards.survey import FIELDS, PROBE_VERSION, Surveyed, read_survey, recall, survey
 from shards.write import core_count, write_corpus
 
 
@@ -82,7 +82,11 @@ def _surveyed(
 
     with machine_trouble_explained("shard", notes):
         if not force:
+            # A corpus that is finished stays what it is, also where an earlier version has probed its files.
             found, unknown = recall(listing, known(), notes)
+            finished = not unknown and reusable(corpus, corpus_fingerprint(settings, listing, found))
+            if not finished:
+                found, unknown = recall(listing, known(), notes, PROBE_VERSION)
             if not unknown:
                 return {name: found[name] for name in sorted({source.path for source in listing.sources})}
         with exclusive(corpus):  # Two that are started at once would both read all files.
@@ -124,7 +128,7 @@ def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveye
     if manifest is not None and _modalities_of(manifest) == tuple(modalities):
         with contextlib.suppress(StageError, TypeError):
             for row in read_parquet(corpus / "sources.parquet", "shard").to_pylist():
-                yield Surveyed(**row)
+                yield Surveyed(**{name: value for name, value in row.items() if name in FIELDS})
 
 
 def _modalities_of(manifest: Manifest) -> tuple[str, ...]:

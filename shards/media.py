@@ -17,11 +17,14 @@ from shards.caps import allowed_frames, check_bytes
 from shards.container import Decoding, decode_from
 from shards.errors import MediaError
 from shards.settings import CorpusSettings
+from shards.timing import JUMP_S, shown_s
 
 # No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads memory that it has not written
 # (shown by other values of MALLOC_PERTURB_), and once in a thousand clips the same frames give other bytes.
 X264 = {"preset": "veryfast", "bf": "0", "x264-params": "mbtree=0:rc-lookahead=0:weightp=0:scenecut=0"}
-JUMP_S = 0.02  # Timestamps of sound that are off by more than this are meant.
+LEAD_S = 0.5  # Codecs need some packets before a span to be right from its first sample on.
+# A mix of channels that is as quiet as this (of 1, root mean square) is compared with the channels by themselves.
+QUIET = 0.01
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     Raises:
         MediaError: nothing or too little decodes, the clip is shorter than `min_seconds`, there is no sound in the
             span, or it is digital silence and `settings.silence` is "reject", or a picture, the frame rate, or the
-            encoded clip is larger than the settings allow.
+            encoded clip is larger than the settings allow, or too many packets of the span do not decode.
     """
     mp4, frames, size, duration_s = b"", 0, (0, 0), end_s - start_s
     sound: np.ndarray | None = None
@@ -61,12 +64,11 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
         if "video" in settings.modalities:
             with decode_from(path, "video", start_s) as decoding:
                 mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings)
+                decoding.damage.check("picture")
             duration_s = frames / settings.fps
             _check_length(duration_s, "picture", start_s, settings)
         if "audio" in settings.modalities:
-            # Codecs need a little before to be right from the first sample on.
-            with decode_from(path, "audio", start_s - 0.1) as decoding:
-                sound, end = _place_sound(decoding, start_s, duration_s, settings.sample_rate)
+            sound, end = _sound_of(path, start_s, duration_s, settings.sample_rate)
             if "video" not in settings.modalities:
                 if len(sound) - end > JUMP_S * settings.sample_rate:  # Less may be the timestamps' rounding.
                     sound = sound[:end]
@@ -89,7 +91,8 @@ def _check_length(duration_s: float, what: str, start_s: float, settings: Corpus
     if duration_s == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
         raise MediaError(
             f"only {duration_s:.2f} s of {what} decoded from {start_s:.2f} s on "
-            f"(min_seconds is {settings.min_seconds:g})"
+            f"(min_seconds is {settings.min_seconds:g})",
+            "too_short",
         )
 
 
@@ -99,20 +102,18 @@ def _recode_sound(sound: np.ndarray, settings: CorpusSettings) -> bytes:
         sound = _high_pass(sound, settings.high_pass_hz, settings.sample_rate)
     pcm = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16)
     if settings.silence == "reject" and not pcm.any():
-        raise MediaError("the sound is digital silence (keep such clips with silence: keep)")
+        raise MediaError("the sound is digital silence (keep such clips with silence: keep)", "silent")
     return encode_sound(pcm, settings.sample_rate)
 
 
 def _frames_at(
-    decoding: Decoding, frames: Iterator[av.VideoFrame], start_s: float, end_s: float, fps: float
+    decoding: Decoding, frames: Iterator[tuple[float, av.VideoFrame]], start_s: float, end_s: float, fps: float
 ) -> Iterator[av.VideoFrame]:
     """For each output time start_s + n / fps before end_s: the last of the frames at or before it."""
-    rate = decoding.stream.average_rate or fps
     slot, slots = 0, max(1, round((end_s - start_s) * fps))
     slack_s = min(0.25 / fps, 0.01)  # Time bases are coarse: a frame a hair late still counts as on time.
     current, current_end = None, 0.0
-    for frame in frames:
-        time_s = frame.time - decoding.origin_s
+    for time_s, frame in frames:
         while slot < slots and start_s + slot / fps < time_s - slack_s:
             if current is not None:
                 yield current
@@ -123,8 +124,7 @@ def _frames_at(
             slot += 1
         if slot >= slots:
             return
-        shown_s = float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(rate)
-        current, current_end = frame, time_s + shown_s
+        current, current_end = frame, time_s + (shown_s(frame, decoding.stream) or 1 / fps)
     while current is not None and slot < slots and start_s + slot / fps < current_end - slack_s:
         yield current
         slot += 1
@@ -137,7 +137,7 @@ def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -
     scale = short_side / min(width, height)
     even = [max(16, 2 * round(side * scale / 2)) for side in (width, height)]
     if max(even) > 16 * short_side:
-        raise MediaError(f"the picture is {frame.width}x{frame.height}: too narrow to be of use")
+        raise MediaError(f"the picture is {frame.width}x{frame.height}: too narrow to be of use", "too_large")
     return even[0], even[1]
 
 
@@ -228,58 +228,96 @@ def encode_picture(
     return buffer.getvalue(), count, size
 
 
-def _place_sound(decoding: Decoding, start_s: float, duration_s: float, sample_rate: int) -> tuple[np.ndarray, int]:
-    """float32 [round(duration_s * sample_rate)], mono in [-1, 1], placed by timestamps, silence where none is.
+def _sound_of(path: Path, start_s: float, duration_s: float, sample_rate: int) -> tuple[np.ndarray, int]:
+    """float32 [round(duration_s * sample_rate)], mono in [-1, 1], and the samples after which there is only silence.
 
-    Also the number of samples after which there is nothing but that silence.
+    Where channels cancel each other in the mix, it is the loudest of them.
 
     Raises:
-        MediaError: there is not one sample in the span.
+        MediaError: there is not one sample in the span, or too many packets do not decode.
     """
-    sound = np.zeros(round(duration_s * sample_rate), np.float32)
-    resampler = _mono_resampler(sample_rate)
+    sound, end = _place_sound(path, start_s, duration_s, sample_rate, mono=True)
+    if end == 0:
+        span = f"{start_s:.2f} s and {start_s + duration_s:.2f} s"
+        raise MediaError(f"no sound between {span}", "no_sound")
+    mix = _loudness(sound[0])
+    if mix < QUIET:
+        channels, channels_end = _place_sound(path, start_s, duration_s, sample_rate, mono=False)
+        loudest = max(channels, key=_loudness)
+        if mix < QUIET * _loudness(loudest):
+            return loudest, channels_end
+    return sound[0], end
+
+
+def _loudness(sound: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) if len(sound) else 0.0
+
+
+def _place_sound(path: Path, start_s: float, duration_s: float, sample_rate: int, mono: bool) -> tuple[np.ndarray, int]:
+    """float32 [channels, round(duration_s * sample_rate)], placed by times, silence where none is; and its last sample.
+
+    One channel, mixed, if `mono`; else those of the first frame (frames with others are then mixed to mono).
+    Where times do not hold by themselves, they are counted from the beginning of the stream on.
+
+    Raises:
+        MediaError: too many packets do not decode.
+    """
+    with decode_from(path, "audio", start_s - LEAD_S) as decoding:
+        sound, end = _place_frames(decoding, start_s, duration_s, sample_rate, mono)
+        decoding.damage.check("sound")
+        if decoding.from_beginning or not getattr(decoding.clock, "unsteady", False):
+            return sound, end
+    with decode_from(path, "audio", -math.inf) as decoding:
+        return _place_frames(decoding, start_s, duration_s, sample_rate, mono)
+
+
+def _place_frames(
+    decoding: Decoding, start_s: float, duration_s: float, sample_rate: int, mono: bool
+) -> tuple[np.ndarray, int]:
+    sound = np.zeros((1, round(duration_s * sample_rate)), np.float32)
     position: int | None = None  # Where the next resampled sample goes.
     expected_s, end = 0.0, 0
     make: tuple[str, str, int] | None = None
+    layout = "mono"
+    resampler = _resampler(sample_rate, layout)
 
     def place(frames: list[av.AudioFrame]) -> None:
         nonlocal position, end
         for frame in frames:
-            samples = frame.to_ndarray().reshape(-1) / np.float32(2**31)
+            samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T / np.float32(2**31)
             assert position is not None
-            first, last = max(position, 0), min(position + len(samples), len(sound))
+            first, last = max(position, 0), min(position + samples.shape[1], sound.shape[1])
             if last > first:
-                sound[first:last] = samples[first - position : last - position]
+                sound[:, first:last] = samples[:, first - position : last - position]
                 end = max(end, last)
-            position += len(samples)
+            position += samples.shape[1]
 
-    for frame in decoding.frames:
-        if frame.time is None or not frame.samples or not frame.sample_rate:
-            continue
-        time_s = frame.time - decoding.origin_s
+    for time_s, frame in decoding.frames:
         if time_s >= start_s + duration_s:
             break
         before, make = make, (frame.format.name, frame.layout.name, frame.sample_rate)
-        if position is None or make != before or abs(time_s - expected_s) > JUMP_S:
+        if position is None or make != before or abs(time_s - expected_s) > 1e-6:
             # The first frame, one of another make, or a jump in time: flush what went before, start at the new place.
             if position is not None:
                 place(resampler.resample(None))
-                resampler = _mono_resampler(sample_rate)
+            elif not mono and frame.layout.nb_channels > 1:
+                layout = frame.layout.name
+                sound = np.zeros((frame.layout.nb_channels, sound.shape[1]), np.float32)
+            resampler = _resampler(sample_rate, layout if frame.layout.name == layout else "mono")
             position = math.floor((time_s - start_s) * sample_rate + 0.5)
-            expected_s = time_s
-        expected_s += frame.samples / frame.sample_rate
+        expected_s = time_s + frame.samples / frame.sample_rate
         frame.pts = None  # The resampler would fill gaps by itself; we place by time.
         place(resampler.resample(frame))
     if position is not None:
         place(resampler.resample(None))
-    if end == 0:
-        raise MediaError(f"no sound between {start_s:.2f} s and {start_s + duration_s:.2f} s")
     return sound, end
 
 
-def _mono_resampler(sample_rate: int) -> av.AudioResampler:
-    # Whole numbers: only then does FFmpeg mix channels so that the sum of full ones does not clip.
-    return av.AudioResampler(format="s32", layout="mono", rate=sample_rate)
+def _resampler(sample_rate: int, layout: str) -> av.AudioResampler:
+    # Whole numbers: only then does FFmpeg mix channels so that the sum of full ones does not clip. Not planar: of eight
+    # planes PyAV reads memory that is none.
+    return av.AudioResampler(format="s32", layout=layout, rate=sample_rate)
 
 
 def _high_pass(sound: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:

@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from shards.caps import too_much
 from shards.commit import fingerprint
-from shards.corpus import Listing, Reject, Source
+from shards.corpus import Listing, Source
+from shards.coverage import SLACK_S, Span
+from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
 from shards.survey import Surveyed
 
@@ -36,6 +38,7 @@ class Plan:
     clips: tuple[PlannedClip, ...]
     rejects: tuple[Reject, ...]
     label_names: tuple[str, ...]
+    asked: tuple[Span, ...] = ()  # What the sources name, up to the last packet that was found.
 
     @property
     def shards(self) -> int:
@@ -84,31 +87,41 @@ def spans(start_s: float, end_s: float, clip_s: float, min_s: float) -> tuple[li
 def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Surveyed]) -> Plan:
     """Deterministic: the same settings and sources give the same keys in the same shuffled order."""
     wanted: list[tuple[str, Source, float, float]] = []
+    asked: list[Span] = []
     rejects = list(listing.rejects)
     keys: set[str] = set()
     what = "video" if "video" in settings.modalities else "sound"
     for source in listing.sources:
         facts = found[source.path]
-        if reason := facts.reason or too_much(facts.width, facts.height, facts.fps, facts.duration_s, settings):
-            rejects.append(Reject(source.path, "probe", reason))
-            continue
         start_s = source.start_s or 0.0
-        end_s = min(source.end_s if source.end_s is not None else math.inf, facts.duration_s)
+        wanted_s = source.end_s if source.end_s is not None else math.inf
+        reach_s = min(wanted_s, facts.reach_s)
+        if reach_s > start_s:
+            asked.append(Span(source.path, start_s, reach_s))
+        if reason := facts.reason or too_much(facts.width, facts.height, facts.fps, facts.duration_s, settings):
+            kind: Kind = (facts.kind or "damaged") if facts.reason else "too_large"
+            span = (start_s, reach_s) if reach_s > start_s else (source.start_s, source.end_s)
+            rejects.append(Reject(source.path, "probe", reason, "", *span, kind=kind))
+            continue
+        end_s = min(wanted_s, facts.duration_s)
         if end_s <= start_s:
             reason = f"start_s ({start_s:g}) lies behind the end of the {what} ({facts.duration_s:.2f} s)"
-            rejects.append(Reject(source.path, "plan", reason, start_s=start_s))
+            rejects.append(Reject(source.path, "plan", reason, "", start_s, max(start_s, reach_s), "outside"))
             continue
+        if reach_s - end_s > SLACK_S:
+            reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
+            rejects.append(Reject(source.path, "plan", reason, "", end_s, reach_s, "no_picture"))
         cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
         if not cuts:
             lost = end_s - start_s  # Also where there is next to nothing: every source is accounted for.
         if lost:
             whole = f"rest of the {what}" if cuts else what
             reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
-            rejects.append(Reject(source.path, "plan", reason, start_s=end_s - lost, end_s=end_s))
+            rejects.append(Reject(source.path, "plan", reason, "", end_s - lost, end_s, "too_short"))
         for first, last in cuts:
             key = clip_key(source.path, first)
             if key in keys:
-                rejects.append(Reject(source.path, "plan", "overlaps an earlier row", key, first, last))
+                rejects.append(Reject(source.path, "plan", "overlaps an earlier row", key, first, last, "duplicate"))
                 continue
             keys.add(key)
             wanted.append((key, source, first, last))
@@ -117,7 +130,7 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
         PlannedClip(key, source, first, last, place // settings.clips_per_shard)
         for place, (key, source, first, last) in enumerate(wanted[where] for where in order)
     )
-    return Plan(clips, tuple(rejects), tuple(listing.label_names))
+    return Plan(clips, tuple(rejects), tuple(listing.label_names), tuple(asked))
 
 
 def plan_table(plan: Plan) -> pa.Table:

@@ -1,5 +1,6 @@
-"""What a raw media file says of itself, as far as it holds (PyAV)."""
+"""What a raw media file says of itself, and what its packets say (PyAV)."""
 
+import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,80 +9,129 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from shards.container import choose_streams, open_media, origin_of, packets_of
+from shards.container import choose_streams, decode_from, open_media, origin_of, packets_of, playable
 from shards.errors import MediaError
+from shards.reject import Kind
 from shards.settings import BOTH
+from shards.timing import shown_s
 
 # Sound without a header that tells its length: FFmpeg guesses it from the bit rate of the beginning, or takes the last
 # timestamp, which stands for a third of a second; in MPEG-PS that goes for pictures too.
 GUESSED = frozenset({"aac", "ac3", "eac3", "mp3", "mpeg", "mpegts"})
-LONG_S = 60.0  # What a header says of a longer duration is checked: a lie of a day would be thousands of clips.
+LONG_S = 60.0  # One packet that lies so far behind all others has a damaged timestamp.
+# Bytes. Larger files are not read through: their packets are read from shortly before the end that the header tells of.
+READ_THROUGH = 1 << 30
+DECODED_S = 3600.0  # Longer sound is not decoded only to see where it ends.
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file says of itself. Seconds, pixels (as displayed before rotation), Hz; 0 and "" where not asked for."""
+    """What a file says of itself. Seconds, pixels (as displayed before rotation), Hz; 0 and "" where not asked for.
 
-    duration_s: float
-    width: int
-    height: int
-    fps: float
-    video_codec: str
-    audio_codec: str
-    sample_rate: int
+    `duration_s` is where the last packet of the picture ends (without "video" among the modalities, of the sound),
+    and `sound_duration_s` where that of the sound ends;
+    `header_duration_s` is what the header states, 0 where it states none.
+    A file that can be opened and is of no use has a `reason` and a `kind`, and its `duration_s` is that of whatever
+    stream reaches furthest.
+    """
+
+    duration_s: float = 0.0
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    video_codec: str = ""
+    audio_codec: str = ""
+    sample_rate: int = 0
+    header_duration_s: float = 0.0
+    sound_duration_s: float = 0.0
+    reason: str = ""
+    kind: Kind | None = None
 
 
-def _duration_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float | None:
-    """As the header has it, or as the packets have it where it does not say; None where it says too much."""
-    said_s = 0.0
+def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
+    """The duration that a header states; 0 where it states none, or where FFmpeg only guesses."""
     name = container.format.name
-    if not (name == "mpeg" or (stream.type == "audio" and name in GUESSED)):
-        if stream.duration and stream.time_base:
-            said_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_of(container)
-        elif container.duration:
-            said_s = container.duration / av.time_base
-    if said_s <= 0:  # Streams such as live WebM say nothing.
-        return _end_of(container, stream)
-    return said_s if said_s <= LONG_S or _reaches(container, stream, said_s) else None
+    if name == "mpeg" or (stream.type == "audio" and name in GUESSED):
+        return 0.0
+    if stream.duration and stream.time_base:
+        stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_of(container)
+    else:
+        stated = (container.duration or 0) / av.time_base
+    return max(0.0, stated)
 
 
-def _reaches(container: InputContainer, stream: av.VideoStream | av.AudioStream, said_s: float) -> bool:
-    """Whether there are packets near the end that a header tells of."""
-    near_s = said_s - max(10.0, 0.05 * said_s)
-    try:
-        container.seek(round((near_s + origin_of(container)) * av.time_base), backward=True)
-        return _last_ends(container, stream, near_s)[1] >= near_s  # One alone may just have a damaged timestamp.
-    except MemoryError:
-        raise
-    except (av.FFmpegError, OverflowError):  # There is nowhere to seek to.
-        return False
+def _ends(path: Path, header_s: float) -> dict[int, float]:
+    """Where the last packet ends of each picture and sound stream that has one, in seconds, by the stream's number.
+
+    Raises:
+        av.FFmpegError: not one packet can be read.
+    """
+    if path.stat().st_size > READ_THROUGH and header_s > 0:
+        found = _ends_behind(path, max(0.0, header_s - max(10.0, 0.05 * header_s)))
+        if found and max(found.values()) >= header_s - max(10.0, 0.05 * header_s):
+            return found
+    return _ends_behind(path, None)
 
 
-def _end_of(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
-    """Where the last packet of a stream ends that can be read, but for one that is far behind all others."""
-    last_s, before_s = _last_ends(container, stream, math.inf)
+def _ends_behind(path: Path, from_s: float | None) -> dict[int, float]:
+    """The same, of packets from a time on; None: of all."""
+    ends: dict[int, tuple[float, float]] = {}  # The last end, and the one before it.
+    stated: dict[int, int] = {}  # The last time of a packet. One that stands still is none.
+    with open_media(path) as container:
+        origin_s = origin_of(container)
+        streams = [stream for stream in playable(container) if stream.time_base]
+        if not streams:
+            return {}
+        try:
+            if from_s is not None:
+                container.seek(round((from_s + origin_s) * av.time_base), backward=True)
+            for packet in packets_of(container, streams):
+                if packet.is_discard or not packet.size or packet.time_base is None:
+                    continue
+                last_s, before_s = ends.get(packet.stream_index, (-math.inf, -math.inf))
+                # AVI has decode times alone, of which FFmpeg makes presentation times that are late.
+                told = packet.dts if packet.pts is None or container.format.name == "avi" else packet.pts
+                if told is not None and told != stated.get(packet.stream_index):
+                    stated[packet.stream_index] = told
+                    begin_s = float(told * packet.time_base) - origin_s
+                else:
+                    begin_s = max(last_s, 0.0)  # Raw streams: packets follow each other.
+                if packet.stream.type == "video":
+                    end_s = begin_s + shown_s(packet, packet.stream)
+                else:
+                    end_s = begin_s + float((packet.duration or 0) * packet.time_base)
+                ends[packet.stream_index] = max(last_s, end_s), max(before_s, min(last_s, end_s))
+        except MemoryError:
+            raise
+        except (av.FFmpegError, OverflowError):
+            if not ends and from_s is None:
+                raise
+    return {number: _without_outlier(*pair) for number, pair in ends.items()}
+
+
+def _without_outlier(last_s: float, before_s: float) -> float:
+    """One packet alone that is far behind all others has a damaged timestamp."""
     return before_s if last_s - before_s > LONG_S and before_s > 0 else last_s
 
 
-def _last_ends(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream, enough_s: float
-) -> tuple[float, float]:
-    """Where the last packet of a stream ends, and the one before it; reads until two end behind `enough_s`."""
-    last_s, before_s, origin_s = -math.inf, -math.inf, origin_of(container)
+def _tells_lengths(path: Path) -> bool:
+    """Whether the first packet of a sound has a duration. Where it has none (WMA, ALAC in MKV), no other has."""
+    with open_media(path) as container:
+        stream = choose_streams(container, ("audio",))[1]
+        assert stream is not None
+        return any(packet.duration for packet in itertools.islice(packets_of(container, stream), 1))
+
+
+def _decoded_s(path: Path) -> float:
+    """Where the last sample of a sound ends that decodes; 0 where none does."""
+    end_s = 0.0
     try:
-        for packet in packets_of(container, stream):
-            if packet.pts is not None and packet.time_base:
-                end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin_s
-                before_s = max(before_s, min(last_s, end_s))
-                last_s = max(last_s, end_s)
-            if before_s >= enough_s:
-                break
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        if last_s == -math.inf:
-            raise
-    return last_s, before_s
+        with decode_from(path, "audio", -math.inf) as decoding:
+            for time_s, frame in decoding.frames:
+                end_s = max(end_s, time_s + frame.samples / frame.sample_rate)
+    except MediaError:  # What decodes of it is for `cut` to say.
+        pass
+    return end_s
 
 
 def _fps(video: av.VideoStream) -> float:
@@ -91,33 +141,35 @@ def _fps(video: av.VideoStream) -> float:
 
 
 def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
-    """Read a file's headers (its packets, where the headers give no duration) as far as `modalities` go.
-
-    The duration is that of the picture; without "video" among `modalities`, that of the sound.
+    """Read a file's headers and packets, as far as `modalities` go. Decodes nothing.
 
     Raises:
-        MediaError: it cannot be opened, lacks one of `modalities`, or has no duration.
+        MediaError: it cannot be opened, or its packets cannot be read.
     """
     with open_media(path) as container:
-        video, audio = choose_streams(container, modalities)
+        try:
+            video, audio = choose_streams(container, modalities)
+        except MediaError as error:
+            return Probe(duration_s=_reach_of(path), reason=str(error), kind=error.kind)
         leading = video or audio
         assert leading is not None
         width, height = (video.codec_context.width, video.codec_context.height) if video else (0, 0)
+        header_s = _header_s(container, leading)
         try:
-            duration_s = _duration_s(container, leading)
-            if duration_s is None:  # There is less than the header says: read all of it.
-                with open_media(path) as again:
-                    same_video, same_audio = choose_streams(again, modalities)
-                    same = same_video or same_audio
-                    assert same is not None
-                    duration_s = _end_of(again, same)
+            ends = _ends(path, header_s)
         except MemoryError:
             raise
         except av.FFmpegError as error:
             raise MediaError(f"FFmpeg cannot read its packets: {error.strerror}") from error
+        duration_s = ends.get(leading.index, 0.0)
+        if video is None and duration_s <= DECODED_S and not _tells_lengths(path):
+            duration_s = max(duration_s, _decoded_s(path))
+        sound_s = ends.get(audio.index, 0.0) if audio else 0.0
         if not duration_s > 0:
-            empty = "no picture: the video stream" if video else "no sound: the audio stream"
-            raise MediaError(f"{empty} is empty")
+            reach_s = max(0.0, *ends.values(), 0.0)
+            if video:
+                return Probe(reach_s, reason="no picture: the video stream is empty", kind="no_picture")
+            return Probe(reach_s, reason="no sound: the audio stream is empty", kind="no_sound")
         return Probe(
             duration_s=duration_s,
             width=width,
@@ -126,4 +178,16 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             video_codec=video.codec_context.name if video else "",
             audio_codec=audio.codec_context.name if audio else "",
             sample_rate=audio.codec_context.sample_rate if audio else 0,
+            header_duration_s=header_s,
+            sound_duration_s=max(0.0, sound_s),
         )
+
+
+def _reach_of(path: Path) -> float:
+    """Where the last packet ends of a file that is of no use; 0 where no packet can be read."""
+    try:
+        return max(0.0, *_ends_behind(path, None).values(), 0.0)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return 0.0

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import Killed, MediaError, SourceError, XdcError
+from shards.reject import Kind
 
 # Not fork: the caller may hold threads and libraries that do not survive it.
 _context = multiprocessing.get_context("spawn")
@@ -30,6 +31,11 @@ _context = multiprocessing.get_context("spawn")
 MB = 1 << 20
 HANDLES = 32  # Files that a child may open beside those it begins with.
 WRITTEN = 16 * MB  # Bytes of any one file: a child writes none, but what it prints may go to one.
+DONE = "done"
+KILLED: Kind = "killed"
+UNREADABLE: Kind = "unreadable"
+OVER_LIMIT: Kind = "over_limit"
+CRASHED: Kind = "crashed"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,10 @@ class _Child:
 
 
 def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
-    """The child: take arguments, answer with (verdict, result or reason, whether it can take another job)."""
+    """The child: take arguments, answer with (verdict, result or reason, whether it can take another job).
+
+    The verdict is DONE, or the kind of the reject.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     begun_with = _limit(limits)
     too_much = "needed more memory than there is"
@@ -66,22 +75,22 @@ def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
             _allow_cpu(limits.cpu_seconds)
             sound = True
             try:
-                answer = ("done", work(*arguments))
+                answer: tuple[str, Any] = (DONE, work(*arguments))
             except MediaError as error:
-                answer = ("failed", str(error))
+                answer = (error.kind, str(error))
             except SourceError as error:
-                answer, sound = ("unreadable", str(error)), False
+                answer, sound = (UNREADABLE, str(error)), False
             except MemoryError:
-                answer, sound = ("failed", too_much), False
+                answer, sound = (OVER_LIMIT, too_much), False
             except Exception as error:  # noqa: BLE001 - hostile files find every path; each costs itself only
                 answer = (
-                    "failed",
+                    CRASHED,
                     f"a defect of xdc, please report it with the file ({type(error).__name__}: {error})",
                 )
             try:
                 pipe.send((*answer, sound and not _worn(begun_with, limits)))
             except MemoryError:
-                pipe.send(("failed", too_much, False))
+                pipe.send((OVER_LIMIT, too_much, False))
 
 
 def _limit(limits: Limits) -> int:
@@ -148,27 +157,26 @@ def _end(child: _Child) -> None:
     child.process.join()
 
 
-def _cause_of_death(process: BaseProcess, limits: Limits) -> tuple[str, str]:
+def _cause_of_death(process: BaseProcess, limits: Limits) -> tuple[Kind, str]:
     """The verdict, and the cause in words that a person can do something with."""
     code = process.exitcode or 0
     if -code == signal.SIGKILL:
-        return "killed", "the decoding process was killed from outside (signal 9), most often for lack of memory"
-    return "failed", _own_fault(code, limits)
-
-
-def _own_fault(code: int, limits: Limits) -> str:
+        return KILLED, "the decoding process was killed from outside (signal 9), most often for lack of memory"
     if code >= 0:
-        return f"the decoding process ended by itself (exit {code})"
+        return CRASHED, f"the decoding process ended by itself (exit {code})"
     if -code == signal.SIGXCPU:
-        return f"needed more than {limits.cpu_seconds:g} s of processor time (corpus.clip_cpu_s)"
+        return OVER_LIMIT, f"needed more than {limits.cpu_seconds:g} s of processor time (corpus.clip_cpu_s)"
     try:
         name = f", {signal.Signals(-code).name}"
     except ValueError:
         name = ""
-    return f"the decoder crashed (signal {-code}{name})"
+    return CRASHED, f"the decoder crashed (signal {-code}{name})"
 
 
-_ERRORS: dict[str, type[XdcError]] = {"failed": MediaError, "killed": Killed, "unreadable": SourceError}
+def _error(verdict: Any, reason: str) -> XdcError:
+    if verdict == KILLED:
+        return Killed(reason)
+    return SourceError(reason) if verdict == UNREADABLE else MediaError(reason, verdict)
 
 
 def ordered_map(
@@ -229,18 +237,18 @@ def ordered_map(
                         good = False
                 elif time.monotonic() >= child.deadline:
                     verdict, value, good = (
-                        "failed",
+                        OVER_LIMIT,
                         f"took longer than {limits.seconds:g} s (corpus.clip_timeout_s)",
                         False,
                     )
                 else:
                     continue
-                if verdict in ("killed", "unreadable") and child.job not in tried:
+                if verdict in (KILLED, UNREADABLE) and child.job not in tried:
                     tried.add(child.job)
                     waiting.appendleft((child.job, child.arguments))
                 else:
                     tried.discard(child.job)
-                    finished[child.job] = value if verdict == "done" else _ERRORS[verdict](value)
+                    finished[child.job] = value if verdict == DONE else _error(verdict, value)
                 child.job = None
                 if not good:
                     children.remove(child)

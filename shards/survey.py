@@ -5,7 +5,7 @@ import json
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from shards.corpus import Listing
@@ -13,16 +13,20 @@ from shards.errors import Killed, MediaError, SourceError
 from shards.fault import fault_point
 from shards.probe import Probe, probe
 from shards.progress import Progress
+from shards.reject import Kind
 from shards.sandbox import Limits, ordered_map
 from shards.settings import BOTH
 from shards.source import check_readable, hash_source, stat_of
 
 UNREADABLE = "cannot be read: "
+# Raise it when files are probed in another way: what older versions found is then used for corpora that are finished,
+# and looked at again for new ones. Version 2 reads all packets; 1 believed headers.
+PROBE_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One source file. `reason` says why it cannot be used; then the probe's fields are empty.
+    """One source file: what `Probe` tells of it. `reason` and `kind` say why it cannot be used.
 
     A file that could not be read has no sha256; `unreadable_at` is the first byte that could not.
     """
@@ -40,6 +44,18 @@ class Surveyed:
     sample_rate: int = 0
     reason: str = ""
     unreadable_at: int = 0
+    kind: Kind | None = None
+    header_duration_s: float = 0.0
+    sound_duration_s: float = 0.0
+    probe_version: int = 1
+
+    @property
+    def reach_s(self) -> float:
+        """Where the last packet ends that was found of picture and sound."""
+        return max(self.duration_s, self.sound_duration_s)
+
+
+FIELDS = tuple(field.name for field in fields(Surveyed))
 
 
 def still_holds(root: Path, entry: Surveyed) -> bool:
@@ -85,9 +101,18 @@ def read_survey(path: Path) -> Iterator[Surveyed]:
             continue
 
 
-def recall(listing: Listing, known: Iterable[Surveyed], notes: Path) -> tuple[dict[str, Surveyed], list[str]]:
-    """Earlier findings that still hold, by path, and the files of the listing of which there are none."""
-    found = {entry.path: entry for entry in (*known, *read_survey(notes)) if still_holds(listing.root, entry)}
+def recall(
+    listing: Listing, known: Iterable[Surveyed], notes: Path, oldest: int = 1
+) -> tuple[dict[str, Surveyed], list[str]]:
+    """Earlier findings that still hold, by path, and the files of the listing of which there are none.
+
+    `oldest`: findings of earlier versions of the probe than this one do not count.
+    """
+    found = {
+        entry.path: entry
+        for entry in (*known, *read_survey(notes))
+        if entry.probe_version >= oldest and still_holds(listing.root, entry)
+    }
     return found, sorted({source.path for source in listing.sources} - set(found))
 
 
@@ -107,7 +132,7 @@ def survey(
 
     Files are probed in child processes, within `limits`, and hashed by threads here: that takes as long as a file is.
     """
-    found, unknown = recall(listing, known, notes)
+    found, unknown = recall(listing, known, notes, PROBE_VERSION)
     if unknown:
         bad = 0
         notes.parent.mkdir(parents=True, exist_ok=True)
@@ -142,23 +167,28 @@ def _look_at(
     try:
         for answer in answers:
             name, (size, mtime_ns), hashed = hashing.popleft()
-            content = reason = ""
+            content = ""
             try:
                 content = hashed.result()
                 if isinstance(answer, SourceError):
                     raise answer
             except SourceError as error:
-                yield Surveyed(name, size, mtime_ns, "", reason=f"{UNREADABLE}{error}", unreadable_at=error.at), True
+                probed = Probe(reason=f"{UNREADABLE}{error}", kind="unreadable")
+                yield _surveyed(name, size, mtime_ns, "", probed, error.at), True
                 continue
             except MediaError as error:
-                reason = str(error)
-            if isinstance(answer, MediaError) or reason:
-                yield (
-                    Surveyed(name, size, mtime_ns, content, reason=reason or str(answer)),
-                    not isinstance(answer, Killed),
-                )
+                answer = error
+            if isinstance(answer, MediaError):
+                probed = Probe(reason=str(answer), kind=answer.kind)
+                yield _surveyed(name, size, mtime_ns, content, probed), not isinstance(answer, Killed)
             else:
-                yield Surveyed(name, size, mtime_ns, content, **asdict(answer)), True
+                yield _surveyed(name, size, mtime_ns, content, answer), True
     finally:
         answers.close()
         pool.shutdown(cancel_futures=True)
+
+
+def _surveyed(name: str, size: int, mtime_ns: int, sha256: str, probed: Probe, unreadable_at: int = 0) -> Surveyed:
+    return Surveyed(
+        name, size, mtime_ns, sha256, **asdict(probed), unreadable_at=unreadable_at, probe_version=PROBE_VERSION
+    )

@@ -7,20 +7,22 @@ import json
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from shards.commit import fingerprint, new_file, write_json
-from shards.corpus import Reject
+from shards.coverage import SLACK_S, Span, uncovered
 from shards.errors import MediaError, SourceError, StageError
 from shards.index import MEMBERS, NO_MEMBER, index_schema, read_index, shard_name, write_parquet
 from shards.media import Clip, cut
 from shards.plan import Plan, PlannedClip, plan_table
 from shards.progress import Progress
+from shards.reject import Reject
 from shards.sandbox import ordered_map
 from shards.settings import CorpusSettings, limits_of
 from shards.source import check_readable, read_through
@@ -34,6 +36,16 @@ REJECTS_SCHEMA = pa.schema(
         ("end_s", pa.float64()),
         ("step", pa.string()),
         ("reason", pa.string()),
+        ("kind", pa.string()),
+    ]
+)
+SOURCES_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("path", "sha256", "video_codec", "audio_codec", "reason", "kind")),
+        *((name, pa.int64()) for name in ("size", "mtime_ns", "unreadable_at")),
+        *((name, pa.int32()) for name in ("width", "height", "sample_rate", "probe_version")),
+        *((name, pa.float64()) for name in ("duration_s", "header_duration_s", "sound_duration_s", "fps")),
+        ("asked_s", pa.list_(pa.list_(pa.float64()))),
     ]
 )
 
@@ -77,8 +89,8 @@ def write_corpus(
             rejected, or a row went missing.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_parquet(out / "plan.parquet", plan_table(plan))
-    write_parquet(out / "sources.parquet", pa.Table.from_pylist([asdict(facts) for facts in found.values()]))
+    _take_plan(out, plan)
+    write_parquet(out / "sources.parquet", _sources_table(plan, found))
     todo = [number for number in range(plan.shards) if not (out / f"{shard_name(number)}.parquet").exists()]
     planned: dict[int, list[PlannedClip]] = {number: [] for number in range(plan.shards)}
     for clip in plan.clips:
@@ -132,8 +144,10 @@ def _write_tar(
                     "corpus.videos for good, and run the same again: the clips are then planned without it."
                 )
             if isinstance(made, MediaError):
-                rejects.append(Reject(source.path, "cut", str(made), clip.key, clip.start_s, clip.end_s))
+                rejects.append(Reject(source.path, "cut", str(made), clip.key, clip.start_s, clip.end_s, made.kind))
                 continue
+            if rest := _rest(clip, made, settings):
+                rejects.append(rest)
             row: dict[str, Any] = {
                 "key": clip.key,
                 "source": source.path,
@@ -157,6 +171,38 @@ def _write_tar(
             yield row
 
 
+def _rest(clip: PlannedClip, made: Clip, settings: CorpusSettings) -> Reject | None:
+    """What was planned of a clip and did not decode, if that is more than a frame."""
+    end_s = clip.start_s + made.duration_s
+    if clip.end_s - end_s <= slack_s(settings):
+        return None
+    reason = f"the last {clip.end_s - end_s:.2f} s of this span do not decode; what is before them is a clip"
+    return Reject(clip.source.path, "cut", reason, "", end_s, clip.end_s, "damaged")
+
+
+def slack_s(settings: CorpusSettings) -> float:
+    """Seconds by which a clip may be shorter than planned: it ends with a whole frame."""
+    return max(SLACK_S, 1 / settings.fps)
+
+
+def _take_plan(out: Path, plan: Plan) -> None:
+    """Write the plan. Shards that were finished by another one, of an earlier version, are removed."""
+    path, table = out / "plan.parquet", plan_table(plan)
+    if path.exists() and not pq.read_table(path).equals(table):
+        for number in out.glob("[0-9]*"):
+            number.unlink()
+    write_parquet(path, table)
+
+
+def _sources_table(plan: Plan, found: dict[str, Surveyed]) -> pa.Table:
+    """sources.parquet: a row per file. `asked_s`: the spans asked for, up to the last packet that was found."""
+    asked: dict[str, list[list[float]]] = {}
+    for span in plan.asked:
+        asked.setdefault(span.source, []).append([span.start_s, span.end_s])
+    rows = [asdict(facts) | {"asked_s": asked.get(facts.path, [])} for facts in found.values()]
+    return pa.Table.from_pylist(rows, SOURCES_SCHEMA)
+
+
 def _add_offsets(tar: Path, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         row.update({f"{member}_offset": NO_MEMBER for member in MEMBERS} | {f"{member}_size": 0 for member in MEMBERS})
@@ -176,18 +222,22 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
         rejects += [Reject(**entry) for entry in json.loads(note.read_text(encoding="utf-8"))]
     keys: list[str] = []
     total = Counter[str]()
+    clips: list[Span] = []
     for number in range(plan.shards):
-        columns = ["key", "duration_s", *(f"{member}_size" for member in MEMBERS)]
+        columns = ["source", "start_s", "key", "duration_s", *(f"{member}_size" for member in MEMBERS)]
         index = read_index(out, shard_name(number), columns)
         keys += index["key"].to_pylist()
         total["video_seconds"] += sum(index["duration_s"].to_pylist())
-        total["bytes"] += sum(sum(index[column].to_pylist()) for column in columns[2:])
-    cut_rejects = [reject for reject in rejects if reject.step == "cut"]
+        total["bytes"] += sum(sum(index[column].to_pylist()) for column in columns[4:])
+        spans = zip(*(index[name].to_pylist() for name in ("source", "start_s", "duration_s")), strict=True)
+        clips += [Span(source, start_s, start_s + duration_s) for source, start_s, duration_s in spans]
+    cut_rejects = [reject for reject in rejects if reject.step == "cut" and reject.key]
     if sorted([*keys, *(reject.key for reject in cut_rejects)]) != sorted(clip.key for clip in plan.clips):
         raise StageError(
             f"{out}: clips and rejects do not add up to the plan ({len(keys)} + {len(cut_rejects)} of "
             f"{len(plan.clips)}). This is a defect of xdc; keep the folder and report it."
         )
+    _check_coverage(out, plan, clips, rejects, settings)
     _check_share(plan, rejects, len(keys), settings.max_reject_share)
     rows = [asdict(reject) for reject in rejects]
     write_parquet(out / "rejects.parquet", pa.Table.from_pylist(rows, REJECTS_SCHEMA))
@@ -196,6 +246,7 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
         "clips": len(keys),
         "sources": len({clip.source.path for clip in plan.clips}),
         "rejects": dict(Counter(reject.step for reject in rejects)),
+        "kinds": dict(Counter(reject.kind for reject in rejects).most_common()),
         "reasons": dict(Counter(reject.reason for reject in rejects).most_common(10)),
         "hours": round(total["video_seconds"] / 3600, 4),
         "bytes": total["bytes"],
@@ -204,9 +255,25 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
     }
 
 
+def _check_coverage(out: Path, plan: Plan, clips: list[Span], rejects: list[Reject], settings: CorpusSettings) -> None:
+    """Raises StageError where a second that was asked for is in no clip and in no reject."""
+    for span in uncovered(plan.asked, [*clips, *rejected_spans(rejects)], slack_s(settings) + 1e-3):
+        raise StageError(
+            f"{out}: {span.source} from {span.start_s:.2f} s to {span.end_s:.2f} s is in no clip and in no reject. "
+            "This is a defect of xdc; keep the folder and report it."
+        )
+
+
+def rejected_spans(rejects: Iterable[Reject]) -> Iterator[Span]:
+    """The spans of rejects that tell both ends."""
+    for reject in rejects:
+        if reject.start_s is not None and reject.end_s is not None:
+            yield Span(reject.source, reject.start_s, reject.end_s)
+
+
 def _check_share(plan: Plan, rejects: list[Reject], clips: int, allowed: float) -> None:
     """A file that was rejected whole counts as one clip."""
-    bad = [reject for reject in rejects if reject.step in ("probe", "cut")]
+    bad = [reject for reject in rejects if reject.step == "probe" or (reject.step == "cut" and reject.key)]
     if clips and len(bad) <= allowed * (len(bad) + clips):
         return
     common = "; ".join(f"{n} x {why}" for why, n in Counter(reject.reason for reject in bad).most_common(3))

@@ -1,0 +1,47 @@
+"""Whether every second of every source that was asked for is accounted for: in a clip, or in a reject with a span."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+SLACK_S = 0.1  # Headers and timestamps round, and a packet of sound may last for as long.
+
+
+class Span(NamedTuple):
+    """Seconds of a source file."""
+
+    source: str
+    start_s: float
+    end_s: float
+
+
+def uncovered(asked: Iterable[Span], found: Iterable[Span], slack_s: float) -> Iterator[Span]:
+    """The parts of what was asked for, longer than `slack_s`, that are in nothing that was found, by source.
+
+    Spans may overlap. Those that were found may reach further than what was asked for.
+    """
+    by_source: dict[str, list[Span]] = defaultdict(list)
+    for span in found:
+        by_source[span.source].append(span)
+    for source, wanted in _merged(asked):
+        there = sorted(by_source[source])
+        for start_s, end_s in wanted:
+            reached_s = start_s
+            for span in there:
+                if span.start_s - reached_s > slack_s and reached_s < end_s:
+                    yield Span(source, reached_s, min(span.start_s, end_s))
+                reached_s = max(reached_s, span.end_s)
+            if end_s - reached_s > slack_s:
+                yield Span(source, reached_s, end_s)
+
+
+def _merged(spans: Iterable[Span]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """What was asked for by source, overlapping spans as one."""
+    by_source: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for source, start_s, end_s in sorted(spans):
+        merged = by_source[source]
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end_s)
+        else:
+            merged.append((start_s, end_s))
+    yield from by_source.items()

@@ -1,0 +1,144 @@
+"""When a decoded frame is shown or heard: by its own time, and where it has none, right behind the frame before it.
+
+FFmpeg gives a time to the first frame of a packet alone. Some containers tell only when packets are to be decoded
+(AVI), and raw streams tell nothing at all.
+"""
+
+import heapq
+from typing import Any
+
+JUMP_S = 0.02  # Times of sound that are off by more than this are meant.
+REORDERED = 17  # H.264 and HEVC hold back at most 16 pictures: a packet that waits for longer was never shown.
+
+
+class PictureClock:
+    """Tells the time of every frame of a picture stream, in seconds from `origin_s` on.
+
+    A frame's own time counts. In AVI, and in streams of which no packet has a presentation time, packets tell only
+    when they are to be decoded: frames leave the decoder in the order in which they are shown, so each takes the
+    smallest of these times that is not taken yet. A frame without any follows the one before it.
+    """
+
+    def __init__(self, stream: Any, format_name: str, origin_s: float, from_beginning: bool) -> None:
+        self._origin_s, self._stream = origin_s, stream
+        self._only_dts = self._is_avi = format_name == "avi"
+        self._seen_packet = False
+        self._sent = 0
+        self._waiting: list[tuple[int, int]] = []  # Decode times of packets that are in the decoder, and their numbers.
+        # Where the next frame without a time begins; not known after a seek.
+        self._next_s: float | None = 0.0 if from_beginning else None
+
+    def send(self, packet: Any) -> None:
+        """Note a packet that is about to be decoded."""
+        if not self._is_avi:
+            self._only_dts = packet.pts is None and packet.dts is not None and (self._only_dts or not self._seen_packet)
+        self._seen_packet = True
+        if packet.dts is not None and packet.size:
+            self._sent += 1
+            heapq.heappush(self._waiting, (packet.dts, self._sent))
+
+    def lose(self, packet: Any) -> None:
+        """Note that a packet did not decode: no frame takes its time."""
+        if packet.dts is not None and packet.size:
+            self._waiting = [entry for entry in self._waiting if entry[1] != self._sent]
+            heapq.heapify(self._waiting)
+
+    def time_of(self, frame: Any) -> float | None:
+        """Seconds, of the frames in the order in which they are decoded; None where it cannot be known."""
+        while self._waiting and self._waiting[0][1] <= self._sent - REORDERED:
+            heapq.heappop(self._waiting)
+        earliest = heapq.heappop(self._waiting)[0] if self._waiting else None
+        pts = frame.pts
+        if self._only_dts:
+            pts = earliest if self._stream.codec_context.has_b_frames or frame.dts is None else frame.dts
+        time_s = self._next_s
+        if pts is not None and frame.time_base:
+            time_s = float(pts * frame.time_base) - self._origin_s
+        if time_s is not None:
+            self._next_s = time_s + shown_s(frame, self._stream)
+        return time_s
+
+
+def packet_start_s(packet: Any) -> float | None:
+    """The presentation time of a packet in seconds; None where it has none."""
+    if packet.pts is None or packet.time_base is None:
+        return None
+    return float(packet.pts * packet.time_base)
+
+
+def shown_s(frame: Any, stream: Any) -> float:
+    """How long a frame or packet of a picture lasts, in seconds; by the stream's rate where it does not say."""
+    said_s = float((frame.duration or 0) * (frame.time_base or 0))
+    rate = stream.average_rate or stream.base_rate
+    return said_s or (1 / float(rate) if rate else 0.0)
+
+
+class SoundClock:
+    """Tells the time of every frame of a sound stream, in seconds from `origin_s` on.
+
+    `alone`: there is no picture to keep in step with. What a decoder leaves out at the beginning (the encoder put it
+    there) then does not delay the sound.
+
+    Frames follow each other without a gap but where the container states one: where a frame's time is off by more
+    than 20 ms both from the end of the samples before it and from the end of the packets before it by their own
+    durations. Decoders that hold samples back (WMA) and containers that count packets by their bytes are off by the
+    one and not by the other. A time is true to a packet's length alone where packets do not tell their durations. One
+    that is the same as that of the packet before is none, and AVI has none at all: there, packets are counted.
+
+    `unsteady` tells that there was such a frame: then times are right only when they are counted from the stream's
+    beginning on.
+    """
+
+    def __init__(self, format_name: str, origin_s: float, from_beginning: bool, alone: bool) -> None:
+        self._origin_s, self._alone = origin_s, alone and from_beginning
+        self._counted = format_name == "avi"
+        self._first_s: float | None = None  # Time of the first packet that decoded, also where it gave no frame.
+        self._stated_s: float | None = None  # Of the last frame that had a time.
+        self._next_s: float | None = 0.0 if from_beginning else None
+        self._said_s: float | None = None  # Where the packets so far end by their own account.
+        self._packet_s = self._longest_s = 0.0  # Seconds of sound that came out of this packet, and of the longest one.
+        self._begun = self.unsteady = False
+
+    def send(self, packet: Any) -> None:
+        """Note a packet that is about to be decoded."""
+        if self._first_s is None:
+            self._first_s = packet_start_s(packet)
+
+    def lose(self, packet: Any) -> None:
+        """Note that a packet did not decode. Where there are times, the next frame's tells what is missing."""
+        if not self._begun:
+            self._first_s = None
+        elif self._counted and self._next_s is not None:
+            self._next_s += float((packet.duration or 0) * (packet.time_base or 0))
+
+    def time_of(self, frame: Any) -> float | None:
+        """Seconds, of the frames in the order in which they are decoded; None where it cannot be known."""
+        lasts_s = frame.samples / frame.sample_rate
+        if frame.time is not None:
+            if self._alone and not self._begun and self._first_s is not None:
+                self._origin_s += max(0.0, frame.time - max(self._first_s, self._origin_s))
+            if frame.time != self._stated_s:
+                self._next_s = self._begin_packet(frame, frame.time - self._origin_s)
+                self._packet_s = 0.0
+            self._stated_s = frame.time
+        time_s = self._next_s
+        if time_s is not None:
+            self._begun = True
+            self._packet_s += lasts_s
+            self._longest_s = max(self._longest_s, self._packet_s)
+            self._next_s = time_s + lasts_s
+        return time_s
+
+    def _begin_packet(self, frame: Any, stated_s: float) -> float:
+        """Where the first frame of a packet begins whose time is `stated_s`."""
+        said_s = float((frame.duration or 0) * (frame.time_base or 0))
+        expected_s, account_s = self._next_s, self._said_s
+        if self._begun and expected_s is not None:
+            off_s = abs(stated_s - expected_s)
+            by_account = account_s is not None and abs(stated_s - account_s) <= JUMP_S
+            if self._counted or off_s <= JUMP_S or by_account or (not said_s and off_s <= self._longest_s):
+                self.unsteady |= off_s > JUMP_S
+                self._said_s = account_s + said_s if account_s is not None and said_s else None
+                return expected_s
+        self._said_s = stated_s + said_s if said_s else None
+        return stated_s
