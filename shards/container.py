@@ -28,6 +28,7 @@ from shards.timing import PictureClock, SoundClock, packet_start_s
 
 REACH = 1 << 26  # Bytes: behind the last packet that was read, a failed read lies in the next of these.
 MAX_STREAMS = 256  # A whole television multiplex has about 100.
+WITHOUT_KEY_PACKETS = frozenset({"adpcm_yamaha", "dfpwm", "g722", "g726", "g726le"})
 # A clip with more packets that do not decode than either is of no use.
 BAD_PACKETS = 2
 BAD_SHARE = 0.1
@@ -181,14 +182,17 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
             # Where there are pictures, FFmpeg seeks to them: for sound before the first one we must not seek at all.
             leading = next(filter(_decodable, _pictures(container)), stream)
             first_s = float((leading.start_time or 0) * (leading.time_base or 0)) - origin_s
-            from_beginning = time_s - back_s <= first_s
+            from_beginning = time_s - back_s <= first_s or _only_from_beginning(container, stream)
             if not from_beginning and not _seek(container, time_s - back_s + origin_s):
                 continue
             clock: PictureClock | SoundClock
             if kind == "video":
                 clock = PictureClock(stream, container.format.name, origin_s, from_beginning)
             else:
-                clock = SoundClock(container.format.name, origin_s, from_beginning, alone=not _pictures(container))
+                alone = not _pictures(container)
+                if alone and not from_beginning:
+                    origin_s += _left_out_s(path)
+                clock = SoundClock(container.format.name, origin_s, from_beginning, alone)
             damage = Damage()
             frames = _decode(container, stream, path, clock, damage, time_s + origin_s)
             try:
@@ -201,6 +205,26 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
                 timed = ((at_s, frame) for at_s, frame in _before(first, frames) if at_s is not None)
                 yield Decoding(stream, timed, clock, damage, from_beginning)
                 return
+
+
+def _only_from_beginning(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> bool:
+    """Whether a sound that is begun in the middle comes out wrong, or where it does not belong.
+
+    WAV tells times by counting bytes, which is right for PCM alone. RealMedia may have no times. Some codecs go on from
+    what they decoded before, and have no packets at which they begin afresh.
+    """
+    if stream.type != "audio":
+        return False
+    format_name, codec = container.format.name, stream.codec_context.name
+    counted = format_name in ("wav", "w64") and not codec.startswith("pcm_")
+    return counted or codec in WITHOUT_KEY_PACKETS or (format_name == "rm" and not _pictures(container))
+
+
+def _left_out_s(path: Path) -> float:
+    """How many seconds a decoder leaves out at the beginning of a sound (see SoundClock)."""
+    with decode_from(path, "audio", -math.inf) as decoding:
+        next(decoding.frames, None)
+        return getattr(decoding.clock, "left_out_s", 0.0)
 
 
 def _before(first: Any, frames: Iterator[Any]) -> Iterator[Any]:

@@ -91,6 +91,7 @@ class SoundClock:
 
     def __init__(self, format_name: str, origin_s: float, from_beginning: bool, alone: bool) -> None:
         self._origin_s, self._alone = origin_s, alone and from_beginning
+        self.left_out_s = 0.0  # How much of the beginning does not delay the sound.
         self._counted = format_name == "avi"
         self._first_s: float | None = None  # Time of the first packet that decoded, also where it gave no frame.
         self._stated_s: float | None = None  # Of the last frame that had a time.
@@ -116,7 +117,8 @@ class SoundClock:
         lasts_s = frame.samples / frame.sample_rate
         if frame.time is not None:
             if self._alone and not self._begun and self._first_s is not None:
-                self._origin_s += max(0.0, frame.time - max(self._first_s, self._origin_s))
+                self.left_out_s = max(0.0, frame.time - max(self._first_s, self._origin_s))
+                self._origin_s += self.left_out_s
             if frame.time != self._stated_s:
                 self._next_s = self._begin_packet(frame, frame.time - self._origin_s)
                 self._packet_s = 0.0
