@@ -1,4 +1,4 @@
-"""Data sets whose lists name segments of YouTube videos: Kinetics and AudioSet."""
+"""Data sets whose lists name segments of YouTube videos: Kinetics, AudioSet and VGGSound."""
 
 from pathlib import Path
 
@@ -166,6 +166,14 @@ def test_audioset_without_names_of_classes_keeps_their_identifiers(tmp_path: Pat
         f"{ID_2}_30.wav",
         f"{ID_2}_30000.wav",
         f"Y{ID_2}.wav",
+        f"Y{ID_2}_30_40.wav",
+        f"Y{ID_2}_30.000_40.000.wav",
+        f"Y{ID_2}_000030_000040.mp4",
+        f"Y{ID_2}_30000_40000.flac",
+        f"Y{ID_2}_30.wav",
+        f"Y{ID_2}_30000.wav",
+        f"{ID_2}_000030.mp4",
+        f"Y{ID_2}_000030.wav",
     ],
 )
 def test_downloaders_name_cut_segments_in_many_ways(tmp_path: Path, name: str) -> None:

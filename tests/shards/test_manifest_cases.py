@@ -153,7 +153,6 @@ def test_what_stands_for_no_value_is_none_in_every_column(tmp_path: Path) -> Non
     )
     assert found(listing) == {f"{n}.mp4": ("", {}) for n in range(len(NOTHING))}
     assert {(source.start_s, source.end_s) for source in listing.sources} == {(None, None)}
-    # An empty path is one, too: no row is passed over.
     assert [reject.reason.split(": ", 1)[1] for reject in listing.rejects] == ["no path"] * len(NOTHING)
 
 
