@@ -21,7 +21,8 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 NO_VALUE = frozenset({"", "nan", "NaN", "NAN", "None", "NaT", "<NA>"})
 _SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _BLANK_INDEX = re.compile(r"__index_level_\d+__")  # How pandas calls an index without a name in Parquet.
-_ANOTHER_ROW = re.compile(r",|\.\w{2,5}\s*$")  # A line inside a cell that has a separator, or ends like a file name.
+# In a cell of several lines: a comma, or a line that ends like a file name.
+_ROW_WITHIN = re.compile(r",|\.\w{2,5}[ \t]*(?:[\r\n]|\Z)")
 _QUOTES = "put a cell that holds a comma or a quote in double quotes, and double the quotes in it"
 
 
@@ -148,8 +149,9 @@ def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str],
     """(number of its first line, its cells, problem) of every record. A line with stray quotes is a problem.
 
     Raises:
-        ConfigError: a quote is not closed in its line, so that the rows after it would be part of a cell. A line break
-            in a cell is allowed where what follows it can be no row: it has no comma and does not end like a file name.
+        ConfigError: a quote is not closed in its line, so that the rows after it would be part of a cell. A cell may
+            have a line break where its row has as many cells as the header and no row can be in it: it has no comma,
+            and no line of it ends like a file name.
     """
     reader = csv.reader(lines, strict=True)
     columns = 0
@@ -168,8 +170,8 @@ def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str],
             continue
         columns = columns or len(cells)
         if reader.line_num > before + 1:
-            within = [line for cell in cells for line in re.split(r"\r\n|\r|\n", cell)[1:]]
-            if columns == 1 or any(_ANOTHER_ROW.search(line) for line in within):
+            broken = [cell for cell in cells if "\n" in cell or "\r" in cell]
+            if columns == 1 or len(cells) != columns or any(_ROW_WITHIN.search(cell) for cell in broken):
                 raise _open_quote(path, before + 1, lines[before])
         yield before + 1, cells, ""
 
@@ -182,8 +184,8 @@ def _leaves_open(line: str) -> bool:
 def _open_quote(path: Path, line: int, text: str) -> ConfigError:
     return ConfigError(
         f"{path}: line {line}: a quote is opened and not closed in the line, so that rows after it would be lost: "
-        f"{text.strip()[:80]} -- close the quote, or double it if it is part of the text. (Cells with line breaks that "
-        "look like rows can be stored as Parquet.)"
+        f"{text.strip()[:80]} -- close the quote, or double it if it is part of the text. (A cell that has line breaks "
+        "and commas can be stored as Parquet.)"
     )
 
 

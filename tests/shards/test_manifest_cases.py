@@ -3,10 +3,13 @@
 import json
 import math
 import os
+import re
+from collections import Counter
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -80,6 +83,8 @@ def found(listing: Listing) -> dict[str, tuple[str, dict[str, str]]]:
         ('path,label\n"a.mp4,x\nb.mp4,"y"\nc.mp4,z\n', 2),
         ('path,label\r\na.mp4,x\r\nb.mp4,"y\r\nc.mp4,z\r\n', 3),
         ('path,label\na.mp4,"say "hi","go\nb.mp4,x\n', 2),
+        ('path,label,split\r\na.mp4,"x\r\nb.mp4\r\ny"\r\nc.mp4,z,train\r\n', 2),
+        ('path,label,split\ra.mp4,"x\rb.mp4"\rc.mp4,z,train\r', 2),
         ('path,"label\na.mp4,x\nb.mp4,y\n', 1),
         ('path,label\na.mp4,"' + "x\nb.mp4," * 20_000, 2),
     ],
@@ -297,3 +302,23 @@ def test_rows_on_other_spans_or_with_splits_spelt_otherwise_do_not_contradict_ea
     listing = listed(tmp_path, "path,label,start_s,split\na.mp4,x,0, Train\n./a.mp4,y,5,test\na.mp4,x,,train\n")
     assert [(source.labels["label"], source.split) for source in listing.sources] == [("x", " Train"), ("y", "test")]
     assert [reject.source for reject in listing.rejects] == ["a.mp4"]
+
+
+def test_whatever_is_typed_into_a_manifest_every_row_is_a_source_a_reject_or_part_of_an_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = ["dog", '"a, b"', "", '"c ""d"""', "x"]
+    lines = ["path,label,split", *(f"{number}.mp4,{label},train" for number, label in enumerate(labels))]
+    outcomes = Counter[str]()
+    for _ in range(1500):
+        text = list("\n".join(lines) + "\n")
+        for place in sorted(rng.integers(len(lines[0]) + 1, len(text), rng.integers(1, 5)), reverse=True):
+            text.insert(place, rng.choice(['"', '""', ",", " ", ";", ',"', '",']))
+        try:
+            listing = listed(tmp_path, "".join(text))
+        except ConfigError as error:
+            outcomes["error" if re.search(r"l\.csv: (line|row) \d", str(error)) else str(error)] += 1
+            continue
+        assert len(listing.sources) + len(listing.rejects) == len(lines) - 1, "".join(text)
+        outcomes["rejects" if listing.rejects else "all"] += 1
+    assert outcomes.keys() == {"error", "rejects", "all"}
+    assert min(outcomes.values()) > 100
