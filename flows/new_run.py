@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.commit import write_text
+from shards.corpus import check_places, list_corpus
 from shards.errors import ConfigError
+from shards.split import check_learn_splits
 from xdc_core.config import FILE_NAME, commented_yaml, load_preset, parse_config
 from xdc_core.run import open_run
 
@@ -26,8 +28,11 @@ def make_run(
 
     `weights` are the files from which encoders start, by modality.
 
+    The videos are listed as `xdc run` lists them, and none is opened.
+
     Raises:
-        ConfigError: there is a run already, `videos` or a file of weights does not exist, or a value is wrong.
+        ConfigError: there is a run already, `videos` or a file of weights does not exist, a value is wrong, or
+            `xdc run` could not list the videos or find the splits to learn from.
     """
     file = root / FILE_NAME
     if file.exists():
@@ -57,6 +62,10 @@ def make_run(
     for modality, path in weights.items():
         values[modality] = values.get(modality, {}) | {"weights": relative(path, root)}
     config = parse_config(values, f"preset {preset} with your choices")
+    if videos is not None:
+        check_places(root / config.corpus.path, videos)
+        listing = list_corpus(videos, config.corpus.label_from_folder, config.corpus.layout)
+        check_learn_splits(config.corpus.learn_splits, {source.split for source in listing.sources}, str(videos))
     write_text(file, commented_yaml(config, NOTES.format(run=root, preset=preset)))
     return True
 

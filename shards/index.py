@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from shards.commit import new_file
 from shards.errors import StageError
+from shards.split import split_name
 from shards.stored import read_stored
 
 MEMBERS = ("mp4", "flac", "json")
@@ -104,10 +105,16 @@ def label_columns(corpus: Path) -> list[str]:
 
 
 def in_splits(column: pa.ChunkedArray, splits: Sequence[str] | None) -> np.ndarray:
-    """bool [rows]: which rows of the index's column `split` are among `splits`; None means all."""
+    """bool [rows]: which rows of the index's column `split` are among `splits`; None means all.
+
+    Splits are compared without surrounding space and regard to case (split_name).
+    """
     if splits is None:
         return np.ones(len(column), bool)
-    return np.isin(column.to_numpy().astype(str), list(splits))
+    wanted = {split_name(split) for split in splits}
+    spelt = [text for text in column.unique().to_pylist() if split_name(text) in wanted]
+    found: np.ndarray = pc.is_in(column, pa.array(spelt, column.type)).to_numpy()
+    return found
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from shards.commit import Manifest, missing_files, read_manifest
-from shards.corpus import Listing, list_corpus
+from shards.corpus import Listing, check_places, list_corpus
 from shards.errors import ConfigError, StageError
 from shards.fault import fault_point
 from shards.index import read_parquet
@@ -13,6 +13,7 @@ from shards.lock import exclusive
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
 from shards.settings import BOTH, CorpusSettings, limits_of, stored_part
+from shards.split import check_learn_splits
 from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
 from shards.survey import FIELDS, PROBE_VERSION, Surveyed, read_survey, recall, survey
 from shards.write import core_count, write_corpus
@@ -30,7 +31,8 @@ def shard(
     With no `videos`, or when they are no longer there, a committed corpus with the same settings is taken as it is.
 
     Raises:
-        ConfigError: there is nothing to make a corpus from, or the corpus would take the place of the videos.
+        ConfigError: there is nothing to make a corpus from, the corpus would take the place of the videos, or no
+            source has one of the splits to learn from.
         StageError: too many inputs were rejected, a source went away while it was worked on, or files of the corpus
             are gone and there are no videos.
         Busy: another process is at the same corpus.
@@ -41,12 +43,9 @@ def shard(
             return _as_it_is(corpus, manifest)
         what = "corpus.videos is not set" if videos is None else f"corpus.videos: {videos} does not exist"
         raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
-    if videos.resolve().is_relative_to(corpus.resolve()):
-        raise ConfigError(
-            f"corpus.path: {corpus} is where corpus.videos ({videos}) lies; the corpus would take its place. "
-            "Give the corpus a directory of its own."
-        )
+    check_places(corpus, videos)
     listing = list_corpus(videos, settings.label_from_folder, settings.layout)
+    check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
     found = _surveyed(corpus, listing, settings, progress, force)
     identity = Identity(
         stage="shard",

@@ -26,8 +26,8 @@ class CorpusSettings(BaseModel):
     layout: str | None = Field(
         None,
         description="null: a folder or a manifest. Else videos is a data set in its official layout, which gives the "
-        "labels: ucf101, hmdb51, esc50, esc10, dcase2014, kinetics, audioset, folder (of classes), manifest (with "
-        "splits)",
+        "labels: ucf101, hmdb51, esc50, esc10, dcase2014, kinetics, audioset, vggsound, folder (of classes), manifest "
+        "(with splits)",
     )
     label_from_folder: bool = Field(
         False, description="for a folder of videos: the name of a file's folder is its label (used in reports)"

@@ -1,6 +1,14 @@
 """Tables that people write: CSV and Parquet."""
 
 import csv
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,25 +17,184 @@ import pyarrow.parquet as pq
 from shards.errors import ConfigError
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+# What programs write where there is no value, as text: numpy and pandas, Python, pandas for times and for integers.
+NO_VALUE = frozenset({"", "nan", "NaN", "NAN", "None", "NaT", "<NA>"})
+_SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
+_BLANK_INDEX = re.compile(r"__index_level_\d+__")  # How pandas calls an index without a name in Parquet.
+# In a cell of several lines: a comma, or a line that ends like a file name.
+_ROW_WITHIN = re.compile(r",|\.\w{2,5}[ \t]*(?:[\r\n]|\Z)")
+_QUOTES = "put a cell that holds a comma or a quote in double quotes, and double the quotes in it"
 
 
-def read_table(path: Path) -> tuple[list[str], list[dict[str, object]]]:
-    """The columns and the rows of a .csv (UTF-8, with a header) or .parquet file. A row that is too short has None.
+@dataclass(frozen=True)
+class Row:
+    """A row of a table. `where` says which, for messages. `problem` says why it cannot be used; empty if it can."""
+
+    where: str
+    values: Mapping[str, object]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The content of a table: every row, those of no use too.
+
+    `index` names the columns that hold the index of a pandas frame. `types` are the columns' types in Parquet; a CSV
+    has none, all its values are text.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    index: frozenset[str] = frozenset()
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)
+
+
+def read_table(path: Path) -> Table:
+    """Read a .csv (UTF-8, commas, with a header) or .parquet file. A row that is too short has None.
 
     Raises:
-        ConfigError: it is neither by its name, or cannot be read.
+        ConfigError: it is neither by its name, or cannot be read; two columns have one name; a quote of a CSV is not
+            closed in its line (says in which); its separator is no comma.
     """
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise ConfigError(f"{path} ends in {path.suffix!r}. Give a table that ends in .csv or .parquet.")
     try:
-        if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path)
-            return table.column_names, table.to_pylist()
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            return list(reader.fieldnames or []), list(reader)
+        return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except OSError as error:  # Of Arrow's there is no strerror.
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except (csv.Error, pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # A damaged one raises any.
         kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV file in UTF-8"
         raise ConfigError(f"{path} is no {kind}: {error}") from error
+
+
+def text_of(value: object) -> str:
+    """Return a cell's text; "" where it is empty or stands for no value (NO_VALUE). Whole numbers have no `.0`."""
+    if value is None:
+        return ""
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    text = str(value)
+    return "" if text.strip() in NO_VALUE else text
+
+
+def _read_parquet(path: Path) -> Table:
+    # Not by `pq.read_table`: that takes folders such as a=b above the file for columns, and imports pandas.
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        _check_names(path, schema.names)
+        rows = file.read().to_pylist()
+    return Table(
+        tuple(schema.names),
+        tuple(Row(f"row {number}", values) for number, values in enumerate(rows, start=1)),
+        frozenset(_index_columns(schema)),
+        dict(zip(schema.names, schema.types, strict=True)),
+    )
+
+
+def _index_columns(schema: pa.Schema) -> Iterator[str]:
+    """The columns that pandas notes as a frame's index, and those that are named as such."""
+    yield from (name for name in schema.names if _BLANK_INDEX.fullmatch(name))
+    try:
+        noted = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+    except (ValueError, KeyError, TypeError):  # No note, or not one of pandas.
+        return
+    # An index that only counts the rows is no column: it is noted as a dictionary.
+    yield from (name for name in noted if isinstance(name, str) and name in schema.names)
+
+
+def _check_names(path: Path, columns: Sequence[str]) -> None:
+    """Raises ConfigError where two columns have one name. Those without a name are the caller's matter."""
+    for name, count in Counter(columns).items():
+        if name and count > 1:
+            places = [str(place) for place, column in enumerate(columns, start=1) if column == name]
+            raise ConfigError(
+                f"{path}: {count} columns are called {name!r} (numbers {', '.join(places)}). Rename or remove all but "
+                "one."
+            )
+
+
+def _read_csv(path: Path) -> Table:
+    lines = list(io.StringIO(_decoded(path), newline=""))
+    records = ((line, cells, problem) for line, cells, problem in _records(path, lines) if cells or problem)
+    first, columns, problem = next(records, (1, [], ""))
+    if problem:
+        raise ConfigError(f"{path}: line {first}, the header: {problem}.")
+    _check_separator(path, columns)
+    _check_names(path, columns)
+    rows = []
+    for number, (line, cells, problem) in enumerate(records, start=1):
+        if not problem and any(cell.strip() for cell in cells[len(columns) :]):
+            problem = f"{len(cells)} fields, the header has {len(columns)}: {_QUOTES}"
+        where = f"row {number}, line {line}" if problem else f"row {number}"
+        padded = [*cells, *[None] * (len(columns) - len(cells))]
+        rows.append(Row(where, dict(zip(columns, padded, strict=False)), problem))
+    return Table(tuple(columns), tuple(rows))
+
+
+def _decoded(path: Path) -> str:
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
+        raise ConfigError(f"{path} is no CSV file in UTF-8: it looks like UTF-16. Save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + len(data[: error.start].splitlines()) - (not data[: error.start].endswith((b"\n", b"\r")))
+        raise ConfigError(
+            f"{path} is no CSV file in UTF-8: line {max(line, 1)} holds the byte 0x{data[error.start]:02x}. Save it as "
+            "UTF-8 (it may be in latin-1 or another older encoding)."
+        ) from error
+
+
+def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str], str]]:
+    """(number of its first line, its cells, problem) of every record. A line with stray quotes is a problem.
+
+    Raises:
+        ConfigError: a quote is not closed in its line, so that the rows after it would be part of a cell. A cell may
+            have a line break where its row has as many cells as the header and no row can be in it: it has no comma,
+            and no line of it ends like a file name.
+    """
+    reader = csv.reader(lines, strict=True)
+    columns = 0
+    while True:
+        before = reader.line_num
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num > before + 1 or _leaves_open(lines[before]):
+                raise _open_quote(path, before + 1, lines[before]) from error
+            if '"' not in str(error):
+                raise
+            yield before + 1, next(csv.reader([lines[before]])), f"text after a closing quote: {_QUOTES}"
+            continue
+        columns = columns or len(cells)
+        if reader.line_num > before + 1:
+            broken = [cell for cell in cells if "\n" in cell or "\r" in cell]
+            if columns == 1 or len(cells) != columns or any(_ROW_WITHIN.search(cell) for cell in broken):
+                raise _open_quote(path, before + 1, lines[before])
+        yield before + 1, cells, ""
+
+
+def _leaves_open(line: str) -> bool:
+    """Whether a line ends inside a quoted cell: then a line after it is no record of its own."""
+    return len(list(csv.reader([line, "x"]))) == 1
+
+
+def _open_quote(path: Path, line: int, text: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: line {line}: a quote is opened and not closed in the line, so that rows after it would be lost: "
+        f"{text.strip()[:80]} -- close the quote, or double it if it is part of the text. (A cell that has line breaks "
+        "and commas can be stored as Parquet.)"
+    )
+
+
+def _check_separator(path: Path, columns: Sequence[str]) -> None:
+    if len(columns) != 1:
+        return
+    for separator, name in _SEPARATORS.items():
+        if separator in columns[0]:
+            raise ConfigError(
+                f"{path}: the columns are separated by {name}: {columns[0]!r}. The separator must be a comma: save the "
+                "table with commas (pandas: to_csv(..., sep=',', index=False))."
+            )

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from shards.errors import MediaError, StageError
 from shards.index import in_splits, read_index
 from shards.read import ClipReader
+from shards.split import check_learn_splits
 from xdc_core.config import Config
 from xdc_core.modality import Modality
 
@@ -84,7 +85,13 @@ class ClipRows:
             yield name, slice(int(first), int(last))
 
     def learnable(self, splits: list[str] | None) -> np.ndarray:
-        """Numbers of the rows whose split is among `splits`: int64 [n]. None means all."""
+        """Return the numbers of the rows whose split is among `splits`: int64 [n]. None means all.
+
+        Raises:
+            ConfigError: no row has one of the splits.
+        """
+        if splits is not None:
+            check_learn_splits(splits, self.splits.unique().to_pylist(), "the corpus")
         return np.flatnonzero(in_splits(self.splits, splits))
 
 

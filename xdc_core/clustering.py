@@ -9,6 +9,7 @@ from shards.commit import new_file, write_json
 from shards.errors import ConfigError, StageError
 from shards.index import in_splits, read_index
 from shards.progress import Progress
+from shards.split import check_learn_splits
 from shards.stage import Outcome
 from xdc_core.config import ClusterSettings
 from xdc_core.features import source_parts
@@ -67,12 +68,18 @@ def read_sample(run: Run, number: int, source: str, seed: int, progress: Progres
     """The features k-means trains on: float32 [sample, width], one a modality; and how many clips there were.
 
     Reads shard by shard. Which rows are taken depends on the seed and the number of clips only.
+
+    Raises:
+        ConfigError: no clip has one of corpus.learn_splits.
     """
     splits = run.config.corpus.learn_splits
     counts, width = [], 0
+    there: set[str] = set()
     for shard, keys, parts in source_parts(run, number, source):
-        counts.append(int(_learnable(run, shard, keys, splits).sum()))
+        counts.append(int(_learnable(run, shard, keys, splits, there).sum()))
         width = sum(part.shape[1] for part in parts)
+    if counts:
+        check_learn_splits(splits, there, str(run.corpus))
     total = sum(counts)
     room = sample_size(run.config.cluster, width)
     wanted = np.ones(total, bool)
@@ -83,7 +90,7 @@ def read_sample(run: Run, number: int, source: str, seed: int, progress: Progres
     taken: list[list[np.ndarray]] = []
     first = 0
     for number_done, (shard, keys, parts) in enumerate(source_parts(run, number, source), start=1):
-        learnable = np.flatnonzero(_learnable(run, shard, keys, splits))
+        learnable = np.flatnonzero(_learnable(run, shard, keys, splits, there))
         rows = learnable[wanted[first : first + len(learnable)]]
         first += len(learnable)
         taken.append([part[rows] for part in parts])
@@ -98,10 +105,12 @@ def sample_size(settings: ClusterSettings, width: int) -> int:
     return max(1, int(settings.sample_mb * 1e6 / (4 * max(width, 1))))
 
 
-def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None) -> np.ndarray:
+def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None, there: set[str]) -> np.ndarray:
+    """bool [keys]: which clips are in the splits to learn from. Adds the shard's splits to `there`."""
     if splits is None:
         return np.ones(len(keys), bool)
     index = read_index(run.corpus, shard, ["key", "split"])
+    there.update(split or "" for split in index["split"].unique().to_pylist())
     wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits)])
     return np.fromiter((key in wanted for key in keys), bool, len(keys))
 

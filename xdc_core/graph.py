@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.commit import fingerprint, partial_directory, read_manifest, sha256_of, stale_directory
+from shards.datasets.originals import NAMES as ORIGINALS
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
 from shards.plan import STAGE_VERSION as SHARD_VERSION
@@ -330,15 +331,22 @@ class Fingerprints:
         return self._read_as[source]
 
     def _splits(self, node: Node) -> dict[str, str]:
-        """What a data set's own files say of its splits enters the evaluations on it."""
-        if node.stage != "eval" or (name := self.run.config.evaluate[str(node.modality)].data) == CORPUS:
+        """What a data set's own files say of its splits enters the evaluations on it; so does that recordings of one
+        original are held out together, where its file names tell of originals.
+        """
+        if node.stage != "eval":
             return {}
+        config, name = self.run.config, self.run.config.evaluate[str(node.modality)].data
+        layout = config.corpus.layout if name == CORPUS else config.datasets[name].layout
+        together = {"originals": "held out together"} if layout in ORIGINALS else {}
+        if name == CORPUS:
+            return together
         if name not in self._digests:
             from shards.datasets.layouts import read_dataset
 
-            dataset = read_dataset(self.run.config.datasets[name].layout, self.run.dataset_root(name))
+            dataset = read_dataset(config.datasets[name].layout, self.run.dataset_root(name))
             self._digests[name] = fingerprint([[split.name, dict(split.roles)] for split in dataset.splits])
-        return {"splits": self._digests[name]}
+        return {"splits": self._digests[name]} | together
 
     def _stored(self, node: Node) -> str | None:
         found, self.reasons[node] = corpus_fingerprint_now(*stored_from(self.run, node))

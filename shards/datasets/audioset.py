@@ -8,6 +8,7 @@ from shards.corpus import Reject
 from shards.datasets.dataset import Dataset, Role
 from shards.datasets.files import find_files, read_lines, wrong_root
 from shards.datasets.segments import Segment, read_segments, segment_of
+from shards.errors import ConfigError
 from shards.table import read_table
 
 LAYOUT = (
@@ -32,7 +33,8 @@ def read_audioset(root: Path) -> Dataset:
     `<id>.mp4` counts as the whole video. Where such files hold only the segment, rename them `<id>_<start>_<end>`.
 
     Raises:
-        ConfigError: another layout, or not one segment is there (see read_segments).
+        ConfigError: another layout, a row of class_labels_indices.csv that cannot be read, or not one segment is there
+            (see read_segments).
     """
     lists = {
         path: LISTS[path.name] for pattern in ("*.csv", "*/*.csv") for path in root.glob(pattern) if path.name in LISTS
@@ -45,11 +47,13 @@ def read_audioset(root: Path) -> Dataset:
 
 
 def _class_names(paths: list[Path]) -> dict[str, str]:
-    return {
-        str(row.get("mid")).strip(): str(row.get("display_name")).strip()
-        for path in sorted(paths)[:1]
-        for row in read_table(path)[1]
-    }
+    names = {}
+    for path in sorted(paths)[:1]:
+        for row in read_table(path).rows:
+            if row.problem:
+                raise ConfigError(f"{path}: {row.where}: {row.problem}.")
+            names[str(row.values.get("mid")).strip()] = str(row.values.get("display_name")).strip()
+    return names
 
 
 def _rows(lists: Mapping[Path, Role], names: Mapping[str, str]) -> Iterator[Segment | Reject]:

@@ -1,7 +1,7 @@
 """ESC-50 and ESC-10: environmental sounds of 5 s, 40 of every class, in five official folds."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from shards.corpus import Reject, Source
@@ -10,7 +10,7 @@ from shards.datasets.files import Files, find_files, wrong_root
 from shards.datasets.folds import FOLDS, fold_roles, fold_splits
 from shards.datasets.listed import Listed, read_listed
 from shards.errors import ConfigError
-from shards.table import read_table
+from shards.table import Row, read_table, text_of
 
 TABLE = "meta/esc50.csv"
 LAYOUT = f"{TABLE} and audio/*.wav, or the older layout: folders such as '001 - Dog bark' with files such as 1-1-A.ogg"
@@ -39,36 +39,41 @@ def read_esc10(root: Path) -> Dataset:
 
 
 def _read_table(root: Path, name: str) -> Dataset:
-    columns, rows = read_table(root / TABLE)
-    if lacking := [column for column in COLUMNS if column not in columns]:
-        raise ConfigError(f"{root / TABLE}: no column {', '.join(lacking)}; its columns are {', '.join(columns)}.")
+    table = read_table(root / TABLE)
+    if lacking := [column for column in COLUMNS if column not in table.columns]:
+        raise ConfigError(
+            f"{root / TABLE}: no column {', '.join(lacking)}; its columns are {', '.join(table.columns)}."
+        )
     if not (root / "audio").is_dir():
         raise wrong_root(root, "no folder audio", LAYOUT)
     files = find_files(root, below="audio")
     if name == "esc10":
-        others = {f"audio/{row['filename']}" for row in rows if not _is_esc10(row)}
+        others = {f"audio/{row.values['filename']}" for row in table.rows if not row.problem and not _is_esc10(row)}
         rejects = (
             Reject(path, "list", f"{TABLE} says that it is not of ESC-10") for path in files.names if path in others
         )
         files = Files(root, tuple(path for path in files.names if path not in others), (*files.rejects, *rejects))
 
     def lines() -> Iterator[Listed | Reject]:
-        for number, row in enumerate(rows, start=1):
-            where = f"{TABLE}, row {number}"
-            file, fold, label = (str(row[column] or "").strip() for column in COLUMNS[:3])
+        for row in table.rows:
+            where = f"{TABLE}, {row.where}"
+            file, fold, label = (text_of(row.values[column]).strip() for column in COLUMNS[:3])
+            if row.problem:
+                yield Reject(file or row.where, "list", f"{where}: {row.problem}")
+                continue
             if name == "esc10" and not _is_esc10(row):
                 continue
             if not file or not label or fold not in map(str, FOLDS):
                 reason = f"{where}: a file name, a category and a fold from 1 to 5 are needed (the fold is {fold!r})"
-                yield Reject(file or f"row {number}", "list", reason)
+                yield Reject(file or row.where, "list", reason)
                 continue
             yield Listed(file, label, fold_roles(int(fold)), where)
 
     return read_listed(name, ("audio",), files, lines(), list(fold_roles(1)), depth=1)
 
 
-def _is_esc10(row: Mapping[str, object]) -> bool:
-    return str(row["esc10"]).strip().lower() == "true"
+def _is_esc10(row: Row) -> bool:
+    return str(row.values["esc10"]).strip().lower() == "true"
 
 
 def _read_folders(root: Path, name: str) -> Dataset:

@@ -9,7 +9,7 @@ from shards.datasets.dataset import Dataset, role_of
 from shards.datasets.files import find_files, wrong_root
 from shards.datasets.segments import Segment, read_segments, segment_of
 from shards.errors import ConfigError
-from shards.table import read_table
+from shards.table import read_table, text_of
 
 LAYOUT = (
     "train.csv, validate.csv or test.csv (columns label, youtube_id, time_start, time_end, split), and videos "
@@ -36,14 +36,18 @@ def read_kinetics(root: Path) -> Dataset:
 
 def _rows(lists: Sequence[Path]) -> Iterator[Segment | Reject]:
     for path in lists:
-        columns, rows = read_table(path)
-        if lacking := [column for column in COLUMNS if column not in columns]:
-            raise ConfigError(f"{path}: no column {', '.join(lacking)}; its columns are {', '.join(columns)}.")
+        table = read_table(path)
+        if lacking := [column for column in COLUMNS if column not in table.columns]:
+            raise ConfigError(f"{path}: no column {', '.join(lacking)}; its columns are {', '.join(table.columns)}.")
         match = _LIST.fullmatch(path.name)
         assert match is not None
-        for number, row in enumerate(rows, start=1):
+        for row in table.rows:
+            where = f"{path.name}, {row.where}"
             video, start, end, label, split = (
-                str(row.get(column) or "").strip() for column in (*COLUMNS, "label", "split")
+                text_of(row.values.get(column)).strip() for column in (*COLUMNS, "label", "split")
             )
+            if row.problem:
+                yield Reject(video or where, "list", f"{where}: {row.problem}")
+                continue
             labels = {"label": label} if label else {}
-            yield segment_of(video, start, end, role_of(split or match[1]), labels, f"{path.name}, row {number}")
+            yield segment_of(video, start, end, role_of(split or match[1]), labels, where)

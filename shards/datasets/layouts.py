@@ -13,6 +13,7 @@ from shards.datasets.hmdb51 import read_hmdb51
 from shards.datasets.kinetics import read_kinetics
 from shards.datasets.manifest import read_split_manifest
 from shards.datasets.ucf101 import read_ucf101
+from shards.datasets.vggsound import read_vggsound
 from shards.errors import ConfigError
 
 LAYOUTS: Mapping[str, Callable[[Path], Dataset]] = {
@@ -23,6 +24,7 @@ LAYOUTS: Mapping[str, Callable[[Path], Dataset]] = {
     "dcase2014": read_dcase2014,
     "kinetics": read_kinetics,
     "audioset": read_audioset,
+    "vggsound": read_vggsound,
     "folder": read_folder,
     "manifest": read_split_manifest,
 }

@@ -1,15 +1,13 @@
 """A CSV or Parquet table that names files, classes and splits."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shards.corpus import Reject, list_rows
 from shards.datasets.dataset import Dataset, Role, Split, check_splits, make_dataset, role_of
 from shards.datasets.files import certain_modalities
 from shards.errors import ConfigError
-from shards.table import read_table
-
-Rows = Sequence[Mapping[str, object]]
+from shards.source_path import SourcePaths
+from shards.table import Table, read_table, text_of
 
 
 def read_split_manifest(path: Path) -> Dataset:
@@ -20,14 +18,16 @@ def read_split_manifest(path: Path) -> Dataset:
     for training; whoever evaluates divides it. Files that the table does not name are not looked for.
 
     Raises:
-        ConfigError: no such table, no column path or label, a word that is no role, a file with two roles in one
-            split, or a split that cannot be used (see check_splits).
+        ConfigError: no such table, one that cannot be read or contradicts itself (see list_rows), no column path or
+            label, a word that is no role, a file with two roles in one split, or a split that cannot be used (see
+            check_splits).
     """
     if not path.is_file():
         raise ConfigError(f"{path} is not a file. Give the CSV or Parquet table itself.")
-    columns, rows = read_table(path)
+    table = read_table(path)
+    columns = table.columns
     splits = {column: column.removeprefix("split_") for column in columns if column.startswith("split_")}
-    listing = list_rows(path, [column for column in columns if column not in splits], rows)
+    listing = list_rows(path, table, passed_over=list(splits))
     if "label" not in columns:
         raise ConfigError(f"{path}: no column 'label'; its columns are {', '.join(columns)}.")
     if "split" in columns and splits:
@@ -43,26 +43,27 @@ def read_split_manifest(path: Path) -> Dataset:
         else:
             sources.append(source)
     used = {source.path for source in sources}
-    found = [Split(name, _roles(path, rows, column, used)) for column, name in splits.items()]
+    found = [Split(name, _roles(path, table, column, used)) for column, name in splits.items()]
     everything = [Split("all", dict.fromkeys(sorted(used), "train"))]
     dataset = make_dataset("manifest", certain_modalities(used), listing.root, sources, rejects, found or everything)
     return check_splits(dataset) if found else dataset
 
 
-def _roles(path: Path, rows: Rows, column: str, used: set[str]) -> dict[str, Role]:
+def _roles(path: Path, table: Table, column: str, used: set[str]) -> dict[str, Role]:
     roles: dict[str, Role] = {}
-    for number, row in enumerate(rows, start=1):
-        name, word = str(row["path"] or "").strip(), str(row[column] or "").strip()
-        if name not in used or not word:
+    paths = SourcePaths(path.parent)
+    for row in table.rows:
+        name, word = (text_of(row.values[cell]).strip() for cell in ("path", column))
+        if row.problem or not name or not word or (name := paths.stored(name)) not in used:
             continue
         role = role_of(word)
         if role is None:
             raise ConfigError(
-                f"{path}: row {number}: {column} is {word!r}. Allowed: train, validation, test, or nothing."
+                f"{path}: {row.where}: {column} is {word!r}. Allowed: train, validation, test, or nothing."
             )
         if roles.setdefault(name, role) != role:
             raise ConfigError(
-                f"{path}: row {number}: {column} of {name} is {role}, but an earlier row says {roles[name]}. "
+                f"{path}: {row.where}: {column} of {name} is {role}, but an earlier row says {roles[name]}. "
                 "All parts of a file have the same role."
             )
     return roles

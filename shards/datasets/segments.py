@@ -93,17 +93,20 @@ def _stem(path: str) -> str:
 def cut_names(segment: Segment) -> list[str]:
     """The names, without suffix, under which downloaders store a segment that they have cut out.
 
-    Six digits of seconds are the form of Kinetics' own tools; seconds, milliseconds and a Y before the id are those of
-    common tools for AudioSet (unverified: there is no official form).
+    Six digits of seconds are the form of Kinetics' own tools and, without the end, of VGGSound's; seconds, milliseconds
+    and a Y before the id, alone or with times, are those of common tools for AudioSet (unverified: there is no official
+    form). A name of a time goes before one without.
     """
-    video, start_s, end_s = segment.video, segment.start_s, segment.end_s
+    start_s, end_s = segment.start_s, segment.end_s
     start_ms, end_ms = round(1000 * start_s), round(1000 * end_s)
-    return [
-        f"{video}_{int(start_s):06d}_{int(end_s):06d}",
-        f"{video}_{start_s:g}_{end_s:g}",
-        f"{video}_{start_s:.3f}_{end_s:.3f}",
-        f"{video}_{start_ms}_{end_ms}",
-        f"{video}_{start_s:g}",
-        f"{video}_{start_ms}",
-        f"Y{video}",
-    ]
+    times = (
+        f"{int(start_s):06d}_{int(end_s):06d}",
+        f"{start_s:g}_{end_s:g}",
+        f"{start_s:.3f}_{end_s:.3f}",
+        f"{start_ms}_{end_ms}",
+        f"{int(start_s):06d}",
+        f"{start_s:g}",
+        f"{start_ms}",
+    )
+    named = [f"{before}{segment.video}_{time}" for before in ("", "Y") for time in times]
+    return [*named, f"Y{segment.video}"]

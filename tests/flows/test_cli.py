@@ -45,13 +45,46 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_init_writes_a_configuration_that_explains_every_key(tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
+    listed(tmp_path / "videos")
     code, _ = xdc("init", tmp_path / "run", "--videos", tmp_path / "videos", "--rounds", 3, "--method", "mdc")
     text = (tmp_path / "run" / "xdc.yaml").read_text()
     config = load_config(tmp_path / "run" / "xdc.yaml")
     assert code == 0
     assert (config.rounds, config.method, config.corpus.videos) == (3, "mdc", "../videos")
     assert all("#" in line for line in text.splitlines() if ": " in line)
+
+
+def listed(folder: Path) -> None:
+    """A folder of which a listing finds a video: `init` opens none."""
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(b"not looked into yet")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('path,label\na.mp4,"x\nb.mp4,y\n', "l.csv: line 2: a quote is opened and not closed"),
+        ("path;label\na.mp4;x\n", "The separator must be a comma"),
+        ("path,label\na.mp4,x\n./a.mp4,y\n", "row 1 and row 2 are both a.mp4, but label is 'x' and 'y'"),
+        ("path\nhttp://host/a.mp4\n", "l.csv holds no video. http://host/a.mp4: row 1: only local files"),
+    ],
+)
+def test_init_refuses_what_run_would_refuse(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "l.csv").write_text(text)
+    code, output = xdc("init", tmp_path / "run", "--videos", tmp_path / "l.csv")
+    assert code == 2
+    assert words in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_init_refuses_an_empty_folder_and_a_corpus_in_the_place_of_the_videos(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, output = xdc("init", tmp_path / "run", "--videos", tmp_path / "empty")
+    assert (code, "holds no video. It is empty" in output) == (2, True)
+    listed(tmp_path / "videos")
+    code, output = xdc("init", tmp_path / "run", "--videos", tmp_path / "videos", "--corpus", tmp_path)
+    assert (code, "the corpus would take its place" in output) == (2, True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_init_does_not_overwrite_a_run(tmp_path: Path) -> None:
@@ -66,7 +99,7 @@ def test_init_does_not_overwrite_a_run(tmp_path: Path) -> None:
 
 def test_init_with_keep_refuses_other_videos_than_the_run_has(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
+        listed(tmp_path / name)
     xdc("init", tmp_path / "run", "--videos", tmp_path / "one")
     code, output = xdc("init", tmp_path / "run", "--videos", tmp_path / "two", "--keep")
     assert code == 2

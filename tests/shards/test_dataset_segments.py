@@ -1,4 +1,4 @@
-"""Data sets whose lists name segments of YouTube videos: Kinetics and AudioSet."""
+"""Data sets whose lists name segments of YouTube videos: Kinetics, AudioSet and VGGSound."""
 
 from pathlib import Path
 
@@ -166,6 +166,14 @@ def test_audioset_without_names_of_classes_keeps_their_identifiers(tmp_path: Pat
         f"{ID_2}_30.wav",
         f"{ID_2}_30000.wav",
         f"Y{ID_2}.wav",
+        f"Y{ID_2}_30_40.wav",
+        f"Y{ID_2}_30.000_40.000.wav",
+        f"Y{ID_2}_000030_000040.mp4",
+        f"Y{ID_2}_30000_40000.flac",
+        f"Y{ID_2}_30.wav",
+        f"Y{ID_2}_30000.wav",
+        f"{ID_2}_000030.mp4",
+        f"Y{ID_2}_000030.wav",
     ],
 )
 def test_downloaders_name_cut_segments_in_many_ways(tmp_path: Path, name: str) -> None:
@@ -216,3 +224,47 @@ def test_lists_of_which_nothing_was_downloaded_are_an_error(tmp_path: Path) -> N
     make_audioset(tmp_path)
     with pytest.raises(ConfigError, match=r"no file that can be used as the layout audioset has it\. 3 inputs were"):
         read_dataset("audioset", tmp_path)
+
+
+def test_a_row_of_a_list_with_too_many_cells_is_a_reject(tmp_path: Path) -> None:
+    make_kinetics(tmp_path)
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write(f"hugging, not baby,{ID_4},0,10,train,1\n")
+    (reject,) = read_dataset("kinetics", tmp_path).rejects
+    assert reject.reason.startswith("train.csv, row 3, line 4: 7 fields, the header has 6")
+
+
+def test_names_of_classes_that_are_cut_are_an_error(tmp_path: Path) -> None:
+    make_audioset(tmp_path)
+    put(tmp_path, f"{ID}.mp4")
+    write_lines(tmp_path / "class_labels_indices.csv", ["index,mid,display_name", "2,/m/03v3yw,Keys, jangling"])
+    with pytest.raises(ConfigError, match=r"class_labels_indices\.csv: row 1, line 2: 4 fields, the header has 3"):
+        read_dataset("audioset", tmp_path)
+
+
+def test_vggsound_has_segments_of_ten_seconds_and_one_split(tmp_path: Path) -> None:
+    lines = [
+        f"{ID},30,dog barking,train",
+        f'{ID_2},5,"people eating, slowly",test',
+        f"{ID_3},0,people marching,train",
+        f"{ID_4},x,dog barking,train",
+        f"{ID_4},7,people, eating,test",
+        f"{ID_4},7,dog barking,tset",
+    ]
+    write_lines(tmp_path / "lists" / "vggsound.csv", lines)
+    put(tmp_path, f"{ID}_000030.mp4", f"video/{ID_2}.mp4")
+    found = read_dataset("vggsound", tmp_path)
+    assert (found.modalities, found.classes) == (("video", "audio"), ("dog barking", "people eating, slowly"))
+    assert found.sources == (
+        Source(f"{ID}_000030.mp4", None, None, "train", {"label": "dog barking"}),
+        Source(f"video/{ID_2}.mp4", 5.0, 15.0, "test", {"label": "people eating, slowly"}),
+    )
+    assert roles_of(found) == {"1": {"train": 1, "test": 1}}
+    assert [(reject.source, reject.reason) for reject in found.rejects] == [
+        (ID_3, "vggsound.csv, line 3: there is no file of it"),
+        (ID_4, "vggsound.csv, line 4: start 'x' and end '' are no numbers of seconds"),
+        (ID_4, "vggsound.csv, line 5: not of the form id, start, label, train or test"),
+        (ID_4, "vggsound.csv, line 6: the split is not train, validation or test"),
+    ]
+    with pytest.raises(ConfigError, match=r"no vggsound\.csv\. Expected below this folder"):
+        read_dataset("vggsound", tmp_path / "video")

@@ -391,6 +391,12 @@ def test_a_manifest_brings_spans_splits_and_labels_into_the_index(
     found = sorted((row["start_s"], row["split"], row["label"] or "", row["label_sound"]) for row in index.to_pylist())
     assert found == [(0.0, "test", "", "purr"), (0.5, "train", "dog", "bark"), (1.0, "test", "", "purr")]
     assert in_splits(index["split"], ["test"]).sum() == 2
+    assert (in_splits(index["split"], [" Test", "none"]) == in_splits(index["split"], ["test"])).all()
+    before = sorted(tmp_path.iterdir())
+    learn = corpus_settings.model_copy(update={"learn_splits": ["train", "val"]})
+    with pytest.raises(ConfigError, match=r"list\.csv has the split 'val'\. Its splits are: 'test', 'train'\."):
+        shard(tmp_path / "new", tmp_path / "list.csv", learn)
+    assert sorted(tmp_path.iterdir()) == before
     assert {(reject["source"], reject["reason"]) for reject in rejects_of(tmp_path / "corpus")} == {
         ("missing.mp4", "the file does not exist"),
         ("http://host/a.mp4", "row 4: only local files are read, no addresses and no pipes"),

@@ -169,6 +169,16 @@ def test_only_splits_to_learn_from_are_taken(make_run: MakeRun) -> None:
     assert clips == 8
 
 
+def test_splits_are_found_however_they_are_spelt_and_missing_ones_are_named(make_run: MakeRun) -> None:
+    run = make_run(learn_splits=[" Test"])
+    features_with_row_numbers(run)
+    assert read_sample(run, 0, "video", 3, silent)[1] == 8
+    unknown = make_run(learn_splits=["train", "tets", "val"])
+    features_with_row_numbers(unknown)
+    with pytest.raises(ConfigError, match=r"has the split 'tets', 'val'\. Its splits are: 'test', 'train'"):
+        read_sample(unknown, 0, "video", 3, silent)
+
+
 def test_the_budget_counts_float32_numbers() -> None:
     assert sample_size(ClusterSettings(sample_mb=1.0), 250) == 1000
     assert sample_size(ClusterSettings(sample_mb=0.000001), 512) == 1

@@ -1,5 +1,6 @@
 """The eval stage on a run's own corpus: what it measures, what it keeps, and what bad input gets."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -367,3 +368,60 @@ def test_retrieval_needs_no_labels(copy_run: MakeRun) -> None:
     assert "video_to_audio.pair.10" in trial["metrics"]
     assert not any("class" in name for name in trial["metrics"])
     assert trial["chosen"]["held_out"] == 20
+
+
+def of_originals(run: Run, root: Path, split: Callable[[int], str]) -> Run:
+    """The run on a corpus that is named like UCF101: two classes, and four recordings of every original."""
+
+    places = itertools.count()
+
+    def named(_: int, row: dict[str, Any]) -> dict[str, Any]:
+        place, label = divmod(next(places), 2)
+        path = f"c{label}/v_c{label}_g{place // 4:02d}_c{place % 4}.avi"
+        return row | {"source": path, "split": split(place // 4), "label_speaker": f"{label}"}
+
+    return with_settings(with_corpus(run, root, named), layout="ucf101", videos=None)
+
+
+def with_settings(run: Run, **changes: Any) -> Run:
+    """The run with other settings of its corpus."""
+    corpus = run.config.corpus.model_copy(update=changes)
+    return Run(run.root, run.config.model_copy(update={"corpus": corpus}))
+
+
+@pytest.mark.parametrize("protocol", ["fc", "svm", "knn", "all", "retrieval"])
+def test_recordings_of_one_original_are_held_out_together(copy_run: MakeRun, tmp_path: Path, protocol: str) -> None:
+    settings = QUICK | {"protocol": protocol, "held_out": 0.35}
+    settings |= {} if protocol == "retrieval" else PROBE | {"protocol": protocol}
+    undivided = copy_run(evaluate={"probe": settings})
+    run = of_originals(undivided, tmp_path / "c", lambda original: "train" if original < 5 else "test")
+    run_stage(run, Node("eval", "probe", 1))
+    (trial,) = results(run)["trials"]
+    # Four originals. Of recordings by themselves it would be 14.
+    assert trial["chosen"]["held_out"] == 16
+
+
+def test_recordings_of_one_original_are_divided_together(copy_run: MakeRun, tmp_path: Path) -> None:
+    run = of_originals(copy_run(), tmp_path / "c", lambda original: "")
+    found = read_recordings(run, evaluation(held_out=0.3), 1)
+    assert found.originals is not None
+    sides = {name.rsplit("_", 1)[0]: set[str]() for name in found.names}
+    for name, side in zip(found.names, found.splits["divided"], strict=True):
+        sides[name.rsplit("_", 1)[0]].add(side)
+    assert len(sides) == 12
+    assert sorted(map(sorted, sides.values())) == [["test"]] * 4 + [["train"]] * 8
+
+
+def test_splits_of_an_evaluation_are_compared_without_space_and_case(copy_run: MakeRun, tmp_path: Path) -> None:
+    def spelt(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"split": row["split"].title() if number % 2 else f" {row['split']}"}
+
+    plain = read_recordings(copy_run(), evaluation(), 0)
+    run = with_corpus(copy_run(), tmp_path / "c", spelt)
+    found = read_recordings(run, evaluation(learn=[" TRAIN"], test=["Test"]), 0)
+    assert (found.splits["Test"] == plain.splits["test"]).all()
+    assert read_recordings(run, evaluation(), 1).notes == read_recordings(copy_run(), evaluation(), 1).notes
+    apart = with_settings(run, learn_splits=["TRAIN "])
+    assert read_recordings(apart, evaluation(), 1).notes == ()
+    with pytest.raises(ConfigError, match=r"test stands both in learn and in test"):
+        read_recordings(run, evaluation(learn=["train", "Test"]), 0)

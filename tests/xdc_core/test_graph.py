@@ -176,6 +176,30 @@ def test_what_a_training_was_done_with_stands_in_its_manifest(worked_run: Run) -
     assert manifest.settings["view"]["mask_frames"] == 0
 
 
+def test_only_evaluations_on_data_sets_with_originals_have_them_among_their_inputs(
+    worked_run: Run, tmp_path: Path
+) -> None:
+    for folder in ("001 - Dog bark", "002 - Rain"):
+        (tmp_path / folder).mkdir()
+        for fold in range(1, 6):
+            (tmp_path / folder / f"{fold}-10{fold}-A.ogg").write_bytes(b"not looked into")
+    layouts = ("esc50", "esc10", "folder")
+    changes = {
+        "datasets": {name: {"layout": name, "root": str(tmp_path), "modality": "audio"} for name in layouts},
+        "evaluate": {name: {"data": name, "protocol": "svm"} for name in layouts}
+        | {"own": {"protocol": "svm", "modality": "audio"}},
+    }
+    run = Run(worked_run.root, parse_config(worked_run.config.model_dump() | changes, "a test"))
+    fingerprints = Fingerprints(run)
+    inputs = {name: fingerprints.inputs_of(Node("eval", name, 1)) for name in run.config.evaluate}
+    assert {name: "originals" in found for name, found in inputs.items()} == {
+        "esc50": True,
+        "esc10": True,
+        "folder": False,
+        "own": False,
+    }
+
+
 def test_another_seed_leaves_nothing_but_the_corpus(worked_run: Run) -> None:
     found = states(with_setting(worked_run, "seed", 1))
     assert {name for name, (state, _) in found.items() if state == "fresh"} == {"shard"}

@@ -84,3 +84,26 @@ def test_every_recording_is_held_out_equally_often() -> None:
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(ConfigError, match=r"held-out share is .* more than 0 and less than 1"):
         hold_out(np.array([0, 1]), np.array([0, 1]), share, seed=0)
+
+
+def test_a_group_of_several_classes_is_on_one_side_and_no_class_loses_its_last() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(50):
+        # Eight groups, every one with views of one to three of four classes.
+        pairs = [(label, group) for group in range(8) for label in rng.permutation(4)[: rng.integers(1, 4)]]
+        labels, groups = np.array(pairs * 2).T
+        mask, single = hold_out(labels, groups, 0.5, seed)
+        assert mask.any()
+        assert not set(groups[mask].tolist()) & set(groups[~mask].tolist())
+        assert set(labels[~mask].tolist()) == set(labels.tolist())
+        assert single.tolist() == [label for label in np.unique(labels) if len(set(groups[labels == label])) == 1]
+
+
+def test_what_is_held_out_of_groups_of_one_class_is_a_share_of_a_permutation() -> None:
+    # Evaluations that are done stay what they are.
+    labels, groups = views([20, 7, 2, 31])
+    rng = np.random.default_rng(6)
+    expected: set[int] = set()
+    for label, wanted in ((0, 6), (1, 2), (2, 1), (3, 9)):
+        expected |= set(rng.permutation(np.unique(groups[labels == label]))[:wanted].tolist())
+    assert set(groups[hold_out(labels, groups, 0.3, seed=6)[0]].tolist()) == expected

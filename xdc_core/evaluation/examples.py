@@ -13,7 +13,8 @@ class Examples:
     """Views of labelled recordings, a row each.
 
     features: float32 [n, width]. labels: int64 [n], from 0. groups: int64 [n], the recording that a view comes from;
-    one number means one recording, in training and test alike.
+    one number means one recording, in training and test alike. originals: int64 [n], what a view's recording is cut
+    from: the recordings of one original are held out together. None: each recording is its own.
 
     Raises:
         StageError: features that are not finite, an unknown label (below 0), or a recording with two labels.
@@ -23,12 +24,15 @@ class Examples:
     features: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    originals: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.features)
         if self.features.ndim != 2 or self.labels.shape != (count,) or self.groups.shape != (count,):
             shapes = self.features.shape, self.labels.shape, self.groups.shape
             raise ValueError(f"features, labels and groups have the shapes {shapes}, not [n, width], [n] and [n]")
+        if self.originals is not None and self.originals.shape != (count,):
+            raise ValueError(f"originals have the shape {self.originals.shape}, not [{count}]")
         bad = np.flatnonzero(~np.isfinite(self.features).all(axis=1))
         if len(bad):
             raise StageError(
@@ -60,7 +64,8 @@ class Examples:
 
     def where(self, mask: np.ndarray) -> Self:
         """The rows of which the mask, bool [n], is true."""
-        return type(self)(self.features[mask], self.labels[mask], self.groups[mask])
+        originals = None if self.originals is None else self.originals[mask]
+        return type(self)(self.features[mask], self.labels[mask], self.groups[mask], originals)
 
 
 def check_split(train: Examples, test: Examples, classes: int) -> tuple[str, ...]:

@@ -102,9 +102,11 @@ def finetune(
     numbers = np.arange(len(labels), dtype=np.float32)[:, None]
     both = [Examples(numbers[part], labels[part], part) for part in (train, test)]
     warnings = list(check_split(both[0], both[1], len(recordings.classes)))
-    held, single = hold_out(labels[train], train, evaluation.held_out, seed)
+    together = train if recordings.originals is None else recordings.originals[train]
+    held, single = hold_out(labels[train], together, evaluation.held_out, seed)
     if len(single):
-        warnings.append(f"a single training recording of {listed(single)}: has no part in the choice of the epoch")
+        what = "recording" if recordings.originals is None else "original"
+        warnings.append(f"a single training {what} of {listed(single)}: has no part in the choice of the epoch")
     learnt, watched = train[~held], train[held]
     if len(watched) == 0:
         warnings.append("no training recording could be held out: the last epoch is taken, unseen")

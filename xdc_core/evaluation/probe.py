@@ -38,6 +38,8 @@ def probe(
 ) -> Verdict:
     """Choose by the accuracy over held-out training recordings; of equals the nearest to the middle one is taken.
 
+    The recordings of one original are held out together.
+
     candidates: the smoothest first. Where no recording can be held out, the middle one is taken unseen.
 
     Raises:
@@ -46,9 +48,11 @@ def probe(
     if not candidates or not all(value > 0 for value in candidates):
         raise ConfigError(f"the candidates for {name} are {list(candidates)}. Give at least one, all above 0.")
     notes = list(check_split(train, test, classes))
-    held, single = hold_out(train.labels, train.groups, held_out_share, seed)
+    together = train.groups if train.originals is None else train.originals
+    held, single = hold_out(train.labels, together, held_out_share, seed)
     if len(single):
-        notes.append(f"a single training recording of {listed(single)}: has no part in the choice of {name}")
+        what = "recording" if train.originals is None else "original"
+        notes.append(f"a single training {what} of {listed(single)}: has no part in the choice of {name}")
     middle, tried = len(candidates) // 2, []
     value = candidates[middle]
     if len(candidates) > 1 and held.any():

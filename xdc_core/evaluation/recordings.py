@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shards.datasets.originals import original_of
 from shards.errors import ConfigError
 from shards.index import label_columns, read_whole_index
+from shards.split import split_name
 from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.settings import CORPUS, EvaluationSettings
 from xdc_core.run import Node, Run
@@ -28,7 +30,8 @@ class Recordings:
     names [recordings]: the sources. labels int64 [recordings]: numbers of `classes`, which is empty where nothing is
     labelled (retrieval does without; labels are 0 then). of_clip: a clip's key -> its recording. splits: name of a
     split -> the role of every recording, object [recordings]: "train", "test", or "". missing: reason -> how many
-    recordings play no part for it. notes: what a reader of the results should know.
+    recordings play no part for it. notes: what a reader of the results should know. originals int64 [recordings]: what
+    a recording is cut from, one number an original; None where file names do not tell (shards/datasets/originals.py).
     """
 
     names: list[str]
@@ -38,6 +41,7 @@ class Recordings:
     splits: Mapping[str, np.ndarray]
     missing: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    originals: np.ndarray | None = None
 
     def part(self, split: str, role: str) -> np.ndarray:
         """Numbers of the recordings with a role: int64 [n]."""
@@ -61,7 +65,7 @@ def read_recordings(run: Run, evaluation: EvaluationSettings, number: int) -> Re
     table = read_whole_index(directory, ["key", "source", "split", *([label] if labelled else [])])
     keys, sources, parts = (table[name].to_pylist() for name in ("key", "source", "split"))
     labels = table[label].to_pylist() if labelled else [""] * len(keys)
-    owners = list(zip(sources, (part or "" for part in parts), labels, strict=True))
+    owners = list(zip(sources, map(split_name, parts), labels, strict=True))
     known = sorted({owner for owner in owners if owner[2] is not None})
     classes = tuple(sorted({name for _, _, name in known})) if labelled else ()
     if labelled and len(classes) < 2:
@@ -70,12 +74,14 @@ def read_recordings(run: Run, evaluation: EvaluationSettings, number: int) -> Re
     of_class = {name: at for at, name in enumerate(classes)}
     names = [source for source, _, _ in known]
     numbers = np.array([of_class.get(name, 0) for _, _, name in known], np.int64)
+    layout = run.config.corpus.layout if corpus else run.config.datasets[evaluation.data].layout
+    originals = _originals(layout, names)
     missing = Counter({"no label": len({owner for owner in owners if owner[2] is None})})
     if corpus:
-        splits, notes = _splits_of_corpus(run, evaluation, [part for _, part, _ in known], names, numbers)
+        splits, notes = _splits_of_corpus(run, evaluation, [part for _, part, _ in known], names, numbers, originals)
         notes += _seen_before(run, evaluation, [part for _, part, _ in known], splits, number)
     else:
-        splits, notes = _official_splits(run, evaluation, names, numbers, missing)
+        splits, notes = _official_splits(run, evaluation, names, numbers, originals, missing)
     found = Recordings(
         names,
         numbers,
@@ -84,6 +90,7 @@ def read_recordings(run: Run, evaluation: EvaluationSettings, number: int) -> Re
         splits,
         {reason: count for reason, count in missing.items() if count},
         tuple(notes),
+        originals,
     )
     for split in splits:
         for role, purpose in (("train", "learn from"), ("test", "test on")):
@@ -96,28 +103,44 @@ def read_recordings(run: Run, evaluation: EvaluationSettings, number: int) -> Re
     return found
 
 
+def _originals(layout: str | None, names: list[str]) -> np.ndarray | None:
+    """Number the originals of recordings. One whose name tells of none is its own; None if that is so of all."""
+    found = [original_of(layout, name) for name in names]
+    if not any(found):
+        return None
+    own = [f"original {original}" if original else f"file {name}" for original, name in zip(found, names, strict=True)]
+    return np.unique(np.array(own), return_inverse=True)[1].astype(np.int64)
+
+
 def _divide(
-    run: Run, evaluation: EvaluationSettings, names: list[str], labels: np.ndarray
+    run: Run, evaluation: EvaluationSettings, names: list[str], labels: np.ndarray, originals: np.ndarray | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Recordings that nobody has divided: the same division for all rounds, seeds and runs with one seed."""
     _, sources = np.unique(np.array(names, object).astype(str), return_inverse=True)
     seed = derive_seed(run.config.seed, "eval", "division")
-    tested, _ = hold_out(labels, sources, evaluation.held_out, seed)
+    tested, _ = hold_out(labels, sources if originals is None else originals, evaluation.held_out, seed)
     note = f"nothing says which recordings are for testing: {tested.sum()} of {len(tested)}, by lot, of every class"
     return {DIVIDED: np.where(tested, "test", "train").astype(object)}, [note]
 
 
 def _splits_of_corpus(
-    run: Run, evaluation: EvaluationSettings, parts: list[str], names: list[str], labels: np.ndarray
+    run: Run,
+    evaluation: EvaluationSettings,
+    parts: list[str],
+    names: list[str],
+    labels: np.ndarray,
+    originals: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """A split for every name to test on; what is learnt from is the same."""
-    if both := set(evaluation.learn) & set(evaluation.test):
+    """A split for every name to test on; what is learnt from is the same. `parts` are as split_name makes them."""
+    learn, test = ([split_name(split) for split in splits] for splits in (evaluation.learn, evaluation.test))
+    if both := set(learn) & set(test):
         raise ConfigError(f"evaluate: {', '.join(sorted(both))} stands both in learn and in test.")
-    if len(set(parts)) == 1 and (evaluation.learn, evaluation.test) == (("train",), ("test",)) and parts[0] != "test":
-        return _divide(run, evaluation, names, labels)
+    if len(set(parts)) == 1 and (learn, test) == (["train"], ["test"]) and parts[0] != "test":
+        return _divide(run, evaluation, names, labels, originals)
     column = np.array(parts, object)
-    learnt = np.isin(column, evaluation.learn)
-    return {test: np.where(learnt, "train", np.where(column == test, "test", "")) for test in evaluation.test}, []
+    learnt = np.isin(column, learn)
+    tested = zip(evaluation.test, test, strict=True)
+    return {name: np.where(learnt, "train", np.where(column == split, "test", "")) for name, split in tested}, []
 
 
 def _seen_before(
@@ -130,7 +153,9 @@ def _seen_before(
     """
     learnt = run.config.corpus.learn_splits
     tested = np.isin(np.stack(list(splits.values())), "test").any(axis=0)
-    seen = tested if learnt is None else tested & np.isin(np.array(parts, object), learnt)
+    seen = (
+        tested if learnt is None else tested & np.isin(np.array(parts, object), [split_name(split) for split in learnt])
+    )
     if number == 0 or not seen.any():
         return []
     how = "Name in corpus.learn_splits the splits to learn from, and train again, to keep them apart."
@@ -143,7 +168,12 @@ def _seen_before(
 
 
 def _official_splits(
-    run: Run, evaluation: EvaluationSettings, names: list[str], labels: np.ndarray, missing: Counter[str]
+    run: Run,
+    evaluation: EvaluationSettings,
+    names: list[str],
+    labels: np.ndarray,
+    originals: np.ndarray | None,
+    missing: Counter[str],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The roles that a data set's own split files give.
 
@@ -154,7 +184,8 @@ def _official_splits(
     layout, root = run.config.datasets[evaluation.data].layout, run.dataset_root(evaluation.data)
     dataset = read_dataset(layout, root)
     there = {split.name: split for split in dataset.splits}
-    wanted = evaluation.splits or tuple(there)
+    spelt = {split_name(name): name for name in there}
+    wanted = [spelt.get(split_name(name), name) for name in evaluation.splits or there]
     for name in wanted:
         if name not in there:
             raise ConfigError(f"evaluate: {evaluation.data} has no split {name!r}. There are: {', '.join(there)}.")
@@ -166,7 +197,7 @@ def _official_splits(
     for name in wanted:
         roles = set(there[name].roles.values())
         if roles == {"train"}:
-            divided, said = _divide(run, evaluation, names, labels)
+            divided, said = _divide(run, evaluation, names, labels, originals)
             found[name], notes = divided[DIVIDED], notes + said
             continue
         found[name] = _roles(there[name], names, tested="test" if "test" in roles else "validation")

@@ -122,7 +122,9 @@ def _worker(
 
 
 def _examples(features: np.ndarray, recordings: Recordings, owners: np.ndarray, chosen: np.ndarray) -> Examples:
-    return Examples(features[chosen], recordings.labels[owners[chosen]], owners[chosen])
+    own = owners[chosen]
+    originals = None if recordings.originals is None else recordings.originals[own]
+    return Examples(features[chosen], recordings.labels[own], own, originals)
 
 
 def unread_recordings(recordings: Recordings, split: str, owners: np.ndarray) -> tuple[str, ...]:
@@ -195,7 +197,7 @@ def _retrieval(
             audio[test],
             labels,
             draw(split, seed),
-            owners[train],
+            owners[train] if recordings.originals is None else recordings.originals[owners[train]],
             evaluation.held_out,
         )
         metrics, chosen = dict(_flat(found)), found.get("chosen", {})
