@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from shards.errors import ConfigError
-from shards.reject import Reject as Reject
+from shards.reject import Reject
 from shards.source import EVERYWHERE
 from shards.source_path import SourcePaths
 from shards.split import split_name
@@ -105,7 +105,7 @@ def list_folder(folder: Path, label_from_folder: bool) -> Listing:
         if error.errno in EVERYWHERE:
             raise error
         name = Path(error.filename).relative_to(folder).as_posix()
-        rejects.append(Reject(_shown(name), "list", f"the folder cannot be read: {error.strerror}"))
+        rejects.append(Reject(_shown(name), "list", "unreadable", f"the folder cannot be read: {error.strerror}"))
 
     for place, folders, files in os.walk(folder, onerror=reject_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -114,14 +114,20 @@ def list_folder(folder: Path, label_from_folder: bool) -> Listing:
     for path in sorted(found):
         name = path.relative_to(folder).as_posix()
         if not _is_unicode(name):
-            rejects.append(Reject(_shown(name), "list", "the file's name is not valid UTF-8: rename it"))
+            rejects.append(Reject(_shown(name), "list", "unreadable", "the file's name is not valid UTF-8: rename it"))
         elif found[path]:
-            rejects.append(Reject(name, "list", "a link to a folder is not followed: use a manifest for what is in it"))
+            rejects.append(
+                Reject(
+                    name, "list", "unreadable", "a link to a folder is not followed: use a manifest for what is in it"
+                )
+            )
         elif path.suffix.lower() in MEDIA_SUFFIXES:
             labels = {"label": path.parent.name} if label_from_folder and path.parent != folder else {}
             sources.append(Source(name, labels=labels))
         else:
-            rejects.append(Reject(name, "list", f"not a media file by its name ({path.suffix or 'no suffix'})"))
+            rejects.append(
+                Reject(name, "list", "not_media", f"not a media file by its name ({path.suffix or 'no suffix'})")
+            )
     return Listing(folder, tuple(sources), tuple(rejects))
 
 
@@ -165,9 +171,11 @@ def list_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> 
             first, earlier = seen.setdefault(span, (source, row))
             if earlier is not row:
                 conflicts += _conflict(first, earlier, source, row)
-                raise ValueError("the same path, start_s and end_s stand in an earlier row")
+                reason = f"{row.where}: the same path, start_s and end_s stand in an earlier row"
+                rejects.append(Reject(name, "list", "duplicate", reason))
+                continue
         except ValueError as error:
-            rejects.append(Reject(name or row.where, "list", f"{row.where}: {error}"))
+            rejects.append(Reject(name or row.where, "list", "bad_row", f"{row.where}: {error}"))
             continue
         sources.append(source)
     if conflicts:

@@ -101,27 +101,27 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
         if reason := facts.reason or too_much(facts.width, facts.height, facts.fps, facts.duration_s, settings):
             kind: Kind = (facts.kind or "damaged") if facts.reason else "too_large"
             span = (start_s, reach_s) if reach_s > start_s else (source.start_s, source.end_s)
-            rejects.append(Reject(source.path, "probe", reason, "", *span, kind=kind))
+            rejects.append(Reject(source.path, "probe", kind, reason, "", *span))
             continue
         end_s = min(wanted_s, facts.duration_s)
         if end_s <= start_s:
             reason = f"start_s ({start_s:g}) lies behind the end of the {what} ({facts.duration_s:.2f} s)"
-            rejects.append(Reject(source.path, "plan", reason, "", start_s, max(start_s, reach_s), "outside"))
+            rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(start_s, reach_s)))
             continue
         if reach_s - end_s > SLACK_S:
             reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
-            rejects.append(Reject(source.path, "plan", reason, "", end_s, reach_s, "no_picture"))
+            rejects.append(Reject(source.path, "plan", "no_picture", reason, "", end_s, reach_s))
         cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
         if not cuts:
             lost = end_s - start_s  # Also where there is next to nothing: every source is accounted for.
         if lost:
             whole = f"rest of the {what}" if cuts else what
             reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
-            rejects.append(Reject(source.path, "plan", reason, "", end_s - lost, end_s, "too_short"))
+            rejects.append(Reject(source.path, "plan", "too_short", reason, "", end_s - lost, end_s))
         for first, last in cuts:
             key = clip_key(source.path, first)
             if key in keys:
-                rejects.append(Reject(source.path, "plan", "overlaps an earlier row", key, first, last, "duplicate"))
+                rejects.append(Reject(source.path, "plan", "duplicate", "overlaps an earlier row", key, first, last))
                 continue
             keys.add(key)
             wanted.append((key, source, first, last))

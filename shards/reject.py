@@ -36,8 +36,8 @@ class Reject:
 
     source: str
     step: str
+    kind: Kind
     reason: str
     key: str = ""
     start_s: float | None = None
     end_s: float | None = None
-    kind: Kind = "damaged"

@@ -35,8 +35,8 @@ REJECTS_SCHEMA = pa.schema(
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
         ("step", pa.string()),
-        ("reason", pa.string()),
         ("kind", pa.string()),
+        ("reason", pa.string()),
     ]
 )
 SOURCES_SCHEMA = pa.schema(
@@ -144,7 +144,7 @@ def _write_tar(
                     "corpus.videos for good, and run the same again: the clips are then planned without it."
                 )
             if isinstance(made, MediaError):
-                rejects.append(Reject(source.path, "cut", str(made), clip.key, clip.start_s, clip.end_s, made.kind))
+                rejects.append(Reject(source.path, "cut", made.kind, str(made), clip.key, clip.start_s, clip.end_s))
                 continue
             if rest := _rest(clip, made, settings):
                 rejects.append(rest)
@@ -177,7 +177,7 @@ def _rest(clip: PlannedClip, made: Clip, settings: CorpusSettings) -> Reject | N
     if clip.end_s - end_s <= slack_s(settings):
         return None
     reason = f"the last {clip.end_s - end_s:.2f} s of this span do not decode; what is before them is a clip"
-    return Reject(clip.source.path, "cut", reason, "", end_s, clip.end_s, "damaged")
+    return Reject(clip.source.path, "cut", "damaged", reason, "", end_s, clip.end_s)
 
 
 def slack_s(settings: CorpusSettings) -> float:
@@ -219,7 +219,7 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
     notes = sorted(out.glob("[0-9]*.rejects.json"))
     rejects = list(plan.rejects)
     for note in notes:
-        rejects += [Reject(**entry) for entry in json.loads(note.read_text(encoding="utf-8"))]
+        rejects += [Reject(**({"kind": "damaged"} | entry)) for entry in json.loads(note.read_text(encoding="utf-8"))]
     keys: list[str] = []
     total = Counter[str]()
     clips: list[Span] = []

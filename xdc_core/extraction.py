@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from shards.commit import write_json
-from shards.corpus import Reject
 from shards.errors import StageError
 from shards.index import count_rows, shard_names
 from shards.progress import Progress
+from shards.reject import Reject
 from shards.stage import Outcome
 from xdc_core.clips import ClipViews, ShardRows, collate, told_once
 from xdc_core.config import Config
@@ -117,7 +117,9 @@ def _write_shard(
             "lower train.lr and run the round before again, or look at its metrics.jsonl."
         )
     if rejects:
-        told = [Reject(run.corpus.name, node.name, reason, keys[number].as_py()) for number, reason in rejects]
+        told = [
+            Reject(run.corpus.name, node.name, "damaged", reason, keys[number].as_py()) for number, reason in rejects
+        ]
         write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in told])
     write_features(out / f"{shard}.parquet", good, features)
 

@@ -4,11 +4,11 @@ import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from shards.corpus import Reject
 from shards.datasets.dataset import Dataset, Role
 from shards.datasets.files import find_files, read_lines, wrong_root
 from shards.datasets.segments import Segment, read_segments, segment_of
 from shards.errors import ConfigError
+from shards.reject import Reject
 from shards.table import read_table
 
 LAYOUT = (
@@ -63,13 +63,13 @@ def _rows(lists: Mapping[Path, Role], names: Mapping[str, str]) -> Iterator[Segm
                 continue
             row = [cell.strip() for cell in next(csv.reader([text], skipinitialspace=True))]
             if len(row) != 4:
-                yield Reject(text, "list", f'{where}: not of the form id, start, end, "labels"')
+                yield Reject(text, "list", "bad_row", f'{where}: not of the form id, start, end, "labels"')
                 continue
             video, start, end, positive = row
             found = [label for label in positive.split(",") if label]
             unknown = [label for label in found if label not in names]
             if names and unknown:
-                yield Reject(video, "list", f"{where}: the class {unknown[0]} is not in {NAMES}")
+                yield Reject(video, "list", "bad_row", f"{where}: the class {unknown[0]} is not in {NAMES}")
                 continue
             all_names = [names.get(label, label) for label in found]
             labels = {"label": all_names[0], "label_all": ";".join(all_names)} if found else {}

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from shards.corpus import Reject, Source
+from shards.corpus import Source
 from shards.errors import ConfigError
+from shards.reject import Reject
 
 Role = Literal["train", "validation", "test"]
 WORDS: Mapping[str, Role] = {

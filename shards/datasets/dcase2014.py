@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from shards.corpus import Reject, Source
+from shards.corpus import Source
 from shards.datasets.dataset import Dataset, Role, Split, check_splits, make_dataset
 from shards.datasets.files import find_files, read_lines, tail, without_suffix, wrong_root
 from shards.datasets.folds import FOLDS, fold_splits
 from shards.errors import ConfigError
+from shards.reject import Reject
 
 LAYOUT = "the folder scenes_stereo with bus01.wav and others, the folder scenes_stereo_testset, or both"
 KEY = "dcase2013_task1_filenamekey.csv"
@@ -57,11 +58,11 @@ def read_dcase2014(root: Path) -> Dataset:
         stem = without_suffix(name)
         match = _NAME.fullmatch(stem)
         if match is None or match["label"] not in CLASSES:
-            rejects.append(Reject(path, "list", "not named as in bus01.wav, after one of the ten classes"))
+            rejects.append(Reject(path, "list", "unlisted", "not named as in bus01.wav, after one of the ten classes"))
             continue
         held_back = bool(match["test"]) or _for_evaluation(folder)
         if (twin := taken.setdefault((held_back, stem), path)) != path:
-            rejects.append(Reject(path, "list", f"{twin} has the same name and was taken"))
+            rejects.append(Reject(path, "list", "duplicate", f"{twin} has the same name and was taken"))
             continue
         (evaluation if held_back else development)[path] = match["label"]
     if not evaluation and _for_evaluation(root.name):
@@ -92,16 +93,16 @@ def _official_folds(key: Path, labels: Mapping[str, str], rejects: list[Reject])
         if fold and path:
             found[path] = fold[0].lower()
         elif fold:
-            rejects.append(Reject(row[-1], "list", f"{where} names it, but there is no such file"))
+            rejects.append(Reject(row[-1], "list", "missing", f"{where} names it, but there is no such file"))
         elif number > 0:  # The first may be a header.
-            rejects.append(Reject(text, "list", f"{where}: it does not begin with a fold such as fold1"))
+            rejects.append(Reject(text, "list", "bad_row", f"{where}: it does not begin with a fold such as fold1"))
     names = sorted(set(found.values()))
     if len(names) != len(FOLDS):
         raise ConfigError(
             f"{key}: {len(FOLDS)} folds were expected, of which there are files for {', '.join(names) or 'none'}."
         )
     unnamed = sorted(set(labels) - set(found))
-    rejects += [Reject(path, "list", f"{key.name} does not name it: it is in no fold") for path in unnamed]
+    rejects += [Reject(path, "list", "unlisted", f"{key.name} does not name it: it is in no fold") for path in unnamed]
     return {path: 1 + names.index(fold) for path, fold in found.items()}
 
 

@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.corpus import Reject, Source
+from shards.corpus import Source
 from shards.datasets.dataset import Dataset, check_splits, make_dataset
 from shards.datasets.files import Files, find_files, wrong_root
 from shards.datasets.folds import FOLDS, fold_roles, fold_splits
 from shards.datasets.listed import Listed, read_listed
 from shards.errors import ConfigError
+from shards.reject import Reject
 from shards.table import Row, read_table, text_of
 
 TABLE = "meta/esc50.csv"
@@ -50,7 +51,9 @@ def _read_table(root: Path, name: str) -> Dataset:
     if name == "esc10":
         others = {f"audio/{row.values['filename']}" for row in table.rows if not row.problem and not _is_esc10(row)}
         rejects = (
-            Reject(path, "list", f"{TABLE} says that it is not of ESC-10") for path in files.names if path in others
+            Reject(path, "list", "unlisted", f"{TABLE} says that it is not of ESC-10")
+            for path in files.names
+            if path in others
         )
         files = Files(root, tuple(path for path in files.names if path not in others), (*files.rejects, *rejects))
 
@@ -59,13 +62,13 @@ def _read_table(root: Path, name: str) -> Dataset:
             where = f"{TABLE}, {row.where}"
             file, fold, label = (text_of(row.values[column]).strip() for column in COLUMNS[:3])
             if row.problem:
-                yield Reject(file or row.where, "list", f"{where}: {row.problem}")
+                yield Reject(file or row.where, "list", "bad_row", f"{where}: {row.problem}")
                 continue
             if name == "esc10" and not _is_esc10(row):
                 continue
             if not file or not label or fold not in map(str, FOLDS):
                 reason = f"{where}: a file name, a category and a fold from 1 to 5 are needed (the fold is {fold!r})"
-                yield Reject(file or row.where, "list", reason)
+                yield Reject(file or row.where, "list", "bad_row", reason)
                 continue
             yield Listed(file, label, fold_roles(int(fold)), where)
 
@@ -83,7 +86,9 @@ def _read_folders(root: Path, name: str) -> Dataset:
     for path in files.names:
         match = _FILE.fullmatch(path)
         if match is None or int(match["fold"]) not in FOLDS:
-            rejects.append(Reject(path, "list", "not named as in '001 - Dog bark/1-1-A.ogg', with a fold from 1 to 5"))
+            rejects.append(
+                Reject(path, "list", "unlisted", "not named as in '001 - Dog bark/1-1-A.ogg', with a fold from 1 to 5")
+            )
             continue
         sources.append(Source(path, labels={"label": match["label"]}))
         folds[path] = int(match["fold"])

@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from shards.corpus import MEDIA_SUFFIXES, SOUND_SUFFIXES, Reject, list_folder
+from shards.corpus import MEDIA_SUFFIXES, SOUND_SUFFIXES, list_folder
 from shards.errors import ConfigError
+from shards.reject import Reject
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ def unlisted(files: Files, used: Iterable[str], key: Callable[[str], str]) -> li
     rejects = []
     for path in sorted(set(files.names) - used):
         twin = taken.get(key(path))
-        reason = f"{twin} has the same name and was taken" if twin else "no list names it"
-        rejects.append(Reject(path, "list", reason))
+        if twin:
+            rejects.append(Reject(path, "list", "duplicate", f"{twin} has the same name and was taken"))
+        else:
+            rejects.append(Reject(path, "list", "unlisted", "no list names it"))
     return rejects
 
 

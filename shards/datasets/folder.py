@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-from shards.corpus import Reject, Source
+from shards.corpus import Source
 from shards.datasets.dataset import Dataset, Role, Split, check_splits, make_dataset, role_of
 from shards.datasets.files import certain_modalities, find_files
+from shards.reject import Reject
 
 
 def read_folder(root: Path) -> Dataset:
@@ -27,9 +28,11 @@ def read_folder(root: Path) -> Dataset:
     for path in files.names:
         *folders, _ = path.split("/")
         if len(folders) < (2 if divided else 1):
-            rejects.append(Reject(path, "list", "it lies in no class folder"))
+            rejects.append(Reject(path, "list", "unlisted", "it lies in no class folder"))
         elif divided and folders[0] not in roles:
-            rejects.append(Reject(path, "list", f"it lies in none of the folders {', '.join(sorted(roles))}"))
+            rejects.append(
+                Reject(path, "list", "unlisted", f"it lies in none of the folders {', '.join(sorted(roles))}")
+            )
         else:
             sources.append(Source(path, labels={"label": folders[-1]}))
             found[path] = roles[folders[0]] if divided else "train"

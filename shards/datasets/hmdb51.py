@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from shards.corpus import Reject
 from shards.datasets.dataset import Dataset, Role
 from shards.datasets.files import find_files, find_lists, read_lines
 from shards.datasets.listed import Listed, read_listed
+from shards.reject import Reject
 
 LAYOUT = (
     "<class>/*.avi, directly or in a folder, and the official lists <class>_test_split1.txt to "
@@ -46,7 +46,7 @@ def _lines(lists: Path) -> Iterator[Listed | Reject]:
             for where, text in read_lines(lists / f"{label}_test_split{split}.txt"):
                 name, code = text.rsplit(maxsplit=1) if " " in text else (text, "")
                 if code not in CODES:
-                    yield Reject(text, "list", f"{where}: not of the form x.avi 0, x.avi 1 or x.avi 2")
+                    yield Reject(text, "list", "bad_row", f"{where}: not of the form x.avi 0, x.avi 1 or x.avi 2")
                     continue
                 role = CODES[code]
                 yield Listed(f"{label}/{name}", label, {split: role} if role else {}, where)

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from shards.corpus import Reject
 from shards.datasets.dataset import Dataset, role_of
 from shards.datasets.files import find_files, wrong_root
 from shards.datasets.segments import Segment, read_segments, segment_of
 from shards.errors import ConfigError
+from shards.reject import Reject
 from shards.table import read_table, text_of
 
 LAYOUT = (
@@ -47,7 +47,7 @@ def _rows(lists: Sequence[Path]) -> Iterator[Segment | Reject]:
                 text_of(row.values.get(column)).strip() for column in (*COLUMNS, "label", "split")
             )
             if row.problem:
-                yield Reject(video or where, "list", f"{where}: {row.problem}")
+                yield Reject(video or where, "list", "bad_row", f"{where}: {row.problem}")
                 continue
             labels = {"label": label} if label else {}
             yield segment_of(video, start, end, role_of(split or match[1]), labels, where)

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shards.corpus import Reject, Source
+from shards.corpus import Source
 from shards.datasets.dataset import Dataset, Role, Split, check_splits, make_dataset
 from shards.datasets.files import Files, index_files, look_up, tail, unlisted, without_suffix
 from shards.errors import ConfigError
+from shards.reject import Reject
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ def read_listed(
         path = look_up(index, line.name, depth)
         if path is None:
             if line.name not in missing:
-                rejects.append(Reject(line.name, "list", f"{line.where} names it, but there is no such file"))
+                rejects.append(
+                    Reject(line.name, "list", "missing", f"{line.where} names it, but there is no such file")
+                )
             missing.add(line.name)
             continue
         if labels.setdefault(path, line.label) != line.label:
@@ -53,7 +56,7 @@ def read_listed(
                 f"{labels[path]}. Correct the list."
             )
         if any(path in roles[split] for split in line.roles):
-            rejects.append(Reject(path, "list", f"{line.where} names it a second time"))
+            rejects.append(Reject(path, "list", "duplicate", f"{line.where} names it a second time"))
         for split, role in line.roles.items():
             earlier = roles[split].setdefault(path, role)
             if earlier != role:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from shards.corpus import Reject, list_rows
+from shards.corpus import list_rows
 from shards.datasets.dataset import Dataset, Role, Split, check_splits, make_dataset, role_of
 from shards.datasets.files import certain_modalities
 from shards.errors import ConfigError
+from shards.reject import Reject
 from shards.source_path import SourcePaths
 from shards.table import Table, read_table, text_of
 
@@ -37,9 +38,11 @@ def read_split_manifest(path: Path) -> Dataset:
     sources, rejects = [], list(listing.rejects)
     for source in listing.sources:
         if "label" not in source.labels:
-            rejects.append(Reject(source.path, "list", "it has no label", start_s=source.start_s, end_s=source.end_s))
+            rejects.append(
+                Reject(source.path, "list", "unlisted", "it has no label", start_s=source.start_s, end_s=source.end_s)
+            )
         elif not (listing.root / source.path).is_file():
-            rejects.append(Reject(source.path, "list", "there is no such file"))
+            rejects.append(Reject(source.path, "list", "missing", "there is no such file"))
         else:
             sources.append(source)
     used = {source.path for source in sources}

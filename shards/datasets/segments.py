@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from shards.corpus import SOUND_SUFFIXES, Reject, Source
+from shards.corpus import SOUND_SUFFIXES, Source
 from shards.datasets.dataset import Dataset, Role, Split, make_dataset
 from shards.datasets.files import Files, unlisted
+from shards.reject import Kind, Reject
 from shards.settings import BOTH
 
 
@@ -29,13 +30,15 @@ def segment_of(
     try:
         start_s, end_s = float(start), float(end)
     except ValueError:
-        return Reject(video or where, "list", f"{where}: start {start!r} and end {end!r} are no numbers of seconds")
+        return Reject(
+            video or where, "list", "bad_row", f"{where}: start {start!r} and end {end!r} are no numbers of seconds"
+        )
     if not video:
-        return Reject(where, "list", f"{where}: no video")
+        return Reject(where, "list", "bad_row", f"{where}: no video")
     if not 0 <= start_s < end_s < float("inf"):
-        return Reject(video, "list", f"{where}: it ends ({end}) before it starts ({start})", start_s=start_s)
+        return Reject(video, "list", "bad_row", f"{where}: it ends ({end}) before it starts ({start})", start_s=start_s)
     if role is None:
-        return Reject(video, "list", f"{where}: the split is not train, validation or test", start_s=start_s)
+        return Reject(video, "list", "bad_row", f"{where}: the split is not train, validation or test", start_s=start_s)
     return Segment(video, start_s, end_s, role, labels, where)
 
 
@@ -59,6 +62,7 @@ def read_segments(name: str, files: Files, segments: Iterable[Segment | Reject])
     roles: dict[str, Role] = {}
     claimed: dict[str, Role] = {}
     rejects: list[Reject] = []
+    kind: Kind
     for row in segments:
         if isinstance(row, Reject):
             rejects.append(row)
@@ -67,17 +71,17 @@ def read_segments(name: str, files: Files, segments: Iterable[Segment | Reject])
         path = cut or by_stem.get(row.video)
         start_s, end_s = (None, None) if cut else (row.start_s, row.end_s)
         if path is None:
-            reason = "there is no file of it"
+            kind, reason = "missing", "there is no file of it"
         elif (path, start_s) in sources:
-            reason = f"{path} was listed before"
+            kind, reason = "duplicate", f"{path} was listed before"
         elif claimed.setdefault(path, row.role) != row.role:
-            reason = f"it is for {row.role}, but {path} is for {claimed[path]}"
+            kind, reason = "bad_row", f"it is for {row.role}, but {path} is for {claimed[path]}"
         else:
             sources[path, start_s] = Source(path, start_s, end_s, labels=row.labels)
             if row.labels:
                 roles[path] = row.role
             continue
-        rejects.append(Reject(row.video, "list", f"{row.where}: {reason}", start_s=row.start_s, end_s=row.end_s))
+        rejects.append(Reject(row.video, "list", kind, f"{row.where}: {reason}", start_s=row.start_s, end_s=row.end_s))
     used = {source.path for source in sources.values()}
     rejects += [*unlisted(files, used, _stem), *files.rejects]
     sound_only = any(PurePosixPath(file).suffix.lower() in SOUND_SUFFIXES for file in used)

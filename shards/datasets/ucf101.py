@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.corpus import Reject
 from shards.datasets.dataset import Dataset
 from shards.datasets.files import find_files, find_lists, read_lines
 from shards.datasets.listed import Listed, read_listed
+from shards.reject import Reject
 
 LAYOUT = (
     "<Class>/v_*.avi, directly or in a folder such as UCF-101, and the official lists "
@@ -40,14 +40,14 @@ def _lines(lists: Path) -> Iterator[Listed | Reject]:
             for where, text in read_lines(lists / f"{role}list0{split}.txt"):
                 match = _LINE.fullmatch(text)
                 if match is None:
-                    yield Reject(text, "list", f"{where}: not of the form Class/v_x.avi or Class/v_x.avi 1")
+                    yield Reject(text, "list", "bad_row", f"{where}: not of the form Class/v_x.avi or Class/v_x.avi 1")
                     continue
                 number, label = classes.get(match["label"].casefold(), ("", match["label"]))
                 if classes and not number:
-                    yield Reject(match["name"], "list", f"{where}: the class {label} is not in classInd.txt")
+                    yield Reject(match["name"], "list", "bad_row", f"{where}: the class {label} is not in classInd.txt")
                 elif number and match["number"] not in (None, number):
                     reason = f"{where}: class number {match['number']}, but in classInd.txt {label} has {number}"
-                    yield Reject(match["name"], "list", reason)
+                    yield Reject(match["name"], "list", "bad_row", reason)
                 else:
                     yield Listed(match["name"], label, {split: role}, where)
 

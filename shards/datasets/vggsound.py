@@ -4,10 +4,10 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.corpus import Reject
 from shards.datasets.dataset import Dataset, role_of
 from shards.datasets.files import find_files, read_lines, wrong_root
 from shards.datasets.segments import Segment, read_segments, segment_of
+from shards.reject import Reject
 
 LIST = "vggsound.csv"
 LAYOUT = f"{LIST}, directly or in a folder, and videos <id>_<start>.mp4 with six digits of seconds, or <id>.mp4"
@@ -32,7 +32,9 @@ def _rows(path: Path) -> Iterator[Segment | Reject]:
     for where, text in read_lines(path):
         row = [cell.strip() for cell in next(csv.reader([text], skipinitialspace=True))]
         if len(row) != 4 or not row[2]:
-            yield Reject(row[0] or where, "list", f"{where}: not of the form id, start, label, train or test")
+            yield Reject(
+                row[0] or where, "list", "bad_row", f"{where}: not of the form id, start, label, train or test"
+            )
             continue
         video, start, label, role = row
         try:

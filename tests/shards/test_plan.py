@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shards.corpus import Listing, Reject, Source
+from shards.corpus import Listing, Source
 from shards.plan import clip_key, corpus_fingerprint, make_plan, plan_table, spans
+from shards.reject import Reject
 from shards.settings import CorpusSettings
 from shards.survey import Surveyed
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shards.commit import write_json
-from shards.corpus import Reject
 from shards.errors import MediaError, StageError
 from shards.index import shard_names
 from shards.progress import Progress
 from shards.read import ClipReader
+from shards.reject import Reject
 from shards.stage import Outcome
 from xdc_core.clips import ClipRows, told_once
 from xdc_core.config import Config
@@ -90,7 +90,7 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         )
         for number, (key, views, reason) in zip(shown, told_once(loader), strict=True):
             if views is None:
-                rejects.append(Reject(corpus.name, node.name, reason, key))
+                rejects.append(Reject(corpus.name, node.name, "damaged", reason, key))
                 continue
             keys += [key] * len(views)
             frames += wanted[number]
