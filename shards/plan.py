@@ -15,7 +15,7 @@ from shards.corpus import Listing, Source
 from shards.coverage import SLACK_S, Span
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
-from shards.survey import Surveyed
+from shards.survey import PROBE_VERSION, Surveyed
 
 STAGE_VERSION = 3
 
@@ -96,7 +96,7 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
         start_s = source.start_s or 0.0
         wanted_s = source.end_s if source.end_s is not None else math.inf
         reach_s = min(wanted_s, facts.reach_s)
-        if reach_s > start_s:
+        if reach_s > start_s and facts.probe_version >= PROBE_VERSION:  # Earlier ones believed headers.
             asked.append(Span(source.path, start_s, reach_s))
         if reason := facts.reason or too_much(facts.width, facts.height, facts.fps, facts.duration_s, settings):
             kind: Kind = (facts.kind or "damaged") if facts.reason else "too_large"

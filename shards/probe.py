@@ -11,7 +11,6 @@ from av.container import InputContainer
 
 from shards.container import choose_streams, decode_from, open_media, origin_of, packets_of, playable
 from shards.errors import MediaError
-from shards.reject import Kind
 from shards.settings import BOTH
 from shards.timing import shown_s
 
@@ -31,8 +30,6 @@ class Probe:
     `duration_s` is where the last packet of the picture ends (without "video" among the modalities, of the sound),
     and `sound_duration_s` where that of the sound ends;
     `header_duration_s` is what the header states, 0 where it states none.
-    A file that can be opened and is of no use has a `reason` and a `kind`, and its `duration_s` is that of whatever
-    stream reaches furthest.
     """
 
     duration_s: float = 0.0
@@ -44,8 +41,6 @@ class Probe:
     sample_rate: int = 0
     header_duration_s: float = 0.0
     sound_duration_s: float = 0.0
-    reason: str = ""
-    kind: Kind | None = None
 
 
 def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
@@ -144,13 +139,10 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
     """Read a file's headers and packets, as far as `modalities` go. Decodes nothing.
 
     Raises:
-        MediaError: it cannot be opened, or its packets cannot be read.
+        MediaError: it cannot be opened, lacks one of `modalities`, or its packets cannot be read.
     """
     with open_media(path) as container:
-        try:
-            video, audio = choose_streams(container, modalities)
-        except MediaError as error:
-            return Probe(duration_s=_reach_of(path), reason=str(error), kind=error.kind)
+        video, audio = choose_streams(container, modalities)
         leading = video or audio
         assert leading is not None
         width, height = (video.codec_context.width, video.codec_context.height) if video else (0, 0)
@@ -166,10 +158,9 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             duration_s = max(duration_s, _decoded_s(path))
         sound_s = ends.get(audio.index, 0.0) if audio else 0.0
         if not duration_s > 0:
-            reach_s = max(0.0, *ends.values(), 0.0)
             if video:
-                return Probe(reach_s, reason="no picture: the video stream is empty", kind="no_picture")
-            return Probe(reach_s, reason="no sound: the audio stream is empty", kind="no_sound")
+                raise MediaError("no picture: the video stream is empty", "no_picture")
+            raise MediaError("no sound: the audio stream is empty", "no_sound")
         return Probe(
             duration_s=duration_s,
             width=width,
@@ -183,11 +174,11 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
         )
 
 
-def _reach_of(path: Path) -> float:
-    """Where the last packet ends of a file that is of no use; 0 where no packet can be read."""
+def reach_of(path: Path) -> float:
+    """Where the last packet of picture or sound ends, in seconds; 0 where none can be read."""
     try:
-        return max(0.0, *_ends_behind(path, None).values(), 0.0)
+        return max([0.0, *_ends_behind(path, None).values()])
     except MemoryError:
         raise
-    except av.FFmpegError:
+    except (av.FFmpegError, MediaError):
         return 0.0

@@ -7,11 +7,12 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from shards.corpus import Listing
 from shards.errors import Killed, MediaError, SourceError
 from shards.fault import fault_point
-from shards.probe import Probe, probe
+from shards.probe import Probe, probe, reach_of
 from shards.progress import Progress
 from shards.reject import Kind
 from shards.sandbox import Limits, ordered_map
@@ -26,7 +27,8 @@ PROBE_VERSION = 2
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One source file: what `Probe` tells of it. `reason` and `kind` say why it cannot be used.
+    """One source file: what `Probe` tells of it. `reason` and `kind` say why it cannot be used; then `duration_s` is
+    where the last packet ends of whatever stream it has, and the probe's other fields are empty.
 
     A file that could not be read has no sha256; `unreadable_at` is the first byte that could not.
     """
@@ -74,20 +76,19 @@ def still_holds(root: Path, entry: Surveyed) -> bool:
     return False
 
 
-def probe_file(root: str, name: str, modalities: Collection[str]) -> Probe:
-    """What a child process of the sandbox does for one file.
+def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe, str, Kind | None]:
+    """What a child process of the sandbox does for one file: probe it, and say why it is of no use if it is none.
 
     Raises:
-        MediaError: it is no use.
         SourceError: it is there, but cannot be read.
     """
     path = Path(root) / name
     try:
-        return probe(path, modalities)
-    except MediaError:
+        return probe(path, modalities), "", None
+    except MediaError as error:
         if stat_of(path)[0] >= 0:
             check_readable(path)
-        raise
+        return Probe(reach_of(path)), str(error), error.kind
 
 
 def read_survey(path: Path) -> Iterator[Surveyed]:
@@ -173,22 +174,28 @@ def _look_at(
                 if isinstance(answer, SourceError):
                     raise answer
             except SourceError as error:
-                probed = Probe(reason=f"{UNREADABLE}{error}", kind="unreadable")
-                yield _surveyed(name, size, mtime_ns, "", probed, error.at), True
+                reason = f"{UNREADABLE}{error}"
+                yield _surveyed(name, size, mtime_ns, "", Probe(), reason, "unreadable", error.at), True
                 continue
             except MediaError as error:
                 answer = error
-            if isinstance(answer, MediaError):
-                probed = Probe(reason=str(answer), kind=answer.kind)
-                yield _surveyed(name, size, mtime_ns, content, probed), not isinstance(answer, Killed)
-            else:
-                yield _surveyed(name, size, mtime_ns, content, answer), True
+            for_good = not isinstance(answer, Killed)
+            probed = (Probe(), str(answer), answer.kind) if isinstance(answer, MediaError) else answer
+            yield _surveyed(name, size, mtime_ns, content, *probed), for_good
     finally:
         answers.close()
         pool.shutdown(cancel_futures=True)
 
 
-def _surveyed(name: str, size: int, mtime_ns: int, sha256: str, probed: Probe, unreadable_at: int = 0) -> Surveyed:
-    return Surveyed(
-        name, size, mtime_ns, sha256, **asdict(probed), unreadable_at=unreadable_at, probe_version=PROBE_VERSION
-    )
+def _surveyed(
+    name: str,
+    size: int,
+    mtime_ns: int,
+    sha256: str,
+    probed: Probe,
+    reason: str,
+    kind: Kind | None,
+    unreadable_at: int = 0,
+) -> Surveyed:
+    why: dict[str, Any] = {"reason": reason, "kind": kind, "unreadable_at": unreadable_at}
+    return Surveyed(name, size, mtime_ns, sha256, **asdict(probed), **why, probe_version=PROBE_VERSION)
