@@ -21,7 +21,7 @@ from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.placing import views_by_clip
+from xdc_core.evaluation.placing import PLACED, views_by_row
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.settings import CORPUS, FinetuneSettings
 from xdc_core.evaluation.trial import Trial, trial_of
@@ -94,7 +94,7 @@ def finetune(
     settings = evaluation.finetune
     assert node.round is not None
     torch.set_num_threads(thread_count(config))
-    device = choose_device(config)
+    device = choose_device(config).device
     shown = _shown(run, node, recordings, name)
     train, test = recordings.part(split, "train"), recordings.part(split, "test")
     labels = recordings.labels
@@ -157,18 +157,20 @@ def finetune(
 def _shown(run: Run, node: Node, recordings: Recordings, modality: str) -> Shown:
     evaluation = run.config.evaluate[str(node.modality)]
     if evaluation.data == CORPUS:
-        corpus, config, placed = run.corpus, run.config, None
+        corpus, config = run.corpus, run.config
+        rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member)
+        placed: list[list[int]] | None = None
     else:
         dataset = run.config.datasets[evaluation.data]
         corpus, config = run.directory(Node("data", evaluation.data)), with_frames(run.config, dataset.frames)
-        placed = views_by_clip(corpus, config.video.frames, dataset.views)
-    rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member)
+        rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member, PLACED)
+        placed = views_by_row(rows, config.video.frames, dataset.views)
     clips: list[list[int]] = [[] for _ in recordings.names]
     places: dict[int, list[int | None]] = {}
     for row, key in enumerate(rows.keys.to_pylist()):
         if key in recordings.of_clip:
             clips[recordings.of_clip[key]].append(row)
-            places[row] = [None] if placed is None else [*placed.get(key, [])]
+            places[row] = [None] if placed is None else [*placed[row]]
     return Shown(corpus, rows, clips, places, MODALITIES[modality], config)
 
 
