@@ -4,12 +4,23 @@ from flows.finding import finding
 
 
 def torch_and_gpus() -> list[dict[str, str]]:
-    """PyTorch with torchaudio, and each GPU: whether stages can use it, and whether its bfloat16 is right."""
+    """Whether PyTorch and torchaudio load, and the GPUs that PyTorch sees."""
     try:
-        import torch
-        import torchaudio  # noqa: F401 - whether it loads beside torch is the question
+        import torch  # noqa: F401 - whether it loads is the question
     except (ImportError, OSError) as error:
         return [finding("torch", "broken", f"does not load: {error}. Install with: make install")]
+    try:
+        import torchaudio  # noqa: F401 - whether it loads beside torch is the question
+    except (ImportError, OSError) as error:
+        broken = finding("torchaudio", "broken", f"does not load: {error}. Install with: make install")
+        return [broken, *gpus()]
+    return gpus()
+
+
+def gpus() -> list[dict[str, str]]:
+    """A line for each GPU, or one that says why there is none; and the check of bfloat16 on the first that works."""
+    import torch
+
     from xdc_core.device import gpu_trouble, start_cuda
 
     count, trouble = start_cuda()

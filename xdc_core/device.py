@@ -111,11 +111,14 @@ def gpu_trouble(number: int) -> str:
             f"for {', '.join(built)}: install a PyTorch that was built for sm_{capability[0]}{capability[1]}"
         )
     try:
-        if torch.ones(1, device=torch.device("cuda", number)).add(1).item() == 2:
-            return ""
-        return f"{name} computes 1 + 1 wrongly"
+        return "" if one_plus_one(torch.device("cuda", number)) == 2 else f"{name} computes 1 + 1 wrongly"
     except RuntimeError as error:  # Out of memory, in use by another process alone, a broken card.
         return f"{name} does not work: {str(error).strip().splitlines()[0]}"
+
+
+def one_plus_one(device: torch.device) -> float:
+    """The sum, as `device` computes it. Raises RuntimeError where it does not."""
+    return torch.ones(1, device=device).add(1).item()
 
 
 def runs_on(capability: tuple[int, int], built: list[str]) -> bool:

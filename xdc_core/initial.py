@@ -40,6 +40,8 @@ def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) ->
     else:
         torch.set_num_threads(thread_count(run.config))
         device = choose_device(run.config)
+        if device.why:
+            summary["device"] = str(device)
         encoder = build_encoder(name, derive_seed(run.config.seed, "init", modality)).to(device.device)
         summary["calibration_batches"] = _calibrate(run, node, encoder, device.device, progress)
     save_encoder(out / FILE_NAME, encoder, name)
