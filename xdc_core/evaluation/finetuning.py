@@ -94,8 +94,8 @@ def finetune(
     settings = evaluation.finetune
     assert node.round is not None
     torch.set_num_threads(thread_count(config))
-    chosen = choose_device(config)
-    device = chosen.device
+    on = choose_device(config)
+    device = on.device
     shown = _shown(run, node, recordings, name)
     train, test = recordings.part(split, "train"), recordings.part(split, "test")
     labels = recordings.labels
@@ -103,8 +103,8 @@ def finetune(
     numbers = np.arange(len(labels), dtype=np.float32)[:, None]
     both = [Examples(numbers[part], labels[part], part) for part in (train, test)]
     warnings = list(check_split(both[0], both[1], len(recordings.classes)))
-    if chosen.why:
-        warnings.append(f"computed on {chosen}")
+    if on.why:
+        warnings.append(f"computed on {on}")
     held, single = hold_out(labels[train], train, evaluation.held_out, seed)
     if len(single):
         warnings.append(f"a single training recording of {listed(single)}: has no part in the choice of the epoch")
