@@ -1,13 +1,15 @@
 # make demo            install, then learn from audio-visual digits (or: make demo VIDEOS=folder, SPEECH=folder)
 # make test            install, then lint, types and all tests
 # make bench           install, then all benchmarks at a small size (docs/performance.md)
+# make gpu             install, then run on a GPU, in 8 minutes, what has never run on one (make gpu PYTHON=python3: with
+#                      this interpreter, installing nothing)
 # make install         the installing alone
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench install lint
+.PHONY: demo test bench gpu install lint
 
 # Safe to repeat: a finished installation is recognised by its stamp.
 install: $(VENV)/.installed
@@ -62,3 +64,12 @@ bench: install
 	$(BENCHMARK)/growth.py $(BENCH) --clips 50 --times 1 2 4 --out $(BENCH)/growth.json
 	$(BENCHMARK)/gpu.py --device cpu --quick --no-compile --out $(BENCH)/gpu.json
 	$(BENCHMARK)/plan.py
+
+# Where PYTHON was given (not by this file) it has what it has, and nothing is installed.
+ifeq ($(origin PYTHON),file)
+gpu: install
+	$(BENCHMARK)/gpu_check.py
+else
+gpu:
+	$(PYTHON) benchmarks/gpu_check.py
+endif

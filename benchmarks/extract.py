@@ -9,6 +9,7 @@ features. The encoder alone gets views in memory and normalises them, as the sta
 decoding out: for large encoders where there is no GPU.
 """
 
+import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +19,10 @@ import torch
 from side_by_side import Contest, Pace, contest, parser, record, show
 
 from shards.index import count_rows, shard_names
-from xdc_core.clips import ClipBatch, ShardRows
+from xdc_core.clips import ClipBatch, ClipViews, ShardRows
 from xdc_core.device import choose_device
-from xdc_core.extraction import _batches, encode, extract, extracting_encoder
+from xdc_core.extraction import centres, encode, extract, extracting_encoder
+from xdc_core.loader import load_views
 from xdc_core.modality import MODALITIES
 from xdc_core.run import Node, Run, open_run
 from xdc_core.threads import thread_count
@@ -64,20 +66,24 @@ def share_of_limit(found: Contest, side_by_side: bool) -> float:
         max(decoding, encoding) if side_by_side else decoding + encoding
         for decoding, encoding in zip(found.seconds[DECODING], found.seconds[ENCODING], strict=True)
     ]
-    ratios = sorted(limit / ours for limit, ours in zip(limits, found.seconds[OURS], strict=True))
-    return ratios[len(ratios) // 2]
+    return statistics.median(limit / ours for limit, ours in zip(limits, found.seconds[OURS], strict=True))
 
 
 def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Contest, float]:
     """The contest of one modality, and the median of the seconds before our first batch (0 without ours)."""
     config, modality, node = run.config, MODALITIES[name], Node("extract", name, 0)
-    device = choose_device(config)
+    device = choose_device(config).device
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
     clips = sum(sizes.values())
     encoder_name = getattr(config, name).encoder
     encoder = extracting_encoder(run, 0, modality, device)
     rows = ShardRows(run.corpus, sizes, modality.member)
-    first = next(iter(_batches(run, rows, modality, device)))
+
+    def batches() -> Iterator[ClipBatch]:
+        views = ClipViews(run.corpus, rows, modality, config)
+        return load_views(views, centres(rows.spans, config.extract.batch), config.extract.workers, device)
+
+    first = next(batches())
     assert first.views is not None
     starts: list[float] = []
 
@@ -104,14 +110,14 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
 
     contestants = {
         OURS: ours,
-        DECODING: lambda: paced(iter(_batches(run, rows, modality, device))),
+        DECODING: lambda: paced(batches()),
         ENCODING: lambda: paced(encoding()),
     }
     title = f"extract.{name} ({encoder_name}, views of {'x'.join(map(str, first.views.shape[1:]))})"
     if only_decoding:
         return contest(title, "clips", clips, {DECODING: contestants[DECODING]}, turns), 0.0
     found = contest(title, "clips", clips, contestants, turns)
-    return found, sorted(starts)[len(starts) // 2]
+    return found, statistics.median(starts)
 
 
 if __name__ == "__main__":

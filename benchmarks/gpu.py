@@ -27,6 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from xdc_core.convolution_check import CHECKED, TOLERANCE, check_encoders
+from xdc_core.device import tune_gpu
 from xdc_core.encoders.build import build_encoder, encoder_spec
 
 CLASSES = 256
@@ -183,8 +184,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     device, quick = torch.device(given.device), given.quick
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    tune_gpu()
     shapes: list[tuple[str, tuple[int, ...]]] = [
         ("r2plus1d_18", (max(1, 64 * 8 * 112**2 // (frames * side**2)), 3, frames, side, side))
         for side in (112, 224)
@@ -199,6 +199,13 @@ def main() -> None:
         return
     times = 2 if quick else 10
     found: dict[str, Any] = {"machine": machine(device)}
+
+    def keep() -> None:
+        """Write what there is so far: whoever ends this script loses nothing."""
+        if given.out:
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+            given.out.write_text(json.dumps(found, indent=2))
+
     print(json.dumps(found["machine"]))
     found["matrix_tflops"] = rates = matrix_rates(device, 256 if quick else 8192, times)
     print(f"matrix product: float32 {rates['float32']:.2f}, bfloat16 {rates['bfloat16']:.2f} TFLOP/s")
@@ -209,6 +216,7 @@ def main() -> None:
             rate = rates["float32" if row["way"] == "float32" else "bfloat16"]
             row["share"] = None if row["tflops"] is None else row["tflops"] / rate
             found["encoders"].append(row)
+            keep()
             numbers = (
                 "  out of memory"
                 if row["seconds"] is None
@@ -220,16 +228,17 @@ def main() -> None:
             )
     found["kmeans"] = kmeans(device, *((20_000, 64, 16) if quick else (10_000_000, 512, 256)))
     print(f"k-means, one iteration: {json.dumps(found['kmeans'])}")
+    keep()
     found["log_mel"] = log_mels(device, 8 if quick else 1024)
     print(f"log-mel: {json.dumps(found['log_mel'])}")
+    keep()
     checked = dict(shapes) if quick else CHECKED
     found["convolutions"] = [
         vars(error) | {"encoder": name, "worst": error.worst} for name, error in check_encoders(device, checked)
     ]
     worst = max(found["convolutions"], key=lambda row: row["worst"])
     print(f"bfloat16 against float32, the worst layer (more than {TOLERANCE:g} is wrong): {json.dumps(worst)}")
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=2))
+    keep()
 
 
 if __name__ == "__main__":

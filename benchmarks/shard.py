@@ -10,6 +10,7 @@ hashing and the children's start) is printed apart. "decoding" is the limit: the
 
 import contextlib
 import shutil
+import statistics
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,7 @@ def main() -> None:
         contestants |= {"decoding alone": decoding, "xdc shard, 1 worker": lambda: ours(1)}
         found_rates = contest("cutting clips", "clips", len(jobs), contestants, given.turns)
     show(found_rates, f"xdc shard, {cores} workers")
-    print(f"  before the first clip: {sorted(starts)[len(starts) // 2]:.1f} s (median)")
+    print(f"  before the first clip: {statistics.median(starts):.1f} s (median)")
     record(given.out, contests=[found_rates], clips=len(jobs), start_s=starts)
 
 

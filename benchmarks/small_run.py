@@ -1,8 +1,10 @@
 """A run for the other benchmarks: a corpus, and round 0 up to its pseudo-labels.
 
     python benchmarks/small_run.py OUT [--videos FOLDER] [--preset digits] [--clips 600] [--set video.frames=8 ...]
+        [--stages shard init ...]
 
-Without --videos the corpus is audio-visual digits. What is there already is kept.
+Without --videos the corpus is audio-visual digits. What is there already is kept. `--stages none` makes the videos and
+the run's configuration only.
 """
 
 import argparse
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("--preset", default="digits")
     parser.add_argument("--clips", type=int, default=600, help="of the digits")
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.NAME=VALUE")
+    parser.add_argument("--stages", nargs="+", default=["shard", "init", "extract", "cluster", "label"])
     given = parser.parse_args()
     out = given.out.resolve()
     videos = given.videos.resolve() if given.videos else digits(out, given.clips)
@@ -32,12 +35,12 @@ def main() -> None:
     values["corpus"] |= {"path": str(out / "corpus"), "videos": str(videos)}
     for change in given.set:
         name, value = change.split("=", 1)
-        section, key = name.split(".", 1)
-        values[section][key] = yaml.safe_load(value)
+        *section, key = name.split(".", 1)
+        (values[section[0]] if section else values)[key] = yaml.safe_load(value)
     write_text(out / FILE_NAME, commented_yaml(parse_config(values, "--set")))
     run = open_run(out)
     for node in (*setup_nodes(run.config), *round_nodes(run.config, 0)):
-        if node.stage not in ("train", "report", "embed", "eval", "data"):
+        if node.stage in given.stages:
             record = run_stage(run, node)
             print(f"{node}: {record.rows} rows, {record.seconds:.1f} s", flush=True)
 

@@ -6,6 +6,7 @@ Each is a new process. Every directory of the run is really there and committed;
 is left out.
 """
 
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,7 @@ def main() -> None:
         }
         found = contest("starting", "calls", 1, contestants, given.turns)
     for name, seconds in found.seconds.items():
-        print(f"{name:<36}{sorted(seconds)[len(seconds) // 2]:>8.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})")
+        print(f"{name:<36}{statistics.median(seconds):>8.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})")
     record(given.out, contests=[found], nodes=nodes)
 
 

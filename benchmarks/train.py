@@ -58,11 +58,11 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
     here = source.config.runs_on.model_copy(update={"threads": threads})
     run = Run(source.root, source.config.model_copy(update={"train": train, "runs_on": here}))
     config, modality, node = run.config, MODALITIES[name], Node("train", name, 0)
-    device = choose_device(config)
+    device = choose_device(config).device
     torch.set_num_threads(thread_count(config))
     task = read_assignment(run, node)
     seed = derive_seed(config.seed, 0, "train", name)
-    numbers, views = next(rank._batches(run, task, modality, Place(0, 1), seed, 0, False))
+    numbers, views = next(rank._batches(run, task, modality, Place(0, 1), seed, 0, device))
 
     def ours(decoding: int | None) -> float:
         settings = train.model_copy(update={"workers": decoding or 0})
@@ -72,9 +72,13 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
         def in_memory(*_: Any, **__: Any) -> Iterator[Any]:
             return iter([(numbers, views)] * steps)
 
+        def listen(line: dict[str, Any]) -> None:
+            if "step" in line:
+                pace.note(line["step"] + 1)
+
         made = in_memory if decoding is None else rank._batches
         with tempfile.TemporaryDirectory() as out, patch.object(rank, "_batches", made):
-            rank.train_rank(asked, node, Path(out), Place(0, 1), lambda line: pace.note(line["step"] + 1))
+            rank.train_rank(asked, node, Path(out), Place(0, 1), listen)
         return pace.seconds(steps)
 
     def bare() -> float:

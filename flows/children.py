@@ -63,7 +63,8 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            # Asking whether there is a GPU must not start CUDA in a process that will be forked.
+            # A library that asks whether there is a GPU must not start CUDA in a process that will be forked. Whether
+            # a GPU works is found out in each child: xdc_core/device.py, which removes this from its environment.
             env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
         )
         self._numbers = itertools.count(1)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.finding import finding
+from flows.gpus import faiss, torch_and_gpus
 from flows.prefect_defaults import set_defaults
 from flows.temporary_server import answers, temporary_server
 from flows.zombies import bury, known_dead, look
@@ -38,17 +40,9 @@ WHAT_NOW = {
 BURIED = "Prefect knows now. To go on: prefect flow-run retry {id}, or start the same again"
 
 
-def finding(what: str, state: str, text: str) -> dict[str, str]:
-    """`state`: works, absent (xdc does without) or broken (xdc cannot run).
-
-    Of a flow run: works, unseen (nobody knows whether it does), dead (without Prefect's knowing) or buried.
-    """
-    return {"what": what, "state": state, "text": text}
-
-
 def examine(repair: bool = False, dead: Sequence[str] = ()) -> list[dict[str, str]]:
     """Look at everything; takes some seconds, for torch and faiss are loaded. `repair` and `dead`: see `flow_runs`."""
-    machine = [python(), *packages(), *codecs(), *torch_and_gpu(), faiss(), memory_and_disk()]
+    machine = [python(), *packages(), *codecs(), *torch_and_gpus(), faiss(), memory_and_disk()]
     return [*machine, *prefect_server(repair, dead)]
 
 
@@ -90,51 +84,6 @@ def codecs() -> list[dict[str, str]]:
             needed = mode == "w" and name != "aac"
             rows.append(finding(f"{verb} {name}", "broken" if needed else "absent", "not in this build of PyAV"))
     return rows
-
-
-def torch_and_gpu() -> list[dict[str, str]]:
-    """PyTorch with torchaudio, and the GPUs it sees."""
-    try:
-        import torch
-        import torchaudio  # noqa: F401 - whether it loads beside torch is the question
-    except (ImportError, OSError) as error:
-        return [finding("torch", "broken", f"does not load: {error}. Install with: make install")]
-    if not torch.cuda.is_available():
-        return [finding("GPU", "absent", f"torch {torch.__version__} finds none; the CPU is used")]
-    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return [finding("GPU", "works", f"{', '.join(names)}, CUDA {torch.version.cuda}"), convolutions("cuda")]
-
-
-def convolutions(device: str) -> dict[str, str]:
-    """Whether the encoders' layers are the same in bfloat16 as in float32, but for rounding."""
-    import torch
-
-    from xdc_core.convolution_check import CHECKED, TOLERANCE, check_encoders
-
-    what = "bfloat16"
-    try:
-        name, worst = max(check_encoders(torch.device(device), CHECKED), key=lambda found: found[1].worst)
-    except RuntimeError as error:  # Out of memory, or a kernel that does not run at all.
-        why = str(error).strip().splitlines()[0]
-        return finding(what, "absent", f"could not be compared with float32: {why}. Leave precision at float32")
-    layer = f"layer {worst.layer} of {name}{', channels last,' if worst.channels_last else ''}"
-    if worst.worst <= TOLERANCE:
-        return finding(what, "works", f"convolutions are float32's but for rounding ({worst.worst:.2%} in {layer})")
-    wrong = f"{layer} is off by {worst.worst:.0%} (cuDNN {torch.backends.cudnn.version()})"
-    return finding(what, "broken", f"{wrong}: leave train.precision and extract.precision at float32")
-
-
-def faiss() -> dict[str, str]:
-    """faiss in a process of its own, as the cluster stage has it."""
-    import subprocess
-
-    probe = "import faiss, numpy as np; faiss.Kmeans(4, 2, seed=1).train(np.eye(4, dtype='f4').repeat(40, 0)); "
-    probe += "print(faiss.__version__, faiss.get_num_gpus())"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return finding("faiss", "broken", (done.stderr.strip().splitlines() or ["it crashed"])[-1])
-    version, gpus = done.stdout.split()
-    return finding("faiss", "works", f"{version}, k-means on {f'{gpus} GPUs' if gpus != '0' else 'the CPU'}")
 
 
 def memory_and_disk() -> dict[str, str]:

@@ -20,23 +20,9 @@ from shards.write import core_count, write_corpus
 
 # Decoders that give several frames for a packet, or times that are off by more than 20 ms. Before PROBE_VERSION 2 all
 # frames without a time of their own were stored as silence.
-SOUND = (
-    "adpcm_",
-    "amr",
-    "alac",
-    "wma",
-    "mpc",
-    "ape",
-    "atrac",
-    "real_",
-    "ra_",
-    "cook",
-    "sipr",
-    "8svx_",
-    "g722",
-    "g723_1",
+SOUND = tuple(
+    "8svx_ adpcm_ alac amr ape atrac cook g722 g723_1 gsm ilbc mpc ra_ real_ sipr truespeech wma".split()  # noqa: SIM905
 )
-SOUND += ("gsm", "ilbc", "truespeech")
 # In AVI these came out a frame late, and some frames twice or not at all.
 PICTURES_IN_AVI = ("h264", "hevc")
 

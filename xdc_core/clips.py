@@ -1,7 +1,7 @@
 """Clips as a PyTorch data set: index rows in, views out, in the order asked for."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shards.errors import MediaError, StageError
+from shards.errors import MediaError
 from shards.index import in_splits, read_index
 from shards.read import ClipReader
 from shards.split import check_learn_splits
@@ -43,25 +43,35 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
         if self._reader is None:  # Opened here, so that every worker process has its own.
             self._reader = ClipReader(self.corpus)
         shard, row = self.rows[number]
-        rng = None if seed is None else np.random.default_rng(seed)
         try:
             data = self._reader.read(shard, row, self.modality.member)
-            return number, self.modality.view(data, row, self.config, rng), ""
+            return number, self._view(number, data, row, seed), ""
         except MediaError as error:
             return number, None, str(error)
+
+    def _view(self, number: int, data: bytes, row: Mapping[str, Any], seed: int | None) -> Tensor:
+        rng = None if seed is None else np.random.default_rng(seed)
+        return self.modality.view(data, row, self.config, rng)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files: their numbers mean nothing in another process."""
+        return self.__dict__ | {"_reader": None}
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 class ClipRows:
-    """The index rows that views of one member (mp4 or flac) need, as compact arrays: about 170 bytes a clip."""
+    """The index rows that views of one member (mp4 or flac) need, as compact arrays: about 170 bytes a clip.
+
+    `more` names further columns, which `column` gives; they are not in the rows.
+    """
 
     FIELDS = ("fps", "frames", "sample_rate", "samples")
 
-    def __init__(self, corpus: Path, shards: list[str], member: str) -> None:
+    def __init__(self, corpus: Path, shards: list[str], member: str, more: Sequence[str] = ()) -> None:
         fields, texts = (*self.FIELDS, f"{member}_offset", f"{member}_size"), ("key", f"{member}_sha256")
-        tables = [read_index(corpus, shard, [*texts, "split", *fields]) for shard in shards]
+        tables = [read_index(corpus, shard, [*texts, "split", *fields, *more]) for shard in shards]
         self._shards = shards
         self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(table) for table in tables])
         table = pa.concat_tables(tables)
@@ -69,6 +79,11 @@ class ClipRows:
         self.splits: pa.ChunkedArray = table["split"]
         self._texts = {name: table[name] for name in texts}
         self._columns = {name: table[name].to_numpy() for name in fields}
+        self._more = {name: table[name] for name in more}
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column of numbers, or of one of `more`, in the order of the rows."""
+        return (self._columns[name] if name in self._columns else self._more[name].to_numpy()).tolist()
 
     def __len__(self) -> int:
         return len(self._shard)
@@ -131,16 +146,10 @@ class ClipBatch(NamedTuple):
     rejects: list[tuple[int, str]]
 
 
-def collate(items: list[tuple[int, Tensor | None, str]]) -> ClipBatch:
+def collate(
+    items: list[tuple[int, Tensor | None, str]], join: Callable[[list[Tensor]], Tensor] = torch.stack
+) -> ClipBatch:
     """A batch of items of `ClipViews`. Where workers make the views they go over as one tensor."""
     good = [(number, view) for number, view, _ in items if view is not None]
     rejects = [(number, reason) for number, view, reason in items if view is None]
-    return ClipBatch([number for number, _ in good], torch.stack([view for _, view in good]) if good else None, rejects)
-
-
-def told_once(loader: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a loader. What a stage error in one of its worker processes says is said without its traceback."""
-    try:
-        yield from loader
-    except StageError as error:
-        raise StageError(str(error).rstrip().rsplit("StageError: ", 1)[-1]) from None
+    return ClipBatch([number for number, _ in good], join([view for _, view in good]) if good else None, rejects)

@@ -1,5 +1,6 @@
 """The cluster stage: k-means over the features behind a label source (faiss)."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shards.split import check_learn_splits
 from shards.stage import Outcome
 from xdc_core.config import ClusterSettings
 from xdc_core.features import source_parts
+from xdc_core.kmeans_check import faiss_gpus
 from xdc_core.preprocess import fit_preprocess
 from xdc_core.run import Node, Run
 from xdc_core.seed import derive_seed
@@ -22,6 +24,8 @@ from xdc_core.threads import limit_faiss
 def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     """Write centroids.npy (float32 [k, components]), preprocess.npz and kmeans.json (settings, objective, sizes).
 
+    k-means runs on the GPUs if `runs_on.device` allows them and faiss works there, else on the CPU; kmeans.json says
+    where (`on`), and why not on a GPU that is there.
     A new seed every round, as in DeepCluster. k-means trains on all clips to learn from, or on a random sample of
     `sample_mb`; kmeans.json says how many.
 
@@ -46,7 +50,11 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     preprocess, kept = fit_preprocess(parts, config.cluster)
     points = preprocess(parts)
     del parts
-    centroids, facts = kmeans(points, k, config.cluster.iterations, seed, threads)
+    gpus, why = (0, "") if config.runs_on.device == "cpu" else faiss_gpus()
+    centroids, facts = kmeans(points, k, config.cluster.iterations, seed, threads, gpus)
+    if not gpus and (why or config.runs_on.device == "cuda"):
+        facts["on"] += f" ({why or 'faiss finds no GPU'})"
+        print(f"warning: k-means on {facts['on']}", file=sys.stderr, flush=True)
     with new_file(out / "centroids.npy") as temporary, temporary.open("wb") as file:
         np.save(file, centroids, allow_pickle=False)
     preprocess.save(out / "preprocess.npz")
@@ -115,8 +123,13 @@ def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None,
     return np.fromiter((key in wanted for key in keys), bool, len(keys))
 
 
-def kmeans(points: np.ndarray, k: int, iterations: int, seed: int, threads: int) -> tuple[np.ndarray, dict[str, Any]]:
+def kmeans(
+    points: np.ndarray, k: int, iterations: int, seed: int, threads: int, gpus: int = 0
+) -> tuple[np.ndarray, dict[str, Any]]:
     """faiss k-means on float32 [n, d], n >= k, all of them used. Returns centroids float32 [k, d] and facts.
+
+    With `gpus` it runs on all GPUs that faiss sees; where these have no memory left it runs on the CPU, and a warning
+    on stderr says so.
 
     Facts: objective per iteration (sum of squared distances), sizes at the end, how many clusters ended empty and
     how many were refilled by splitting a large one on the way, and where it ran.
@@ -124,19 +137,30 @@ def kmeans(points: np.ndarray, k: int, iterations: int, seed: int, threads: int)
     import faiss
 
     faiss.omp_set_num_threads(threads)
-    gpus = faiss.get_num_gpus()
-    means = faiss.Kmeans(
-        points.shape[1],
-        k,
-        niter=iterations,
-        seed=seed,
-        gpu=bool(gpus),
-        # faiss otherwise trains on 256 points a centroid without saying so, and complains below 39.
-        max_points_per_centroid=-(-len(points) // k),
-        min_points_per_centroid=1,
-    )
-    means.train(points)
-    _, nearest = means.assign(points)
+
+    def trained(on_gpus: bool) -> tuple[Any, np.ndarray]:
+        means = faiss.Kmeans(
+            points.shape[1],
+            k,
+            niter=iterations,
+            seed=seed,
+            gpu=on_gpus,
+            # faiss otherwise trains on 256 points a centroid without saying so, and complains below 39.
+            max_points_per_centroid=-(-len(points) // k),
+            min_points_per_centroid=1,
+        )
+        means.train(points)
+        return means, means.assign(points)[1]
+
+    where = f"{gpus} GPUs" if gpus else f"CPU, {threads} threads"
+    try:
+        means, nearest = trained(bool(gpus))
+    except RuntimeError as error:
+        if not gpus or "out of memory" not in str(error):
+            raise
+        where = f"CPU, {threads} threads (no memory left on the GPU)"
+        print(f"warning: k-means on {where}: {str(error).strip()}", file=sys.stderr, flush=True)
+        means, nearest = trained(False)
     sizes = np.bincount(nearest, minlength=k)
     steps = means.iteration_stats or []
     facts = {
@@ -144,6 +168,6 @@ def kmeans(points: np.ndarray, k: int, iterations: int, seed: int, threads: int)
         "splits": int(sum(step["nsplit"] for step in steps)),
         "sizes": sizes.tolist(),
         "empty": int((sizes == 0).sum()),
-        "on": f"{gpus} GPUs" if gpus else f"CPU, {threads} threads",
+        "on": where,
     }
     return np.asarray(means.centroids, np.float32).reshape(k, -1), facts

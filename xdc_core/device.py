@@ -1,23 +1,153 @@
-"""On what a stage computes."""
+"""Which device a stage computes on, and what PyTorch says of the GPUs that it cannot use. Needs torch alone."""
 
 import os
+import re
+import sys
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from shards.errors import ConfigError
-from xdc_core.config import Config
+
+if TYPE_CHECKING:
+    from xdc_core.config import Config
+
+# CUDA's major version -> the oldest NVIDIA driver that runs programs built for it (CUDA's release notes).
+DRIVERS = {12: 525, 13: 580}
+# While this is set, torch.cuda.is_available() asks NVML, which counts GPUs that the driver is too old to use.
+NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
-def choose_device(config: Config) -> torch.device:
-    """The device of this process: the configured one, or the GPU with this process's local rank where there is one.
+class Choice(NamedTuple):
+    """A device, and why it is not the GPU that one might expect ("" where nothing is amiss)."""
+
+    device: torch.device
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.device} ({self.why})" if self.why else str(self.device)
+
+
+def choose_device(config: "Config") -> Choice:
+    """The device of this process: the configured one, or the GPU with this process's local rank where one works.
+
+    A GPU counts if CUDA starts, if PyTorch was built for its architecture, and if it adds two numbers: this starts CUDA
+    in this process. With `auto`, a GPU that cannot be used is passed over for another one, or for the CPU, and a
+    warning on stderr says why.
 
     Raises:
-        ConfigError: cuda was asked for and there is none.
+        ConfigError: cuda was asked for, and no GPU works; says why.
     """
     wanted = config.runs_on.device
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ConfigError("runs_on.device is cuda, but PyTorch finds no GPU here. Set it to auto, or see: xdc doctor")
-    if wanted == "cpu" or not available:
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    if wanted == "cpu":
+        return Choice(torch.device("cpu"), "")
+    number, refused = find_gpu(int(os.environ.get("LOCAL_RANK", 0)))
+    why = "; ".join(refused)
+    if number is not None:
+        tune_gpu()
+        choice = Choice(torch.device("cuda", number), why)
+    elif wanted == "cuda":
+        why = why or "PyTorch finds no GPU here"
+        raise ConfigError(f"runs_on.device is cuda, but {why}. Set it to auto, or see: xdc doctor")
+    else:
+        choice = Choice(torch.device("cpu"), why)
+    if choice.why:
+        print(f"warning: computing on {choice}", file=sys.stderr, flush=True)
+    return choice
+
+
+def find_gpu(first: int) -> tuple[int | None, list[str]]:
+    """The number of the first GPU that works, counted from `first` on and round, and what is wrong with those before.
+
+    None without a reason: there is no GPU.
+    """
+    count, trouble = start_cuda()
+    if trouble or not count:
+        return None, [trouble] if trouble else []
+    refused: list[str] = []
+    for number in ((first + step) % count for step in range(count)):
+        if not (trouble := gpu_trouble(number)):
+            return number, refused
+        refused.append(trouble)
+    return None, refused
+
+
+def start_cuda() -> tuple[int, str]:
+    """Start CUDA in this process. Returns the number of GPUs, and why PyTorch can use none of them ("": it can)."""
+    os.environ.pop(NVML_CHECK, None)  # From here on everything in this process hears the truth.
+    count = torch.cuda.device_count()  # By NVML, where that is there: it counts what an old driver cannot use, too.
+    if not count:
+        return 0, ""
+    try:
+        torch.cuda.init()
+        return torch.cuda.device_count(), ""
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        return count, f"PyTorch cannot use the {count} GPU{'s' if count > 1 else ''} here: {explain(error)}"
+
+
+def explain(error: BaseException) -> str:
+    """In one line why CUDA does not start."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    found = re.search(r"driver on your system is too old \(found version (\d+)\)", text)
+    if not found:
+        return text
+    supports = f"{int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}"
+    built = str(torch.version.cuda)
+    oldest = DRIVERS.get(int(built.split(".")[0]))
+    needed = f", which needs driver {oldest} or newer" if oldest else ""
+    return (
+        f"the NVIDIA driver is too old. It supports CUDA {supports}, but PyTorch {torch.__version__} is built for CUDA "
+        f"{built}{needed}. Update the driver, or install a PyTorch for CUDA {supports.split('.')[0]}"
+    )
+
+
+def gpu_trouble(number: int) -> str:
+    """Why PyTorch cannot use GPU `number` ("": it can). CUDA must have been started."""
+    name = f"GPU {number} ({torch.cuda.get_device_name(number)})"
+    capability, built = torch.cuda.get_device_capability(number), torch.cuda.get_arch_list()
+    if not runs_on(capability, built):
+        return (
+            f"{name} has compute capability {capability[0]}.{capability[1]}, but PyTorch {torch.__version__} is built "
+            f"for {', '.join(built)}: install a PyTorch that was built for sm_{capability[0]}{capability[1]}"
+        )
+    try:
+        return "" if one_plus_one(torch.device("cuda", number)) == 2 else f"{name} computes 1 + 1 wrongly"
+    except RuntimeError as error:  # Out of memory, in use by another process alone, a broken card.
+        return f"{name} does not work: {str(error).strip().splitlines()[0]}"
+
+
+def one_plus_one(device: torch.device) -> float:
+    """The sum, as `device` computes it. Raises RuntimeError where it does not."""
+    return torch.ones(1, device=device).add(1).item()
+
+
+def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
+    """Whether code for `built` (such as sm_90, sm_90a, compute_120) runs on a GPU of this compute capability.
+
+    sm_XY holds machine code for GPUs X.Y and later ones of the same X; compute_XY is translated by the driver for any
+    GPU from X.Y on. With an `a` both are for X.Y alone, with an `f` for the same X. True where none of these is listed.
+    """
+    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name) for name in built]
+    kinds = [(match[1], (int(match[2]), int(match[3])), match[4]) for match in found if match]
+    for kind, target, only in kinds:
+        if only == "a":
+            fits = capability == target
+        elif kind == "sm" or only == "f":
+            fits = capability[0] == target[0] and capability >= target
+        else:
+            fits = capability >= target
+        if fits:
+            return True
+    return not kinds
+
+
+def tune_gpu() -> None:
+    """Set what stages and benchmarks compute with on GPUs: float32 products as TF32, convolutions chosen by trying.
+
+    TF32 rounds the factors of a float32 product to 10 bits of mantissa and adds in float32; PyTorch's own default is so
+    for convolutions, but not for matrix products. Trying out convolutions (cudnn.benchmark) costs a moment at each new
+    shape. Neither concerns CPUs.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True

@@ -1,14 +1,13 @@
 """The extract stage: one feature a clip, in the index's order, exactly once, shard by shard."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
-from torch.utils.data import DataLoader
 
 from shards.commit import write_json
 from shards.errors import StageError
@@ -16,13 +15,13 @@ from shards.index import count_rows, shard_names
 from shards.progress import Progress
 from shards.reject import Reject
 from shards.stage import Outcome
-from xdc_core.clips import ClipViews, ShardRows, collate, told_once
+from xdc_core.clips import ClipViews, ShardRows
 from xdc_core.config import Config
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
-from xdc_core.encoders.build import encoder_spec
 from xdc_core.features import feature_rows, write_features
 from xdc_core.graph import encoder_node
+from xdc_core.loader import load_views
 from xdc_core.modality import MODALITIES, Modality
 from xdc_core.run import Node, Run
 from xdc_core.threads import thread_count
@@ -39,89 +38,111 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     config = run.config
     assert node.round is not None
     modality = MODALITIES[str(node.modality)]
-    name = getattr(config, modality.name).encoder
     torch.set_num_threads(thread_count(config))
     device = choose_device(config)
-    encoder = extracting_encoder(run, node.round, modality, device)
+    encoder = extracting_encoder(run, node.round, modality, device.device)
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
     missing = {shard: size for shard, size in sizes.items() if not (out / f"{shard}.parquet").exists()}
-    done, total, rejected = feature_rows(out), sum(sizes.values()), 0
-    progress(done, total, "clips")
-    width = encoder_spec(name).width
     rows = ShardRows(run.corpus, missing, modality.member)
-    batches = told_once(_batches(run, rows, modality, device))
-    for shard, span in rows.spans.items():
-        numbers: list[int] = []
-        rejects: list[tuple[int, str]] = []
-        parts = [torch.empty((0, width))]
-        for batch in islice(batches, -(-len(span) // config.extract.batch)):
-            if batch.views is not None:
-                parts.append(encode(encoder, batch.views, modality, config, device))
-            numbers += [number - span.start for number in batch.numbers]
-            rejects += [(number - span.start, reason) for number, reason in batch.rejects]
-            done += len(batch.numbers) + len(batch.rejects)
-            rejected += len(batch.rejects)
-            progress(done, total, f"clips, {rejected} rejected" if rejected else "clips")
-        # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
-        features = torch.cat([part.to("cpu") for part in parts]).numpy()
-        _write_shard(run, node, shard, out, rows.of(shard).keys, numbers, features, rejects)
+    counted = Counted(feature_rows(out), sum(sizes.values()), progress)
+    views = ClipViews(run.corpus, rows, modality, config)
+    for shard, found in encode_shards(encoder, views, rows.spans, config.extract.batch, device.device, counted):
+        first, keys = rows.spans[shard].start, rows.of(shard).keys
+        lost = {number - first: reason for number, reason in found.rejects.items()}
+        _check_rows(node, shard, len(keys), [*(number - first for number in found.numbers), *lost])
+        good = keys.take(np.asarray(found.numbers, np.int64) - first).to_pylist()
+        check_finite(node, good, found.features)
+        if lost:
+            told = [Reject(run.corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
+            write_rejects(out, shard, told)
+        write_features(out / f"{shard}.parquet", good, found.features)
     written = feature_rows(out)
-    return Outcome(written, total - written, {"width": width, "device": str(device)})
+    width = int(encoder.width)  # type: ignore[arg-type]
+    return Outcome(written, counted.total - written, {"width": width, "device": str(device)})
 
 
-def _batches(run: Run, rows: ShardRows, modality: Modality, device: torch.device) -> DataLoader[Any]:
-    """Centre views of these clips, in order; no batch is of two shards.
+class Counted:
+    """Tells how many clips are done, and how many of these were rejected."""
+
+    def __init__(self, done: int, total: int, progress: Progress) -> None:
+        self.done, self.total, self.rejected, self._progress = done, total, 0, progress
+        self.add(0, 0)
+
+    def add(self, good: int, rejected: int) -> None:
+        """So many more."""
+        self.done += good + rejected
+        self.rejected += rejected
+        self._progress(self.done, self.total, f"clips, {self.rejected} rejected" if self.rejected else "clips")
+
+
+class Encoded(NamedTuple):
+    """The clips `numbers` of a shard, in order, the features of their views, float32 [views, width], and why others
+    did not decode, by row number.
+    """
+
+    numbers: list[int]
+    features: np.ndarray
+    rejects: dict[int, str]
+
+
+def encode_shards(
+    encoder: torch.nn.Module,
+    views: ClipViews,
+    wanted: Mapping[str, Sequence[int]],
+    batch: int,
+    device: torch.device,
+    counted: Counted,
+    join: Callable[[list[torch.Tensor]], torch.Tensor] = torch.stack,
+) -> Iterator[tuple[str, Encoded]]:
+    """The features of shard after shard, of the rows that are `wanted` of each, `batch` clips at a time.
 
     One loader for all shards: its worker processes start once, and read ahead into the next shard.
     """
-    settings = run.config.extract
-    parts = (
-        span[first : first + settings.batch]
-        for span in rows.spans.values()
-        for first in range(0, len(span), settings.batch)
-    )
-    return DataLoader(
-        ClipViews(run.corpus, rows, modality, run.config),
-        batch_sampler=([(number, None) for number in part] for part in parts),
-        num_workers=settings.workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )
+    config, modality, workers = views.config, views.modality, views.config.extract.workers
+    batches = load_views(views, centres(wanted, batch), workers, device, join)
+    for shard, numbers in wanted.items():
+        good: list[int] = []
+        rejects: dict[int, str] = {}
+        parts = [torch.empty((0, int(encoder.width)))]  # type: ignore[arg-type]
+        for found in islice(batches, -(-len(numbers) // batch)):
+            if found.views is not None:
+                parts.append(encode(encoder, found.views, modality, config, device))
+            good += found.numbers
+            rejects |= dict(found.rejects)
+            counted.add(len(found.numbers), len(found.rejects))
+        # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
+        yield shard, Encoded(good, torch.cat([part.to("cpu") for part in parts]).numpy(), rejects)
 
 
-def _write_shard(
-    run: Run,
-    node: Node,
-    shard: str,
-    out: Path,
-    keys: pa.ChunkedArray,
-    numbers: list[int],
-    features: np.ndarray,
-    rejects: list[tuple[int, str]],
-) -> None:
-    """Features float32 [clips, width] of the shard's rows `numbers`, and the rows that were rejected. `keys`: of all.
+def centres(wanted: Mapping[str, Sequence[int]], batch: int) -> Iterator[list[tuple[int, int | None]]]:
+    """Items of `ClipViews` for the rows of every shard, in batches of which none is of two shards."""
+    for numbers in wanted.values():
+        for first in range(0, len(numbers), batch):
+            yield [(number, None) for number in numbers[first : first + batch]]
 
-    Raises:
-        StageError: a feature is not finite, or rows went missing.
-    """
-    if sorted([*numbers, *(number for number, _ in rejects)]) != list(range(len(keys))):
+
+def _check_rows(node: Node, shard: str, clips: int, found: list[int]) -> None:
+    if sorted(found) != list(range(clips)):
         raise StageError(
-            f"{node}, shard {shard}: {len(numbers)} features and {len(rejects)} rejects for {len(keys)} clips. "
-            "This is a defect of xdc; please report it."
+            f"{node}, shard {shard}: {len(found)} features and rejects for {clips} clips. This is a defect of xdc; "
+            "please report it."
         )
-    good = keys.take(np.asarray(numbers, np.int64)).to_pylist()
-    if not np.isfinite(features).all():
-        bad = good[int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])]
+
+
+def check_finite(node: Node, keys: list[str], features: np.ndarray) -> None:
+    """Raises StageError where a feature, of the clip with the key beside it, has a number that is none."""
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
         raise StageError(
-            f"{node}: the feature of clip {bad} is not finite. The encoder's training has most likely diverged: "
-            "lower train.lr and run the round before again, or look at its metrics.jsonl."
+            f"{node}: the feature of clip {keys[bad[0]]} is not finite ({len(bad)} of {len(keys)} are not). The "
+            "encoder's training has most likely diverged: lower train.lr and run the round before again, or look at "
+            "its metrics.jsonl."
         )
-    if rejects:
-        told = [
-            Reject(run.corpus.name, node.name, "damaged", reason, keys[number].as_py()) for number, reason in rejects
-        ]
-        write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in told])
-    write_features(out / f"{shard}.parquet", good, features)
+
+
+def write_rejects(out: Path, shard: str, rejects: list[Reject]) -> None:
+    """Write `<shard>.rejects.json`: the clips of a shard that do not decode."""
+    write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])
 
 
 def extracting_encoder(run: Run, number: int, modality: Modality, device: torch.device) -> torch.nn.Module:

@@ -39,20 +39,22 @@ def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) ->
         summary[WEIGHTS] = {"file": path.name, "sha256": files_read(run, node)[WEIGHTS], "dropped": dropped}
     else:
         torch.set_num_threads(thread_count(run.config))
-        encoder = build_encoder(name, derive_seed(run.config.seed, "init", modality)).to(choose_device(run.config))
-        summary["calibration_batches"] = _calibrate(run, node, encoder, progress)
+        device = choose_device(run.config)
+        if device.why:
+            summary["device"] = str(device)
+        encoder = build_encoder(name, derive_seed(run.config.seed, "init", modality)).to(device.device)
+        summary["calibration_batches"] = _calibrate(run, node, encoder, device.device, progress)
     save_encoder(out / FILE_NAME, encoder, name)
     summary["parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
     return Outcome(1, 0, summary)
 
 
-def _calibrate(run: Run, node: Node, encoder: torch.nn.Module, progress: Progress) -> int:
+def _calibrate(run: Run, node: Node, encoder: torch.nn.Module, device: torch.device, progress: Progress) -> int:
     """Measure a random encoder's batch-norm statistics; returns how many batches were used.
 
     Without that its features are those of statistics nobody measured (mean 0, variance 1).
     """
     config, modality = run.config, MODALITIES[str(node.modality)]
-    device = choose_device(config)
     batches = config.extract.calibration_batches
     if not batches:
         return 0

@@ -86,14 +86,16 @@ def fit_preprocess(parts: list[np.ndarray], settings: ClusterSettings) -> tuple[
     kept = min(settings.pca, count)
     pca = faiss.PCAMatrix(width, kept, -0.5 if settings.whiten else 0.0)
     pca.train(points)
+    # Of more points than this faiss takes a part by lot, which is as good; but its sums are then over that part.
+    seen = min(count, pca.max_points_per_d * width)
     variances = faiss.vector_to_array(pca.eigenvalues)[:kept]
     kept = max(1, int((variances > NOISE * variances.max()).sum()))
     matrix = faiss.vector_to_array(pca.A).reshape(-1, width)[:kept]
     bias = faiss.vector_to_array(pca.b)[:kept]
     if settings.whiten:
-        # faiss divides by the deviation of the sum, not of the mean: its components have variance 1 / count.
-        matrix, bias = matrix * np.float32(count**0.5), bias * np.float32(count**0.5)
-    share = float(variances[:kept].sum() / max(points.var(axis=0).sum() * count, 1e-30))
+        # faiss divides by the deviation of the sum, not of the mean: its components have variance 1 / seen.
+        matrix, bias = matrix * np.float32(seen**0.5), bias * np.float32(seen**0.5)
+    share = float(variances[:kept].sum() / max(points.var(axis=0).sum() * seen, 1e-30))
     return Preprocess(matrix, bias, part_l2, settings.l2), {
         "pca_kept": kept,
         "variance_kept": round(min(share, 1.0), 4),

@@ -10,6 +10,7 @@ import pytest
 from shards.errors import ConfigError
 from shards.index import read_whole_index
 from shards.progress import silent
+from xdc_core import clustering
 from xdc_core.clustering import kmeans, read_sample, sample_size
 from xdc_core.config import ClusterSettings
 from xdc_core.features import write_features
@@ -105,6 +106,96 @@ def facts_of(run: Run, node: Node) -> dict[str, object]:
     return found
 
 
+# What faiss 1.15 raises where cudaMalloc fails; other errors of CUDA end the process.
+NO_MEMORY = (
+    "Error in void* faiss::gpu::StandardGpuResourcesImpl::allocMemory: Error: 'err == cudaSuccess' failed: "
+    "StandardGpuResources: alloc fail type FlatData dev 0 size 16777216 bytes (cudaMalloc error out of memory [2])"
+)
+
+
+@pytest.fixture
+def gpu_that_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[bool]]:
+    """Has faiss's k-means (the real one otherwise) raise an error on GPUs; gives a list of where it was tried."""
+
+    def failing(message: str) -> list[bool]:
+        tried: list[bool] = []
+
+        class Kmeans(faiss.Kmeans):
+            def __init__(self, d: int, k: int, gpu: bool, **settings: object) -> None:
+                super().__init__(d, k, **settings)
+                self.on_gpu = gpu
+                tried.append(gpu)
+
+            def train(self, points: np.ndarray) -> None:
+                if self.on_gpu:
+                    raise RuntimeError(message)
+                super().train(points)
+
+        monkeypatch.setattr(faiss, "Kmeans", Kmeans)
+        return tried
+
+    return failing
+
+
+def test_without_memory_on_the_gpu_k_means_is_done_on_the_cpu_and_says_so(
+    gpu_that_fails: Callable[[str], list[bool]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    points, _ = blobs()
+    wanted, _ = kmeans(points, 5, 10, seed=0, threads=1)
+    tried = gpu_that_fails(NO_MEMORY)
+    centroids, facts = kmeans(points, 5, 10, seed=0, threads=1, gpus=1)
+    assert tried == [True, False]
+    assert (centroids == wanted).all()
+    assert facts["on"] == "CPU, 1 threads (no memory left on the GPU)"
+    assert "warning: k-means on CPU, 1 threads (no memory left on the GPU): Error in" in capsys.readouterr().err
+
+
+def test_another_error_of_the_gpu_is_no_reason_to_go_on(gpu_that_fails: Callable[[str], list[bool]]) -> None:
+    tried = gpu_that_fails("cudaMalloc error an illegal memory access was encountered [700]")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        kmeans(blobs()[0], 5, 10, seed=0, threads=1, gpus=1)
+    assert tried == [True]
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "tried", "where"),
+    [
+        ("cpu", (2, ""), False, "CPU, 1 threads"),
+        ("auto", (2, ""), True, "2 GPUs"),
+        ("cuda", (2, ""), True, "2 GPUs"),
+        ("auto", (0, ""), False, "CPU, 1 threads"),
+        # On a platform with faiss-cpu, say.
+        ("cuda", (0, ""), False, "CPU, 1 threads (faiss finds no GPU)"),
+        (
+            "auto",
+            (0, "k-means fails on the GPU: it ended"),
+            False,
+            "CPU, 1 threads (k-means fails on the GPU: it ended)",
+        ),
+    ],
+)
+def test_the_setting_device_decides_about_k_means_too(
+    copy_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    found: tuple[int, str],
+    tried: bool,
+    where: str,
+) -> None:
+    run, node, asked = copy_run(runs_on={"device": device}), Node("cluster", "audio", 0), []
+    real = faiss.Kmeans
+
+    def noted(*sizes: int, gpu: bool, **settings: object) -> faiss.Kmeans:
+        asked.append(gpu)
+        return real(*sizes, **settings)
+
+    monkeypatch.setattr(faiss, "Kmeans", noted)
+    monkeypatch.setattr(clustering, "faiss_gpus", lambda: found)
+    run_stage(run, node, force=True)
+    assert asked == [tried]
+    assert facts_of(run, node)["on"] == where
+
+
 @pytest.mark.parametrize("source", ["video", "audio"])
 def test_the_stage_records_what_it_did(worked_run: Run, source: str) -> None:
     node = Node("cluster", source, 0)
@@ -114,8 +205,7 @@ def test_the_stage_records_what_it_did(worked_run: Run, source: str) -> None:
     assert centroids.dtype == np.float32
     assert (facts["k"], facts["clips"], facts["sample"]) == (4, 48, 48)
     assert sum(facts["sizes"]) == 48  # type: ignore[arg-type]
-    gpus = faiss.get_num_gpus()
-    assert facts["on"] == (f"{gpus} GPUs" if gpus else "CPU, 1 threads")
+    assert facts["on"] == "CPU, 1 threads"
 
 
 def test_every_round_and_source_has_a_seed_of_its_own(worked_run: Run) -> None:

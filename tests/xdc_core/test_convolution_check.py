@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flows import doctor
+from flows import gpus
 from xdc_core import convolution_check
 from xdc_core.convolution_check import TOLERANCE, ConvolutionError, check_encoders
 from xdc_core.encoders.build import build_encoder
@@ -63,7 +63,7 @@ def test_a_wrong_layer_is_found_and_the_others_are_not_blamed() -> None:
 
 def worst(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(convolution_check, "CHECKED", TINY)
-    return doctor.convolutions("cpu")
+    return gpus.convolutions("cpu")
 
 
 def test_the_doctor_tells_how_far_the_worst_layer_is_off(monkeypatch: pytest.MonkeyPatch) -> None:

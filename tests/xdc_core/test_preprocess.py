@@ -61,6 +61,18 @@ def test_whitening_gives_every_component_unit_variance(points: np.ndarray) -> No
     np.testing.assert_allclose(result.mean(axis=0), 0, atol=1e-3)
 
 
+@pytest.mark.parametrize("count", [64_000, 64_001, 90_000])
+def test_many_points_are_whitened_and_their_variance_counted_as_few_are(count: int) -> None:
+    # Of more than 1,000 times the width faiss looks at a part only.
+    rng = np.random.default_rng(0)
+    deviations = np.linspace(1, 8, 64)
+    points = (rng.normal(size=(count, 64)) * deviations + 3).astype(np.float32)
+    preprocess, kept = fit_preprocess([points], settings(pca=32, whiten=True))
+    truth = np.sort(deviations**2)[32:].sum() / (deviations**2).sum()
+    assert kept["variance_kept"] == pytest.approx(truth, abs=0.005)
+    np.testing.assert_allclose(preprocess([points]).var(axis=0), 1, atol=0.04)
+
+
 def test_what_was_fitted_applies_to_points_that_were_not_there(points: np.ndarray) -> None:
     preprocess, _ = fit_preprocess([points[:400]], settings(pca=3))
     theirs = PCA(3, svd_solver="full").fit(points[:400].astype(np.float64))

@@ -20,6 +20,7 @@ from stage_process import checkpointed_step, signalled_after, start
 from shards.commit import partial_directory, sha256_of
 from shards.errors import ConfigError, StageError
 from shards.index import read_whole_index
+from xdc_core.config import TrainSettings
 from xdc_core.encoder_file import load_encoder
 from xdc_core.graph import Fingerprints, all_nodes, node_state
 from xdc_core.methods import METHODS
@@ -29,6 +30,7 @@ from xdc_core.training.assignment import read_assignment
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.metrics import append_metrics, read_metrics, rewind_metrics
+from xdc_core.training.stage import small_batch
 
 MakeRun = Callable[..., Run]
 AUDIO = Node("train", "audio", 0)
@@ -57,6 +59,37 @@ def test_the_loss_falls_below_that_of_guessing(copy_run: MakeRun, modality: str)
     assert last_loss(run, node) < 0.85 * math.log(4)
     assert record.summary["loss"] < record.summary["first_loss"]
     assert record.rows == record.summary["clips"] == 1920
+
+
+def test_the_summary_and_the_log_say_what_was_computed_on(worked_run: Run) -> None:
+    summary = run_stage(worked_run, AUDIO).summary
+    assert summary["device"] == "cpu"
+    assert "warning" not in summary
+    log = (worked_run.directory(AUDIO) / "train.log").read_text().splitlines()
+    assert json.loads(log[0]) == {"device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"batch": 16}, ""),
+        ({"batch": 32, "processes": 2}, ""),
+        ({"batch": 32, "processes": 8, "sync_batch_norm": True}, ""),
+        ({"batch": 32, "processes": 8}, "batch norm sees 4 clips at a time .* Set train.sync_batch_norm, or raise"),
+        ({"batch": 8}, "batch norm sees 8 clips at a time .* Raise train.batch"),
+        ({"batch": 8, "processes": 2, "sync_batch_norm": True}, "batch norm sees 8 clips .* Raise train.batch"),
+    ],
+)
+def test_a_batch_norm_over_few_clips_is_warned_of(settings: dict[str, Any], said: str) -> None:
+    warning = small_batch(TrainSettings(**settings))
+    assert re.match(said, warning) if said else warning == ""
+
+
+def test_the_warning_stands_in_summary_and_log(copy_run: MakeRun) -> None:
+    run = copy_run(train={"batch": 4, "clips": 8})
+    summary = run_stage(run, AUDIO).summary
+    assert summary["warning"].startswith("batch norm sees 4 clips at a time")
+    assert summary["warning"] in (run.directory(AUDIO) / "train.log").read_text()
 
 
 @pytest.mark.parametrize("method", METHODS)

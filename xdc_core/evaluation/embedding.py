@@ -1,28 +1,23 @@
 """The embed stage: features of equally spaced views of every recording of a data set, shard by shard."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from shards.commit import write_json
-from shards.errors import MediaError, StageError
 from shards.index import shard_names
 from shards.progress import Progress
-from shards.read import ClipReader
 from shards.reject import Reject
 from shards.stage import Outcome
-from xdc_core.clips import ClipRows, told_once
+from xdc_core.clips import ClipRows, ClipViews
 from xdc_core.config import Config
 from xdc_core.device import choose_device
-from xdc_core.encoders.build import encoder_spec
-from xdc_core.evaluation.placing import views_by_clip
-from xdc_core.extraction import encode, extracting_encoder
+from xdc_core.evaluation.placing import PLACED, views_by_row
+from xdc_core.extraction import Counted, check_finite, encode_shards, extracting_encoder, write_rejects
 from xdc_core.features import write_features
 from xdc_core.graph import with_frames
 from xdc_core.modality import MODALITIES, Modality
@@ -30,28 +25,17 @@ from xdc_core.run import Node, Run
 from xdc_core.threads import thread_count
 
 
-class PlacedViews(Dataset[tuple[str, Tensor | None, str]]):
-    """Item n: the key of clip n, its views stacked in the order of `places[n]`, and "" (or None and the reason)."""
+class PlacedViews(ClipViews):
+    """Clips of which the view is the stack of those that begin at the frames `places[row]`, in that order."""
 
     def __init__(
-        self, corpus: Path, rows: ClipRows, places: list[list[int]], modality: Modality, config: Config
+        self, corpus: Path, rows: ClipRows, modality: Modality, config: Config, places: list[list[int]]
     ) -> None:
-        self.corpus, self.rows, self.places, self.modality, self.config = corpus, rows, places, modality, config
-        self._reader: ClipReader | None = None
+        super().__init__(corpus, rows, modality, config)
+        self.places = places
 
-    def __getitem__(self, number: int) -> tuple[str, Tensor | None, str]:
-        if self._reader is None:  # Opened here, so that every worker process has its own.
-            self._reader = ClipReader(self.corpus)
-        shard, row = self.rows[number]
-        try:
-            data = self._reader.read(shard, row, self.modality.member)
-            views = [self.modality.view(data, row, self.config, first) for first in self.places[number]]
-            return row["key"], torch.stack(views), ""
-        except MediaError as error:
-            return row["key"], None, str(error)
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def _view(self, number: int, data: bytes, row: Mapping[str, Any], seed: int | None) -> Tensor:
+        return torch.stack([self.modality.view(data, row, self.config, first) for first in self.places[number]])
 
 
 def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -65,45 +49,31 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     assert node.round is not None
     dataset = run.config.datasets[str(node.modality)]
     config, modality = with_frames(run.config, dataset.frames), MODALITIES[dataset.modality]
-    name = getattr(config, modality.name).encoder
     torch.set_num_threads(thread_count(config))
     device = choose_device(config)
-    encoder = extracting_encoder(run, node.round, modality, device)
+    encoder = extracting_encoder(run, node.round, modality, device.device)
     corpus = run.directory(Node("data", node.modality))
-    places = views_by_clip(corpus, config.video.frames, dataset.views)
-    shards = shard_names(corpus)
-    for done, shard in enumerate(shards, start=1):
-        if (out / f"{shard}.parquet").exists():
-            continue
-        rows = ClipRows(corpus, [shard], modality.member)
-        wanted = [places.get(key, []) for key in rows.keys.to_pylist()]
-        keys: list[str] = []
-        frames: list[int] = []
-        features = [np.empty((0, encoder_spec(name).width), np.float32)]
-        rejects = []
-        shown = [number for number, firsts in enumerate(wanted) if firsts]
-        loader = DataLoader(
-            PlacedViews(corpus, rows, wanted, modality, config),
-            batch_size=None,
-            sampler=shown,
-            num_workers=config.extract.workers,
-        )
-        for number, (key, views, reason) in zip(shown, told_once(loader), strict=True):
-            if views is None:
-                rejects.append(Reject(corpus.name, node.name, "damaged", reason, key))
-                continue
-            keys += [key] * len(views)
-            frames += wanted[number]
-            features.append(encode(encoder, views, modality, config, device).cpu().numpy())
-        if rejects:
-            write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])
-        found = np.concatenate(features)
-        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-        if len(bad):
-            raise StageError(
-                f"{node}: the feature of clip {keys[bad[0]]} is not finite ({len(bad)} of {len(keys)} views)."
-            )
-        write_features(out / f"{shard}.parquet", keys, found, frame=pa.array(frames, pa.int32()))
-        progress(done, len(shards), "shards embedded")
-    written = sum(pq.read_metadata(out / f"{shard}.parquet").num_rows for shard in shards)
-    return Outcome(written, sum(map(len, places.values())) - written, {"device": str(device)})
+    rows = ClipRows(corpus, shard_names(corpus), modality.member, PLACED)
+    places = views_by_row(rows, config.video.frames, dataset.views)
+    wanted = {
+        shard: [number for number in range(span.start, span.stop) if places[number]] for shard, span in rows.by_shard()
+    }
+    missing = {shard: numbers for shard, numbers in wanted.items() if not (out / f"{shard}.parquet").exists()}
+    total = sum(map(len, wanted.values()))
+    counted = Counted(total - sum(map(len, missing.values())), total, progress)
+    batch = max(1, config.extract.batch // dataset.views)  # So many clips have about that many views.
+    views = PlacedViews(corpus, rows, modality, config, places)
+    for shard, found in encode_shards(encoder, views, missing, batch, device.device, counted, torch.cat):
+        told = {number: rows.keys[number].as_py() for number in (*found.numbers, *found.rejects)}
+        keys = [told[number] for number in found.numbers for _ in places[number]]
+        frames = [first for number in found.numbers for first in places[number]]
+        check_finite(node, keys, found.features)
+        if found.rejects:
+            lost = [
+                Reject(corpus.name, node.name, "damaged", reason, told[number])
+                for number, reason in found.rejects.items()
+            ]
+            write_rejects(out, shard, lost)
+        write_features(out / f"{shard}.parquet", keys, found.features, frame=pa.array(frames, pa.int32()))
+    written = sum(pq.read_metadata(path).num_rows for path in out.glob("[0-9]*.parquet"))
+    return Outcome(written, sum(map(len, places)) - written, {"device": str(device)})

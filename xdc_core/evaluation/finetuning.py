@@ -21,7 +21,7 @@ from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.placing import views_by_clip
+from xdc_core.evaluation.placing import PLACED, views_by_row
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.settings import CORPUS, FinetuneSettings
 from xdc_core.evaluation.trial import Trial, trial_of
@@ -94,7 +94,8 @@ def finetune(
     settings = evaluation.finetune
     assert node.round is not None
     torch.set_num_threads(thread_count(config))
-    device = choose_device(config)
+    on = choose_device(config)
+    device = on.device
     shown = _shown(run, node, recordings, name)
     train, test = recordings.part(split, "train"), recordings.part(split, "test")
     labels = recordings.labels
@@ -102,6 +103,8 @@ def finetune(
     numbers = np.arange(len(labels), dtype=np.float32)[:, None]
     both = [Examples(numbers[part], labels[part], part) for part in (train, test)]
     warnings = list(check_split(both[0], both[1], len(recordings.classes)))
+    if on.why:
+        warnings.append(f"computed on {on}")
     together = train if recordings.originals is None else recordings.originals[train]
     held, single = hold_out(labels[train], together, evaluation.held_out, seed)
     if len(single):
@@ -159,18 +162,20 @@ def finetune(
 def _shown(run: Run, node: Node, recordings: Recordings, modality: str) -> Shown:
     evaluation = run.config.evaluate[str(node.modality)]
     if evaluation.data == CORPUS:
-        corpus, config, placed = run.corpus, run.config, None
+        corpus, config = run.corpus, run.config
+        rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member)
+        placed: list[list[int]] | None = None
     else:
         dataset = run.config.datasets[evaluation.data]
         corpus, config = run.directory(Node("data", evaluation.data)), with_frames(run.config, dataset.frames)
-        placed = views_by_clip(corpus, config.video.frames, dataset.views)
-    rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member)
+        rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member, PLACED)
+        placed = views_by_row(rows, config.video.frames, dataset.views)
     clips: list[list[int]] = [[] for _ in recordings.names]
     places: dict[int, list[int | None]] = {}
     for row, key in enumerate(rows.keys.to_pylist()):
         if key in recordings.of_clip:
             clips[recordings.of_clip[key]].append(row)
-            places[row] = [None] if placed is None else [*placed.get(key, [])]
+            places[row] = [None] if placed is None else [*placed[row]]
     return Shown(corpus, rows, clips, places, MODALITIES[modality], config)
 
 

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from shards.index import read_whole_index
+from xdc_core.clips import ClipRows
+
+PLACED = ("source", "start_s")  # What `views_by_row` needs of the index beside what views do.
 
 
 def place_views(frames: Sequence[int], wanted: int, views: int) -> list[tuple[int, int]]:
@@ -26,15 +27,15 @@ def place_views(frames: Sequence[int], wanted: int, views: int) -> list[tuple[in
     return places
 
 
-def views_by_clip(corpus: Path, wanted: int, views: int) -> dict[str, list[int]]:
-    """A clip's key -> the first frames of the views of its recording that lie in it."""
-    table = read_whole_index(corpus, ["key", "source", "start_s", "frames"])
-    clips: dict[str, list[tuple[float, str, int]]] = defaultdict(list)
-    for row in table.to_pylist():
-        clips[row["source"]].append((row["start_s"], row["key"], row["frames"]))
-    found: dict[str, list[int]] = defaultdict(list)
+def views_by_row(rows: ClipRows, wanted: int, views: int) -> list[list[int]]:
+    """Of every row, made with PLACED, the first frames of the views of its recording that lie in this clip."""
+    clips: dict[str, list[tuple[float, str, int, int]]] = defaultdict(list)
+    sources, starts, frames = (rows.column(name) for name in ("source", "start_s", "frames"))
+    for number, (source, start_s, key) in enumerate(zip(sources, starts, rows.keys.to_pylist(), strict=True)):
+        clips[source].append((start_s, key, frames[number], number))
+    found: list[list[int]] = [[] for _ in range(len(rows))]
     for parts in clips.values():
         parts.sort()
-        for clip, first in place_views([frames for _, _, frames in parts], wanted, views):
-            found[parts[clip][1]].append(first)
+        for clip, first in place_views([part[2] for part in parts], wanted, views):
+            found[parts[clip][3]].append(first)
     return found

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from shards.errors import StageError
-from xdc_core.clips import ClipViews, collate, told_once
+from xdc_core.clips import ClipViews
 from xdc_core.config import TrainSettings
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder, save_encoder
 from xdc_core.graph import encoder_node
+from xdc_core.loader import load_views
 from xdc_core.modality import MODALITIES, Modality
 from xdc_core.run import Node, Run
 from xdc_core.sampling import batch_positions
@@ -33,7 +33,7 @@ from xdc_core.training.optimiser import learning_rate
 from xdc_core.training.place import Place, any_rank, join_ranks, leave_ranks, mean_over_ranks
 
 METRICS = "metrics.jsonl"
-# Told once a logged step: the line that goes into metrics.jsonl.
+# Told what is computed on, {"device": ...}, and at each logged step the line that goes into metrics.jsonl.
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -56,7 +56,10 @@ def train_rank(run: Run, node: Node, out: Path, place: Place, listen: Listener) 
     settings = config.train
     assert node.round is not None
     torch.set_num_threads(thread_count(config, sharers=2 * place.ranks))
-    device = choose_device(config)
+    chosen = choose_device(config)
+    device = chosen.device
+    if place.rank == 0:
+        listen({"device": str(chosen)})
     join_ranks(place, device)
     name = getattr(config, modality.name).encoder
     encoder = load_encoder(run.directory(encoder_node(modality.name, node.round)) / FILE_NAME, name)
@@ -74,7 +77,7 @@ def train_rank(run: Run, node: Node, out: Path, place: Place, listen: Listener) 
     targets = {source: torch.from_numpy(task.targets[source]).long() for source in task.sources}
     clock, since = time.monotonic(), first
     with _sigterm_noted() as came:
-        batches = _batches(run, task, modality, place, seed, first, pinned=device.type == "cuda")
+        batches = _batches(run, task, modality, place, seed, first, device)
         for step, (rows, views) in enumerate(batches, start=first):
             rate = learning_rate(step, task.steps, settings)
             wanted = {source: targets[source][rows].to(device) for source in task.sources}
@@ -101,33 +104,25 @@ def train_rank(run: Run, node: Node, out: Path, place: Place, listen: Listener) 
 
 
 def _batches(
-    run: Run, task: Assignment, modality: Modality, place: Place, seed: int, first: int, pinned: bool
+    run: Run, task: Assignment, modality: Modality, place: Place, seed: int, first: int, device: torch.device
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """From step `first` on: the row numbers of this rank's share of a batch, and its views.
-
-    `pinned`: in memory from which a GPU copies by itself.
-    """
+    """From step `first` on: the row numbers of this rank's share of a batch, and its views, made for `device`."""
     settings = run.config.train
 
-    def items() -> Iterator[list[tuple[int, int]]]:
+    def items() -> Iterator[list[tuple[int, int | None]]]:
         for step in range(first, task.steps):
             positions = batch_positions(step, settings.batch, place.rank, place.ranks)
             # A seed a position: what a view looks like does not depend on who makes it.
             yield [(int(task.draws[n]), derive_seed(seed, n)) for n in positions]
 
-    loader = DataLoader(
-        ClipViews(run.corpus, task.rows, modality, run.config),
-        batch_sampler=items(),
-        num_workers=settings.workers,
-        collate_fn=collate,
-        pin_memory=pinned,
-    )
-    for batch in told_once(loader):
+    views = ClipViews(run.corpus, task.rows, modality, run.config)
+    for batch in load_views(views, items(), settings.workers, device):
         for number, reason in batch.rejects:
             raise StageError(
                 f"{run.corpus}: clip {task.rows.keys[number].as_py()} had a pseudo-label, but does not decode any "
                 f"more ({reason}). The corpus was damaged since; build it anew: xdc stage shard --force"
             )
+        assert batch.views is not None
         yield batch.numbers, batch.views
 
 

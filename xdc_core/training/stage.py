@@ -15,6 +15,7 @@ from shards.errors import ConfigError, StageError
 from shards.fault import fault_point
 from shards.progress import Progress
 from shards.stage import Outcome
+from xdc_core.config import TrainSettings
 from xdc_core.encoder_file import FILE_NAME
 from xdc_core.parent_death import die_with_parent
 from xdc_core.run import Node, Run
@@ -23,6 +24,7 @@ from xdc_core.training.metrics import read_metrics
 LOG = "train.log"
 # How a rank tells the stage of a logged step, and of the error that ended it.
 METRICS_PREFIX, ERROR_PREFIX = "metrics ", "error "
+FEW = 16  # Clips over which batch norm is noisy.
 
 
 def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -43,13 +45,19 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             "must get equal work. Change one of them."
         )
     log = out / LOG
+    told: dict[str, Any] = {}
 
     def listen(line: dict[str, Any]) -> None:
-        accuracy = ", ".join(f"{name} {value:.2f}" for name, value in line.items() if name.startswith("accuracy"))
-        progress(line["step"] + 1, line["steps"], f"steps, loss {line['loss']:.3f}, {accuracy}")
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if "step" not in line:
+            told.update(line)
+            return
+        accuracy = ", ".join(f"{name} {value:.2f}" for name, value in line.items() if name.startswith("accuracy"))
+        progress(line["step"] + 1, line["steps"], f"steps, loss {line['loss']:.3f}, {accuracy}")
 
+    if warning := small_batch(settings):
+        listen({"warning": warning})
     if (out / FILE_NAME).exists():
         pass  # Killed between the end of the training and the commit: all is there.
     elif settings.processes == 1:
@@ -68,7 +76,16 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     summary = {"steps": last["steps"], "clips": last["steps"] * settings.batch, "first_loss": lines[0]["loss"]}
     for name in ("loss", *(name for name in last if name.startswith("accuracy")), "clips_per_s"):
         summary[name] = round(sum(line[name] for line in tail) / len(tail), 4)
-    return Outcome(last["steps"] * settings.batch, 0, summary)
+    return Outcome(last["steps"] * settings.batch, 0, summary | told)
+
+
+def small_batch(settings: TrainSettings) -> str:
+    """What is to be said where batch norm sees few clips ("": nothing)."""
+    seen = settings.batch if settings.sync_batch_norm else settings.batch // settings.processes
+    if seen >= FEW:
+        return ""
+    remedy = "Raise train.batch" if seen == settings.batch else "Set train.sync_batch_norm, or raise train.batch"
+    return f"batch norm sees {seen} clips at a time (train.batch counts all processes): noisy below {FEW}. {remedy}."
 
 
 def _torchrun(run: Run, node: Node, out: Path, processes: int, listen: Any) -> None:

@@ -1,0 +1,66 @@
+"""`xdc doctor` says of GPUs what stages do with them. What PyTorch and faiss say of GPUs is invented here."""
+
+import pytest
+import torch
+
+from flows import gpus
+from xdc_core import device, kmeans_check
+from xdc_core.config import parse_config
+from xdc_core.device import choose_device
+from xdc_core.kmeans_check import KmeansCheck
+
+OLD = "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver by ..."
+
+
+def cuda_that_does_not_start() -> None:
+    raise RuntimeError(OLD)
+
+
+def test_of_a_driver_that_is_too_old_doctor_and_stages_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", cuda_that_does_not_start)
+    (row,) = gpus.torch_and_gpus()
+    chosen = choose_device(parse_config({}, "a test"))
+    assert (row["what"], row["state"]) == ("GPU", "absent")
+    assert row["text"] == f"{chosen.why}. The CPU is used"
+    assert "supports CUDA 12.2" in chosen.why
+
+
+def test_each_gpu_has_a_line_and_the_first_that_works_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, capabilities, checked = ["Tesla V100", "NVIDIA H100"], [(7, 0), (9, 0)], []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    monkeypatch.setattr(device, "one_plus_one", lambda _: 2.0)
+    monkeypatch.setattr(gpus, "convolutions", lambda where: checked.append(where) or {"what": "bfloat16"})
+    old, new, _ = gpus.torch_and_gpus()
+    assert (old["state"], new["state"], checked) == ("absent", "works", ["cuda:1"])
+    assert "Tesla V100) has compute capability 7.0" in old["text"]
+    assert new["text"].startswith("1: NVIDIA H100, CUDA ")
+
+
+@pytest.mark.parametrize(
+    ("on_gpus", "state", "text"),
+    [
+        ((2, ""), "works", "1.15.1, k-means on 2 GPUs, as on the CPU"),
+        ((0, ""), "works", "1.15.1, k-means on the CPU"),
+        ((0, "k-means fails on the GPU: why"), "absent", "1.15.1, k-means fails on the GPU: why. The CPU is used"),
+    ],
+)
+def test_k_means_is_run_before_it_is_said_to_work(
+    monkeypatch: pytest.MonkeyPatch, on_gpus: tuple[int, str], state: str, text: str
+) -> None:
+    monkeypatch.setattr(kmeans_check, "kmeans_tried", lambda gpu: KmeansCheck("1.15.1", 0, 1.0, None))
+    monkeypatch.setattr(kmeans_check, "faiss_gpus", lambda: on_gpus)
+    row = gpus.faiss()
+    assert (row["state"], row["text"]) == (state, text)
+
+
+def test_a_faiss_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(gpu: bool) -> KmeansCheck:
+        raise RuntimeError("ImportError: libfaiss.so: undefined symbol")
+
+    monkeypatch.setattr(kmeans_check, "kmeans_tried", broken)
+    assert gpus.faiss() == {"what": "faiss", "state": "broken", "text": "ImportError: libfaiss.so: undefined symbol"}

@@ -1,0 +1,68 @@
+"""k-means is tried in a process of its own before a GPU gets it. What it says of GPUs is invented here."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from xdc_core import kmeans_check
+from xdc_core.kmeans_check import KmeansCheck, faiss_gpus, kmeans_tried
+
+ABORTED = "Faiss assertion 'err__ == cudaSuccess' failed: CUDA error 209 no kernel image is available\n"
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that NVIDIA's driver is installed."""
+    monkeypatch.setattr(kmeans_check, "driver_there", lambda: True)
+
+
+def found(gpus: int, cpu: float, gpu: float | None) -> Any:
+    return lambda gpu_asked=True, **_: KmeansCheck("1.15.1", gpus, cpu, gpu)
+
+
+def test_the_real_one_clusters_on_this_cpu() -> None:
+    tried = kmeans_tried(gpu=False)
+    assert (tried.gpus, tried.gpu) == (0, None)
+    # 4,096 points with 32 normal numbers each: their variance is 131,072, and 16 centroids take a part of it away.
+    assert 0.8 * 4096 * 32 < tried.cpu < 0.95 * 4096 * 32
+
+
+def test_without_a_driver_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kmeans_check, "driver_there", lambda: False)
+    monkeypatch.setattr(subprocess, "run", None)
+    assert faiss_gpus() == (0, "")
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize(
+    ("tried", "answer"),
+    [
+        (found(2, 1000.0, 1001.0), (2, "")),
+        (found(0, 1000.0, None), (0, "")),
+        (found(1, 1000.0, 1200.0), (0, "k-means is wrong on the GPU: its objective is 1200, on the CPU 1000")),
+    ],
+)
+def test_gpus_count_only_with_the_result_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tried: Any, answer: tuple[int, str]
+) -> None:
+    monkeypatch.setattr(kmeans_check, "kmeans_tried", tried)
+    assert faiss_gpus() == answer
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_process_that_cuda_ends_is_told_of_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.run
+    dying = f"import os, sys; sys.stderr.write({ABORTED!r}); sys.stderr.flush(); os.abort()"
+    monkeypatch.setattr(subprocess, "run", lambda _, **how: real([sys.executable, "-c", dying], **how))
+    assert faiss_gpus() == (0, f"k-means fails on the GPU: {ABORTED.strip()}")
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_process_that_hangs_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.run
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(subprocess, "run", lambda _, **how: real(sleeping, **how))
+    monkeypatch.setattr(kmeans_check, "TIMEOUT_S", 0.5)
+    assert faiss_gpus() == (0, "k-means fails on the GPU: no answer within 0 s")
