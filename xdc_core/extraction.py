@@ -15,6 +15,7 @@ from shards.corpus import Reject
 from shards.errors import StageError
 from shards.index import count_rows, shard_names
 from shards.progress import Progress
+from shards.row_count import count_rows_and_rejects
 from shards.stage import Outcome
 from xdc_core.clips import ClipViews, ShardRows, collate, told_once
 from xdc_core.config import Config
@@ -65,8 +66,9 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
         features = torch.cat([part.to("cpu") for part in parts]).numpy()
         _write_shard(run, node, shard, out, rows.of(shard).keys, numbers, features, rejects)
-    written = feature_rows(out)
-    return Outcome(written, total - written, {"width": width, "device": str(device)})
+    written, refused = count_rows_and_rejects(out, "extract", sizes)
+    files = tuple(f"{shard}.parquet" for shard in sizes)
+    return Outcome(written, refused, {"width": width, "device": str(device)}, files)
 
 
 def _batches(run: Run, rows: ShardRows, modality: Modality, device: torch.device) -> DataLoader[Any]:
@@ -116,6 +118,7 @@ def _write_shard(
             f"{node}: the feature of clip {bad} is not finite. The encoder's training has most likely diverged: "
             "lower train.lr and run the round before again, or look at its metrics.jsonl."
         )
+    (out / f"{shard}.rejects.json").unlink(missing_ok=True)  # Of a call that was killed before the features came.
     if rejects:
         told = [Reject(run.corpus.name, node.name, reason, keys[number].as_py()) for number, reason in rejects]
         write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in told])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -13,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from shards.commit import write_json
 from shards.corpus import Reject
 from shards.errors import MediaError, StageError
-from shards.index import shard_names
+from shards.index import read_index, shard_names
 from shards.progress import Progress
 from shards.read import ClipReader
+from shards.row_count import count_rows_and_rejects
 from shards.stage import Outcome
 from xdc_core.clips import ClipRows, told_once
 from xdc_core.config import Config
@@ -95,6 +95,7 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             keys += [key] * len(views)
             frames += wanted[number]
             features.append(encode(encoder, views, modality, config, device).cpu().numpy())
+        (out / f"{shard}.rejects.json").unlink(missing_ok=True)  # Of a call that was killed before the features came.
         if rejects:
             write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])
         found = np.concatenate(features)
@@ -105,5 +106,11 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             )
         write_features(out / f"{shard}.parquet", keys, found, frame=pa.array(frames, pa.int32()))
         progress(done, len(shards), "shards embedded")
-    written = sum(pq.read_metadata(out / f"{shard}.parquet").num_rows for shard in shards)
-    return Outcome(written, sum(map(len, places.values())) - written, {"device": str(device)})
+    sizes = {shard: sum(len(places.get(key, [])) for key in _keys(corpus, shard)) for shard in shards}
+    written, refused = count_rows_and_rejects(out, "embed", sizes, lambda key: len(places.get(key, [])))
+    return Outcome(written, refused, {"device": str(device)}, tuple(f"{shard}.parquet" for shard in shards))
+
+
+def _keys(corpus: Path, shard: str) -> list[str]:
+    keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
+    return keys
