@@ -181,7 +181,7 @@ def _renew(file: TextIO, released: threading.Event) -> None:
 
 def _acquired(target: Path, patience: float) -> TextIO:
     """The lock file of `target`, locked and with this process's name in it. Raises Busy."""
-    lock, seen, since = lock_of(target), None, 0.0
+    lock, seen, renewed, since = lock_of(target), None, 0, 0.0
     while True:
         if (file := _created(lock)) is not None:
             return file
@@ -196,12 +196,13 @@ def _acquired(target: Path, patience: float) -> TextIO:
             if not free:
                 raise _busy(target, holder)
             state = os.fstat(file.fileno())
-            found, now = (text, state.st_ino, state.st_mtime_ns), time.monotonic()
+            found, now = (text, state.st_ino), time.monotonic()
             strange = holder is not None and holder.machine != this_machine()
+            if strange and (not patience or (seen is not None and (found, state.st_mtime_ns) != (seen, renewed))):
+                raise _busy(target, holder)  # It was renewed, or is new: its holder lives.
             if found != seen:
-                if strange and (seen is not None or not patience):
-                    raise _busy(target, holder)  # It was renewed, or is new: its holder lives.
                 seen, since = found, now
+            renewed = state.st_mtime_ns
             here = holder is not None and not strange and _runs(holder)
             if here and now - since >= MOMENT:  # The kernel would have told us, where its locks work.
                 raise _busy(target, holder)

@@ -11,9 +11,7 @@ from pathlib import Path
 MOUNTS = Path("/proc/mounts")
 
 # File systems of one machine, and those whose `flock` holds on all machines that have them mounted.
-LOCAL = frozenset(
-    "ext2 ext3 ext4 xfs btrfs zfs f2fs jfs reiserfs bcachefs tmpfs ramfs overlay squashfs vfat exfat ntfs ntfs3".split()
-)
+LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "vfat", "exfat", "ntfs3"})
 ACROSS = frozenset({"gpfs", "ceph", "gfs2", "ocfs2"})
 
 TRY = """
@@ -55,7 +53,7 @@ def check_locks(directory: Path) -> LockCheck:
         return LockCheck(kind, False, False, f"on {kind} a second process gets the same lock; {AT_ONCE}")
     if between:
         return LockCheck(kind, True, False, f"on {kind} locks hold on this machine; {between}; {AT_ONCE}")
-    shared = "no other machine shares it" if kind in LOCAL else "and between machines, by its type and options"
+    shared = "no other machine shares it" if kind in LOCAL else "and between machines, as far as its options tell"
     return LockCheck(kind, True, True, f"on {kind} locks hold between processes, {shared}")
 
 
