@@ -36,6 +36,7 @@ from shards.lock import exclusive, lock_of
 
 MANIFEST = "manifest.json"
 STALE = ".stale"
+PARTIAL = re.compile(r"\..+\.partial")
 # What a rename fails with where another process has taken its source away, or has been there before.
 OVERTAKEN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
 
@@ -143,7 +144,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 def _partial_around(path: Path) -> Path | None:
     """The partial directory in which a file lies, however deep."""
-    return next((folder for folder in path.parents if folder.name.endswith(".partial")), None)
+    return next((folder for folder in path.parents if PARTIAL.fullmatch(folder.name)), None)
 
 
 def _make_folder(folder: Path, partial: Path | None) -> None:
@@ -427,7 +428,8 @@ def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[st
     fault_point("after commit")
     _sync(target.parent)
     # What was renamed is what was listed, unless another process took the manifest out of it and went on with it.
-    if read_manifest(target) != manifest:
+    found = read_manifest(target)
+    if found is None or (found.started, found.files) != (manifest.started, manifest.files):
         raise taken_away(partial)
     _give_up(target, manifest.fingerprint)
     _remove_partials(target)

@@ -142,6 +142,15 @@ def test_nothing_makes_a_partial_directory_again_that_is_gone(tmp_path: Path, na
     assert (partial / name).read_text() == "in time"
 
 
+def test_a_summary_that_json_changes_is_committed_all_the_same(tmp_path: Path) -> None:
+    partial = begin(tmp_path / "out", NEW)
+    told = manifest(NEW).model_copy(update={"summary": {"pair": (1, 2)}})
+    commit(partial, tmp_path / "out", told)
+    read = read_manifest(tmp_path / "out")
+    assert read is not None
+    assert read.summary == {"pair": [1, 2]}
+
+
 def test_a_directory_that_lacks_a_file_it_must_have_is_not_committed(tmp_path: Path) -> None:
     target = tmp_path / "out"
     committed(target, OLD)
