@@ -15,6 +15,7 @@ from flows.prefect_defaults import set_defaults
 from flows.temporary_server import answers, temporary_server
 from flows.zombies import bury, known_dead, look
 from shards.errors import ConfigError, XdcError
+from shards.lock_check import check_locks
 
 PACKAGES = (
     "torch", "torchaudio", "torchvision", "faiss-gpu", "faiss-cpu", "av", "pyarrow", "webdataset", "prefect", "fastapi",
@@ -42,7 +43,7 @@ BURIED = "Prefect knows now. To go on: prefect flow-run retry {id}, or start the
 
 def examine(repair: bool = False, dead: Sequence[str] = ()) -> list[dict[str, str]]:
     """Look at everything; takes some seconds, for torch and faiss are loaded. `repair` and `dead`: see `flow_runs`."""
-    machine = [python(), *packages(), *codecs(), *torch_and_gpus(), faiss(), memory_and_disk()]
+    machine = [python(), *packages(), *codecs(), *torch_and_gpus(), faiss(), memory_and_disk(), *locks()]
     return [*machine, *prefect_server(repair, dead)]
 
 
@@ -92,6 +93,18 @@ def memory_and_disk() -> dict[str, str]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     state = "works" if free > 1 else "broken"
     return finding("machine", state, f"{os.cpu_count()} cores, {memory:.0f} GiB memory, {free:.0f} GiB disk free here")
+
+
+def locks() -> list[dict[str, str]]:
+    """Whether locks hold between processes here, and below `runs` and `corpora`."""
+    rows = []
+    for folder in (Path.cwd(), *(path for path in (Path("runs"), Path("corpora")) if path.is_dir())):
+        try:
+            found = check_locks(folder)
+            rows.append(finding("locks", "works" if found.sure else "absent", f"{folder}: {found.text}"))
+        except OSError as error:
+            rows.append(finding("locks", "absent", f"{folder}: not tried, nothing can be written there ({error})"))
+    return rows
 
 
 def prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:

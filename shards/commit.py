@@ -6,11 +6,16 @@ fingerprint. `commit` writes the manifest last and renames. What stood at the ta
 `.stale/`, where a later run with the old settings finds it again; unless it is replaced by one of the same fingerprint,
 because it was not whole or was to be made anew: then it gets a name there by which nobody looks for it.
 
+Two builders at once, where locks do not exclude them, cannot mix what they write: whoever goes on with a partial
+directory renames it first, nothing makes one again under the old name, and a commit refuses what is not whole. So the
+slower one ends with an error (`taken_away`), at its next write or at its commit.
+
 What a killed process leaves is removed by whoever next does the same: a temporary file by the next writer of that file
 or by the commit of its directory, everything beside a target by its next commit, or by `clear_left_overs` where the
 target turned out to be finished.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,19 +23,22 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from shards.errors import Busy, ConfigError
+from shards.errors import Busy, ConfigError, StageError
 from shards.fault import fault_point
 from shards.lock import exclusive, lock_of
 
 MANIFEST = "manifest.json"
 STALE = ".stale"
+PARTIAL = re.compile(r"\..+\.partial")
+# What a rename fails with where another process has taken its source away, or has been there before.
+OVERTAKEN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
 
 
 class FileEntry(BaseModel):
@@ -107,20 +115,53 @@ def _alive(process: int) -> bool:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: renamed to it when the block ends well, removed when it raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for orphan in _orphans(path):
-        orphan.unlink(missing_ok=True)
+    """A temporary path beside `path`: renamed to it when the block ends well, removed when it raises.
+
+    The folder is made where it is not there; a partial directory is not.
+
+    Raises:
+        StageError: the partial directory in which the file was to lie is gone.
+    """
+    partial = _partial_around(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.tmp")
     try:
+        _make_folder(path.parent, partial)
+        for orphan in _orphans(path):
+            orphan.unlink(missing_ok=True)
         yield temporary
         _sync(temporary)
         fault_point("before rename", path.name)
         os.replace(temporary, path)
         fault_point("after rename", path.name)
         _sync(path.parent)
+    except FileNotFoundError as error:
+        if partial is not None and not partial.exists():
+            raise taken_away(partial) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _partial_around(path: Path) -> Path | None:
+    """The partial directory in which a file lies, however deep."""
+    return next((folder for folder in path.parents if PARTIAL.fullmatch(folder.name)), None)
+
+
+def _make_folder(folder: Path, partial: Path | None) -> None:
+    if partial is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    elif folder != partial:
+        for part in reversed([folder, *folder.parents][: len(folder.relative_to(partial).parts)]):
+            part.mkdir(exist_ok=True)  # Without parents: FileNotFoundError where the partial directory is gone.
+
+
+def taken_away(directory: Path) -> StageError:
+    """What is raised by who works on a directory that another process has renamed, committed or deleted meanwhile."""
+    return StageError(
+        f"{directory} is not what it was, or is gone: another process has gone on with it, committed it or deleted it. "
+        "Do two machines build the same, on a disk whose locks hold on each of them alone (see: xdc doctor)? Nothing "
+        "is lost: run this again."
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -166,8 +207,36 @@ def missing_files(directory: Path, manifest: Manifest) -> list[str]:
 
 
 def partial_directory(target: Path, fingerprint: str) -> Path:
-    """Where the directory `target` with this fingerprint is built."""
+    """Where the directory `target` with this fingerprint is built, as long as nobody else goes on with it."""
     return target.with_name(f".{target.name}.{fingerprint[:12]}.partial")
+
+
+def partial_directories(target: Path, fingerprint: str) -> list[Path]:
+    """What was begun of `target` with this fingerprint; several only where several processes began at once."""
+    if not target.parent.is_dir():
+        return []
+    return _beside(target, re.escape(fingerprint[:12]) + r"(-[0-9a-f]+)?\.partial")
+
+
+def begin(target: Path, fingerprint: str) -> Path:
+    """Make the partial directory of `target`, or go on with one that is there, which gets a new name.
+
+    By the new name this process alone knows it: where its former owner still lives, on another machine or as a child of
+    a process that was killed, its next write fails.
+
+    Raises:
+        StageError: another process has begun, or gone on with it, at the same instant.
+    """
+    begun, partial = partial_directories(target, fingerprint), partial_directory(target, fingerprint)
+    try:
+        if begun:
+            partial = partial.with_name(f"{partial.stem}-{uuid.uuid4().hex[:8]}.partial")
+            os.rename(begun[0], partial)
+        else:
+            partial.mkdir()
+    except (FileExistsError, FileNotFoundError) as error:
+        raise taken_away(begun[0] if begun else partial) from error
+    return partial
 
 
 def stale_directory(target: Path, fingerprint: str) -> Path:
@@ -178,11 +247,16 @@ def stale_directory(target: Path, fingerprint: str) -> Path:
 def discard(directory: Path) -> None:
     """Delete a partial directory. Killed in the middle of it, nobody takes what is left for finished parts."""
     doomed = directory.with_suffix(".removed")
-    if doomed.exists():
-        shutil.rmtree(doomed)
+    _remove_tree(doomed)
     os.rename(directory, doomed)
     fault_point("in discard")
-    shutil.rmtree(doomed)
+    _remove_tree(doomed)
+
+
+def _remove_tree(directory: Path) -> None:
+    """Delete a directory, if it is there and no other process is about the same."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
 
 
 def replaced_directory(target: Path, fingerprint: str) -> Path:
@@ -209,12 +283,27 @@ def set_aside(target: Path, replaced_by: str | None = None) -> Path | None:
     if manifest is not None and manifest.fingerprint == replaced_by:
         aside = replaced_directory(target, replaced_by)
     aside.parent.mkdir(parents=True, exist_ok=True)
-    if aside.exists():
-        shutil.rmtree(aside)  # An older copy of the same fingerprint.
+    _remove_tree(aside)  # An older copy of the same fingerprint.
     fault_point("before set_aside")
     os.rename(target, aside)
     fault_point("after set_aside")
     return aside
+
+
+def _put_in_place(directory: Path, target: Path, fingerprint: str, *point: str) -> None:
+    """Set aside what stands at `target`, and give its name to `directory`. `point`: a fault point before the latter.
+
+    Where another process has taken `directory` away meanwhile, what was set aside was perhaps its work: it returns.
+    """
+    aside = set_aside(target, fingerprint)
+    fault_point(*point)
+    try:
+        os.rename(directory, target)
+    except OSError:
+        if aside is not None and not target.exists():
+            with suppress(OSError):
+                os.rename(aside, target)
+        raise
 
 
 def _returning(target: Path) -> list[Path]:
@@ -245,8 +334,7 @@ def _give_up(target: Path, fingerprint: str) -> None:
     aside, replaced = stale_directory(target, fingerprint), replaced_directory(target, fingerprint)
     if not aside.exists():
         return
-    if replaced.exists():
-        shutil.rmtree(replaced)
+    _remove_tree(replaced)
     fault_point("before give up")
     os.rename(aside, replaced)
     fault_point("after give up")
@@ -256,6 +344,9 @@ def restore(target: Path, fingerprint: str) -> Manifest | None:
     """Bring back a directory that was set aside with this very fingerprint, whole; None where there is none.
 
     What was begun beside it is given up, as by a commit.
+
+    Raises:
+        StageError: another process has taken it, or what it was to replace.
     """
     put_back(target)
     aside = stale_directory(target, fingerprint)
@@ -264,13 +355,16 @@ def restore(target: Path, fingerprint: str) -> Manifest | None:
         return None
     # Out of the way first: setting the present one aside must not meet the one that returns.
     returning = target.with_name(f".{target.name}.{fingerprint[:12]}.returning")
-    fault_point("before restore")
-    os.rename(aside, returning)
-    fault_point("after restore", "began")
-    set_aside(target, fingerprint)
-    fault_point("before restore", "ends")
-    os.rename(returning, target)
-    fault_point("after restore")
+    try:
+        fault_point("before restore")
+        os.rename(aside, returning)
+        fault_point("after restore", "began")
+        _put_in_place(returning, target, fingerprint, "before restore", "ends")
+        fault_point("after restore")
+    except OSError as error:
+        if error.errno in OVERTAKEN:
+            raise taken_away(returning) from error
+        raise
     _sync(target.parent)
     _remove_partials(target)
     return manifest
@@ -283,7 +377,7 @@ def clear_left_overs(target: Path) -> None:
     at the target, or where nothing may be written, it is left alone.
     """
     if lock_of(target).exists():
-        with suppress(Busy, OSError), exclusive(target):
+        with suppress(Busy, OSError), exclusive(target, patience=0):
             put_back(target)
             _remove_partials(target)
 
@@ -291,9 +385,10 @@ def clear_left_overs(target: Path) -> None:
 def _remove_partials(target: Path) -> None:
     # Of other fingerprints: what they were begun for is not asked for any more.
     for left_over in _beside(target, r"[^.]+\.partial"):
-        discard(left_over)
+        with suppress(FileNotFoundError):  # Its owner, on another machine, has just committed or renamed it.
+            discard(left_over)
     for left_over in _beside(target, r"[^.]+\.removed"):
-        shutil.rmtree(left_over)
+        _remove_tree(left_over)
 
 
 def list_files(directory: Path) -> dict[str, FileEntry]:
@@ -305,19 +400,46 @@ def list_files(directory: Path) -> dict[str, FileEntry]:
     }
 
 
-def commit(partial: Path, target: Path, manifest: Manifest) -> Manifest:
-    """Give a finished partial directory its manifest and its name. Returns the manifest with its files listed."""
+def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[str] = ()) -> Manifest:
+    """Give a finished partial directory its manifest and its name. Returns the manifest with its files listed.
+
+    `files`: names of files that it must have.
+
+    Raises:
+        StageError: one of `files` is not there, or another process has taken the directory away. Nothing is committed.
+    """
     for path in sorted(partial.rglob(".*.tmp")):
-        path.unlink()  # Left by a killed writer.
-    manifest = manifest.model_copy(update={"files": list_files(partial)})
-    for name in manifest.files:
-        _sync(partial / name)
+        path.unlink(missing_ok=True)  # Left by a killed writer.
+    try:
+        manifest = manifest.model_copy(update={"files": list_files(partial)})
+        if lost := sorted(set(files) - manifest.files.keys()):
+            raise _incomplete(partial, lost, len(files))
+        for name in manifest.files:
+            _sync(partial / name)
+    except FileNotFoundError as error:
+        raise taken_away(partial) from error
     _write_manifest(partial, manifest)
-    set_aside(target, manifest.fingerprint)
-    fault_point("before commit")
-    os.rename(partial, target)
+    try:
+        _put_in_place(partial, target, manifest.fingerprint, "before commit")
+    except OSError as error:
+        if error.errno in OVERTAKEN:
+            raise taken_away(partial) from error
+        raise
     fault_point("after commit")
     _sync(target.parent)
+    # What was renamed is what was listed, unless another process took the manifest out of it and went on with it.
+    found = read_manifest(target)
+    if found is None or (found.started, found.files) != (manifest.started, manifest.files):
+        raise taken_away(partial)
     _give_up(target, manifest.fingerprint)
     _remove_partials(target)
     return manifest
+
+
+def _incomplete(partial: Path, lost: list[str], wanted: int) -> StageError:
+    if not partial.exists():
+        return taken_away(partial)
+    return StageError(
+        f"{partial}: {len(lost)} of the {wanted} files that it must have are not there ({lost[0]} first). It is not "
+        "committed, and what is there is kept: run this again."
+    )

@@ -4,11 +4,14 @@ In a normal run nothing is armed, and passing a point costs one comparison with 
 `XDC_FAULT` is read once, when this module is imported:
 
     kill:3:before rename 000001.tar     at the third passing of this point, SIGKILL to this process
+    stop:1:before commit                the same with SIGSTOP: another process can work while this one stands still
     trace:/tmp/points                   append the name of every point that is passed to this file
 """
 
 import os
 import signal
+
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 _left = 0
 _armed: tuple[str, str] | None = None
@@ -27,11 +30,12 @@ def arm(order: str | None) -> None:
     count, _, point = rest.partition(":")
     if kind == "trace" and rest:
         _armed = (kind, rest)
-    elif kind == "kill" and count.isdigit() and point:
+    elif kind in SIGNALS and count.isdigit() and point:
         _armed, _left = (kind, point), int(count)
     else:
         raise ValueError(
-            f"XDC_FAULT is {order!r}; it is for xdc's own tests: kill:COUNT:POINT or trace:FILE. Unset it."
+            f"XDC_FAULT is {order!r}; it is for xdc's own tests: kill:COUNT:POINT, stop:COUNT:POINT or trace:FILE. "
+            "Unset it."
         )
 
 
@@ -42,7 +46,7 @@ def fault_point(when: str, step: str = "") -> None:
 
 
 def _pass(point: str) -> None:
-    global _left
+    global _armed, _left
     assert _armed is not None
     kind, wanted = _armed
     if kind == "trace":
@@ -51,7 +55,8 @@ def _pass(point: str) -> None:
     elif point == wanted:
         _left -= 1
         if _left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            _armed = None
+            os.kill(os.getpid(), SIGNALS[kind])
 
 
 arm(os.environ.get("XDC_FAULT"))

@@ -8,7 +8,7 @@ from shards.commit import Manifest, missing_files, read_manifest
 from shards.corpus import Listing, check_places, list_corpus
 from shards.errors import ConfigError, StageError
 from shards.fault import fault_point
-from shards.index import read_parquet
+from shards.index import read_parquet, shard_name
 from shards.lock import exclusive
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
@@ -57,7 +57,9 @@ def shard(
     def work(out: Path) -> Outcome:
         plan = make_plan(settings, listing, found)
         summary = write_corpus(listing.root, plan, found, settings, out, progress)
-        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary)
+        shards = [shard_name(number) for number in range(plan.shards)]
+        files = tuple(f"{shard}{suffix}" for shard in shards for suffix in (".tar", ".parquet"))
+        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files)
 
     record = build(corpus, identity, work, force)
     if record.reused:

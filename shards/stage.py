@@ -14,14 +14,16 @@ from typing import Any
 from shards.commit import (
     MANIFEST,
     Manifest,
+    begin,
     clear_left_overs,
     commit,
     discard,
     missing_files,
-    partial_directory,
+    partial_directories,
     put_back,
     read_manifest,
     restore,
+    taken_away,
 )
 from shards.errors import StageError
 from shards.fault import fault_point
@@ -56,11 +58,15 @@ class Identity:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage's work says of itself: rows written, inputs rejected, and a summary for people and reports."""
+    """What a stage's work says of itself: rows written, inputs rejected, and a summary for people and reports.
+
+    files: names of files without which the directory is not whole: it is not committed where one is missing.
+    """
 
     rows: int
     rejects: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,8 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
 
     Raises:
         Busy: another process is building it.
-        StageError: the disk is full, a permission is missing, or the like.
+        StageError: the disk is full, a permission is missing, or the like; files that the outcome names are not there;
+            or another process, which this machine's locks do not keep out, has taken the directory away.
         Whatever `work` raises; what it had finished stays for the next call.
     """
     if not force and (record := reusable(target, identity.fingerprint)):
@@ -158,18 +165,26 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
         if not force and (record := reusable(target, identity.fingerprint)):
             return record
         put_back(target)
-        partial = partial_directory(target, identity.fingerprint)
-        if force and partial.exists():
+        begun = partial_directories(target, identity.fingerprint)
+        for partial in begun if force else ():
             discard(partial)
         # One that only lacks its name is newer than what was set aside: it was to take that one's place.
-        finished = read_manifest(partial) is not None
+        finished = any(read_manifest(partial) is not None for partial in begun)
         if not (force or finished) and (manifest := restore(target, identity.fingerprint)):
             return record_of(target, manifest, reused=True)
-        partial.mkdir(parents=True, exist_ok=True)
+        partial = begin(target, identity.fingerprint)
         (partial / MANIFEST).unlink(missing_ok=True)  # Of a commit that was killed: it will be written anew.
+        own = os.stat(partial)
         fault_point("after begin")
         started, clock, used = datetime.datetime.now(datetime.UTC), time.monotonic(), _cpu_seconds()
-        outcome = work(partial)
+        try:
+            outcome = work(partial)
+        except OSError as error:  # Of a write that does not go through `new_file`.
+            if not _is_still(partial, own):
+                raise taken_away(partial) from error
+            raise
+        if not _is_still(partial, own):
+            raise taken_away(partial)
         manifest = Manifest(
             stage=identity.stage,
             modality=identity.modality,
@@ -187,4 +202,12 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
             versions=package_versions(),
             summary=outcome.summary,
         )
-        return record_of(target, commit(partial, target, manifest), reused=False)
+        return record_of(target, commit(partial, target, manifest, outcome.files), reused=False)
+
+
+def _is_still(partial: Path, own: os.stat_result) -> bool:
+    """Whether a partial directory is the one that was begun, not another that has its name now."""
+    try:
+        return os.path.samestat(os.stat(partial), own)
+    except FileNotFoundError:
+        return False

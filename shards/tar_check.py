@@ -84,10 +84,14 @@ def _wrong_clip(file: Any, row: dict[str, Any]) -> Iterator[str]:
         file.seek(row[f"{member}_offset"])
         data[member] = file.read(row[f"{member}_size"])
     there = [member for member in HASHED if member in data]
-    wrong = [name for name in there if hashlib.sha256(data[name]).hexdigest() != row[f"{name}_sha256"]]
+    hashes = [hashlib.sha256(data[member]) for member in there]
+    whole = hashes[0].copy() if there else hashlib.sha256()  # The first member's bytes are hashed once.
+    for member in there[1:]:
+        whole.update(data[member])
+    wrong = [name for name, found in zip(there, hashes, strict=True) if found.hexdigest() != row[f"{name}_sha256"]]
     for member in wrong:
         yield f"the {member} of clip {row['key']} is not what was stored (sha256)"
-    if not wrong and hashlib.sha256(b"".join(data[member] for member in there)).hexdigest() != row["sha256"]:
+    if not wrong and whole.hexdigest() != row["sha256"]:
         yield f"clip {row['key']} is what was stored, but its sha256 in the index is another"
     try:
         told = json.loads(data.get("json", b""))

@@ -88,7 +88,6 @@ def write_corpus(
         StageError: a source is gone or cannot be read any more, more than `max_reject_share` of the clips were
             rejected, or a row went missing.
     """
-    out.mkdir(parents=True, exist_ok=True)
     _take_plan(out, plan)
     write_parquet(out / "sources.parquet", _sources_table(plan, found))
     todo = [number for number in range(plan.shards) if not (out / f"{shard_name(number)}.parquet").exists()]

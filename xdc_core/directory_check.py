@@ -6,7 +6,7 @@ from pathlib import Path
 from shards.commit import Manifest, fingerprint, list_files
 from shards.errors import StageError
 from shards.index import read_index, read_parquet, shard_names
-from shards.stored import read_stored_json
+from shards.row_count import rejected_keys
 from shards.tar_check import key_faults, tar_faults
 from xdc_core.features import source_part
 from xdc_core.graph import is_corpus
@@ -52,18 +52,25 @@ def row_faults(run: Run, node: Node, manifest: Manifest) -> Iterator[Fault]:
         yield from _corpus_faults(directory, manifest)
     elif node.stage in ("extract", "label", "embed"):
         corpus = run.directory(Node("data", node.modality)) if node.stage == "embed" else run.corpus
-        rows = 0
+        rows = rejects = 0
         for shard in shard_names(corpus):
             path = directory / f"{shard}.parquet"
+            wanted, rejected = _wanted(run, node, corpus, shard), rejected_keys(directory, node.stage, shard)
+            rejects += len(rejected)
+            if not path.exists() and path.name not in manifest.files:  # Else it is told of as a missing file.
+                yield path, f"it was never committed: its {len(wanted)} clips are neither rows nor rejects"
+                continue
             keys: list[str] = read_parquet(path, node.stage, ["key"])["key"].to_pylist()
             rows += len(keys)
             if node.stage == "embed":  # A row a view.
                 keys = [key for place, key in enumerate(keys) if place == 0 or keys[place - 1] != key]
-            wanted = _wanted(run, node, corpus, shard)
-            for what in key_faults(keys, _rejected(directory, shard, node.stage), wanted, "rows"):
+            for what in key_faults(keys, rejected, wanted, "rows"):
                 yield path, what
         if rows != manifest.rows:
             yield directory, f"it has {rows} rows, its manifest says {manifest.rows}"
+        # Of views and of clips without a label not each has an entry of its own.
+        if node.stage == "extract" and rejects != manifest.rejects:
+            yield directory, f"{rejects} rejects are written in it, its manifest says {manifest.rejects}"
 
 
 def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
@@ -79,11 +86,6 @@ def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
     return [str(key) for key in source_part(run, node.round, str(node.modality), shard)[0]]
 
 
-def _rejected(directory: Path, shard: str, stage: str) -> list[str]:
-    path = directory / f"{shard}.rejects.json"
-    return [entry["key"] for entry in read_stored_json(path, stage)] if path.exists() else []
-
-
 def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:
     plan = read_parquet(corpus / "plan.parquet", "shard", ["key", "shard"])
     rejects = read_parquet(corpus / "rejects.parquet", "shard")
@@ -94,7 +96,7 @@ def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:
         keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
         rows += len(keys)
         wanted = [row["key"] for row in plan.to_pylist() if row["shard"] == number]
-        for what in key_faults(keys, _rejected(corpus, shard, "shard"), wanted, "clips"):
+        for what in key_faults(keys, rejected_keys(corpus, "shard", shard), wanted, "clips"):
             yield corpus / f"{shard}.parquet", what
     if (rows, len(rejects)) != (manifest.rows, manifest.rejects):
         said = f"{manifest.rows} clips and {manifest.rejects} rejects"

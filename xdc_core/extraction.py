@@ -14,6 +14,7 @@ from shards.errors import StageError
 from shards.index import count_rows, shard_names
 from shards.progress import Progress
 from shards.reject import Reject
+from shards.row_count import count_rows_and_rejects
 from shards.stage import Outcome
 from xdc_core.clips import ClipViews, ShardRows
 from xdc_core.config import Config
@@ -52,13 +53,12 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         _check_rows(node, shard, len(keys), [*(number - first for number in found.numbers), *lost])
         good = keys.take(np.asarray(found.numbers, np.int64) - first).to_pylist()
         check_finite(node, good, found.features)
-        if lost:
-            told = [Reject(run.corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
-            write_rejects(out, shard, told)
+        told = [Reject(run.corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
+        write_rejects(out, shard, told)
         write_features(out / f"{shard}.parquet", good, found.features)
-    written = feature_rows(out)
-    width = int(encoder.width)  # type: ignore[arg-type]
-    return Outcome(written, counted.total - written, {"width": width, "device": str(device)})
+    written, refused = count_rows_and_rejects(out, "extract", sizes)
+    summary = {"width": int(encoder.width), "device": str(device)}  # type: ignore[arg-type]
+    return Outcome(written, refused, summary, tuple(f"{shard}.parquet" for shard in sizes))
 
 
 class Counted:
@@ -141,8 +141,11 @@ def check_finite(node: Node, keys: list[str], features: np.ndarray) -> None:
 
 
 def write_rejects(out: Path, shard: str, rejects: list[Reject]) -> None:
-    """Write `<shard>.rejects.json`: the clips of a shard that do not decode."""
-    write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])
+    """Write `<shard>.rejects.json`, the clips of a shard that do not decode; no file where there are none."""
+    path = out / f"{shard}.rejects.json"
+    path.unlink(missing_ok=True)  # Of a call that was killed before the features came.
+    if rejects:
+        write_json(path, [asdict(reject) for reject in rejects])
 
 
 def extracting_encoder(run: Run, number: int, modality: Modality, device: torch.device) -> torch.nn.Module:

@@ -59,6 +59,16 @@ def source_part(run: Run, number: int, source: str, shard: str) -> tuple[np.ndar
     return kept[0][0], [features for _, features in kept]
 
 
+def source_rows(run: Run, number: int, source: str, shard: str) -> int:
+    """The number of a shard's clips that every modality behind a label source has a feature of; reads keys alone."""
+    modalities = clustered_from(run.config.method, source)
+    paths = [run.directory(Node("extract", modality, number)) / f"{shard}.parquet" for modality in modalities]
+    if len(paths) == 1:
+        return int(pq.read_metadata(paths[0]).num_rows)
+    keys = [set(pq.ParquetFile(path).read(["key"])["key"].to_pylist()) for path in paths]
+    return len(set.intersection(*keys))
+
+
 def source_parts(run: Run, number: int, source: str) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
     """`source_part` of one shard after the other, with the shard's name: memory does not grow with the corpus."""
     for shard in shard_names(run.corpus):

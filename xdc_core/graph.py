@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from shards.commit import fingerprint, partial_directory, read_manifest, sha256_of, stale_directory
+from shards.commit import fingerprint, partial_directories, read_manifest, sha256_of, stale_directory
 from shards.datasets.originals import NAMES as ORIGINALS
 from shards.errors import ConfigError
 from shards.make import corpus_fingerprint_now
@@ -372,7 +372,7 @@ def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, s
     manifest = read_manifest(directory)
     if wanted is not None and reusable(directory, wanted):
         return "fresh", ""
-    if wanted is not None and partial_directory(directory, wanted).exists():
+    if wanted is not None and partial_directories(directory, wanted):
         return "partial", "will be continued" if manifest is None else "a newer one is begun; the old one is stale"
     if manifest is None:
         if is_corpus(node) and list(directory.parent.glob(f".{directory.name}.*.partial")):

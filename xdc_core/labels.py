@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shards.commit import write_json
 from shards.errors import ConfigError, StageError
 from shards.index import label_columns, read_index, read_parquet, shard_names, write_parquet
 from shards.progress import Progress
+from shards.row_count import count_rows_and_rejects
 from shards.stage import Outcome
 from shards.stored import read_stored, read_stored_json
-from xdc_core.features import source_part
+from xdc_core.features import source_part, source_rows
 from xdc_core.methods import TRUTH
 from xdc_core.preprocess import load_preprocess
 from xdc_core.run import Node, Run
@@ -52,8 +52,9 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         progress(done, len(shards), "shards labelled")
     scores = score(run, node, out, len(centroids))
     write_json(out / "scores.json", scores)
-    rows = sum(pq.read_metadata(out / f"{shard}.parquet").num_rows for shard in shards)
-    return Outcome(rows, 0, {name: value for name, value in scores.items() if name != "sizes"})
+    sizes = {shard: source_rows(run, node.round, source, shard) for shard in shards}
+    rows, _ = count_rows_and_rejects(out, "label", sizes)
+    return Outcome(rows, 0, _without_sizes(scores), _files(shards))
 
 
 def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,6 +87,7 @@ def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Out
         raise ConfigError(f"truth: the column {column!r} of {run.corpus} has {len(names)} labels; two are the least.")
     number = {name: place for place, name in enumerate(names)}
     rows = clips = 0
+    sizes = {}
     for done, (shard, table) in enumerate(tables.items(), start=1):
         labelled = table.filter(table[column].is_valid())
         columns = {
@@ -95,10 +97,20 @@ def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Out
         }
         write_parquet(out / f"{shard}.parquet", pa.table(columns))
         rows, clips = rows + len(labelled), clips + len(table)
+        sizes[shard] = len(labelled)
         progress(done, len(shards), "shards labelled")
     scores = score(run, node, out, len(names)) | {"classes": names, "unlabelled": clips - rows}
     write_json(out / "scores.json", scores)
-    return Outcome(rows, clips - rows, {name: value for name, value in scores.items() if name != "sizes"})
+    count_rows_and_rejects(out, "label", sizes)
+    return Outcome(rows, clips - rows, _without_sizes(scores), _files(shards))
+
+
+def _without_sizes(scores: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scores.items() if name != "sizes"}
+
+
+def _files(shards: list[str]) -> tuple[str, ...]:
+    return (*(f"{shard}.parquet" for shard in shards), "scores.json")
 
 
 def read_k(labels: Path) -> int:

@@ -1,6 +1,5 @@
 """Whether everything that a run has committed is what was committed; what else lies there; and what to do."""
 
-import fcntl
 import re
 import shlex
 from collections.abc import Iterator
@@ -8,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shards.commit import STALE, partial_directory, read_manifest
-from shards.lock import lock_of
+from shards.commit import STALE, partial_directories, read_manifest
+from shards.lock import in_progress
 from shards.progress import Progress, silent
 from shards.stage import reusable
 from xdc_core.directory_check import comparable, file_faults, manifest_faults, row_faults
@@ -142,13 +141,13 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
     for target, node in targets.items():
         # Beside what is finished nobody goes on with what a call with --force had begun.
         if (wanted := fingerprints.of(node)) and reusable(target, wanted) is None:
-            expected.add(partial_directory(target, wanted).resolve())
+            expected |= {begun.resolve() for begun in partial_directories(target, wanted)}
     again = f"xdc run {_quoted(run.root)}"
     for path in sorted(found):
         if any(parent.name.endswith(".partial") for parent in path.parents):
             continue  # Part of what is told of as a whole.
-        if (beside := BESIDE.fullmatch(path.name)) and _locked(path.with_name(beside["name"])):
-            yield Finding("unfinished", str(path), "another process is at work on it", "wait until it has finished")
+        if (beside := BESIDE.fullmatch(path.name)) and (who := in_progress(path.with_name(beside["name"]))):
+            yield Finding("unfinished", str(path), f"{who} is at work on it", "wait until it has finished")
         elif path.resolve() in expected or path.name.endswith((".returning", ".survey.jsonl")):
             yield Finding("unfinished", str(path), "the next call goes on with it", again)
         elif path.name.endswith(".partial"):
@@ -162,14 +161,3 @@ def _is_beside(target: Path, path: Path) -> bool:
     """Whether a hidden file tells of `target`, not of a neighbour whose name begins alike."""
     beside = BESIDE.fullmatch(path.name)
     return beside["name"] == target.name if beside else path.name.startswith(f".{target.name}.")
-
-
-def _locked(target: Path) -> bool:
-    try:
-        with lock_of(target).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

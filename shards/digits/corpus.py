@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shards.commit import taken_away
 from shards.digits import handwriting, speech, voice
 from shards.digits.factors import LABELS, Voices
 from shards.digits.pool import draw_clips
@@ -130,9 +131,12 @@ def write_digits(out: Path, settings: DigitsSettings, progress: Callable[[int, i
             return manifest
         for sibling in list(out.parent.iterdir()):
             if re.fullmatch(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.digits", sibling.name):
-                shutil.rmtree(sibling)
+                # Renamed first: if its writer lives, on another machine, it must not commit what is half deleted.
+                doomed = _unused(out)
+                os.rename(sibling, doomed)
+                shutil.rmtree(doomed)
         # A new name each time: a worker that outlives a killed parent by a moment writes where nobody looks.
-        partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.digits")
+        partial = _unused(out)
         partial.mkdir()
         try:
             material = _material(settings, recordings)
@@ -147,7 +151,16 @@ def write_digits(out: Path, settings: DigitsSettings, progress: Callable[[int, i
             fault_point("before commit", out.name)
             os.rename(partial, out)
             fault_point("after commit", out.name)
+        except FileNotFoundError as error:
+            if not partial.exists():
+                raise taken_away(partial) from error
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return out / MANIFEST
+
+
+def _unused(out: Path) -> Path:
+    return out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.digits")

@@ -95,6 +95,7 @@ def write_clip(material: Material, split: str, index: int, folder: Path) -> dict
     factors, frames, sound = render_clip(material, split, index)
     name = clip_path(split, index)
     path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for part in (path.parent.parent, path.parent):
+        part.mkdir(exist_ok=True)  # Without parents: where `folder` is gone, another process has deleted it.
     write_video(path, frames, material.settings.fps, sound)
     return {"path": name, **labels_of(factors, material.settings), "split": split}

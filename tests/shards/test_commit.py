@@ -9,10 +9,12 @@ import pytest
 from shards.commit import (
     MANIFEST,
     Manifest,
+    begin,
     commit,
     fingerprint,
     missing_files,
     new_file,
+    partial_directories,
     partial_directory,
     read_manifest,
     restore,
@@ -22,6 +24,7 @@ from shards.commit import (
     write_json,
     write_text,
 )
+from shards.errors import StageError
 
 OLD, NEW = fingerprint("old"), fingerprint("new")
 
@@ -117,6 +120,80 @@ def test_a_killed_writers_temporary_file_is_not_committed(tmp_path: Path) -> Non
     (partial / ".b.txt.4711.tmp").write_text("ha")
     assert list(commit(partial, target, manifest(NEW)).files) == ["a.txt"]
     assert names(target) == ["a.txt", MANIFEST]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "trials/deep/a.txt"])
+def test_nothing_makes_a_partial_directory_again_that_is_gone(tmp_path: Path, name: str) -> None:
+    partial = partial_directory(tmp_path / "out", NEW)
+    with pytest.raises(StageError, match=rf"{partial} is not what it was, or is gone"):
+        write_text(partial / name, "late")
+    partial.mkdir()
+
+    def write_while_it_is_taken() -> None:
+        with new_file(partial / name) as temporary:
+            temporary.write_text("in the middle")
+            partial.rename(tmp_path / "taken")
+
+    with pytest.raises(StageError, match="Nothing is lost: run this again"):
+        write_while_it_is_taken()
+    assert not partial.exists()
+    (tmp_path / "taken").rename(partial)
+    write_text(partial / name, "in time")
+    assert (partial / name).read_text() == "in time"
+
+
+def test_a_summary_that_json_changes_is_committed_all_the_same(tmp_path: Path) -> None:
+    partial = begin(tmp_path / "out", NEW)
+    told = manifest(NEW).model_copy(update={"summary": {"pair": (1, 2)}})
+    commit(partial, tmp_path / "out", told)
+    read = read_manifest(tmp_path / "out")
+    assert read is not None
+    assert read.summary == {"pair": [1, 2]}
+
+
+def test_a_directory_that_lacks_a_file_it_must_have_is_not_committed(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    committed(target, OLD)
+    partial = partial_directory(target, NEW)
+    partial.mkdir()
+    (partial / "a.txt").write_text("there")
+    with pytest.raises(StageError, match=r"2 of the 3 files that it must have are not there \(b\.txt first\)"):
+        commit(partial, target, manifest(NEW), files=["c.txt", "b.txt", "a.txt"])
+    kept = read_manifest(target)
+    assert kept is not None
+    assert kept.fingerprint == OLD
+    assert names(partial) == ["a.txt"]
+
+
+def test_who_goes_on_with_a_partial_directory_gives_it_a_name_of_its_own(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    first = begin(target, NEW)
+    assert first == partial_directory(target, NEW)
+    (first / "a.txt").write_text("finished")
+    second = begin(target, NEW)
+    third = begin(target, NEW)
+    assert len({first, second, third}) == 3
+    assert partial_directories(target, NEW) == [third]
+    assert partial_directories(target, OLD) == []
+    assert names(third) == ["a.txt"]
+
+
+def test_a_commit_that_comes_too_late_puts_back_what_it_had_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    committed(target, OLD, "of the other process")
+    partial = begin(target, NEW)
+    (partial / "a.txt").write_text("late")
+
+    def taken(when: str, step: str = "") -> None:
+        if when == "before commit":
+            begin(target, NEW)
+
+    monkeypatch.setattr("shards.commit.fault_point", taken)
+    with pytest.raises(StageError, match="another process"):
+        commit(partial, target, manifest(NEW))
+    assert (target / "a.txt").read_text() == "of the other process"
 
 
 def test_a_file_that_is_gone_or_of_another_size_is_missing(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def start(run: Run, node: Node, environment: dict[str, str] | None = None) -> "s
 
 
 def checkpointed_step(directory: Path) -> int:
-    """The step of the newest checkpoint, 0 without one."""
-    steps = [int(path.stem.split("-")[1]) for path in directory.glob("checkpoint-*.pt")]
+    """The step of the newest checkpoint in a partial directory, whoever goes on with it; 0 without one."""
+    begun = directory.parent.glob(f"{directory.stem}*.partial/checkpoint-*.pt")
+    steps = [int(path.stem.split("-")[1]) for path in begun]
     return max(steps, default=0)
 
 

@@ -1,10 +1,12 @@
 """Features: a row a clip, the same however they are computed, and clips that do not decode cost themselves only."""
 
+import contextlib
 import hashlib
 import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from xdc_core.graph import all_nodes
 from xdc_core.labels import read_labels
 from xdc_core.modality import MODALITIES
 from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
+from xdc_core.stage import WORK, run_stage
 from xdc_core.training.assignment import read_assignment
 
 MakeRun = Callable[..., Run]
@@ -137,6 +139,54 @@ def test_shards_that_are_there_are_kept_and_progress_counts_them(copy_run: MakeR
     for shard in ("000000", "000002"):
         made = out / f"{shard}.parquet"
         assert made.read_bytes() == (worked_run.directory(node) / f"{shard}.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["extract", "label"])
+def test_a_shard_that_is_gone_before_the_end_is_not_counted_as_rejected(copy_run: MakeRun, stage: str) -> None:
+    run, node = copy_run(), Node(stage, "audio", 0)
+    out = run.root / "begun"
+    out.mkdir()
+    work = getattr(import_module(WORK[stage][0]), WORK[stage][1])
+
+    def remove(done: int, total: int, note: str = "") -> None:
+        if done == total:  # The last shard is not yet counted.
+            (out / "000000.parquet").unlink(missing_ok=True)
+
+    with pytest.raises(StageError, match=r"000000\.parquet"):
+        work(run, node, out, remove)
+
+
+def test_an_extraction_that_another_process_overtakes_ends_with_an_error_and_that_ones_features_are_all_there(
+    copy_run: MakeRun, worked_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, node = copy_run(), Node("extract", "audio", 0)
+    for module in ("shards.stage", "shards.commit"):
+        monkeypatch.setattr(f"{module}.exclusive", lambda target, patience=None: contextlib.nullcontext())
+    shutil.rmtree(run.directory(node))
+    records = []
+
+    def overtake(done: int, total: int, note: str = "") -> None:
+        if done == 16 and not records:  # After the first shard of three; nothing keeps the other one out.
+            records.append(run_stage(run, node))
+
+    with pytest.raises(StageError, match="another process has gone on with it"):
+        run_stage(run, node, progress=overtake)
+    assert [(record.rows, record.rejects) for record in records] == [(48, 0)]
+    assert run_stage(run, node).reused
+    for shard in shard_names(run.corpus):
+        one, other = (each.directory(node) / f"{shard}.parquet" for each in (run, worked_run))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_rejects_that_a_killed_call_left_of_a_shard_do_not_outlive_its_features(copy_run: MakeRun) -> None:
+    run, node = copy_run(), Node("extract", "audio", 0)
+    out = run.root / "begun"
+    out.mkdir()
+    (out / "000001.rejects.json").write_text(json.dumps([{"key": "x"}]))
+    outcome = extract(run, node, out, silent)
+    assert (outcome.rows, outcome.rejects) == (48, 0)
+    assert not (out / "000001.rejects.json").exists()
+    assert outcome.files == tuple(f"{shard}.parquet" for shard in shard_names(run.corpus))
 
 
 def test_an_encoder_that_diverged_is_told_with_the_clip(copy_run: MakeRun) -> None:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from stage_process import checkpointed_step, signalled_after, start
 
-from shards.commit import partial_directory, sha256_of
+from shards.commit import partial_directories, partial_directory, sha256_of
 from shards.errors import ConfigError, StageError
 from shards.index import read_whole_index
 from xdc_core.config import TrainSettings
@@ -217,6 +217,7 @@ def test_a_training_that_was_terminated_and_killed_ends_with_the_same_bytes(copy
     signalled_after(process, partial, kept + 8, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     # As after a kill in the middle of a line.
+    (partial,) = partial_directories(broken.directory(AUDIO), wanted)
     with (partial / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')
 

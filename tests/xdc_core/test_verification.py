@@ -24,7 +24,7 @@ from shards.index import read_index, write_parquet
 from shards.lock import exclusive, lock_of
 from shards.tar_check import key_faults, tar_faults
 from xdc_core.directory_check import file_faults
-from xdc_core.graph import SHARD, all_nodes, inputs
+from xdc_core.graph import SHARD, Fingerprints, all_nodes, inputs, node_state
 from xdc_core.run import Node, Run
 from xdc_core.stage import run_stage
 from xdc_core.verification import commands, verify_run
@@ -288,6 +288,23 @@ def test_a_features_file_of_other_rows_is_found_though_its_hash_is_right(run: Ru
     whats = [finding.what for finding in verify_run(run) if finding.kind == "damaged"]
     assert any("1 rows are missing" in what for what in whats)
     assert any("47 rows, its manifest says 48" in what for what in whats)
+
+
+def test_features_that_were_committed_without_a_shard_are_found_whatever_their_manifest_says(run: Run) -> None:
+    directory = run.directory(Node("extract", "audio", 1))
+    for shard in ("000001", "000002"):
+        (directory / f"{shard}.parquet").unlink()
+    commit_as_it_is(directory)
+    facts = json.loads((directory / MANIFEST).read_text())
+    (directory / MANIFEST).write_text(json.dumps(facts | {"rows": 16, "rejects": 32}))
+    assert node_state(run, Node("extract", "audio", 1), Fingerprints(run))[0] == "fresh"
+    found = [(Path(finding.path).name, finding.what) for finding in verify_run(run) if finding.kind == "damaged"]
+    lost = "it was never committed: its 16 clips are neither rows nor rejects"
+    assert found[:3] == [
+        ("000001.parquet", lost),
+        ("000002.parquet", lost),
+        ("audio", "0 rejects are written in it, its manifest says 32"),
+    ]
 
 
 def test_a_directory_at_the_place_of_another_is_found(run: Run) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from shards.index import shard_names
 from shards.progress import Progress
 from shards.reject import Reject
+from shards.row_count import count_rows_and_rejects
 from shards.stage import Outcome
 from xdc_core.clips import ClipRows, ClipViews
 from xdc_core.config import Config
@@ -68,12 +68,12 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         keys = [told[number] for number in found.numbers for _ in places[number]]
         frames = [first for number in found.numbers for first in places[number]]
         check_finite(node, keys, found.features)
-        if found.rejects:
-            lost = [
-                Reject(corpus.name, node.name, "damaged", reason, told[number])
-                for number, reason in found.rejects.items()
-            ]
-            write_rejects(out, shard, lost)
+        lost = [
+            Reject(corpus.name, node.name, "damaged", reason, told[number]) for number, reason in found.rejects.items()
+        ]
+        write_rejects(out, shard, lost)
         write_features(out / f"{shard}.parquet", keys, found.features, frame=pa.array(frames, pa.int32()))
-    written = sum(pq.read_metadata(path).num_rows for path in out.glob("[0-9]*.parquet"))
-    return Outcome(written, sum(map(len, places)) - written, {"device": str(device)})
+    by_key = dict(zip(rows.keys.to_pylist(), map(len, places), strict=True))
+    sizes = {shard: sum(map(len, places[span])) for shard, span in rows.by_shard()}
+    written, refused = count_rows_and_rejects(out, "embed", sizes, by_key.__getitem__)
+    return Outcome(written, refused, {"device": str(device)}, tuple(f"{shard}.parquet" for shard in sizes))

@@ -48,7 +48,7 @@ def write_examples(run: Run, keys: Collection[str], folder: Path, before: Path, 
 
     Returns the reason for every clip of which something cannot be shown.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # Without parents: a partial directory that is gone is not made again.
     wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not take_media(key, before, folder)}
     done, missing = len(keys) - len(wanted), {}
     with ClipReader(run.corpus) as reader:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shards.commit import partial_directory, read_manifest
+from shards.commit import partial_directories, read_manifest
 from xdc_core.graph import Fingerprints
 from xdc_core.methods import modalities
 from xdc_core.report.facts import read_report
@@ -56,7 +56,8 @@ def _metrics(run: Run, node: Node, fingerprints: Fingerprints) -> list[dict[str,
     manifest = read_manifest(directory)
     if manifest is not None and manifest.fingerprint == wanted:
         return read_metrics(directory / "metrics.jsonl")
-    return read_metrics(partial_directory(directory, wanted) / "metrics.jsonl") if wanted else []
+    begun = partial_directories(directory, wanted) if wanted else []
+    return read_metrics(begun[0] / "metrics.jsonl") if begun else []
 
 
 def _numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:

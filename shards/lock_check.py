@@ -1,0 +1,105 @@
+"""Whether locks on files hold in a directory: between two processes of this machine, and what is known of others."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+MOUNTS = Path("/proc/mounts")
+
+# File systems of one machine, and those whose `flock` holds on all machines that have them mounted.
+LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "vfat", "exfat", "ntfs3"})
+ACROSS = frozenset({"gpfs", "ceph", "gfs2", "ocfs2"})
+
+TRY = """
+import fcntl, sys
+try:
+    fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("refused")
+else:
+    print("granted")
+"""
+
+
+@dataclass(frozen=True)
+class LockCheck:
+    """What was found of one directory.
+
+    here: whether a lock of one process is seen by another one on this machine. sure: whether it also holds between
+    machines, or there are none that share the directory, as far as the file system's type and options tell.
+    """
+
+    file_system: str
+    here: bool
+    sure: bool
+    text: str
+
+
+def check_locks(directory: Path) -> LockCheck:
+    """Lock a file in `directory`, have a second process try the same, and look up the file system.
+
+    One machine cannot prove that a lock holds on another one: `sure` is what is known of the type and its options.
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    kind, options = file_system_of(directory)
+    here, between = _refused(directory), _between_machines(kind, options)
+    if not here:
+        return LockCheck(kind, False, False, f"on {kind} a second process gets the same lock; {AT_ONCE}")
+    if between:
+        return LockCheck(kind, True, False, f"on {kind} locks hold on this machine; {between}; {AT_ONCE}")
+    shared = "no other machine shares it" if kind in LOCAL else "and between machines, as far as its options tell"
+    return LockCheck(kind, True, True, f"on {kind} locks hold between processes, {shared}")
+
+
+AT_ONCE = "do not build one directory from two machines at once: a stage may end with an error (docs/reliability.md)"
+
+
+def _between_machines(kind: str, options: frozenset[str]) -> str:
+    """Why locks may not hold between machines; "" where they do, or where there is but one machine."""
+    if kind in LOCAL or kind in ACROSS:
+        return ""
+    if kind in ("nfs", "nfs4"):
+        alone = sorted(options & {"nolock", "local_lock=all", "local_lock=flock"})
+        return f"the option {alone[0]} makes them local to each machine" if alone else ""
+    if kind == "lustre":
+        if "localflock" in options:
+            return "the option localflock makes them local to each machine"
+        return "" if "flock" in options else "its option flock is not set, so they may not hold between machines"
+    if kind == "beegfs":
+        return "they are local to each machine unless its tuneUseGlobalFileLocks is true"
+    return "whether they hold between machines that share it is not known for this type"
+
+
+def _refused(directory: Path) -> bool:
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".xdc-lock-", suffix=".tmp") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # This file system has none.
+            return False
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", TRY, file.name], capture_output=True, text=True, check=False, timeout=60
+        )
+    return done.stdout.strip() == "refused"
+
+
+def file_system_of(directory: Path) -> tuple[str, frozenset[str]]:
+    """The type of the file system in which a directory lies, and its mount options; "unknown" where none is listed."""
+    place = Path(os.path.realpath(directory))
+    found: tuple[Path, str, frozenset[str]] | None = None
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, mounted, kind, options = line.split()[:4]
+        point = Path(mounted.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
+        # The innermost one; of two on the same place the later one lies over the earlier one.
+        if place.is_relative_to(point) and (found is None or point.is_relative_to(found[0])):
+            found = point, kind, frozenset(options.split(","))
+    return found[1:] if found is not None else ("unknown", frozenset())
