@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from shards.command import command
 from shards.commit import write_text
 from shards.errors import ConfigError
 from xdc_core.config import FILE_NAME, commented_yaml, load_preset, parse_config
 from xdc_core.run import open_run
 
-NOTES = """The configuration of this run. Change it as you like, then: xdc status {run} tells which stages are stale,
-xdc run {run} does those. Paths are relative to this file. Made from the preset {preset}."""
+NOTES = """The configuration of this run. Change it as you like, then: {status} tells which stages are stale,
+{run} does those. Paths are relative to this file. Made from the preset {preset}."""
 
 
 def make_run(
@@ -57,7 +58,9 @@ def make_run(
     for modality, path in weights.items():
         values[modality] = values.get(modality, {}) | {"weights": relative(path, root)}
     config = parse_config(values, f"preset {preset} with your choices")
-    write_text(file, commented_yaml(config, NOTES.format(run=root, preset=preset)))
+    status, work = (command("xdc", name, root) for name in ("status", "run"))
+    notes = NOTES.format(status=status, run=work, preset=preset)
+    write_text(file, commented_yaml(config, notes))
     return True
 
 
