@@ -48,7 +48,7 @@ def read_stored_json(path: Path, stage: str) -> Any:
 def remedy(manifest: Manifest | None, stage: str) -> str:
     """The command that makes a committed directory anew. `stage` counts where there is no manifest to tell."""
     if manifest is None:
-        return f"Build it anew: {stage_command(stage, force=True)}"
+        return f"Build it anew: xdc stage {stage} ... --force"
     words = stage_command(manifest.stage, modality=manifest.modality, round=manifest.round, force=True)
     return f"Build it anew: {words}"
 
