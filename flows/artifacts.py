@@ -1,10 +1,14 @@
 """What Prefect's pages show of a round. The same facts stand in report.json and report.html."""
 
+import itertools
 import re
 from base64 import b64encode
 from typing import Any
 
-from prefect.artifacts import Artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 
 from shards.commit import read_manifest
 from shards.stored import read_stored_json
@@ -13,6 +17,7 @@ from xdc_core.report.page import history_charts
 from xdc_core.run import Node, Run
 
 SHOWN = 0.005  # Less would be shown as 0 %.
+PAGE = 50
 
 
 def artifact_key(run_name: str, what: str) -> str:
@@ -21,17 +26,34 @@ def artifact_key(run_name: str, what: str) -> str:
 
 
 def publish_round(run: Run, node: Node) -> None:
-    """The tables and the summary of a reported round."""
+    """The tables and the summary of a reported round. Those that this server has seen are not published again."""
     directory = run.directory(node)
     facts = read_stored_json(directory / "report.json", "report")
     name = facts["run"]
     about = f"Round {facts['round']} of {name}, {node_fingerprint(run, node)}"
-    latest = Artifact.get(artifact_key(name, "summary"))
-    if isinstance(latest, Artifact) and latest.description == about:
-        return  # Shown already: a reuse makes no history.
-    create_table_artifact(facts["history"], artifact_key(name, "rounds"), about)
+    # The smallest of the three is published last: where it is, the others are.
+    if is_published(artifact_key(name, "rounds"), about):
+        return
     create_table_artifact(cluster_sizes(facts), artifact_key(name, "cluster-sizes"), about)
     create_markdown_artifact(summary(facts, run), artifact_key(name, "summary"), about)
+    create_table_artifact(facts["history"], artifact_key(name, "rounds"), about)
+
+
+def is_published(key: str, about: str) -> bool:
+    """Whether the server has an artifact of this key with this description, however many came after it."""
+    with get_client(sync_client=True) as client:
+        for offset in itertools.count(0, PAGE):
+            page = client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
+                sort=ArtifactSort.CREATED_DESC,
+                limit=PAGE,
+                offset=offset,
+            )
+            if any(artifact.description == about for artifact in page):
+                return True
+            if len(page) < PAGE:
+                break
+    return False
 
 
 def node_fingerprint(run: Run, node: Node) -> str:

@@ -7,10 +7,12 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
+from flows.last_words import how_ended, last_error, written
 from shards.commit import read_manifest
 from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress, silent
@@ -57,10 +59,13 @@ class Server:
     """One fork server and the threads that wait for its children."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
+        # Errors of the server itself, as of its imports. A stage's go to its log.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows.forkserver", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
             bufsize=1,
             # A library that asks whether there is a GPU must not start CUDA in a process that will be forked. Whether
@@ -111,38 +116,57 @@ class Server:
         number = next(self._numbers)
         answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._waiting[number] = answers
+        log = Path(request["log"])
+        before = (log.stat().st_size if log.exists() else 0, os.fstat(self._stderr.fileno()).st_size)
         error: XdcError | None = None
         record: dict[str, Any] = {}
         ended = False
         try:
             if not self._send(request | {"id": number}):
-                raise StageError("the process that starts the stages is gone; run this again.")
+                raise self._died(log)
             while True:
                 match answers.get():
                     case None:
-                        raise StageError(
-                            f"the process that starts the stages died; see {request['log']}, and run again."
-                        )
+                        raise self._died(log)
                     case {"progress": [done, total, note]}:
                         progress(done, total, note)
                     case {"record": found}:
                         record = found
                     case {"error": ["defect", text]}:
-                        error = StageError(f"{text}. This is a defect of xdc; the traceback is in {request['log']}")
+                        error = StageError(f"{text}. This is a defect of xdc; the traceback is in {log}")
                     case {"error": [kind, text]}:
                         error = ERRORS.get(kind, StageError)(text)
                     case {"exit": 0}:
                         return record
                     case {"exit": code}:
                         ended = True
-                        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                        raise error or StageError(f"the stage's process {how}; see {request['log']}, and run again.")
+                        raise error or self._child_died(how_ended(code), log, before)
         except BaseException:
             if not ended:
                 self._send({"cancel": number})
             raise
         finally:
             del self._waiting[number]
+
+    def _died(self, log: Path) -> StageError:
+        """This server's end as an error. What it has written goes to the log of the stage that was not done."""
+        try:
+            how = how_ended(self._process.wait(5))
+        except subprocess.TimeoutExpired:
+            how = "is being stopped"
+        said = written(self._stderr.fileno())
+        _append(log, f"{said}The process that starts the stages {how}.\n")
+        return StageError(f"the process that starts the stages died: it {how}{_last(said)}; see {log}, and run again.")
+
+    def _child_died(self, how: str, log: Path, before: tuple[int, int]) -> StageError:
+        """A child's end without an answer as an error. `before`: bytes of its log and of our stderr when it began."""
+        said = ""
+        with contextlib.suppress(OSError), log.open("rb") as file:
+            said = written(file.fileno(), before[0])
+        if not said:  # It could not open its log.
+            said = written(self._stderr.fileno(), before[1])
+        _append(log, f"The stage's process {how}.\n")
+        return StageError(f"the stage's process {how}{_last(said)}; see {log}, and run again.")
 
     def end(self) -> None:
         """Tell it to end its children and itself."""
@@ -153,6 +177,19 @@ class Server:
     def wait(self) -> None:
         """Until it and its children are gone."""
         self._process.wait()
+
+
+def _last(said: str) -> str:
+    line = last_error(said)
+    return f". The last that it wrote: {line}" if line else ""
+
+
+def _append(log: Path, text: str) -> None:
+    """Where the log cannot be written the message must do."""
+    with contextlib.suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 class Children:

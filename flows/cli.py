@@ -70,6 +70,7 @@ def init(
     """Make a run: write its configuration, RUN/xdc.yaml, with every setting explained."""
     with told_to_people():
         from flows.new_run import make_run
+        from shards.command import command
 
         choices = {"method": method, "rounds": rounds, "seed": seed}
         weights = {"video": video_weights, "audio": audio_weights}
@@ -84,7 +85,7 @@ def init(
         )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
         if made:
-            print(f"Look at it, then: xdc run {run}")
+            print(f"Look at it, then: {command('xdc', 'run', run)}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ import yaml
 from flows.children import CHILDREN
 from flows.crew import Crew, Job
 from flows.terminal import TerminalListener, counter, shown
+from shards.command import command
 from shards.commit import write_text
 from shards.digits.corpus import write_digits
 from shards.errors import ConfigError, StageError, XdcError
@@ -23,7 +24,7 @@ from xdc_core.study.settings import FILE_NAME, StudySettings, load_study
 from xdc_core.study.write import write_study
 
 NOTES = """A study of audio-visual digits. Change it before its first run; later, make another one.
-xdc compare {root} does what is missing of it, and writes table.md, figure.svg and results.parquet."""
+{command} does what is missing of it, and writes table.md, figure.svg and results.parquet."""
 
 
 def make_study(root: Path, choices: dict[str, Any]) -> bool:
@@ -37,7 +38,7 @@ def make_study(root: Path, choices: dict[str, Any]) -> bool:
         choices["speech"] = os.path.relpath(choices["speech"], root)
     if not file.exists():
         study = parse_section(StudySettings, choices, "the study")
-        write_text(file, commented_yaml(study, NOTES.format(root=root)))
+        write_text(file, commented_yaml(study, NOTES.format(command=command("xdc", "compare", root))))
         return True
     there = load_study(root).model_dump()
     asked = parse_section(StudySettings, choices, "the study").model_dump()

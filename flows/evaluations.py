@@ -9,6 +9,7 @@ from flows.children import CHILDREN
 from flows.crew import Crew, Job
 from flows.new_run import relative
 from flows.terminal import shown
+from shards.command import command
 from shards.commit import fingerprint, write_text
 from shards.errors import ConfigError, StageError
 from xdc_core.config import ASKED, read_yaml
@@ -101,7 +102,8 @@ def newest_round(run: Run, name: str) -> int:
             return number
     if all(run.weights(str(each)) for each in names):
         return 0
-    raise ConfigError(f"{run.root} has no encoder yet that is up to date. Make one: xdc round {run.root}")
+    make_one = command("xdc", "round", run.root)
+    raise ConfigError(f"{run.root} has no encoder yet that is up to date. Make one: {make_one}")
 
 
 def needed(run: Run, name: str, number: int) -> list[Node]:
@@ -139,8 +141,9 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
             jobs += [Job(run, node) for node in nodes]
             wanted.append(Job(run, nodes[-1]))
     if not wanted:
+        example = command("xdc", "eval", roots[0], "--protocol", "fc", "--modality", "video")
         raise ConfigError(
-            f"{roots[0]} has no evaluations. Ask for one, as in: xdc eval {roots[0]} --protocol fc --modality video "
+            f"{roots[0]} has no evaluations. Ask for one, as in: {example} "
             "(on its own corpus's labels), or write them into its xdc.yaml; see docs/evaluation.md."
         )
     if force:
@@ -164,5 +167,6 @@ def table(roots: list[Path]) -> str:
     """Everything that has been evaluated of these runs, beside the paper's numbers."""
     found = read_results([open_run(root) for root in roots])
     if not found:
-        raise ConfigError(f"nothing of {', '.join(map(str, roots))} has been evaluated yet. Do: xdc eval {roots[0]}")
+        do_it = command("xdc", "eval", roots[0])
+        raise ConfigError(f"nothing of {', '.join(map(str, roots))} has been evaluated yet. Do: {do_it}")
     return markdown_table(found)

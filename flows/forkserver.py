@@ -23,9 +23,12 @@ import selectors
 import signal
 import sys
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
+
+from xdc_core.parent_death import die_with_parent
 
 GRACE_S = 15.0
 # A write of at most this many bytes to a pipe is not mixed with others' (PIPE_BUF).
@@ -73,9 +76,12 @@ def main(modules: list[str]) -> None:
 
 
 def import_if_there(module: str) -> None:
-    """Import a module; an optional package may be absent."""
-    if importlib.util.find_spec(module.split(".")[0]):
-        importlib.import_module(module)
+    """Import a module; an optional package may be absent, or broken: the stage that needs it says so."""
+    try:
+        if importlib.util.find_spec(module.split(".")[0]):
+            importlib.import_module(module)
+    except Exception:  # noqa: BLE001 - whatever a broken package raises must not end the stages at work
+        traceback.print_exc()
 
 
 def serve(request: dict[str, Any], children: dict[int, int], answers: int) -> None:
@@ -96,20 +102,21 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
     """The forked child: do the stage, and leave without running the server's exit code."""
     code = 1
     try:
-        from xdc_core.parent_death import die_with_parent
-
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        os.setpgid(0, 0)  # Ctrl-C in a terminal is for the parent, which then cancels us.
-        die_with_parent(signal.SIGKILL, server)
+        # What goes wrong from here on is in the log.
         log = Path(request["log"])
         log.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):
             os.dup2(source, target)
+        os.setpgid(0, 0)  # Ctrl-C in a terminal is for the parent, which then cancels us.
+        die_with_parent(signal.SIGKILL, server)
         code = work(request, answers)
+    except BaseException:  # noqa: BLE001 - the boundary of the process: nobody is left to see it but the log
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -118,8 +125,6 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
 
 def work(request: dict[str, Any], answers: int) -> int:
     """Run the stage; its progress and its error go to the parent, a traceback also into the log."""
-    import traceback
-
     from shards.errors import XdcError
     from xdc_core.run import Node, open_run
     from xdc_core.stage import run_stage

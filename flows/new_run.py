@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from shards.command import command
 from shards.commit import write_text
 from shards.corpus import check_places, list_corpus
 from shards.errors import ConfigError
@@ -11,8 +12,8 @@ from shards.split import check_learn_splits
 from xdc_core.config import FILE_NAME, commented_yaml, load_preset, parse_config
 from xdc_core.run import open_run
 
-NOTES = """The configuration of this run. Change it as you like, then: xdc status {run} tells which stages are stale,
-xdc run {run} does those. Paths are relative to this file. Made from the preset {preset}."""
+NOTES = """The configuration of this run. Change it as you like, then: {status} tells which stages are stale,
+{run} does those. Paths are relative to this file. Made from the preset {preset}."""
 
 
 def make_run(
@@ -66,7 +67,9 @@ def make_run(
         check_places(root / config.corpus.path, videos)
         listing = list_corpus(videos, config.corpus.label_from_folder, config.corpus.layout)
         check_learn_splits(config.corpus.learn_splits, {source.split for source in listing.sources}, str(videos))
-    write_text(file, commented_yaml(config, NOTES.format(run=root, preset=preset)))
+    status, work = (command("xdc", name, root) for name in ("status", "run"))
+    notes = NOTES.format(status=status, run=work, preset=preset)
+    write_text(file, commented_yaml(config, notes))
     return True
 
 

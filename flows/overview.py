@@ -7,15 +7,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shards.command import command
+
 
 def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
     """A row a run."""
     console = _console()
     if not found:
         console.print(
-            f"There is no run in {folder}. Make one: xdc init {folder}/first --videos FOLDER",
+            f"There is no run in {folder}. Make one: {command('xdc', 'init', folder / 'first', '--videos', 'FOLDER')}",
             highlight=False,
             soft_wrap=True,
+            markup=False,
         )
         return
     names = list(dict.fromkeys(name for run in found for name in run.get("evaluations", {})))

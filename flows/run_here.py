@@ -16,7 +16,7 @@ from flows.summary import read_report
 from flows.temporary_server import prefect_server
 from flows.terminal import shown
 from shards.errors import Busy, ConfigError, XdcError
-from xdc_core.graph import all_nodes, check_node, round_nodes, setup_nodes
+from xdc_core.graph import all_nodes, check_node, lost_corpus, round_nodes, setup_nodes
 from xdc_core.run import Node, open_run
 from xdc_core.stage import all_fresh, reuse
 
@@ -28,6 +28,7 @@ def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:
 
     Raises:
         typer.Exit: stages failed (their reasons have been shown); the code says how.
+        ConfigError: the corpus and its videos are not where the configuration says.
         XdcError: Prefect's server does not answer.
     """
     run = open_run(root)
@@ -36,6 +37,8 @@ def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:
     else:
         number = next_round(run) if number is None else check_round(run, number)
         wanted = [*setup_nodes(run.config), *round_nodes(run.config, number)]
+    if lost := lost_corpus(run):
+        raise ConfigError(lost)
     if all_fresh(run, wanted):
         print(f"Everything is fresh: {len(wanted)} stages.", file=sys.stderr)
     else:

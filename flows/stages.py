@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from flows.failure import failure_published, stage_commands
 from flows.xdc_round import run_nodes
 from xdc_core.graph import check_node
 from xdc_core.run import Node, open_run
@@ -14,9 +15,11 @@ from xdc_core.run import Node, open_run
 
 def do_stage(run: str, node: Node, force: bool) -> State[Any]:
     """Do one node of a run."""
-    opened = open_run(run)
-    check_node(opened, node)
-    return run_nodes(opened, [node], force)
+    again = stage_commands(run, node, force)
+    with failure_published(run, f"{run}, {node}", again):
+        opened = open_run(run)
+        check_node(opened, node)
+    return run_nodes(opened, [node], force, again)
 
 
 @flow(flow_run_name="{run}", persist_result=False)

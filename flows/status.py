@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.command import command
 from shards.commit import read_manifest
 from xdc_core.graph import Fingerprints, all_nodes, node_state
 from xdc_core.run import open_run
@@ -53,16 +54,17 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
     else:
         console.print(_setup(rows))
         console.print(_rounds(rows))
-        unfinished = [row for row in rows if row["state"] in ("stale", "partial")]
+        unfinished = [row for row in rows if row["state"] in ("stale", "partial") or row["why"]]
         for row in unfinished[:REASONS]:
             console.print(f"{_path(row)} is {_state(row)}", highlight=False, soft_wrap=True, markup=False)
         if unfinished[REASONS:]:
-            more = f"and {len(unfinished) - REASONS} more: xdc status {root} --nodes"
-            console.print(more, highlight=False, soft_wrap=True)
+            more = f"and {len(unfinished) - REASONS} more: {command('xdc', 'status', root, '--nodes')}"
+            console.print(more, highlight=False, soft_wrap=True, markup=False)
     counts = Counter(row["state"] for row in rows)
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
     if counts.keys() - {"fresh"}:
-        console.print(f"To do what is left: xdc run {root}", highlight=False, soft_wrap=True)
+        left = f"To do what is left: {command('xdc', 'run', root)}"
+        console.print(left, highlight=False, soft_wrap=True, markup=False)
 
 
 def _setup(rows: list[dict[str, Any]]) -> "Text":
@@ -122,7 +124,9 @@ def _nodes(rows: list[dict[str, Any]]) -> "Table":
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("where, and why", overflow="fold")
     for row in rows:
-        note = f"{_path(row)}{': ' + row['why'] if row['why'] else ''}" if row["state"] != "missing" else ""
+        note = (
+            f"{_path(row)}{': ' + row['why'] if row['why'] else ''}" if row["state"] != "missing" or row["why"] else ""
+        )
         table.add_row(
             "" if row["round"] is None else str(row["round"]),
             f"{row['stage']}.{row['modality']}" if row["modality"] else row["stage"],

@@ -1,11 +1,15 @@
 """What was learnt, for the terminal."""
 
+import json
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shards.command import command
 from shards.errors import ConfigError
 from shards.stored import read_stored_json
-from xdc_core.graph import Fingerprints, node_state
+from xdc_core.graph import Fingerprints, lost_corpus, node_state
 from xdc_core.run import Node, Run, open_run
 
 if TYPE_CHECKING:
@@ -22,10 +26,11 @@ def read_report(root: Path, number: int | None) -> dict[str, Any]:
     if number is None:
         numbers = [n for n in range(run.config.rounds + 1) if _report(run, n).exists()]
         if not numbers:
-            raise ConfigError(f"{root} has no report yet. Do a round first: xdc round {root}")
+            raise ConfigError(f"{root} has no report yet. Do a round first: {command('xdc', 'round', root)}")
         number = numbers[-1]
     if not _report(run, number).exists():
-        raise ConfigError(f"{root} has no report of round {number}. Make it: xdc round {root} --round {number}")
+        make_it = command("xdc", "round", root, "--round", number)
+        raise ConfigError(f"{root} has no report of round {number}. Make it: {make_it}")
     found: dict[str, Any] = read_stored_json(_report(run, number), "report")
     return found
 
@@ -51,34 +56,47 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
         if label:
             cells += [_number(row[f"{score}:{label}"]) for score in ("nmi", "ami", "purity")]
         table.add_row(*cells)
-    console = Console()
+    console = Console(highlight=False)
     console.print(
-        f"{facts['run']}: what the clusters agree with, by round (0 is the encoder at the start)\n", highlight=False
+        f"{facts['run']}: what the clusters agree with, by round (0 is the encoder at the start)\n", markup=False
     )
     console.print(table)
     if facts.get("evaluation_history"):
-        console.print("\nEvaluations of the encoders that a round begins with\n", highlight=False)
+        console.print("\nEvaluations of the encoders that a round begins with\n")
         console.print(_evaluations(facts))
+    for line in _what_next(root, facts):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _what_next(root: Path, facts: dict[str, Any]) -> Iterator[str]:
+    """Whether the report is out of date, where the files are, and commands to try next."""
     number, run = facts["round"], open_run(root)
     state, why = node_state(run, Node("report", None, number), Fingerprints(run))
     if state != "fresh":
-        console.print(f"\nThis report is {state}: {why or 'not finished'}. See: xdc status {root}", highlight=False)
+        yield f"\nThis report is {state}: {why or 'not finished'}. See: {command('xdc', 'status', root)}"
+    if lost := lost_corpus(run):
+        yield lost
+    yield f"\nReport         {root}/rounds/{number:03d}/report/report.html"
+    yield f"Pseudo-labels  {root}/rounds/{number:03d}/labels/*/*.parquet"
     trained = number if facts["trained"] else number - 1
-    console.print(f"\nReport         {root}/rounds/{number:03d}/report/report.html", highlight=False, soft_wrap=True)
-    console.print(f"Pseudo-labels  {root}/rounds/{number:03d}/labels/*/*.parquet", highlight=False, soft_wrap=True)
     if trained >= 0:
-        where = f"{root}/rounds/{trained:03d}/train/*/encoder.safetensors"
-        console.print(f"Encoders       {where}", highlight=False, soft_wrap=True)
-    console.print(f"Clips          {run.corpus}", highlight=False, soft_wrap=True)
+        yield f"Encoders       {root}/rounds/{trained:03d}/train/*/encoder.safetensors"
+    yield f"Clips          {run.corpus}"
     source = next(iter(facts["sources"]), "truth")
-    labels = f"{root}/rounds/{number:03d}/labels/{source}/*.parquet"
-    query = f"select cluster, count(*) clips from '{labels}' group by 1 order by 2"
-    console.print(
-        f'\nNext:\n  xdc status {root}\n  python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"\n'
-        f"  xdc run {root}   (after a change in its xdc.yaml, say of cluster.k: does what became stale)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    yield f"\nNext:\n  {command('xdc', 'status', root)}"
+    yield f"  {_count_clusters(root, f'rounds/{number:03d}/labels/{source}/*.parquet')}"
+    again = command("xdc", "run", root)
+    yield f"  {again}   (after a change in its xdc.yaml, say of cluster.k: does what became stale)"
+
+
+def _count_clusters(root: Path, labels: str) -> str:
+    """A command that counts the clips of every cluster, its path quoted for SQL, for Python and for the shell."""
+    path = f"{root}/{labels}".replace("'", "''")
+    query = f"select cluster, count(*) clips from '{path}' group by 1 order by 2"
+    code = f"import duckdb; print(duckdb.sql({json.dumps(query, ensure_ascii=False)}))"
+    plain = shlex.quote(str(root)) == str(root)  # Then there is a way that is easier to read.
+    quoted = '"' + code.replace('"', '\\"') + '"' if plain else shlex.quote(code)
+    return f"python -c {quoted}"
 
 
 def _evaluations(facts: dict[str, Any]) -> "Table":

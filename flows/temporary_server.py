@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.last_words import how_ended, last_error, written
 from shards.errors import XdcError
 from xdc_core.parent_death import die_with_parent
 
@@ -46,7 +48,7 @@ def temporary_server() -> Iterator[str]:
     """The URL of a server that lives as long as the block, with Prefect's ordinary database.
 
     Raises:
-        XdcError: it does not start.
+        XdcError: it does not start; says what it has written.
     """
     import prefect
     from prefect.settings import get_current_settings
@@ -57,24 +59,29 @@ def temporary_server() -> Iterator[str]:
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(Path(str(prefect.__file__)).parent), "--factory"]
     command += ["prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
     owner = os.getpid()
-    server = subprocess.Popen(
-        [*command, "--log-level", "error", "--lifespan", "on"],
-        env=os.environ
-        | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-        | get_current_settings().to_environment_variables(exclude_unset=True),
-        start_new_session=True,
-        preexec_fn=lambda: die_with_parent(signal.SIGTERM, owner),
-    )
-    try:
-        _wait(server, url := f"http://127.0.0.1:{port}/api")
-        yield url
-    finally:
-        server.terminate()
+    settings = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    settings |= get_current_settings().to_environment_variables(exclude_unset=True)
+    with tempfile.TemporaryFile() as said:  # Not for the terminal, but where it fails it must say why.
+        server = subprocess.Popen(
+            [*command, "--log-level", "error", "--lifespan", "on"],
+            env=os.environ | settings | {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR"},
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM, owner),
+        )
         try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            _wait(server, url := f"http://127.0.0.1:{port}/api", said.fileno())
+            yield url
+            if (code := server.poll()) is not None:
+                print(_failure(how_ended(code), said.fileno()), file=sys.stderr)
+        finally:
+            server.terminate()
+            try:
+                server.wait(15)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def answers(url: str) -> bool:
@@ -87,11 +94,32 @@ def answers(url: str) -> bool:
         return False
 
 
-def _wait(server: "subprocess.Popen[bytes]", url: str) -> None:
+def _wait(server: "subprocess.Popen[bytes]", url: str, said: int) -> None:
     deadline = time.monotonic() + START_S
     while not answers(url):
-        if server.poll() is not None:
-            raise XdcError(f"Prefect's temporary server ended with exit code {server.returncode}. See: xdc doctor")
+        if (code := server.poll()) is not None:
+            raise XdcError(_failure(how_ended(code), said))
         if time.monotonic() > deadline:
-            raise XdcError(f"Prefect's temporary server did not answer within {START_S:.0f} s. See: xdc doctor")
+            raise XdcError(_failure(f"did not answer within {START_S:.0f} s", said))
         time.sleep(0.2)
+
+
+def _failure(how: str, said: int) -> str:
+    """How the temporary server failed, its last error, and what can be done. Keeps what it has written in a file.
+
+    `said`: its output, an open file.
+    """
+    from prefect.settings import PREFECT_HOME
+
+    text = written(said).strip()
+    reason = ", and has written nothing"
+    if text:
+        descriptor, log = tempfile.mkstemp(".log", "prefect-server-")
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+        reason = f": {last_error(text)} (all that it wrote: {log})"
+    return (
+        f"Prefect's temporary server {how}{reason}. Its records are in PREFECT_HOME, {PREFECT_HOME.value()}: that must "
+        "be a folder in which files can be written, and prefect.db in it a sound database (it may be moved away: only "
+        "records of past flow runs are lost). Or set PREFECT_HOME to another folder, or PREFECT_API_URL to a server."
+    )

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.broken_pipe import outlive_reader
+from flows.failure import failure_published, publish_flow_failure, run_commands
 from flows.reported import only_reported
 from flows.xdc_round import xdc_round
 from flows.zombies import sign
@@ -29,14 +30,18 @@ def xdc(run: str = "runs/demo") -> State[Any]:
     outlive_reader()
     with only_reported("which process this is"):
         sign()
-    opened = open_run(run)
-    done = 0
-    for number in range(opened.config.rounds + 1):
-        nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
-        if all_fresh(opened, nodes):
-            continue
-        state = xdc_round(run, number, return_state=True)
-        if not state.is_completed():
-            return Failed(message=f"round {number}: {state.message}")
-        done += 1
+    again = run_commands(run)
+    with failure_published(run, run, again):
+        opened = open_run(run)
+        done = 0
+        for number in range(opened.config.rounds + 1):
+            nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
+            if all_fresh(opened, nodes):
+                continue
+            state = xdc_round(run, number, return_state=True)
+            if not state.is_completed():
+                message = f"round {number}: {state.message}"
+                publish_flow_failure(run, run, message, again)
+                return Failed(message=message)
+            done += 1
     return Completed(message=f"{done} rounds worked on, {opened.config.rounds + 1 - done} were finished already")

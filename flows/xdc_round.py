@@ -2,9 +2,12 @@
 
 import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
@@ -14,10 +17,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.broken_pipe import outlive_reader
 from flows.children import CHILDREN
 from flows.curves import await_curves
+from flows.failure import failure_published, publish_stage_failures, round_commands
 from flows.reported import only_reported
 from flows.rounds import check_round, next_round
 from flows.tasks import do_node
 from flows.zombies import sign
+from shards.errors import XdcError
 from xdc_core.graph import SHARD, inputs, round_nodes, setup_nodes
 from xdc_core.run import Node, Run, open_run
 from xdc_core.stage import all_fresh
@@ -43,18 +48,33 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
 
     What is fresh is reused. When a stage fails, those that do not need it still run; the rest waits for the next run.
     """
-    opened = open_run(run)
-    number = next_round(opened) if round is None else check_round(opened, round)
+    with failure_published(run, _flow_run_name(), round_commands(run, round)):
+        opened = open_run(run)
+        number = next_round(opened) if round is None else check_round(opened, round)
+    if round is None:
+        with only_reported("the number of the round"):
+            rename_flow_run(f"{run}, round {number}")
     nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
-    return run_nodes(opened, nodes)
+    return run_nodes(opened, nodes, False, round_commands(run, number))
 
 
-def run_nodes(run: Run, nodes: list[Node], force: bool = False) -> State[Any]:
-    """Submit a task a node, each after those that it reads; give the flow's state when all have ended."""
+def rename_flow_run(name: str) -> None:
+    """Give the flow run at work another name. Raises whatever talking to a server raises."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), name=name)
+
+
+def run_nodes(run: Run, nodes: list[Node], force: bool, again: Sequence[str]) -> State[Any]:
+    """Submit a task a node, each after those that it reads; give the flow's state when all have ended.
+
+    Failures are published with the commands that do the nodes `again`.
+    """
     outlive_reader()
     with only_reported("which process this is"):
         sign()
-    if force or not all_fresh(run, nodes):
+    with failure_published(str(run.root), f"{run.root}, {nodes[-1]}", again):
+        fresh = all_fresh(run, nodes)
+    if force or not fresh:
         CHILDREN.warm_up()
     futures: dict[Node, PrefectFuture[Any]] = {}
     try:
@@ -69,9 +89,20 @@ def run_nodes(run: Run, nodes: list[Node], force: bool = False) -> State[Any]:
     except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when these do.
         CHILDREN.close()
         raise
-    bad = {node: future.state for node, future in futures.items() if not future.state.is_completed()}
+    bad = {node: future for node, future in futures.items() if not future.state.is_completed()}
     if bad:
-        failed = [f"{node}: {state.message}" for node, state in bad.items() if state.name != "NotReady"]
-        return Failed(message=" | ".join(failed) or f"not reached: {', '.join(map(str, bad))}")
+        not_reached = [node for node, future in bad.items() if future.state.name == "NotReady"]
+        failed = {node: future.state for node, future in bad.items() if node not in not_reached}
+        with only_reported("the failure"):
+            whole = again if len(nodes) > 1 else ()
+            publish_stage_failures(run, {node: _reason(bad[node]) for node in failed}, not_reached, force, whole)
+        reasons = [f"{node}: {state.message}" for node, state in failed.items()]
+        return Failed(message=" | ".join(reasons) or f"not reached: {', '.join(map(str, bad))}")
     reused = sum(future.state.name == "Cached" for future in futures.values())
     return Completed(message=f"{len(futures)} stages, {reused} of them reused")
+
+
+def _reason(future: PrefectFuture[Any]) -> str:
+    """Why a task did not complete, in the words of the stage where it has said so."""
+    error = future.result(raise_on_failure=False)
+    return str(error) if isinstance(error, XdcError) else str(future.state.message)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from shards.commit import new_file
 from shards.errors import StageError
 from shards.split import split_name
-from shards.stored import read_stored
+from shards.stored import read_stored, remedy_of
 
 MEMBERS = ("mp4", "flac", "json")
 HASHED = ("mp4", "flac")  # Each has a sha256 in the index. The json only repeats the index.
@@ -139,7 +139,7 @@ def read_parquet(path: Path, stage: str, columns: list[str] | None = None) -> pa
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # Not what is in the file: the machine's trouble.
             raise
-        raise StageError(f"{path} cannot be read ({error}). Build it anew: xdc stage {stage} ... --force") from error
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error
 
 
 def count_rows(path: Path, stage: str) -> int:

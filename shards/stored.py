@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from shards.command import stage_command
 from shards.commit import MANIFEST, Manifest, read_manifest
 from shards.errors import StageError
 
@@ -22,8 +23,7 @@ def read_stored(path: Path, stage: str) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        anew = remedy(_manifest_of(path)[0], stage)
-        raise StageError(f"{path} cannot be read (No such file or directory). {anew}") from None
+        raise StageError(f"{path} cannot be read (No such file or directory). {remedy_of(path, stage)}") from None
     manifest, name = _manifest_of(path)
     if manifest is None:
         return data
@@ -42,17 +42,20 @@ def read_stored_json(path: Path, stage: str) -> Any:
     try:
         return json.loads(read_stored(path, stage))
     except ValueError as error:
-        raise StageError(f"{path} cannot be read ({error}). {remedy(_manifest_of(path)[0], stage)}") from error
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error
 
 
 def remedy(manifest: Manifest | None, stage: str) -> str:
     """The command that makes a committed directory anew. `stage` counts where there is no manifest to tell."""
     if manifest is None:
         return f"Build it anew: xdc stage {stage} ... --force"
-    words = f"xdc stage {manifest.stage} RUN"
-    words += f" --modality {manifest.modality}" if manifest.modality else ""
-    words += f" --round {manifest.round}" if manifest.round is not None else ""
-    return f"Build it anew: {words} --force"
+    words = stage_command(manifest.stage, modality=manifest.modality, round=manifest.round, force=True)
+    return f"Build it anew: {words}"
+
+
+def remedy_of(path: Path, stage: str) -> str:
+    """The same for the directory of a file that `stage` wrote."""
+    return remedy(_manifest_of(path)[0], stage)
 
 
 def _manifest_of(path: Path) -> tuple[Manifest | None, str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from shards.command import command
 from shards.errors import ConfigError
 from shards.settings import CorpusSettings
 from xdc_core.evaluation.settings import CORPUS, DatasetSettings, EvaluationSettings, Name
@@ -290,7 +291,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Make a run with: xdc init {path.parent}") from None
+        raise ConfigError(f"{path} does not exist. Make a run with: {command('xdc', 'init', path.parent)}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except _NO_YAML as error:

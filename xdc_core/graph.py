@@ -284,6 +284,21 @@ def stored_from(run: Run, node: Node) -> tuple[Path, Path | None, CorpusSettings
     return run.directory(node), run.dataset_root(name), run.dataset_settings(name)
 
 
+def lost_corpus(run: Run, node: Node = SHARD) -> str | None:
+    """Why a directory of clips can neither be read nor made: neither it nor its sources are there. Else None."""
+    directory, sources, _ = stored_from(run, node)
+    if read_manifest(directory) is not None or (sources is not None and sources.exists()):
+        return None
+    path, files = ("corpus.path", "corpus.videos") if node == SHARD else (str(node), f"datasets.{node.modality}.root")
+    found = "holds no finished corpus" if directory.exists() else "is not there"
+    cause = f"{files} is not set" if sources is None else f"{files}, {sources}, is not there either"
+    return (
+        f"{path}: {directory} {found}, and {cause} ({run.root / FILE_NAME}; paths are relative to that file). The run "
+        "may have been copied or moved: bring the clips along, or correct corpus.path"
+        + (" and corpus.videos." if node == SHARD else f" and {files}.")
+    )
+
+
 class Fingerprints:
     """The fingerprints that the nodes of a run should have now. Looked up once each; forget it after a stage ran."""
 
@@ -366,7 +381,7 @@ def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, s
     """How a node stands: ("fresh" | "stale" | "partial" | "missing", why).
 
     fresh: committed with the fingerprint it should have. stale: committed, but its settings or inputs changed since,
-    or files are gone. partial: begun, and will be continued. missing: not there.
+    or files are gone. partial: begun, and will be continued. missing: not there (why: only where it cannot be made).
     """
     directory, wanted = run.directory(node), fingerprints.of(node)
     manifest = read_manifest(directory)
@@ -377,7 +392,7 @@ def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, s
     if manifest is None:
         if is_corpus(node) and list(directory.parent.glob(f".{directory.name}.*.partial")):
             return "partial", "will be continued"
-        return "missing", ""
+        return "missing", (lost_corpus(run, node) or "") if is_corpus(node) else ""
     if is_corpus(node) and wanted is None:
         return "stale", fingerprints.reasons[node]
     return "stale", explain_stale(run, node, manifest, fingerprints)
@@ -394,7 +409,9 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     now = stored_part(stored_from(run, node)[2]) if is_corpus(node) else settings_of(run.config, node)
     reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now)]
     if not is_corpus(node) and not reasons:
-        reasons = [f"{name} changed" for name, value in sources.items() if manifest.inputs.get(name) != value]
+        lost = {str(source) for source in inputs(run.config, node) if is_corpus(source) and lost_corpus(run, source)}
+        changed = [name for name, value in sources.items() if manifest.inputs.get(name) != value]
+        reasons = [f"{name} is not there" if name in lost else f"{name} changed" for name in changed]
     version = SHARD_VERSION if is_corpus(node) else VERSIONS[node.stage]
     if not reasons and manifest.version != version:
         reasons = [f"stage version {manifest.version} -> {version}"]

@@ -13,7 +13,7 @@ from shards.index import label_columns, read_index, read_parquet, shard_names, w
 from shards.progress import Progress
 from shards.row_count import count_rows_and_rejects
 from shards.stage import Outcome
-from shards.stored import read_stored, read_stored_json
+from shards.stored import read_stored, read_stored_json, remedy_of
 from xdc_core.features import source_part, source_rows
 from xdc_core.methods import TRUTH
 from xdc_core.preprocess import load_preprocess
@@ -119,20 +119,20 @@ def read_k(labels: Path) -> int:
     Raises:
         StageError: scores.json is missing or damaged.
     """
+    path = labels / "scores.json"
     try:
-        return int(read_stored_json(labels / "scores.json", "label")["k"])
+        return int(read_stored_json(path, "label")["k"])
     except (ValueError, KeyError, TypeError) as error:
-        raise StageError(f"{labels}/scores.json cannot be read ({error}). Run: xdc stage label --force") from error
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, 'label')}") from error
 
 
 def read_centroids(clusters: Path) -> np.ndarray:
     """float32 [k, components]. Raises StageError where the file is missing or damaged."""
+    path = clusters / "centroids.npy"
     try:
-        return np.load(BytesIO(read_stored(clusters / "centroids.npy", "cluster")), allow_pickle=False)
+        return np.load(BytesIO(read_stored(path, "cluster")), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise StageError(
-            f"{clusters}/centroids.npy cannot be read ({error}). Run: xdc stage cluster --force"
-        ) from error
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, 'cluster')}") from error
 
 
 def read_labels(directory: Path, shard: str) -> tuple[np.ndarray, np.ndarray]:

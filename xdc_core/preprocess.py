@@ -9,7 +9,7 @@ import numpy as np
 
 from shards.commit import new_file
 from shards.errors import ConfigError, StageError
-from shards.stored import read_stored
+from shards.stored import read_stored, remedy_of
 from xdc_core.config import ClusterSettings
 
 # Components with less than this share of the largest variance are rounding noise: whitening would blow them up.
@@ -50,7 +50,7 @@ def load_preprocess(path: Path) -> Preprocess:
             matrix, bias = (stored.get(name) for name in ("matrix", "bias"))
             return Preprocess(matrix, bias, bool(stored["part_l2"]), bool(stored["l2"]))
     except (ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise StageError(f"{path} cannot be read ({error}). Build it anew: xdc stage cluster ... --force") from error
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, 'cluster')}") from error
 
 
 def unit_length(points: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.command import stage_command
 from shards.commit import fingerprint
 from shards.settings import CorpusSettings, stored_part
 from xdc_core.config import FILE_NAME, Config, load_config
@@ -97,6 +98,10 @@ class Run:
         if node.stage == "report":
             return self.round_directory(node.round) / "report"
         return self.round_directory(node.round) / FOLDERS[node.stage] / str(node.modality)
+
+    def command(self, node: Node, force: bool = False) -> str:
+        """The command that does a node, for a shell."""
+        return stage_command(node.stage, self.root, node.modality, node.round, force)
 
 
 def open_run(root: Path | str) -> Run:

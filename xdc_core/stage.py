@@ -9,12 +9,22 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
+from shards.command import command
 from shards.commit import clear_left_overs, discard, read_manifest
-from shards.errors import StageError
+from shards.errors import ConfigError, StageError
 from shards.make import forget_notes, shard
 from shards.progress import Progress, silent
 from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, reusable
-from xdc_core.graph import VERSIONS, Fingerprints, files_read, inputs, is_corpus, settings_of, stored_from
+from xdc_core.graph import (
+    VERSIONS,
+    Fingerprints,
+    files_read,
+    inputs,
+    is_corpus,
+    lost_corpus,
+    settings_of,
+    stored_from,
+)
 from xdc_core.run import Node, Run
 
 # Stage -> module and function that does the work; imported when it is needed, for torch and faiss load slowly.
@@ -61,7 +71,7 @@ def run_stage(
 
     Raises:
         StageError: an input is missing or stale (says which, and the command), or the work cannot be done.
-        ConfigError: the configuration does not fit the data.
+        ConfigError: the configuration does not fit the data, or the corpus and its videos are not where it says.
         Busy: another process is at it.
     """
     with machine_trouble_explained(str(node), run.directory(node)):
@@ -70,10 +80,14 @@ def run_stage(
 
 def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fingerprint: str | None) -> Record:
     if is_corpus(node):
+        if lost := lost_corpus(run, node):
+            raise ConfigError(lost)
         return shard(*stored_from(run, node), progress, force)
     fingerprints = Fingerprints(run, corpus_fingerprint)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:
+            if is_corpus(source) and (lost := lost_corpus(run, source)):
+                raise ConfigError(f"{node} needs {source}. {lost}")
             raise StageError(f"{node} needs {source}, which is not there or not up to date. {_remedy(run, source)}")
     wanted = fingerprints.of(node)
     assert wanted is not None
@@ -105,7 +119,5 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
 
 
 def _remedy(run: Run, source: Node) -> str:
-    words = f"xdc stage {source.stage} {run.root}"
-    words += f" --modality {source.modality}" if source.modality else ""
-    words += f" --round {source.round}" if source.round is not None else ""
-    return f"Make it with: {words}   (or all that is missing: xdc run {run.root})"
+    everything = command("xdc", "run", run.root)
+    return f"Make it with: {run.command(source)}   (or all that is missing: {everything})"

@@ -1,12 +1,12 @@
 """Whether everything that a run has committed is what was committed; what else lies there; and what to do."""
 
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shards.command import command
 from shards.commit import STALE, partial_directories, read_manifest
 from shards.lock import in_progress
 from shards.progress import Progress, silent
@@ -46,8 +46,7 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
             findings += _check_node(run, node, fingerprints)
         elif node in readers and node_state(run, node, fingerprints)[0] == "missing":
             what = f"it is missing, though {readers[node]} was made from it"
-            anew = _rebuild(run, node).removesuffix(" --force")
-            findings.append(Finding("unfinished", str(run.directory(node)), what, anew))
+            findings.append(Finding("unfinished", str(run.directory(node)), what, _rebuild(run, node, force=False)))
         progress(done, len(nodes), f"directories verified, {node}")
     places = dict.fromkeys(run.directory(node) for node in nodes)
     for place in dict.fromkeys(target.parent for target in places):
@@ -83,10 +82,9 @@ def _readers(run: Run, nodes: list[Node]) -> dict[Node, Node]:
 def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Finding]:
     directory = run.directory(node)
     manifest = read_manifest(directory)
-    anew = _rebuild(run, node)
     if manifest is None:
         what = "it has no sound manifest.json: it counts as not there, and will be made anew"
-        return [Finding("damaged", str(directory), what, anew.removesuffix(" --force"))]
+        return [Finding("damaged", str(directory), what, _rebuild(run, node, force=False))]
     faults = list(file_faults(directory, manifest))
     strange = {path for path, _ in faults}
     faults += manifest_faults(node, directory, manifest)
@@ -94,25 +92,18 @@ def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
     # Rows of what is stale have nothing to be compared with.
     if (not faults and state == "fresh") or (is_corpus(node) and not strange - set(directory.glob("*.tar"))):
         faults += [fault for fault in comparable(row_faults(run, node, manifest), directory) if fault not in faults]
-    findings = [Finding("damaged", str(path), what, anew) for path, what in faults]
+    findings = [Finding("damaged", str(path), what, _rebuild(run, node)) for path, what in faults]
     if state != "fresh" and not faults:
-        findings.append(Finding("unfinished", str(directory), f"{state}: {why}", f"xdc run {_quoted(run.root)}"))
+        findings.append(Finding("unfinished", str(directory), f"{state}: {why}", command("xdc", "run", run.root)))
     return findings
 
 
-def _rebuild(run: Run, node: Node) -> str:
+def _rebuild(run: Run, node: Node, force: bool = True) -> str:
     if is_corpus(node):
         videos = stored_from(run, node)[1]
         if videos is None or not videos.exists():
             return f"# bring {run.directory(node)} back from a copy: its videos are not there to make it anew"
-    words = f"xdc stage {node.stage} {_quoted(run.root)}"
-    words += f" --modality {node.modality}" if node.modality else ""
-    words += f" --round {node.round}" if node.round is not None else ""
-    return f"{words} --force"
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+    return run.command(node, force)
 
 
 def _set_aside(place: Path, names: set[str]) -> Iterator[Finding]:
@@ -126,7 +117,7 @@ def _set_aside(place: Path, names: set[str]) -> Iterator[Finding]:
             faults += list(file_faults(directory, manifest))
         if faults:
             what = f"{faults[0][0].name}: {faults[0][1]}; it is of no use any more"
-            yield Finding("set aside", str(directory), what, f"rm -r {_quoted(directory)}")
+            yield Finding("set aside", str(directory), what, command("rm", "-r", directory))
 
 
 def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Iterator[Finding]:
@@ -142,7 +133,7 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
         # Beside what is finished nobody goes on with what a call with --force had begun.
         if (wanted := fingerprints.of(node)) and reusable(target, wanted) is None:
             expected |= {begun.resolve() for begun in partial_directories(target, wanted)}
-    again = f"xdc run {_quoted(run.root)}"
+    again = command("xdc", "run", run.root)
     for path in sorted(found):
         if any(parent.name.endswith(".partial") for parent in path.parents):
             continue  # Part of what is told of as a whole.
@@ -152,9 +143,9 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
             yield Finding("unfinished", str(path), "the next call goes on with it", again)
         elif path.name.endswith(".partial"):
             what = "begun with other settings or with --force; the next commit beside it removes it"
-            yield Finding("left over", str(path), what, f"rm -r {_quoted(path)}")
+            yield Finding("left over", str(path), what, command("rm", "-r", path))
         else:
-            yield Finding("left over", str(path), "left by a process that was killed", f"rm -r {_quoted(path)}")
+            yield Finding("left over", str(path), "left by a process that was killed", command("rm", "-r", path))
 
 
 def _is_beside(target: Path, path: Path) -> bool:

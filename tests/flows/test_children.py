@@ -4,14 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import wait_for
 
 from flows.children import TORCH, Children, log_path
+from flows.last_words import written
 from shards.errors import ConfigError, StageError
+from xdc_core.graph import SHARD
 from xdc_core.run import Node, Run
 from xdc_core.stage import reuse, run_stage
 
@@ -155,3 +159,76 @@ def test_a_killed_server_takes_its_children_along(copy_run: MakeRun) -> None:
 def checkpoints(run: Run) -> list[Path]:
     """Of the unfinished training of sound in round 0."""
     return list((run.round_directory(0) / "train").glob(".audio.*.partial/checkpoint-*.pt"))
+
+
+def test_a_server_whose_imports_fail_says_which_and_why(make_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "broken_package.py").write_text("raise ImportError('libbroken.so.3: no such file')\n")
+    run, children = make_run(), Children()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        server = children.server(("broken_package",))
+        children._servers[TORCH] = server
+        with pytest.raises(StageError, match=r"exit code 1.*ImportError: libbroken.so.3: no such file"):
+            children.run_stage(run, Node("init", "audio"))
+    log = log_path(run, Node("init", "audio")).read_text()
+    assert "Traceback" in log
+    assert "broken_package.py" in log
+    children.close()
+
+
+def test_a_broken_package_that_is_only_imported_ahead_stops_no_stage(make_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "broken_package.py").write_text("raise ValueError('built for another numpy')\n")
+    run, children = make_run(), Children()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        server = children._servers[TORCH] = children.server(("xdc_core.stage", "--later", "broken_package"))
+        wait_for("the import", lambda: "built for another numpy" in written(server._stderr.fileno()), 60)
+        assert children.run_stage(run, SHARD).reused
+    children.close()
+
+
+def test_a_child_that_dies_while_it_starts_is_told_of_in_its_log(children: Children, make_run: MakeRun) -> None:
+    run = make_run()
+    log = log_path(run, TRAIN)
+    log.parent.mkdir()
+    os.mkfifo(log)  # The child waits in opening it, for a reader.
+    family_before = processes_below(children.server(TORCH).process_id)
+    told: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(StageError) as caught:
+            children.run_stage(run, TRAIN)
+        told.append(str(caught.value))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for("the child", lambda: processes_below(children.server(TORCH).process_id) - family_before, 60, every=0.02)
+    log.unlink()
+    for process in processes_below(children.server(TORCH).process_id) - family_before:
+        os.kill(process, signal.SIGKILL)
+    asking.join(30)
+    assert "the stage's process was ended by signal 9" in told[0]
+    assert "was ended by signal 9" in log.read_text()
+
+
+def test_a_child_that_cannot_open_its_log_says_why(children: Children, make_run: MakeRun) -> None:
+    run = make_run()
+    log_path(run, TRAIN).mkdir(parents=True)
+    with pytest.raises(StageError, match=r"exit code 1.*IsADirectoryError: .*000-train.audio.log"):
+        children.run_stage(run, TRAIN)
+
+
+def test_what_a_crash_of_a_library_writes_is_in_the_message(make_run: MakeRun, tmp_path: Path) -> None:
+    text = "terminate called after throwing an instance of 'c10::Error'"
+    (tmp_path / "aborts.py").write_text(
+        "import os, sys\nimport xdc_core.stage\n\ndef abort(*_):\n"
+        f"    print({text!r}, file=sys.stderr, flush=True)\n    os.abort()\n\nxdc_core.stage.run_stage = abort\n"
+    )
+    run, children = make_run(), Children()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        children._servers[TORCH] = children.server(("aborts",))
+        with pytest.raises(StageError, match=r"ended by signal 6.*terminate called after throwing.*c10::Error"):
+            children.run_stage(run, Node("init", "audio"))
+    assert text in log_path(run, Node("init", "audio")).read_text()
+    children.close()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 
 from flows.run_here import exit_code
 from shards.errors import Busy, ConfigError, StageError
-from xdc_core.run import Run
+from xdc_core.graph import SHARD
+from xdc_core.run import Node, Run
+from xdc_core.stage import run_stage
 
 MakeRun = Callable[..., Run]
 
@@ -131,3 +134,39 @@ def test_exit_codes_tell_what_failed() -> None:
     assert exit_code([failed, wrong]) == 1
     assert exit_code([busy, failed]) == 1
     assert exit_code([]) == 1
+
+
+@pytest.mark.slow
+def test_a_temporary_server_that_does_not_start_says_why_and_where_its_records_are(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").write_text("This is text, and longer than the sixteen bytes of SQLite's magic number.")
+    done = xdc(tmp_path, "doctor", "--json", TMPDIR=str(tmp_path))
+    assert done.returncode == 1
+    found = next(row for row in json.loads(done.stdout) if row["what"] == "Prefect")
+    assert found["state"] == "broken"
+    assert "temporary server ended with exit code 3: " in found["text"]
+    assert "file is not a database" in found["text"]
+    assert f"PREFECT_HOME, {tmp_path}:" in found["text"]
+    (log,) = tmp_path.glob("prefect-server-*.log")
+    assert str(log) in found["text"]
+    assert "Traceback" in log.read_text()
+
+
+def test_a_run_without_its_corpus_says_so(copy_run: MakeRun, tmp_path: Path) -> None:
+    gone = {"path": "../elsewhere/corpus", "videos": "../elsewhere/videos"}
+    run = copy_run(corpus=gone)
+    expected = f"corpus.path: {tmp_path}/elsewhere/corpus is not there, and corpus.videos, {tmp_path}/elsewhere/videos"
+    for command, code in (
+        (("run", run.root), 2),
+        (("round", run.root), 2),
+        (("status", run.root), 0),
+        (("report", run.root), 0),
+    ):
+        done = xdc(tmp_path, *command)
+        assert done.returncode == code, done.stderr
+        told = "".join((done.stdout + done.stderr).split())
+        assert "".join(expected.split()) in told, (command, done.stdout, done.stderr)
+        assert "".join(f"{run.root}/xdc.yaml".split()) in told
+    assert "This report is stale: shard is not there" in done.stdout
+    for node in (SHARD, Node("extract", "video", 0)):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            run_stage(run, node)

@@ -17,7 +17,7 @@ from xdc_core.clips import ClipViews
 from xdc_core.config import TrainSettings
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, load_encoder, save_encoder
-from xdc_core.graph import encoder_node
+from xdc_core.graph import SHARD, encoder_node
 from xdc_core.loader import load_views
 from xdc_core.modality import MODALITIES, Modality
 from xdc_core.run import Node, Run
@@ -120,7 +120,7 @@ def _batches(
         for number, reason in batch.rejects:
             raise StageError(
                 f"{run.corpus}: clip {task.rows.keys[number].as_py()} had a pseudo-label, but does not decode any "
-                f"more ({reason}). The corpus was damaged since; build it anew: xdc stage shard --force"
+                f"more ({reason}). The corpus was damaged since; build it anew: {run.command(SHARD, force=True)}"
             )
         assert batch.views is not None
         yield batch.numbers, batch.views

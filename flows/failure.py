@@ -1,0 +1,89 @@
+"""What Prefect's pages show of a flow run that failed: which stages, why, and the commands that do them again."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact
+
+from flows.artifacts import artifact_key
+from flows.children import log_path
+from flows.reported import only_reported
+from shards.command import command, stage_command
+from shards.errors import XdcError
+from xdc_core.run import Node, Run
+
+NAMED = ("data", "embed", "eval")  # Their flows have `name` where others have `modality`.
+
+
+def deployment_command(flow: str, **parameters: object) -> str:
+    """The command that has a worker do a flow run of one of prefect.yaml's deployments; None is left out."""
+    given = [("-p", f"{name}={value}") for name, value in parameters.items() if value is not None]
+    return command("prefect", "deployment", "run", f"{flow}/local", *(word for pair in given for word in pair))
+
+
+def round_commands(run: Path | str, number: int | None) -> list[str]:
+    """The commands that do a round, without a worker and by one. None: the next round."""
+    there = ["--round", number] if number is not None else []
+    return [command("xdc", "round", run, *there), deployment_command("xdc-round", run=run, round=number)]
+
+
+def run_commands(run: Path | str) -> list[str]:
+    """The commands that do all rounds."""
+    return [command("xdc", "run", run), deployment_command("xdc", run=run)]
+
+
+def stage_commands(run: Path | str, node: Node, force: bool) -> list[str]:
+    """The commands that do one stage."""
+    modality = {"name" if node.stage in NAMED else "modality": node.modality}
+    deployed = deployment_command(node.stage, run=run, **modality, round=node.round, force="true" if force else None)
+    return [stage_command(node.stage, run, node.modality, node.round, force), deployed]
+
+
+@contextmanager
+def failure_published(run: str, what: str, again: Sequence[str]) -> Iterator[None]:
+    """An error in the flow itself, as of the configuration, is published and goes on. `what`: of what flow run."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, XdcError) else f"{type(error).__name__}: {error}"
+        publish_flow_failure(run, what, reason, again)
+        raise
+
+
+def publish_flow_failure(run: str, what: str, reason: str, again: Sequence[str]) -> None:
+    """Why a flow run failed, and the commands that do it again, where no stage is to blame."""
+    with only_reported(f"{what}: {reason}"):
+        text = "\n".join([f"# {what}: failed", _verbatim(reason), *_again(again)])
+        create_markdown_artifact(text, artifact_key(Path(run).resolve().name, "failures"), what)
+
+
+def publish_stage_failures(
+    run: Run, failed: Mapping[Node, str], not_reached: Sequence[Node], force: bool, whole: Sequence[str]
+) -> None:
+    """Why stages failed, and the commands that do them again. `whole`: those for all nodes of the flow, if several."""
+    name = run.root.resolve().name
+    what = f"{', '.join(map(str, failed or not_reached))} of {name}"
+    lines = [f"# {what}: failed"]
+    for node, reason in failed.items():
+        lines += [f"\n## {node}", _verbatim(reason), f"\nLog, if the stage began: `{log_path(run, node)}`"]
+        lines += _again(stage_commands(run.root, node, force))
+    if not_reached:
+        lines.append(f"\nNot reached, because they read what failed: {', '.join(map(str, not_reached))}.")
+    if whole:
+        lines += ["\n## All that is left", "What is finished is reused.", *_again(whole)]
+    create_markdown_artifact("\n".join(lines), artifact_key(name, "failures"), what)
+
+
+def _again(commands: Sequence[str]) -> list[str]:
+    """The commands, and the folder to which their paths are relative."""
+    return [f"\nTo do it again, in the folder `{Path.cwd()}` (without a worker, or by one):", _verbatim(*commands)]
+
+
+def _verbatim(*lines: str) -> str:
+    """A block in which nothing is Markdown."""
+    text = "\n".join(lines)
+    longest = max((len(found) for found in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"\n{fence}\n{text}\n{fence}"

@@ -1,0 +1,102 @@
+"""Commands that are printed can be copied into a shell, whatever the run's folder is called."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.failure import deployment_command, stage_commands
+from flows.summary import _count_clusters
+from shards.errors import StageError
+from xdc_core.graph import SHARD
+from xdc_core.run import Node, Run, open_run
+from xdc_core.stage import run_stage
+from xdc_core.verification import verify_run
+
+MakeRun = Callable[..., Run]
+NAME = "it's [a] run"
+
+
+@pytest.fixture
+def run(make_run: MakeRun) -> Run:
+    """In a folder whose name no shell takes as it is."""
+    made = make_run()
+    return open_run(made.root.rename(made.root.with_name(NAME)))
+
+
+def test_every_command_of_the_terminal_names_the_run_as_one_word(run: Run, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    new, nowhere = tmp_path / f"new {NAME}", tmp_path / f"no {NAME}"
+    for arguments, expected in (
+        (["init", new, "--videos", videos], ["xdc", "run", new]),
+        (["status", run.root], ["xdc", "run", run.root]),
+        (["report", run.root], ["xdc", "round", run.root]),
+        (["report", run.root, "--round", "1"], ["xdc", "round", run.root, "--round", "1"]),
+        (["eval", run.root], ["xdc", "eval", run.root, "--protocol", "fc"]),
+        (["eval", run.root, "--table"], ["xdc", "eval", run.root]),
+        (["status", nowhere], ["xdc", "init", nowhere]),
+    ):
+        told = CliRunner().invoke(app, list(map(str, arguments))).output
+        assert shlex.join(map(str, expected)) in told, told
+        assert not re.search(rf"xdc \w+ {re.escape(str(tmp_path))}", told), told
+    (new / "xdc.yaml").unlink()
+    told = CliRunner().invoke(app, ["runs", str(new)]).output
+    assert shlex.join(["xdc", "init", str(new / "first"), "--videos", "FOLDER"]) in told
+
+
+def test_the_notes_of_a_configuration_name_the_run_as_one_word(tmp_path: Path) -> None:
+    root = tmp_path / NAME
+    assert CliRunner().invoke(app, ["init", str(root)]).exit_code == 0
+    head = (root / "xdc.yaml").read_text()
+    assert f"then: {shlex.join(['xdc', 'status', str(root)])} tells" in head
+    assert f"# {shlex.join(['xdc', 'run', str(root)])} does" in head
+
+
+def test_remedies_name_the_run_as_one_word(run: Run) -> None:
+    make_it = shlex.join(["xdc", "stage", "init", str(run.root), "--modality", "video"])
+    everything = shlex.join(["xdc", "run", str(run.root)])
+    with pytest.raises(StageError) as caught:
+        run_stage(run, Node("extract", "video", 0))
+    assert f"Make it with: {make_it}   (or all that is missing: {everything})" in str(caught.value)
+    run_stage(run, Node("init", "video"))
+    (run.directory(Node("init", "video")) / "encoder.safetensors").write_bytes(b"damaged")
+    damaged = [finding for finding in verify_run(run) if finding.kind == "damaged"]
+    assert damaged[0].remedy == f"{make_it} --force"
+
+
+def test_the_commands_for_a_failed_stage_are_those_of_its_flow() -> None:
+    alone, deployed = stage_commands("runs/a b", Node("eval", "my probe", 2), force=True)
+    assert shlex.split(alone) == [
+        "xdc",
+        "stage",
+        "eval",
+        "runs/a b",
+        "--modality",
+        "my probe",
+        "--round",
+        "2",
+        "--force",
+    ]
+    pairs = ["run=runs/a b", "name=my probe", "round=2", "force=true"]
+    start = ["prefect", "deployment", "run", "eval/local"]
+    assert shlex.split(deployed) == [*start, *(word for pair in pairs for word in ("-p", pair))]
+    assert deployment_command("xdc-round", run="r", round=None) == "prefect deployment run xdc-round/local -p run=r"
+    assert stage_commands("r", SHARD, force=False)[1] == "prefect deployment run shard/local -p run=r"
+
+
+@pytest.mark.parametrize("name", ["plain", 'it\'s a "run" for $5 in `back\\slash`'])
+def test_the_query_of_the_summary_reaches_duckdb_as_it_is_meant(tmp_path: Path, name: str) -> None:
+    # In the place of DuckDB, which is optional: what was asked, as a file.
+    (tmp_path / "duckdb.py").write_text("def sql(query):\n    return query\n")
+    command = _count_clusters(Path(name), "rounds/001/labels/video/*.parquet").removeprefix("python")
+    line = f"{shlex.quote(sys.executable)}{command}"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, env={}, capture_output=True, text=True, check=True)
+    path = f"{name}/rounds/001/labels/video/*.parquet".replace("'", "''")
+    assert done.stdout == f"select cluster, count(*) clips from '{path}' group by 1 order by 2\n"
