@@ -213,6 +213,23 @@ def verify(run: RunArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def recut(
+    run: RunArgument,
+    source: Annotated[
+        list[str] | None, typer.Option(help="a source's path as in sources.parquet  [default: those xdc verify names]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cut the shards again that hold clips of sources which an earlier version damaged, and no others."""
+    with told_to_people():
+        from flows.recut import recut_run
+
+        records = recut_run(run, source, show=not as_json)
+        if as_json:
+            print(json.dumps(records))
+
+
+@app.command()
 def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
     """Say what was learnt, by round, and where the reports are. --json prints a round's report.json."""
     with told_to_people():

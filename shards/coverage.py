@@ -7,6 +7,11 @@ from typing import NamedTuple
 SLACK_S = 0.1  # Headers and timestamps round, and a packet of sound may last for as long.
 
 
+def slack_s(fps: float) -> float:
+    """Seconds by which a clip of so many frames a second may be shorter than planned: it ends with a whole frame."""
+    return max(SLACK_S, 1 / fps) + 1e-3
+
+
 class Span(NamedTuple):
     """Seconds of a source file."""
 

@@ -108,7 +108,7 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
             reason = f"start_s ({start_s:g}) lies behind the end of the {what} ({facts.duration_s:.2f} s)"
             rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(start_s, reach_s)))
             continue
-        if reach_s - end_s > SLACK_S:
+        if reach_s - end_s > SLACK_S:  # Of a picture that ends before its sound.
             reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
             rejects.append(Reject(source.path, "plan", "no_picture", reason, "", end_s, reach_s))
         cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.commit import fingerprint, new_file, write_json
-from shards.coverage import SLACK_S, Span, uncovered
+from shards.coverage import Span, slack_s, uncovered
 from shards.errors import MediaError, SourceError, StageError
 from shards.index import MEMBERS, NO_MEMBER, index_schema, read_index, shard_name, write_parquet
 from shards.media import Clip, cut
@@ -173,15 +173,10 @@ def _write_tar(
 def _rest(clip: PlannedClip, made: Clip, settings: CorpusSettings) -> Reject | None:
     """What was planned of a clip and did not decode, if that is more than a frame."""
     end_s = clip.start_s + made.duration_s
-    if clip.end_s - end_s <= slack_s(settings):
+    if clip.end_s - end_s <= slack_s(settings.fps) - 1e-3:
         return None
     reason = f"the last {clip.end_s - end_s:.2f} s of this span do not decode; what is before them is a clip"
     return Reject(clip.source.path, "cut", "damaged", reason, "", end_s, clip.end_s)
-
-
-def slack_s(settings: CorpusSettings) -> float:
-    """Seconds by which a clip may be shorter than planned: it ends with a whole frame."""
-    return max(SLACK_S, 1 / settings.fps)
 
 
 def _take_plan(out: Path, plan: Plan) -> None:
@@ -256,7 +251,7 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
 
 def _check_coverage(out: Path, plan: Plan, clips: list[Span], rejects: list[Reject], settings: CorpusSettings) -> None:
     """Raises StageError where a second that was asked for is in no clip and in no reject."""
-    for span in uncovered(plan.asked, [*clips, *rejected_spans(rejects)], slack_s(settings) + 1e-3):
+    for span in uncovered(plan.asked, [*clips, *rejected_spans(rejects)], slack_s(settings.fps)):
         raise StageError(
             f"{out}: {span.source} from {span.start_s:.2f} s to {span.end_s:.2f} s is in no clip and in no reject. "
             "This is a defect of xdc; keep the folder and report it."

@@ -1,9 +1,13 @@
 """What is wrong with one committed directory of a run: its files, and its rows against the corpus's index."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from shards.commit import Manifest, fingerprint, list_files
+from shards.coverage import Span, slack_s, uncovered
 from shards.errors import StageError
 from shards.index import read_index, read_parquet, shard_names
 from shards.row_count import rejected_keys
@@ -89,18 +93,37 @@ def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
 def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:
     plan = read_parquet(corpus / "plan.parquet", "shard", ["key", "shard"])
     rejects = read_parquet(corpus / "rejects.parquet", "shard")
+    planned: dict[int, list[str]] = defaultdict(list)
+    for row in plan.to_pylist():
+        planned[row["shard"]].append(row["key"])
     rows = 0
     for number, shard in enumerate(shard_names(corpus)):
         for what in tar_faults(corpus, shard):
             yield corpus / f"{shard}.tar", what
         keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
         rows += len(keys)
-        wanted = [row["key"] for row in plan.to_pylist() if row["shard"] == number]
-        for what in key_faults(keys, rejected_keys(corpus, "shard", shard), wanted, "clips"):
+        for what in key_faults(keys, rejected_keys(corpus, "shard", shard), planned[number], "clips"):
             yield corpus / f"{shard}.parquet", what
     if (rows, len(rejects)) != (manifest.rows, manifest.rejects):
         said = f"{manifest.rows} clips and {manifest.rejects} rejects"
         yield corpus, f"it has {rows} clips and {len(rejects)} rejects, its manifest says {said}"
+    yield from _coverage_faults(corpus, rejects, float(manifest.settings["fps"]))
+
+
+def _coverage_faults(corpus: Path, rejects: pa.Table, fps: float) -> Iterator[Fault]:
+    """Seconds of sources that are in no clip and in no reject. Earlier versions did not store what was asked for."""
+    sources = read_parquet(corpus / "sources.parquet", "shard")
+    if "asked_s" not in sources.column_names:
+        return
+    asked = [Span(row["path"], *span) for row in sources.to_pylist() for span in row["asked_s"]]
+    rows = [row for row in rejects.to_pylist() if row["start_s"] is not None and row["end_s"] is not None]
+    found = [Span(row["source"], row["start_s"], row["end_s"]) for row in rows]
+    for shard in shard_names(corpus):
+        clips = read_index(corpus, shard, ["key", "source", "start_s", "duration_s"]).to_pylist()
+        found += [Span(row["source"], row["start_s"], row["start_s"] + row["duration_s"]) for row in clips]
+    for span in uncovered(asked, found, slack_s(fps)):
+        what = f"{span.source} from {span.start_s:.2f} s to {span.end_s:.2f} s is in no clip and in no reject"
+        yield corpus / "rejects.parquet", what
 
 
 def comparable(faults: Iterator[Fault], directory: Path) -> Iterator[Fault]:

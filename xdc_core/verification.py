@@ -10,6 +10,7 @@ from shards.command import command
 from shards.commit import STALE, partial_directories, read_manifest
 from shards.lock import in_progress
 from shards.progress import Progress, silent
+from shards.recut import damaged_sources
 from shards.stage import reusable
 from xdc_core.directory_check import comparable, file_faults, manifest_faults, row_faults
 from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, inputs, is_corpus, node_state, stored_from
@@ -93,6 +94,10 @@ def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
     if (not faults and state == "fresh") or (is_corpus(node) and not strange - set(directory.glob("*.tar"))):
         faults += [fault for fault in comparable(row_faults(run, node, manifest), directory) if fault not in faults]
     findings = [Finding("damaged", str(path), what, _rebuild(run, node)) for path, what in faults]
+    if is_corpus(node) and not faults:
+        remedy = command("xdc", "recut", run.root)
+        for name, what in damaged_sources(directory).items():
+            findings.append(Finding("damaged", str(directory), f"{name}: {what} by an earlier version of xdc", remedy))
     if state != "fresh" and not faults:
         findings.append(Finding("unfinished", str(directory), f"{state}: {why}", command("xdc", "run", run.root)))
     return findings

@@ -1,0 +1,48 @@
+"""`xdc recut`: only the shards of some sources are cut again."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.terminal import counter
+from shards.command import command
+from shards.errors import ConfigError
+from shards.progress import silent
+from shards.recut import damaged_sources, recut
+from xdc_core.graph import SHARD, stored_from
+from xdc_core.run import Node, open_run
+
+
+def recut_run(root: Path, sources: Sequence[str] | None, show: bool) -> list[dict[str, Any]]:
+    """Cut sources of a run's corpus again; without names, the damaged ones of the corpus and of its data sets.
+
+    Returns the records of the directories that were changed.
+
+    Raises:
+        ConfigError, StageError, Busy: see shards.recut.
+    """
+    run = open_run(root)
+    nodes = [SHARD] if sources else [SHARD, *(Node("data", name) for name in run.config.datasets)]
+    records = []
+    for node in nodes:
+        corpus, videos, settings = stored_from(run, node)
+        if not corpus.exists():
+            if node == SHARD:
+                raise ConfigError(f"{corpus} is not there. Make it: {run.command(SHARD)}")
+            continue
+        names = sources or sorted(damaged_sources(corpus))
+        if not names:
+            continue
+        if show:
+            with counter(f"recut {node}") as progress:
+                record = recut(corpus, videos, settings, names, progress)
+            print(f"{corpus}: {', '.join(list(names)[:3])} cut again ({len(names)} sources), {record.rows} clips now.")
+        else:
+            record = recut(corpus, videos, settings, names, silent)
+        records.append(asdict(record))
+    if show and not records:
+        print(f"{root}: no source is known to be damaged.")
+    elif show:
+        print(f"What was made of these clips is stale. Go on with: {command('xdc', 'run', root)}")
+    return records
