@@ -172,7 +172,7 @@ def test_a_packet_that_does_not_decode_costs_no_clip(good: Path) -> None:
 
 def test_a_file_of_which_many_packets_do_not_decode_is_rejected(good: Path) -> None:
     damage(good, list(range(5, 25)))
-    assert refused(good).startswith("the picture is damaged: 3 of ")
+    assert re.match(r"the picture is damaged: \d+ of 3\d packets do not decode", refused(good))
 
 
 def test_what_stands_behind_the_sound_of_an_mp3_costs_no_clip(tmp_path: Path) -> None:

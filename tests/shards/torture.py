@@ -23,22 +23,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sound:
-    """Seconds from the file's beginning to the last sample; whether every sample is zero."""
+    """Seconds from the file's beginning to the last sample; whether every sample is zero.
+
+    `begins_s`: the first sample that decodes, by the container (negative: so much of the sound is before the file's
+    beginning). `gaps`: where the container has a pause, and for how long. Both in seconds, both read with ffprobe.
+    """
 
     seconds: float
     silent: bool = False
+    begins_s: float = 0.0
+    gaps: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of the picture and of the sound: what it is, or a part of the reason why it is no use.
-
-    `together`: the reason why both are no use together, where each alone is.
-    """
+    """Of the picture and of the sound: what it is, or a part of the reason why it is no use."""
 
     picture: Picture | str
     sound: Sound | str
-    together: str = ""
 
 
 def _sound(seconds: float, silent: bool = False) -> Verdict:
@@ -49,8 +51,10 @@ def _picture(width: float, height: float, seconds: float, fps: float) -> Verdict
     return Verdict(Picture(width, height, seconds, fps), NO_SOUND)
 
 
-def _both(width: float, height: float, seconds: float, fps: float, sound_s: float, silent: bool = False) -> Verdict:
-    return Verdict(Picture(width, height, seconds, fps), Sound(sound_s, silent))
+def _both(
+    width: float, height: float, seconds: float, fps: float, sound_s: float, silent: bool = False, begins_s: float = 0.0
+) -> Verdict:
+    return Verdict(Picture(width, height, seconds, fps), Sound(sound_s, silent, begins_s))
 
 
 NTSC = 30000 / 1001
@@ -77,16 +81,16 @@ VERDICTS = {
     "media3/hls__standalone-webvtt__sample.mp4": _picture(1080, 720, 1.001, NTSC),
     "media3/mkv__bbb_1ch_48kHz_q10_opus.webm": _sound(144000 / 48000),
     # Picture from 0.067 s on, sound from 0.129 s on, for 44,544 samples: the file begins with its picture.
-    "media3/mkv__sample_last_cluster.mkv": _both(1080, 720, 1.0, 30, 0.062 + 44544 / 44100),
+    "media3/mkv__sample_last_cluster.mkv": _both(1080, 720, 1.0, 30, 0.062 + 44544 / 44100, begins_s=0.062),
     "media3/mkv__sample_with_dts_hd_ma.mkv": _sound(48128 / 48000, silent=True),
-    "media3/mkv__sample_with_null_terminated_srt.mkv": _both(1080, 720, 1.0, 30, 0.062 + 44544 / 44100),
-    "media3/mkv__sample_with_overlapping_srt.mkv": _both(1080, 720, 1.0, 30, 0.062 + 44544 / 44100),
+    "media3/mkv__sample_with_null_terminated_srt.mkv": _both(1080, 720, 1.0, 30, 0.062 + 44544 / 44100, begins_s=0.062),
+    "media3/mkv__sample_with_overlapping_srt.mkv": _both(1080, 720, 1.0, 30, 0.062 + 44544 / 44100, begins_s=0.062),
     # A subtitle at 0 makes that the file's beginning, and the first picture stands for 0.067 s more.
-    "media3/mkv__sample_with_ssa_subtitles.mkv": _both(1080, 720, 1.067, 30, 0.129 + 44544 / 44100),
+    "media3/mkv__sample_with_ssa_subtitles.mkv": _both(1080, 720, 1.067, 30, 0.129 + 44544 / 44100, begins_s=0.129),
     # ContentEncryption in its header, and one packet: by its header it is 1 ms long, which decides before decoding.
     "media3/mkv__subsample_encrypted_altref.webm": Verdict("the video is 0.00 s long, shorter than", NO_SOUND),
     # The first packet is rubbish; 40 frames of 1,152 samples from 0.026 s on.
-    "media3/mp3__200kB-garbage-prefix.mp3": _sound(0.0261 + 40 * 1152 / 44100),
+    "media3/mp3__200kB-garbage-prefix.mp3": Verdict(NO_PICTURE, Sound(0.0261 + 40 * 1152 / 44100, begins_s=0.0261)),
     # Its picture of 1400x1400 is a cover; the last packet is an ID3v1 tag.
     "media3/mp3__bear-id3-numeric-genre.mp3": _sound(117 * 1152 / 48000),
     "media3/mp3__bear-vbr-vbri-header.mp3": _sound(117 * 1152 / 48000),
@@ -105,17 +109,22 @@ VERDICTS = {
     "media3/mp4__sample_ac3_aac.mp4": _sound(13824 / 48000),
     "media3/mp4__sample_ac4_level4.mp4": Verdict(NO_PICTURE, NO_DECODER),
     "media3/mp4__sample_alac_20bit.mp4": _sound(45056 / 44100),
-    "media3/mp4__sample_av1.mp4": _both(1080, 720, 1.001, NTSC, 0.043 + 46080 / 44100),
+    "media3/mp4__sample_av1.mp4": _both(1080, 720, 1.001, NTSC, 0.043 + 46080 / 44100, begins_s=0.042993),
     # 54 packets, each 1,536 samples after the one before, of which the first 256 are there (numblkscod is 0).
-    "media3/mp4__sample_eac3.mp4": _sound((53 * 1536 + 256) / 48000),
+    "media3/mp4__sample_eac3.mp4": Verdict(
+        NO_PICTURE,
+        Sound((53 * 1536 + 256) / 48000, gaps=tuple(((n * 1536 + 256) / 48000, 1280 / 48000) for n in range(53))),
+    ),
     # The first of 17 frames is only there to be decoded.
-    "media3/mp4__sample_edit_list_only_preroll_sync_sample.mp4": _both(640, 360, 16 / 30.006, 30.006, 0.52),
+    "media3/mp4__sample_edit_list_only_preroll_sync_sample.mp4": _both(
+        640, 360, 16 / 30.006, 30.006, 0.52, begins_s=-0.001333
+    ),
     # The picture begins two frames behind the sound.
     "media3/mp4__sample_fragmented.mp4": _both(1080, 720, 32 / NTSC, NTSC, 47104 / 44100),
     "media3/mp4__sample_fragmented_large_bitrates.mp4": _both(1080, 720, 32 / NTSC, NTSC, 47104 / 44100),
     "media3/mp4__sample_fragmented_sgpd_v2.mp4": _picture(192, 108, 864 / 25, 25),
     "media3/mp4__sample_fragmented_variable_length_sgpd.mp4": _picture(192, 108, 864 / 25, 25),
-    "media3/mp4__sample_ipcm_24le.mp4": _both(1080, 720, 1.001, NTSC, 0.067 + 45056 / 44100),
+    "media3/mp4__sample_ipcm_24le.mp4": _both(1080, 720, 1.001, NTSC, 0.067 + 45056 / 44100, begins_s=0.067007),
     # MPEG-H.
     "media3/mp4__sample_mhm1_bl_cicp1_fragmented.mp4": Verdict(NO_PICTURE, NO_DECODER),
     "media3/mp4__sample_mhm1_lcbl_cicp1_fragmented.mp4": Verdict(NO_PICTURE, NO_DECODER),
@@ -123,16 +132,14 @@ VERDICTS = {
     "media3/mp4__sample_missing_stsd.mp4": Verdict(Picture(1080, 720, 1.001, NTSC), NO_DECODER),
     "media3/mp4__sample_opus.mp4": _sound(1.0035),
     # The matrix (0 1 / 1 0): turned and mirrored.
-    "media3/mp4__sample_rotate_and_reflect.mp4": _both(720, 1080, 1.001, NTSC, 1.0672),
-    "media3/mp4__sample_simple.mp4": _both(320, 240, 1.001, NTSC, 0.043 + 46080 / 44100),
-    "media3/mp4__sample_unsupported_brands.mp4": _both(1080, 720, 1.001, NTSC, 1.0672),
-    "media3/mp4__sample_with_btrt.mp4": _both(1080, 720, 1.001, NTSC, 1.0879),
+    "media3/mp4__sample_rotate_and_reflect.mp4": _both(720, 1080, 1.001, NTSC, 1.0672, begins_s=0.067211),
+    "media3/mp4__sample_simple.mp4": _both(320, 240, 1.001, NTSC, 0.043 + 46080 / 44100, begins_s=0.042993),
+    "media3/mp4__sample_unsupported_brands.mp4": _both(1080, 720, 1.001, NTSC, 1.0672, begins_s=0.067211),
+    "media3/mp4__sample_with_btrt.mp4": _both(1080, 720, 1.001, NTSC, 1.0879, begins_s=0.066213),
     # One of 30 packets does not decode: the picture before it stays.
     "media3/mp4__sample_with_invalid_nalu.mp4": _picture(1080, 720, 1.001, NTSC),
-    # The clock of the picture is wrong: 30 frames in 0.049 s. In these the sound has not begun: it is 0.
-    "media3/mp4__sample_with_vobsub.mp4": Verdict(
-        Picture(1080, 720, 0.049, 30 / 0.049), Sound(1.009), "the sound is digital silence"
-    ),
+    # The clock of the picture is wrong: 30 frames in 0.050 s. The sound goes on without it.
+    "media3/mp4__sample_with_vobsub.mp4": Verdict(Picture(1080, 720, 0.050, 30 / 0.050), Sound(1.009)),
     # The first of two eyes.
     "media3/mp4__water_180_mvhevc_5frames.mov": _picture(1934, 2160, 5 / 90, 90),
     "media3/ogg__bear_duplicate_header.opus": _sound(131520 / 48000),
@@ -149,7 +156,7 @@ VERDICTS = {
     "media3/ts__sample_mpegh_bl_configchange_single.ts": Verdict(NO_PICTURE, "the sound does not decode"),
     "media3/ts__sample_mpegh_lcbl_configchange_cont.ts": Verdict(NO_PICTURE, NO_SOUND),
     # 4 kB of a broadcast: two frames of AC-3, and not one packet of the picture.
-    "media3/ts__sample_with_sdt.ts": Verdict("only 0.00 s of picture decoded", Sound(3072 / 48000)),
+    "media3/ts__sample_with_sdt.ts": Verdict("the video stream is empty", Sound(3072 / 48000)),
     # 80 packets for 72 frames: 8 are never shown.
     "media3/vp9__roadtrip-vp92-10bit.webm": _picture(426, 240, 72 * 1001 / 24000, 24000 / 1001),
     "media3/wav__sample_8bit.wav": _sound(1.0),

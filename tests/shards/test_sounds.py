@@ -1,0 +1,105 @@
+"""What is stored of a sound is what is in the file: every codec, the shared cases, and odd files of other projects."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from media_maker import Array, plain, tone, write_video
+from scipy.signal import resample_poly
+from sound_codecs import RATE, codecs, likeness, written
+from sound_reference import Likeness, compare, decoded, placed
+from torture import VERDICTS, Sound
+
+from shards.decode import decode_sound
+from shards.media import cut
+from shards.probe import probe
+from shards.settings import CorpusSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data")
+CASES, TORTURE = DATA / "cases" / "media", DATA / "torture"
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"{CASES} is not there: set XDC_TEST_DATA")
+needs_torture = pytest.mark.skipif(not TORTURE.is_dir(), reason=f"{TORTURE} is not there: set XDC_TEST_DATA")
+ALONE = CorpusSettings(clip_seconds=60, min_seconds=0.04, sample_rate=RATE, modalities=("audio",), silence="keep")
+
+
+def stored(path: Path, start_s: float = 0.0, end_s: float | None = None) -> Array:
+    """The sound of a clip: float32 [samples]. Without an end it is the whole file's."""
+    end_s = probe(path, ("audio",)).duration_s if end_s is None else end_s
+    return decode_sound(cut(path, start_s, end_s, ALONE).flac)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", list(codecs()))
+def test_what_is_stored_of_a_codec_is_the_stream_from_beginning_to_end(codec: str, tmp_path: Path) -> None:
+    files = list(written(tmp_path, codec, most=3))
+    found = {path.name: likeness(path) for path in files}
+    assert {name: wrong for name, wrong in found.items() if not wrong.same} == {}
+
+
+def test_the_codecs_whose_frames_have_no_times_are_among_those_tried() -> None:
+    assert {"adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "alac", "wmav1", "wmav2", "real_144"} <= set(codecs())
+
+
+@needs_cases
+@pytest.mark.parametrize(
+    ("name", "zeros"),
+    [
+        ("sample.3gp", 0.07),
+        ("traveling.wav", 0.00),
+        ("alac-in-matroska-short.mka", 0.01),
+        ("streaming_CBR-7K.wav", 0.00),
+        ("ergon_xwma.wav", 0.00),
+    ],
+)
+def test_frames_without_a_time_of_their_own_are_heard(name: str, zeros: float) -> None:
+    sound = stored(CASES / name)
+    found = compare(sound, decoded(CASES / name, RATE), RATE)
+    assert found.same, found
+    assert found.zeros == pytest.approx(zeros, abs=0.006)
+
+
+@needs_cases
+@pytest.mark.parametrize("name", ["sample.3gp", "traveling.wav", "alac-in-matroska-short.mka", "ergon_xwma.wav"])
+def test_a_later_clip_of_such_a_file_has_the_sound_of_its_span(name: str) -> None:
+    sound, whole = stored(CASES / name, 1.5, 3.5), decoded(CASES / name, RATE)
+    assert compare(sound, whole[round(1.5 * RATE) : round(3.5 * RATE)], RATE).same
+
+
+@needs_torture
+@pytest.mark.slow
+def test_odd_files_are_heard_where_their_containers_place_them() -> None:
+    """As FFmpeg decodes them: silence before the first sample, gaps and an end where the container states them."""
+    wrong: dict[str, Likeness] = {}
+    for name, verdict in VERDICTS.items():
+        if not isinstance(verdict.sound, Sound) or not (TORTURE / name).exists():
+            continue
+        # Placed before it is resampled: a filter would reach from one side of a gap to the other.
+        rate = 48000 if verdict.sound.gaps else RATE
+        reference = placed(decoded(TORTURE / name, rate), rate, verdict.sound.begins_s, verdict.sound.gaps)
+        reference = resample_poly(reference, RATE, rate)[: round(verdict.sound.seconds * RATE)]
+        found = compare(stored(TORTURE / name), reference, RATE)
+        if not found.same:
+            wrong[name] = found
+    assert wrong == {}
+
+
+def test_channels_that_cancel_each_other_are_heard_by_the_loudest(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"audio_codec": "pcm_s16le"}
+    one = tone(440, 1.2, loudness=0.3)
+    path = write_video(tmp_path / "a.mkv", [plain((9, 9, 9))] * 30, np.stack([one, -one]), **how)
+    both = CorpusSettings(short_side=48, fps=25, sample_rate=RATE)
+    sound = decode_sound(cut(path, 0, 1.2, both).flac)
+    assert np.abs(sound[1600:17600]).max() == pytest.approx(0.3, abs=0.01)
+    lossy = write_video(tmp_path / "b.mp4", [plain((9, 9, 9))] * 30, np.stack([one, -one]))
+    assert np.abs(decode_sound(cut(lossy, 0, 1.2, both).flac)[1600:17600]).max() == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_quiet_sound_of_two_channels_is_mixed_as_ever(tmp_path: Path) -> None:
+    quiet = np.stack([tone(440, 1.2, loudness=0.004), tone(700, 1.2, loudness=0.004)])
+    path = write_video(tmp_path / "a.mkv", [plain((9, 9, 9))] * 30, quiet, audio_codec="pcm_s16le")
+    sound = decode_sound(cut(path, 0, 1.2, CorpusSettings(short_side=48, fps=25, sample_rate=RATE)).flac)
+    spectrum = np.abs(np.fft.rfft(sound[1600:17600]))
+    assert {int(n) for n in np.argsort(spectrum)[-2:]} == {440, 700}  # Each of 1 s: bins are Hz.
