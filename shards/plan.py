@@ -95,14 +95,17 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
         facts = found[source.path]
         start_s = source.start_s or 0.0
         wanted_s = source.end_s if source.end_s is not None else math.inf
-        reach_s = min(wanted_s, facts.reach_s)
-        if reach_s > start_s and facts.probe_version >= PROBE_VERSION:  # Earlier ones believed headers.
-            asked.append(Span(source.path, start_s, reach_s))
+        reach_s, far_s = (min(wanted_s, at_s) for at_s in (facts.reach_s, max(facts.reach_s, facts.last_packet_s)))
+        if far_s > start_s and facts.probe_version >= PROBE_VERSION:  # Earlier ones believed headers.
+            asked.append(Span(source.path, start_s, far_s))
         if reason := facts.reason or too_much(facts.width, facts.height, facts.fps, facts.duration_s, settings):
             kind: Kind = (facts.kind or "damaged") if facts.reason else "too_large"
-            span = (start_s, reach_s) if reach_s > start_s else (source.start_s, source.end_s)
+            span = (start_s, far_s) if far_s > start_s else (source.start_s, source.end_s)
             rejects.append(Reject(source.path, "probe", kind, reason, "", *span))
             continue
+        if far_s - max(start_s, reach_s) > SLACK_S:
+            reason = f"behind {reach_s:.2f} s there are only streams that are not used, or one damaged timestamp"
+            rejects.append(Reject(source.path, "plan", "outside", reason, "", max(start_s, reach_s), far_s))
         end_s = min(wanted_s, facts.duration_s)
         if end_s <= start_s:
             reason = f"start_s ({start_s:g}) lies behind the end of the {what} ({facts.duration_s:.2f} s)"

@@ -5,6 +5,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av.container import InputContainer
@@ -28,8 +29,9 @@ class Probe:
     """What a file says of itself. Seconds, pixels (as displayed before rotation), Hz; 0 and "" where not asked for.
 
     `duration_s` is where the last packet of the picture ends (without "video" among the modalities, of the sound),
-    and `sound_duration_s` where that of the sound ends;
-    `header_duration_s` is what the header states, 0 where it states none.
+    and `sound_duration_s` where that of the sound ends. `header_duration_s` is what the header states, 0 where it states
+    none. `last_packet_s` is where the last packet ends of all streams of these kinds: among them are streams that are not
+    used, and a single packet far behind all others, whose timestamp is damaged.
     """
 
     duration_s: float = 0.0
@@ -41,6 +43,7 @@ class Probe:
     sample_rate: int = 0
     header_duration_s: float = 0.0
     sound_duration_s: float = 0.0
+    last_packet_s: float = 0.0
 
 
 def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
@@ -55,26 +58,38 @@ def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream
     return max(0.0, stated)
 
 
-def _ends(path: Path, header_s: float) -> dict[int, float]:
-    """Where the last packet ends of each picture and sound stream that has one, in seconds, by the stream's number.
+class _End(NamedTuple):
+    """Where the last packet of a stream ends, and the one before it, in seconds."""
+
+    last_s: float = -math.inf
+    before_s: float = -math.inf
+
+    @property
+    def s(self) -> float:
+        """Where the stream ends: one packet alone that is far behind all others has a damaged timestamp."""
+        return self.before_s if self.last_s - self.before_s > LONG_S and self.before_s > 0 else self.last_s
+
+
+def _ends(path: Path, header_s: float, modalities: Collection[str]) -> dict[int, _End]:
+    """The ends of all picture and sound streams (as `modalities` go) that have a packet, by the stream's number.
 
     Raises:
         av.FFmpegError: not one packet can be read.
     """
     if path.stat().st_size > READ_THROUGH and header_s > 0:
-        found = _ends_behind(path, max(0.0, header_s - max(10.0, 0.05 * header_s)))
-        if found and max(found.values()) >= header_s - max(10.0, 0.05 * header_s):
+        found = _ends_behind(path, max(0.0, header_s - max(10.0, 0.05 * header_s)), modalities)
+        if found and max(end.s for end in found.values()) >= header_s - max(10.0, 0.05 * header_s):
             return found
-    return _ends_behind(path, None)
+    return _ends_behind(path, None, modalities)
 
 
-def _ends_behind(path: Path, from_s: float | None) -> dict[int, float]:
+def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) -> dict[int, _End]:
     """The same, of packets from a time on; None: of all."""
-    ends: dict[int, tuple[float, float]] = {}  # The last end, and the one before it.
+    ends: dict[int, _End] = {}
     stated: dict[int, int] = {}  # The last time of a packet. One that stands still is none.
     with open_media(path) as container:
         origin_s = origin_of(container)
-        streams = [stream for stream in playable(container) if stream.time_base]
+        streams = [stream for stream in playable(container) if stream.time_base and stream.type in modalities]
         if not streams:
             return {}
         try:
@@ -83,7 +98,7 @@ def _ends_behind(path: Path, from_s: float | None) -> dict[int, float]:
             for packet in packets_of(container, streams):
                 if packet.is_discard or not packet.size or packet.time_base is None:
                     continue
-                last_s, before_s = ends.get(packet.stream_index, (-math.inf, -math.inf))
+                last_s, before_s = ends.get(packet.stream_index, _End())
                 # AVI has decode times alone, of which FFmpeg makes presentation times that are late.
                 told = packet.dts if packet.pts is None or container.format.name == "avi" else packet.pts
                 if told is not None and told != stated.get(packet.stream_index):
@@ -95,18 +110,13 @@ def _ends_behind(path: Path, from_s: float | None) -> dict[int, float]:
                     end_s = begin_s + shown_s(packet, packet.stream)
                 else:
                     end_s = begin_s + float((packet.duration or 0) * packet.time_base)
-                ends[packet.stream_index] = max(last_s, end_s), max(before_s, min(last_s, end_s))
+                ends[packet.stream_index] = _End(max(last_s, end_s), max(before_s, min(last_s, end_s)))
         except MemoryError:
             raise
         except (av.FFmpegError, OverflowError):
             if not ends and from_s is None:
                 raise
-    return {number: _without_outlier(*pair) for number, pair in ends.items()}
-
-
-def _without_outlier(last_s: float, before_s: float) -> float:
-    """One packet alone that is far behind all others has a damaged timestamp."""
-    return before_s if last_s - before_s > LONG_S and before_s > 0 else last_s
+    return ends
 
 
 def _tells_lengths(path: Path) -> bool:
@@ -148,15 +158,15 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
         width, height = (video.codec_context.width, video.codec_context.height) if video else (0, 0)
         header_s = _header_s(container, leading)
         try:
-            ends = _ends(path, header_s)
+            ends = _ends(path, header_s, modalities)
         except MemoryError:
             raise
         except av.FFmpegError as error:
             raise MediaError(f"FFmpeg cannot read its packets: {error.strerror}") from error
-        duration_s = ends.get(leading.index, 0.0)
+        duration_s = ends[leading.index].s if leading.index in ends else 0.0
         if video is None and duration_s <= DECODED_S and not _tells_lengths(path):
             duration_s = max(duration_s, _decoded_s(path))
-        sound_s = ends.get(audio.index, 0.0) if audio else 0.0
+        sound_s = ends[audio.index].s if audio and audio.index in ends else 0.0
         if not duration_s > 0:
             if video:
                 raise MediaError("no picture: the video stream is empty", "no_picture")
@@ -171,13 +181,15 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             sample_rate=audio.codec_context.sample_rate if audio else 0,
             header_duration_s=header_s,
             sound_duration_s=max(0.0, sound_s),
+            last_packet_s=max(end.last_s for end in ends.values()),
         )
 
 
-def reach_of(path: Path) -> float:
-    """Where the last packet of picture or sound ends, in seconds; 0 where none can be read."""
+def reach_of(path: Path, modalities: Collection[str]) -> float:
+    """Where the last packet of these kinds of streams ends, in seconds; 0 where none can be read."""
     try:
-        return max([0.0, *_ends_behind(path, None).values()])
+        ends = _ends_behind(path, None, modalities)
+        return max([0.0, *(end.last_s for end in ends.values())])
     except MemoryError:
         raise
     except (av.FFmpegError, MediaError):

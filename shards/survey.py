@@ -49,11 +49,12 @@ class Surveyed:
     kind: Kind | None = None
     header_duration_s: float = 0.0
     sound_duration_s: float = 0.0
+    last_packet_s: float = 0.0
     probe_version: int = 1
 
     @property
     def reach_s(self) -> float:
-        """Where the last packet ends that was found of picture and sound."""
+        """Where the last packet ends that is used, of picture and sound."""
         return max(self.duration_s, self.sound_duration_s)
 
 
@@ -88,7 +89,7 @@ def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe
     except MediaError as error:
         if stat_of(path)[0] >= 0:
             check_readable(path)
-        return Probe(reach_of(path)), str(error), error.kind
+        return Probe(reach_of(path, modalities)), str(error), error.kind
 
 
 def read_survey(path: Path) -> Iterator[Surveyed]:

@@ -44,7 +44,10 @@ SOURCES_SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("path", "sha256", "video_codec", "audio_codec", "reason", "kind")),
         *((name, pa.int64()) for name in ("size", "mtime_ns", "unreadable_at")),
         *((name, pa.int32()) for name in ("width", "height", "sample_rate", "probe_version")),
-        *((name, pa.float64()) for name in ("duration_s", "header_duration_s", "sound_duration_s", "fps")),
+        *(
+            (name, pa.float64())
+            for name in ("duration_s", "header_duration_s", "sound_duration_s", "last_packet_s", "fps")
+        ),
         ("asked_s", pa.list_(pa.list_(pa.float64()))),
     ]
 )

@@ -17,9 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from media_maker import plain, tone, write_video
+from packet_reader import last_packets_end
 
+from shards.coverage import Span, slack_s, uncovered
 from shards.index import read_whole_index
 from shards.make import shard
+from shards.reject import KINDS as KINDS_OF_REJECTS
 from shards.settings import CorpusSettings
 
 KINDS = {
@@ -118,6 +121,20 @@ def mutate(data: bytes, seed: tuple[int, ...]) -> bytes:
     return bytes(mutant)
 
 
+def unaccounted(corpus: Path, folder: Path) -> list[Span]:
+    """What of the files is in no clip and in no reject, by a reading of their packets that is none of ours."""
+    found = [
+        Span(row["source"], row["start_s"], row["start_s"] + row["duration_s"])
+        for row in read_whole_index(corpus).to_pylist()
+    ]
+    for row in pq.read_table(corpus / "rejects.parquet").to_pylist():
+        assert row["kind"] in KINDS_OF_REJECTS
+        if row["end_s"] is not None:
+            found.append(Span(row["source"], row["start_s"], row["end_s"]))
+    asked = [Span(path.name, 0.0, last_packets_end(path)) for path in sorted(folder.iterdir())]
+    return list(uncovered(asked, found, slack_s(SETTINGS.fps)))
+
+
 def shard_mutants(folder: Path, count: int, seed: int) -> tuple[set[str], dict[str, list[str]], set[str]]:
     """A corpus of `count` mutants, equally many of each kind. Sources with clips, reasons by source, all sources."""
     valid = valid_videos(folder / "valid")
@@ -144,15 +161,16 @@ def main() -> None:
         clock = time.monotonic()
         used, reasons, names = shard_mutants(Path(folder), arguments.mutants, arguments.seed)
         seconds = time.monotonic() - clock
+        gaps = unaccounted(Path(folder) / "corpus", Path(folder) / "mutants")
     lost = names - used - set(reasons)
     bad = {name: why for name, why in reasons.items() if any(NO_REASON.search(reason) for reason in why)}
     kinds = Counter(re.sub(r"-?\d[\d.,x]*", "N", reason) for why in reasons.values() for reason in why)
     print(f"{len(names)} mutants in {seconds:.0f} s: {len(used)} gave clips, {len(set(reasons) - used)} gave none")
-    print(f"not accounted for: {len(lost)}; without a reason of use: {len(bad)}")
+    print(f"not accounted for: {len(lost)} files, {len(gaps)} spans; without a reason of use: {len(bad)}")
     for reason, number in kinds.most_common():
         print(f"{number:6d}  {reason}")
-    if lost or bad:
-        print(sorted(lost), bad)
+    if lost or bad or gaps:
+        print(sorted(lost), bad, gaps)
         raise SystemExit(1)
 
 

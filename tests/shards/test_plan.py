@@ -122,7 +122,7 @@ def test_a_row_with_a_span_stays_within_it_and_within_the_video() -> None:
 
 
 def test_every_source_that_gives_no_clip_or_loses_a_rest_is_accounted_for() -> None:
-    earlier = Reject("notes.txt", "list", "not a media file")
+    earlier = Reject("notes.txt", "list", "not_media", "not a media file")
     listing = listed(
         Source("good.mp4"), Source("broken.mp4"), Source("late.mp4", 50.0), Source("short.mp4"), rejects=[earlier]
     )
