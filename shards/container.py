@@ -24,10 +24,11 @@ from shards.damage import what_it_is
 from shards.errors import MediaError
 from shards.reject import Kind
 from shards.source import check_readable
-from shards.timing import PictureClock, SoundClock, packet_start_s
+from shards.timing import PictureClock, SoundClock, tick_of
 
 REACH = 1 << 26  # Bytes: behind the last packet that was read, a failed read lies in the next of these.
 MAX_STREAMS = 256  # A whole television multiplex has about 100.
+LONG_FRAMES = ("ape", "atrac", "cook", "wma")  # Of up to a quarter of a second and more.
 WITHOUT_KEY_PACKETS = frozenset({"adpcm_yamaha", "dfpwm", "g722", "g726", "g726le"})
 # A clip with more packets that do not decode than either is of no use.
 BAD_PACKETS = 2
@@ -156,7 +157,7 @@ class Decoding:
 
     stream: Any
     frames: Iterator[tuple[float, Any]]
-    clock: PictureClock | SoundClock
+    clock: Any  # A PictureClock or a SoundClock.
     damage: Damage
     from_beginning: bool
 
@@ -165,8 +166,9 @@ class Decoding:
 def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> Iterator[Decoding]:
     """Decode the picture or the sound, beginning with a frame at or before `time_s` (else with the first of all).
 
-    Formats without an index (MPEG-TS) take us anywhere, and a decoder needs a key frame to begin with: where what
-    comes out first is too late, or has no time, we begin further back.
+    Sound begins a little earlier, for codecs need some packets before they are right. Formats without an index (MPEG-TS)
+    take us anywhere, and a decoder needs a key frame to begin with: where what comes out first is too late, or has no
+    time, we begin further back.
 
     Raises:
         MediaError: see open_media and choose_streams, or nothing of it decodes; also while frames are taken.
@@ -178,12 +180,13 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
             stream: Any = video or audio
             if kind == "video":
                 stream.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
+            begin_s = time_s - (lead_s(stream.codec_context.name) if kind == "audio" else 0.0)
             origin_s = origin_of(container)
             # Where there are pictures, FFmpeg seeks to them: for sound before the first one we must not seek at all.
             leading = next(filter(_decodable, _pictures(container)), stream)
             first_s = float((leading.start_time or 0) * (leading.time_base or 0)) - origin_s
-            from_beginning = time_s - back_s <= first_s or _only_from_beginning(container, stream)
-            if not from_beginning and not _seek(container, time_s - back_s + origin_s):
+            from_beginning = begin_s - back_s <= first_s or _only_from_beginning(container, stream)
+            if not from_beginning and not _seek(container, begin_s - back_s + origin_s):
                 continue
             clock: PictureClock | SoundClock
             if kind == "video":
@@ -192,7 +195,7 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
                 alone = not _pictures(container)
                 if alone and not from_beginning:
                     origin_s += _left_out_s(path)
-                clock = SoundClock(container.format.name, origin_s, from_beginning, alone)
+                clock = SoundClock(stream, container.format.name, origin_s, from_beginning, alone)
             damage = Damage()
             frames = _decode(container, stream, path, clock, damage, time_s + origin_s)
             try:
@@ -201,10 +204,15 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
                 if from_beginning:
                     raise
                 continue
-            if from_beginning or (first is not None and first[0] is not None and first[0] <= time_s):
+            if from_beginning or (first is not None and first[0] is not None and first[0] <= begin_s):
                 timed = ((at_s, frame) for at_s, frame in _before(first, frames) if at_s is not None)
                 yield Decoding(stream, timed, clock, damage, from_beginning)
                 return
+
+
+def lead_s(codec: str) -> float:
+    """Seconds before a span from which on a sound is decoded."""
+    return 1.0 if codec.startswith(LONG_FRAMES) else 0.1
 
 
 def _only_from_beginning(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> bool:
@@ -224,7 +232,7 @@ def _left_out_s(path: Path) -> float:
     """How many seconds a decoder leaves out at the beginning of a sound (see SoundClock)."""
     with decode_from(path, "audio", -math.inf) as decoding:
         next(decoding.frames, None)
-        return getattr(decoding.clock, "left_out_s", 0.0)
+        return float(decoding.clock.left_out_s)
 
 
 def _before(first: Any, frames: Iterator[Any]) -> Iterator[Any]:
@@ -251,12 +259,11 @@ def _decode(
 ) -> Iterator[tuple[float | None, Any]]:
     """Frames with their times. Packets before `counted_from_s` are no part of the clip: they do not count as damage."""
     what = "picture" if stream.type == "video" else "sound"
-    begun = False
+    begun, tick_s = False, tick_of(stream)
     frames: Sequence[Any]
     frame: Any
     for packet in _packets(container, stream, path):
-        time_s = packet_start_s(packet) if packet is not None else None
-        counts = time_s is None or time_s >= counted_from_s
+        counts = packet is None or packet.pts is None or packet.pts * tick_s >= counted_from_s
         damage.seen += counts
         try:
             if packet is None:

@@ -17,12 +17,11 @@ from shards.caps import allowed_frames, check_bytes
 from shards.container import Decoding, decode_from
 from shards.errors import MediaError
 from shards.settings import CorpusSettings
-from shards.timing import JUMP_S, shown_s
+from shards.timing import JUMP_S
 
 # No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads memory that it has not written
 # (shown by other values of MALLOC_PERTURB_), and once in a thousand clips the same frames give other bytes.
 X264 = {"preset": "veryfast", "bf": "0", "x264-params": "mbtree=0:rc-lookahead=0:weightp=0:scenecut=0"}
-LEAD_S = 0.5  # Codecs need some packets before a span to be right from its first sample on.
 # A mix of channels that is as quiet as this (of 1, root mean square) is compared with the channels by themselves.
 QUIET = 0.01
 
@@ -124,7 +123,7 @@ def _frames_at(
             slot += 1
         if slot >= slots:
             return
-        current, current_end = frame, time_s + (shown_s(frame, decoding.stream) or 1 / fps)
+        current, current_end = frame, time_s + (decoding.clock.shown_s(frame) or 1 / fps)
     while current is not None and slot < slots and start_s + slot / fps < current_end - slack_s:
         yield current
         slot += 1
@@ -263,10 +262,10 @@ def _place_sound(path: Path, start_s: float, duration_s: float, sample_rate: int
     Raises:
         MediaError: too many packets do not decode.
     """
-    with decode_from(path, "audio", start_s - LEAD_S) as decoding:
+    with decode_from(path, "audio", start_s) as decoding:
         sound, end = _place_frames(decoding, start_s, duration_s, sample_rate, mono)
         decoding.damage.check("sound")
-        if decoding.from_beginning or not getattr(decoding.clock, "unsteady", False):
+        if decoding.from_beginning or not decoding.clock.unsteady:
             return sound, end
     with decode_from(path, "audio", -math.inf) as decoding:
         return _place_frames(decoding, start_s, duration_s, sample_rate, mono)

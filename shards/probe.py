@@ -13,7 +13,7 @@ from av.container import InputContainer
 from shards.container import choose_streams, decode_from, open_media, origin_of, packets_of, playable
 from shards.errors import MediaError
 from shards.settings import BOTH
-from shards.timing import shown_s
+from shards.timing import frame_s, tick_of
 
 # Sound without a header that tells its length: FFmpeg guesses it from the bit rate of the beginning, or takes the last
 # timestamp, which stands for a third of a second; in MPEG-PS that goes for pictures too.
@@ -28,10 +28,10 @@ DECODED_S = 3600.0  # Longer sound is not decoded only to see where it ends.
 class Probe:
     """What a file says of itself. Seconds, pixels (as displayed before rotation), Hz; 0 and "" where not asked for.
 
-    `duration_s` is where the last packet of the picture ends (without "video" among the modalities, of the sound),
-    and `sound_duration_s` where that of the sound ends. `header_duration_s` is what the header states, 0 where it states
-    none. `last_packet_s` is where the last packet ends of all streams of these kinds: among them are streams that are not
-    used, and a single packet far behind all others, whose timestamp is damaged.
+    `duration_s` is where the last packet of the picture ends (without "video" among the modalities, of the sound), and
+    `sound_duration_s` where that of the sound ends. `header_duration_s` is what the header states, 0 where it states
+    none. `last_packet_s` is where the last packet ends of all streams of these kinds: among them are streams that are
+    not used, and a single packet far behind all others, whose timestamp is damaged.
     """
 
     duration_s: float = 0.0
@@ -92,24 +92,24 @@ def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) 
         streams = [stream for stream in playable(container) if stream.time_base and stream.type in modalities]
         if not streams:
             return {}
+        ticks = {stream.index: tick_of(stream) for stream in streams}
+        frames_s = {stream.index: frame_s(stream) if stream.type == "video" else 0.0 for stream in streams}
         try:
             if from_s is not None:
                 container.seek(round((from_s + origin_s) * av.time_base), backward=True)
             for packet in packets_of(container, streams):
-                if packet.is_discard or not packet.size or packet.time_base is None:
+                if packet.is_discard or not packet.size:
                     continue
+                tick_s = ticks[packet.stream_index]
                 last_s, before_s = ends.get(packet.stream_index, _End())
                 # AVI has decode times alone, of which FFmpeg makes presentation times that are late.
                 told = packet.dts if packet.pts is None or container.format.name == "avi" else packet.pts
                 if told is not None and told != stated.get(packet.stream_index):
                     stated[packet.stream_index] = told
-                    begin_s = float(told * packet.time_base) - origin_s
+                    begin_s = told * tick_s - origin_s
                 else:
                     begin_s = max(last_s, 0.0)  # Raw streams: packets follow each other.
-                if packet.stream.type == "video":
-                    end_s = begin_s + shown_s(packet, packet.stream)
-                else:
-                    end_s = begin_s + float((packet.duration or 0) * packet.time_base)
+                end_s = begin_s + ((packet.duration or 0) * tick_s or frames_s[packet.stream_index])
                 ends[packet.stream_index] = _End(max(last_s, end_s), max(before_s, min(last_s, end_s)))
         except MemoryError:
             raise

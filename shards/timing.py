@@ -21,6 +21,7 @@ class PictureClock:
 
     def __init__(self, stream: Any, format_name: str, origin_s: float, from_beginning: bool) -> None:
         self._origin_s, self._stream = origin_s, stream
+        self._tick_s, self._frame_s = tick_of(stream), frame_s(stream)
         self._only_dts = self._is_avi = format_name == "avi"
         self._seen_packet = False
         self._sent = 0
@@ -52,25 +53,26 @@ class PictureClock:
         if self._only_dts:
             pts = earliest if self._stream.codec_context.has_b_frames or frame.dts is None else frame.dts
         time_s = self._next_s
-        if pts is not None and frame.time_base:
-            time_s = float(pts * frame.time_base) - self._origin_s
+        if pts is not None and self._tick_s:
+            time_s = pts * self._tick_s - self._origin_s
         if time_s is not None:
-            self._next_s = time_s + shown_s(frame, self._stream)
+            self._next_s = time_s + self.shown_s(frame)
         return time_s
 
-
-def packet_start_s(packet: Any) -> float | None:
-    """The presentation time of a packet in seconds; None where it has none."""
-    if packet.pts is None or packet.time_base is None:
-        return None
-    return float(packet.pts * packet.time_base)
+    def shown_s(self, frame: Any) -> float:
+        """How long a frame is shown, in seconds; by the stream's rate where it does not say, 0 where neither does."""
+        return (frame.duration or 0) * self._tick_s or self._frame_s
 
 
-def shown_s(frame: Any, stream: Any) -> float:
-    """How long a frame or packet of a picture lasts, in seconds; by the stream's rate where it does not say."""
-    said_s = float((frame.duration or 0) * (frame.time_base or 0))
+def tick_of(stream: Any) -> float:
+    """The unit of a stream's timestamps in seconds; 0 where it has none."""
+    return float(stream.time_base or 0)
+
+
+def frame_s(stream: Any) -> float:
+    """How long a frame is shown by the rate of a picture stream, in seconds; 0 where it has none."""
     rate = stream.average_rate or stream.base_rate
-    return said_s or (1 / float(rate) if rate else 0.0)
+    return 1 / float(rate) if rate else 0.0
 
 
 class SoundClock:
@@ -89,7 +91,8 @@ class SoundClock:
     beginning on.
     """
 
-    def __init__(self, format_name: str, origin_s: float, from_beginning: bool, alone: bool) -> None:
+    def __init__(self, stream: Any, format_name: str, origin_s: float, from_beginning: bool, alone: bool) -> None:
+        self._tick_s = tick_of(stream)
         self._origin_s, self._alone = origin_s, alone and from_beginning
         self.left_out_s = 0.0  # How much of the beginning does not delay the sound.
         self._counted = format_name == "avi"
@@ -102,27 +105,28 @@ class SoundClock:
 
     def send(self, packet: Any) -> None:
         """Note a packet that is about to be decoded."""
-        if self._first_s is None:
-            self._first_s = packet_start_s(packet)
+        if self._first_s is None and packet.pts is not None:
+            self._first_s = packet.pts * self._tick_s
 
     def lose(self, packet: Any) -> None:
         """Note that a packet did not decode. Where there are times, the next frame's tells what is missing."""
         if not self._begun:
             self._first_s = None
         elif self._counted and self._next_s is not None:
-            self._next_s += float((packet.duration or 0) * (packet.time_base or 0))
+            self._next_s += (packet.duration or 0) * self._tick_s
 
     def time_of(self, frame: Any) -> float | None:
         """Seconds, of the frames in the order in which they are decoded; None where it cannot be known."""
         lasts_s = frame.samples / frame.sample_rate
-        if frame.time is not None:
+        if frame.pts is not None:
+            stated_s = frame.pts * self._tick_s
             if self._alone and not self._begun and self._first_s is not None:
-                self.left_out_s = max(0.0, frame.time - max(self._first_s, self._origin_s))
+                self.left_out_s = max(0.0, stated_s - max(self._first_s, self._origin_s))
                 self._origin_s += self.left_out_s
-            if frame.time != self._stated_s:
-                self._next_s = self._begin_packet(frame, frame.time - self._origin_s)
+            if stated_s != self._stated_s:
+                self._next_s = self._begin_packet(frame, stated_s - self._origin_s)
                 self._packet_s = 0.0
-            self._stated_s = frame.time
+            self._stated_s = stated_s
         time_s = self._next_s
         if time_s is not None:
             self._begun = True
@@ -133,7 +137,7 @@ class SoundClock:
 
     def _begin_packet(self, frame: Any, stated_s: float) -> float:
         """Where the first frame of a packet begins whose time is `stated_s`."""
-        said_s = float((frame.duration or 0) * (frame.time_base or 0))
+        said_s = (frame.duration or 0) * self._tick_s
         expected_s, account_s = self._next_s, self._said_s
         if self._begun and expected_s is not None:
             off_s = abs(stated_s - expected_s)
