@@ -28,6 +28,7 @@ from shards.timing import PictureClock, SoundClock, tick_of
 
 REACH = 1 << 26  # Bytes: behind the last packet that was read, a failed read lies in the next of these.
 MAX_STREAMS = 256  # A whole television multiplex has about 100.
+BEHIND_S = 10.0  # No container keeps what belongs together further apart.
 LONG_FRAMES = ("ape", "atrac", "cook", "wma")  # Of up to a quarter of a second and more.
 WITHOUT_KEY_PACKETS = frozenset({"adpcm_yamaha", "dfpwm", "g722", "g726", "g726le"})
 # A clip with more packets that do not decode than either is of no use.
@@ -163,12 +164,16 @@ class Decoding:
 
 
 @contextmanager
-def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> Iterator[Decoding]:
+def decode_from(
+    path: Path, kind: Literal["video", "audio"], time_s: float, end_s: float = math.inf
+) -> Iterator[Decoding]:
     """Decode the picture or the sound, beginning with a frame at or before `time_s` (else with the first of all).
 
-    Sound begins a little earlier, for codecs need some packets before they are right. Formats without an index (MPEG-TS)
-    take us anywhere, and a decoder needs a key frame to begin with: where what comes out first is too late, or has no
-    time, we begin further back.
+    Nothing is read that is to be decoded long after `end_s`, also where nothing decodes.
+
+    Sound begins a little earlier, for codecs need some packets before they are right. Formats without an index
+    (MPEG-TS) take us anywhere, and a decoder needs a key frame to begin with: where what comes out first is too late,
+    or has no time, we begin further back.
 
     Raises:
         MediaError: see open_media and choose_streams, or nothing of it decodes; also while frames are taken.
@@ -197,7 +202,7 @@ def decode_from(path: Path, kind: Literal["video", "audio"], time_s: float) -> I
                     origin_s += _left_out_s(path)
                 clock = SoundClock(stream, container.format.name, origin_s, from_beginning, alone)
             damage = Damage()
-            frames = _decode(container, stream, path, clock, damage, time_s + origin_s)
+            frames = _decode(container, stream, path, clock, damage, (time_s + origin_s, end_s + origin_s))
             try:
                 first = next(frames, None)
             except MediaError:
@@ -255,15 +260,17 @@ def _decode(
     path: Path,
     clock: PictureClock | SoundClock,
     damage: Damage,
-    counted_from_s: float,
+    span_s: tuple[float, float],
 ) -> Iterator[tuple[float | None, Any]]:
-    """Frames with their times. Packets before `counted_from_s` are no part of the clip: they do not count as damage."""
+    """Frames with their times. Packets before `span_s` are no part of the clip: they do not count as damage."""
     what = "picture" if stream.type == "video" else "sound"
     begun, tick_s = False, tick_of(stream)
     frames: Sequence[Any]
     frame: Any
     for packet in _packets(container, stream, path):
-        counts = packet is None or packet.pts is None or packet.pts * tick_s >= counted_from_s
+        if packet is not None and packet.dts is not None and packet.dts * tick_s > span_s[1] + BEHIND_S:
+            packet = None
+        counts = packet is None or packet.pts is None or packet.pts * tick_s >= span_s[0]
         damage.seen += counts
         try:
             if packet is None:
@@ -284,6 +291,8 @@ def _decode(
                 continue
             begun = True
             yield clock.time_of(frame), frame
+        if packet is None:
+            break
     if damage.error and not begun:
         hint = what_it_is(path)
         raise MediaError(f"the {what} does not decode: {_words(damage.error)}{hint}", "damaged") from damage.error

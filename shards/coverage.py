@@ -25,23 +25,25 @@ def uncovered(asked: Iterable[Span], found: Iterable[Span], slack_s: float) -> I
 
     Spans may overlap. Those that were found may reach further than what was asked for.
     """
-    by_source: dict[str, list[Span]] = defaultdict(list)
-    for span in found:
-        by_source[span.source].append(span)
-    for source, wanted in _merged(asked):
-        there = sorted(by_source[source])
+    there = _merged(found)
+    for source, wanted in _merged(asked).items():
+        spans = there.get(source, [])
+        at = 0
         for start_s, end_s in wanted:
             reached_s = start_s
-            for span in there:
-                if span.start_s - reached_s > slack_s and reached_s < end_s:
-                    yield Span(source, reached_s, min(span.start_s, end_s))
-                reached_s = max(reached_s, span.end_s)
+            while at < len(spans) and spans[at][0] < end_s:
+                if spans[at][0] - reached_s > slack_s:
+                    yield Span(source, reached_s, spans[at][0])
+                reached_s = max(reached_s, spans[at][1])
+                if spans[at][1] > end_s:  # It may reach into what is asked for next.
+                    break
+                at += 1
             if end_s - reached_s > slack_s:
                 yield Span(source, reached_s, end_s)
 
 
-def _merged(spans: Iterable[Span]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """What was asked for by source, overlapping spans as one."""
+def _merged(spans: Iterable[Span]) -> dict[str, list[tuple[float, float]]]:
+    """The spans of each source in order, overlapping ones as one."""
     by_source: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for source, start_s, end_s in sorted(spans):
         merged = by_source[source]
@@ -49,4 +51,4 @@ def _merged(spans: Iterable[Span]) -> Iterator[tuple[str, list[tuple[float, floa
             merged[-1] = merged[-1][0], max(merged[-1][1], end_s)
         else:
             merged.append((start_s, end_s))
-    yield from by_source.items()
+    return by_source

@@ -8,7 +8,7 @@ from shards.commit import Manifest, missing_files, read_manifest
 from shards.corpus import Listing, check_places, list_corpus
 from shards.errors import ConfigError, StageError
 from shards.fault import fault_point
-from shards.index import read_parquet, shard_name
+from shards.index import read_parquet
 from shards.lock import exclusive
 from shards.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
@@ -16,7 +16,7 @@ from shards.settings import BOTH, CorpusSettings, limits_of, stored_part
 from shards.split import check_learn_splits
 from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
 from shards.survey import FIELDS, PROBE_VERSION, Surveyed, read_survey, recall, survey
-from shards.write import core_count, write_corpus
+from shards.write import accepted_of, core_count, files_of, write_corpus
 
 
 def shard(
@@ -57,9 +57,8 @@ def shard(
     def work(out: Path) -> Outcome:
         plan = make_plan(settings, listing, found)
         summary = write_corpus(listing.root, plan, found, settings, out, progress)
-        shards = [shard_name(number) for number in range(plan.shards)]
-        files = tuple(f"{shard}{suffix}" for shard in shards for suffix in (".tar", ".parquet"))
-        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files)
+        summary["accepted"] = accepted_of(out, plan, corpus, identity.fingerprint)
+        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
     record = build(corpus, identity, work, force)
     if record.reused:

@@ -22,6 +22,7 @@ from shards.timing import JUMP_S
 # No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads memory that it has not written
 # (shown by other values of MALLOC_PERTURB_), and once in a thousand clips the same frames give other bytes.
 X264 = {"preset": "veryfast", "bf": "0", "x264-params": "mbtree=0:rc-lookahead=0:weightp=0:scenecut=0"}
+SETTLING_S = 0.1  # What the resampler is given before a span.
 # A mix of channels that is as quiet as this (of 1, root mean square) is compared with the channels by themselves.
 QUIET = 0.01
 
@@ -61,7 +62,7 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     sound: np.ndarray | None = None
     try:
         if "video" in settings.modalities:
-            with decode_from(path, "video", start_s) as decoding:
+            with decode_from(path, "video", start_s, end_s) as decoding:
                 mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings)
                 decoding.damage.check("picture")
             duration_s = frames / settings.fps
@@ -235,13 +236,13 @@ def _sound_of(path: Path, start_s: float, duration_s: float, sample_rate: int) -
     Raises:
         MediaError: there is not one sample in the span, or too many packets do not decode.
     """
-    sound, end = _place_sound(path, start_s, duration_s, sample_rate, mono=True)
+    sound, end, layout = _place_sound(path, start_s, duration_s, sample_rate)
     if end == 0:
         span = f"{start_s:.2f} s and {start_s + duration_s:.2f} s"
         raise MediaError(f"no sound between {span}", "no_sound")
     mix = _loudness(sound[0])
-    if mix < QUIET:
-        channels, channels_end = _place_sound(path, start_s, duration_s, sample_rate, mono=False)
+    if mix < QUIET and layout != "mono":
+        channels, channels_end, _ = _place_sound(path, start_s, duration_s, sample_rate, layout)
         loudest = max(channels, key=_loudness)
         if mix < QUIET * _loudness(loudest):
             return loudest, channels_end
@@ -253,32 +254,38 @@ def _loudness(sound: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) if len(sound) else 0.0
 
 
-def _place_sound(path: Path, start_s: float, duration_s: float, sample_rate: int, mono: bool) -> tuple[np.ndarray, int]:
-    """float32 [channels, round(duration_s * sample_rate)], placed by times, silence where none is; and its last sample.
+def _place_sound(
+    path: Path, start_s: float, duration_s: float, sample_rate: int, layout: str = "mono"
+) -> tuple[np.ndarray, int, str]:
+    """float32 [channels of `layout`, round(duration_s * sample_rate)], placed by times, silence where none is.
 
-    One channel, mixed, if `mono`; else those of the first frame (frames with others are then mixed to mono).
-    Where times do not hold by themselves, they are counted from the beginning of the stream on.
+    Also the number of samples after which there is nothing but that silence, and the layout of the first frame. Frames
+    of another layout than `layout` are mixed to mono. Where times do not hold by themselves, they are counted from the
+    beginning of the stream on.
 
     Raises:
         MediaError: too many packets do not decode.
     """
-    with decode_from(path, "audio", start_s) as decoding:
-        sound, end = _place_frames(decoding, start_s, duration_s, sample_rate, mono)
-        decoding.damage.check("sound")
-        if decoding.from_beginning or not decoding.clock.unsteady:
-            return sound, end
-    with decode_from(path, "audio", -math.inf) as decoding:
-        return _place_frames(decoding, start_s, duration_s, sample_rate, mono)
+    for from_s in (start_s, -math.inf):
+        # Times that are counted may be far behind those of the packets.
+        end_s = start_s + duration_s if from_s == start_s else math.inf
+        with decode_from(path, "audio", from_s, end_s) as decoding:
+            placed = _place_frames(decoding, start_s, duration_s, sample_rate, layout)
+            decoding.damage.check("sound")
+            if decoding.from_beginning or not decoding.clock.unsteady:
+                break
+    return placed
 
 
 def _place_frames(
-    decoding: Decoding, start_s: float, duration_s: float, sample_rate: int, mono: bool
-) -> tuple[np.ndarray, int]:
-    sound = np.zeros((1, round(duration_s * sample_rate)), np.float32)
+    decoding: Decoding, start_s: float, duration_s: float, sample_rate: int, layout: str
+) -> tuple[np.ndarray, int, str]:
+    channels = av.AudioLayout(layout).nb_channels
+    sound = np.zeros((channels, round(duration_s * sample_rate)), np.float32)
+    first_layout = layout
     position: int | None = None  # Where the next resampled sample goes.
     expected_s, end = 0.0, 0
     make: tuple[str, str, int] | None = None
-    layout = "mono"
     resampler = _resampler(sample_rate, layout)
 
     def place(frames: list[av.AudioFrame]) -> None:
@@ -293,24 +300,26 @@ def _place_frames(
             position += samples.shape[1]
 
     for time_s, frame in decoding.frames:
+        lasts_s = frame.samples / frame.sample_rate
         if time_s >= start_s + duration_s:
             break
+        if position is None and time_s + lasts_s < start_s - SETTLING_S:
+            continue
         before, make = make, (frame.format.name, frame.layout.name, frame.sample_rate)
         if position is None or make != before or abs(time_s - expected_s) > 1e-6:
             # The first frame, one of another make, or a jump in time: flush what went before, start at the new place.
             if position is not None:
                 place(resampler.resample(None))
-            elif not mono and frame.layout.nb_channels > 1:
-                layout = frame.layout.name
-                sound = np.zeros((frame.layout.nb_channels, sound.shape[1]), np.float32)
+            else:
+                first_layout = frame.layout.name
             resampler = _resampler(sample_rate, layout if frame.layout.name == layout else "mono")
             position = math.floor((time_s - start_s) * sample_rate + 0.5)
-        expected_s = time_s + frame.samples / frame.sample_rate
+        expected_s = time_s + lasts_s
         frame.pts = None  # The resampler would fill gaps by itself; we place by time.
         place(resampler.resample(frame))
     if position is not None:
         place(resampler.resample(None))
-    return sound, end
+    return sound, end, first_layout
 
 
 def _resampler(sample_rate: int, layout: str) -> av.AudioResampler:

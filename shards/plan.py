@@ -18,6 +18,9 @@ from shards.settings import CorpusSettings, stored_part
 from shards.survey import PROBE_VERSION, Surveyed
 
 STAGE_VERSION = 3
+# Raise it when the same span gives another clip for few files only: finished corpora stay fresh, and shards that an
+# earlier version has left in a partial directory are not used. Version 2 hears frames without times.
+CUT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,8 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
 
 
 def plan_table(plan: Plan) -> pa.Table:
-    """plan.parquet: one row a planned clip, in storing order."""
-    return pa.table(
+    """plan.parquet: one row per planned clip, in storing order. Its metadata say which version of cutting it is for."""
+    table = pa.table(
         {
             "key": [clip.key for clip in plan.clips],
             "source": [clip.source.path for clip in plan.clips],
@@ -147,3 +150,4 @@ def plan_table(plan: Plan) -> pa.Table:
             "shard": pa.array([clip.shard for clip in plan.clips], pa.int32()),
         }
     )
+    return table.replace_schema_metadata({"cut_version": str(CUT_VERSION)})

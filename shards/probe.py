@@ -1,6 +1,5 @@
 """What a raw media file says of itself, and what its packets say (PyAV)."""
 
-import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from shards.timing import frame_s, tick_of
 GUESSED = frozenset({"aac", "ac3", "eac3", "mp3", "mpeg", "mpegts"})
 LONG_S = 60.0  # One packet that lies so far behind all others has a damaged timestamp.
 # Bytes. Larger files are not read through: their packets are read from shortly before the end that the header tells of.
-READ_THROUGH = 1 << 30
+READ_THROUGH = 1 << 26
 DECODED_S = 3600.0  # Longer sound is not decoded only to see where it ends.
 
 
@@ -59,15 +58,18 @@ def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream
 
 
 class _End(NamedTuple):
-    """Where the last packet of a stream ends, and the one before it, in seconds."""
+    """Where the last packet of a stream ends, and the one before it, in seconds; whether packets tell durations."""
 
     last_s: float = -math.inf
     before_s: float = -math.inf
+    has_durations: bool = False
 
-    @property
-    def s(self) -> float:
-        """Where the stream ends: one packet alone that is far behind all others has a damaged timestamp."""
-        return self.before_s if self.last_s - self.before_s > LONG_S and self.before_s > 0 else self.last_s
+    def by(self, header_s: float) -> float:
+        """Where the stream ends. One packet alone that is far behind all others has a damaged timestamp, unless the
+        header says the same.
+        """
+        strays = self.last_s - self.before_s > LONG_S and self.before_s > 0
+        return self.before_s if strays and abs(self.last_s - header_s) > LONG_S else self.last_s
 
 
 def _ends(path: Path, header_s: float, modalities: Collection[str]) -> dict[int, _End]:
@@ -77,8 +79,9 @@ def _ends(path: Path, header_s: float, modalities: Collection[str]) -> dict[int,
         av.FFmpegError: not one packet can be read.
     """
     if path.stat().st_size > READ_THROUGH and header_s > 0:
-        found = _ends_behind(path, max(0.0, header_s - max(10.0, 0.05 * header_s)), modalities)
-        if found and max(end.s for end in found.values()) >= header_s - max(10.0, 0.05 * header_s):
+        near_s = header_s - max(10.0, 0.05 * header_s)
+        found = _ends_behind(path, max(0.0, near_s), modalities)
+        if found and max(end.by(header_s) for end in found.values()) >= near_s:
             return found
     return _ends_behind(path, None, modalities)
 
@@ -86,7 +89,7 @@ def _ends(path: Path, header_s: float, modalities: Collection[str]) -> dict[int,
 def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) -> dict[int, _End]:
     """The same, of packets from a time on; None: of all."""
     ends: dict[int, _End] = {}
-    stated: dict[int, int] = {}  # The last time of a packet. One that stands still is none.
+    stated: dict[int, int] = {}  # The last time of a packet. A repeated one is ignored.
     with open_media(path) as container:
         origin_s = origin_of(container)
         streams = [stream for stream in playable(container) if stream.time_base and stream.type in modalities]
@@ -101,7 +104,7 @@ def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) 
                 if packet.is_discard or not packet.size:
                     continue
                 tick_s = ticks[packet.stream_index]
-                last_s, before_s = ends.get(packet.stream_index, _End())
+                last_s, before_s, has_durations = ends.get(packet.stream_index, _End())
                 # AVI has decode times alone, of which FFmpeg makes presentation times that are late.
                 told = packet.dts if packet.pts is None or container.format.name == "avi" else packet.pts
                 if told is not None and told != stated.get(packet.stream_index):
@@ -110,21 +113,14 @@ def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) 
                 else:
                     begin_s = max(last_s, 0.0)  # Raw streams: packets follow each other.
                 end_s = begin_s + ((packet.duration or 0) * tick_s or frames_s[packet.stream_index])
-                ends[packet.stream_index] = _End(max(last_s, end_s), max(before_s, min(last_s, end_s)))
+                has_durations |= bool(packet.duration)
+                ends[packet.stream_index] = _End(max(last_s, end_s), max(before_s, min(last_s, end_s)), has_durations)
         except MemoryError:
             raise
         except (av.FFmpegError, OverflowError):
             if not ends and from_s is None:
                 raise
     return ends
-
-
-def _tells_lengths(path: Path) -> bool:
-    """Whether the first packet of a sound has a duration. Where it has none (WMA, ALAC in MKV), no other has."""
-    with open_media(path) as container:
-        stream = choose_streams(container, ("audio",))[1]
-        assert stream is not None
-        return any(packet.duration for packet in itertools.islice(packets_of(container, stream), 1))
 
 
 def _decoded_s(path: Path) -> float:
@@ -146,10 +142,13 @@ def _fps(video: av.VideoStream) -> float:
 
 
 def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
-    """Read a file's headers and packets, as far as `modalities` go. Decodes nothing.
+    """Read a file's headers and packets, as far as `modalities` go.
+
+    Decodes nothing but sound alone (of at most an hour) whose packets do not tell their durations.
 
     Raises:
         MediaError: it cannot be opened, lacks one of `modalities`, or its packets cannot be read.
+        SourceError: the system cannot read it to its end.
     """
     with open_media(path) as container:
         video, audio = choose_streams(container, modalities)
@@ -163,10 +162,11 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
             raise
         except av.FFmpegError as error:
             raise MediaError(f"FFmpeg cannot read its packets: {error.strerror}") from error
-        duration_s = ends[leading.index].s if leading.index in ends else 0.0
-        if video is None and duration_s <= DECODED_S and not _tells_lengths(path):
+        end = ends.get(leading.index, _End())
+        duration_s = end.by(header_s)
+        if video is None and duration_s <= DECODED_S and not end.has_durations:
             duration_s = max(duration_s, _decoded_s(path))
-        sound_s = ends[audio.index].s if audio and audio.index in ends else 0.0
+        sound_s = ends.get(audio.index, _End()).by(header_s) if audio else 0.0
         if not duration_s > 0:
             if video:
                 raise MediaError("no picture: the video stream is empty", "no_picture")
@@ -188,7 +188,9 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
 def reach_of(path: Path, modalities: Collection[str]) -> float:
     """Where the last packet of these kinds of streams ends, in seconds; 0 where none can be read."""
     try:
-        ends = _ends_behind(path, None, modalities)
+        with open_media(path) as container:
+            header_s = (container.duration or 0) / av.time_base
+        ends = _ends(path, header_s, modalities)
         return max([0.0, *(end.last_s for end in ends.values())])
     except MemoryError:
         raise

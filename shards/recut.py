@@ -6,17 +6,18 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from shards.commit import Manifest, fingerprint, read_manifest
+from shards.commit import Manifest, read_manifest
 from shards.corpus import list_corpus
 from shards.errors import ConfigError, StageError
-from shards.index import read_index, read_parquet, shard_name
+from shards.index import read_parquet, shard_name
+from shards.lock import exclusive
 from shards.make import known_sources, survey_notes
 from shards.plan import Plan, corpus_fingerprint, make_plan
 from shards.progress import Progress, silent
 from shards.settings import CorpusSettings, limits_of, stored_part
 from shards.stage import Identity, Outcome, Record, build, record_of
 from shards.survey import PROBE_VERSION, Surveyed, still_holds, survey
-from shards.write import core_count, write_corpus
+from shards.write import accepted_of, core_count, files_of, write_corpus
 
 # Decoders that give several frames for a packet, or times that are off by more than 20 ms. Before PROBE_VERSION 2 all
 # frames without a time of their own were stored as silence.
@@ -24,7 +25,8 @@ SOUND = tuple(
     "8svx_ adpcm_ alac amr ape atrac cook g722 g723_1 gsm ilbc mpc ra_ real_ sipr truespeech wma".split()  # noqa: SIM905
 )
 # In AVI these came out a frame late, and some frames twice or not at all.
-PICTURES_IN_AVI = ("h264", "hevc")
+PICTURES_IN_AVI = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
+AVI = (".avi", ".divx")
 
 
 def damage_of(entry: Surveyed) -> str:
@@ -33,13 +35,16 @@ def damage_of(entry: Surveyed) -> str:
         return ""
     if entry.audio_codec.startswith(SOUND):
         return f"parts of its sound ({entry.audio_codec}) were stored as silence"
-    if entry.video_codec in PICTURES_IN_AVI and entry.path.lower().endswith(".avi"):
-        return f"pictures ({entry.video_codec} in AVI) were stored late, twice or not at all"
+    if entry.video_codec in PICTURES_IN_AVI and entry.path.lower().endswith(AVI):
+        return f"pictures ({entry.video_codec} in AVI), where they have B-frames, were stored late, twice or not at all"
     return ""
 
 
 def damaged_sources(corpus: Path) -> dict[str, str]:
-    """The sources of a committed corpus that an earlier version damaged, and what it did to each."""
+    """The sources of a committed corpus that an earlier version damaged, and what it did to each.
+
+    Nothing where there is no corpus or its sources.parquet cannot be read: that is for others to say.
+    """
     manifest = read_manifest(corpus)
     if manifest is None:
         return {}
@@ -57,11 +62,12 @@ def recut(
     """Cut the shards again in which sources have clips, and keep all others. `names`: None for the damaged ones.
 
     Clips of these sources that were not planned before go into new shards at the end. The corpus keeps its fingerprint;
-    what was made of it becomes stale.
+    what was made of it becomes stale. One that was killed begins again with the first of these shards.
 
     Raises:
         ConfigError: there is no such corpus, its videos are not there, or no source has one of the names.
-        StageError: the videos or the settings have changed since it was made, or see write_corpus.
+        StageError: the videos or the settings have changed since it was made, another process has replaced it
+            meanwhile, or see write_corpus.
         Busy: another process is building it.
     """
     manifest = read_manifest(corpus)
@@ -82,7 +88,8 @@ def recut(
     again = replace(listing, sources=tuple(source for source in listing.sources if source.path in names))
     notes = survey_notes(corpus, settings.modalities)
     workers = settings.workers or core_count()
-    looked_at = survey(again, (), notes, workers, limits_of(settings), progress, settings.modalities)
+    with exclusive(corpus):
+        looked_at = survey(again, (), notes, workers, limits_of(settings), progress, settings.modalities)
     changed = [
         source.path
         for source in listing.sources
@@ -98,12 +105,12 @@ def recut(
     plan = _merged(corpus, make_plan(settings, listing, found), settings)
 
     def work(out: Path) -> Outcome:
-        cut_again = _keep_others(corpus, out, names)
+        if read_manifest(corpus) != manifest:
+            raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
+        _keep_others(corpus, out, names)
         summary = write_corpus(listing.root, plan, found, settings, out, progress)
-        # Clips with the same keys have other bytes now: what was made of them is stale.
-        digests = [read_index(out, shard, ["sha256"])["sha256"].to_pylist() for shard in cut_again]
-        summary |= {"recut": sorted(names), "accepted": fingerprint([summary["accepted"], digests])}
-        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary)
+        summary["accepted"] = accepted_of(out, plan, corpus, manifest.fingerprint)
+        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
     record = build(corpus, _identity(manifest, settings), work, force=True)
     notes.unlink(missing_ok=True)
@@ -131,14 +138,13 @@ def _merged(corpus: Path, plan: Plan, settings: CorpusSettings) -> Plan:
     return replace(plan, clips=tuple(kept))
 
 
-def _keep_others(corpus: Path, out: Path, names: Collection[str]) -> list[str]:
-    """Put the shards into `out` in which these sources have no clip. Returns the names of the others."""
+def _keep_others(corpus: Path, out: Path, names: Collection[str]) -> None:
+    """Put the shards into `out` in which these sources have no clip."""
     table = read_parquet(corpus / "plan.parquet", "shard", ["source", "shard"])
     touched = {shard_name(row["shard"]) for row in table.to_pylist() if row["source"] in names}
     for shard in sorted({shard_name(number) for number in table["shard"].to_pylist()} - touched):
         for path in _files_of(corpus, shard):
             _link_or_copy(path, out / path.name)
-    return sorted(touched)
 
 
 def _files_of(corpus: Path, shard: str) -> Iterator[Path]:

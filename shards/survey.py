@@ -27,8 +27,8 @@ PROBE_VERSION = 2
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One source file: what `Probe` tells of it. `reason` and `kind` say why it cannot be used; then `duration_s` is
-    where the last packet ends of whatever stream it has, and the probe's other fields are empty.
+    """One source file: what `Probe` tells of it. `reason` and `kind` say why it cannot be used; then all of the probe's
+    fields but `last_packet_s` are empty.
 
     A file that could not be read has no sha256; `unreadable_at` is the first byte that could not.
     """
@@ -89,7 +89,7 @@ def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe
     except MediaError as error:
         if stat_of(path)[0] >= 0:
             check_readable(path)
-        return Probe(reach_of(path, modalities)), str(error), error.kind
+        return Probe(last_packet_s=reach_of(path, modalities)), str(error), error.kind
 
 
 def read_survey(path: Path) -> Iterator[Surveyed]:

@@ -7,8 +7,7 @@ FFmpeg gives a time to the first frame of a packet alone. Some containers tell o
 import heapq
 from typing import Any
 
-JUMP_S = 0.02  # Times of sound that are off by more than this are meant.
-REORDERED = 17  # H.264 and HEVC hold back at most 16 pictures: a packet that waits for longer was never shown.
+JUMP_S = 0.02  # A difference in time above this is a gap in the sound that the container states.
 
 
 class PictureClock:
@@ -46,7 +45,8 @@ class PictureClock:
 
     def time_of(self, frame: Any) -> float | None:
         """Seconds, of the frames in the order in which they are decoded; None where it cannot be known."""
-        while self._waiting and self._waiting[0][1] <= self._sent - REORDERED:
+        # More than the decoder holds back: packets that it has left out, as those before the first key frame.
+        while len(self._waiting) > 1 + self._stream.codec_context.reorder_depth:
             heapq.heappop(self._waiting)
         earliest = heapq.heappop(self._waiting)[0] if self._waiting else None
         pts = frame.pts
@@ -82,10 +82,11 @@ class SoundClock:
     there) then does not delay the sound.
 
     Frames follow each other without a gap but where the container states one: where a frame's time is off by more
-    than 20 ms both from the end of the samples before it and from the end of the packets before it by their own
-    durations. Decoders that hold samples back (WMA) and containers that count packets by their bytes are off by the
-    one and not by the other. A time is true to a packet's length alone where packets do not tell their durations. One
-    that is the same as that of the packet before is none, and AVI has none at all: there, packets are counted.
+    than 20 ms both from the end of the samples before it and from the sum of the durations of the packets before it.
+    Decoders that hold samples back (WMA) and containers that count packets by their bytes are off by the one and
+    not by the other. In MP4 durations are differences of times and say nothing more. Where packets do not tell their
+    durations, a time is true to a packet's length only. A repeated time is ignored. AVI has no times of sound: there,
+    packets are counted.
 
     `unsteady` tells that there was such a frame: then times are right only when they are counted from the stream's
     beginning on.
@@ -95,7 +96,7 @@ class SoundClock:
         self._tick_s = tick_of(stream)
         self._origin_s, self._alone = origin_s, alone and from_beginning
         self.left_out_s = 0.0  # How much of the beginning does not delay the sound.
-        self._counted = format_name == "avi"
+        self._counted, self._has_durations = format_name == "avi", "mp4" not in format_name
         self._first_s: float | None = None  # Time of the first packet that decoded, also where it gave no frame.
         self._stated_s: float | None = None  # Of the last frame that had a time.
         self._next_s: float | None = 0.0 if from_beginning else None
@@ -141,7 +142,7 @@ class SoundClock:
         expected_s, account_s = self._next_s, self._said_s
         if self._begun and expected_s is not None:
             off_s = abs(stated_s - expected_s)
-            by_account = account_s is not None and abs(stated_s - account_s) <= JUMP_S
+            by_account = self._has_durations and account_s is not None and abs(stated_s - account_s) <= JUMP_S
             if self._counted or off_s <= JUMP_S or by_account or (not said_s and off_s <= self._longest_s):
                 self.unsteady |= off_s > JUMP_S
                 self._said_s = account_s + said_s if account_s is not None and said_s else None

@@ -15,14 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.commit import fingerprint, new_file, write_json
+from shards.commit import fingerprint, new_file, read_manifest, replaced_directory, stale_directory, write_json
 from shards.coverage import Span, slack_s, uncovered
 from shards.errors import MediaError, SourceError, StageError
-from shards.index import MEMBERS, NO_MEMBER, index_schema, read_index, shard_name, write_parquet
+from shards.index import MEMBERS, NO_MEMBER, index_schema, read_index, shard_name, shard_names, write_parquet
 from shards.media import Clip, cut
 from shards.plan import Plan, PlannedClip, plan_table
 from shards.progress import Progress
-from shards.reject import Reject
+from shards.reject import Reject, reject_of
 from shards.sandbox import ordered_map
 from shards.settings import CorpusSettings, limits_of
 from shards.source import check_readable, read_through
@@ -85,7 +85,7 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Write everything of a corpus but its manifest into `out`; shards that are there already are kept.
 
-    Returns a summary: clips, rejects by step, bytes, hours of video, and a digest of the keys that were accepted.
+    Returns a summary: clips, rejects by step and kind, bytes, and hours of video.
 
     Raises:
         StageError: a source is gone or cannot be read any more, more than `max_reject_share` of the clips were
@@ -183,9 +183,9 @@ def _rest(clip: PlannedClip, made: Clip, settings: CorpusSettings) -> Reject | N
 
 
 def _take_plan(out: Path, plan: Plan) -> None:
-    """Write the plan. Shards that were finished by another one, of an earlier version, are removed."""
+    """Write the plan. Shards that an earlier version has finished, or that are of another plan, are removed."""
     path, table = out / "plan.parquet", plan_table(plan)
-    if path.exists() and not pq.read_table(path).equals(table):
+    if path.exists() and not pq.read_table(path).equals(table, check_metadata=True):
         for number in out.glob("[0-9]*"):
             number.unlink()
     write_parquet(path, table)
@@ -216,7 +216,7 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
     notes = sorted(out.glob("[0-9]*.rejects.json"))
     rejects = list(plan.rejects)
     for note in notes:
-        rejects += [Reject(**({"kind": "damaged"} | entry)) for entry in json.loads(note.read_text(encoding="utf-8"))]
+        rejects += [reject_of(entry) for entry in json.loads(note.read_text(encoding="utf-8"))]
     keys: list[str] = []
     total = Counter[str]()
     clips: list[Span] = []
@@ -247,9 +247,38 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
         "reasons": dict(Counter(reject.reason for reject in rejects).most_common(10)),
         "hours": round(total["video_seconds"] / 3600, 4),
         "bytes": total["bytes"],
-        # Which clips were accepted does not follow from sources and settings alone: it is part of what others read.
-        "accepted": fingerprint(keys),
     }
+
+
+def files_of(plan: Plan) -> tuple[str, ...]:
+    """The files without which a corpus of this plan is not whole."""
+    shards = [shard_name(number) for number in range(plan.shards)]
+    return tuple(f"{shard}{suffix}" for shard in shards for suffix in (".tar", ".parquet"))
+
+
+def accepted_of(out: Path, plan: Plan, corpus: Path, identity: str) -> str:
+    """A digest of what was accepted, which does not follow from sources and settings alone: others read it, too.
+
+    It is that of the keys; where the corpus of the same fingerprint `identity` that this one replaces has other clips
+    under the same keys, that of their content.
+    """
+    shards = [shard_name(number) for number in range(plan.shards)]
+    keys, content = _keys_and_content(out, shards)
+    for before in (corpus, replaced_directory(corpus, identity), stale_directory(corpus, identity)):
+        manifest = read_manifest(before)
+        if manifest is not None and manifest.fingerprint == identity:
+            with contextlib.suppress(StageError):  # One that is damaged is no reason for anything.
+                if _keys_and_content(before, shard_names(before)) == (keys, content):
+                    return str(manifest.summary.get("accepted") or fingerprint(keys))
+                return fingerprint([keys, content])
+    return fingerprint(keys)
+
+
+def _keys_and_content(corpus: Path, shards: list[str]) -> tuple[list[str], list[str]]:
+    tables = [read_index(corpus, shard, ["key", "sha256"]) for shard in shards]
+    columns = ([entry for table in tables for entry in table[name].to_pylist()] for name in ("key", "sha256"))
+    keys, content = columns
+    return keys, content
 
 
 def _check_coverage(out: Path, plan: Plan, clips: list[Span], rejects: list[Reject], settings: CorpusSettings) -> None:

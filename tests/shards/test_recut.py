@@ -1,6 +1,10 @@
 """A corpus that version 0.1.0 made: it stays fresh; what that version damaged is named, and cut again by itself."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -75,7 +79,6 @@ def test_only_the_shards_of_damaged_sources_are_cut_again(old: Path) -> None:
     # Still the corpus of the same settings and sources; what was made of it is not.
     assert record.fingerprint == corpus_fingerprint_now(corpus, old / "videos", SETTINGS)[0]
     assert record.summary["accepted"] != accepted
-    assert record.summary["recut"] == ["speech.avi"]
     assert recut(corpus, old / "videos", SETTINGS).reused
 
 
@@ -116,3 +119,27 @@ def test_files_that_0_1_0_probed_are_probed_again_for_other_settings(old: Path) 
     sources = pq.read_table(old / "corpus" / "sources.parquet").to_pylist()
     assert {row["probe_version"] for row in sources} == {2}
     assert max(zeros(old / "corpus").values()) < 0.05
+
+
+@pytest.mark.parametrize("point", ["before commit", "after set_aside"])
+def test_a_killed_recut_leaves_nothing_fresh_of_the_old_clips(old: Path, point: str) -> None:
+    corpus, videos = old / "corpus", old / "videos"
+    accepted = shard(corpus, videos, SETTINGS).summary["accepted"]
+    work = "from pathlib import Path\nfrom shards.recut import recut\nfrom shards.settings import CorpusSettings\n"
+    work += f"recut(Path({str(corpus)!r}), Path({str(videos)!r}), CorpusSettings(**{SETTINGS.model_dump()!r}))"
+    script = old / "work.py"
+    script.write_text("if __name__ == '__main__':\n    " + work.replace("\n", "\n    "))
+    environment = os.environ | {"XDC_FAULT": f"kill:1:{point}", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, str(script)], env=environment, check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    record = shard(corpus, videos, SETTINGS)
+    assert record.summary["accepted"] != accepted
+    assert max(zeros(corpus).values()) < 0.05
+
+
+def test_a_corpus_that_is_forced_and_has_other_clips_is_another_for_its_readers(old: Path) -> None:
+    corpus, videos = old / "corpus", old / "videos"
+    accepted = shard(corpus, videos, SETTINGS).summary["accepted"]
+    forced = shard(corpus, videos, SETTINGS, force=True).summary["accepted"]
+    assert forced != accepted
+    assert shard(corpus, videos, SETTINGS, force=True).summary["accepted"] == forced
