@@ -221,8 +221,15 @@ def _created(lock: Path) -> TextIO | None:
         file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "r+", encoding="utf-8")
     except FileExistsError:
         return None
-    _flock(file, fcntl.LOCK_EX)  # Who has opened it before us looks into it, and closes it.
-    os.write(file.fileno(), json.dumps(asdict(_this_process())).encode())
+    try:
+        _flock(file, fcntl.LOCK_EX)  # Who has opened it before us looks into it, and closes it.
+        text = json.dumps(asdict(_this_process())).encode()
+        if os.write(file.fileno(), text) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(lock))
+    except OSError:  # As on a full disk: a lock that names nobody would be in everybody's way.
+        lock.unlink(missing_ok=True)
+        file.close()
+        raise
     if _is_at(file, lock):
         return file
     file.close()  # We took so long that another one found it abandoned.

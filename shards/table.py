@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,7 @@ TABLE_SUFFIXES = (".csv", ".parquet")
 NO_VALUE = frozenset({"", "nan", "NaN", "NAN", "None", "NaT", "<NA>"})
 _SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _BLANK_INDEX = re.compile(r"__index_level_\d+__")  # How pandas calls an index without a name in Parquet.
-# In a cell of several lines: a comma, or a line that ends like a file name.
-_ROW_WITHIN = re.compile(r",|\.\w{2,5}[ \t]*(?:[\r\n]|\Z)")
+_FILE_NAME = re.compile(r"\S.*\.\w{2,5}\s*")
 _QUOTES = "put a cell that holds a comma or a quote in double quotes, and double the quotes in it"
 
 
@@ -150,8 +150,7 @@ def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str],
 
     Raises:
         ConfigError: a quote is not closed in its line, so that the rows after it would be part of a cell. A cell may
-            have a line break where its row has as many cells as the header and no row can be in it: it has no comma,
-            and no line of it ends like a file name.
+            have line breaks where its row has as many cells as the header, and none of its lines looks like a row.
     """
     reader = csv.reader(lines, strict=True)
     columns = 0
@@ -169,11 +168,19 @@ def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str],
             yield before + 1, next(csv.reader([lines[before]])), f"text after a closing quote: {_QUOTES}"
             continue
         columns = columns or len(cells)
-        if reader.line_num > before + 1:
-            broken = [cell for cell in cells if "\n" in cell or "\r" in cell]
-            if columns == 1 or len(cells) != columns or any(_ROW_WITHIN.search(cell) for cell in broken):
-                raise _open_quote(path, before + 1, lines[before])
+        holds_rows = columns == 1 or len(cells) != columns or any(_holds_row(path.parent, cell) for cell in cells)
+        if reader.line_num > before + 1 and holds_rows:
+            raise _open_quote(path, before + 1, lines[before])
         yield before + 1, cells, ""
+
+
+def _holds_row(folder: Path, cell: str) -> bool:
+    """Whether a line of a cell after its first looks like a row: what stands between commas is a file's name.
+
+    A file may have line breaks in its own name: then it is there.
+    """
+    looks_so = any(_FILE_NAME.fullmatch(part) for line in cell.splitlines()[1:] for part in line.split(","))
+    return looks_so and not os.path.exists(folder / cell)
 
 
 def _leaves_open(line: str) -> bool:
@@ -185,7 +192,7 @@ def _open_quote(path: Path, line: int, text: str) -> ConfigError:
     return ConfigError(
         f"{path}: line {line}: a quote is opened and not closed in the line, so that rows after it would be lost: "
         f"{text.strip()[:80]} -- close the quote, or double it if it is part of the text. (A cell that has line breaks "
-        "and commas can be stored as Parquet.)"
+        "and looks like rows can be stored as Parquet.)"
     )
 
 

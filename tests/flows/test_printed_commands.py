@@ -33,6 +33,7 @@ def run(make_run: MakeRun) -> Run:
 def test_every_command_of_the_terminal_names_the_run_as_one_word(run: Run, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
+    (videos / "a.mp4").write_bytes(b"listed, and not opened")
     new, nowhere = tmp_path / f"new {NAME}", tmp_path / f"no {NAME}"
     for arguments, expected in (
         (["init", new, "--videos", videos], ["xdc", "run", new]),

@@ -294,6 +294,7 @@ def hostile(copy_run: MakeRun, tiny_corpus: Path) -> Run:
 
 def test_labels_and_names_are_text_and_never_markup(hostile: Run) -> None:
     out = hostile.root / "out"
+    out.mkdir()
     report(hostile, Node("report", None, 0), out, silent)
     text = (out / "report.html").read_text(encoding="utf-8")
     page = Page(text)
