@@ -163,14 +163,21 @@ def _write_tar(
                 "samples": made.samples,
                 "split": source.split,
                 **{name: source.labels.get(name) for name in plan.label_names},
-                "mp4_sha256": hashlib.sha256(made.mp4).hexdigest() if made.mp4 else "",
-                "flac_sha256": hashlib.sha256(made.flac).hexdigest() if made.flac else "",
-                "sha256": hashlib.sha256(made.mp4 + made.flac).hexdigest(),
+                **_digests(made),
             }
             note = json.dumps(row, ensure_ascii=False).encode()
             members = {"mp4": made.mp4, "flac": made.flac, "json": note}
             writer.write({"__key__": clip.key, **{name: data for name, data in members.items() if data}})
             yield row
+
+
+def _digests(made: Clip) -> dict[str, str]:
+    """The sha256 of each member ("" where there is none), and of all: the picture is hashed once for both."""
+    whole = hashlib.sha256(made.mp4)
+    picture = whole.hexdigest() if made.mp4 else ""
+    sound = hashlib.sha256(made.flac).hexdigest() if made.flac else ""
+    whole.update(made.flac)
+    return {"mp4_sha256": picture, "flac_sha256": sound, "sha256": whole.hexdigest()}
 
 
 def _rest(clip: PlannedClip, made: Clip, settings: CorpusSettings) -> Reject | None:
