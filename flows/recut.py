@@ -1,12 +1,14 @@
 """`xdc recut`: only the shards of some sources are cut again."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from flows.terminal import counter
 from shards.command import command
+from shards.commit import read_manifest
 from shards.errors import ConfigError
 from shards.progress import silent
 from shards.recut import damaged_sources, recut
@@ -34,15 +36,15 @@ def recut_run(root: Path, sources: Sequence[str] | None, show: bool) -> list[dic
         names = sources or sorted(damaged_sources(corpus))
         if not names:
             continue
-        if show:
-            with counter(f"recut {node}") as progress:
-                record = recut(corpus, videos, settings, names, progress)
-            print(f"{corpus}: {', '.join(list(names)[:3])} cut again ({len(names)} sources), {record.rows} clips now.")
-        else:
-            record = recut(corpus, videos, settings, names, silent)
+        before = read_manifest(corpus)
+        with counter(f"recut {node}") if show else nullcontext(silent) as progress:
+            record = recut(corpus, videos, settings, names, progress)
         records.append(asdict(record))
+        if show:
+            print(f"{corpus}: {', '.join(list(names)[:3])} cut again ({len(names)} sources), {record.rows} clips now.")
+            same = before is not None and before.summary.get("accepted") == record.summary["accepted"]
+            again = f"What was made of them is stale. Go on with: {command('xdc', 'run', root)}"
+            print("The clips are the same as before." if same else again)
     if show and not records:
         print(f"{root}: no source is known to be damaged.")
-    elif show:
-        print(f"What was made of these clips is stale. Go on with: {command('xdc', 'run', root)}")
     return records

@@ -85,7 +85,8 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Write everything of a corpus but its manifest into `out`; shards that are there already are kept.
 
-    Returns a summary: clips, rejects by step and kind, bytes, and hours of video.
+    Returns a summary: clips, rejects by step and kind, bytes, hours of video, and the number of headers that state a
+    wrong duration.
 
     Raises:
         StageError: a source is gone or cannot be read any more, more than `max_reject_share` of the clips were
@@ -117,7 +118,7 @@ def write_corpus(
             write_json(out / f"{shard_name(number)}.rejects.json", [asdict(reject) for reject in rejects])
             schema = index_schema(plan.label_names)
             write_parquet(out / f"{shard_name(number)}.parquet", pa.Table.from_pylist(rows, schema))
-    return _finish(plan, settings, out)
+    return _finish(plan, settings, out) | {"wrong_headers": sum(map(_header_is_wrong, found.values()))}
 
 
 def _write_tar(
@@ -216,6 +217,12 @@ def _add_offsets(tar: Path, rows: list[dict[str, Any]]) -> None:
             key, extension = member.name.split(".", 1)
             by_key[key][f"{extension}_offset"] = member.offset_data
             by_key[key][f"{extension}_size"] = member.size
+
+
+def _header_is_wrong(facts: Surveyed) -> bool:
+    """Whether a header states a duration that is off by more than a second and by more than a twentieth."""
+    off_s = abs(facts.header_duration_s - facts.duration_s)
+    return not facts.reason and facts.header_duration_s > 0 and off_s > max(1.0, 0.05 * facts.duration_s)
 
 
 def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:

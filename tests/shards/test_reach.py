@@ -113,7 +113,8 @@ def test_a_header_that_tells_of_less_than_is_there_costs_nothing(
 
 @needs_cases
 def test_the_shared_cases_are_accounted_for_to_their_last_packet(tmp_path: Path) -> None:
-    shard(tmp_path / "corpus", CASES, SMALL)
+    record = shard(tmp_path / "corpus", CASES, SMALL)
+    assert record.summary["wrong_headers"] == 2
     assert gaps(tmp_path / "corpus", CASES) == []
     sources = {row["path"]: row for row in pq.read_table(tmp_path / "corpus" / "sources.parquet").to_pylist()}
     for name, header_s, found_s in (("short.mkv", 5.0, 20.05), ("test-4867.mp4", 5.0, 6.01)):
