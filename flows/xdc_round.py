@@ -58,7 +58,11 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
 
 
 def rename_flow_run(name: str) -> None:
-    """Give the flow run at work another name. Raises whatever talking to a server raises."""
+    """Give this flow run another name.
+
+    Raises:
+        Exception: whatever talking to the server raises.
+    """
     with get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), name=name)
 

@@ -135,7 +135,11 @@ def gpu_trouble(number: int) -> str:
 
 
 def one_plus_one(device: torch.device) -> float:
-    """The sum, as `device` computes it. Raises RuntimeError where it does not."""
+    """Return 1 + 1 as `device` computes it.
+
+    Raises:
+        RuntimeError: it does not compute.
+    """
     return torch.ones(1, device=device).add(1).item()
 
 

@@ -40,7 +40,7 @@ class KmeansCheck:
 class FaissGpus(NamedTuple):
     """On how many GPUs faiss's k-means works; if on none, why not ("": there is none); faiss's version, if it ran."""
 
-    count: int
+    gpus: int
     why: str
     version: str
 
