@@ -5,8 +5,8 @@
 
     python benchmarks/gpu_check.py [--out runs/gpu] [--limit 480] [--device cuda] [--quick]
 
-Every part is a process of its own. After each, OUT/gpu.json is written anew; what a part printed is in OUT/logs. A part
-whose packages are missing is `not run: needs X`; when the time is over the part at work is stopped, and the rest is
+Every part is a process of its own. After each, OUT/gpu.json is written; what a part printed is in OUT/logs. A part
+whose packages are missing is `not run: needs X`; when the time is over the part that runs is stopped, and the rest is
 `not run: out of time`. Ends with 0, with 1 if a part failed, with 2 if there is no GPU that PyTorch can use.
 --device cpu --quick tries the script itself. Needs nothing beyond the standard library.
 """
@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 GRACE_S = 5.0  # Between SIGTERM and SIGKILL.
 METHOD = ("torch", "torchaudio", "av", "numpy", "pyarrow", "pydantic", "yaml", "safetensors")
+# Variables that name a server, its database, or how to log in.
+USERS_PREFECT = (
+    "PREFECT_API_",
+    "PREFECT_SERVER_API_",
+    "PREFECT_SERVER_DATABASE_",
+    "PREFECT_PROFILE",
+    "PREFECT_CLIENT_CUSTOM_",
+)
 CLUSTERING = ("faiss", "numpy", "pyarrow", "pydantic", "yaml", "sklearn")
 FINDINGS = "import json; from flows.gpus import {0}; found = {0}(); print(json.dumps(found))"
 PROBE = (
-    "import json, torch; from xdc_core.device import find_gpu; number, refused = find_gpu(0); "
-    "name = None if number is None else torch.cuda.get_device_name(number); "
-    "print(json.dumps({'gpu': name, 'refused': refused, 'torch': torch.__version__, 'cuda': torch.version.cuda}))"
+    "import json, torch; from xdc_core.device import find_gpus; found = find_gpus(1); "
+    "name = torch.cuda.get_device_name(found.working[0]) if found.working else None; "
+    "print(json.dumps({'gpu': name, 'refused': found.refused, 'torch': torch.__version__, 'cuda': torch.version.cuda}))"
 )
 
 
@@ -70,7 +78,9 @@ def parts(work: Path, device: str, quick: bool) -> Iterator[Part]:
     def stage(*words: str) -> list[str]:
         return ["-m", "xdc_core", words[0], str(run), *words[1:]]
 
-    yield Part("doctor: GPU", [["-c", FINDINGS.format("torch_and_gpus")]], ("torch", "numpy"), wrong=not_broken)
+    yield Part(
+        "doctor: GPU", [["-c", FINDINGS.format("torch_and_gpus")]], ("torch", "torchaudio", "numpy"), wrong=not_broken
+    )
     yield Part("doctor: k-means", [["-c", FINDINGS.format("faiss")]], ("faiss", "numpy"), wrong=doctor_clustered)
     small = ["--set", f"runs_on.device={device}", "cluster.k={video: 8, audio: 8}"]
     encoders = [] if quick else ["video.encoder=r2plus1d_18", "audio.encoder=audio_resnet_18"]
@@ -86,7 +96,9 @@ def parts(work: Path, device: str, quick: bool) -> Iterator[Part]:
     yield Part("label", [stage("label", name, "0") for name in both], CLUSTERING, ("cluster",))
     yield Part("train: bfloat16, channels last", [stage("train", "audio", "0")], METHOD, ("label",))
     compiling = [*made, "none", *small, *half, "train.compile=true"]
-    yield Part("train: compiled, too", [compiling, stage("train", "video", "0")], METHOD, ("label",))
+    yield Part(
+        "train: bfloat16, channels last, compiled", [compiling, stage("train", "video", "0")], METHOD, ("label",)
+    )
     gpu = ["benchmarks/gpu.py", "--device", device, "--out", str(work.parent / "figures.json")]
     yield Part("figures: quick", [[*gpu, "--quick", "--no-compile"]], ("torch",))
     rounds = ["--set", f"runs_on.device={device}", "rounds=2", f"train.clips={160 if quick else 3200}"]
@@ -123,8 +135,8 @@ def clustered(facts: list[Any]) -> str:
 def rounds(root: Path) -> None:
     """Work off a run: with Prefect, as `xdc run` does, where it is installed, else stage by stage."""
     if not missing(("prefect", "fastapi", "typer", "rich")):
-        own = {"PREFECT_HOME": str(root.parent / "prefect")}  # The user's own stays as it is.
-        subprocess.run([sys.executable, "-m", "flows.cli", "run", str(root)], env=os.environ | own, check=True)
+        command = [sys.executable, "-m", "flows.cli", "run", str(root)]
+        subprocess.run(command, env=with_own_prefect(os.environ, root.parent / "prefect"), check=True)
         return
     from xdc_core.graph import all_nodes
     from xdc_core.run import open_run
@@ -138,6 +150,13 @@ def rounds(root: Path) -> None:
         else:
             run_stage(run, node)
             print(node, flush=True)
+
+
+def with_own_prefect(variables: Mapping[str, str], home: Path) -> dict[str, str]:
+    """An environment in which Prefect starts a server with records in `home`: the user's own servers get nothing."""
+    return {name: value for name, value in variables.items() if not name.startswith(USERS_PREFECT)} | {
+        "PREFECT_HOME": str(home)
+    }
 
 
 def missing(packages: tuple[str, ...]) -> list[str]:
@@ -176,12 +195,23 @@ def run_command(command: list[str], log: Path, seconds: float) -> tuple[int | No
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all of its group, if any of it is left: kindly, then not."""
-    for number, wait_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+    """End all of a process's group that is left: by SIGTERM, and after `GRACE_S` by SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(wait_s)
+        deadline = time.monotonic() + GRACE_S
+        while group_is_there(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def group_is_there(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether the process, or one that it has started in its group, is still there."""
+    process.poll()  # Else it would be there until it is waited for.
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def last_json(output: str) -> Any:
@@ -255,12 +285,12 @@ def line(result: Result) -> str:
 
 
 def notes(facts: list[Any]) -> str:
-    """What of the facts is worth a place in the table."""
-    told = []
+    """The device, the speed and the loss that stages report, for the table."""
+    shown = []
     for fact in facts:
         summary = fact.get("summary", {}) if isinstance(fact, dict) else {}
-        told += [f"{name} {summary[name]}" for name in ("device", "on", "clips_per_s", "loss") if name in summary]
-    return f"   {', '.join(dict.fromkeys(told))}" if told else ""
+        shown += [f"{name} {summary[name]}" for name in ("device", "on", "clips_per_s", "loss") if name in summary]
+    return f"   {', '.join(dict.fromkeys(shown))}" if shown else ""
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
@@ -297,7 +327,7 @@ def main() -> int:
         rounds(given.rounds)
         return 0
     began, out, machine = time.monotonic(), given.out.resolve(), {}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # So that the part at work is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # So that the part that runs is ended.
     if given.device == "cuda":
         machine, why = probe(out)
         if why:

@@ -40,7 +40,11 @@ def publish_round(run: Run, node: Node) -> None:
 
 
 def is_published(key: str, about: str) -> bool:
-    """Whether the server has an artifact of this key with this description, however many came after it."""
+    """Return whether the server has an artifact of this key with this description, however many came after it.
+
+    Raises:
+        Exception: whatever talking to the server raises.
+    """
     with get_client(sync_client=True) as client:
         for offset in itertools.count(0, PAGE):
             page = client.read_artifacts(

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from flows.last_words import how_ended, last_error, written
+from flows.process_output import how_ended, last_error, last_line, written
 from shards.commit import read_manifest
 from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress, silent
@@ -72,6 +72,8 @@ class Server:
             # a GPU works is found out in each child: xdc_core/device.py, which removes this from its environment.
             env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
         )
+        # Tracebacks of packages that the server could not import ahead: no cause of its end.
+        self.not_imported: list[str] = []
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
         self._lock = threading.Lock()
@@ -81,6 +83,7 @@ class Server:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             message = json.loads(line)
+            self.not_imported += message.get("not imported", [])
             if waiting := self._waiting.get(message.get("id", 0)):
                 waiting.put(message)
         for waiting in list(self._waiting.values()):
@@ -150,13 +153,18 @@ class Server:
 
     def _died(self, log: Path) -> StageError:
         """This server's end as an error. What it has written goes to the log of the stage that was not done."""
-        try:
-            how = how_ended(self._process.wait(5))
-        except subprocess.TimeoutExpired:
-            how = "is being stopped"
+        code: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(5)
         said = written(self._stderr.fileno())
-        _append(log, f"{said}The process that starts the stages {how}.\n")
-        return StageError(f"the process that starts the stages died: it {how}{_last(said)}; see {log}, and run again.")
+        if code is None:
+            what = "the process that starts the stages does not answer any more, and is being stopped"
+        else:
+            # One that a signal has ended may have gone on after an error that it wrote earlier.
+            last = last_line(said) if code < 0 else last_error(said)
+            what = f"the process that starts the stages died: it {how_ended(code)}{_last(last)}"
+        _append(log, f"{''.join(self.not_imported)}{said}{what}.\n")
+        return StageError(f"{what}; see {log}, and run again.")
 
     def _child_died(self, how: str, log: Path, before: tuple[int, int]) -> StageError:
         """A child's end without an answer as an error. `before`: bytes of its log and of our stderr when it began."""
@@ -166,7 +174,7 @@ class Server:
         if not said:  # It could not open its log.
             said = written(self._stderr.fileno(), before[1])
         _append(log, f"The stage's process {how}.\n")
-        return StageError(f"the stage's process {how}{_last(said)}; see {log}, and run again.")
+        return StageError(f"the stage's process {how}{_last(last_error(said))}; see {log}, and run again.")
 
     def end(self) -> None:
         """Tell it to end its children and itself."""
@@ -179,8 +187,7 @@ class Server:
         self._process.wait()
 
 
-def _last(said: str) -> str:
-    line = last_error(said)
+def _last(line: str) -> str:
     return f". The last that it wrote: {line}" if line else ""
 
 

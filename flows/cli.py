@@ -382,6 +382,12 @@ def compare(
 
 @app.command()
 def doctor(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="where locks are tried, beside here, runs and corpora; of a run also where its corpus lies"
+        ),
+    ] = None,
     as_json: JsonOption = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="end flow runs in Prefect that say Running and whose process is gone")
@@ -390,7 +396,7 @@ def doctor(
         list[str] | None, typer.Option(metavar="ID", help="with --repair: a flow run known to be dead, wherever it ran")
     ] = None,
 ) -> None:
-    """Tell what of this machine works: packages, codecs, GPU, faiss, Prefect server, and its unfinished flow runs.
+    """Tell what of this machine works: packages, codecs, GPU, faiss, locks, Prefect and its unfinished flow runs.
 
     Exits with 1 if xdc cannot run.
     """
@@ -400,7 +406,7 @@ def doctor(
 
         if dead and not repair:
             raise ConfigError("--dead says what to repair: give --repair with it.")
-        findings = examine(repair, dead or [])
+        findings = examine(folders or [], repair, dead or [])
         if as_json:
             print(json.dumps(findings, indent=2))
         else:

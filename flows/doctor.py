@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from flows.prefect_defaults import set_defaults
 from flows.temporary_server import answers, temporary_server
 from flows.zombies import bury, known_dead, look
 from shards.errors import ConfigError, XdcError
-from shards.lock_check import check_locks
+from shards.lock_check import AT_ONCE, check_locks
+from xdc_core.config import FILE_NAME
+from xdc_core.run import open_run
 
 PACKAGES = (
     "torch", "torchaudio", "torchvision", "faiss-gpu", "faiss-cpu", "av", "pyarrow", "webdataset", "prefect", "fastapi",
@@ -41,9 +44,16 @@ WHAT_NOW = {
 BURIED = "Prefect knows now. To go on: prefect flow-run retry {id}, or start the same again"
 
 
-def examine(repair: bool = False, dead: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Look at everything; takes some seconds, for torch and faiss are loaded. `repair` and `dead`: see `flow_runs`."""
-    machine = [python(), *packages(), *codecs(), *torch_and_gpus(), faiss(), memory_and_disk(), *locks()]
+def examine(folders: Sequence[Path] = (), repair: bool = False, dead: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Look at everything; takes some seconds, for torch and faiss are loaded.
+
+    `folders`: see `lock_folders`. `repair` and `dead`: see `flow_runs`.
+
+    Raises:
+        ConfigError: as `lock_folders` and `flow_runs`.
+    """
+    looked_at = lock_folders(folders)
+    machine = [python(), *packages(), *codecs(), *torch_and_gpus(), faiss(), memory_and_disk(), *locks(looked_at)]
     return [*machine, *prefect_server(repair, dead)]
 
 
@@ -95,15 +105,36 @@ def memory_and_disk() -> dict[str, str]:
     return finding("machine", state, f"{os.cpu_count()} cores, {memory:.0f} GiB memory, {free:.0f} GiB disk free here")
 
 
-def locks() -> list[dict[str, str]]:
-    """Whether locks hold between processes here, and below `runs` and `corpora`."""
+def lock_folders(given: Sequence[Path]) -> list[Path]:
+    """Name the folders whose locks are tried: this one, `runs`, `corpora`, and the given ones.
+
+    Of a run also the folder in which its corpus lies; where that is not there yet, the nearest one above it.
+
+    Raises:
+        ConfigError: a given folder is not there, or a run's configuration is wrong.
+    """
+    folders = [Path.cwd(), *(path for path in (Path("runs"), Path("corpora")) if path.is_dir())]
+    for folder in given:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder. Give folders in which directories are built, or runs.")
+        folders.append(folder)
+        if (folder / FILE_NAME).exists():
+            above = open_run(folder).corpus.absolute().parents
+            folders.append(next(path for path in above if path.is_dir()))
+    return folders
+
+
+def locks(folders: Sequence[Path]) -> list[dict[str, str]]:
+    """Whether locks hold between processes in each of these folders."""
     rows = []
-    for folder in (Path.cwd(), *(path for path in (Path("runs"), Path("corpora")) if path.is_dir())):
+    for folder in folders:
         try:
             found = check_locks(folder)
             rows.append(finding("locks", "works" if found.sure else "absent", f"{folder}: {found.text}"))
         except OSError as error:
             rows.append(finding("locks", "absent", f"{folder}: not tried, nothing can be written there ({error})"))
+        except subprocess.TimeoutExpired as error:
+            rows.append(finding("locks", "absent", f"{folder}: no answer within {error.timeout:.0f} s. {AT_ONCE}"))
     return rows
 
 

@@ -58,7 +58,7 @@ def main(modules: list[str]) -> None:
     while True:
         events = selector.select(0 if later else None)
         if not events:
-            import_if_there(later.pop(0))
+            import_if_there(later.pop(0), answers)
         for key, _ in events:
             data = os.read(key.fd, 65536)
             if key.fd == woken:
@@ -75,13 +75,17 @@ def main(modules: list[str]) -> None:
                     serve(json.loads(line), children, answers)
 
 
-def import_if_there(module: str) -> None:
-    """Import a module; an optional package may be absent, or broken: the stage that needs it says so."""
+def import_if_there(module: str, answers: int) -> None:
+    """Import a module; an optional package may be absent, or broken: the stage that needs it says so.
+
+    The traceback goes to the parent, apart from what this process writes: it is no cause of this process's end.
+    """
     try:
         if importlib.util.find_spec(module.split(".")[0]):
             importlib.import_module(module)
     except Exception:  # noqa: BLE001 - whatever a broken package raises must not end the stages at work
-        traceback.print_exc()
+        text = traceback.format_exc().encode("ascii", "replace").decode()
+        send(answers, {"not imported": [text[-LINE_BYTES // 2 :]]})
 
 
 def serve(request: dict[str, Any], children: dict[int, int], answers: int) -> None:

@@ -59,14 +59,14 @@ def convolutions(device: str) -> dict[str, str]:
 
 
 def faiss() -> dict[str, str]:
-    """faiss's k-means in processes of their own: on the CPU, and on the GPUs as the cluster stage tries it."""
+    """Try faiss's k-means in a process of its own, on GPUs as the cluster stage does; where that fails, on the CPU."""
     from xdc_core.kmeans_check import faiss_gpus, kmeans_tried
 
+    gpus, trouble, version = faiss_gpus()
     try:
-        version = kmeans_tried(gpu=False).version
+        version = version or kmeans_tried(gpu=False).version
     except RuntimeError as error:
         return finding("faiss", "broken", str(error))
-    gpus, trouble = faiss_gpus()
     if trouble:
         return finding("faiss", "absent", f"{version}, {trouble}. The CPU is used")
     where = f"{gpus} GPUs, as on the CPU" if gpus else "the CPU"

@@ -15,7 +15,10 @@ from xdc_core.run import Node, open_run
 
 def do_stage(run: str, node: Node, force: bool) -> State[Any]:
     """Do one node of a run."""
-    again = stage_commands(run, node, force)
+
+    def again() -> list[str]:
+        return stage_commands(run, node, force)
+
     with failure_published(run, f"{run}, {node}", again):
         opened = open_run(run)
         check_node(opened, node)

@@ -1,6 +1,7 @@
 """What was learnt, for the terminal."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,8 +91,12 @@ def _what_next(root: Path, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _count_clusters(root: Path, labels: str) -> str:
-    """A command that counts the clips of every cluster, its path quoted for SQL, for Python and for the shell."""
-    path = f"{root}/{labels}".replace("'", "''")
+    """A command that counts the clips of every cluster, its path quoted for DuckDB, for SQL, Python and the shell.
+
+    `labels`: a pattern of files below `root`.
+    """
+    literal = re.sub(r"[\[*?]", r"[\g<0>]", str(root))  # DuckDB takes the path as a pattern.
+    path = f"{literal}/{labels}".replace("'", "''")
     query = f"select cluster, count(*) clips from '{path}' group by 1 order by 2"
     code = f"import duckdb; print(duckdb.sql({json.dumps(query, ensure_ascii=False)}))"
     plain = shlex.quote(str(root)) == str(root)  # Then there is a way that is easier to read.

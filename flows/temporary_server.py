@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.last_words import how_ended, last_error, written
+from flows.process_output import how_ended, last_error, written
 from shards.errors import XdcError
 from xdc_core.parent_death import die_with_parent
 
@@ -72,9 +72,11 @@ def temporary_server() -> Iterator[str]:
         )
         try:
             _wait(server, url := f"http://127.0.0.1:{port}/api", said.fileno())
-            yield url
-            if (code := server.poll()) is not None:
-                print(_failure(how_ended(code), said.fileno()), file=sys.stderr)
+            try:
+                yield url
+            finally:  # Where it has died, what was done in the block has most likely raised an error of its own.
+                if (code := server.poll()) is not None:
+                    print(_failure(how_ended(code), said.fileno()), file=sys.stderr)
         finally:
             server.terminate()
             try:

@@ -2,7 +2,6 @@
 
 import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.broken_pipe import outlive_reader
 from flows.children import CHILDREN
 from flows.curves import await_curves
-from flows.failure import failure_published, publish_stage_failures, round_commands
+from flows.failure import Commands, failure_published, publish_stage_failures, round_commands
 from flows.reported import only_reported
 from flows.rounds import check_round, next_round
 from flows.tasks import do_node
@@ -48,23 +47,27 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
 
     What is fresh is reused. When a stage fails, those that do not need it still run; the rest waits for the next run.
     """
-    with failure_published(run, _flow_run_name(), round_commands(run, round)):
+    with failure_published(run, _flow_run_name(), lambda: round_commands(run, round)):
         opened = open_run(run)
         number = next_round(opened) if round is None else check_round(opened, round)
     if round is None:
         with only_reported("the number of the round"):
             rename_flow_run(f"{run}, round {number}")
     nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
-    return run_nodes(opened, nodes, False, round_commands(run, number))
+    return run_nodes(opened, nodes, False, lambda: round_commands(run, number))
 
 
 def rename_flow_run(name: str) -> None:
-    """Give the flow run at work another name. Raises whatever talking to a server raises."""
+    """Give this flow run another name.
+
+    Raises:
+        Exception: whatever talking to the server raises.
+    """
     with get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), name=name)
 
 
-def run_nodes(run: Run, nodes: list[Node], force: bool, again: Sequence[str]) -> State[Any]:
+def run_nodes(run: Run, nodes: list[Node], force: bool, again: Commands) -> State[Any]:
     """Submit a task a node, each after those that it reads; give the flow's state when all have ended.
 
     Failures are published with the commands that do the nodes `again`.
@@ -73,28 +76,28 @@ def run_nodes(run: Run, nodes: list[Node], force: bool, again: Sequence[str]) ->
     with only_reported("which process this is"):
         sign()
     with failure_published(str(run.root), f"{run.root}, {nodes[-1]}", again):
-        fresh = all_fresh(run, nodes)
-    if force or not fresh:
-        CHILDREN.warm_up()
-    futures: dict[Node, PrefectFuture[Any]] = {}
-    try:
-        for node in nodes:
-            waits = [futures[source] for source in inputs(run.config, node) if source in futures]
-            futures[node] = do_node.submit(
-                run=str(run.root), node=node, force=force, shard=futures.get(SHARD), wait_for=waits, return_state=False
-            )
-        for future in futures.values():
-            future.wait()
-        await_curves()
-    except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when these do.
-        CHILDREN.close()
-        raise
+        if force or not all_fresh(run, nodes):
+            CHILDREN.warm_up()
+        futures: dict[Node, PrefectFuture[Any]] = {}
+        try:
+            for node in nodes:
+                waits = [futures[source] for source in inputs(run.config, node) if source in futures]
+                shard = futures.get(SHARD)
+                futures[node] = do_node.submit(
+                    run=str(run.root), node=node, force=force, shard=shard, wait_for=waits, return_state=False
+                )
+            for future in futures.values():
+                future.wait()
+            await_curves()
+        except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when these do.
+            CHILDREN.close()
+            raise
     bad = {node: future for node, future in futures.items() if not future.state.is_completed()}
     if bad:
         not_reached = [node for node, future in bad.items() if future.state.name == "NotReady"]
         failed = {node: future.state for node, future in bad.items() if node not in not_reached}
         with only_reported("the failure"):
-            whole = again if len(nodes) > 1 else ()
+            whole = again if len(nodes) > 1 else None
             publish_stage_failures(run, {node: _reason(bad[node]) for node in failed}, not_reached, force, whole)
         reasons = [f"{node}: {state.message}" for node, state in failed.items()]
         return Failed(message=" | ".join(reasons) or f"not reached: {', '.join(map(str, bad))}")

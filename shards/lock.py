@@ -4,10 +4,11 @@ Two things say who builds: `flock` on a lock file, and what stands in that file.
 enough. On a disk that several machines share it may hold on each machine alone (Lustre with `localflock`, BeeGFS, NFS
 with `local_lock`). So the file is created exclusively, which is atomic everywhere; it names its holder; and the holder
 renews its modification time. A holder on another machine counts as dead once its file has not changed for `PATIENCE`
-seconds. Whether it changes is observed, not computed: clocks of two machines differ.
+seconds. Whether it changes is observed, for clocks of two machines differ; or the file is compared with one that was
+just made beside it, by the same clock: where it is older than `ABANDONED` seconds its holder is dead, without waiting.
 
-A holder that is only paused for longer loses the lock and does not know it. That costs time, not truth: its partial
-directory has been renamed by then (`shards.commit.begin`), and it ends with an error.
+A holder that is only paused for longer loses the lock and does not know it. What it writes then is not mixed with what
+the next one writes: its partial directory has been renamed (`shards.commit.begin`), and it ends with an error.
 """
 
 import errno
@@ -15,6 +16,7 @@ import fcntl
 import json
 import os
 import platform
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from shards.fault import fault_point
 
 RENEWAL = 5.0  # Seconds from one renewal of a held lock file to the next.
 PATIENCE = 30.0  # Seconds without a renewal after which a holder on another machine counts as dead.
+ABANDONED = 100 * PATIENCE  # Seconds since the last renewal, on the disk's clock, after which nobody watches.
 MOMENT = 1.0  # Seconds for a process of this machine to write its name into its file, or to finish dying.
 WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 
@@ -124,20 +127,21 @@ def _parsed(text: str) -> Holder | None:
 def in_progress(target: Path) -> str:
     """Who builds `target` now, in words, as far as that can be seen from here without waiting; "" for nobody.
 
-    A lock file of another machine counts as held: whether its holder lives can only be told by watching it.
+    A lock file of another machine counts as held until it is older than `ABANDONED`: whether its holder lives can only
+    be told by watching it.
     """
     lock = lock_of(target)
     try:
         with lock.open(encoding="utf-8", errors="replace") as file:
             holder = _parsed(file.read())
             free = _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            strange = holder is not None and holder.machine != this_machine() and not _abandoned(file, lock)
     except OSError:
         return ""
     if holder is None:
         return "" if free else "another process"
     if not free or (holder.machine == this_machine() and _runs(holder)):
         return f"a process {holder},"
-    strange = holder.machine != this_machine()
     return f"a process {holder}, if that one lives, which cannot be told from this machine," if strange else ""
 
 
@@ -146,7 +150,7 @@ def exclusive(target: Path, patience: float | None = None) -> Iterator[None]:
     """Only one process builds `target` at a time. The kernel frees the lock of a killed process.
 
     `patience`: for how many seconds a lock file that names a process of another machine is watched before that one
-    counts as dead; 0: it counts as living, at once.
+    counts as dead; 0: it counts as living, at once. One that is older than `ABANDONED` is not watched.
 
     Raises:
         Busy: another living process holds it; the text names host, process and since when.
@@ -197,13 +201,13 @@ def _acquired(target: Path, patience: float) -> TextIO:
                 raise _busy(target, holder)
             state = os.fstat(file.fileno())
             found, now = (text, state.st_ino), time.monotonic()
-            strange = holder is not None and holder.machine != this_machine()
+            here = holder is not None and holder.machine == this_machine() and _runs(holder)
+            strange = holder is not None and holder.machine != this_machine() and not _abandoned(file, lock)
             if strange and (not patience or (seen is not None and (found, state.st_mtime_ns) != (seen, renewed))):
                 raise _busy(target, holder)  # It was renewed, or is new: its holder lives.
             if found != seen:
                 seen, since = found, now
             renewed = state.st_mtime_ns
-            here = holder is not None and not strange and _runs(holder)
             if here and now - since >= MOMENT:  # The kernel would have told us, where its locks work.
                 raise _busy(target, holder)
             wait = patience if strange else MOMENT if not text else 0
@@ -213,6 +217,16 @@ def _acquired(target: Path, patience: float) -> TextIO:
                     lock.unlink(missing_ok=True)
                 continue
         time.sleep(min(0.5, patience / 10) if strange else 0.02)
+
+
+def _abandoned(file: TextIO, lock: Path) -> bool:
+    """Whether a lock file was renewed so long ago that its holder is dead. Both times are of the disk's clock."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=lock.parent, prefix=".xdc-lock-", suffix=".tmp") as now:
+            age = os.fstat(now.fileno()).st_mtime - os.fstat(file.fileno()).st_mtime
+    except OSError:  # Nothing can be written there.
+        return False
+    return age > ABANDONED
 
 
 def _created(lock: Path) -> TextIO | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MOUNTS = Path("/proc/mounts")
+TIMEOUT_S = 60.0  # For the second process, which takes less than one second where locks are answered.
 
 # File systems of one machine, and those whose `flock` holds on all machines that have them mounted.
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "vfat", "exfat", "ntfs3"})
@@ -46,6 +47,7 @@ def check_locks(directory: Path) -> LockCheck:
 
     Raises:
         OSError: no file can be made there.
+        subprocess.TimeoutExpired: the second process has no answer within `TIMEOUT_S`, as where NFS's locks hang.
     """
     kind, options = file_system_of(directory)
     here, between = _refused(directory), _between_machines(kind, options)
@@ -83,7 +85,7 @@ def _refused(directory: Path) -> bool:
         except OSError:  # This file system has none.
             return False
         done = subprocess.run(
-            [sys.executable, "-S", "-c", TRY, file.name], capture_output=True, text=True, check=False, timeout=60
+            [sys.executable, "-S", "-c", TRY, file.name], capture_output=True, text=True, check=False, timeout=TIMEOUT_S
         )
     return done.stdout.strip() == "refused"
 

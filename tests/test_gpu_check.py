@@ -56,6 +56,7 @@ def test_parts_whose_packages_are_missing_are_listed_with_these(tmp_path: Path) 
     assert (done.returncode, done.stderr) == (0, "")
     found = {part["name"]: part for part in parts_in(tmp_path)}
     assert {part["state"] for part in found.values()} == {"not run"}
+    assert found["doctor: GPU"]["why"] == "needs torch, torchaudio, numpy"
     assert found["doctor: k-means"]["why"] == "needs faiss, numpy"
     assert "torch, torchaudio, av" in found["extract"]["why"]
     assert found["figures: quick"]["why"] == "needs torch"
@@ -96,3 +97,34 @@ def test_how_a_part_ended(script: ModuleType, tmp_path: Path, code: str, state: 
     assert result.state == state
     assert result.why.startswith(why)
     assert result.facts == ([[2]] if state == "works" else [])
+
+
+def test_the_children_of_a_part_have_time_to_end_after_sigterm(script: ModuleType, tmp_path: Path) -> None:
+    child = (
+        "import pathlib, signal, sys, time\n"
+        f"def end(*_): time.sleep(0.5); pathlib.Path({str(tmp_path / 'ended')!r}).touch(); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end); print('[1]', flush=True); time.sleep(99)"
+    )
+    # The part itself ends at once; its child does not.
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)"
+    result = script.run_part(script.Part("one", [["-c", f"{code}.stdout.readline()"]], ()), tmp_path, 30.0)
+    assert result.state == "works"
+    assert (tmp_path / "ended").exists()
+
+
+def test_flow_runs_of_the_demo_are_kept_from_the_users_server(script: ModuleType, tmp_path: Path) -> None:
+    users = {
+        "PREFECT_API_URL": "https://app.prefect.cloud/api/x",
+        "PREFECT_API_KEY": "secret",
+        "PREFECT_API_AUTH_STRING": "user:secret",
+        "PREFECT_API_DATABASE_CONNECTION_URL": "postgresql://...",
+        "PREFECT_PROFILE": "work",
+        "PREFECT_HOME": "/home/user/.prefect",
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "HOME": "/home/user",
+    }
+    assert script.with_own_prefect(users, tmp_path) == {
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "HOME": "/home/user",
+    }

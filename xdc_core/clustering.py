@@ -50,7 +50,7 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     preprocess, kept = fit_preprocess(parts, config.cluster)
     points = preprocess(parts)
     del parts
-    gpus, why = (0, "") if config.runs_on.device == "cpu" else faiss_gpus()
+    gpus, why, _ = (0, "", "") if config.runs_on.device == "cpu" else faiss_gpus()
     centroids, facts = kmeans(points, k, config.cluster.iterations, seed, threads, gpus)
     if not gpus and (why or config.runs_on.device == "cuda"):
         facts["on"] += f" ({why or 'faiss finds no GPU'})"
@@ -126,13 +126,18 @@ def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None,
 def kmeans(
     points: np.ndarray, k: int, iterations: int, seed: int, threads: int, gpus: int = 0
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """faiss k-means on float32 [n, d], n >= k, all of them used. Returns centroids float32 [k, d] and facts.
+    """Cluster points, float32 [n, d], n >= k, with faiss's k-means, which uses all of them.
+
+    Returns centroids, float32 [k, d], and facts.
 
     With `gpus` it runs on all GPUs that faiss sees; where these have no memory left it runs on the CPU, and a warning
     on stderr says so.
 
     Facts: objective per iteration (sum of squared distances), sizes at the end, how many clusters ended empty and
     how many were refilled by splitting a large one on the way, and where it ran.
+
+    Raises:
+        RuntimeError: k-means fails, but for want of memory on a GPU.
     """
     import faiss
 

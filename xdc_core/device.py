@@ -29,23 +29,32 @@ class Choice(NamedTuple):
 
 
 def choose_device(config: "Config") -> Choice:
-    """The device of this process: the configured one, or the GPU with this process's local rank where one works.
+    """Choose the device of this process: the CPU, or of the GPUs that work the one at this process's local rank.
 
     A GPU counts if CUDA starts, if PyTorch was built for its architecture, and if it adds two numbers: this starts CUDA
-    in this process. With `auto`, a GPU that cannot be used is passed over for another one, or for the CPU, and a
-    warning on stderr says why.
+    in this process, and makes the chosen GPU its current one. With `auto`, a GPU that cannot be used is passed over for
+    another one, or for the CPU, and a warning on stderr says why.
 
     Raises:
-        ConfigError: cuda was asked for, and no GPU works; says why.
+        ConfigError: cuda was asked for, and no GPU works; or this is one of several training processes, and fewer GPUs
+            work than these need. Says why.
     """
     wanted = config.runs_on.device
     if wanted == "cpu":
         return Choice(torch.device("cpu"), "")
-    number, refused = find_gpu(int(os.environ.get("LOCAL_RANK", 0)))
-    why = "; ".join(refused)
-    if number is not None:
+    rank, ranks = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    found = find_gpus(rank + 1)
+    why = "; ".join(found.refused)
+    if rank < len(found.working):
         tune_gpu()
-        choice = Choice(torch.device("cuda", number), why)
+        choice = Choice(torch.device("cuda", found.working[rank]), why)
+        torch.cuda.set_device(choice.device)  # Else whatever names no GPU, as pinning memory does, would use GPU 0.
+    elif ranks > 1 and found.there:  # Some processes on GPUs and others on the CPU could not train together.
+        raise ConfigError(
+            f"training process {rank} (of train.processes, counted from 0) has no GPU of its own: {len(found.working)} "
+            f"of {found.there} GPUs work{f' ({why})' if why else ''}. Lower train.processes, or set runs_on.device to "
+            "cpu."
+        )
     elif wanted == "cuda":
         why = why or "PyTorch finds no GPU here"
         raise ConfigError(f"runs_on.device is cuda, but {why}. Set it to auto, or see: xdc doctor")
@@ -56,25 +65,34 @@ def choose_device(config: "Config") -> Choice:
     return choice
 
 
-def find_gpu(first: int) -> tuple[int | None, list[str]]:
-    """The number of the first GPU that works, counted from `first` on and round, and what is wrong with those before.
+class Gpus(NamedTuple):
+    """The numbers of GPUs that work, in order, why those before or between them do not, and how many are there.
 
-    None without a reason: there is no GPU.
+    `there` is 0 where CUDA does not start; `refused` then says why, or is empty where the machine has no GPU.
     """
+
+    working: list[int]
+    refused: list[str]
+    there: int
+
+
+def find_gpus(wanted: int) -> Gpus:
+    """Find the first `wanted` GPUs that work. Every process that asks finds them in the same order."""
     count, trouble = start_cuda()
-    if trouble or not count:
-        return None, [trouble] if trouble else []
-    refused: list[str] = []
-    for number in ((first + step) % count for step in range(count)):
-        if not (trouble := gpu_trouble(number)):
-            return number, refused
-        refused.append(trouble)
-    return None, refused
+    found = Gpus([], [trouble] if trouble else [], 0 if trouble else count)
+    for number in range(found.there):
+        if len(found.working) == wanted:
+            break
+        if trouble := gpu_trouble(number):
+            found.refused.append(trouble)
+        else:
+            found.working.append(number)
+    return found
 
 
 def start_cuda() -> tuple[int, str]:
     """Start CUDA in this process. Returns the number of GPUs, and why PyTorch can use none of them ("": it can)."""
-    os.environ.pop(NVML_CHECK, None)  # From here on everything in this process hears the truth.
+    os.environ.pop(NVML_CHECK, None)  # From here on PyTorch counts only GPUs that it can use.
     count = torch.cuda.device_count()  # By NVML, where that is there: it counts what an old driver cannot use, too.
     if not count:
         return 0, ""
@@ -117,7 +135,11 @@ def gpu_trouble(number: int) -> str:
 
 
 def one_plus_one(device: torch.device) -> float:
-    """The sum, as `device` computes it. Raises RuntimeError where it does not."""
+    """Return 1 + 1 as `device` computes it.
+
+    Raises:
+        RuntimeError: it does not compute.
+    """
     return torch.ones(1, device=device).add(1).item()
 
 

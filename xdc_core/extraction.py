@@ -53,8 +53,8 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         _check_rows(node, shard, len(keys), [*(number - first for number in found.numbers), *lost])
         good = keys.take(np.asarray(found.numbers, np.int64) - first).to_pylist()
         check_finite(node, good, found.features)
-        told = [Reject(run.corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
-        write_rejects(out, shard, told)
+        rejects = [Reject(run.corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
+        write_rejects(out, shard, rejects)
         write_features(out / f"{shard}.parquet", good, found.features)
     written, refused = count_rows_and_rejects(out, "extract", sizes)
     summary = {"width": int(encoder.width), "device": str(device)}  # type: ignore[arg-type]
@@ -62,14 +62,14 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
 
 
 class Counted:
-    """Tells how many clips are done, and how many of these were rejected."""
+    """Counts the clips that are done and those of them that were rejected, and reports both as progress."""
 
     def __init__(self, done: int, total: int, progress: Progress) -> None:
         self.done, self.total, self.rejected, self._progress = done, total, 0, progress
         self.add(0, 0)
 
     def add(self, good: int, rejected: int) -> None:
-        """So many more."""
+        """Count more clips, and report the sums."""
         self.done += good + rejected
         self.rejected += rejected
         self._progress(self.done, self.total, f"clips, {self.rejected} rejected" if self.rejected else "clips")
@@ -94,9 +94,13 @@ def encode_shards(
     counted: Counted,
     join: Callable[[list[torch.Tensor]], torch.Tensor] = torch.stack,
 ) -> Iterator[tuple[str, Encoded]]:
-    """The features of shard after shard, of the rows that are `wanted` of each, `batch` clips at a time.
+    """Compute the features of shard after shard, of the rows that are `wanted` of each, `batch` clips at a time.
 
     One loader for all shards: its worker processes start once, and read ahead into the next shard.
+
+    Raises:
+        RuntimeError: the encoder fails on `device`, for want of memory for instance.
+        StageError: a stored clip cannot be read, as `load_views`.
     """
     config, modality, workers = views.config, views.modality, views.config.extract.workers
     batches = load_views(views, centres(wanted, batch), workers, device, join)
@@ -130,7 +134,11 @@ def _check_rows(node: Node, shard: str, clips: int, found: list[int]) -> None:
 
 
 def check_finite(node: Node, keys: list[str], features: np.ndarray) -> None:
-    """Raises StageError where a feature, of the clip with the key beside it, has a number that is none."""
+    """Check features, float32 [n, width], of the clips with these keys.
+
+    Raises:
+        StageError: one has a number that is not finite.
+    """
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise StageError(

@@ -308,7 +308,7 @@ class Fingerprints:
         self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
         self._rounds = 0  # So many rounds are known, from the first on.
         self.reasons: dict[Node, str] = {}
-        self._digests: dict[str, str] = {}
+        self._splits_of: dict[str, tuple[str, bool]] = {}
         self._read_as: dict[Node, str] = {}
 
     def of(self, node: Node) -> str | None:
@@ -346,22 +346,27 @@ class Fingerprints:
         return self._read_as[source]
 
     def _splits(self, node: Node) -> dict[str, str]:
-        """What a data set's own files say of its splits enters the evaluations on it; so does that recordings of one
-        original are held out together, where its file names tell of originals.
+        """What a data set's own files say of its splits enters the evaluations on it.
+
+        So does that recordings of one original are held out together: where file names tell of originals, and the
+        evaluation holds something out. `clusters` does so only to divide what has no official test part.
         """
         if node.stage != "eval":
             return {}
-        config, name = self.run.config, self.run.config.evaluate[str(node.modality)].data
+        config, evaluation = self.run.config, self.run.config.evaluate[str(node.modality)]
+        name, choosing = evaluation.data, evaluation.protocol != "clusters"
         layout = config.corpus.layout if name == CORPUS else config.datasets[name].layout
         together = {"originals": "held out together"} if layout in ORIGINALS else {}
         if name == CORPUS:
             return together
-        if name not in self._digests:
+        if name not in self._splits_of:
             from shards.datasets.layouts import read_dataset
 
-            dataset = read_dataset(config.datasets[name].layout, self.run.dataset_root(name))
-            self._digests[name] = fingerprint([[split.name, dict(split.roles)] for split in dataset.splits])
-        return {"splits": self._digests[name]} | together
+            splits = read_dataset(config.datasets[name].layout, self.run.dataset_root(name)).splits
+            digest = fingerprint([[split.name, dict(split.roles)] for split in splits])
+            self._splits_of[name] = digest, any(set(split.roles.values()) == {"train"} for split in splits)
+        digest, divided = self._splits_of[name]
+        return {"splits": digest} | (together if choosing or divided else {})
 
     def _stored(self, node: Node) -> str | None:
         found, self.reasons[node] = corpus_fingerprint_now(*stored_from(self.run, node))

@@ -1,4 +1,6 @@
-"""Whether faiss's k-means works on the GPUs here: `python -m xdc_core.kmeans_check [cpu]` tries it, and prints JSON.
+"""Whether faiss's k-means works on the GPUs here. As a program it tries k-means, and prints JSON:
+
+    python -m xdc_core.kmeans_check PARENT [cpu]      PARENT: the process id of the one that starts it, and ends it
 
 In a process of its own, because what goes wrong with CUDA inside faiss (too old a driver, a GPU for which it has no
 code) does not raise an error: it ends the process.
@@ -6,17 +8,23 @@ code) does not raise an error: it ends the process.
 
 import ctypes
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+from xdc_core.parent_death import die_with_parent
 
 CPU = "cpu"  # As argument: without the GPUs.
 TIMEOUT_S = 120.0
 TOLERANCE = 0.01  # Between the objectives: both start from the same centroids and differ by rounding.
 ROOT = Path(__file__).resolve().parents[1]
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # NVIDIA's driver for Linux lists the machine's GPUs here.
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,14 @@ class KmeansCheck:
     gpus: int
     cpu: float
     gpu: float | None
+
+
+class FaissGpus(NamedTuple):
+    """On how many GPUs faiss's k-means works; if on none, why not ("": there is none); faiss's version, if it ran."""
+
+    gpus: int
+    why: str
+    version: str
 
 
 def check_kmeans(gpu: bool) -> KmeansCheck:
@@ -48,12 +64,12 @@ def check_kmeans(gpu: bool) -> KmeansCheck:
 
 
 def kmeans_tried(gpu: bool) -> KmeansCheck:
-    """`check_kmeans` in a process of its own.
+    """Run `check_kmeans` in a process of its own, which ends with this one.
 
     Raises:
         RuntimeError: it failed or did not end in time; the text is what it said last.
     """
-    command = [sys.executable, "-m", "xdc_core.kmeans_check", *([] if gpu else [CPU])]
+    command = [sys.executable, "-m", "xdc_core.kmeans_check", str(os.getpid()), *([] if gpu else [CPU])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=ROOT, check=False)
     except subprocess.TimeoutExpired:
@@ -63,17 +79,20 @@ def kmeans_tried(gpu: bool) -> KmeansCheck:
     return KmeansCheck(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def faiss_gpus() -> tuple[int, str]:
-    """On how many GPUs faiss's k-means works, and if on none, why not ("": there is none). Takes seconds on a GPU."""
+def faiss_gpus() -> FaissGpus:
+    """Find out on how many GPUs faiss's k-means works. Takes seconds where NVIDIA's driver is installed."""
     if not driver_there():
-        return 0, ""
+        return FaissGpus(0, "", "")
     try:
         found = kmeans_tried(gpu=True)
     except RuntimeError as error:
-        return 0, f"k-means fails on the GPU: {error}"
+        return FaissGpus(0, f"k-means fails on the GPU: {error}", "")
     if found.gpu is not None and abs(found.gpu / found.cpu - 1) > TOLERANCE:
-        return 0, f"k-means is wrong on the GPU: its objective is {found.gpu:.6g}, on the CPU {found.cpu:.6g}"
-    return found.gpus, ""
+        why = f"k-means is wrong on the GPU: its objective is {found.gpu:.6g}, on the CPU {found.cpu:.6g}"
+        return FaissGpus(0, why, found.version)
+    if not found.gpus and any(DRIVER_GPUS.glob("*")):
+        return FaissGpus(0, "faiss does not use the GPU of this machine: faiss-cpu cannot", found.version)
+    return FaissGpus(found.gpus, "", found.version)
 
 
 def driver_there() -> bool:
@@ -86,4 +105,5 @@ def driver_there() -> bool:
 
 
 if __name__ == "__main__":
+    die_with_parent(signal.SIGKILL, int(sys.argv[1]))
     print(json.dumps(asdict(check_kmeans(gpu=CPU not in sys.argv))))

@@ -86,7 +86,7 @@ def fit_preprocess(parts: list[np.ndarray], settings: ClusterSettings) -> tuple[
     kept = min(settings.pca, count)
     pca = faiss.PCAMatrix(width, kept, -0.5 if settings.whiten else 0.0)
     pca.train(points)
-    # Of more points than this faiss takes a part by lot, which is as good; but its sums are then over that part.
+    # Of more points than this faiss uses a random sample, and its sums are over that sample.
     seen = min(count, pca.max_points_per_d * width)
     variances = faiss.vector_to_array(pca.eigenvalues)[:kept]
     kept = max(1, int((variances > NOISE * variances.max()).sum()))

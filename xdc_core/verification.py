@@ -8,7 +8,7 @@ from typing import Literal
 
 from shards.command import command
 from shards.commit import STALE, partial_directories, read_manifest
-from shards.lock import in_progress
+from shards.lock import in_progress, lock_of, read_holder, this_machine
 from shards.progress import Progress, silent
 from shards.recut import damaged_sources
 from shards.stage import reusable
@@ -143,7 +143,10 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
         if any(parent.name.endswith(".partial") for parent in path.parents):
             continue  # Part of what is told of as a whole.
         if (beside := BESIDE.fullmatch(path.name)) and (who := in_progress(path.with_name(beside["name"]))):
-            yield Finding("unfinished", str(path), f"{who} is at work on it", "wait until it has finished")
+            lock, remedy = lock_of(path.with_name(beside["name"])), "wait until it has finished"
+            if (holder := read_holder(lock)) is not None and holder.machine != this_machine():
+                remedy += f", or, if it is known to be dead: {command('rm', lock)}"
+            yield Finding("unfinished", str(path), f"{who} is at work on it", remedy)
         elif path.resolve() in expected or path.name.endswith((".returning", ".survey.jsonl")):
             yield Finding("unfinished", str(path), "the next call goes on with it", again)
         elif path.name.endswith(".partial"):

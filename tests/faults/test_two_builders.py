@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from crash import ended, forked
+from processes import wait_for
 from traces import contents, left_over
 
 import shards.commit
@@ -52,10 +53,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards.lock, "RENEWAL", 0.05)
 
 
-def build_here(target: Path, mark: str, force: bool = False) -> None:
-    """Build what a stage makes of two shards, and a log to which a line is appended for each."""
+def build_here(target: Path, mark: str, force: bool = False, first: Callable[[], None] = lambda: None) -> None:
+    """Build what a stage makes of two shards, and a log to which a line is appended for each. `first` comes first."""
 
     def work(out: Path) -> Outcome:
+        first()
         log = out / "metrics.jsonl"
         there = [shard for shard in SHARDS if (out / "rows" / f"{shard}.txt").exists()]
         write_text(log, "".join(json.dumps(shard) + "\n" for shard in there))
@@ -77,13 +79,15 @@ def is_right(target: Path, mark: str) -> bool:
     return found == rows and lines == list(SHARDS)
 
 
-def builder(target: Path, mark: str, force: bool, machine: str) -> Callable[[], None]:
+def builder(
+    target: Path, mark: str, force: bool, machine: str, first: Callable[[], None] = lambda: None
+) -> Callable[[], None]:
     """What a fork does: build, on a machine of this name; it exits with `ERROR` where that ends in a sentence."""
 
     def work() -> None:
         shards.lock.this_machine = lambda: machine
         try:
-            build_here(target, mark, force)
+            build_here(target, mark, force, first)
         except XdcError as error:
             os.write(1, f"{type(error).__name__}: {error}\n".encode())
             os._exit(ERROR)
@@ -210,7 +214,36 @@ def test_without_any_lock_of_two_builders_that_take_turns_the_later_one_ends_rig
 
 
 @pytest.mark.parametrize("machines", [("one", "one"), ("one", "other")], ids=["one machine", "two machines"])
-def test_without_flock_of_two_builders_that_start_at_once_one_builds_and_the_other_is_busy(
+def test_without_flock_of_two_builders_the_first_one_builds_and_the_other_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
+    monkeypatch.setattr(shards.lock, "MOMENT", 0.2)
+    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+
+    def wait_in_the_middle() -> None:  # Not stopped: it renews its lock meanwhile.
+        begun.touch()
+        wait_for("the other builder", go_on.exists)
+
+    first = forked(builder(tmp_path / "out", ONE, False, machines[0], wait_in_the_middle), tmp_path / "first.log")
+    standing.add(first)
+    wait_for("the first builder", begun.exists)
+    log = tmp_path / "second.log"
+    assert ended(forked(builder(tmp_path / "out", ONE, False, machines[1]), log)) == ERROR
+    assert log.read_text().startswith(
+        f"{Busy.__name__}: {tmp_path / 'out'} is being built by another process (pid {first})"
+    )
+    go_on.touch()
+    standing.discard(first)
+    assert ended(first) == 0
+    assert is_right(tmp_path / "out", ONE)
+    for path in (begun, go_on):
+        path.unlink()
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("machines", [("one", "one"), ("one", "other")], ids=["one machine", "two machines"])
+def test_without_flock_two_builders_that_start_at_once_leave_one_right_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: tuple[str, str]
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
@@ -222,7 +255,7 @@ def test_without_flock_of_two_builders_that_start_at_once_one_builds_and_the_oth
         pair = [forked(builder(place / "out", ONE, False, machine), log) for machine in machines]
         codes = sorted(ended(process) for process in pair)
         assert codes in ([0, 0], [0, ERROR]), log.read_text()  # Both: the later one has found it finished.
-        assert Busy.__name__ in log.read_text() or codes == [0, 0]
+        assert (Busy.__name__ in log.read_text()) == (codes == [0, ERROR])
         assert is_right(place / "out", ONE)
         assert left_over(place) == []
 

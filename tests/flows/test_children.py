@@ -13,8 +13,9 @@ import pytest
 from processes import wait_for
 
 from flows.children import TORCH, Children, log_path
-from flows.last_words import written
+from flows.process_output import written
 from shards.errors import ConfigError, StageError
+from shards.progress import silent
 from xdc_core.graph import SHARD
 from xdc_core.run import Node, Run
 from xdc_core.stage import reuse, run_stage
@@ -182,8 +183,13 @@ def test_a_broken_package_that_is_only_imported_ahead_stops_no_stage(make_run: M
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
         server = children._servers[TORCH] = children.server(("xdc_core.stage", "--later", "broken_package"))
-        wait_for("the import", lambda: "built for another numpy" in written(server._stderr.fileno()), 60)
+        wait_for("the import", lambda: "built for another numpy" in "".join(server.not_imported), 60)
         assert children.run_stage(run, SHARD).reused
+        os.kill(server.process_id, signal.SIGKILL)
+        server._process.wait()
+        with pytest.raises(StageError, match=r"died: it was ended by signal 9 \(somebody did that[^.]*\); see "):
+            server.run({"log": str(log_path(run, SHARD))}, silent)
+    assert "built for another numpy" in log_path(run, SHARD).read_text()
     children.close()
 
 
@@ -231,4 +237,39 @@ def test_what_a_crash_of_a_library_writes_is_in_the_message(make_run: MakeRun, t
         with pytest.raises(StageError, match=r"ended by signal 6.*terminate called after throwing.*c10::Error"):
             children.run_stage(run, Node("init", "audio"))
     assert text in log_path(run, Node("init", "audio")).read_text()
+    children.close()
+
+
+def test_of_a_server_that_a_signal_ends_an_error_that_it_wrote_earlier_is_not_given_as_the_cause(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    (tmp_path / "complains.py").write_text(
+        "import sys\nprint('ValueError: an old complaint\\nand on it went', file=sys.stderr, flush=True)\n"
+    )
+    run, children = make_run(), Children()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        server = children.server(("complains",))
+        wait_for("the complaint", lambda: "went" in written(server._stderr.fileno()), 60)
+        os.kill(server.process_id, signal.SIGKILL)
+        server._process.wait()
+        with pytest.raises(StageError, match=r"ended by signal 9 .*The last that it wrote: and on it went; see "):
+            server.run({"log": str(log_path(run, SHARD))}, silent)
+    children.close()
+
+
+def test_a_server_that_does_not_answer_is_not_said_to_have_died(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = Children()
+    server = children.server(("json",))
+
+    def still_there(seconds: float | None = None) -> int:
+        raise subprocess.TimeoutExpired("the server", seconds or 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server._process, "wait", still_there)
+        error = server._died(log_path(make_run(), SHARD))
+    assert "does not answer any more, and is being stopped; see " in str(error)
+    assert "died" not in str(error)
     children.close()

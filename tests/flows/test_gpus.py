@@ -1,5 +1,7 @@
 """`xdc doctor` says of GPUs what stages do with them. What PyTorch and faiss say of GPUs is invented here."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -42,20 +44,36 @@ def test_each_gpu_has_a_line_and_the_first_that_works_is_checked(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("on_gpus", "state", "text"),
+    ("driver", "there", "tried", "state", "text"),
     [
-        ((2, ""), "works", "1.15.1, k-means on 2 GPUs, as on the CPU"),
-        ((0, ""), "works", "1.15.1, k-means on the CPU"),
-        ((0, "k-means fails on the GPU: why"), "absent", "1.15.1, k-means fails on the GPU: why. The CPU is used"),
+        (True, 2, [True], "works", "1.15.1, k-means on 2 GPUs, as on the CPU"),
+        (True, 0, [True], "works", "1.15.1, k-means on the CPU"),
+        (False, 0, [False], "works", "1.15.1, k-means on the CPU"),
+        (True, None, [True, False], "absent", "1.15.1, k-means fails on the GPU: aborted. The CPU is used"),
     ],
 )
-def test_k_means_is_run_before_it_is_said_to_work(
-    monkeypatch: pytest.MonkeyPatch, on_gpus: tuple[int, str], state: str, text: str
+def test_k_means_is_run_once_before_it_is_said_to_work_and_again_on_the_cpu_where_it_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driver: bool,
+    there: int | None,
+    tried: list[bool],
+    state: str,
+    text: str,
 ) -> None:
-    monkeypatch.setattr(kmeans_check, "kmeans_tried", lambda gpu: KmeansCheck("1.15.1", 0, 1.0, None))
-    monkeypatch.setattr(kmeans_check, "faiss_gpus", lambda: on_gpus)
+    calls = []
+
+    def try_kmeans(gpu: bool) -> KmeansCheck:
+        calls.append(gpu)
+        if gpu and there is None:
+            raise RuntimeError("aborted")
+        return KmeansCheck("1.15.1", there or 0, 1.0, 1.0 if there else None)
+
+    monkeypatch.setattr(kmeans_check, "driver_there", lambda: driver)
+    monkeypatch.setattr(kmeans_check, "DRIVER_GPUS", tmp_path)
+    monkeypatch.setattr(kmeans_check, "kmeans_tried", try_kmeans)
     row = gpus.faiss()
-    assert (row["state"], row["text"]) == (state, text)
+    assert (row["state"], row["text"], calls) == (state, text, tried)
 
 
 def test_a_faiss_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,12 +95,14 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_tells_how_to_do_
 ) -> None:
     made = make_run()
     run = open_run(made.root.rename(made.root.with_name("it's a run")))
-    assert prefect.call("deploy", "--name", "init/local", "--name", "train/local").returncode == 0
+    assert prefect.call("deploy", "--name", "init/local").returncode == 0
+    mine = ("deploy", "flows/stages.py:train", "--name", "mine", "--pool", "local")
+    assert prefect.call(*mine).returncode == 0
     command = ("deployment", "run", "--watch", "-p", f"run={run.root}", "-p", "modality=audio")
     done = prefect.call(*command, "init/local")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run.root / "init" / "audio" / "manifest.json").exists()
-    failed = prefect.call(*command, "train/local", "-p", "round=0")
+    failed = prefect.call(*command, "train/mine", "-p", "round=0")
     assert failed.returncode == 1
     newest = newest_of(prefect)
     assert newest["state_type"] == "FAILED"
@@ -113,6 +115,7 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_tells_how_to_do_
     alone, deployed = artifact["data"].splitlines()[-3:-1]
     assert shlex.split(alone) == ["xdc", "stage", "train", str(run.root), "--modality", "audio", "--round", "0"]
 
+    assert deployed.startswith("prefect deployment run train/mine ")
     subprocess.run(deployed, shell=True, cwd=ROOT, env=prefect.environment, check=True)
     wait_for("it to fail again", lambda: len(failures(prefect)) == 2, 120, every=0.5)
     assert [found["data"] for found in failures(prefect)] == [artifact["data"]] * 2

@@ -1,5 +1,7 @@
 """Commands that are printed can be copied into a shell, whatever the run's folder is called."""
 
+import itertools
+import json
 import re
 import shlex
 import subprocess
@@ -7,7 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from prefect.cli._utilities import load_json_key_values
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -85,11 +90,49 @@ def test_the_commands_for_a_failed_stage_are_those_of_its_flow() -> None:
         "2",
         "--force",
     ]
-    pairs = ["run=runs/a b", "name=my probe", "round=2", "force=true"]
+    pairs = [f"run={Path.cwd()}/runs/a b", "name=my probe", "round=2", "force=true"]
     start = ["prefect", "deployment", "run", "eval/local"]
     assert shlex.split(deployed) == [*start, *(word for pair in pairs for word in ("-p", pair))]
-    assert deployment_command("xdc-round", run="r", round=None) == "prefect deployment run xdc-round/local -p run=r"
-    assert stage_commands("r", SHARD, force=False)[1] == "prefect deployment run shard/local -p run=r"
+    assert deployment_command("xdc-round", run="/r", round=None) == "prefect deployment run xdc-round/local -p run=/r"
+    assert stage_commands("/r", SHARD, force=False)[1] == "prefect deployment run shard/local -p run=/r"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain",
+        "a b",
+        "2024",
+        "true",
+        "null",
+        "1e5",
+        "",
+        "-",
+        'a "b"',
+        '"b"',
+        "a\\b",
+        "{a",
+        "[1",
+        "[a",
+        "a\nb",
+        "é",
+        "NaN",
+        "x=y",
+    ],
+)
+def test_the_parameters_of_a_deployment_reach_prefect_as_they_are_meant(name: str) -> None:
+    words = shlex.split(deployment_command("embed", "/r", name=name, round=3, force=True))
+    given = [value for option, value in itertools.pairwise(words) if option == "-p"]
+    assert load_json_key_values(given, "parameter") == {"run": "/r", "name": name, "round": 3, "force": True}
+
+
+def test_a_flow_run_names_its_own_deployment_for_its_own_flow_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__NAME", "first")
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__FLOW_NAME", "xdc-round")
+    assert deployment_command("xdc-round", "/r") == "prefect deployment run xdc-round/first -p run=/r"
+    assert deployment_command("train", "/r") == "prefect deployment run train/local -p run=/r"
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__PARENT_FLOW_RUN_ID", "of a flow run of xdc/first")
+    assert deployment_command("xdc-round", "/r") == "prefect deployment run xdc-round/local -p run=/r"
 
 
 @pytest.mark.parametrize("name", ["plain", 'it\'s a "run" for $5 in `back\\slash`'])
@@ -101,3 +144,14 @@ def test_the_query_of_the_summary_reaches_duckdb_as_it_is_meant(tmp_path: Path, 
     done = subprocess.run(line, shell=True, cwd=tmp_path, env={}, capture_output=True, text=True, check=True)
     path = f"{name}/rounds/001/labels/video/*.parquet".replace("'", "''")
     assert done.stdout == f"select cluster, count(*) clips from '{path}' group by 1 order by 2\n"
+
+
+@pytest.mark.parametrize("name", ["plain", NAME, "a*", "a?", "[!b]", "**"])
+def test_the_query_of_the_summary_finds_the_labels_of_this_run_alone(tmp_path: Path, name: str) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    for folder, cluster in ((name, 3), ("ab", 4), ("it's a run", 5)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        pq.write_table(pa.table({"cluster": [cluster]}), tmp_path / folder / "labels.parquet")
+    code = shlex.split(_count_clusters(tmp_path / name, "*.parquet"))[-1]
+    query = json.loads(code.removeprefix("import duckdb; print(duckdb.sql(").removesuffix("))"))
+    assert duckdb.sql(query).fetchall() == [(3, 1)]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shards import lock
+from shards.commit import clear_left_overs
 from shards.errors import Busy
 from shards.lock import exclusive, in_progress, lock_of, read_holder
 
@@ -23,6 +24,7 @@ HOLD = """
 import fcntl, sys, time
 from pathlib import Path
 from shards import lock
+from shards.commit import clear_left_overs
 if len(sys.argv) > 2:  # On another machine, whose locks do not reach this one.
     fcntl.flock = lambda file, how: None
     lock.this_machine = lambda: sys.argv[2]
@@ -154,3 +156,20 @@ def test_a_file_system_without_locks_is_no_error(target: Path, monkeypatch: pyte
     with exclusive(target), pytest.raises(Busy), exclusive(target):
         pass
     assert names_in(target.parent) == []
+
+
+def test_a_lock_that_another_machine_left_long_ago_is_removed_without_waiting(target: Path) -> None:
+    with holder(target, "this machine before its restart") as process:
+        process.kill()
+        process.wait()
+    target.mkdir()
+    begun = target.with_name(f".{target.name}.{'a' * 64}.partial")
+    begun.mkdir()
+    clear_left_overs(target)
+    assert "if that one lives" in in_progress(target), "it may live"
+    assert begun.exists()
+    long_ago = lock_of(target).stat().st_mtime - lock.ABANDONED - 60
+    os.utime(lock_of(target), (long_ago, long_ago))
+    assert in_progress(target) == ""
+    clear_left_overs(target)
+    assert names_in(target.parent) == ["out"]

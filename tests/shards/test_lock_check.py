@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.doctor import locks
+from flows.doctor import lock_folders, locks
 from shards import lock_check
+from shards.errors import ConfigError
 from shards.lock_check import check_locks, file_system_of
 
 
@@ -80,7 +81,31 @@ def test_the_doctor_looks_here_and_at_runs_and_corpora(
     (tmp_path / "runs").mkdir()
     mounted.write_text(f"x {tmp_path} ext4 rw 0 0\nx {tmp_path}/runs beegfs rw 0 0\n")
     monkeypatch.chdir(tmp_path)
-    here, runs = locks()
+    here, runs = locks(lock_folders([]))
     assert (here["what"], here["state"], runs["state"]) == ("locks", "works", "absent")
     assert here["text"].startswith(f"{tmp_path}: on ext4")
     assert runs["text"].startswith("runs: on beegfs locks hold on this machine; ")
+
+
+def test_the_doctor_looks_at_given_folders_and_of_a_run_at_its_corpus_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    disk, run = tmp_path / "disk", tmp_path / "run"
+    disk.mkdir()
+    run.mkdir()
+    (run / "xdc.yaml").write_text("corpus: {path: ../disk/not yet/clips}\n")
+    assert [folder.resolve() for folder in lock_folders([run])] == [tmp_path, run, disk]
+    (disk / "not yet" / "clips").mkdir(parents=True)
+    assert lock_folders([run])[-1].resolve() == disk / "not yet", "the corpus's lock lies beside it"
+    assert lock_folders([disk]) == [tmp_path, disk]
+    with pytest.raises(ConfigError, match="nowhere is no folder"):
+        lock_folders([Path("nowhere")])
+
+
+def test_locks_that_hang_are_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_check, "TRY", "import time; time.sleep(60)")
+    monkeypatch.setattr(lock_check, "TIMEOUT_S", 0.2)
+    (found,) = locks([tmp_path])
+    assert found["state"] == "absent"
+    assert found["text"].startswith(f"{tmp_path}: no answer within 0 s. ")

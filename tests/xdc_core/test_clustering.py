@@ -14,6 +14,7 @@ from xdc_core import clustering
 from xdc_core.clustering import kmeans, read_sample, sample_size
 from xdc_core.config import ClusterSettings
 from xdc_core.features import write_features
+from xdc_core.kmeans_check import FaissGpus
 from xdc_core.run import Node, Run
 from xdc_core.stage import run_stage
 
@@ -190,7 +191,7 @@ def test_the_setting_device_decides_about_k_means_too(
         return real(*sizes, **settings)
 
     monkeypatch.setattr(faiss, "Kmeans", noted)
-    monkeypatch.setattr(clustering, "faiss_gpus", lambda: found)
+    monkeypatch.setattr(clustering, "faiss_gpus", lambda: FaissGpus(*found, "1.15.1"))
     run_stage(run, node, force=True)
     assert asked == [tried]
     assert facts_of(run, node)["on"] == where

@@ -28,6 +28,7 @@ class FakeCuda:
     gpus: list[tuple[str, tuple[int, int]]]
     start: Exception | None = None
     broken: dict[int, str] = field(default_factory=dict)
+    current: list[torch.device] = field(default_factory=list)
 
     def init(self) -> None:
         if self.start:
@@ -48,6 +49,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: fake.gpus[number][0])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: fake.gpus[number][1])
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: BUILT)
+    monkeypatch.setattr(torch.cuda, "set_device", fake.current.append)
     monkeypatch.setattr(devices, "one_plus_one", fake.one_plus_one)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
@@ -136,6 +138,7 @@ def test_a_gpu_for_which_pytorch_was_not_built_is_named(cuda: FakeCuda) -> None:
 def test_beside_a_gpu_that_cannot_be_used_another_one_is_taken(cuda: FakeCuda, asked: str) -> None:
     cuda.gpus = [("Tesla V100", (7, 0)), ("NVIDIA H100", (9, 0))]
     assert str(choose_device(asking(asked))) == f"cuda:1 ({V100})"
+    assert cuda.current == [torch.device("cuda", 1)], "nothing of the process goes to GPU 0"
 
 
 def test_a_gpu_without_memory_is_passed_over(cuda: FakeCuda) -> None:
@@ -147,13 +150,32 @@ def test_a_gpu_without_memory_is_passed_over(cuda: FakeCuda) -> None:
     )
 
 
-def test_every_process_of_a_training_takes_the_gpu_of_its_rank(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("broken", "taken"), [(None, [0, 1, 2, 3]), (0, [1, 2, 3]), (1, [0, 2, 3])])
+def test_every_process_of_a_training_has_a_gpu_of_its_own_or_the_training_ends(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, broken: int | None, taken: list[int]
+) -> None:
     cuda.gpus *= 4
+    cuda.broken = {} if broken is None else {broken: "CUDA error: uncorrectable ECC error"}
+    monkeypatch.setenv("WORLD_SIZE", "5")
     found = []
-    for rank in range(5):
+    for rank in range(len(taken)):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         found.append(choose_device(asking("auto")).device.index)
-    assert found == [0, 1, 2, 3, 0]
+    assert found == taken
+    monkeypatch.setenv("LOCAL_RANK", str(len(taken)))
+    with pytest.raises(ConfigError, match=rf"process {len(taken)} .*: {len(taken)} of 4 GPUs work.*train\.processes"):
+        choose_device(asking("auto"))
+
+
+def test_without_any_gpu_all_processes_of_a_training_take_the_cpu(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for start, gpus in ((None, []), (RuntimeError(TOO_OLD), cuda.gpus * 2)):
+        cuda.start, cuda.gpus = start, gpus
+        for rank in ("0", "1"):
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            assert choose_device(asking("auto")).device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -86,17 +86,38 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
         hold_out(np.array([0, 1]), np.array([0, 1]), share, seed=0)
 
 
-def test_a_group_of_several_classes_is_on_one_side_and_no_class_loses_its_last() -> None:
+def test_an_original_of_several_classes_is_on_one_side_and_no_class_loses_its_last() -> None:
     rng = np.random.default_rng(0)
     for seed in range(50):
-        # Eight groups, every one with views of one to three of four classes.
+        # Eight originals, every one with recordings of one to three of four classes.
         pairs = [(label, group) for group in range(8) for label in rng.permutation(4)[: rng.integers(1, 4)]]
         labels, groups = np.array(pairs * 2).T
-        mask, single = hold_out(labels, groups, 0.5, seed)
+        recordings = np.arange(len(labels)) % len(pairs)
+        mask, kept = hold_out(labels, recordings, 0.5, seed, groups)
         assert mask.any()
         assert not set(groups[mask].tolist()) & set(groups[~mask].tolist())
         assert set(labels[~mask].tolist()) == set(labels.tolist())
-        assert single.tolist() == [label for label in np.unique(labels) if len(set(groups[labels == label])) == 1]
+        assert kept.tolist() == [label for label in np.unique(labels) if not mask[labels == label].any()]
+
+
+def test_classes_of_which_no_original_can_be_held_out_are_returned() -> None:
+    labels, originals = np.array([(0, 0), (0, 1), (1, 0), (2, 1), (3, 2), (3, 3)]).T
+    mask, kept = hold_out(labels, np.arange(6), 0.5, 0, originals)
+    assert set(labels[mask].tolist()) == {3}
+    assert kept.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_recordings_of_several_classes_are_drawn_as_they_always_were(seed: int) -> None:
+    # Evaluations that are done stay what they are: every class draws for itself.
+    spans = (range(10), range(5, 15), range(20, 30))
+    labels, groups = np.array([(label, group) for label, span in enumerate(spans) for group in span]).T
+    rng = np.random.default_rng(seed)
+    expected = {group for span in spans for group in rng.permutation(np.array(span))[:2].tolist()}
+    mask, single = hold_out(labels, groups, 0.2, seed)
+    assert set(groups[mask].tolist()) == expected
+    assert (mask == np.isin(groups, list(expected))).all()
+    assert single.tolist() == []
 
 
 def test_what_is_held_out_of_groups_of_one_class_is_a_share_of_a_permutation() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -343,6 +344,14 @@ def test_what_another_process_is_at_work_on_is_not_to_be_deleted(copy_run: MakeR
     for path in (lock_of(target), partial_directory(target, "f" * 64)):
         finding = found[path.name]
         assert (finding.path, finding.kind, finding.remedy) == (str(path), "unfinished", "wait until it has finished")
+
+
+def test_the_lock_of_another_machine_is_named_for_who_knows_that_its_holder_is_dead(run: Run) -> None:
+    lock = lock_of(run.directory(Node("init", "video")))
+    lock.write_text(json.dumps({"host": "x", "pid": 1, "started": "2026", "machine": "restarted since", "born": "1"}))
+    (found,) = verify_run(run)
+    assert found.kind == "unfinished"
+    assert found.remedy == f"wait until it has finished, or, if it is known to be dead: rm {shlex.quote(str(lock))}"
 
 
 def test_a_corpus_of_others_that_is_named_alike_is_not_told_of(run: Run) -> None:

@@ -64,12 +64,13 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     batch = max(1, config.extract.batch // dataset.views)  # So many clips have about that many views.
     views = PlacedViews(corpus, rows, modality, config, places)
     for shard, found in encode_shards(encoder, views, missing, batch, device.device, counted, torch.cat):
-        told = {number: rows.keys[number].as_py() for number in (*found.numbers, *found.rejects)}
-        keys = [told[number] for number in found.numbers for _ in places[number]]
+        key_of = {number: rows.keys[number].as_py() for number in (*found.numbers, *found.rejects)}
+        keys = [key_of[number] for number in found.numbers for _ in places[number]]
         frames = [first for number in found.numbers for first in places[number]]
         check_finite(node, keys, found.features)
         lost = [
-            Reject(corpus.name, node.name, "damaged", reason, told[number]) for number, reason in found.rejects.items()
+            Reject(corpus.name, node.name, "damaged", reason, key_of[number])
+            for number, reason in found.rejects.items()
         ]
         write_rejects(out, shard, lost)
         write_features(out / f"{shard}.parquet", keys, found.features, frame=pa.array(frames, pa.int32()))

@@ -105,11 +105,11 @@ def finetune(
     warnings = list(check_split(both[0], both[1], len(recordings.classes)))
     if on.why:
         warnings.append(f"computed on {on}")
-    together = train if recordings.originals is None else recordings.originals[train]
-    held, single = hold_out(labels[train], together, evaluation.held_out, seed)
-    if len(single):
-        what = "recording" if recordings.originals is None else "original"
-        warnings.append(f"a single training {what} of {listed(single)}: has no part in the choice of the epoch")
+    originals = None if recordings.originals is None else recordings.originals[train]
+    held, kept = hold_out(labels[train], train, evaluation.held_out, seed, originals)
+    if len(kept):
+        what = "a single training recording" if originals is None else "no original could be held out"
+        warnings.append(f"{what} of {listed(kept)}: has no part in the choice of the epoch")
     learnt, watched = train[~held], train[held]
     if len(watched) == 0:
         warnings.append("no training recording could be held out: the last epoch is taken, unseen")

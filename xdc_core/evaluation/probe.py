@@ -48,11 +48,10 @@ def probe(
     if not candidates or not all(value > 0 for value in candidates):
         raise ConfigError(f"the candidates for {name} are {list(candidates)}. Give at least one, all above 0.")
     notes = list(check_split(train, test, classes))
-    together = train.groups if train.originals is None else train.originals
-    held, single = hold_out(train.labels, together, held_out_share, seed)
-    if len(single):
-        what = "recording" if train.originals is None else "original"
-        notes.append(f"a single training {what} of {listed(single)}: has no part in the choice of {name}")
+    held, kept = hold_out(train.labels, train.groups, held_out_share, seed, train.originals)
+    if len(kept):
+        what = "a single training recording" if train.originals is None else "no original could be held out"
+        notes.append(f"{what} of {listed(kept)}: has no part in the choice of {name}")
     middle, tried = len(candidates) // 2, []
     value = candidates[middle]
     if len(candidates) > 1 and held.any():

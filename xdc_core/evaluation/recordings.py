@@ -11,6 +11,7 @@ from shards.datasets.originals import original_of
 from shards.errors import ConfigError
 from shards.index import label_columns, read_whole_index
 from shards.split import split_name
+from xdc_core.evaluation.examples import listed
 from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.settings import CORPUS, EvaluationSettings
 from xdc_core.run import Node, Run
@@ -118,8 +119,9 @@ def _divide(
     """Recordings that nobody has divided: the same division for all rounds, seeds and runs with one seed."""
     _, sources = np.unique(np.array(names, object).astype(str), return_inverse=True)
     seed = derive_seed(run.config.seed, "eval", "division")
-    tested, _ = hold_out(labels, sources if originals is None else originals, evaluation.held_out, seed)
-    note = f"nothing says which recordings are for testing: {tested.sum()} of {len(tested)}, by lot, of every class"
+    tested, kept = hold_out(labels, sources, evaluation.held_out, seed, originals)
+    of_each = f"of every class but {listed(kept)}" if len(kept) else "of every class"
+    note = f"nothing says which recordings are for testing: {tested.sum()} of {len(tested)}, by lot, {of_each}"
     return {DIVIDED: np.where(tested, "test", "train").astype(object)}, [note]
 
 

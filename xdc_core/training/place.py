@@ -24,8 +24,6 @@ def join_ranks(place: Place, device: torch.device) -> None:
     """Meet the other processes. Tensors on the CPU go through gloo on every machine, those on a GPU through NCCL."""
     if place.ranks == 1:
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 

@@ -33,7 +33,7 @@ from xdc_core.training.optimiser import learning_rate
 from xdc_core.training.place import Place, any_rank, join_ranks, leave_ranks, mean_over_ranks
 
 METRICS = "metrics.jsonl"
-# Told what is computed on, {"device": ...}, and at each logged step the line that goes into metrics.jsonl.
+# Called with {"device": ...} at the start, then at each logged step with the line that goes into metrics.jsonl.
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -50,7 +50,7 @@ def train_rank(run: Run, node: Node, out: Path, place: Place, listen: Listener) 
     Raises:
         Interrupted: SIGTERM came, to whichever rank.
         StageError: the loss is not finite, or a stored clip does not decode.
-        ConfigError: there is no compiler, or no GPU, that the settings ask for.
+        ConfigError: there is no compiler, or there are not as many GPUs, as the settings ask for.
     """
     config, modality = run.config, MODALITIES[str(node.modality)]
     settings = config.train

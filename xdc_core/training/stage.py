@@ -45,13 +45,13 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             "must get equal work. Change one of them."
         )
     log = out / LOG
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}  # The device, and warnings.
 
     def listen(line: dict[str, Any]) -> None:
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if "step" not in line:
-            told.update(line)
+            facts.update(line)
             return
         accuracy = ", ".join(f"{name} {value:.2f}" for name, value in line.items() if name.startswith("accuracy"))
         progress(line["step"] + 1, line["steps"], f"steps, loss {line['loss']:.3f}, {accuracy}")
@@ -76,7 +76,7 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     summary = {"steps": last["steps"], "clips": last["steps"] * settings.batch, "first_loss": lines[0]["loss"]}
     for name in ("loss", *(name for name in last if name.startswith("accuracy")), "clips_per_s"):
         summary[name] = round(sum(line[name] for line in tail) / len(tail), 4)
-    return Outcome(last["steps"] * settings.batch, 0, summary | told)
+    return Outcome(last["steps"] * settings.batch, 0, summary | facts)
 
 
 def small_batch(settings: TrainSettings) -> str:

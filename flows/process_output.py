@@ -1,4 +1,4 @@
-"""What a process has written before it ended, for the message that says that it did."""
+"""How a process ended, and what it has written, for the message that says so."""
 
 import os
 import re
@@ -20,6 +20,11 @@ def last_error(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if _EXCEPTION.fullmatch(line)]
     return (named or lines or [""])[-1][:MOST_CHARACTERS]
+
+
+def last_line(text: str) -> str:
+    """The last line that is not empty; "" where there is none."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:MOST_CHARACTERS]
 
 
 def written(descriptor: int, start: int = 0) -> str:
