@@ -283,8 +283,9 @@ def _decode(
         except av.FFmpegError as error:
             damage.error = error
             damage.bad += begun and counts  # Before the first frame there may just be no key frame yet.
-            if packet is not None:
-                clock.lose(packet)
+            if packet is None:
+                break
+            clock.lose(packet)
             continue
         for frame in frames:
             if stream.type == "audio" and not (frame.samples and frame.sample_rate):
