@@ -37,10 +37,10 @@ from xdc_core.config import load_preset, parse_config
 def decode_only(root: str, source: str, start_s: float, end_s: float) -> int:
     """Everything that cutting this clip decodes; returns the number of frames."""
     path, frames = Path(root) / source, 0
-    for kind, first in (("video", start_s), ("audio", start_s - 0.1)):
-        with decode_from(path, kind, first) as decoding:
-            for frame in decoding.frames:
-                if frame.time is not None and frame.time - decoding.origin_s >= end_s:
+    for kind in ("video", "audio"):
+        with decode_from(path, kind, start_s, end_s) as decoding:
+            for time_s, _ in decoding.frames:
+                if time_s >= end_s:
                     break
                 frames += 1
     return frames
