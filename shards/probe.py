@@ -106,10 +106,10 @@ def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) 
                 tick_s = ticks[packet.stream_index]
                 last_s, before_s, has_durations = ends.get(packet.stream_index, _End())
                 # AVI has decode times alone, of which FFmpeg makes presentation times that are late.
-                told = packet.dts if packet.pts is None or container.format.name == "avi" else packet.pts
-                if told is not None and told != stated.get(packet.stream_index):
-                    stated[packet.stream_index] = told
-                    begin_s = told * tick_s - origin_s
+                stamp = packet.dts if packet.pts is None or container.format.name == "avi" else packet.pts
+                if stamp is not None and stamp != stated.get(packet.stream_index):
+                    stated[packet.stream_index] = stamp
+                    begin_s = stamp * tick_s - origin_s
                 else:
                     begin_s = max(last_s, 0.0)  # Raw streams: packets follow each other.
                 end_s = begin_s + ((packet.duration or 0) * tick_s or frames_s[packet.stream_index])
