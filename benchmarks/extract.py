@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from side_by_side import Contest, Pace, contest, parser, record, show
 
-from shards.index import count_rows, shard_names
+from shards.corpus.index import shard_names
+from shards.store.parquet import count_rows
 from xdc_core.clips import ClipBatch, ClipViews, ShardRows
 from xdc_core.device import choose_device
 from xdc_core.extraction import centres, encode, extract, extracting_encoder

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.csv
 from side_by_side import parser, record
 
-from shards.commit import write_text
-from shards.corpus import list_corpus
+from shards.corpus.listing import list_corpus
+from shards.store.files import write_text
 from xdc_core.config import FILE_NAME, commented_yaml, parse_config
 from xdc_core.encoders.build import encoder_spec
 from xdc_core.graph import round_nodes, setup_nodes

@@ -18,7 +18,8 @@ from pathlib import Path
 from side_by_side import parser, record
 
 from flows.prefect_defaults import set_defaults
-from shards.commit import read_manifest, write_text
+from shards.store.files import write_text
+from shards.store.manifest import read_manifest
 from xdc_core.config import commented_yaml
 from xdc_core.graph import SHARD, round_nodes, setup_nodes
 from xdc_core.run import Run, open_run

@@ -23,12 +23,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shards.commit import Manifest, commit, write_text
-from shards.index import label_columns, read_index, shard_name, shard_names, write_parquet
-from shards.plan import STAGE_VERSION
+from shards.corpus.index import label_columns, read_index, shard_name, shard_names
+from shards.corpus.plan import STAGE_VERSION
 from shards.progress import Progress
 from shards.settings import stored_part
-from shards.stage import Outcome
+from shards.store.build import Outcome
+from shards.store.commit import commit
+from shards.store.files import write_text
+from shards.store.manifest import Manifest
+from shards.store.parquet import write_parquet
 from xdc_core.config import FILE_NAME, Config, commented_yaml, parse_config
 from xdc_core.features import write_features
 from xdc_core.graph import all_nodes

@@ -16,8 +16,8 @@ from typing import Any
 import webdataset
 from side_by_side import contest, parser, record, show
 
-from shards.index import read_index, shard_names
-from shards.read import ClipReader
+from shards.corpus.index import read_index, shard_names
+from shards.corpus.reader import ClipReader
 from xdc_core.run import open_run
 
 COLUMNS = ["key", "mp4_offset", "mp4_size", "mp4_sha256", "flac_offset", "flac_size", "flac_sha256"]

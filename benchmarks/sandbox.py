@@ -14,15 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shards.corpus import list_folder
+from shards.corpus.plan import make_plan
+from shards.corpus.survey import survey
+from shards.corpus.write import cut_clip
 from shards.errors import MediaError
-from shards.media import Clip
-from shards.plan import make_plan
+from shards.media.cut import Clip
+from shards.media.limits import limits_of
+from shards.media.sandbox import ordered_map
 from shards.progress import silent
-from shards.sandbox import ordered_map
-from shards.settings import CorpusSettings, limits_of
-from shards.survey import survey
-from shards.write import cut_clip
+from shards.settings import CorpusSettings
+from shards.sources.source import list_folder
 
 
 def timed_cut(*job: Any) -> tuple[Clip | str, float]:

@@ -19,18 +19,20 @@ from typing import Any
 
 from side_by_side import Pace, contest, parser, record, show
 
-from shards.container import decode_from
-from shards.corpus import list_folder
+from shards.corpus.plan import make_plan
+from shards.corpus.stage import shard
+from shards.corpus.survey import survey
 from shards.errors import MediaError
-from shards.index import write_parquet
-from shards.make import shard
-from shards.media import X264, cut
-from shards.plan import make_plan
+from shards.media.container import decode_from
+from shards.media.cores import core_count
+from shards.media.cut import cut
+from shards.media.encode import X264
+from shards.media.limits import limits_of
+from shards.media.sandbox import ordered_map
 from shards.progress import silent
-from shards.sandbox import ordered_map
-from shards.settings import CorpusSettings, limits_of
-from shards.survey import survey
-from shards.write import core_count
+from shards.settings import CorpusSettings
+from shards.sources.source import list_folder
+from shards.store.parquet import write_parquet
 from xdc_core.config import load_preset, parse_config
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from shards.commit import write_text
+from shards.store.files import write_text
 from xdc_core.config import FILE_NAME, commented_yaml, load_preset, parse_config
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.run import open_run

@@ -15,9 +15,9 @@ from typing import Any
 
 from side_by_side import contest, parser, record
 
-from shards.commit import write_text
 from shards.progress import Progress
-from shards.stage import Outcome
+from shards.store.build import Outcome
+from shards.store.files import write_text
 from xdc_core.config import FILE_NAME, commented_yaml, load_preset, parse_config
 from xdc_core.graph import all_nodes
 from xdc_core.run import Node, Run, open_run

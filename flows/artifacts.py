@@ -10,8 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
-from shards.commit import read_manifest
-from shards.stored import read_stored_json
+from shards.store.checked_read import read_stored_json
+from shards.store.manifest import read_manifest
 from xdc_core.report.facts import purest_first
 from xdc_core.report.page import history_charts
 from xdc_core.run import Node, Run

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.process_output import how_ended, last_error, last_line, written
-from shards.commit import read_manifest
 from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress, silent
-from shards.stage import Record, record_of
+from shards.store.build import Record, record_of
+from shards.store.manifest import read_manifest
 from xdc_core.run import Node, Run
 
 # Two servers, because faiss brings other CUDA libraries than torch: no process has both. What comes later is what a
@@ -30,7 +30,7 @@ TORCH = (
     "xdc_core.extraction",
     "xdc_core.training.rank",
     "xdc_core.report.stage",
-    "shards.make",
+    "shards.corpus.stage",
     "--later",
     "webdataset.writer",
     "sympy",

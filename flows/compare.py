@@ -11,11 +11,11 @@ from flows.children import CHILDREN
 from flows.crew import Crew, Job
 from flows.terminal import TerminalListener, counter, shown
 from shards.command import command
-from shards.commit import write_text
 from shards.digits.corpus import write_digits
 from shards.errors import ConfigError, StageError, XdcError
-from shards.stage import Record
-from shards.write import core_count
+from shards.media.cores import core_count
+from shards.store.build import Record
+from shards.store.files import write_text
 from xdc_core.config import commented_yaml, parse_section
 from xdc_core.graph import all_nodes
 from xdc_core.run import Node, Run

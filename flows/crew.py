@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.children import CHILDREN
 from flows.listeners import Listener
 from shards.errors import XdcError
-from shards.stage import Record
+from shards.store.build import Record
 from xdc_core.graph import SHARD, Fingerprints, inputs
 from xdc_core.run import Node, Run
 from xdc_core.stage import reuse

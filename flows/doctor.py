@@ -16,7 +16,7 @@ from flows.prefect_defaults import set_defaults
 from flows.temporary_server import answers, temporary_server
 from flows.zombies import bury, known_dead, look
 from shards.errors import ConfigError, XdcError
-from shards.lock_check import AT_ONCE, check_locks
+from shards.store.lock_check import AT_ONCE, check_locks
 from xdc_core.config import FILE_NAME
 from xdc_core.run import open_run
 

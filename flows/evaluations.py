@@ -10,8 +10,9 @@ from flows.crew import Crew, Job
 from flows.new_run import relative
 from flows.terminal import shown
 from shards.command import command
-from shards.commit import fingerprint, write_text
 from shards.errors import ConfigError, StageError
+from shards.store.files import write_text
+from shards.store.manifest import fingerprint
 from xdc_core.config import ASKED, read_yaml
 from xdc_core.evaluation.settings import CORPUS
 from xdc_core.evaluation.table import markdown_table, read_results

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from shards.errors import XdcError
-from shards.stage import Record
+from shards.store.build import Record
 from xdc_core.run import Node
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from shards.command import command
-from shards.commit import write_text
-from shards.corpus import check_places, list_corpus
+from shards.corpus.listing import check_places, list_corpus
 from shards.errors import ConfigError
-from shards.split import check_learn_splits
+from shards.sources.split import check_learn_splits
+from shards.store.files import write_text
 from xdc_core.config import FILE_NAME, commented_yaml, load_preset, parse_config
 from xdc_core.run import open_run
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from flows.terminal import counter
 from shards.command import command
-from shards.commit import read_manifest
+from shards.corpus.recut import damaged_sources, recut
 from shards.errors import ConfigError
 from shards.progress import silent
-from shards.recut import damaged_sources, recut
+from shards.store.manifest import read_manifest
 from xdc_core.graph import SHARD, stored_from
 from xdc_core.run import Node, open_run
 
@@ -22,7 +22,7 @@ def recut_run(root: Path, sources: Sequence[str] | None, show: bool) -> list[dic
     Returns the records of the directories that were changed.
 
     Raises:
-        ConfigError, StageError, Busy: see shards.recut.
+        ConfigError, StageError, Busy: see shards.corpus.recut.
     """
     run = open_run(root)
     nodes = [SHARD] if sources else [SHARD, *(Node("data", name) for name in run.config.datasets)]

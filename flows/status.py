@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.command import command
-from shards.commit import read_manifest
+from shards.store.manifest import read_manifest
 from xdc_core.graph import Fingerprints, all_nodes, node_state
 from xdc_core.run import open_run
 

@@ -22,7 +22,7 @@ from flows.listeners import LISTENERS
 from flows.reported import only_reported
 from shards.errors import Busy, XdcError
 from shards.progress import Progress
-from shards.stage import Record
+from shards.store.build import Record
 from xdc_core.graph import Fingerprints
 from xdc_core.run import Node, Run, open_run
 from xdc_core.stage import reuse

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from shards.errors import XdcError
-from shards.stage import Record
+from shards.store.build import Record
 from xdc_core.run import Node
 
 PLAIN_S = 10.0

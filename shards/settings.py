@@ -4,9 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shards.errors import ConfigError
-from shards.sandbox import Limits
-
 Positive = Annotated[float, Field(gt=0)]
 Modality = Literal["video", "audio"]
 BOTH: tuple[Modality, ...] = ("video", "audio")
@@ -78,18 +75,6 @@ class CorpusSettings(BaseModel):
             raise ValueError(f"{', '.join(modalities)}: a modality is named twice")
         return tuple(name for name in BOTH if name in modalities)
 
-    @field_validator("layout")
-    @classmethod
-    def _is_known(cls, layout: str | None) -> str | None:
-        if layout is not None:
-            from shards.datasets.layouts import check_layout
-
-            try:
-                check_layout(layout)
-            except ConfigError as error:
-                raise ValueError(str(error).removesuffix(".")) from None
-        return layout
-
     @model_validator(mode="after")
     def _fit_together(self) -> "CorpusSettings":
         if self.layout is not None and self.label_from_folder:
@@ -122,11 +107,6 @@ NOT_STORED = {
 
 # Newer than the first corpora: left out where they have their defaults, so that those corpora stay what they are.
 NEWER = ("layout", "modalities", "max_pixels", "max_fps", "max_hours", "max_clip_mb")
-
-
-def limits_of(settings: CorpusSettings) -> Limits:
-    """What a child process may use for one file or clip."""
-    return Limits(settings.clip_timeout_s, settings.clip_cpu_s, settings.clip_memory_mb)
 
 
 def stored_part(settings: CorpusSettings) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from shards.commit import MANIFEST, list_files
+from shards.store.manifest import MANIFEST, list_files
 
 
 def commit_as_it_is(directory: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError, XdcError
-from shards.stored import read_stored_json
+from shards.store.checked_read import read_stored_json
 from xdc_core.config import FILE_NAME
 from xdc_core.run import Node, Run, open_run
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from shards.corpus.index import in_splits, read_index
+from shards.corpus.reader import ClipReader
 from shards.errors import MediaError
-from shards.index import in_splits, read_index
-from shards.read import ClipReader
-from shards.split import check_learn_splits
+from shards.sources.split import check_learn_splits
 from xdc_core.config import Config
 from xdc_core.modality import Modality
 

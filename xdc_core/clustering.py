@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from shards.commit import new_file, write_json
+from shards.corpus.index import in_splits, read_index
 from shards.errors import ConfigError, StageError
-from shards.index import in_splits, read_index
 from shards.progress import Progress
-from shards.split import check_learn_splits
-from shards.stage import Outcome
+from shards.sources.split import check_learn_splits
+from shards.store.build import Outcome
+from shards.store.files import new_file, write_json
 from xdc_core.config import ClusterSettings
 from xdc_core.features import source_parts
 from xdc_core.kmeans_check import faiss_gpus

@@ -16,7 +16,7 @@ from shards.errors import ConfigError
 from shards.settings import CorpusSettings
 from xdc_core.evaluation.settings import CORPUS, DatasetSettings, EvaluationSettings, Name
 from xdc_core.methods import clustered_sources
-from xdc_core.section import Positive, Section
+from xdc_core.section import Positive, Section, known_layout
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -218,6 +218,12 @@ class RunsOn(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads a stage; null: its share of the cores")
 
 
+def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
+    if corpus.layout is not None:
+        known_layout(corpus.layout)
+    return corpus
+
+
 class Config(Section):
     """Everything that decides what a run computes."""
 
@@ -227,7 +233,9 @@ class Config(Section):
     truth: str = Field("label", description="label column that the baseline `supervised` learns; others never see it")
     rounds: int = Field(5, ge=0, le=999, description="training rounds; a last look without training follows them")
     seed: int = Field(0, ge=0, description="every random draw of the run comes from it")
-    corpus: CorpusSettings = Field(CorpusSettings(), description="raw videos -> clips")
+    corpus: Annotated[CorpusSettings, AfterValidator(_with_known_layout)] = Field(
+        CorpusSettings(), description="raw videos -> clips"
+    )
     video: VideoSettings = Field(VideoSettings(), description="clip -> video encoder")
     audio: AudioSettings = Field(AudioSettings(), description="clip -> audio encoder")
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")

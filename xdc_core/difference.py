@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from shards.commit import read_manifest
-from shards.index import read_whole_index, shard_names
+from shards.corpus.index import read_whole_index, shard_names
+from shards.store.manifest import read_manifest
 from xdc_core.catalogue import newest_report
 from xdc_core.config import LABEL_SOURCES
 from xdc_core.labels import read_labels

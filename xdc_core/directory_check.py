@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from shards.commit import Manifest, fingerprint, list_files
-from shards.coverage import Span, slack_s, uncovered
+from shards.corpus.check import key_faults, tar_faults
+from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.corpus.index import read_index, shard_names
 from shards.errors import StageError
-from shards.index import read_index, read_parquet, shard_names
-from shards.row_count import rejected_keys
-from shards.tar_check import key_faults, tar_faults
+from shards.store.manifest import Manifest, fingerprint, list_files
+from shards.store.parquet import read_parquet
+from shards.store.row_count import rejected_keys
 from xdc_core.features import source_part
 from xdc_core.graph import is_corpus
 from xdc_core.methods import TRUTH

@@ -7,9 +7,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save
 
-from shards.commit import new_file
 from shards.errors import StageError
-from shards.stored import read_stored
+from shards.store.checked_read import read_stored
+from shards.store.files import new_file
 from xdc_core.encoders.build import encoder_spec
 
 FILE_NAME = "encoder.safetensors"

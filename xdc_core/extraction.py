@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from shards.commit import write_json
+from shards.corpus.index import shard_names
 from shards.errors import StageError
-from shards.index import count_rows, shard_names
 from shards.progress import Progress
 from shards.reject import Reject
-from shards.row_count import count_rows_and_rejects
-from shards.stage import Outcome
+from shards.store.build import Outcome
+from shards.store.files import write_json
+from shards.store.parquet import count_rows
+from shards.store.row_count import count_rows_and_rejects
 from xdc_core.clips import ClipViews, ShardRows
 from xdc_core.config import Config
 from xdc_core.device import choose_device

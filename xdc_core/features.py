@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.corpus.index import shard_names
 from shards.errors import StageError
-from shards.index import read_parquet, shard_names, write_parquet
+from shards.store.parquet import read_parquet, write_parquet
 from xdc_core.methods import clustered_from
 from xdc_core.run import Node, Run
 

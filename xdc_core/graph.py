@@ -12,13 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from shards.commit import fingerprint, partial_directories, read_manifest, sha256_of, stale_directory
+from shards.corpus.plan import STAGE_VERSION as SHARD_VERSION
+from shards.corpus.stage import corpus_fingerprint_now
 from shards.datasets.originals import NAMES as ORIGINALS
 from shards.errors import ConfigError
-from shards.make import corpus_fingerprint_now
-from shards.plan import STAGE_VERSION as SHARD_VERSION
 from shards.settings import CorpusSettings, stored_part
-from shards.stage import reusable
+from shards.store.build import reusable
+from shards.store.commit import partial_directories, stale_directory
+from shards.store.files import sha256_of
+from shards.store.manifest import fingerprint, read_manifest
 from xdc_core.config import FILE_NAME, Config
 from xdc_core.evaluation.settings import CORPUS
 from xdc_core.methods import JOINT, METHODS, TRUTH, clustered_from, clustered_sources, label_sources, modalities
@@ -360,7 +362,7 @@ class Fingerprints:
         if name == CORPUS:
             return together
         if name not in self._splits_of:
-            from shards.datasets.layouts import read_dataset
+            from shards.layouts.registry import read_dataset
 
             splits = read_dataset(config.datasets[name].layout, self.run.dataset_root(name)).splits
             digest = fingerprint([[split.name, dict(split.roles)] for split in splits])

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from shards.corpus.index import shard_names
 from shards.errors import StageError
-from shards.index import shard_names
 from shards.progress import Progress
-from shards.stage import Outcome
+from shards.store.build import Outcome
 from xdc_core.clips import ClipRows, ClipViews
 from xdc_core.device import choose_device
 from xdc_core.encoder_file import FILE_NAME, save_encoder

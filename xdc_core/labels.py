@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shards.commit import write_json
+from shards.corpus.index import label_columns, read_index, shard_names
 from shards.errors import ConfigError, StageError
-from shards.index import label_columns, read_index, read_parquet, shard_names, write_parquet
 from shards.progress import Progress
-from shards.row_count import count_rows_and_rejects
-from shards.stage import Outcome
-from shards.stored import read_stored, read_stored_json, remedy_of
+from shards.store.build import Outcome
+from shards.store.checked_read import read_stored, read_stored_json, remedy_of
+from shards.store.files import write_json
+from shards.store.parquet import read_parquet, write_parquet
+from shards.store.row_count import count_rows_and_rejects
 from xdc_core.features import source_part, source_rows
 from xdc_core.methods import TRUTH
 from xdc_core.preprocess import load_preprocess

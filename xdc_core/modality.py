@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from shards.decode import decode_frames, decode_sound
+from shards.media.decode import decode_frames, decode_sound
 from xdc_core.config import Config
 from xdc_core.logmel import Align, LogMel, align_frames, log_mel, mask_stretch, seen_frames, span_frames
 

@@ -7,9 +7,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from shards.commit import new_file
 from shards.errors import ConfigError, StageError
-from shards.stored import read_stored, remedy_of
+from shards.store.checked_read import read_stored, remedy_of
+from shards.store.files import new_file
 from xdc_core.config import ClusterSettings
 
 # Components with less than this share of the largest variance are rounding noise: whitening would blow them up.

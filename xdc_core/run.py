@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.command import stage_command
-from shards.commit import fingerprint
 from shards.settings import CorpusSettings, stored_part
+from shards.store.manifest import fingerprint
 from xdc_core.config import FILE_NAME, Config, load_config
 
 SHORTEST_S = 0.1

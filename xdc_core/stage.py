@@ -10,11 +10,12 @@ from importlib import import_module
 from pathlib import Path
 
 from shards.command import command
-from shards.commit import clear_left_overs, discard, read_manifest
+from shards.corpus.stage import forget_notes, shard
 from shards.errors import ConfigError, StageError
-from shards.make import forget_notes, shard
 from shards.progress import Progress, silent
-from shards.stage import Identity, Outcome, Record, build, machine_trouble_explained, reusable
+from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, reusable
+from shards.store.commit import clear_left_overs, discard
+from shards.store.manifest import read_manifest
 from xdc_core.graph import (
     VERSIONS,
     Fingerprints,

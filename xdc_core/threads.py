@@ -1,6 +1,6 @@
 """How many CPU threads a stage takes. Readable without torch and faiss."""
 
-from shards.write import core_count
+from shards.media.cores import core_count
 from xdc_core.config import Config
 
 

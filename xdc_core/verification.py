@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from shards.command import command
-from shards.commit import STALE, partial_directories, read_manifest
-from shards.lock import in_progress, lock_of, read_holder, this_machine
+from shards.corpus.recut import damaged_sources
 from shards.progress import Progress, silent
-from shards.recut import damaged_sources
-from shards.stage import reusable
+from shards.store.build import reusable
+from shards.store.commit import STALE, partial_directories
+from shards.store.lock import in_progress, lock_of, read_holder, this_machine
+from shards.store.manifest import read_manifest
 from xdc_core.directory_check import comparable, file_faults, manifest_faults, row_faults
 from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, inputs, is_corpus, node_state, stored_from
 from xdc_core.run import Node, Run

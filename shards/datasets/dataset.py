@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from shards.corpus import Source
 from shards.errors import ConfigError
 from shards.reject import Reject
+from shards.sources.source import Source
 
 Role = Literal["train", "validation", "test"]
 WORDS: Mapping[str, Role] = {

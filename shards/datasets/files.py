@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from shards.corpus import MEDIA_SUFFIXES, SOUND_SUFFIXES, list_folder
 from shards.errors import ConfigError
 from shards.reject import Reject
+from shards.sources.source import MEDIA_SUFFIXES, SOUND_SUFFIXES, list_folder
 
 
 @dataclass(frozen=True)

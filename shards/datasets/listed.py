@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shards.corpus import Source
 from shards.datasets.dataset import Dataset, Role, Split, check_splits, make_dataset
 from shards.datasets.files import Files, index_files, look_up, tail, unlisted, without_suffix
 from shards.errors import ConfigError
 from shards.reject import Reject
+from shards.sources.source import Source
 
 
 @dataclass(frozen=True)

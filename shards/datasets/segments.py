@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from shards.corpus import SOUND_SUFFIXES, Source
 from shards.datasets.dataset import Dataset, Role, Split, make_dataset
 from shards.datasets.files import Files, unlisted
 from shards.reject import Kind, Reject
 from shards.settings import BOTH
+from shards.sources.source import SOUND_SUFFIXES, Source
 
 
 @dataclass(frozen=True)

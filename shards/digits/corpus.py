@@ -12,15 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from shards.commit import taken_away
 from shards.digits import handwriting, speech, voice
 from shards.digits.factors import LABELS, Voices
 from shards.digits.pool import draw_clips
 from shards.digits.render import AUDIO_BITS, CRF, Material
 from shards.digits.settings import SAMPLE_RATE, DigitsSettings
 from shards.errors import ConfigError
-from shards.fault import fault_point
-from shards.lock import exclusive
+from shards.store.fault import fault_point
+from shards.store.files import taken_away
+from shards.store.lock import exclusive
 
 MANIFEST = "manifest.csv"
 SETTINGS = "settings.json"

@@ -15,7 +15,7 @@ from shards.digits.settings import SAMPLE_RATE, DigitsSettings
 from shards.digits.sound import mix_sound
 from shards.digits.speech import Recording, read_recording
 from shards.digits.voice import synthesise
-from shards.media import X264
+from shards.media.encode import X264
 
 CRF = 18
 AUDIO_BITS = 64_000  # Per second.

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from shards.fault import arm
+from shards.store.fault import arm
 
 MARK = "XDC_FAULT_SWEEP"  # Set in the environment of all that is started: survivors are found by it.
 

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("flows.children", "xdc_core.stage", "xdc_core.verification", "xdc_core.initial", "xdc_core.extraction")
 MODULES += ("xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet", "xdc_core.training.rank", "torch._dynamo")
 MODULES += ("faiss", "xdc_core.clustering", "xdc_core.labels", "xdc_core.report.stage", "xdc_core.evaluation.stage")
-MODULES += ("xdc_core.evaluation.finetuning", "sklearn.linear_model", "webdataset.writer", "shards.make")
+MODULES += ("xdc_core.evaluation.finetuning", "sklearn.linear_model", "webdataset.writer", "shards.corpus.stage")
 
 
 @dataclass(frozen=True)

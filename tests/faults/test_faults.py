@@ -16,18 +16,11 @@ from crash import MARK, ended, forked, kill_tree, survivors
 from sweep import Sweep, broken_off
 from traces import contents, differences, left_over
 
-from shards.commit import (
-    new_file,
-    partial_directory,
-    read_manifest,
-    replaced_directory,
-    restore,
-    set_aside,
-    stale_directory,
-    write_text,
-)
-from shards.fault import arm
-from shards.stage import Identity, Outcome, build
+from shards.store.build import Identity, Outcome, build
+from shards.store.commit import partial_directory, replaced_directory, restore, set_aside, stale_directory
+from shards.store.fault import arm
+from shards.store.files import new_file, write_text
+from shards.store.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE, OTHER = "a" * 64, "b" * 64
@@ -185,7 +178,7 @@ def test_temporary_files_of_dead_writers_go_with_the_next_writer_and_those_of_li
     path = tmp_path / "study.json"
     for _ in range(2):
         code = (
-            "import os, signal, sys; from pathlib import Path; from shards.commit import new_file\n"
+            "import os, signal, sys; from pathlib import Path; from shards.store.commit import new_file\n"
             "with new_file(Path(sys.argv[1])) as temporary:\n"
             "    temporary.write_text('half'); print('here', flush=True); sys.stdin.read()"
         )

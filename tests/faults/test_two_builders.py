@@ -17,12 +17,13 @@ from crash import ended, forked
 from processes import wait_for
 from traces import contents, left_over
 
-import shards.commit
-import shards.lock
-import shards.stage
-from shards.commit import read_manifest, write_text
+import shards.store.build
+import shards.store.commit
+import shards.store.lock
 from shards.errors import Busy, XdcError
-from shards.stage import Identity, Outcome, build, reusable
+from shards.store.build import Identity, Outcome, build, reusable
+from shards.store.files import write_text
+from shards.store.manifest import read_manifest
 
 ONE, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
 SHARDS = ("000000", "000001")
@@ -48,9 +49,9 @@ def nobody_stands_for_ever() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock file of another machine is given up after a fifth of a second; nothing waits for the disk."""
-    monkeypatch.setattr(shards.commit, "_sync", lambda path: None)
-    monkeypatch.setattr(shards.lock, "PATIENCE", 0.2)
-    monkeypatch.setattr(shards.lock, "RENEWAL", 0.05)
+    monkeypatch.setattr(shards.store.commit, "sync", lambda path: None)
+    monkeypatch.setattr(shards.store.lock, "PATIENCE", 0.2)
+    monkeypatch.setattr(shards.store.lock, "RENEWAL", 0.05)
 
 
 def build_here(target: Path, mark: str, force: bool = False, first: Callable[[], None] = lambda: None) -> None:
@@ -85,7 +86,7 @@ def builder(
     """What a fork does: build, on a machine of this name; it exits with `ERROR` where that ends in a sentence."""
 
     def work() -> None:
-        shards.lock.this_machine = lambda: machine
+        shards.store.lock.this_machine = lambda: machine
         try:
             build_here(target, mark, force, first)
         except XdcError as error:
@@ -121,7 +122,7 @@ def gone_on(process: int) -> int:
 
 def without_locks(patch: pytest.MonkeyPatch) -> None:
     """Every process gets every lock, as on two machines that see nothing of each other's."""
-    for module in (shards.stage, shards.commit):
+    for module in (shards.store.build, shards.store.commit):
         patch.setattr(module, "exclusive", lambda target, patience=None: contextlib.nullcontext())
 
 
@@ -218,7 +219,7 @@ def test_without_flock_of_two_builders_the_first_one_builds_and_the_other_is_bus
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: tuple[str, str]
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
-    monkeypatch.setattr(shards.lock, "MOMENT", 0.2)
+    monkeypatch.setattr(shards.store.lock, "MOMENT", 0.2)
     begun, go_on = tmp_path / "begun", tmp_path / "go on"
 
     def wait_in_the_middle() -> None:  # Not stopped: it renews its lock meanwhile.
@@ -247,7 +248,7 @@ def test_without_flock_two_builders_that_start_at_once_leave_one_right_directory
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: tuple[str, str]
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
-    monkeypatch.setattr(shards.lock, "MOMENT", 0.2)
+    monkeypatch.setattr(shards.store.lock, "MOMENT", 0.2)
     for number in range(6):
         place = tmp_path / str(number)
         place.mkdir()

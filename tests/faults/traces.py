@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from shards.commit import STALE
+from shards.store.commit import STALE
 
 # Folders of a run that tell when things were done, and hold no result.
 UNEQUAL = ("logs", "tracking")

@@ -5,7 +5,7 @@ import re
 from xml.etree import ElementTree
 
 from flows.artifacts import cluster_sizes, summary
-from shards.stored import read_stored_json
+from shards.store.checked_read import read_stored_json
 from xdc_core.run import Node, Run
 
 

@@ -9,7 +9,7 @@ from flows import crew as crew_module
 from flows.children import Children
 from flows.crew import Crew, Job
 from shards.errors import XdcError
-from shards.stage import Record
+from shards.store.build import Record
 from xdc_core.graph import all_nodes, inputs
 from xdc_core.run import Node, Run
 

@@ -9,8 +9,8 @@ from prefect.logging import disable_run_logger
 
 from flows import tasks
 from flows.children import Children
-from shards.commit import exclusive
 from shards.errors import StageError
+from shards.store.commit import exclusive
 from xdc_core.run import Node, Run
 from xdc_core.stage import reuse, run_stage
 

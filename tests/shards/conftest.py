@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from media_maker import Array, plain, tone, write_video
 
-from shards.make import shard
+from shards.corpus.stage import shard
 from shards.settings import CorpusSettings
 
 

@@ -9,8 +9,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.decode import decode_frames, decode_sound
-from shards.media import Clip
+from shards.media.cut import Clip
+from shards.media.decode import decode_frames, decode_sound
 
 Array = NDArray[Any]
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from media_maker import plain, tone, write_video
 from packet_reader import last_packets_end
 
-from shards.coverage import Span, slack_s, uncovered
-from shards.index import read_whole_index
-from shards.make import shard
+from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.corpus.index import read_whole_index
+from shards.corpus.stage import shard
 from shards.reject import KINDS as KINDS_OF_REJECTS
 from shards.settings import CorpusSettings
 

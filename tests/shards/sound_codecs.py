@@ -18,10 +18,10 @@ import numpy as np
 from media_maker import Array
 from sound_reference import Likeness, compare, decoded
 
-from shards.decode import decode_sound
 from shards.errors import MediaError
-from shards.media import cut
-from shards.probe import probe
+from shards.media.cut import cut
+from shards.media.decode import decode_sound
+from shards.media.probe import probe
 from shards.settings import CorpusSettings
 
 RATE = 16000

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shards.corpus.index import NO_MEMBER, read_index
+from shards.corpus.plan import clip_key
+from shards.corpus.reader import MAX_OPEN, ClipReader
 from shards.errors import StageError
-from shards.index import NO_MEMBER, read_index
-from shards.plan import clip_key
-from shards.read import MAX_OPEN, ClipReader
 
 
 def row(key: str, offset: int, content: bytes) -> dict[str, object]:

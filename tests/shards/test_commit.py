@@ -6,25 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from shards.commit import (
-    MANIFEST,
-    Manifest,
+from shards.errors import StageError
+from shards.store.commit import (
     begin,
     commit,
-    fingerprint,
-    missing_files,
-    new_file,
     partial_directories,
     partial_directory,
-    read_manifest,
     restore,
     set_aside,
-    sha256_of,
     stale_directory,
-    write_json,
-    write_text,
 )
-from shards.errors import StageError
+from shards.store.files import new_file, sha256_of, write_json, write_text
+from shards.store.manifest import MANIFEST, Manifest, fingerprint, missing_files, read_manifest
 
 OLD, NEW = fingerprint("old"), fingerprint("new")
 
@@ -190,7 +183,7 @@ def test_a_commit_that_comes_too_late_puts_back_what_it_had_set_aside(
         if when == "before commit":
             begin(target, NEW)
 
-    monkeypatch.setattr("shards.commit.fault_point", taken)
+    monkeypatch.setattr("shards.store.commit.fault_point", taken)
     with pytest.raises(StageError, match="another process"):
         commit(partial, target, manifest(NEW))
     assert (target / "a.txt").read_text() == "of the other process"

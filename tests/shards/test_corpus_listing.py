@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus import Listing, Source, list_corpus
+from shards.corpus.listing import list_corpus
 from shards.errors import ConfigError
+from shards.sources.source import Listing, Source
 
 
 def put(folder: Path, *names: str) -> None:

@@ -8,14 +8,14 @@ import pytest
 from dataset_maker import make_esc50, make_ucf101, put, write_lines
 from media_maker import plain, tone, write_video
 
-from shards.commit import read_manifest
-from shards.datasets.layouts import read_dataset
-from shards.decode import decode_frames, decode_sound
+from shards.corpus.index import label_columns, read_whole_index
+from shards.corpus.reader import ClipReader
+from shards.corpus.stage import corpus_fingerprint_now, shard
 from shards.errors import ConfigError
-from shards.index import label_columns, read_whole_index
-from shards.make import corpus_fingerprint_now, shard
-from shards.read import ClipReader
+from shards.layouts.registry import read_dataset
+from shards.media.decode import decode_frames, decode_sound
 from shards.settings import CorpusSettings
+from shards.store.manifest import read_manifest
 
 ID, ID_2 = "-0RWZT-miFs", "aB3_defghij"
 

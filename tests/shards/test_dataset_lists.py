@@ -18,8 +18,8 @@ from dataset_maker import (
     write_lines,
 )
 
-from shards.datasets.layouts import read_dataset
 from shards.errors import ConfigError
+from shards.layouts.registry import read_dataset
 
 DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 FOLDS = [f"fold-{n}" for n in range(1, 6)]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from media_maker import Array, tone
 
-from shards.decode import decode_frames, decode_sound
 from shards.errors import MediaError
-from shards.media import encode_picture, encode_sound
+from shards.media.decode import decode_frames, decode_sound
+from shards.media.encode import encode_picture, encode_sound
 
 FRAMES = 43
 
@@ -136,7 +136,7 @@ def test_bytes_that_are_no_sound_are_an_error(damage: str, tmp_path: Path) -> No
 IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from shards.decode import decode_frames
+from shards.media.decode import decode_frames
 
 decode_frames(Path(sys.argv[1]).read_bytes(), 0, 1)  # What the libraries need is theirs by now.
 data = Path(sys.argv[2]).read_bytes()

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from media_maker import Array, pictures_of, plain, tone, write_video
 
-from shards.commit import read_manifest
-from shards.container import _formats
-from shards.corpus import list_corpus
-from shards.decode import decode_sound
+from shards.corpus.index import read_whole_index
+from shards.corpus.listing import list_corpus
+from shards.corpus.stage import shard
 from shards.errors import MediaError, StageError
-from shards.index import read_whole_index
-from shards.make import shard
-from shards.media import cut
-from shards.probe import probe
+from shards.media.container import _formats
+from shards.media.cut import cut
+from shards.media.decode import decode_sound
+from shards.media.probe import probe
 from shards.settings import CorpusSettings
+from shards.store.manifest import read_manifest
 
 SMALL = CorpusSettings(short_side=48, fps=25, min_seconds=0.5)
 PICTURE = SMALL.model_copy(update={"modalities": ("video",)})

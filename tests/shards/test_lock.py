@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from shards import lock
-from shards.commit import clear_left_overs
 from shards.errors import Busy
-from shards.lock import exclusive, in_progress, lock_of, read_holder
+from shards.store import lock
+from shards.store.commit import clear_left_overs
+from shards.store.lock import exclusive, in_progress, lock_of, read_holder
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import fcntl, sys, time
 from pathlib import Path
-from shards import lock
-from shards.commit import clear_left_overs
+from shards.store import lock
+from shards.store.commit import clear_left_overs
 if len(sys.argv) > 2:  # On another machine, whose locks do not reach this one.
     fcntl.flock = lambda file, how: None
     lock.this_machine = lambda: sys.argv[2]

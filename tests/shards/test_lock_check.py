@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from flows.doctor import lock_folders, locks
-from shards import lock_check
 from shards.errors import ConfigError
-from shards.lock_check import check_locks, file_system_of
+from shards.store import lock_check
+from shards.store.lock_check import check_locks, file_system_of
 
 
 @pytest.fixture

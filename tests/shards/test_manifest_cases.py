@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus import Listing, list_corpus
+from shards.corpus.listing import list_corpus
 from shards.errors import ConfigError
+from shards.sources.source import Listing
 
 DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 NOTHING = ["", " ", "nan", "NaN", "NAN", "None", "NaT", "<NA>"]

@@ -12,11 +12,11 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 from media_maker import Array, beeps_s, flash_and_beep, flashes_s, pictures_of, plain, tone, write_video
 
-from shards.caps import too_much
-from shards.decode import decode_sound
 from shards.errors import MediaError
-from shards.media import Clip, cut
-from shards.probe import probe
+from shards.media.cut import Clip, cut
+from shards.media.decode import decode_sound
+from shards.media.limits import too_much
+from shards.media.probe import probe
 from shards.settings import CorpusSettings
 
 SMALL = CorpusSettings(short_side=48, fps=25)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from media_maker import Array, pictures_of, plain, tone, write_video
 
-from shards.decode import decode_sound
-from shards.media import cut
-from shards.probe import probe
+from shards.media.cut import cut
+from shards.media.decode import decode_sound
+from shards.media.probe import probe
 from shards.settings import CorpusSettings
 
 SMALL = CorpusSettings(short_side=48, fps=25)

@@ -9,8 +9,8 @@ import pytest
 from mutants import KINDS, NO_REASON, SETTINGS, mutate, shard_mutants, valid_videos
 
 from shards.errors import MediaError
-from shards.media import cut
-from shards.probe import probe
+from shards.media.cut import cut
+from shards.media.probe import probe
 
 
 def test_what_is_not_damaged_is_used(tmp_path: Path) -> None:

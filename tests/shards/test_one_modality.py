@@ -12,18 +12,18 @@ import pytest
 from media_maker import Array, beeps_s, plain, tone, write_video
 from pydantic import ValidationError
 
-from shards.commit import read_manifest
-from shards.corpus import Listing, Source
-from shards.decode import decode_frames, decode_sound
+from shards.corpus.index import read_index, read_whole_index
+from shards.corpus.plan import corpus_fingerprint, make_plan
+from shards.corpus.reader import ClipReader
+from shards.corpus.stage import corpus_fingerprint_now, shard
+from shards.corpus.survey import Surveyed
 from shards.errors import MediaError, StageError
-from shards.index import read_index, read_whole_index
-from shards.make import corpus_fingerprint_now, shard
-from shards.media import cut
-from shards.plan import corpus_fingerprint, make_plan
-from shards.probe import probe
-from shards.read import ClipReader
+from shards.media.cut import cut
+from shards.media.decode import decode_frames, decode_sound
+from shards.media.probe import probe
 from shards.settings import CorpusSettings, stored_part
-from shards.survey import Surveyed
+from shards.sources.source import Listing, Source
+from shards.store.manifest import read_manifest
 
 DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 SMALL = CorpusSettings(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shards.datasets.layouts import LAYOUTS
 from shards.datasets.originals import NAMES, original_of
+from shards.layouts.registry import LAYOUTS
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shards.corpus import Listing, Source
-from shards.plan import clip_key, corpus_fingerprint, make_plan, plan_table, spans
+from shards.corpus.plan import clip_key, corpus_fingerprint, make_plan, plan_table, spans
+from shards.corpus.survey import Surveyed
 from shards.reject import Reject
 from shards.settings import CorpusSettings
-from shards.survey import Surveyed
+from shards.sources.source import Listing, Source
 
 TEN = CorpusSettings(clip_seconds=10, min_seconds=2, clips_per_shard=4)
 

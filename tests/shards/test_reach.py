@@ -13,19 +13,19 @@ import pytest
 from media_maker import Array, pictures_of, plain, tone, write_video
 from packet_reader import last_packets_end
 
-from shards.corpus import Listing, Source
-from shards.coverage import Span, slack_s, uncovered
-from shards.decode import decode_frames
+from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.corpus.index import read_whole_index
+from shards.corpus.plan import make_plan
+from shards.corpus.reader import ClipReader
+from shards.corpus.stage import shard
+from shards.corpus.survey import Surveyed
 from shards.errors import MediaError
-from shards.index import read_whole_index
-from shards.make import shard
-from shards.media import cut
-from shards.plan import make_plan
-from shards.probe import probe
-from shards.read import ClipReader
+from shards.media.cut import cut
+from shards.media.decode import decode_frames
+from shards.media.probe import probe
 from shards.reject import KINDS
 from shards.settings import CorpusSettings
-from shards.survey import Surveyed
+from shards.sources.source import Listing, Source
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data")

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.corpus import list_corpus
+from shards.corpus.index import index_schema, read_index, read_whole_index
+from shards.corpus.listing import list_corpus
 from shards.errors import ConfigError, StageError
-from shards.index import index_schema, read_index, read_whole_index, write_parquet
+from shards.store.parquet import write_parquet
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 COLUMNS = st.one_of(st.sampled_from(["path", "start_s", "end_s", "split", "label", "label_x"]), st.text(max_size=5))

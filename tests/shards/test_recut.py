@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.commit import read_manifest
-from shards.corpus import Listing, Source
-from shards.decode import decode_sound
+from shards.corpus.check import tar_faults
+from shards.corpus.index import read_whole_index
+from shards.corpus.plan import make_plan
+from shards.corpus.reader import ClipReader
+from shards.corpus.recut import _merged, damaged_sources, recut
+from shards.corpus.stage import corpus_fingerprint_now, shard
+from shards.corpus.survey import Surveyed
 from shards.errors import ConfigError, StageError
-from shards.index import read_whole_index
-from shards.make import corpus_fingerprint_now, shard
-from shards.plan import make_plan
-from shards.read import ClipReader
-from shards.recut import _merged, damaged_sources, recut
+from shards.media.decode import decode_sound
 from shards.settings import CorpusSettings
-from shards.survey import Surveyed
-from shards.tar_check import tar_faults
+from shards.sources.source import Listing, Source
+from shards.store.manifest import read_manifest
 
 # Three MP4s and an AVI with AMR, of 2 s each, cut into 8 clips in 4 shards.
 ARCHIVE = Path(__file__).parent / "corpus-of-0.1.0.tar.gz"
@@ -125,7 +125,9 @@ def test_files_that_0_1_0_probed_are_probed_again_for_other_settings(old: Path) 
 def test_a_killed_recut_leaves_nothing_fresh_of_the_old_clips(old: Path, point: str) -> None:
     corpus, videos = old / "corpus", old / "videos"
     accepted = shard(corpus, videos, SETTINGS).summary["accepted"]
-    work = "from pathlib import Path\nfrom shards.recut import recut\nfrom shards.settings import CorpusSettings\n"
+    work = (
+        "from pathlib import Path\nfrom shards.corpus.recut import recut\nfrom shards.settings import CorpusSettings\n"
+    )
     work += f"recut(Path({str(corpus)!r}), Path({str(videos)!r}), CorpusSettings(**{SETTINGS.model_dump()!r}))"
     script = old / "work.py"
     script.write_text("if __name__ == '__main__':\n    " + work.replace("\n", "\n    "))

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from shards.errors import StageError
-from shards.index import write_parquet
-from shards.row_count import count_rows_and_rejects
+from shards.store.parquet import write_parquet
+from shards.store.row_count import count_rows_and_rejects
 
 
 @pytest.fixture

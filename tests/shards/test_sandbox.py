@@ -15,7 +15,7 @@ import sandbox_jobs
 from processes import alive, children_of, wait_for
 
 from shards.errors import Killed, MediaError, SourceError
-from shards.sandbox import Limits, ordered_map
+from shards.media.sandbox import Limits, ordered_map
 
 HERE = Path(__file__).resolve().parent
 MINUTE = Limits(60.0)
@@ -177,7 +177,7 @@ def test_a_child_that_hangs_does_not_outlive_a_parent_that_was_killed(tmp_path: 
     note = tmp_path / "pid"
     code = (
         "import sandbox_jobs, sys\n"
-        "from shards.sandbox import Limits, ordered_map\n"
+        "from shards.media.sandbox import Limits, ordered_map\n"
         "list(ordered_map(sandbox_jobs.note_and_hang, [(sys.argv[1],)], 1, Limits(600.0)))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}

@@ -14,9 +14,9 @@ from sound_codecs import RATE, codecs, likeness, written
 from sound_reference import Likeness, compare, decoded, placed
 from torture import VERDICTS, Sound
 
-from shards.decode import decode_sound
-from shards.media import cut
-from shards.probe import probe
+from shards.media.cut import cut
+from shards.media.decode import decode_sound
+from shards.media.probe import probe
 from shards.settings import CorpusSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,17 +14,17 @@ import pytest
 from media_maker import tone, write_video
 from trouble import Disk, obeying_modes, open_folder
 
-from shards.commit import sha256_of
-from shards.corpus import list_corpus
+from shards.corpus.index import read_whole_index
+from shards.corpus.listing import list_corpus
+from shards.corpus.stage import corpus_fingerprint_now, shard, survey_notes
+from shards.corpus.survey import read_survey, survey
 from shards.errors import Busy, StageError
-from shards.index import read_whole_index
-from shards.lock import exclusive
-from shards.make import corpus_fingerprint_now, shard, survey_notes
+from shards.media.sandbox import Limits
+from shards.media.source_file import hash_source
 from shards.progress import silent
-from shards.sandbox import Limits
 from shards.settings import CorpusSettings
-from shards.source import hash_source
-from shards.survey import read_survey, survey
+from shards.store.files import sha256_of
+from shards.store.lock import exclusive
 
 SMALL = CorpusSettings(
     clip_seconds=1.0, min_seconds=0.5, short_side=32, fps=12.5, sample_rate=8000, clips_per_shard=1, workers=1

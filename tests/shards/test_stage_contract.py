@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from shards.commit import fingerprint, partial_directory, read_manifest, stale_directory
 from shards.errors import Busy, StageError
-from shards.stage import Identity, Outcome, build, reusable
+from shards.store.build import Identity, Outcome, build, reusable
+from shards.store.commit import partial_directory, stale_directory
+from shards.store.manifest import fingerprint, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from shards.stage import Identity, Outcome, build
+from shards.store.build import Identity, Outcome, build
 
 def work(out):
     (out / "begun.txt").write_text("by the holder")

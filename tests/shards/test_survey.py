@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shards.commit import sha256_of
-from shards.corpus import list_corpus
-from shards.sandbox import Limits
-from shards.source import stat_of
-from shards.survey import read_survey, survey
+from shards.corpus.listing import list_corpus
+from shards.corpus.survey import read_survey, survey
+from shards.media.sandbox import Limits
+from shards.media.source_file import stat_of
+from shards.store.files import sha256_of
 
 COUNT = 8
 

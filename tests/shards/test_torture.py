@@ -13,11 +13,11 @@ from mutants import NO_REASON
 from packet_reader import last_packets_end
 from torture import VERDICTS, Picture, Sound, Verdict
 
-from shards.coverage import Span, slack_s, uncovered
-from shards.decode import decode_frames, decode_sound
-from shards.index import read_whole_index
-from shards.make import shard
-from shards.read import ClipReader
+from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.corpus.index import read_whole_index
+from shards.corpus.reader import ClipReader
+from shards.corpus.stage import shard
+from shards.media.decode import decode_frames, decode_sound
 from shards.settings import BOTH, CorpusSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,20 +17,21 @@ import pyarrow.parquet as pq
 import pytest
 from processes import alive, children_of, wait_for
 
-from shards.commit import read_manifest, sha256_of
-from shards.decode import decode_frames, decode_sound
+from shards.corpus.index import MEMBERS, in_splits, label_columns, read_index, read_whole_index, shard_names
+from shards.corpus.reader import ClipReader
+from shards.corpus.stage import corpus_fingerprint_now, shard
 from shards.errors import ConfigError, StageError
-from shards.index import MEMBERS, in_splits, label_columns, read_index, read_whole_index, shard_names
-from shards.make import corpus_fingerprint_now, shard
-from shards.read import ClipReader
+from shards.media.decode import decode_frames, decode_sound
 from shards.settings import CorpusSettings
+from shards.store.files import sha256_of
+from shards.store.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 Stored = dict[str, tuple[int, int]]
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from shards.make import shard
+from shards.corpus.stage import shard
 from shards.settings import CorpusSettings
 
 def slow(done, total, note=""):

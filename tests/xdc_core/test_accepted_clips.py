@@ -7,7 +7,7 @@ from typing import Any
 import av
 import numpy as np
 
-from shards.commit import _write_manifest, read_manifest
+from shards.store.manifest import read_manifest, write_manifest
 from xdc_core.graph import SHARD, Fingerprints, node_state
 from xdc_core.run import Node, Run, open_run
 from xdc_core.stage import run_stage
@@ -80,5 +80,5 @@ def test_what_was_made_of_a_corpus_without_a_digest_of_its_clips_stays_fresh(
     manifest = read_manifest(worked_run.corpus)
     assert manifest is not None
     del manifest.summary["accepted"]
-    _write_manifest(run.root / "corpus", manifest)
+    write_manifest(run.root / "corpus", manifest)
     assert Fingerprints(run).inputs_of(EXTRACT)["shard"] == own

@@ -7,8 +7,8 @@ import faiss
 import numpy as np
 import pytest
 
+from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
-from shards.index import read_whole_index
 from shards.progress import silent
 from xdc_core import clustering
 from xdc_core.clustering import kmeans, read_sample, sample_size

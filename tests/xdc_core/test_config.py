@@ -215,6 +215,11 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         load_preset("zzz")
 
 
+def test_an_unknown_layout_of_the_corpus_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"the layout 'ucf10' is unknown\. Did you mean 'ucf101'\? There are:"):
+        parse_config({"corpus": {"layout": "ucf10"}}, "a test")
+
+
 def test_the_presets_are_there() -> None:
     assert {"deepcluster-recipe", "paper-audioset", "paper-kinetics", "tiny"} <= set(preset_names())
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from commits import commit_as_it_is
 
+from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
-from shards.index import read_whole_index
 from xdc_core.graph import SHARD, all_nodes
 from xdc_core.methods import TRUTH
 from xdc_core.run import Node, Run

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.commit import partial_directory
+from shards.corpus.index import read_whole_index
+from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, StageError
-from shards.index import read_whole_index
-from shards.read import ClipReader
+from shards.store.commit import partial_directory
 from xdc_core.config import parse_config
 from xdc_core.encoder_file import load_encoder
 from xdc_core.evaluation.recordings import read_recordings

@@ -15,9 +15,9 @@ from commits import commit_as_it_is
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from shards.commit import partial_directory
+from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
-from shards.index import read_whole_index
+from shards.store.commit import partial_directory
 from xdc_core.config import parse_config
 from xdc_core.evaluation.recordings import read_recordings
 from xdc_core.evaluation.settings import EvaluationSettings

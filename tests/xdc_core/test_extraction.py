@@ -16,9 +16,10 @@ import torch
 from commits import commit_as_it_is
 from safetensors.torch import load_file, save_file
 
+from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.errors import StageError
-from shards.index import read_index, read_whole_index, shard_names, write_parquet
 from shards.progress import silent
+from shards.store.parquet import write_parquet
 from xdc_core.clips import ClipRows, ClipViews, ShardRows
 from xdc_core.encoder_file import load_encoder
 from xdc_core.extraction import extract
@@ -160,7 +161,7 @@ def test_an_extraction_that_another_process_overtakes_ends_with_an_error_and_tha
     copy_run: MakeRun, worked_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, node = copy_run(), Node("extract", "audio", 0)
-    for module in ("shards.stage", "shards.commit"):
+    for module in ("shards.store.build", "shards.store.commit"):
         monkeypatch.setattr(f"{module}.exclusive", lambda target, patience=None: contextlib.nullcontext())
     shutil.rmtree(run.directory(node))
     records = []

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from shards.corpus.index import shard_names
 from shards.errors import StageError
-from shards.index import shard_names
 from xdc_core.features import feature_rows, read_features, source_part, source_parts, write_features
 from xdc_core.run import Node, Run
 

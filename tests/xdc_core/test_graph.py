@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from shards.commit import partial_directory, read_manifest
 from shards.errors import ConfigError, StageError
+from shards.store.commit import partial_directory
+from shards.store.manifest import read_manifest
 from xdc_core.config import Config, parse_config
 from xdc_core.graph import SHARD, Fingerprints, all_nodes, check_node, node_state, settings_of
 from xdc_core.run import Node, Run

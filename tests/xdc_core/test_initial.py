@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 import xdc_core.initial
-from shards.commit import sha256_of
+from shards.corpus.index import shard_names
 from shards.errors import ConfigError, StageError
-from shards.index import shard_names
+from shards.store.files import sha256_of
 from xdc_core.features import read_features
 from xdc_core.graph import SHARD, inputs
 from xdc_core.run import Node, Run

@@ -9,8 +9,8 @@ import pytest
 from commits import commit_as_it_is
 from sklearn.metrics import normalized_mutual_info_score
 
+from shards.corpus.index import label_columns, read_index, read_whole_index, shard_names
 from shards.errors import StageError
-from shards.index import label_columns, read_index, read_whole_index, shard_names
 from shards.progress import silent
 from xdc_core.features import source_part
 from xdc_core.labels import label, read_centroids, read_labels

@@ -13,7 +13,7 @@ from processes import alive, children_of, wait_for
 from safetensors.torch import load_file
 from stage_process import ROOT
 
-from shards.index import shard_names
+from shards.corpus.index import shard_names
 from xdc_core import loader
 from xdc_core.clips import ClipRows, ClipViews, ShardRows
 from xdc_core.evaluation.embedding import PlacedViews

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-import shards.stage
-from shards.commit import STALE, list_files, read_manifest
+import shards.store.build
 from shards.errors import StageError, XdcError
+from shards.store.commit import STALE
+from shards.store.manifest import list_files, read_manifest
 from xdc_core.graph import SHARD
 from xdc_core.run import Node, Run
 from xdc_core.stage import run_stage
@@ -209,7 +210,7 @@ def test_a_clock_that_goes_back_changes_nothing_but_the_times(
     before = outcome(run, node)
     for path in run.root.rglob("*"):
         os.utime(path, (time.time() + 10**8,) * 2)  # Files from a time when the clock was ahead.
-    monkeypatch.setattr(shards.stage.datetime, "datetime", Backwards)
+    monkeypatch.setattr(shards.store.build.datetime, "datetime", Backwards)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     assert run_stage(run, node).reused

@@ -16,9 +16,9 @@ from processes import alive, children_of, wait_for
 from safetensors.torch import load_file
 from stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
 
-from shards.commit import partial_directory
+from shards.corpus.index import read_index, shard_names
 from shards.errors import ConfigError, StageError
-from shards.index import read_index, shard_names
+from shards.store.commit import partial_directory
 from xdc_core.encoder_file import load_encoder
 from xdc_core.graph import Fingerprints, node_state
 from xdc_core.run import Node, Run

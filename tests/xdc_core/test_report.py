@@ -18,9 +18,9 @@ from commits import commit_as_it_is
 from PIL import Image
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from shards.commit import read_manifest
-from shards.index import read_whole_index, shard_names
+from shards.corpus.index import read_whole_index, shard_names
 from shards.progress import silent
+from shards.store.manifest import read_manifest
 from xdc_core.config import load_config
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.labels import read_labels

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.corpus import list_corpus
+from shards.corpus.listing import list_corpus
 from xdc_core.config import FILE_NAME, Config, commented_yaml
 from xdc_core.graph import all_nodes
 from xdc_core.run import open_run

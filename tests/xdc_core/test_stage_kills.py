@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.commit import partial_directory, read_manifest
+from shards.store.commit import partial_directory
+from shards.store.manifest import read_manifest
 from xdc_core.graph import Fingerprints, node_state
 from xdc_core.run import Node, Run
 from xdc_core.stage import run_stage

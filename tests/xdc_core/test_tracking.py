@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shards.commit import partial_directory
 from shards.errors import ConfigError
+from shards.store.commit import partial_directory
 from xdc_core.graph import Fingerprints
 from xdc_core.run import Node, Run
 from xdc_core.tracking.points import points

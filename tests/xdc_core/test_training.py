@@ -17,9 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from stage_process import checkpointed_step, signalled_after, start
 
-from shards.commit import partial_directories, partial_directory, sha256_of
+from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
-from shards.index import read_whole_index
+from shards.store.commit import partial_directories, partial_directory
+from shards.store.files import sha256_of
 from xdc_core.config import TrainSettings
 from xdc_core.encoder_file import load_encoder
 from xdc_core.graph import Fingerprints, all_nodes, node_state

@@ -19,11 +19,13 @@ from commits import commit_as_it_is
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.commit import MANIFEST, list_files, partial_directory, read_manifest, set_aside
+from shards.corpus.check import key_faults, tar_faults
+from shards.corpus.index import read_index
 from shards.errors import StageError
-from shards.index import read_index, write_parquet
-from shards.lock import exclusive, lock_of
-from shards.tar_check import key_faults, tar_faults
+from shards.store.commit import partial_directory, set_aside
+from shards.store.lock import exclusive, lock_of
+from shards.store.manifest import MANIFEST, list_files, read_manifest
+from shards.store.parquet import write_parquet
 from xdc_core.directory_check import file_faults
 from xdc_core.graph import SHARD, Fingerprints, all_nodes, inputs, node_state
 from xdc_core.run import Node, Run

@@ -9,8 +9,8 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from shards.decode import decode_sound
-from shards.media import encode_picture, encode_sound
+from shards.media.decode import decode_sound
+from shards.media.encode import encode_picture, encode_sound
 from xdc_core.config import Config, parse_config
 from xdc_core.logmel import Align, align_frames, log_mel, mask_stretch, span_frames
 from xdc_core.modality import audio_view, normalise_video, video_view, view_start

@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
+from shards.corpus.index import shard_names
+from shards.corpus.stage import shard
 from shards.errors import StageError
-from shards.index import shard_names
-from shards.make import shard
 from shards.settings import CorpusSettings
 from xdc_core.clips import ClipRows, ClipViews
 from xdc_core.config import Config, load_preset, parse_config

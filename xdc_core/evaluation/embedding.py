@@ -8,11 +8,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from shards.index import shard_names
+from shards.corpus.index import shard_names
 from shards.progress import Progress
 from shards.reject import Reject
-from shards.row_count import count_rows_and_rejects
-from shards.stage import Outcome
+from shards.store.build import Outcome
+from shards.store.row_count import count_rows_and_rejects
 from xdc_core.clips import ClipRows, ClipViews
 from xdc_core.config import Config
 from xdc_core.device import choose_device

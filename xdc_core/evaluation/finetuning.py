@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softmax
 
+from shards.corpus.index import shard_names
+from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, MediaError, StageError
-from shards.index import shard_names
 from shards.progress import Progress
-from shards.read import ClipReader
 from xdc_core.clips import ClipRows
 from xdc_core.config import Config
 from xdc_core.device import choose_device

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shards.corpus.index import label_columns, read_whole_index
 from shards.datasets.originals import original_of
 from shards.errors import ConfigError
-from shards.index import label_columns, read_whole_index
-from shards.split import split_name
+from shards.sources.split import split_name
 from xdc_core.evaluation.examples import listed
 from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.settings import CORPUS, EvaluationSettings
@@ -181,7 +181,7 @@ def _official_splits(
 
     A role "validation" is for nobody here, unless there is none "test" (Kinetics publishes no labels of its test).
     """
-    from shards.datasets.layouts import read_dataset
+    from shards.layouts.registry import read_dataset
 
     layout, root = run.config.datasets[evaluation.data].layout, run.dataset_root(evaluation.data)
     dataset = read_dataset(layout, root)

@@ -2,10 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from shards.errors import ConfigError
-from xdc_core.section import Positive, Section
+from xdc_core.section import LayoutName, Positive, Section
 
 CORPUS = "corpus"
 Protocol = Literal["fc", "all", "svm", "knn", "retrieval", "clusters"]
@@ -15,7 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 class DatasetSettings(Section):
     """A labelled data set to evaluate on, other than the run's own corpus. Its clips are stored like a corpus's."""
 
-    layout: str = Field(description="how its files lie; see docs/evaluation.md")
+    layout: LayoutName = Field(description="how its files lie; see docs/evaluation.md")
     root: str = Field(description="where its files lie; relative to this file")
     modality: Literal["video", "audio"] = Field(description="what is looked at; files need nothing else")
     clip_seconds: Positive = Field(10.0, description="longer recordings are stored in clips of this length")
@@ -23,17 +22,6 @@ class DatasetSettings(Section):
     frames: int | None = Field(
         None, ge=1, description="frames a view (of sound: that many frames' time); null: as in training"
     )
-
-    @field_validator("layout")
-    @classmethod
-    def _is_known(cls, layout: str) -> str:
-        from shards.datasets.layouts import check_layout
-
-        try:
-            check_layout(layout)
-        except ConfigError as error:
-            raise ValueError(str(error).removesuffix(".")) from None
-        return layout
 
 
 class FinetuneSettings(Section):

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shards.commit import write_json
+from shards.corpus.index import shard_names
 from shards.errors import ConfigError, StageError
-from shards.fault import fault_point
-from shards.index import shard_names, write_parquet
 from shards.progress import Progress
-from shards.stage import Outcome
+from shards.store.build import Outcome
+from shards.store.fault import fault_point
+from shards.store.files import write_json
+from shards.store.parquet import write_parquet
 from xdc_core.evaluation.examples import Examples, check_split
 from xdc_core.evaluation.linear import fc
 from xdc_core.evaluation.neighbours import neighbours

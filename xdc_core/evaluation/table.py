@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from shards.commit import read_manifest
-from shards.stored import read_stored_json
+from shards.store.checked_read import read_stored_json
+from shards.store.manifest import read_manifest
 from xdc_core.evaluation.paper import PAPER
 from xdc_core.evaluation.settings import CORPUS
 from xdc_core.graph import Fingerprints

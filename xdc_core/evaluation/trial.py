@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from shards.index import write_parquet
+from shards.store.parquet import write_parquet
 from xdc_core.evaluation.verdict import Verdict, accuracy, mean_class_accuracy, per_class
 
 

@@ -4,9 +4,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from shards.index import HASHED, read_index, read_parquet, shard_names
+from shards.corpus.index import HASHED, read_index, shard_names
+from shards.corpus.reader import ClipReader
 from shards.progress import Progress
-from shards.read import ClipReader
+from shards.store.parquet import read_parquet
 from xdc_core.report.media import take_media, write_media
 from xdc_core.run import Node, Run
 

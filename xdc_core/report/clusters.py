@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shards.index import label_columns, read_index, read_parquet, shard_names
+from shards.corpus.index import label_columns, read_index, shard_names
+from shards.store.parquet import read_parquet
 from xdc_core.run import Run
 
 TOP_LABELS = 3

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from shards.commit import Manifest, read_manifest
-from shards.index import label_columns
-from shards.stored import read_stored_json
+from shards.corpus.index import label_columns
+from shards.store.checked_read import read_stored_json
+from shards.store.manifest import Manifest, read_manifest
 from xdc_core.evaluation.table import headline
 from xdc_core.graph import round_nodes, setup_nodes
 from xdc_core.methods import clustered_sources, modalities

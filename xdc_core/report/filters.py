@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from shards.errors import StageError
-from shards.stored import read_stored
+from shards.store.checked_read import read_stored
 
 # The first convolution, and for video the one in time that follows; the names are the encoders' own.
 IN_SPACE = ("stem.0.weight", "stem.weight")

@@ -10,11 +10,11 @@ import av
 import numpy as np
 import torch
 
-from shards.commit import new_file
-from shards.decode import decode_frames, decode_sound
+from shards.corpus.reader import ClipReader
 from shards.errors import MediaError
-from shards.read import ClipReader
-from shards.stored import read_stored
+from shards.media.decode import decode_frames, decode_sound
+from shards.store.checked_read import read_stored
+from shards.store.files import new_file
 from xdc_core.logmel import LogMel, log_mel
 
 PICTURES, HEIGHT, SPECTROGRAM = 8, 72, 40  # Frames a strip; pixels of a frame's height and of the spectrogram's.

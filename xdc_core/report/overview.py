@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from shards.commit import write_text
+from shards.store.files import write_text
 from xdc_core.report.charts import COLOURS, GREY, Line, lines_chart
 from xdc_core.report.facts import read_report
 from xdc_core.report.page import history_charts, render

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from shards.commit import write_json, write_text
 from shards.errors import StageError
 from shards.progress import Progress
-from shards.stage import Outcome
-from shards.stored import read_stored_json
+from shards.store.build import Outcome
+from shards.store.checked_read import read_stored_json
+from shards.store.files import write_json, write_text
 from xdc_core.config import FILE_NAME, commented_yaml
 from xdc_core.encoder_file import FILE_NAME as ENCODER
 from xdc_core.graph import encoder_node

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.commit import write_text
 from shards.digits.settings import DigitsSettings
 from shards.errors import ConfigError
+from shards.store.files import write_text
 from xdc_core.config import FILE_NAME, Config, commented_yaml, load_preset, parse_config, read_yaml
 from xdc_core.run import Run
 from xdc_core.study.settings import CONTENDERS, StudySettings, digits_settings

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shards.commit import new_file
+from shards.store.files import new_file
 from xdc_core.study.settings import SCRATCH
 from xdc_core.study.table import SHARED, contenders, find, last_row
 

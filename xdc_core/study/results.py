@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from shards.commit import read_manifest
-from shards.stored import read_stored_json
+from shards.store.checked_read import read_stored_json
+from shards.store.manifest import read_manifest
 from xdc_core.evaluation.spread import spread
 from xdc_core.graph import all_nodes
 from xdc_core.study.cells import PROBES, Cell

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from shards.commit import write_json, write_text
-from shards.index import write_parquet
+from shards.store.files import write_json, write_text
+from shards.store.parquet import write_parquet
 from xdc_core.study.cells import Cell
 from xdc_core.study.figure import draw_figure
 from xdc_core.study.results import cell_rows, seconds_of, summarise

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shards.commit import partial_directories, read_manifest
+from shards.store.commit import partial_directories
+from shards.store.manifest import read_manifest
 from xdc_core.graph import Fingerprints
 from xdc_core.methods import modalities
 from xdc_core.report.facts import read_report

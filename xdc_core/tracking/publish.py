@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
-from shards.commit import write_json
 from shards.errors import ConfigError
-from shards.lock import exclusive
+from shards.store.files import write_json
+from shards.store.lock import exclusive
 from xdc_core.run import Run
 from xdc_core.tracking.points import points
 

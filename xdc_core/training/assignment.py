@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shards.corpus.index import shard_names
 from shards.errors import StageError
-from shards.index import read_parquet, shard_names
+from shards.store.parquet import read_parquet
 from xdc_core.clips import ClipRows
 from xdc_core.labels import read_k, read_labels
 from xdc_core.methods import METHODS

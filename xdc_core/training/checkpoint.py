@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from shards.commit import new_file
 from shards.errors import StageError
-from shards.fault import fault_point
+from shards.store.fault import fault_point
+from shards.store.files import new_file
 
 
 def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> Path:

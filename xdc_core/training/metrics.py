@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shards.commit import write_text
-from shards.fault import fault_point
-from shards.stored import read_stored
+from shards.store.checked_read import read_stored
+from shards.store.fault import fault_point
+from shards.store.files import write_text
 
 
 def append_metrics(path: Path, line: dict[str, Any]) -> None:

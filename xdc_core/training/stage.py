@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError, StageError
-from shards.fault import fault_point
 from shards.progress import Progress
-from shards.stage import Outcome
+from shards.store.build import Outcome
+from shards.store.fault import fault_point
 from xdc_core.config import TrainSettings
 from xdc_core.encoder_file import FILE_NAME
 from xdc_core.parent_death import die_with_parent

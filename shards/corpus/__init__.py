@@ -1,0 +1,1 @@
+"""A directory of clips: listed, planned, cut, written as tars with an index, checked and read."""

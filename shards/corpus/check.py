@@ -1,0 +1,114 @@
+"""A tar, member by member, against the index beside it."""
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from shards.corpus.index import HASHED, MEMBERS, NO_MEMBER, read_index
+
+
+def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
+    """What is wrong with `<shard>.tar`, one sentence each; nothing where it holds what `<shard>.parquet` says.
+
+    Every member must be a plain file named after its clip, at the place and of the size that the index has, in the
+    index's order; nothing more, nothing less; and every clip's bytes must have the sha256 of the index. Nothing is
+    extracted, and no more than one clip is in memory.
+
+    Raises:
+        StageError: the index cannot be read.
+    """
+    rows = read_index(corpus, shard).to_pylist()
+    expected = [(f"{row['key']}.{member}", row, member) for row in rows for member in _members(row)]
+    path = corpus / f"{shard}.tar"
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            found = list(archive)
+            yield from _wrong_members(found, expected)
+            if not _ends_well(file, archive.offset):
+                yield "it has no end: the file was cut, at the end of a member or within one"
+    except FileNotFoundError:
+        yield "the file is missing"
+        return
+    except (tarfile.TarError, OSError, ValueError) as error:
+        yield f"it is not a tar that can be read: {error}"
+        return
+    with path.open("rb") as file:
+        for row in rows:
+            yield from _wrong_clip(file, row)
+
+
+def _members(row: dict[str, Any]) -> list[str]:
+    """Of a clip, in the order of their places."""
+    there = [member for member in MEMBERS if row[f"{member}_offset"] != NO_MEMBER]
+    return sorted(there, key=lambda member: row[f"{member}_offset"])
+
+
+def _wrong_members(found: list[tarfile.TarInfo], expected: list[tuple[str, dict[str, Any], str]]) -> Iterator[str]:
+    names = [name for name, _, _ in expected]
+    for member in found:
+        if member.name.startswith("/") or ".." in member.name.split("/"):
+            yield f"member {member.name!r} points out of the archive"
+        elif not member.isfile():
+            yield f"member {member.name!r} is a link, a folder or a device, not a plain file"
+    if [member.name for member in found] != names:
+        there = {member.name for member in found}
+        lost, more = [name for name in names if name not in there], sorted(there - set(names))
+        doubled = len(found) - len(there)
+        yield (
+            f"its members are not those of the index, in its order: {len(lost)} are missing{_first(lost)}, "
+            f"{len(more)} do not belong there{_first(more)}, {doubled} are there twice"
+        )
+        return
+    for member, (name, row, kind) in zip(found, expected, strict=True):
+        if (member.offset_data, member.size) != (row[f"{kind}_offset"], row[f"{kind}_size"]):
+            yield f"member {name} lies at byte {member.offset_data} with {member.size} bytes, not where the index says"
+
+
+def _first(names: list[str]) -> str:
+    return f" ({names[0]!r} first)" if names else ""
+
+
+def _ends_well(file: Any, offset: int) -> bool:
+    """Two blocks of zeros end a tar; from `offset`, where the last member ends, there is nothing else."""
+    file.seek(offset)
+    rest = file.read()
+    return len(rest) >= 2 * tarfile.BLOCKSIZE and not rest.strip(b"\0")
+
+
+def _wrong_clip(file: Any, row: dict[str, Any]) -> Iterator[str]:
+    data = {}
+    for member in _members(row):
+        file.seek(row[f"{member}_offset"])
+        data[member] = file.read(row[f"{member}_size"])
+    there = [member for member in HASHED if member in data]
+    hashes = [hashlib.sha256(data[member]) for member in there]
+    whole = hashes[0].copy() if there else hashlib.sha256()  # The first member's bytes are hashed once.
+    for member in there[1:]:
+        whole.update(data[member])
+    wrong = [name for name, found in zip(there, hashes, strict=True) if found.hexdigest() != row[f"{name}_sha256"]]
+    for member in wrong:
+        yield f"the {member} of clip {row['key']} is not what was stored (sha256)"
+    if not wrong and whole.hexdigest() != row["sha256"]:
+        yield f"clip {row['key']} is what was stored, but its sha256 in the index is another"
+    try:
+        told = json.loads(data.get("json", b""))
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or any(row.get(name) != value for name, value in told.items()):
+        yield f"the json of clip {row['key']} is not what the index says"
+
+
+def key_faults(keys: list[str], rejected: Collection[str], wanted: list[str], what: str) -> Iterator[str]:
+    """What is wrong with the rows of a table: each of `wanted` must be among `keys`, in this order, or `rejected`."""
+    found, known = set(keys), set(wanted)
+    if len(found) < len(keys):
+        yield f"{len(keys) - len(found)} {what} are there twice"
+    if more := found - known:
+        yield f"{len(more)} {what} are of clips that are not in the corpus's index ({min(more)!r} first)"
+    if lost := known - found - set(rejected):
+        yield f"{len(lost)} {what} are missing ({min(lost)!r} first)"
+    if not more and len(found) == len(keys) and keys != [key for key in wanted if key in found]:
+        yield f"the {what} are not in the order of the corpus's index"

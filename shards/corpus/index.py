@@ -1,0 +1,115 @@
+"""The Parquet index beside every tar: one row a clip, in the tar's order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards.errors import StageError
+from shards.sources.split import split_name
+from shards.store.parquet import read_parquet
+
+MEMBERS = ("mp4", "flac", "json")
+HASHED = ("mp4", "flac")  # Each has a sha256 in the index. The json only repeats the index.
+KEY = "^[A-Za-z0-9_-]{1,128}$"  # What `clip_key` makes, and nothing that leads out of a folder as a file's name.
+NO_MEMBER = -1  # The offset of a member that a clip does not have; its size is 0.
+
+
+def index_schema(label_names: Sequence[str]) -> pa.Schema:
+    """The index's columns. Offsets and sizes are bytes in the tar.
+
+    `sha256` is over the mp4 and then the flac: it tells clips apart. That of a member alone ("" where there is none) is
+    what a reader of this member checks.
+
+    A clip without a picture has width and height 0, the corpus's fps, and the frames that its sound is long enough
+    for; one without sound has sample_rate and samples 0.
+    """
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("source", pa.string()),
+            ("start_s", pa.float64()),
+            ("duration_s", pa.float64()),
+            ("fps", pa.float64()),
+            ("frames", pa.int32()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("sample_rate", pa.int32()),
+            ("samples", pa.int64()),
+            ("split", pa.string()),
+            *((name, pa.string()) for name in label_names),
+            *((f"{member}_{what}", pa.int64()) for member in MEMBERS for what in ("offset", "size")),
+            *((f"{member}_sha256", pa.string()) for member in HASHED),
+            ("sha256", pa.string()),
+        ]
+    )
+
+
+def shard_name(number: int) -> str:
+    """Six digits, as WebDataset has it."""
+    return f"{number:06d}"
+
+
+def shard_names(corpus: Path) -> list[str]:
+    """The names of a committed corpus's shards, in order."""
+    return sorted(path.stem for path in corpus.glob("[0-9]*.parquet"))
+
+
+def read_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa.Table:
+    """The index of one shard.
+
+    Raises:
+        StageError: the file is missing or damaged, or has a key that is none: an index may be a stranger's.
+    """
+    path = corpus / f"{shard}.parquet"
+    table = read_parquet(path, "shard", columns)
+    if "key" in table.column_names:
+        _check_keys(path, table["key"])
+    return table
+
+
+def _check_keys(path: Path, keys: pa.ChunkedArray) -> None:
+    """Raises StageError where a key is not fit to be a file's name."""
+    if pa.types.is_string(keys.type):
+        good = pc.fill_null(pc.match_substring_regex(keys, KEY), False)
+        wrong = keys.filter(pc.invert(good))
+    else:
+        wrong = keys
+    if len(wrong):
+        raise StageError(
+            f"{path}: the key {wrong[0].as_py()!r} is none that shard makes (letters, digits, - and _). Do not use "
+            "this corpus, or build it anew from its videos: xdc stage shard ... --force"
+        )
+
+
+def read_whole_index(corpus: Path, columns: list[str] | None = None) -> pa.Table:
+    """The indices of all shards as one table, with a first column `shard` (name)."""
+    parts = []
+    for shard in shard_names(corpus):
+        part = read_index(corpus, shard, columns)
+        names = pa.array([shard] * len(part), pa.string())
+        parts.append(part.add_column(0, pa.field("shard", pa.string()), names))
+    return pa.concat_tables(parts)
+
+
+def label_columns(corpus: Path) -> list[str]:
+    """The names of the label columns of a corpus."""
+    names = shard_names(corpus)
+    if not names:
+        return []
+    return [name for name in read_index(corpus, names[0]).column_names if name.startswith("label")]
+
+
+def in_splits(column: pa.ChunkedArray, splits: Sequence[str] | None) -> np.ndarray:
+    """bool [rows]: which rows of the index's column `split` are among `splits`; None means all.
+
+    Splits are compared without surrounding space and regard to case (split_name).
+    """
+    if splits is None:
+        return np.ones(len(column), bool)
+    wanted = {split_name(split) for split in splits}
+    spelt = [text for text in column.unique().to_pylist() if split_name(text) in wanted]
+    found: np.ndarray = pc.is_in(column, pa.array(spelt, column.type)).to_numpy()
+    return found

@@ -1,0 +1,163 @@
+"""Corpora that an earlier version made: which sources it damaged, and how only their shards are cut again."""
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from shards.corpus.index import shard_name
+from shards.corpus.listing import list_corpus
+from shards.corpus.plan import Plan, corpus_fingerprint, make_plan
+from shards.corpus.stage import known_sources, survey_notes
+from shards.corpus.survey import PROBE_VERSION, Surveyed, still_holds, survey
+from shards.corpus.write import accepted_of, files_of, write_corpus
+from shards.errors import ConfigError, StageError
+from shards.media.cores import core_count
+from shards.media.limits import limits_of
+from shards.progress import Progress, silent
+from shards.settings import CorpusSettings, stored_part
+from shards.store.build import Identity, Outcome, Record, build, record_of
+from shards.store.lock import exclusive
+from shards.store.manifest import Manifest, read_manifest
+from shards.store.parquet import read_parquet
+
+# Decoders that give several frames for a packet, or times that are off by more than 20 ms. Before PROBE_VERSION 2 all
+# frames without a time of their own were stored as silence.
+SOUND = tuple(
+    "8svx_ adpcm_ alac amr ape atrac cook g722 g723_1 gsm ilbc mpc ra_ real_ sipr truespeech wma".split()  # noqa: SIM905
+)
+# In AVI these came out a frame late, and some frames twice or not at all.
+PICTURES_IN_AVI = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
+AVI = (".avi", ".divx")
+
+
+def damage_of(entry: Surveyed) -> str:
+    """What an earlier version did to a source that it stored; "" where nothing is known."""
+    if entry.reason or entry.probe_version >= PROBE_VERSION:
+        return ""
+    if entry.audio_codec.startswith(SOUND):
+        return f"parts of its sound ({entry.audio_codec}) were stored as silence"
+    if entry.video_codec in PICTURES_IN_AVI and entry.path.lower().endswith(AVI):
+        return f"pictures ({entry.video_codec} in AVI), where they have B-frames, were stored late, twice or not at all"
+    return ""
+
+
+def damaged_sources(corpus: Path) -> dict[str, str]:
+    """The sources of a committed corpus that an earlier version damaged, and what it did to each.
+
+    Nothing where there is no corpus or its sources.parquet cannot be read: that is for others to say.
+    """
+    manifest = read_manifest(corpus)
+    if manifest is None:
+        return {}
+    known = known_sources(corpus, manifest.settings.get("modalities", ("video", "audio")))
+    return {entry.path: damage for entry in known if (damage := damage_of(entry))}
+
+
+def recut(
+    corpus: Path,
+    videos: Path | None,
+    settings: CorpusSettings,
+    names: Collection[str] | None = None,
+    progress: Progress = silent,
+) -> Record:
+    """Cut the shards again in which sources have clips, and keep all others. `names`: None for the damaged ones.
+
+    Clips of these sources that were not planned before go into new shards at the end. The corpus keeps its fingerprint;
+    what was made of it becomes stale. One that was killed begins again with the first of these shards.
+
+    Raises:
+        ConfigError: there is no such corpus, its videos are not there, or no source has one of the names.
+        StageError: the videos or the settings have changed since it was made, another process has replaced it
+            meanwhile, or see write_corpus.
+        Busy: another process is building it.
+    """
+    manifest = read_manifest(corpus)
+    if manifest is None:
+        raise ConfigError(f"{corpus} holds no finished corpus. Make it: xdc stage shard RUN")
+    names = set(damaged_sources(corpus) if names is None else names)
+    if not names:
+        return record_of(corpus, manifest, reused=True)
+    if videos is None or not videos.exists():
+        raise ConfigError(
+            f"{corpus}: to cut {', '.join(sorted(names)[:3])} again its video is needed, and corpus.videos "
+            f"({videos or 'not set'}) is not there. Bring it back, or correct corpus.videos."
+        )
+    listing = list_corpus(videos, settings.label_from_folder, settings.layout)
+    if unknown := names - {source.path for source in listing.sources}:
+        raise ConfigError(f"{videos} has no source {min(unknown)!r}. sources.parquet of {corpus} has their names.")
+    known = {entry.path: entry for entry in known_sources(corpus, settings.modalities)}
+    again = replace(listing, sources=tuple(source for source in listing.sources if source.path in names))
+    notes = survey_notes(corpus, settings.modalities)
+    workers = settings.workers or core_count()
+    with exclusive(corpus):
+        looked_at = survey(again, (), notes, workers, limits_of(settings), progress, settings.modalities)
+    changed = [
+        source.path
+        for source in listing.sources
+        if source.path not in known
+        or (source.path not in names and not still_holds(listing.root, known[source.path]))
+        or (source.path in names and looked_at[source.path].sha256 != known[source.path].sha256)
+    ]
+    found = known | looked_at
+    if changed or corpus_fingerprint(settings, listing, found) != manifest.fingerprint:
+        what = f"the source {changed[0]} has changed" if changed else "sources or settings have changed"
+        raise StageError(f"{corpus}: {what} since it was made. Make it as a whole: xdc stage shard RUN")
+    found = {source.path: found[source.path] for source in sorted(listing.sources, key=lambda source: source.path)}
+    plan = _merged(corpus, make_plan(settings, listing, found), settings)
+
+    def work(out: Path) -> Outcome:
+        if read_manifest(corpus) != manifest:
+            raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
+        _keep_others(corpus, out, names)
+        summary = write_corpus(listing.root, plan, found, settings, out, progress)
+        summary["accepted"] = accepted_of(out, plan, corpus, manifest.fingerprint)
+        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
+
+    record = build(corpus, _identity(manifest, settings), work, force=True)
+    notes.unlink(missing_ok=True)
+    return record
+
+
+def _identity(manifest: Manifest, settings: CorpusSettings) -> Identity:
+    return Identity(
+        stage=manifest.stage,
+        version=manifest.version,
+        fingerprint=manifest.fingerprint,
+        settings=stored_part(settings),
+    )
+
+
+def _merged(corpus: Path, plan: Plan, settings: CorpusSettings) -> Plan:
+    """The clips of a new plan in the shards of the old one, and those that it had not in shards of their own."""
+    table = read_parquet(corpus / "plan.parquet", "shard", ["key", "shard"])
+    shards = dict(zip(table["key"].to_pylist(), table["shard"].to_pylist(), strict=True))
+    by_key = {clip.key: clip for clip in plan.clips}
+    kept = [replace(by_key[key], shard=shard) for key, shard in shards.items() if key in by_key]
+    first = 1 + max(shards.values(), default=-1)
+    new = [clip for clip in plan.clips if clip.key not in shards]
+    kept += [replace(clip, shard=first + place // settings.clips_per_shard) for place, clip in enumerate(new)]
+    return replace(plan, clips=tuple(kept))
+
+
+def _keep_others(corpus: Path, out: Path, names: Collection[str]) -> None:
+    """Put the shards into `out` in which these sources have no clip."""
+    table = read_parquet(corpus / "plan.parquet", "shard", ["source", "shard"])
+    touched = {shard_name(row["shard"]) for row in table.to_pylist() if row["source"] in names}
+    for shard in sorted({shard_name(number) for number in table["shard"].to_pylist()} - touched):
+        for path in _files_of(corpus, shard):
+            _link_or_copy(path, out / path.name)
+
+
+def _files_of(corpus: Path, shard: str) -> Iterator[Path]:
+    """The index comes last: where it is, the others are too."""
+    yield from (corpus / f"{shard}{suffix}" for suffix in (".tar", ".rejects.json", ".parquet"))
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    """Files of a corpus are never written to: two directories may share them."""
+    try:
+        os.link(path, target)
+    except OSError:  # Not every file system has links.
+        shutil.copy2(path, target)

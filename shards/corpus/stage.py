@@ -1,0 +1,165 @@
+"""The shard stage as one call, and how a corpus compares with the sources it was made from."""
+
+import contextlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from shards.corpus.listing import check_places, list_corpus
+from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
+from shards.corpus.survey import FIELDS, PROBE_VERSION, Surveyed, read_survey, recall, survey
+from shards.corpus.write import accepted_of, files_of, write_corpus
+from shards.errors import ConfigError, StageError
+from shards.media.cores import core_count
+from shards.media.limits import limits_of
+from shards.progress import Progress, silent
+from shards.settings import BOTH, CorpusSettings, stored_part
+from shards.sources.source import Listing
+from shards.sources.split import check_learn_splits
+from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
+from shards.store.fault import fault_point
+from shards.store.lock import exclusive
+from shards.store.manifest import Manifest, missing_files, read_manifest
+from shards.store.parquet import read_parquet
+
+
+def shard(
+    corpus: Path,
+    videos: Path | None,
+    settings: CorpusSettings,
+    progress: Progress = silent,
+    force: bool = False,
+) -> Record:
+    """Have the directory `corpus` hold the clips of `videos` (a folder, a manifest, or a data set in a layout).
+
+    With no `videos`, or when they are no longer there, a committed corpus with the same settings is taken as it is.
+
+    Raises:
+        ConfigError: there is nothing to make a corpus from, the corpus would take the place of the videos, or no
+            source has one of the splits to learn from.
+        StageError: too many inputs were rejected, a source went away while it was worked on, or files of the corpus
+            are gone and there are no videos.
+        Busy: another process is at the same corpus.
+    """
+    manifest = read_manifest(corpus)
+    if videos is None or not videos.exists():
+        if manifest is not None and (videos is None or manifest.settings == stored_part(settings)):
+            return _as_it_is(corpus, manifest)
+        what = "corpus.videos is not set" if videos is None else f"corpus.videos: {videos} does not exist"
+        raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
+    check_places(corpus, videos)
+    listing = list_corpus(videos, settings.label_from_folder, settings.layout)
+    check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
+    found = _surveyed(corpus, listing, settings, progress, force)
+    identity = Identity(
+        stage="shard",
+        version=STAGE_VERSION,
+        fingerprint=corpus_fingerprint(settings, listing, found),
+        settings=stored_part(settings),
+    )
+
+    def work(out: Path) -> Outcome:
+        plan = make_plan(settings, listing, found)
+        summary = write_corpus(listing.root, plan, found, settings, out, progress)
+        summary["accepted"] = accepted_of(out, plan, corpus, identity.fingerprint)
+        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
+
+    record = build(corpus, identity, work, force)
+    if record.reused:
+        forget_notes(corpus, settings)
+    else:
+        fault_point("before forget_notes")
+        survey_notes(corpus, settings.modalities).unlink(
+            missing_ok=True
+        )  # From here on sources.parquet tells the same.
+    return record
+
+
+def _surveyed(
+    corpus: Path, listing: Listing, settings: CorpusSettings, progress: Progress, force: bool
+) -> dict[str, Surveyed]:
+    """What every source holds: from the corpus and the notes as far as that holds, the rest from the files."""
+    notes = survey_notes(corpus, settings.modalities)
+
+    def known() -> Iterator[Surveyed]:
+        return iter(()) if force else known_sources(corpus, settings.modalities)
+
+    with machine_trouble_explained("shard", notes):
+        if not force:
+            # A corpus that is finished stays what it is, also where an earlier version has probed its files.
+            found, unknown = recall(listing, known(), notes)
+            finished = not unknown and reusable(corpus, corpus_fingerprint(settings, listing, found))
+            if not finished:
+                found, unknown = recall(listing, known(), notes, PROBE_VERSION)
+            if not unknown:
+                return {name: found[name] for name in sorted({source.path for source in listing.sources})}
+        with exclusive(corpus):  # Two that are started at once would both read all files.
+            if force:
+                notes.unlink(missing_ok=True)
+            workers = settings.workers or core_count()
+            return survey(listing, known(), notes, workers, limits_of(settings), progress, settings.modalities)
+
+
+def forget_notes(corpus: Path, settings: CorpusSettings) -> None:
+    """Remove notes of a survey that say nothing else than a committed corpus: a kill came before they were removed."""
+    notes = survey_notes(corpus, settings.modalities)
+    if not notes.exists():
+        return
+    noted = {entry.path: entry for entry in read_survey(notes)}
+    if set(noted.values()) <= set(known_sources(corpus, settings.modalities)):
+        with contextlib.suppress(OSError):  # Where nothing may be written they do no harm.
+            notes.unlink(missing_ok=True)
+
+
+def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
+    if lost := missing_files(corpus, manifest):
+        raise StageError(
+            f"{corpus}: {', '.join(lost[:3])} missing or cut off, and there are no videos to make the corpus anew. "
+            "Bring the files back from a copy, or set corpus.videos."
+        )
+    return record_of(corpus, manifest, reused=True)
+
+
+def survey_notes(corpus: Path, modalities: Collection[str]) -> Path:
+    """Where findings on source files are kept that do not stand in the corpus (yet)."""
+    alone = "" if tuple(modalities) == BOTH else "." + "-".join(modalities)
+    return corpus.with_name(f".{corpus.name}{alone}.survey.jsonl")
+
+
+def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveyed]:
+    """The survey that stands in a committed corpus of these modalities; nothing where it is damaged."""
+    manifest = read_manifest(corpus)
+    if manifest is not None and _modalities_of(manifest) == tuple(modalities):
+        with contextlib.suppress(StageError, TypeError):
+            for row in read_parquet(corpus / "sources.parquet", "shard").to_pylist():
+                yield Surveyed(**{name: value for name, value in row.items() if name in FIELDS})
+
+
+def _modalities_of(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(manifest.settings.get("modalities", BOTH))
+
+
+def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSettings) -> tuple[str | None, str]:
+    """The fingerprint that the corpus would get now, without reading any video, and why it is not known.
+
+    Returns (fingerprint, ""), or (None, reason) when files are new or changed and would have to be read first.
+
+    Raises:
+        ConfigError: the manifest or folder of videos cannot be listed.
+    """
+    manifest = read_manifest(corpus)
+    if videos is None or not videos.exists():
+        if manifest is None:
+            return None, "nothing to make it from"
+        if videos is None or manifest.settings == stored_part(settings):
+            return manifest.fingerprint, ""
+        return None, f"{videos} is gone, and the settings changed"
+    listing = list_corpus(videos, settings.label_from_folder, settings.layout)
+    known, changed = recall(
+        listing, known_sources(corpus, settings.modalities), survey_notes(corpus, settings.modalities)
+    )
+    if changed and manifest is not None and _modalities_of(manifest) != settings.modalities:
+        return None, f"modalities: {', '.join(_modalities_of(manifest))} -> {', '.join(settings.modalities)}"
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return None, f"new or changed source {changed[0]}{more}"
+    return corpus_fingerprint(settings, listing, known), ""

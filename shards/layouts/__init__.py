@@ -1,0 +1,1 @@
+"""The official layouts of data sets, one file each, and their registry."""

@@ -1,0 +1,296 @@
+"""Cut and encode: how a span of a raw video file becomes a clip (PyAV)."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+from shards.errors import MediaError
+from shards.media.container import Decoding, decode_from
+from shards.media.encode import encode_picture, encode_sound
+from shards.media.limits import allowed_frames, check_bytes
+from shards.media.timing import JUMP_S
+from shards.settings import CorpusSettings
+
+SETTLING_S = 0.1  # What the resampler is given before a span.
+# A mix of channels that is as quiet as this (of 1, root mean square) is compared with the channels by themselves.
+QUIET = 0.01
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An encoded clip: H.264 in MP4 without sound, and mono FLAC. What was not asked for is empty, its numbers 0.
+
+    Without a picture, `frames` counts those that the sound is long enough for.
+    """
+
+    mp4: bytes
+    flac: bytes
+    frames: int
+    width: int
+    height: int
+    duration_s: float
+    samples: int
+
+
+def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
+    """Decode [start_s, end_s) of a file and encode it anew as `settings` says.
+
+    The picture gets a constant frame rate (each output frame is the last source frame at or before its time),
+    is turned upright, and scaled to square pixels with an even width and height. Sound that is missing inside
+    the span is silence; a gap in it stays a gap. The clip ends where the picture ends; without a picture among
+    `settings.modalities`, where the sound ends.
+
+    A picture that changes its size is stretched to the size with which the clip begins.
+
+    Raises:
+        MediaError: nothing or too little decodes, the clip is shorter than `min_seconds`, there is no sound in the
+            span, or it is digital silence and `settings.silence` is "reject", or a picture, the frame rate, or the
+            encoded clip is larger than the settings allow, or too many packets of the span do not decode.
+    """
+    mp4, frames, size, duration_s = b"", 0, (0, 0), end_s - start_s
+    sound: np.ndarray | None = None
+    try:
+        if "video" in settings.modalities:
+            with decode_from(path, "video", start_s, end_s) as decoding:
+                mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings)
+                decoding.damage.check("picture")
+            duration_s = frames / settings.fps
+            _check_length(duration_s, "picture", start_s, settings)
+        if "audio" in settings.modalities:
+            sound, end = _sound_of(path, start_s, duration_s, settings.sample_rate)
+            if "video" not in settings.modalities:
+                if len(sound) - end > JUMP_S * settings.sample_rate:  # Less may be the timestamps' rounding.
+                    sound = sound[:end]
+                duration_s = len(sound) / settings.sample_rate
+                _check_length(duration_s, "sound", start_s, settings)
+                frames = max(1, math.floor(duration_s * settings.fps + 1e-6))
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise MediaError(f"FFmpeg cannot make a clip of it: {error.strerror}") from error
+    if sound is None:
+        return Clip(mp4, b"", frames, *size, duration_s=duration_s, samples=0)
+    flac = _recode_sound(sound, settings)
+    check_bytes(len(mp4) + len(flac), settings.max_clip_mb)
+    return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(sound))
+
+
+def _check_length(duration_s: float, what: str, start_s: float, settings: CorpusSettings) -> None:
+    """Raises MediaError where less than `min_seconds`, but for half a frame, or nothing was decoded."""
+    if duration_s == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
+        raise MediaError(
+            f"only {duration_s:.2f} s of {what} decoded from {start_s:.2f} s on "
+            f"(min_seconds is {settings.min_seconds:g})",
+            "too_short",
+        )
+
+
+def _recode_sound(sound: np.ndarray, settings: CorpusSettings) -> bytes:
+    """float32 [samples] -> FLAC bytes. Raises MediaError for digital silence, where that is to be rejected."""
+    if settings.high_pass_hz:
+        sound = _high_pass(sound, settings.high_pass_hz, settings.sample_rate)
+    pcm = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16)
+    if settings.silence == "reject" and not pcm.any():
+        raise MediaError("the sound is digital silence (keep such clips with silence: keep)", "silent")
+    return encode_sound(pcm, settings.sample_rate)
+
+
+def _frames_at(
+    decoding: Decoding, frames: Iterator[tuple[float, av.VideoFrame]], start_s: float, end_s: float, fps: float
+) -> Iterator[av.VideoFrame]:
+    """For each output time start_s + n / fps before end_s: the last of the frames at or before it."""
+    slot, slots = 0, max(1, round((end_s - start_s) * fps))
+    slack_s = min(0.25 / fps, 0.01)  # Time bases are coarse: a frame a hair late still counts as on time.
+    current, current_end = None, 0.0
+    for time_s, frame in frames:
+        while slot < slots and start_s + slot / fps < time_s - slack_s:
+            if current is not None:
+                yield current
+            elif slot == 0 and time_s >= end_s:
+                return
+            else:
+                yield frame  # The stream begins late: its first picture stands for what is missing.
+            slot += 1
+        if slot >= slots:
+            return
+        current, current_end = frame, time_s + (decoding.clock.shown_s(frame) or 1 / fps)
+    while current is not None and slot < slots and start_s + slot / fps < current_end - slack_s:
+        yield current
+        slot += 1
+
+
+def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -> tuple[int, int]:
+    """Even width and height, before rotation, with square pixels and the wanted shorter side."""
+    aspect = video.sample_aspect_ratio or video.codec_context.sample_aspect_ratio or 1
+    width, height = frame.width * float(aspect or 1), float(frame.height)
+    scale = short_side / min(width, height)
+    even = [max(16, 2 * round(side * scale / 2)) for side in (width, height)]
+    if max(even) > 16 * short_side:
+        raise MediaError(f"the picture is {frame.width}x{frame.height}: too narrow to be of use", "too_large")
+    return even[0], even[1]
+
+
+def _recode_picture(
+    decoding: Decoding, start_s: float, end_s: float, settings: CorpusSettings
+) -> tuple[bytes, int, tuple[int, int]]:
+    pictures = _frames_at(decoding, allowed_frames(decoding.frames, settings), start_s, end_s, settings.fps)
+    scaler = VideoReformatter()
+
+    def upright() -> Iterator[av.VideoFrame]:
+        before, picture = None, None
+        for frame in pictures:
+            if frame is not before:
+                picture = _upright(frame, _output_size(frame, decoding.stream, settings.short_side), scaler)
+                before = frame
+            assert picture is not None
+            yield picture
+
+    return encode_picture(upright(), settings.fps, settings.gop, settings.crf, settings.max_clip_mb)
+
+
+def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> av.VideoFrame:
+    quarter_turns, mirrored = _turns(frame)
+    if quarter_turns == 0 and not mirrored:
+        # Stored pictures carry no colour tags: without these two, full-range and BT.709 video gets wrong colours.
+        return scaler.reformat(
+            frame,
+            *size,
+            format="yuv420p",
+            interpolation="AREA",
+            dst_colorspace=Colorspace.ITU601,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,
+        )
+    rgb: np.ndarray = scaler.reformat(frame, *size, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
+    turned: Any = np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, quarter_turns))
+    return av.VideoFrame.from_ndarray(turned, format="rgb24")
+
+
+def _turns(frame: av.VideoFrame) -> tuple[int, bool]:
+    """How a picture is to be displayed: mirrored left to right or not, then turned counter-clockwise by quarters."""
+    stored: Any
+    try:
+        stored = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know every kind of side data; FFmpeg tells the turn without the mirror.
+        return round(frame.rotation / 90) % 4, False
+    if stored is None:
+        return 0, False
+    # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = (int(value) for value in np.frombuffer(stored, np.int32)[:5])
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return round(-math.atan2(b, a) / (math.pi / 2)) % 4, mirrored
+
+
+def _sound_of(path: Path, start_s: float, duration_s: float, sample_rate: int) -> tuple[np.ndarray, int]:
+    """float32 [round(duration_s * sample_rate)], mono in [-1, 1], and the samples after which there is only silence.
+
+    Where channels cancel each other in the mix, it is the loudest of them.
+
+    Raises:
+        MediaError: there is not one sample in the span, or too many packets do not decode.
+    """
+    sound, end, layout = _place_sound(path, start_s, duration_s, sample_rate)
+    if end == 0:
+        span = f"{start_s:.2f} s and {start_s + duration_s:.2f} s"
+        raise MediaError(f"no sound between {span}", "no_sound")
+    mix = _loudness(sound[0])
+    if mix < QUIET and layout != "mono":
+        channels, channels_end, _ = _place_sound(path, start_s, duration_s, sample_rate, layout)
+        loudest = max(channels, key=_loudness)
+        if mix < QUIET * _loudness(loudest):
+            return loudest, channels_end
+    return sound[0], end
+
+
+def _loudness(sound: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) if len(sound) else 0.0
+
+
+def _place_sound(
+    path: Path, start_s: float, duration_s: float, sample_rate: int, layout: str = "mono"
+) -> tuple[np.ndarray, int, str]:
+    """float32 [channels of `layout`, round(duration_s * sample_rate)], placed by times, silence where none is.
+
+    Also the number of samples after which there is nothing but that silence, and the layout of the first frame. Frames
+    of another layout than `layout` are mixed to mono. Where times do not hold by themselves, they are counted from the
+    beginning of the stream on.
+
+    Raises:
+        MediaError: too many packets do not decode.
+    """
+    for from_s in (start_s, -math.inf):
+        # Times that are counted may be far behind those of the packets.
+        end_s = start_s + duration_s if from_s == start_s else math.inf
+        with decode_from(path, "audio", from_s, end_s) as decoding:
+            placed = _place_frames(decoding, start_s, duration_s, sample_rate, layout)
+            decoding.damage.check("sound")
+            if decoding.from_beginning or not decoding.clock.unsteady:
+                break
+    return placed
+
+
+def _place_frames(
+    decoding: Decoding, start_s: float, duration_s: float, sample_rate: int, layout: str
+) -> tuple[np.ndarray, int, str]:
+    channels = av.AudioLayout(layout).nb_channels
+    sound = np.zeros((channels, round(duration_s * sample_rate)), np.float32)
+    first_layout = layout
+    position: int | None = None  # Where the next resampled sample goes.
+    expected_s, end = 0.0, 0
+    make: tuple[str, str, int] | None = None
+    resampler = _resampler(sample_rate, layout)
+
+    def place(frames: list[av.AudioFrame]) -> None:
+        nonlocal position, end
+        for frame in frames:
+            samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T / np.float32(2**31)
+            assert position is not None
+            first, last = max(position, 0), min(position + samples.shape[1], sound.shape[1])
+            if last > first:
+                sound[:, first:last] = samples[:, first - position : last - position]
+                end = max(end, last)
+            position += samples.shape[1]
+
+    for time_s, frame in decoding.frames:
+        lasts_s = frame.samples / frame.sample_rate
+        if time_s >= start_s + duration_s:
+            break
+        if position is None and time_s + lasts_s < start_s - SETTLING_S:
+            continue
+        before, make = make, (frame.format.name, frame.layout.name, frame.sample_rate)
+        if position is None or make != before or abs(time_s - expected_s) > 1e-6:
+            # The first frame, one of another make, or a jump in time: flush what went before, start at the new place.
+            if position is not None:
+                place(resampler.resample(None))
+            else:
+                first_layout = frame.layout.name
+            resampler = _resampler(sample_rate, layout if frame.layout.name == layout else "mono")
+            position = math.floor((time_s - start_s) * sample_rate + 0.5)
+        expected_s = time_s + lasts_s
+        frame.pts = None  # The resampler would fill gaps by itself; we place by time.
+        place(resampler.resample(frame))
+    if position is not None:
+        place(resampler.resample(None))
+    return sound, end, first_layout
+
+
+def _resampler(sample_rate: int, layout: str) -> av.AudioResampler:
+    # Whole numbers: only then does FFmpeg mix channels so that the sum of full ones does not clip. Not planar: of eight
+    # planes PyAV reads memory that is none.
+    return av.AudioResampler(format="s32", layout=layout, rate=sample_rate)
+
+
+def _high_pass(sound: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
+    """Second-order Butterworth, forward only."""
+    from scipy.signal import butter, sosfilt
+
+    return sosfilt(butter(2, cutoff_hz, "highpass", fs=sample_rate, output="sos"), sound).astype(np.float32)

@@ -1,0 +1,167 @@
+"""The rows of a manifest as sources: its columns are checked, and every row becomes a source or a reject."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from shards.errors import ConfigError
+from shards.reject import Reject
+from shards.sources.source import Listing, Source
+from shards.sources.source_path import SourcePaths
+from shards.sources.split import split_name
+from shards.sources.table import Row, Table, text_of
+
+COLUMNS = ("path", "start_s", "end_s", "split")
+
+
+def list_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> Listing:
+    """The rows of a manifest. A row that makes no sense is a reject that names its number (the first is 1).
+
+    Paths are those of SourcePaths. The columns in `passed_over` are the caller's matter, and not looked at.
+
+    Raises:
+        ConfigError: no column `path`, a column that is neither known nor starts with `label` or whose type is of no
+            use, or rows on the same span of one file that disagree about its split or a label; says which.
+    """
+    columns = [column for column in table.columns if column not in passed_over and not _is_index(column, table)]
+    _check_columns(manifest, columns)
+    _check_types(manifest, columns, table.types)
+    paths = SourcePaths(manifest.parent)
+    sources: list[Source] = []
+    rejects: list[Reject] = []
+    seen: dict[tuple[str, float, float | None], tuple[Source, Row]] = {}
+    conflicts: list[str] = []
+    for row in table.rows:
+        name = text_of(row.values["path"]).strip()
+        try:
+            if row.problem:
+                raise ValueError(row.problem)
+            source = _source_of({column: row.values[column] for column in columns}, name, paths)
+            span = (paths.identity(source.path), source.start_s or 0.0, source.end_s)
+            first, earlier = seen.setdefault(span, (source, row))
+            if earlier is not row:
+                conflicts += _conflict(first, earlier, source, row)
+                reason = f"{row.where}: the same path, start_s and end_s stand in an earlier row"
+                rejects.append(Reject(name, "list", "duplicate", reason))
+                continue
+        except ValueError as error:
+            rejects.append(Reject(name or row.where, "list", "bad_row", f"{row.where}: {error}"))
+            continue
+        sources.append(source)
+    if conflicts:
+        more = f" (and {len(conflicts) - 3} more)" if len(conflicts) > 3 else ""
+        raise ConfigError(
+            f"{manifest}: {'; '.join(conflicts[:3])}{more}. Rows on the same file and span must agree: correct or "
+            "remove one of each pair."
+        )
+    return Listing(manifest.parent, tuple(sources), tuple(rejects))
+
+
+def _is_index(column: str, table: Table) -> bool:
+    """Whether a column is a pandas frame's index and nothing that a manifest has."""
+    return column in table.index and column not in COLUMNS and not column.startswith("label")
+
+
+def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
+    for place, column in enumerate(columns, start=1):
+        if (not column.strip() and place == 1) or column.startswith("Unnamed: "):
+            raise ConfigError(
+                f"{manifest}: column {place} ({column!r}) is the index that pandas writes beside a table. Write the "
+                "table without it: to_csv(..., index=False). Or remove the column."
+            )
+        if not column.strip():
+            raise ConfigError(f"{manifest}: column {place} has no name. Name it, or remove it.")
+    meant = {column: near for column in columns if (near := _nearest(column)) is not None}
+    if "path" not in columns:
+        hint = next((f" Did you mean {column!r}? Rename it path." for column in meant if meant[column] == "path"), "")
+        raise ConfigError(
+            f"{manifest}: no column 'path'; its columns are {', '.join(columns) or '(none)'}."
+            f"{hint or ' The first line names the columns; that of the files is called path.'}"
+        )
+    for column in columns:
+        if column not in COLUMNS and not column.startswith("label"):
+            hint = (
+                f" Did you mean {meant[column]!r}?"
+                if column in meant
+                else " Rename it label_... to keep it as a label."
+            )
+            raise ConfigError(f"{manifest}: unknown column {column!r}.{hint}")
+
+
+def _nearest(column: str) -> str | None:
+    """The column that is meant by an unknown name, if one is near."""
+    if column in COLUMNS or column.startswith("label"):
+        return None
+    known = (*COLUMNS, "label")
+    if (plain := column.strip().casefold()) in known:
+        return plain
+    return next(iter(difflib.get_close_matches(column, known, n=1)), None)
+
+
+def _check_types(manifest: Path, columns: Sequence[str], types: Mapping[str, pa.DataType]) -> None:
+    """Raises ConfigError for a Parquet column of which no path, number of seconds or text can be made."""
+    for column in columns:
+        if column not in types:
+            continue
+        kind = types[column].value_type if pa.types.is_dictionary(types[column]) else types[column]
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        if column == "path":
+            good, wanted = text, "a path is text (string)"
+        elif column in ("start_s", "end_s"):
+            good, wanted = text or number, "seconds are numbers"
+        else:
+            good, wanted = not _is_binary(kind), "a split or label is text or a number"
+        if not good and not pa.types.is_null(kind):
+            raise ConfigError(f"{manifest}: the column {column!r} is of type {types[column]}: {wanted}. Convert it.")
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _conflict(first: Source, earlier: Row, source: Source, row: Row) -> list[str]:
+    """What two rows on the same span say differently, in words; empty if they agree."""
+    differing = [
+        f"{name} is {first.labels.get(name, '')!r} and {source.labels.get(name, '')!r}"
+        for name in sorted({*first.labels, *source.labels})
+        if first.labels.get(name) != source.labels.get(name)
+    ]
+    if split_name(first.split) != split_name(source.split):
+        differing.append(f"split is {first.split!r} and {source.split!r}")
+    return [f"{earlier.where} and {row.where} are both {first.path}, but {', '.join(differing)}"] if differing else []
+
+
+def _source_of(row: Mapping[str, object], name: str, paths: SourcePaths) -> Source:
+    """Raises ValueError with the reason for which the row is of no use."""
+    if not name:
+        raise ValueError("no path")
+    if "://" in name or name.startswith("pipe:"):
+        raise ValueError("only local files are read, no addresses and no pipes")
+    if "\0" in name:
+        raise ValueError("the path holds a zero byte")
+    start_s, end_s = (_seconds(row, column) for column in ("start_s", "end_s"))
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise ValueError(f"end_s ({end_s}) is not after start_s ({start_s or 0.0})")
+    labels = {column: text for column in row if column.startswith("label") and (text := text_of(row[column]))}
+    return Source(paths.stored(name), start_s, end_s, text_of(row.get("split")), labels)
+
+
+def _seconds(row: Mapping[str, object], column: str) -> float | None:
+    value = row.get(column)
+    if not text_of(value):
+        return None
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        raise ValueError(f"{column} is {value!r}, not a number of seconds") from None
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{column} is {value!r}; it must be zero or more")
+    return seconds

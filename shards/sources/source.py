@@ -1,0 +1,103 @@
+"""One source of a corpus, the listing of all of them, and the files of a folder as sources."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shards.media.source_file import EVERYWHERE
+from shards.reject import Reject
+
+_VIDEO = (
+    "3g2 3gp asf avi dv f4v flv gif h264 h265 hevc ivf m2ts m2v m4v mjpeg mkv mov mp4 mpeg mpg mts mxf nut "
+    "ogm ogv qt rm rmvb ts vob webm wmv y4m"
+)
+
+
+# Sound files are always listed: where pictures are needed they are rejected, which is better than not being mentioned.
+_SOUND = "aac aif aiff amr au flac m4a mka mp2 mp3 oga ogg opus wav weba wma"
+
+
+SOUND_SUFFIXES = frozenset(f".{suffix}" for suffix in _SOUND.split())
+
+
+MEDIA_SUFFIXES = SOUND_SUFFIXES | {f".{suffix}" for suffix in _VIDEO.split()}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video, or the part of one from start_s to end_s, that shall become clips.
+
+    `path` is relative to the listing's root, with forward slashes. Labels have names that start with `label`.
+    """
+
+    path: str
+    start_s: float | None = None
+    end_s: float | None = None
+    split: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every input of a corpus: sources to try, and rejects that are clear without opening a file."""
+
+    root: Path
+    sources: tuple[Source, ...]
+    rejects: tuple[Reject, ...]
+
+    @property
+    def label_names(self) -> list[str]:
+        """The label columns, sorted; `label` itself comes first."""
+        return sorted({name for source in self.sources for name in source.labels})
+
+
+def list_folder(folder: Path, label_from_folder: bool) -> Listing:
+    """Every file below `folder` but hidden ones; what is no media file by its name is rejected, with a reason.
+
+    So is a folder that cannot be read. It is tried again whenever the folder is listed.
+    """
+    sources, rejects = [], []
+    found: dict[Path, bool] = {}  # Whether it is a link to a folder.
+
+    def reject_folder(error: OSError) -> None:
+        if error.errno in EVERYWHERE:
+            raise error
+        name = Path(error.filename).relative_to(folder).as_posix()
+        rejects.append(Reject(_shown(name), "list", "unreadable", f"the folder cannot be read: {error.strerror}"))
+
+    for place, folders, files in os.walk(folder, onerror=reject_folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found |= {path: True for name in folders if (path := Path(place, name)).is_symlink()}
+        found |= {Path(place, name): False for name in files if not name.startswith(".")}
+    for path in sorted(found):
+        name = path.relative_to(folder).as_posix()
+        if not _is_unicode(name):
+            rejects.append(Reject(_shown(name), "list", "unreadable", "the file's name is not valid UTF-8: rename it"))
+        elif found[path]:
+            rejects.append(
+                Reject(
+                    name, "list", "unreadable", "a link to a folder is not followed: use a manifest for what is in it"
+                )
+            )
+        elif path.suffix.lower() in MEDIA_SUFFIXES:
+            labels = {"label": path.parent.name} if label_from_folder and path.parent != folder else {}
+            sources.append(Source(name, labels=labels))
+        else:
+            rejects.append(
+                Reject(name, "list", "not_media", f"not a media file by its name ({path.suffix or 'no suffix'})")
+            )
+    return Listing(folder, tuple(sources), tuple(rejects))
+
+
+def _shown(name: str) -> str:
+    """A name that need not be UTF-8, so that it can be printed."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

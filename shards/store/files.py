@@ -1,0 +1,114 @@
+"""A file is whole, or it does not exist: it is written under another name and renamed.
+
+What a killed process leaves is removed by the next writer of that file, or by the commit of its directory.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.errors import StageError
+from shards.store.fault import fault_point
+
+PARTIAL = re.compile(r"\..+\.partial")
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _orphans(path: Path) -> Iterator[Path]:
+    """Temporary files for `path` whose writers were processes of this machine that are dead."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"(\d+)" + re.escape(f"@{platform.node()}.tmp"))
+    with os.scandir(path.parent) as entries:
+        names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
+    for name in names:
+        if (match := pattern.fullmatch(name)) and not _alive(int(match[1])):
+            yield path.with_name(name)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # Another user's.
+        return True
+    return True
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`: renamed to it when the block ends well, removed when it raises.
+
+    The folder is made where it is not there; a partial directory is not.
+
+    Raises:
+        StageError: the partial directory in which the file was to lie is gone.
+    """
+    partial = _partial_around(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.tmp")
+    try:
+        _make_folder(path.parent, partial)
+        for orphan in _orphans(path):
+            orphan.unlink(missing_ok=True)
+        yield temporary
+        sync(temporary)
+        fault_point("before rename", path.name)
+        os.replace(temporary, path)
+        fault_point("after rename", path.name)
+        sync(path.parent)
+    except FileNotFoundError as error:
+        if partial is not None and not partial.exists():
+            raise taken_away(partial) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _partial_around(path: Path) -> Path | None:
+    """The partial directory in which a file lies, however deep."""
+    return next((folder for folder in path.parents if PARTIAL.fullmatch(folder.name)), None)
+
+
+def _make_folder(folder: Path, partial: Path | None) -> None:
+    if partial is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    elif folder != partial:
+        for part in reversed([folder, *folder.parents][: len(folder.relative_to(partial).parts)]):
+            part.mkdir(exist_ok=True)  # Without parents: FileNotFoundError where the partial directory is gone.
+
+
+def taken_away(directory: Path) -> StageError:
+    """What is raised by who works on a directory that another process has renamed, committed or deleted meanwhile."""
+    return StageError(
+        f"{directory} is not what it was, or is gone: another process has gone on with it, committed it or deleted it. "
+        "Do two machines build the same, on a disk whose locks hold on each of them alone (see: xdc doctor)? Nothing "
+        "is lost: run this again."
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, whole."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,40 @@
+"""Tables in Parquet: written whole or not at all, and checked as they are read."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import StageError
+from shards.store.checked_read import read_stored, remedy_of
+from shards.store.files import new_file
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table so that the file is whole or absent."""
+    with new_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_parquet(path: Path, stage: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a table that `stage` wrote.
+
+    Raises:
+        StageError: the file is missing or damaged; says which stage makes it anew.
+    """
+    try:
+        # Not by `read_table`: that imports pandas, where it is installed.
+        table = pq.ParquetFile(pa.BufferReader(read_stored(path, stage))).read(columns)
+        table.validate(full=True)  # Text that is no UTF-8, too: it would be found where it is used, by any error.
+        if absent := set(columns or ()).difference(table.column_names):
+            raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(absent))}")
+        return table
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:  # Not what is in the file: the machine's trouble.
+            raise
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error
+
+
+def count_rows(path: Path, stage: str) -> int:
+    """The number of rows of a table that `stage` wrote. Raises StageError as `read_parquet` does."""
+    return len(read_parquet(path, stage, ["key"]))
