@@ -20,13 +20,13 @@ from side_by_side import Contest, Pace, contest, parser, record, show
 
 from shards.corpus.index import shard_names
 from shards.store.parquet import count_rows
-from xdc_core.clips import ClipBatch, ClipViews, ShardRows
-from xdc_core.device import choose_device
-from xdc_core.extraction import centres, encode, extract, extracting_encoder
-from xdc_core.loader import load_views
-from xdc_core.modality import MODALITIES
-from xdc_core.run import Node, Run, open_run
-from xdc_core.threads import thread_count
+from xdc_core.compute.device import choose_device
+from xdc_core.compute.threads import thread_count
+from xdc_core.data.clips import ClipBatch, ClipViews, ShardRows
+from xdc_core.data.loader import load_views
+from xdc_core.data.modality import MODALITIES
+from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.stages.extract import centres, encode, extract, extracting_encoder
 
 OURS, DECODING, ENCODING = "xdc extract", "decoding alone", "encoder alone"
 

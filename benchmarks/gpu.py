@@ -26,9 +26,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
-from xdc_core.convolution_check import CHECKED, TOLERANCE, check_encoders
-from xdc_core.device import tune_gpu
+from xdc_core.compute.device import tune_gpu
 from xdc_core.encoders.build import build_encoder, encoder_spec
+from xdc_core.encoders.precision_check import CHECKED, TOLERANCE, check_encoders
 
 CLASSES = 256
 WAYS = ("float32", "bfloat16", "bfloat16 last", "bfloat16 last compiled")
@@ -157,7 +157,7 @@ def kmeans(device: torch.device, rows: int, width: int, k: int) -> dict[str, Any
 def log_mels(device: torch.device, clips: int) -> dict[str, Any]:
     """Spectrograms of 2 s at 16 kHz."""
     try:
-        from xdc_core.logmel import LogMel, log_mel
+        from xdc_core.data.logmel import LogMel, log_mel
     except ImportError as error:
         return {"left out": str(error)}
     sound, recipe = torch.randn(clips, 32000, device=device) * 0.1, LogMel()

@@ -40,7 +40,7 @@ USERS_PREFECT = (
 CLUSTERING = ("faiss", "numpy", "pyarrow", "pydantic", "yaml", "sklearn")
 FINDINGS = "import json; from flows.gpus import {0}; found = {0}(); print(json.dumps(found))"
 PROBE = (
-    "import json, torch; from xdc_core.device import find_gpus; found = find_gpus(1); "
+    "import json, torch; from xdc_core.compute.device import find_gpus; found = find_gpus(1); "
     "name = torch.cuda.get_device_name(found.working[0]) if found.working else None; "
     "print(json.dumps({'gpu': name, 'refused': found.refused, 'torch': torch.__version__, 'cuda': torch.version.cuda}))"
 )
@@ -138,9 +138,9 @@ def rounds(root: Path) -> None:
         command = [sys.executable, "-m", "flows.cli", "run", str(root)]
         subprocess.run(command, env=with_own_prefect(os.environ, root.parent / "prefect"), check=True)
         return
-    from xdc_core.graph import all_nodes
-    from xdc_core.run import open_run
-    from xdc_core.stage import run_stage
+    from xdc_core.graph.run_stage import run_stage
+    from xdc_core.graph.stages import all_nodes
+    from xdc_core.runs.run import open_run
 
     run = open_run(root)
     for node in all_nodes(run.config):

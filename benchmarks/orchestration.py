@@ -20,9 +20,9 @@ from side_by_side import parser, record
 from flows.prefect_defaults import set_defaults
 from shards.store.files import write_text
 from shards.store.manifest import read_manifest
-from xdc_core.config import commented_yaml
-from xdc_core.graph import SHARD, round_nodes, setup_nodes
-from xdc_core.run import Run, open_run
+from xdc_core.config.schema import commented_yaml
+from xdc_core.graph.stages import SHARD, round_nodes, setup_nodes
+from xdc_core.runs.run import Run, open_run
 
 
 def seconds_at_work(run: Run, number: int, since: float) -> float:

@@ -18,7 +18,7 @@ from side_by_side import contest, parser, record, show
 
 from shards.corpus.index import read_index, shard_names
 from shards.corpus.reader import ClipReader
-from xdc_core.run import open_run
+from xdc_core.runs.run import open_run
 
 COLUMNS = ["key", "mp4_offset", "mp4_size", "mp4_sha256", "flac_offset", "flac_size", "flac_sha256"]
 

@@ -18,17 +18,17 @@ import torch
 from side_by_side import Contest, Pace, contest, parser, record, show
 from torch.nn.functional import cross_entropy
 
-from xdc_core.device import choose_device
+from xdc_core.compute.device import choose_device
+from xdc_core.compute.seed import derive_seed
+from xdc_core.compute.threads import thread_count
+from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.build import build_encoder
-from xdc_core.modality import MODALITIES
-from xdc_core.run import Node, Run, open_run
-from xdc_core.seed import derive_seed
-from xdc_core.threads import thread_count
+from xdc_core.runs.run import Node, Run, open_run
 from xdc_core.training import rank
-from xdc_core.training.assignment import read_assignment
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import make_learner
-from xdc_core.training.place import Place
+from xdc_core.training.process_rank import Place
+from xdc_core.training.targets import read_assignment
 
 LOOP = "xdc, views in memory"
 BARE = "bare loop, views in memory"

@@ -17,19 +17,19 @@ from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress, silent
 from shards.store.build import Record, record_of
 from shards.store.manifest import read_manifest
-from xdc_core.run import Node, Run
+from xdc_core.runs.run import Node, Run
 
 # Two servers, because faiss brings other CUDA libraries than torch: no process has both. What comes later is what a
 # stage would else import on the way, anew in every child: torch._dynamo at an optimiser's first step, pandas (where it
 # is installed) at pyarrow's first conversion. Nothing can be asked of a server while it imports one of these, so what
 # takes seconds is imported in pieces: sympy to fsdp are most of torch._dynamo.
 TORCH = (
-    "xdc_core.initial",
+    "xdc_core.stages.init",
     "xdc_core.encoders.r2plus1d",
     "xdc_core.encoders.audio_resnet",
-    "xdc_core.extraction",
+    "xdc_core.stages.extract",
     "xdc_core.training.rank",
-    "xdc_core.report.stage",
+    "xdc_core.stages.report",
     "shards.corpus.stage",
     "--later",
     "webdataset.writer",
@@ -44,8 +44,8 @@ TORCH = (
 )
 FAISS = (
     "faiss",
-    "xdc_core.clustering",
-    "xdc_core.labels",
+    "xdc_core.stages.cluster",
+    "xdc_core.stages.label",
     "--later",
     "sklearn.metrics.cluster",
     "sklearn.linear_model",
@@ -69,7 +69,7 @@ class Server:
             text=True,
             bufsize=1,
             # A library that asks whether there is a GPU must not start CUDA in a process that will be forked. Whether
-            # a GPU works is found out in each child: xdc_core/device.py, which removes this from its environment.
+            # a GPU works is found out in each child (xdc_core/compute/device.py, which unsets this).
             env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
         )
         # Tracebacks of packages that the server could not import ahead: no cause of its end.
@@ -229,7 +229,7 @@ class Children:
         progress: Progress = silent,
         corpus_fingerprint: str | None = None,
     ) -> Record:
-        """`xdc_core.stage.run_stage` in a child. Prints of the stage go to the run's logs/."""
+        """`xdc_core.graph.run_stage.run_stage` in a child. Prints of the stage go to the run's logs/."""
         request = {
             "run": str(run.root.resolve()),
             "stage": node.stage,

@@ -250,7 +250,7 @@ def runs(
     """List the runs in a folder, and what became of each."""
     with told_to_people():
         from flows.overview import print_runs
-        from xdc_core.catalogue import describe_run, find_runs
+        from xdc_core.inspection.catalogue import describe_run, find_runs
 
         found = [describe_run(root) for root in find_runs(folder)]
         if as_json:
@@ -268,8 +268,8 @@ def diff(
     """Show what differs between two runs: settings, data, results, and how alike their clusters are."""
     with told_to_people():
         from flows.overview import print_difference
-        from xdc_core.difference import difference
-        from xdc_core.run import open_run
+        from xdc_core.inspection.difference import difference
+        from xdc_core.runs.run import open_run
 
         found = difference(open_run(a), open_run(b))
         if as_json:
@@ -288,7 +288,7 @@ def track(
     with told_to_people():
         import time
 
-        from xdc_core.run import open_run
+        from xdc_core.runs.run import open_run
         from xdc_core.tracking.publish import publish
 
         while True:

@@ -12,9 +12,9 @@ from flows.children import CHILDREN
 from flows.listeners import Listener
 from shards.errors import XdcError
 from shards.store.build import Record
-from xdc_core.graph import SHARD, Fingerprints, inputs
-from xdc_core.run import Node, Run
-from xdc_core.stage import reuse
+from xdc_core.graph.run_stage import reuse
+from xdc_core.graph.stages import SHARD, Fingerprints, inputs
+from xdc_core.runs.run import Node, Run
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from flows.reported import only_reported
 from shards.errors import Busy
-from xdc_core.run import Run
+from xdc_core.runs.run import Run
 from xdc_core.tracking.publish import publish
 
 _SENDER = ThreadPoolExecutor(1, thread_name_prefix="curves")

@@ -17,8 +17,8 @@ from flows.temporary_server import answers, temporary_server
 from flows.zombies import bury, known_dead, look
 from shards.errors import ConfigError, XdcError
 from shards.store.lock_check import AT_ONCE, check_locks
-from xdc_core.config import FILE_NAME
-from xdc_core.run import open_run
+from xdc_core.config.schema import FILE_NAME
+from xdc_core.runs.run import open_run
 
 PACKAGES = (
     "torch", "torchaudio", "torchvision", "faiss-gpu", "faiss-cpu", "av", "pyarrow", "webdataset", "prefect", "fastapi",

@@ -13,7 +13,7 @@ from flows.children import log_path
 from flows.reported import only_reported
 from shards.command import command, stage_command
 from shards.errors import XdcError
-from xdc_core.run import Node, Run
+from xdc_core.runs.run import Node, Run
 
 NAMED = ("data", "embed", "eval")  # Their flows have `name` where others have `modality`.
 NOT_PLAIN = re.compile(r'["\\{\[\x00-\x1f]')  # Prefect does not take a parameter with one of these as it is.

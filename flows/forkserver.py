@@ -28,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from xdc_core.parent_death import die_with_parent
+from xdc_core.compute.parent_death import die_with_parent
 
 GRACE_S = 15.0
 # A write of at most this many bytes to a pipe is not mixed with others' (PIPE_BUF).
@@ -130,8 +130,8 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
 def work(request: dict[str, Any], answers: int) -> int:
     """Run the stage; its progress and its error go to the parent, a traceback also into the log."""
     from shards.errors import XdcError
-    from xdc_core.run import Node, open_run
-    from xdc_core.stage import run_stage
+    from xdc_core.graph.run_stage import run_stage
+    from xdc_core.runs.run import Node, open_run
 
     number, told = request["id"], 0.0
 

@@ -21,7 +21,7 @@ def gpus() -> list[dict[str, str]]:
     """A line for each GPU, or one that says why there is none; and the check of bfloat16 on the first that works."""
     import torch
 
-    from xdc_core.device import gpu_trouble, start_cuda
+    from xdc_core.compute.device import gpu_trouble, start_cuda
 
     count, trouble = start_cuda()
     if trouble:
@@ -43,7 +43,7 @@ def convolutions(device: str) -> dict[str, str]:
     """Whether the encoders' layers are the same in bfloat16 as in float32, but for rounding."""
     import torch
 
-    from xdc_core.convolution_check import CHECKED, TOLERANCE, check_encoders
+    from xdc_core.encoders.precision_check import CHECKED, TOLERANCE, check_encoders
 
     what = "bfloat16"
     try:
@@ -60,7 +60,7 @@ def convolutions(device: str) -> dict[str, str]:
 
 def faiss() -> dict[str, str]:
     """Try faiss's k-means in a process of its own, on GPUs as the cluster stage does; where that fails, on the CPU."""
-    from xdc_core.kmeans_check import faiss_gpus, kmeans_tried
+    from xdc_core.clustering.kmeans_check import faiss_gpus, kmeans_tried
 
     gpus, trouble, version = faiss_gpus()
     try:

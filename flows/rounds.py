@@ -1,9 +1,9 @@
 """Which round a person means."""
 
 from shards.errors import ConfigError
-from xdc_core.graph import Fingerprints, round_nodes
-from xdc_core.run import Run
-from xdc_core.stage import all_fresh
+from xdc_core.graph.run_stage import all_fresh
+from xdc_core.graph.stages import Fingerprints, round_nodes
+from xdc_core.runs.run import Run
 
 
 def next_round(run: Run) -> int:

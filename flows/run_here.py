@@ -16,9 +16,9 @@ from flows.summary import read_report
 from flows.temporary_server import prefect_server
 from flows.terminal import shown
 from shards.errors import Busy, ConfigError, XdcError
-from xdc_core.graph import all_nodes, check_node, lost_corpus, round_nodes, setup_nodes
-from xdc_core.run import Node, open_run
-from xdc_core.stage import all_fresh, reuse
+from xdc_core.graph.run_stage import all_fresh, reuse
+from xdc_core.graph.stages import all_nodes, check_node, lost_corpus, round_nodes, setup_nodes
+from xdc_core.runs.run import Node, open_run
 
 
 def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:

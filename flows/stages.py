@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import State
 
 from flows.failure import failure_published, stage_commands
 from flows.xdc_round import run_nodes
-from xdc_core.graph import check_node
-from xdc_core.run import Node, open_run
+from xdc_core.graph.stages import check_node
+from xdc_core.runs.run import Node, open_run
 
 
 def do_stage(run: str, node: Node, force: bool) -> State[Any]:

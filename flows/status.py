@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from shards.command import command
 from shards.store.manifest import read_manifest
-from xdc_core.graph import Fingerprints, all_nodes, node_state
-from xdc_core.run import open_run
+from xdc_core.graph.stages import Fingerprints, all_nodes, node_state
+from xdc_core.runs.run import open_run
 
 if TYPE_CHECKING:
     from rich.table import Table

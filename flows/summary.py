@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from shards.command import command
 from shards.errors import ConfigError
 from shards.store.checked_read import read_stored_json
-from xdc_core.graph import Fingerprints, lost_corpus, node_state
-from xdc_core.run import Node, Run, open_run
+from xdc_core.graph.stages import Fingerprints, lost_corpus, node_state
+from xdc_core.runs.run import Node, Run, open_run
 
 if TYPE_CHECKING:
     from rich.table import Table

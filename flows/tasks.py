@@ -23,9 +23,9 @@ from flows.reported import only_reported
 from shards.errors import Busy, XdcError
 from shards.progress import Progress
 from shards.store.build import Record
-from xdc_core.graph import Fingerprints
-from xdc_core.run import Node, Run, open_run
-from xdc_core.stage import reuse
+from xdc_core.graph.run_stage import reuse
+from xdc_core.graph.stages import Fingerprints
+from xdc_core.runs.run import Node, Run, open_run
 
 UPDATE_S = 2.0
 WAIT_S, LONGEST_WAIT_S = 1.0, 20.0  # Between two looks whether another process is still at it.

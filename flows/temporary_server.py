@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flows.process_output import how_ended, last_error, written
 from shards.errors import XdcError
-from xdc_core.parent_death import die_with_parent
+from xdc_core.compute.parent_death import die_with_parent
 
 START_S = 180.0
 

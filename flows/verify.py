@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.terminal import counter
-from xdc_core.run import open_run
-from xdc_core.verification import Finding, commands, verify_run
+from xdc_core.inspection.verification import Finding, commands, verify_run
+from xdc_core.runs.run import open_run
 
 
 def verify(root: Path, show: bool) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from flows.failure import failure_published, run_commands
 from flows.reported import only_reported
 from flows.xdc_round import xdc_round
 from flows.zombies import sign
-from xdc_core.graph import round_nodes, setup_nodes
-from xdc_core.run import open_run
-from xdc_core.stage import all_fresh
+from xdc_core.graph.run_stage import all_fresh
+from xdc_core.graph.stages import round_nodes, setup_nodes
+from xdc_core.runs.run import open_run
 
 
 @flow(name="xdc", flow_run_name="{run}", persist_result=False)

@@ -22,9 +22,9 @@ from flows.rounds import check_round, next_round
 from flows.tasks import do_node
 from flows.zombies import sign
 from shards.errors import XdcError
-from xdc_core.graph import SHARD, inputs, round_nodes, setup_nodes
-from xdc_core.run import Node, Run, open_run
-from xdc_core.stage import all_fresh
+from xdc_core.graph.run_stage import all_fresh
+from xdc_core.graph.stages import SHARD, inputs, round_nodes, setup_nodes
+from xdc_core.runs.run import Node, Run, open_run
 
 
 def _flow_run_name() -> str:

@@ -15,10 +15,10 @@ import pytest
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
 from shards.settings import stored_part
-from xdc_core.config import FILE_NAME, Config, commented_yaml, load_preset, parse_config
-from xdc_core.graph import SHARD, all_nodes
-from xdc_core.run import Run, open_run
-from xdc_core.stage import run_stage
+from xdc_core.config.schema import FILE_NAME, Config, commented_yaml, load_preset, parse_config
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import SHARD, all_nodes
+from xdc_core.runs.run import Run, open_run
 
 CLIPS, TEST_CLIPS = 40, 8
 SECTIONS = ("corpus", "video", "audio", "extract", "cluster", "train", "runs_on")

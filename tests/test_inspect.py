@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xdc_core.run import Run
+from xdc_core.runs.run import Run
 
 duckdb = pytest.importorskip("duckdb")
 TEXT = (Path(__file__).parents[1] / "docs" / "inspect.md").read_text(encoding="utf-8")

@@ -5,9 +5,9 @@ import sys
 from dataclasses import asdict
 
 from shards.errors import ConfigError, XdcError
-from xdc_core.graph import check_node
-from xdc_core.run import Node, open_run
-from xdc_core.stage import run_stage
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import check_node
+from xdc_core.runs.run import Node, open_run
 
 
 def main(arguments: list[str]) -> int:

@@ -5,8 +5,8 @@ from typing import Any
 
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
-from xdc_core.config import FILE_NAME, commented_yaml, load_preset, parse_config
-from xdc_core.run import Run, open_run
+from xdc_core.config.schema import FILE_NAME, commented_yaml, load_preset, parse_config
+from xdc_core.runs.run import Run, open_run
 
 PROBE = {"protocol": "fc", "modality": "audio", "label": "label_speaker", "when": "rounds", "seeds": 2}
 TUNED = {"protocol": "all", "modality": "audio", "label": "label_speaker", "when": "rounds"}

@@ -31,10 +31,22 @@ from small_run import write_small_run, write_videos
 from traces import contents, differences, left_over
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("flows.children", "xdc_core.stage", "xdc_core.verification", "xdc_core.initial", "xdc_core.extraction")
+MODULES = (
+    "flows.children",
+    "xdc_core.graph.run_stage",
+    "xdc_core.inspection.verification",
+    "xdc_core.stages.init",
+    "xdc_core.stages.extract",
+)
 MODULES += ("xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet", "xdc_core.training.rank", "torch._dynamo")
-MODULES += ("faiss", "xdc_core.clustering", "xdc_core.labels", "xdc_core.report.stage", "xdc_core.evaluation.stage")
-MODULES += ("xdc_core.evaluation.finetuning", "sklearn.linear_model", "webdataset.writer", "shards.corpus.stage")
+MODULES += (
+    "faiss",
+    "xdc_core.stages.cluster",
+    "xdc_core.stages.label",
+    "xdc_core.stages.report",
+    "xdc_core.stages.evaluate",
+)
+MODULES += ("xdc_core.probes.finetuning", "sklearn.linear_model", "webdataset.writer", "shards.corpus.stage")
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Trial:
 
 def check(run: Any, *expected: str) -> list[str]:
     """What `xdc verify` finds in a run, but what is stale (some cases change a setting of one stage) or `expected`."""
-    from xdc_core.verification import verify_run
+    from xdc_core.inspection.verification import verify_run
 
     found = [finding for finding in verify_run(run) if finding.kind not in ("unfinished", *expected)]
     return [f"{finding.kind}: {finding.path}: {finding.what}" for finding in found]
@@ -62,8 +74,8 @@ def check(run: Any, *expected: str) -> list[str]:
 
 def stage_work(root: Path, node: Any, force: bool = False) -> Callable[[], object]:
     """One stage, the ordinary way."""
-    from xdc_core.run import open_run
-    from xdc_core.stage import run_stage
+    from xdc_core.graph.run_stage import run_stage
+    from xdc_core.runs.run import open_run
 
     return lambda: run_stage(open_run(root), node, force)
 
@@ -73,7 +85,7 @@ def stage_resumed(root: Path, node: Any, forced: bool) -> Callable[[], object]:
 
     What a call with `force` was to make anew is damaged. As long as nothing has taken its place it is forced again.
     """
-    from xdc_core.run import open_run
+    from xdc_core.runs.run import open_run
 
     def work() -> None:
         run = open_run(root)
@@ -90,9 +102,9 @@ def stage_resumed(root: Path, node: Any, forced: bool) -> Callable[[], object]:
 
 def run_work(root: Path) -> Callable[[], object]:
     """All stages of a run, one after the other."""
-    from xdc_core.graph import all_nodes
-    from xdc_core.run import open_run
-    from xdc_core.stage import run_stage
+    from xdc_core.graph.run_stage import run_stage
+    from xdc_core.graph.stages import all_nodes
+    from xdc_core.runs.run import open_run
 
     def work() -> None:
         run = open_run(root)
@@ -103,7 +115,7 @@ def run_work(root: Path) -> Callable[[], object]:
 
 
 def run_resumed(root: Path) -> Callable[[], object]:
-    from xdc_core.run import open_run
+    from xdc_core.runs.run import open_run
 
     def work() -> None:
         run_work(root)()
@@ -231,7 +243,7 @@ class Sweep:
 
     def commands(self, fresh: Path, count: int, wanted: Any) -> None:
         """The same with `xdc run`, its Prefect server and its fork servers, each in a process group of its own."""
-        from xdc_core.run import open_run
+        from xdc_core.runs.run import open_run
 
         title, whole = "xdc run, random instants", 0.0
         for name, shares in self._draws(title, count, (1, 2, 3)):
@@ -298,8 +310,8 @@ class Sweep:
 
 def change(root: Path, **sections: dict[str, Any]) -> None:
     """Write other settings into a run's xdc.yaml."""
-    from xdc_core.config import FILE_NAME, commented_yaml, parse_config
-    from xdc_core.run import open_run
+    from xdc_core.config.schema import FILE_NAME, commented_yaml, parse_config
+    from xdc_core.runs.run import open_run
 
     values = open_run(root).config.model_dump()
     for section, given in sections.items():
@@ -310,8 +322,8 @@ def change(root: Path, **sections: dict[str, Any]) -> None:
 
 def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
     """Every stage as it is done for the first time; then a stage that is replaced, restored, or forced."""
-    from xdc_core.graph import all_nodes
-    from xdc_core.run import Node, open_run
+    from xdc_core.graph.stages import all_nodes
+    from xdc_core.runs.run import Node, open_run
 
     state = copied(fresh, sweep.out / "state")
     for node in all_nodes(open_run(state).config):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from interrupted import INTERRUPTED
 
-from xdc_core.config import FILE_NAME, commented_yaml, parse_config
-from xdc_core.graph import all_nodes
-from xdc_core.run import Run, open_run
-from xdc_core.stage import reuse, run_stage
+from xdc_core.config.schema import FILE_NAME, commented_yaml, parse_config
+from xdc_core.graph.run_stage import reuse, run_stage
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.run import Run, open_run
 
 
 @pytest.fixture(scope="session")

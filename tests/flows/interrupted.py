@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from xdc_core.graph import all_nodes
-from xdc_core.run import Run
-from xdc_core.stage import all_fresh
+from xdc_core.graph.run_stage import all_fresh
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.run import Run
 
 TRAINING = Path("rounds/000/train/audio")
 # The training, and all that comes from it.

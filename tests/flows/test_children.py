@@ -16,9 +16,9 @@ from flows.children import TORCH, Children, log_path
 from flows.process_output import written
 from shards.errors import ConfigError, StageError
 from shards.progress import silent
-from xdc_core.graph import SHARD
-from xdc_core.run import Node, Run
-from xdc_core.stage import reuse, run_stage
+from xdc_core.graph.run_stage import reuse, run_stage
+from xdc_core.graph.stages import SHARD
+from xdc_core.runs.run import Node, Run
 
 
 def processes_below(parent: int) -> set[int]:
@@ -124,7 +124,7 @@ def test_stopping_in_the_middle_ends_the_child(children: Children, copy_run: Mak
 def test_no_child_survives_a_parent_that_is_killed(copy_run: MakeRun) -> None:
     run = copy_run(**LONG_TRAINING)
     code = (
-        "import sys; from flows.children import CHILDREN; from xdc_core.run import Node, open_run\n"
+        "import sys; from flows.children import CHILDREN; from xdc_core.runs.run import Node, open_run\n"
         "CHILDREN.run_stage(open_run(sys.argv[1]), Node('train', 'audio', 0), False,"
         " lambda *told: print('going', flush=True))"
     )
@@ -182,7 +182,7 @@ def test_a_broken_package_that_is_only_imported_ahead_stops_no_stage(make_run: M
     run, children = make_run(), Children()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path))
-        server = children._servers[TORCH] = children.server(("xdc_core.stage", "--later", "broken_package"))
+        server = children._servers[TORCH] = children.server(("xdc_core.graph.run_stage", "--later", "broken_package"))
         wait_for("the import", lambda: "built for another numpy" in "".join(server.not_imported), 60)
         assert children.run_stage(run, SHARD).reused
         os.kill(server.process_id, signal.SIGKILL)
@@ -227,7 +227,7 @@ def test_a_child_that_cannot_open_its_log_says_why(children: Children, make_run:
 def test_what_a_crash_of_a_library_writes_is_in_the_message(make_run: MakeRun, tmp_path: Path) -> None:
     text = "terminate called after throwing an instance of 'c10::Error'"
     (tmp_path / "aborts.py").write_text(
-        "import os, sys\nimport xdc_core.stage\n\ndef abort(*_):\n"
+        "import os, sys\nimport xdc_core.graph.run_stage\n\ndef abort(*_):\n"
         f"    print({text!r}, file=sys.stderr, flush=True)\n    os.abort()\n\nxdc_core.stage.run_stage = abort\n"
     )
     run, children = make_run(), Children()

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.status import read_status
-from xdc_core.config import load_config
-from xdc_core.run import Run
+from xdc_core.config.schema import load_config
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 

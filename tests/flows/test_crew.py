@@ -10,8 +10,8 @@ from flows.children import Children
 from flows.crew import Crew, Job
 from shards.errors import XdcError
 from shards.store.build import Record
-from xdc_core.graph import all_nodes, inputs
-from xdc_core.run import Node, Run
+from xdc_core.graph.stages import all_nodes, inputs
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 

@@ -8,8 +8,8 @@ import pytest
 
 from flows import curves
 from shards.errors import Busy, ConfigError
-from xdc_core.config import load_preset, parse_config
-from xdc_core.run import Run
+from xdc_core.config.schema import load_preset, parse_config
+from xdc_core.runs.run import Run
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from processes import wait_for
 
 from flows.doctor import flow_runs
 from shards.errors import ConfigError
-from xdc_core.run import Run
+from xdc_core.runs.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix]
 

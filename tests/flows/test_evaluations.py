@@ -12,9 +12,9 @@ from flows import crew, evaluations
 from flows.children import Children
 from flows.cli import app
 from shards.errors import ConfigError
-from xdc_core.config import ASKED, FILE_NAME
+from xdc_core.config.schema import ASKED, FILE_NAME
 from xdc_core.evaluation.table import markdown_table, read_results
-from xdc_core.run import Node, Run, open_run
+from xdc_core.runs.run import Node, Run, open_run
 
 MakeRun = Callable[..., Run]
 

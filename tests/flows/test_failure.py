@@ -9,7 +9,7 @@ from prefect.states import Failed
 
 from flows import failure, temporary_server, xdc, xdc_round
 from flows.xdc_round import run_nodes
-from xdc_core.run import Node, Run
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 

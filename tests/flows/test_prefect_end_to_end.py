@@ -10,7 +10,7 @@ from prefect_server import ROOT, PrefectServer, prefect_server
 from processes import wait_for
 
 from flows.zombies import FLOWS
-from xdc_core.run import Run, open_run
+from xdc_core.runs.run import Run, open_run
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from flows.cli import app
 from flows.failure import deployment_command, stage_commands
 from flows.summary import _count_clusters
 from shards.errors import StageError
-from xdc_core.graph import SHARD
-from xdc_core.run import Node, Run, open_run
-from xdc_core.stage import run_stage
-from xdc_core.verification import verify_run
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import SHARD
+from xdc_core.inspection.verification import verify_run
+from xdc_core.runs.run import Node, Run, open_run
 
 MakeRun = Callable[..., Run]
 NAME = "it's [a] run"

@@ -14,9 +14,9 @@ import pytest
 
 from flows.run_here import exit_code
 from shards.errors import Busy, ConfigError, StageError
-from xdc_core.graph import SHARD
-from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import SHARD
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 

@@ -12,8 +12,8 @@ from processes import alive, children_of, wait_for
 
 from flows.children import TORCH, Children
 from shards.errors import StageError
-from xdc_core.graph import all_nodes
-from xdc_core.run import Node, Run
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.run import Node, Run
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,8 +11,8 @@ from flows import tasks
 from flows.children import Children
 from shards.errors import StageError
 from shards.store.commit import exclusive
-from xdc_core.run import Node, Run
-from xdc_core.stage import reuse, run_stage
+from xdc_core.graph.run_stage import reuse, run_stage
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 INIT = Node("init", "audio")

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from xdc_core.run import Node, Run
+from xdc_core.runs.run import Node, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 

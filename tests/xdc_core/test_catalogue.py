@@ -11,9 +11,9 @@ import pytest
 from commits import commit_as_it_is
 
 from shards.errors import ConfigError
-from xdc_core.catalogue import describe_run, find_runs
-from xdc_core.difference import difference, differing_settings
-from xdc_core.run import Node, Run, open_run
+from xdc_core.inspection.catalogue import describe_run, find_runs
+from xdc_core.inspection.difference import difference, differing_settings
+from xdc_core.runs.run import Node, Run, open_run
 
 MakeRun = Callable[..., Run]
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ConfigError
-from xdc_core.config import ASKED, FILE_NAME, Config, commented_yaml, load_config, parse_config
+from xdc_core.config.schema import ASKED, FILE_NAME, Config, commented_yaml, load_config, parse_config
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 GOOD = commented_yaml(Config())

@@ -10,11 +10,11 @@ from commits import commit_as_it_is
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
-from xdc_core.graph import SHARD, all_nodes
-from xdc_core.methods import TRUTH
-from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
-from xdc_core.training.assignment import read_assignment
+from xdc_core.config.methods import TRUTH
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import SHARD, all_nodes
+from xdc_core.runs.run import Node, Run
+from xdc_core.training.targets import read_assignment
 
 MakeRun = Callable[..., Run]
 TRUTH_0 = Node("label", TRUTH, 0)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from flows import gpus
-from xdc_core import convolution_check
-from xdc_core.convolution_check import TOLERANCE, ConvolutionError, check_encoders
+from xdc_core.encoders import precision_check as convolution_check
 from xdc_core.encoders.build import build_encoder
+from xdc_core.encoders.precision_check import TOLERANCE, ConvolutionError, check_encoders
 
 TINY = {"r2plus1d_tiny": (2, 3, 6, 32, 32), "audio_resnet_tiny": (2, 1, 100, 40)}
 CPU = torch.device("cpu")

@@ -18,13 +18,13 @@ from sklearn.preprocessing import StandardScaler
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
-from xdc_core.config import parse_config
+from xdc_core.config.evaluation import EvaluationSettings
+from xdc_core.config.schema import parse_config
+from xdc_core.data.features import read_features, write_features
 from xdc_core.evaluation.recordings import read_recordings
-from xdc_core.evaluation.settings import EvaluationSettings
-from xdc_core.features import read_features, write_features
-from xdc_core.graph import Fingerprints, all_nodes, evaluation_nodes, node_state
-from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import Fingerprints, all_nodes, evaluation_nodes, node_state
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 PROBE = {"protocol": "fc", "modality": "audio", "label": "label_speaker"}

@@ -20,16 +20,16 @@ from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.progress import silent
 from shards.store.parquet import write_parquet
-from xdc_core.clips import ClipRows, ClipViews, ShardRows
-from xdc_core.encoder_file import load_encoder
-from xdc_core.extraction import extract
-from xdc_core.features import read_features
-from xdc_core.graph import all_nodes
-from xdc_core.labels import read_labels
-from xdc_core.modality import MODALITIES
-from xdc_core.run import Node, Run
-from xdc_core.stage import WORK, run_stage
-from xdc_core.training.assignment import read_assignment
+from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
+from xdc_core.data.features import read_features
+from xdc_core.data.modality import MODALITIES
+from xdc_core.encoders.file import load_encoder
+from xdc_core.graph.run_stage import WORK, run_stage
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.run import Node, Run
+from xdc_core.stages.extract import extract
+from xdc_core.stages.label import read_labels
+from xdc_core.training.targets import read_assignment
 
 MakeRun = Callable[..., Run]
 BOTH = pytest.mark.parametrize("modality", ["video", "audio"])

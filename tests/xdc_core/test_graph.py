@@ -10,10 +10,10 @@ import pytest
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from shards.store.manifest import read_manifest
-from xdc_core.config import Config, parse_config
-from xdc_core.graph import SHARD, Fingerprints, all_nodes, check_node, node_state, settings_of
-from xdc_core.run import Node, Run
-from xdc_core.stage import reuse, run_stage
+from xdc_core.config.schema import Config, parse_config
+from xdc_core.graph.run_stage import reuse, run_stage
+from xdc_core.graph.stages import SHARD, Fingerprints, all_nodes, check_node, node_state, settings_of
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 EVERYTHING_OF_ROUND_1 = {

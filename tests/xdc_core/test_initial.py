@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import xdc_core.initial
+import xdc_core.stages.init
 from shards.corpus.index import shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.files import sha256_of
-from xdc_core.features import read_features
-from xdc_core.graph import SHARD, inputs
-from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
-from xdc_core.weights_file import load_weights
+from xdc_core.data.features import read_features
+from xdc_core.encoders.import_weights import load_weights
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import SHARD, inputs
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 BOTH = pytest.mark.parametrize("modality", ["video", "audio"])
@@ -103,7 +103,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_taken(
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(xdc_core.initial, "load_weights", load_and_replace)
+        patched.setattr(xdc_core.stages.init, "load_weights", load_and_replace)
         with pytest.raises(StageError, match=r"the file of weights changed while init\.video read it"):
             run_stage(run, node)
     assert not run.directory(node).exists()

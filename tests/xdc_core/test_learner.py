@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xdc_core.config import TrainSettings
+from xdc_core.config.schema import TrainSettings
+from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.build import build_encoder
-from xdc_core.modality import MODALITIES
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import Learner, head_weights, make_learner
 from xdc_core.training.onednn import avoid_small_strided_convolutions
-from xdc_core.training.place import Place
+from xdc_core.training.process_rank import Place
 
 BATCH = 8
 SHAPES = {"video": (BATCH, 3, 6, 32, 32), "audio": (BATCH, 1, 100, 40)}

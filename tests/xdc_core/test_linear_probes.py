@@ -10,9 +10,9 @@ from sklearn.svm import LinearSVC
 
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.linear import fc
-from xdc_core.evaluation.standardise import fit_standard
-from xdc_core.evaluation.svm import svm
+from xdc_core.probes.linear import fc
+from xdc_core.probes.standardise import fit_standard
+from xdc_core.probes.svm import svm
 
 TRAIN, TEST = gaussians(120, 0.5, views=2), gaussians(60, 0.5, views=3, first=1000)
 

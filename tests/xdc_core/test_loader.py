@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from stage_process import ROOT
 
 from shards.corpus.index import shard_names
-from xdc_core import loader
-from xdc_core.clips import ClipRows, ClipViews, ShardRows
-from xdc_core.evaluation.embedding import PlacedViews
-from xdc_core.features import read_features
-from xdc_core.loader import start_method
-from xdc_core.modality import MODALITIES
-from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
+from xdc_core.data import loader
+from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
+from xdc_core.data.features import read_features
+from xdc_core.data.loader import start_method
+from xdc_core.data.modality import MODALITIES
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.runs.run import Node, Run
+from xdc_core.stages.embed import PlacedViews
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers in their own way")
 MakeRun = Callable[..., Run]
@@ -92,7 +92,7 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
 def stage_with_workers(run: Run, method: str) -> "subprocess.Popen[bytes]":
     """A training with two workers that are started by `method`, in a process of its own."""
     code = (
-        "import sys; import xdc_core.loader as loader; from xdc_core.__main__ import main\n"
+        "import sys; import xdc_core.data.loader as loader; from xdc_core.__main__ import main\n"
         f"loader.start_method = lambda _: {method!r}\n"
         "sys.exit(main(sys.argv[1:]))"
     )

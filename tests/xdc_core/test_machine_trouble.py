@@ -17,10 +17,10 @@ import shards.store.build
 from shards.errors import StageError, XdcError
 from shards.store.commit import STALE
 from shards.store.manifest import list_files, read_manifest
-from xdc_core.graph import SHARD
-from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
-from xdc_core.verification import verify_run
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import SHARD
+from xdc_core.inspection.verification import verify_run
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 PROBE = {"protocol": "all", "modality": "audio", "label": "label_speaker", "when": "asked"}

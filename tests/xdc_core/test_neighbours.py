@@ -7,10 +7,10 @@ import pytest
 from gaussians import gaussians
 
 from shards.errors import ConfigError
-from xdc_core.evaluation import neighbours as module
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.neighbours import neighbours
-from xdc_core.evaluation.verdict import accuracy
+from xdc_core.evaluation.predictions import accuracy
+from xdc_core.probes import neighbours as module
+from xdc_core.probes.neighbours import neighbours
 
 TRAIN, TEST = gaussians(60, 0.5, views=2), gaussians(30, 0.5, views=2, first=1000)
 

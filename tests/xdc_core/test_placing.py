@@ -2,7 +2,7 @@
 
 import pytest
 
-from xdc_core.evaluation.placing import place_views
+from xdc_core.data.placing import place_views
 
 
 def test_the_first_view_starts_with_the_recording_and_the_last_ends_with_it() -> None:

@@ -9,8 +9,8 @@ import pytest
 from sklearn.decomposition import PCA
 
 from shards.errors import ConfigError, StageError
-from xdc_core.config import ClusterSettings
-from xdc_core.preprocess import Preprocess, fit_preprocess, load_preprocess, unit_length
+from xdc_core.clustering.preprocess import Preprocess, fit_preprocess, load_preprocess, unit_length
+from xdc_core.config.schema import ClusterSettings
 
 
 def settings(**values: Any) -> ClusterSettings:

@@ -10,13 +10,13 @@ from gaussians import gaussians, relabelled
 from sklearn.datasets import load_digits
 
 from shards.errors import ConfigError, StageError
-from xdc_core.evaluation import linear
-from xdc_core.evaluation import svm as svm_module
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.linear import fc
-from xdc_core.evaluation.neighbours import neighbours
-from xdc_core.evaluation.svm import svm
-from xdc_core.evaluation.verdict import Verdict, accuracy, mean_class_accuracy, per_class
+from xdc_core.evaluation.predictions import Verdict, accuracy, mean_class_accuracy, per_class
+from xdc_core.probes import linear
+from xdc_core.probes import svm as svm_module
+from xdc_core.probes.linear import fc
+from xdc_core.probes.neighbours import neighbours
+from xdc_core.probes.svm import svm
 
 Probe = Callable[..., Verdict]
 

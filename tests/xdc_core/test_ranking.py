@@ -7,9 +7,9 @@ from math import comb
 import numpy as np
 import pytest
 
-from xdc_core.evaluation import ranking
-from xdc_core.evaluation.ranking import class_chance, class_recall, mean_ranks, partner_ranks, partner_recall
-from xdc_core.preprocess import unit_length
+from xdc_core.clustering.preprocess import unit_length
+from xdc_core.probes import ranking
+from xdc_core.probes.ranking import class_chance, class_recall, mean_ranks, partner_ranks, partner_recall
 
 LABELS = np.array([0, 1, 1, 0, 2, 1])
 

@@ -19,14 +19,14 @@ from stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
 from shards.corpus.index import read_index, shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
-from xdc_core.encoder_file import load_encoder
-from xdc_core.graph import Fingerprints, node_state
-from xdc_core.run import Node, Run
-from xdc_core.seed import derive_seed
-from xdc_core.stage import run_stage
+from xdc_core.compute.seed import derive_seed
+from xdc_core.encoders.file import load_encoder
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import Fingerprints, node_state
+from xdc_core.runs.run import Node, Run
 from xdc_core.training.agent import AGENT
-from xdc_core.training.assignment import read_assignment
 from xdc_core.training.metrics import read_metrics
+from xdc_core.training.targets import read_assignment
 
 MakeRun = Callable[..., Run]
 AUDIO = Node("train", "audio", 0)
@@ -36,7 +36,7 @@ NOTE_CLIPS = """
 import os
 
 if "RANK" in os.environ:
-    from xdc_core.clips import ClipViews
+    from xdc_core.data.clips import ClipViews
 
     look = ClipViews.__getitem__
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from shards.corpus.listing import list_corpus
-from xdc_core.config import FILE_NAME, Config, commented_yaml
-from xdc_core.graph import all_nodes
-from xdc_core.run import open_run
-from xdc_core.stage import run_stage
+from xdc_core.config.schema import FILE_NAME, Config, commented_yaml
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.run import open_run
 
 MARK = "strangersays"
 LABELS = [

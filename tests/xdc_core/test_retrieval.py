@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from shards.errors import ConfigError, StageError
-from xdc_core.evaluation.cca import fit_spaces
-from xdc_core.evaluation.retrieval import held_pairs, retrieve
+from xdc_core.probes.cca import fit_spaces
+from xdc_core.probes.retrieval import held_pairs, retrieve
 
 WAYS = ("video_to_audio", "audio_to_video")
 Pairs = tuple[np.ndarray, np.ndarray]

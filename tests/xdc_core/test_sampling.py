@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from xdc_core.sampling import batch_positions, draw_clips
-from xdc_core.seed import derive_seed
+from xdc_core.compute.seed import derive_seed
+from xdc_core.data.sampling import batch_positions, draw_clips
 
 # One cluster with 97 % of the clips, clusters 1 and 5 empty, one with a single clip; in no order.
 SIZES = {0: 970, 2: 20, 3: 9, 4: 1}

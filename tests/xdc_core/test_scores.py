@@ -8,7 +8,7 @@ from scipy.stats import entropy
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from xdc_core.scores import SCORES, Contingency, agreement
+from xdc_core.clustering.agreement import SCORES, Contingency, agreement
 
 
 def clips(seed: int, count: int = 300) -> tuple[np.ndarray, list[str]]:

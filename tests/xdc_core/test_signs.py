@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from xdc_core.report.signs import signs
+from xdc_core.report.diagnostics import signs
 
 SOURCE = {"k": 16, "empty": 0, "largest_share": 0.1}
 TRAINING = {"first_loss": 2.7, "loss": 1.3}

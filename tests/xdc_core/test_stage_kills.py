@@ -15,9 +15,9 @@ import pytest
 
 from shards.store.commit import partial_directory
 from shards.store.manifest import read_manifest
-from xdc_core.graph import Fingerprints, node_state
-from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import Fingerprints, node_state
+from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]
 ROOT = Path(__file__).resolve().parents[2]

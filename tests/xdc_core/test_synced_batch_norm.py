@@ -55,7 +55,7 @@ def be_rank(rank: int, folder: str) -> None:
         halves = [part.chunk(RANKS)[rank] for part in batches(shape)]
         found.append(two_steps(model[0], *halves))
     torch.save(found, f"{folder}/{rank}.pt")
-    os._exit(0)  # See xdc_core.training.place.leave_ranks.
+    os._exit(0)  # See xdc_core.training.process_rank.leave_ranks.
 
 
 def test_two_processes_normalise_as_one_does(tmp_path: Path) -> None:

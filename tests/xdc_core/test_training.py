@@ -21,17 +21,17 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directories, partial_directory
 from shards.store.files import sha256_of
-from xdc_core.config import TrainSettings
-from xdc_core.encoder_file import load_encoder
-from xdc_core.graph import Fingerprints, all_nodes, node_state
-from xdc_core.methods import METHODS
-from xdc_core.run import Node, Run
-from xdc_core.stage import run_stage
-from xdc_core.training.assignment import read_assignment
+from xdc_core.config.methods import METHODS
+from xdc_core.config.schema import TrainSettings
+from xdc_core.encoders.file import load_encoder
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import Fingerprints, all_nodes, node_state
+from xdc_core.runs.run import Node, Run
+from xdc_core.stages.train import small_batch
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.metrics import append_metrics, read_metrics, rewind_metrics
-from xdc_core.training.stage import small_batch
+from xdc_core.training.targets import read_assignment
 
 MakeRun = Callable[..., Run]
 AUDIO = Node("train", "audio", 0)

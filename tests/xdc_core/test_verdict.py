@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.verdict import Verdict, accuracy, judge, mean_class_accuracy, per_class
+from xdc_core.evaluation.predictions import Verdict, accuracy, judge, mean_class_accuracy, per_class
 
 GROUPS = np.array([8, 3, 8, 3, 3, 5])
 TEST = Examples(np.zeros((6, 1), np.float32), np.array([1, 0, 1, 0, 0, 1]), GROUPS)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from shards.media.decode import decode_sound
 from shards.media.encode import encode_picture, encode_sound
-from xdc_core.config import Config, parse_config
-from xdc_core.logmel import Align, align_frames, log_mel, mask_stretch, span_frames
-from xdc_core.modality import audio_view, normalise_video, video_view, view_start
+from xdc_core.config.schema import Config, parse_config
+from xdc_core.data.logmel import Align, align_frames, log_mel, mask_stretch, span_frames
+from xdc_core.data.modality import audio_view, normalise_video, video_view, view_start
 
 FRAMES, FPS, HEIGHT, WIDTH, RATE = 50, 25, 48, 64, 16000
 ROW = {"frames": FRAMES, "fps": float(FPS), "sample_rate": RATE, "samples": 2 * RATE}

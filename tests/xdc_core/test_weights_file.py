@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torchvision.models.video import r2plus1d_18 as torchvision_r2plus1d_18
 
 from shards.errors import ConfigError
-from xdc_core.encoder_file import save_encoder
 from xdc_core.encoders.build import build_encoder
-from xdc_core.weights_file import load_weights
+from xdc_core.encoders.file import save_encoder
+from xdc_core.encoders.import_weights import load_weights
 
 # Middle planes of conv1 and conv2 of every block in the published files.
 MIDDLE = {

@@ -11,11 +11,11 @@ from shards.corpus.index import label_columns, read_whole_index
 from shards.datasets.originals import original_of
 from shards.errors import ConfigError
 from shards.sources.split import split_name
+from xdc_core.compute.seed import derive_seed
+from xdc_core.config.evaluation import CORPUS, EvaluationSettings
 from xdc_core.evaluation.examples import listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.settings import CORPUS, EvaluationSettings
-from xdc_core.run import Node, Run
-from xdc_core.seed import derive_seed
+from xdc_core.runs.run import Node, Run
 
 if TYPE_CHECKING:
     from shards.datasets.dataset import Dataset, Split

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from shards.store.parquet import write_parquet
-from xdc_core.evaluation.verdict import Verdict, accuracy, mean_class_accuracy, per_class
+from xdc_core.evaluation.predictions import Verdict, accuracy, mean_class_accuracy, per_class
 
 
 class Trial(BaseModel):

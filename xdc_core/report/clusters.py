@@ -9,7 +9,7 @@ import numpy as np
 
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.store.parquet import read_parquet
-from xdc_core.run import Run
+from xdc_core.runs.run import Run
 
 TOP_LABELS = 3
 

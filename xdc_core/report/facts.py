@@ -5,12 +5,12 @@ from typing import Any
 from shards.corpus.index import label_columns
 from shards.store.checked_read import read_stored_json
 from shards.store.manifest import Manifest, read_manifest
+from xdc_core.config.methods import clustered_sources, modalities
 from xdc_core.evaluation.table import headline
-from xdc_core.graph import round_nodes, setup_nodes
-from xdc_core.methods import clustered_sources, modalities
+from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.report.clusters import cluster_rows
-from xdc_core.report.signs import signs
-from xdc_core.run import Node, Run
+from xdc_core.report.diagnostics import signs
+from xdc_core.runs.run import Node, Run
 from xdc_core.training.metrics import read_metrics
 
 

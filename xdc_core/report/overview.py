@@ -9,7 +9,7 @@ from shards.store.files import write_text
 from xdc_core.report.charts import COLOURS, GREY, Line, lines_chart
 from xdc_core.report.facts import read_report
 from xdc_core.report.page import history_charts, render
-from xdc_core.run import Run
+from xdc_core.runs.run import Run
 
 FILE_NAME = "overview.html"
 

@@ -10,8 +10,8 @@ from typing import Any
 from shards.digits.settings import DigitsSettings
 from shards.errors import ConfigError
 from shards.store.files import write_text
-from xdc_core.config import FILE_NAME, Config, commented_yaml, load_preset, parse_config, read_yaml
-from xdc_core.run import Run
+from xdc_core.config.schema import FILE_NAME, Config, commented_yaml, load_preset, parse_config, read_yaml
+from xdc_core.runs.run import Run
 from xdc_core.study.settings import CONTENDERS, StudySettings, digits_settings
 
 # Every round's encoders are measured so: a linear head on frozen features, on both held-out splits.

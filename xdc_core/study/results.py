@@ -8,7 +8,7 @@ from typing import Any
 from shards.store.checked_read import read_stored_json
 from shards.store.manifest import read_manifest
 from xdc_core.evaluation.spread import spread
-from xdc_core.graph import all_nodes
+from xdc_core.graph.stages import all_nodes
 from xdc_core.study.cells import PROBES, Cell
 from xdc_core.study.settings import SCRATCH
 

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from shards.digits.settings import DigitsSettings
 from shards.errors import ConfigError
-from xdc_core.config import parse_section, read_yaml
-from xdc_core.section import Section
+from xdc_core.config.schema import parse_section, read_yaml
+from xdc_core.config.section import Section
 
 FILE_NAME = "study.yaml"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from xdc_core.run import Run
+from xdc_core.runs.run import Run
 
 
 class MLflow:

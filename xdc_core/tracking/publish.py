@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from shards.errors import ConfigError
 from shards.store.files import write_json
 from shards.store.lock import exclusive
-from xdc_core.run import Run
+from xdc_core.runs.run import Run
 from xdc_core.tracking.points import points
 
 # Tracker -> the module of this package that writes to it, and the extra that installs what it needs.

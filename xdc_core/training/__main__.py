@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 from shards.errors import XdcError
-from xdc_core.parent_death import die_with_parent
+from xdc_core.compute.parent_death import die_with_parent
 from xdc_core.training.agent import AGENT
 
 
@@ -16,10 +16,10 @@ def main() -> int:
     """Returns the exit code."""
     # The agent may have died before we came so far; then nobody would end us.
     die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
-    from xdc_core.run import Node, open_run
-    from xdc_core.training.place import place_from_environment
+    from xdc_core.runs.run import Node, open_run
+    from xdc_core.stages.train import ERROR_PREFIX, METRICS_PREFIX
+    from xdc_core.training.process_rank import place_from_environment
     from xdc_core.training.rank import train_rank
-    from xdc_core.training.stage import ERROR_PREFIX, METRICS_PREFIX
 
     root, modality, number, out = sys.argv[1:]
     node = Node("train", modality, int(number))

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from xdc_core.config import TrainSettings
-from xdc_core.modality import Modality
+from xdc_core.config.schema import TrainSettings
+from xdc_core.data.modality import Modality
 from xdc_core.training.compiled import compiled
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.onednn import avoid_small_strided_convolutions
 from xdc_core.training.optimiser import make_optimizer
-from xdc_core.training.place import Place
+from xdc_core.training.process_rank import Place
 from xdc_core.training.synced_batch_norm import sync_batch_norms
 
 

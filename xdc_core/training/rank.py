@@ -13,24 +13,24 @@ import torch
 from torch import Tensor
 
 from shards.errors import StageError
-from xdc_core.clips import ClipViews
-from xdc_core.config import TrainSettings
-from xdc_core.device import choose_device
-from xdc_core.encoder_file import FILE_NAME, load_encoder, save_encoder
-from xdc_core.graph import SHARD, encoder_node
-from xdc_core.loader import load_views
-from xdc_core.modality import MODALITIES, Modality
-from xdc_core.run import Node, Run
-from xdc_core.sampling import batch_positions
-from xdc_core.seed import derive_seed
-from xdc_core.threads import thread_count
-from xdc_core.training.assignment import Assignment, read_assignment
+from xdc_core.compute.device import choose_device
+from xdc_core.compute.seed import derive_seed
+from xdc_core.compute.threads import thread_count
+from xdc_core.config.schema import TrainSettings
+from xdc_core.data.clips import ClipViews
+from xdc_core.data.loader import load_views
+from xdc_core.data.modality import MODALITIES, Modality
+from xdc_core.data.sampling import batch_positions
+from xdc_core.encoders.file import FILE_NAME, load_encoder, save_encoder
+from xdc_core.graph.stages import SHARD, encoder_node
+from xdc_core.runs.run import Node, Run
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import make_learner
 from xdc_core.training.metrics import append_metrics, rewind_metrics
 from xdc_core.training.optimiser import learning_rate
-from xdc_core.training.place import Place, any_rank, join_ranks, leave_ranks, mean_over_ranks
+from xdc_core.training.process_rank import Place, any_rank, join_ranks, leave_ranks, mean_over_ranks
+from xdc_core.training.targets import Assignment, read_assignment
 
 METRICS = "metrics.jsonl"
 # Called with {"device": ...} at the start, then at each logged step with the line that goes into metrics.jsonl.

@@ -1,0 +1,1 @@
+"""k-means, the assignment to centroids, and the agreement of two partitions."""

@@ -1,0 +1,1 @@
+"""How clips, features and labels reach the method."""

@@ -1,0 +1,155 @@
+"""Clips as a PyTorch data set: index rows in, views out, in the order asked for."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from shards.corpus.index import in_splits, read_index
+from shards.corpus.reader import ClipReader
+from shards.errors import MediaError
+from shards.sources.split import check_learn_splits
+from xdc_core.config.schema import Config
+from xdc_core.data.modality import Modality
+
+
+class Rows(Protocol):
+    """Maps a row number to its shard's name and its index row."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]: ...
+
+
+class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
+    """Views of clips. Item (row, seed) gives (row, view, ""), or (row, None, reason) if the clip does not decode.
+
+    A seed of None gives the centre view.
+    """
+
+    def __init__(self, corpus: Path, rows: Rows, modality: Modality, config: Config) -> None:
+        self.corpus, self.rows, self.modality, self.config = corpus, rows, modality, config
+        self._reader: ClipReader | None = None
+
+    def __getitem__(self, item: tuple[int, int | None]) -> tuple[int, Tensor | None, str]:
+        number, seed = item
+        if self._reader is None:  # Opened here, so that every worker process has its own.
+            self._reader = ClipReader(self.corpus)
+        shard, row = self.rows[number]
+        try:
+            data = self._reader.read(shard, row, self.modality.member)
+            return number, self._view(number, data, row, seed), ""
+        except MediaError as error:
+            return number, None, str(error)
+
+    def _view(self, number: int, data: bytes, row: Mapping[str, Any], seed: int | None) -> Tensor:
+        rng = None if seed is None else np.random.default_rng(seed)
+        return self.modality.view(data, row, self.config, rng)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files: their numbers mean nothing in another process."""
+        return self.__dict__ | {"_reader": None}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class ClipRows:
+    """The index rows that views of one member (mp4 or flac) need, as compact arrays: about 170 bytes a clip.
+
+    `more` names further columns, which `column` gives; they are not in the rows.
+    """
+
+    FIELDS = ("fps", "frames", "sample_rate", "samples")
+
+    def __init__(self, corpus: Path, shards: list[str], member: str, more: Sequence[str] = ()) -> None:
+        fields, texts = (*self.FIELDS, f"{member}_offset", f"{member}_size"), ("key", f"{member}_sha256")
+        tables = [read_index(corpus, shard, [*texts, "split", *fields, *more]) for shard in shards]
+        self._shards = shards
+        self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(table) for table in tables])
+        table = pa.concat_tables(tables)
+        self.keys: pa.ChunkedArray = table["key"]
+        self.splits: pa.ChunkedArray = table["split"]
+        self._texts = {name: table[name] for name in texts}
+        self._columns = {name: table[name].to_numpy() for name in fields}
+        self._more = {name: table[name] for name in more}
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column of numbers, or of one of `more`, in the order of the rows."""
+        return (self._columns[name] if name in self._columns else self._more[name].to_numpy()).tolist()
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]:
+        row = {name: column[number].item() for name, column in self._columns.items()}
+        row |= {name: column[number].as_py() for name, column in self._texts.items()}
+        return self._shards[self._shard[number]], row
+
+    def by_shard(self) -> Iterator[tuple[str, slice]]:
+        """Every shard's name and its row numbers."""
+        bounds = np.searchsorted(self._shard, np.arange(len(self._shards) + 1))
+        for name, first, last in zip(self._shards, bounds[:-1], bounds[1:], strict=True):
+            yield name, slice(int(first), int(last))
+
+    def learnable(self, splits: list[str] | None) -> np.ndarray:
+        """Return the numbers of the rows whose split is among `splits`: int64 [n]. None means all.
+
+        Raises:
+            ConfigError: no row has one of the splits.
+        """
+        if splits is not None:
+            check_learn_splits(splits, self.splits.unique().to_pylist(), "the corpus")
+        return np.flatnonzero(in_splits(self.splits, splits))
+
+
+class ShardRows:
+    """The rows of shards one after the other. In memory are those of one shard: that of the row asked for last.
+
+    `sizes` maps the shards' names to their numbers of rows, `spans` to their row numbers.
+    """
+
+    def __init__(self, corpus: Path, sizes: Mapping[str, int], member: str) -> None:
+        self._corpus, self._shards, self._member = corpus, list(sizes), member
+        self._ends = list(accumulate(sizes.values()))
+        self.spans = {
+            shard: range(end - size, end) for (shard, size), end in zip(sizes.items(), self._ends, strict=True)
+        }
+        self._held: tuple[str, ClipRows] | None = None
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]:
+        shard = self._shards[bisect_right(self._ends, number)]
+        return self.of(shard)[number - self.spans[shard].start]
+
+    def of(self, shard: str) -> ClipRows:
+        """The rows of one shard, numbered from 0."""
+        if self._held is None or self._held[0] != shard:
+            self._held = shard, ClipRows(self._corpus, [shard], self._member)
+        return self._held[1]
+
+
+class ClipBatch(NamedTuple):
+    """Views of the rows `numbers`, [len(numbers), ...] (None where there is none), and who did not decode, and why."""
+
+    numbers: list[int]
+    views: Tensor | None
+    rejects: list[tuple[int, str]]
+
+
+def collate(
+    items: list[tuple[int, Tensor | None, str]], join: Callable[[list[Tensor]], Tensor] = torch.stack
+) -> ClipBatch:
+    """A batch of items of `ClipViews`. Where workers make the views they go over as one tensor."""
+    good = [(number, view) for number, view, _ in items if view is not None]
+    rejects = [(number, reason) for number, view, reason in items if view is None]
+    return ClipBatch([number for number, _ in good], join([view for _, view in good]) if good else None, rejects)

@@ -1,0 +1,76 @@
+"""Features on disk: one Parquet a shard, a row a clip, in the order of the shard's index."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.corpus.index import shard_names
+from shards.errors import StageError
+from shards.store.parquet import read_parquet, write_parquet
+from xdc_core.config.methods import clustered_from
+from xdc_core.runs.run import Node, Run
+
+
+def write_features(path: Path, keys: list[str], features: np.ndarray, **columns: pa.Array) -> None:
+    """Write keys and features float32 [clips, width] as a fixed-size list column; other columns stand between them."""
+    width = features.shape[1]
+    flat = pa.array(np.ascontiguousarray(features, np.float32).reshape(-1), pa.float32())
+    column = pa.FixedSizeListArray.from_arrays(flat, width)
+    write_parquet(path, pa.table({"key": pa.array(keys, pa.string()), **columns, "feature": column}))
+
+
+def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Keys, object [clips], and features, float32 [clips, width].
+
+    Raises:
+        StageError: the file is missing or damaged.
+    """
+    table = read_parquet(path, "extract", ["key", "feature"])
+    column = table["feature"].combine_chunks()
+    width = column.type.list_size
+    features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return table["key"].to_numpy(), features
+
+
+def feature_rows(directory: Path) -> int:
+    """The number of rows over all shards of a directory that is being built, from the files' footers."""
+    return sum(pq.read_metadata(path).num_rows for path in directory.glob("[0-9]*.parquet"))
+
+
+def source_part(run: Run, number: int, source: str, shard: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A shard's clips that every modality behind a label source has a feature of.
+
+    Returns keys, object [clips], and one float32 [clips, width] a modality, all in the order of the index.
+    """
+    parts = [
+        read_features(run.directory(Node("extract", modality, number)) / f"{shard}.parquet")
+        for modality in clustered_from(run.config.method, source)
+    ]
+    keys, _ = parts[0]
+    if all(len(other) == len(keys) and (other == keys).all() for other, _ in parts[1:]):
+        return keys, [features for _, features in parts]
+    shared = set.intersection(*(set(part_keys) for part_keys, _ in parts))
+    masks = [np.fromiter((key in shared for key in part_keys), bool, len(part_keys)) for part_keys, _ in parts]
+    kept = [(part_keys[mask], features[mask]) for (part_keys, features), mask in zip(parts, masks, strict=True)]
+    if any((part_keys != kept[0][0]).any() for part_keys, _ in kept):
+        raise StageError(f"shard {shard}: the features of the modalities are in different orders. Run extract --force.")
+    return kept[0][0], [features for _, features in kept]
+
+
+def source_rows(run: Run, number: int, source: str, shard: str) -> int:
+    """The number of a shard's clips that every modality behind a label source has a feature of; reads keys alone."""
+    modalities = clustered_from(run.config.method, source)
+    paths = [run.directory(Node("extract", modality, number)) / f"{shard}.parquet" for modality in modalities]
+    if len(paths) == 1:
+        return int(pq.read_metadata(paths[0]).num_rows)
+    keys = [set(pq.ParquetFile(path).read(["key"])["key"].to_pylist()) for path in paths]
+    return len(set.intersection(*keys))
+
+
+def source_parts(run: Run, number: int, source: str) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
+    """`source_part` of one shard after the other, with the shard's name: memory does not grow with the corpus."""
+    for shard in shard_names(run.corpus):
+        yield shard, *source_part(run, number, source, shard)

@@ -1,0 +1,143 @@
+"""Weights from elsewhere: a file from which an encoder starts, instead of from random weights."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from shards.errors import ConfigError
+from xdc_core.encoders.build import ENCODERS, EncoderSpec, encoder_spec
+from xdc_core.encoders.file import read_encoder
+
+# The published XDC weights leave the head out, torchvision's have one. Encoders have none.
+HEAD = ("fc.weight", "fc.bias")
+NESTED_UNDER = ("state_dict", "model")
+PARALLEL_PREFIX = "module."
+COUNTER = ".num_batches_tracked"
+SHOWN = 3
+
+
+def load_weights(path: Path, name: str) -> tuple[nn.Module, list[str]]:
+    """The encoder `name` with the weights of a file, on the CPU, in training mode, and the names of what was dropped.
+
+    path: a .safetensors as xdc writes it, or what torch.save made of a state dict: by itself or under the key
+    `state_dict` or `model`, with or without the prefix `module.` on all names. Pickled code is refused, not run.
+    It must have every parameter and buffer of the encoder in its shape, and nothing else but a head (`fc.weight` and
+    `fc.bias`, both or neither), which is dropped; batch norm's counters may all be absent. Running statistics are the
+    file's; eps and momentum of batch norm are the encoder's.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not of this encoder (says which encoder it fits, where one does).
+    """
+    spec = encoder_spec(name)
+    where = f"{spec.modality}.weights: {path}"
+    if path.suffix == ".safetensors":
+        tensors = _read_safetensors(path, spec, where)
+    else:
+        tensors = _state_dict(_read_pickle(path, where), where)
+    encoder = spec.build()
+    expected = encoder.state_dict()
+    if not any(key.endswith(COUNTER) for key in tensors):
+        # Converted from Caffe2, or older than torch 0.4.1. They count batches, and nothing here reads them.
+        tensors |= {key: value for key, value in expected.items() if key.endswith(COUNTER)}
+    if misfits := _misfits(tensors, expected):
+        lines = [f"{where} does not fit {name}:", *(f"  {line}" for line in misfits)]
+        if other := _fitting(tensors):
+            lines.append(f"  This looks like {other.name}: {_where_it_belongs(other, spec)}")
+        else:
+            lines.append(f"  Give weights of {name}, or set {spec.modality}.encoder to the encoder that they are of.")
+        raise ConfigError("\n".join(lines))
+    encoder.load_state_dict({key: tensors[key] for key in expected})
+    for key, value in encoder.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ConfigError(f"{where}: {key} has values that are not finite. Get the file anew, or another one.")
+    return encoder, [key for key in HEAD if key in tensors]
+
+
+def _read_safetensors(path: Path, spec: EncoderSpec, where: str) -> dict[str, Tensor]:
+    try:
+        stored, tensors = read_encoder(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{where} cannot be read: {error}. Get the file anew.") from error
+    if stored == spec.name:
+        return tensors
+    if stored is None:
+        raise ConfigError(f"{where} names no encoder in its header, so xdc did not write it. Give it as .pth instead.")
+    advice = _where_it_belongs(ENCODERS[stored], spec) if stored in ENCODERS else "give other weights."
+    raise ConfigError(f"{where} holds the encoder {stored!r}, but {spec.modality}.encoder is {spec.name!r}: {advice}")
+
+
+def _read_pickle(path: Path, where: str) -> Any:
+    """Tensors and plain values; nothing else is unpickled."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged pickle raises nearly anything.
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
+            raise ConfigError(
+                f"{where} holds an object of {code[1]}. Only tensors and plain values are read: anything else could "
+                "run code. If you trust the file, save its state dict alone with torch.save, and give that."
+            ) from None
+        raise ConfigError(
+            f"{where} cannot be read: it is cut off, damaged, or not written by torch.save ({type(error).__name__}). "
+            "Get the file anew."
+        ) from error
+
+
+def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
+    """The state dict in what a file holds, names without the prefix of parallel training."""
+    for key in NESTED_UNDER:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found:
+        what = "an empty state dict" if isinstance(found, dict) else f"an object of {type(found).__name__}"
+        raise ConfigError(f"{where} holds {what}, but a state dict was expected: tensors by name.")
+    for key, value in found.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise ConfigError(
+                f"{where}: {key!r} is of type {type(value).__name__}, but a state dict was expected: tensors by "
+                f"name, by itself or under one of the keys {', '.join(NESTED_UNDER)}."
+            )
+    prefix = PARALLEL_PREFIX if all(key.startswith(PARALLEL_PREFIX) for key in found) else ""
+    return {key.removeprefix(prefix): value for key, value in found.items()}
+
+
+def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What keeps tensors from being an encoder's, a line a kind; none where they are, with a whole head or without."""
+    head = set(HEAD) if tensors.keys() & set(HEAD) else set()
+    missing = [key for key in (*expected, *HEAD) if key in expected.keys() | head and key not in tensors]
+    unexpected = [key for key in tensors if key not in expected and key not in HEAD]
+    reshaped = [
+        f"{key} is {list(tensors[key].shape)}, expected {list(value.shape)}"
+        for key, value in expected.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    # Integers or complex numbers would be converted without a word.
+    retyped = [
+        f"{key} is {tensors[key].dtype}, expected {value.dtype}"
+        for key, value in expected.items()
+        if key in tensors and value.is_floating_point() and not tensors[key].is_floating_point()
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped, "of another type": retyped}
+    return [f"{kind}: {_first(words)}" for kind, words in kinds.items() if words]
+
+
+def _first(words: list[str]) -> str:
+    more = len(words) - SHOWN
+    return "; ".join(words[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _fitting(tensors: Mapping[str, Tensor]) -> EncoderSpec | None:
+    """The encoder of which these are the weights, if there is one."""
+    return next((spec for spec in ENCODERS.values() if not _misfits(tensors, spec.build().state_dict())), None)
+
+
+def _where_it_belongs(found: EncoderSpec, wanted: EncoderSpec) -> str:
+    if found.modality == wanted.modality:
+        return f"set {wanted.modality}.encoder to {found.name}."
+    return f"it belongs to {found.modality}.weights, with {found.modality}.encoder set to {found.name}."

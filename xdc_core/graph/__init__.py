@@ -1,0 +1,1 @@
+"""The graph of a run: its nodes, fingerprints and states."""

@@ -1,0 +1,124 @@
+"""One node of the graph, done as a plain function: no Prefect, no child process.
+
+from xdc_core.runs.run import Node, open_run
+from xdc_core.graph.run_stage import run_stage
+run_stage(open_run("runs/first"), Node("extract", "video", 0))
+"""
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+
+from shards.command import command
+from shards.corpus.stage import forget_notes, shard
+from shards.errors import ConfigError, StageError
+from shards.progress import Progress, silent
+from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, reusable
+from shards.store.commit import clear_left_overs, discard
+from shards.store.manifest import read_manifest
+from xdc_core.graph.stages import (
+    VERSIONS,
+    Fingerprints,
+    files_read,
+    inputs,
+    is_corpus,
+    lost_corpus,
+    settings_of,
+    stored_from,
+)
+from xdc_core.runs.run import Node, Run
+
+# Stage -> module and function that does the work; imported when it is needed, for torch and faiss load slowly.
+WORK = {
+    "init": ("xdc_core.stages.init", "make_initial_encoder"),
+    "extract": ("xdc_core.stages.extract", "extract"),
+    "cluster": ("xdc_core.stages.cluster", "cluster"),
+    "label": ("xdc_core.stages.label", "label"),
+    "train": ("xdc_core.stages.train", "train"),
+    "embed": ("xdc_core.stages.embed", "embed"),
+    "eval": ("xdc_core.stages.evaluate", "evaluate"),
+    "report": ("xdc_core.stages.report", "report"),
+}
+
+
+def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Record | None:
+    """The record of a node that is fresh, else None. Reads manifests only; what a kill left beside it is removed."""
+    wanted = (fingerprints or Fingerprints(run)).of(node)
+    record = reusable(run.directory(node), wanted) if wanted else None
+    if record is not None:
+        clear_left_overs(run.directory(node))
+        if is_corpus(node):
+            forget_notes(*stored_from(run, node)[::2])
+    return record
+
+
+def all_fresh(run: Run, nodes: Iterable[Node], fingerprints: Fingerprints | None = None) -> bool:
+    """Whether there is nothing left to do for these nodes."""
+    fingerprints = fingerprints or Fingerprints(run)
+    return all(reuse(run, node, fingerprints) is not None for node in nodes)
+
+
+def run_stage(
+    run: Run,
+    node: Node,
+    force: bool = False,
+    progress: Progress = silent,
+    corpus_fingerprint: str | None = None,
+) -> Record:
+    """Have a node's directory hold what the configuration asks for: reuse it, continue it, or make it.
+
+    `force` makes it anew. `corpus_fingerprint` is that of the corpus, where it is known already: the sources are then
+    not listed again. Returns the record; `record.reused` tells whether anything was done.
+
+    Raises:
+        StageError: an input is missing or stale (says which, and the command), or the work cannot be done.
+        ConfigError: the configuration does not fit the data, or the corpus and its videos are not where it says.
+        Busy: another process is at it.
+    """
+    with machine_trouble_explained(str(node), run.directory(node)):
+        return _run_stage(run, node, force, progress, corpus_fingerprint)
+
+
+def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fingerprint: str | None) -> Record:
+    if is_corpus(node):
+        if lost := lost_corpus(run, node):
+            raise ConfigError(lost)
+        return shard(*stored_from(run, node), progress, force)
+    fingerprints = Fingerprints(run, corpus_fingerprint)
+    for source in inputs(run.config, node):
+        if reuse(run, source, fingerprints) is None:
+            if is_corpus(source) and (lost := lost_corpus(run, source)):
+                raise ConfigError(f"{node} needs {source}. {lost}")
+            raise StageError(f"{node} needs {source}, which is not there or not up to date. {_remedy(run, source)}")
+    wanted = fingerprints.of(node)
+    assert wanted is not None
+    identity = Identity(
+        stage=node.stage,
+        version=VERSIONS[node.stage],
+        fingerprint=wanted,
+        modality=node.modality,
+        round=node.round,
+        inputs={name: value for name, value in fingerprints.inputs_of(node).items() if value},
+        settings=settings_of(run.config, node),
+    )
+
+    def work(out: Path) -> Outcome:
+        read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
+        module, function = WORK[node.stage]
+        outcome: Outcome = getattr(import_module(module), function)(run, node, out, progress)
+        for source, manifest in read.items():
+            if read_manifest(run.directory(source)) != manifest:
+                discard(out)  # Made from two different things.
+                raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
+        for name, content in files_read(run, node).items():
+            if identity.inputs[name] != content:
+                discard(out)
+                raise StageError(f"the file of {name} changed while {node} read it. Nothing is lost: run this again.")
+        return outcome
+
+    return build(run.directory(node), identity, work, force)
+
+
+def _remedy(run: Run, source: Node) -> str:
+    everything = command("xdc", "run", run.root)
+    return f"Make it with: {run.command(source)}   (or all that is missing: {everything})"

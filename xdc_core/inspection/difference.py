@@ -1,0 +1,111 @@
+"""What differs between two runs: settings, data and results."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from shards.corpus.index import read_whole_index, shard_names
+from shards.store.manifest import read_manifest
+from xdc_core.clustering.agreement import Contingency, agreement
+from xdc_core.config.schema import LABEL_SOURCES
+from xdc_core.inspection.catalogue import newest_report
+from xdc_core.runs.run import Node, Run
+from xdc_core.stages.label import read_labels
+
+
+def difference(a: Run, b: Run) -> dict[str, Any]:
+    """Compare two runs.
+
+    settings: name -> [value in a, value in b], of settings that differ. data: clips of each corpus, how many are in
+    both (same key, same bytes), and whether they are the same corpus. results: a row a measure of rounds that both
+    have reported (round, measure, a, b). clusters: a row a label source of the last round that both have labelled,
+    with the NMI and AMI of a's clusters with b's over the clips in both.
+    """
+    shared = _shared(a, b)
+    return {
+        "runs": [str(a.root), str(b.root)],
+        "settings": dict(differing_settings(a.config.model_dump(mode="json"), b.config.model_dump(mode="json"))),
+        "data": _data(a, b, shared),
+        "results": list(_results(a, b)),
+        "clusters": list(_clusters(a, b, shared)),
+    }
+
+
+def differing_settings(a: dict[str, Any], b: dict[str, Any], path: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Dotted names of what differs in two nested dictionaries; what only one of them has is None in the other."""
+    for name in dict.fromkeys((*a, *b)):
+        ours, theirs = a.get(name), b.get(name)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from differing_settings(ours, theirs, f"{path}{name}.")
+        elif ours != theirs:
+            yield f"{path}{name}", [ours, theirs]
+
+
+def _contents(run: Run) -> dict[str, str]:
+    """The sha256 of every clip, by key."""
+    if not shard_names(run.corpus):
+        return {}
+    index = read_whole_index(run.corpus, ["key", "sha256"])
+    return dict(zip(index["key"].to_pylist(), index["sha256"].to_pylist(), strict=True))
+
+
+def _shared(a: Run, b: Run) -> set[str]:
+    """The clips that both corpora have, with the same bytes: a key alone is a place in a source of some name."""
+    ours, theirs = _contents(a), _contents(b)
+    return {key for key in ours.keys() & theirs.keys() if ours[key] == theirs[key]}
+
+
+def _data(a: Run, b: Run, shared: set[str]) -> dict[str, Any]:
+    corpora = [read_manifest(run.corpus) for run in (a, b)]
+    prints = [manifest.fingerprint if manifest else None for manifest in corpora]
+    return {
+        "corpora": [str(a.corpus), str(b.corpus)],
+        "clips": [manifest.rows if manifest else 0 for manifest in corpora],
+        "shared": len(shared),
+        "same": None not in prints and prints[0] == prints[1],
+    }
+
+
+def _results(a: Run, b: Run) -> Iterator[dict[str, Any]]:
+    reports = [newest_report(run) for run in (a, b)]
+    if None in reports:
+        return
+    ours, theirs = (dict(_measures(report)) for report in reports if report is not None)
+    for place in sorted(ours.keys() & theirs.keys()):
+        number, measure = place
+        yield {"round": number, "measure": measure, "a": ours[place], "b": theirs[place]}
+
+
+def _measures(report: dict[str, Any]) -> Iterator[tuple[tuple[int, str], float]]:
+    """Numbers of every round in a report's histories, by round and name."""
+    label = next(iter(report["label_columns"]), None)
+    for row in report["history"]:
+        names = {"nmi_previous": "NMI with the round before", "empty": "empty clusters", "loss": "loss"}
+        names |= {f"{score}:{label}": f"{score.upper()} with {label}" for score in ("nmi", "ami")} if label else {}
+        for name, shown in names.items():
+            if row.get(name) is not None:
+                yield (row["round"], f"{row['source']}: {shown}"), row[name]
+    for row in report["evaluation_history"]:
+        if row["mean"] is not None:
+            yield (row["round"], f"{row['evaluation']}: {row['metric']}"), row["mean"]
+
+
+def _clusters(a: Run, b: Run, shared: set[str]) -> Iterator[dict[str, Any]]:
+    rounds = range(min(a.config.rounds, b.config.rounds), -1, -1)
+    for source in LABEL_SOURCES:
+        both = (n for n in rounds if all(read_manifest(run.directory(Node("label", source, n))) for run in (a, b)))
+        if (number := next(both, None)) is None:
+            continue
+        ours, theirs = (_assigned(run, source, number) for run in (a, b))
+        counts = Contingency()
+        counts.counts.update((ours[key], str(theirs[key])) for key in shared & ours.keys() & theirs.keys())
+        scores = agreement(counts)
+        yield {"source": source, "round": number} | {name: scores[name] for name in ("clips", "nmi", "ami")}
+
+
+def _assigned(run: Run, source: str, number: int) -> dict[str, int]:
+    directory = run.directory(Node("label", source, number))
+    assigned: dict[str, int] = {}
+    for path in sorted(directory.glob("[0-9]*.parquet")):
+        keys, clusters = read_labels(directory, path.stem)
+        assigned.update(zip(keys, clusters.tolist(), strict=True))
+    return assigned

@@ -1,0 +1,1 @@
+"""What is asked of an encoder: linear probes, neighbours, retrieval, fine-tuning."""

@@ -1,0 +1,173 @@
+"""Cross-modal retrieval: given the picture, is its sound among the first found, and the other way round?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from shards.errors import ConfigError, StageError
+from xdc_core.probes.cca import SharedSpace, fit_spaces
+from xdc_core.probes.ranking import class_chance, class_recall, mean_ranks, partner_ranks, partner_recall
+
+AT = (1, 5, 10)
+RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+POWER = 2.0
+
+
+def retrieve(
+    train_video: np.ndarray,
+    train_audio: np.ndarray,
+    test_video: np.ndarray,
+    test_audio: np.ndarray,
+    labels: np.ndarray | None,
+    seed: int,
+    owners: np.ndarray | None = None,
+    held_out_share: float = 0.2,
+    ridges: Sequence[float] = RIDGES,
+    power: float = POWER,
+) -> dict[str, Any]:
+    """Recall at 1, 5 and 10 of test clips' sounds by their pictures, of pictures by sounds, and what chance gives.
+
+    Features are float32 [n, width]; row by row, video and audio are of the same clip. labels: int64 of the test
+    clips, or None. owners: int64 [training pairs], the recording of each; None: each its own. No loss ties XDC's
+    encoders to a common space, so linear maps fitted on the training pairs do (regularised CCA, unverified option, see
+    docs/method.md); nearness is the cosine. Of `ridges` the one is taken with the highest mean reciprocal rank among
+    held-out training pairs, those of whole recordings; then the maps are fitted on all of them.
+
+    Returns:
+        pairs: of the test. video_to_audio and audio_to_video: {"pair": {"1": .., "5": .., "10": ..}}, the share of
+        clips with their own partner among the first k; with labels "class", with a clip of their label (the partner
+        included); and median_rank, from 1. chance: "pair" and "class" for a random order. chosen: ridge, power,
+        held_out (pairs) and what was tried. correlations: the first ten canonical ones in training. warnings.
+
+    Raises:
+        ConfigError: fewer than 4 training pairs, no test pair, or an impossible setting.
+        StageError: features that are not finite, or unknown labels (below 0).
+        ValueError: arrays that do not belong together.
+    """
+    _check(train_video, train_audio, test_video, test_audio, labels)
+    if not ridges or not all(value > 0 for value in (*ridges, power)) or not 0 < held_out_share < 1:
+        raise ConfigError(
+            f"ridges {list(ridges)}, power {power:g} and held-out share {held_out_share:g} are no way to retrieve. "
+            "Give one ridge or more, all above 0, a power above 0, and a share between 0 and 1."
+        )
+    owners = np.arange(len(train_video)) if owners is None else owners
+    held = held_pairs(owners, held_out_share, seed)
+    chosen = _choose(train_video, train_audio, sorted(ridges, reverse=True), power, held)
+    (space,) = fit_spaces(train_video, train_audio, [chosen["ridge"]], power)
+    video, audio = space(test_video, test_audio)
+    pairs = len(video)
+    chance = {"pair": _by_k([min(1.0, k / pairs) for k in AT])}
+    if labels is not None:
+        chance["class"] = _by_k(class_chance(labels, AT))
+    return {
+        "pairs": pairs,
+        "video_to_audio": _recalls(video, audio, labels),
+        "audio_to_video": _recalls(audio, video, labels),
+        "chance": chance,
+        "chosen": chosen,
+        "correlations": [float(value) for value in space.correlations[:10]],
+        "warnings": _oddities(space, pairs, labels),
+    }
+
+
+def _recalls(queries: np.ndarray, found: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+    nearer, equal = partner_ranks(queries, found)
+    recalls: dict[str, Any] = {"pair": _by_k([partner_recall(nearer, equal, k) for k in AT])}
+    if labels is not None:
+        recalls["class"] = _by_k(class_recall(queries, found, labels, AT))
+    return recalls | {"median_rank": float(np.median(mean_ranks(nearer, equal)))}
+
+
+def _by_k(values: list[float]) -> dict[str, float]:
+    return {str(k): value for k, value in zip(AT, values, strict=True)}
+
+
+def held_pairs(owners: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """bool [n]: about `share` of the pairs, but between 2 and all but 2, are held out to choose the ridge.
+
+    Whole recordings, as long as that leaves two pairs on either side; else pairs.
+    """
+    count = len(owners)
+    wanted = min(max(round(share * count), 2), count - 2)
+    rng = np.random.default_rng(seed)
+    names, place, sizes = np.unique(owners, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(names))
+    sums = np.cumsum(sizes[order])
+    enough = int(np.searchsorted(sums, wanted)) + 1
+    if count - sums[enough - 1] >= 2:
+        return np.isin(place, order[:enough])
+    held = np.zeros(count, bool)
+    held[rng.choice(count, wanted, replace=False)] = True
+    return held
+
+
+def _choose(
+    video: np.ndarray, audio: np.ndarray, ridges: Sequence[float], power: float, held: np.ndarray
+) -> dict[str, Any]:
+    """Of equally good ridges the first is taken."""
+    tried = []
+    for space in fit_spaces(video[~held], audio[~held], ridges, power):
+        mapped = space(video[held], audio[held])
+        both = [mean_ranks(*partner_ranks(*way)) for way in (mapped, mapped[::-1])]
+        tried.append({"ridge": space.ridge, "mean_reciprocal_rank": float(np.mean(1 / np.stack(both)))})
+    best = max(tried, key=lambda row: row["mean_reciprocal_rank"])
+    return {"ridge": best["ridge"], "power": power, "held_out": int(held.sum()), "tried": tried}
+
+
+def _oddities(space: SharedSpace, pairs: int, labels: np.ndarray | None) -> list[str]:
+    found = []
+    if not space.correlations.any():
+        found.append(
+            "all training features of a modality are the same: its encoder has collapsed, and ranks are chance"
+        )
+    if pairs <= max(AT):
+        found.append(f"only {pairs} test pairs: recall at {max(AT)} is 1 whatever was learnt")
+    if labels is not None and len(np.unique(labels)) == 1:
+        found.append("all test clips have the same label: the recall of the class is 1 whatever was learnt")
+    return found
+
+
+def _check(
+    train_video: np.ndarray,
+    train_audio: np.ndarray,
+    test_video: np.ndarray,
+    test_audio: np.ndarray,
+    labels: np.ndarray | None,
+) -> None:
+    given = {
+        "training video": train_video,
+        "training audio": train_audio,
+        "test video": test_video,
+        "test audio": test_audio,
+    }
+    shapes = [features.shape for features in given.values()]
+    fits = (
+        all(len(shape) == 2 for shape in shapes)
+        and shapes[0][0] == shapes[1][0]
+        and shapes[2][0] == shapes[3][0]
+        and shapes[0][1] == shapes[2][1]
+        and shapes[1][1] == shapes[3][1]
+        and (labels is None or labels.shape == shapes[2][:1])
+    )
+    if not fits:
+        of_labels = "" if labels is None else f", and labels {labels.shape}"
+        raise ValueError(
+            f"features of {', '.join(given)} have the shapes {shapes}{of_labels}: they do not belong together"
+        )
+    if len(train_video) < 4:
+        raise ConfigError(f"there are {len(train_video)} training pairs. Give at least 4 clips with picture and sound.")
+    if not len(test_video):
+        raise ConfigError("there is no test pair. Look at the split: some clips must be left for the test.")
+    for name, features in given.items():
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(bad):
+            raise StageError(
+                f"{len(bad)} of {len(features)} {name} features have numbers that are not finite; the first is in row "
+                f"{bad[0]}. The encoder has diverged: lower train.lr and run its training again."
+            )
+    if labels is not None and (labels < 0).any():
+        raise StageError(
+            f"{int((labels < 0).sum())} of {len(labels)} test clips have no label; the first is in row "
+            f"{int((labels < 0).argmax())}. Leave out what is not labelled, or label it."
+        )

@@ -1,0 +1,114 @@
+"""Where everything of a run lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.command import stage_command
+from shards.settings import CorpusSettings, stored_part
+from shards.store.manifest import fingerprint
+from xdc_core.config.schema import FILE_NAME, Config, load_config
+
+SHORTEST_S = 0.1
+
+
+@dataclass(frozen=True)
+class Node:
+    """One box of the graph: a stage, on a modality (or label source), in a round. Has a directory of its own."""
+
+    stage: str
+    modality: str | None = None
+    round: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For people: `extract.video`, `shard`."""
+        return f"{self.stage}.{self.modality}" if self.modality else self.stage
+
+    def __str__(self) -> str:
+        return self.name if self.round is None else f"{self.name} of round {self.round}"
+
+
+# Stage -> the folder of a round in which its directories lie, one a modality.
+FOLDERS = {
+    "extract": "features",
+    "cluster": "clusters",
+    "label": "labels",
+    "train": "train",
+    "embed": "embeddings",
+    "eval": "evaluations",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory and its configuration. Paths in the configuration are relative to the directory."""
+
+    root: Path
+    config: Config
+
+    @property
+    def corpus(self) -> Path:
+        """The corpus directory."""
+        return (self.root / self.config.corpus.path).resolve()
+
+    @property
+    def videos(self) -> Path | None:
+        """The folder or manifest of raw videos, if one is set."""
+        return (self.root / self.config.corpus.videos).resolve() if self.config.corpus.videos else None
+
+    def dataset_root(self, name: str) -> Path:
+        """Where the files of a data set to evaluate on lie."""
+        return (self.root / self.config.datasets[name].root).resolve()
+
+    def dataset_settings(self, name: str) -> CorpusSettings:
+        """How its recordings become clips: as in the corpus, but none is left out for being short or silent."""
+        dataset = self.config.datasets[name]
+        changes = {
+            "layout": dataset.layout,
+            "label_from_folder": False,
+            "modalities": (dataset.modality,),
+            "clip_seconds": dataset.clip_seconds,
+            "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
+            "silence": "keep",
+            "learn_splits": None,
+        }
+        return self.config.corpus.model_copy(update=changes)
+
+    def weights(self, modality: str) -> Path | None:
+        """The file of weights from which a modality's first encoder starts, if one is set."""
+        given: str | None = getattr(self.config, modality).weights
+        return (self.root / given).resolve() if given else None
+
+    def round_directory(self, number: int) -> Path:
+        """Where a round's directories lie."""
+        return self.root / "rounds" / f"{number:03d}"
+
+    def directory(self, node: Node) -> Path:
+        """Where a node's files lie, once they are committed."""
+        if node.stage == "shard":
+            return self.corpus
+        if node.stage == "data":
+            # Runs that store the same clips alike share them.
+            name = str(node.modality)
+            kind = fingerprint([stored_part(self.dataset_settings(name)), str(self.dataset_root(name))])[:8]
+            return self.corpus.parent / f"{node.modality}-{kind}"
+        if node.stage == "init":
+            return self.root / "init" / str(node.modality)
+        assert node.round is not None
+        if node.stage == "report":
+            return self.round_directory(node.round) / "report"
+        return self.round_directory(node.round) / FOLDERS[node.stage] / str(node.modality)
+
+    def command(self, node: Node, force: bool = False) -> str:
+        """The command that does a node, for a shell."""
+        return stage_command(node.stage, self.root, node.modality, node.round, force)
+
+
+def open_run(root: Path | str) -> Run:
+    """The run in a directory.
+
+    Raises:
+        ConfigError: there is no xdc.yaml in it, or it is wrong.
+    """
+    root = Path(root)
+    return Run(root, load_config(root / FILE_NAME))

@@ -1,0 +1,178 @@
+"""The cluster stage: k-means over the features behind a label source (faiss)."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.corpus.index import in_splits, read_index
+from shards.errors import ConfigError, StageError
+from shards.progress import Progress
+from shards.sources.split import check_learn_splits
+from shards.store.build import Outcome
+from shards.store.files import new_file, write_json
+from xdc_core.clustering.kmeans_check import faiss_gpus
+from xdc_core.clustering.preprocess import fit_preprocess
+from xdc_core.compute.seed import derive_seed
+from xdc_core.compute.threads import limit_faiss
+from xdc_core.config.schema import ClusterSettings
+from xdc_core.data.features import source_parts
+from xdc_core.runs.run import Node, Run
+
+
+def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+    """Write centroids.npy (float32 [k, components]), preprocess.npz and kmeans.json (settings, objective, sizes).
+
+    k-means runs on the GPUs if `runs_on.device` allows them and faiss works there, else on the CPU; kmeans.json says
+    where (`on`), and why not on a GPU that is there.
+    A new seed every round, as in DeepCluster. k-means trains on all clips to learn from, or on a random sample of
+    `sample_mb`; kmeans.json says how many.
+
+    Raises:
+        ConfigError: fewer clips than clusters, or a sample of fewer.
+    """
+    config, source = run.config, str(node.modality)
+    assert node.round is not None
+    k = config.cluster.k[source]  # type: ignore[index]
+    seed = derive_seed(config.seed, node.round, "cluster", source)
+    parts, clips = read_sample(run, node.round, source, seed, progress)
+    if len(parts[0]) < k <= clips:
+        raise ConfigError(
+            f"cluster.sample_mb ({config.cluster.sample_mb:g}) holds the features of {len(parts[0])} clips, but "
+            f"cluster.k.{source} is {k}. Raise the one or lower the other."
+        )
+    if clips < k:
+        raise ConfigError(
+            f"cluster.k.{source} is {k}, but there are only {clips} clips to learn from. Lower it, or add clips."
+        )
+    threads = limit_faiss(config)
+    preprocess, kept = fit_preprocess(parts, config.cluster)
+    points = preprocess(parts)
+    del parts
+    gpus, why, _ = (0, "", "") if config.runs_on.device == "cpu" else faiss_gpus()
+    centroids, facts = kmeans(points, k, config.cluster.iterations, seed, threads, gpus)
+    if not gpus and (why or config.runs_on.device == "cuda"):
+        facts["on"] += f" ({why or 'faiss finds no GPU'})"
+        print(f"warning: k-means on {facts['on']}", file=sys.stderr, flush=True)
+    with new_file(out / "centroids.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, centroids, allow_pickle=False)
+    preprocess.save(out / "preprocess.npz")
+    facts = {
+        "k": k,
+        "clips": clips,
+        "sample": len(points),
+        "components": points.shape[1],
+        "seed": seed,
+        **kept,
+        **facts,
+    }
+    write_json(out / "kmeans.json", facts)
+    summary = {name: value for name, value in facts.items() if name not in ("sizes", "iterations")}
+    return Outcome(k, 0, summary)
+
+
+def read_sample(run: Run, number: int, source: str, seed: int, progress: Progress) -> tuple[list[np.ndarray], int]:
+    """The features k-means trains on: float32 [sample, width], one a modality; and how many clips there were.
+
+    Reads shard by shard. Which rows are taken depends on the seed and the number of clips only.
+
+    Raises:
+        ConfigError: no clip has one of corpus.learn_splits.
+    """
+    splits = run.config.corpus.learn_splits
+    counts, width = [], 0
+    there: set[str] = set()
+    for shard, keys, parts in source_parts(run, number, source):
+        counts.append(int(_learnable(run, shard, keys, splits, there).sum()))
+        width = sum(part.shape[1] for part in parts)
+    if counts:
+        check_learn_splits(splits, there, str(run.corpus))
+    total = sum(counts)
+    room = sample_size(run.config.cluster, width)
+    wanted = np.ones(total, bool)
+    if room < total:
+        chosen = np.random.default_rng(seed).choice(total, room, replace=False)
+        wanted = np.zeros(total, bool)
+        wanted[chosen] = True
+    taken: list[list[np.ndarray]] = []
+    first = 0
+    for number_done, (shard, keys, parts) in enumerate(source_parts(run, number, source), start=1):
+        learnable = np.flatnonzero(_learnable(run, shard, keys, splits, there))
+        rows = learnable[wanted[first : first + len(learnable)]]
+        first += len(learnable)
+        taken.append([part[rows] for part in parts])
+        progress(number_done, len(counts), "shards read")
+    if not taken:
+        raise StageError(f"{run.corpus} has no shards: there is nothing to cluster.")
+    return [np.concatenate(columns) for columns in zip(*taken, strict=True)], total
+
+
+def sample_size(settings: ClusterSettings, width: int) -> int:
+    """How many float32 vectors fit `sample_mb`."""
+    return max(1, int(settings.sample_mb * 1e6 / (4 * max(width, 1))))
+
+
+def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None, there: set[str]) -> np.ndarray:
+    """bool [keys]: which clips are in the splits to learn from. Adds the shard's splits to `there`."""
+    if splits is None:
+        return np.ones(len(keys), bool)
+    index = read_index(run.corpus, shard, ["key", "split"])
+    there.update(split or "" for split in index["split"].unique().to_pylist())
+    wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits)])
+    return np.fromiter((key in wanted for key in keys), bool, len(keys))
+
+
+def kmeans(
+    points: np.ndarray, k: int, iterations: int, seed: int, threads: int, gpus: int = 0
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Cluster points, float32 [n, d], n >= k, with faiss's k-means, which uses all of them.
+
+    Returns centroids, float32 [k, d], and facts.
+
+    With `gpus` it runs on all GPUs that faiss sees; where these have no memory left it runs on the CPU, and a warning
+    on stderr says so.
+
+    Facts: objective per iteration (sum of squared distances), sizes at the end, how many clusters ended empty and
+    how many were refilled by splitting a large one on the way, and where it ran.
+
+    Raises:
+        RuntimeError: k-means fails, but for want of memory on a GPU.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+
+    def trained(on_gpus: bool) -> tuple[Any, np.ndarray]:
+        means = faiss.Kmeans(
+            points.shape[1],
+            k,
+            niter=iterations,
+            seed=seed,
+            gpu=on_gpus,
+            # faiss otherwise trains on 256 points a centroid without saying so, and complains below 39.
+            max_points_per_centroid=-(-len(points) // k),
+            min_points_per_centroid=1,
+        )
+        means.train(points)
+        return means, means.assign(points)[1]
+
+    where = f"{gpus} GPUs" if gpus else f"CPU, {threads} threads"
+    try:
+        means, nearest = trained(bool(gpus))
+    except RuntimeError as error:
+        if not gpus or "out of memory" not in str(error):
+            raise
+        where = f"CPU, {threads} threads (no memory left on the GPU)"
+        print(f"warning: k-means on {where}: {str(error).strip()}", file=sys.stderr, flush=True)
+        means, nearest = trained(False)
+    sizes = np.bincount(nearest, minlength=k)
+    steps = means.iteration_stats or []
+    facts = {
+        "objective": [float(step["obj"]) for step in steps],
+        "splits": int(sum(step["nsplit"] for step in steps)),
+        "sizes": sizes.tolist(),
+        "empty": int((sizes == 0).sum()),
+        "on": where,
+    }
+    return np.asarray(means.centroids, np.float32).reshape(k, -1), facts

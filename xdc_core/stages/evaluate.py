@@ -1,0 +1,317 @@
+"""The eval stage: what the encoders that a round begins with are worth, by one protocol on one data set."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from shards.corpus.index import shard_names
+from shards.errors import ConfigError, StageError
+from shards.progress import Progress
+from shards.store.build import Outcome
+from shards.store.fault import fault_point
+from shards.store.files import write_json
+from shards.store.parquet import write_parquet
+from xdc_core.clustering.agreement import Contingency, agreement
+from xdc_core.compute.seed import derive_seed
+from xdc_core.compute.threads import thread_count
+from xdc_core.config.evaluation import CORPUS, EvaluationSettings
+from xdc_core.data.features import read_features
+from xdc_core.evaluation.examples import Examples, check_split
+from xdc_core.evaluation.predictions import Verdict
+from xdc_core.evaluation.recordings import Recordings, read_recordings
+from xdc_core.evaluation.spread import spread
+from xdc_core.evaluation.trial import Trial, trial_of, write_predictions
+from xdc_core.graph.stages import evaluated_modality
+from xdc_core.probes.linear import fc
+from xdc_core.probes.neighbours import neighbours
+from xdc_core.probes.retrieval import retrieve
+from xdc_core.probes.svm import svm
+from xdc_core.runs.run import Node, Run
+
+PROBES: dict[str, Callable[[Examples, Examples, int, int, float], Verdict]] = {"fc": fc, "svm": svm, "knn": neighbours}
+
+
+def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+    """Write results.json and results.parquet (all trials: every split with every seed), and what was predicted.
+
+    A trial that is finished is kept: trials/<split>-<seed>.json, predictions/<split>-<seed>.parquet.
+
+    Raises:
+        ConfigError: the labels or splits do not fit; says what there is.
+        StageError: features are not finite.
+    """
+    name = str(node.modality)
+    evaluation = run.config.evaluate[name]
+    assert node.round is not None
+    recordings = read_recordings(run, evaluation, node.round)
+    todo = list(itertools.product(recordings.splits, range(evaluation.seeds)))
+    do_trial = _worker(run, node, evaluation, recordings, progress)
+    trials = []
+    for done, (split, seed) in enumerate(todo, start=1):
+        path = out / "trials" / f"{split}-{seed}.json"
+        if path.exists():
+            trial = Trial.model_validate_json(path.read_bytes())
+        else:
+            trial, verdict = do_trial(out, split, seed)
+            if verdict is not None:
+                predictions = out / "predictions" / f"{split}-{seed}.parquet"
+                write_predictions(predictions, verdict, recordings.names, recordings.classes)
+            write_json(path, trial.model_dump(mode="json"))
+        _forget_checkpoints(out / f"{split}-{seed}")
+        trials.append(trial)
+        progress(done, len(todo), f"trials, {_headline(trial)}")
+    facts = summarise(run, node, recordings, trials)
+    write_json(out / "results.json", facts)
+    write_parquet(out / "results.parquet", table_of(facts))
+    summary = {metric: found["mean"] for metric, found in facts["metrics"].items()}
+    return Outcome(len(trials), sum(recordings.missing.values()), summary | {"warnings": len(facts["warnings"])})
+
+
+def _forget_checkpoints(folder: Path) -> None:
+    """Remove what a fine-tuning kept of its epochs. Not before its trial is written: what is left is not done again."""
+    for file in sorted(folder.glob("*")):
+        fault_point("before removal", f"epoch of {folder.name}")
+        file.unlink()
+        fault_point("after removal", f"epoch of {folder.name}")
+    if folder.exists():
+        fault_point("before removal", folder.name)
+        folder.rmdir()
+        fault_point("after removal", folder.name)
+
+
+TrialWorker = Callable[[Path, str, int], tuple[Trial, Verdict | None]]
+
+
+def _worker(
+    run: Run, node: Node, evaluation: EvaluationSettings, recordings: Recordings, progress: Progress
+) -> TrialWorker:
+    """What does one trial of an evaluation; features are read once for all."""
+
+    def draw(split: str, seed: int) -> int:
+        # Not of the round: all rounds hold out the same recordings.
+        return derive_seed(run.config.seed, "eval", node.modality, split, seed)
+
+    if evaluation.protocol == "all":
+        from xdc_core.probes.finetuning import finetune
+
+        return lambda out, split, seed: finetune(run, node, recordings, split, seed, draw(split, seed), out, progress)
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(thread_count(run.config))
+    if evaluation.protocol == "retrieval":
+        return _retrieval(run, node, evaluation, recordings, draw)
+    features, owners = read_views(run, node, evaluation, recordings)
+    if evaluation.protocol == "clusters":
+        return _clusters(run, evaluation, recordings, features, owners, draw)
+    probe = PROBES[evaluation.protocol]
+
+    def classify(out: Path, split: str, seed: int) -> tuple[Trial, Verdict]:
+        train, test = (
+            _examples(features, recordings, owners, np.isin(owners, recordings.part(split, role)))
+            for role in ("train", "test")
+        )
+        verdict = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
+        unread = unread_recordings(recordings, split, owners)
+        return trial_of(verdict, recordings.classes, split, seed, len(np.unique(train.groups)), unread), verdict
+
+    return classify
+
+
+def _examples(features: np.ndarray, recordings: Recordings, owners: np.ndarray, chosen: np.ndarray) -> Examples:
+    own = owners[chosen]
+    originals = None if recordings.originals is None else recordings.originals[own]
+    return Examples(features[chosen], recordings.labels[own], own, originals)
+
+
+def unread_recordings(recordings: Recordings, split: str, owners: np.ndarray) -> tuple[str, ...]:
+    """How many recordings of a split have no view, in words."""
+    lost = {role: len(np.setdiff1d(recordings.part(split, role), owners)) for role in ("train", "test")}
+    return tuple(
+        f"{count} {role} recordings could not be read, and are not counted" for role, count in lost.items() if count
+    )
+
+
+def _clusters(
+    run: Run,
+    evaluation: EvaluationSettings,
+    recordings: Recordings,
+    features: np.ndarray,
+    owners: np.ndarray,
+    draw: Callable[[str, int], int],
+) -> TrialWorker:
+    """k-means, as in a round, on the training recordings' views; then the test recordings' views against labels."""
+    from xdc_core.clustering.preprocess import fit_preprocess
+    from xdc_core.stages.cluster import kmeans
+    from xdc_core.stages.label import nearest
+
+    settings, threads = run.config.cluster, thread_count(run.config)
+
+    def compare(out: Path, split: str, seed: int) -> tuple[Trial, None]:
+        k = evaluation.k or len(recordings.classes)
+        train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
+        learnt, tested = (_examples(features, recordings, owners, part) for part in (train, test))
+        warnings = check_split(learnt, tested, len(recordings.classes))
+        if int(train.sum()) < k:
+            raise ConfigError(f"{split}: {int(train.sum())} views to learn from are fewer than k ({k}). Lower k.")
+        preprocess, _ = fit_preprocess([features[train]], settings)
+        centroids, _ = kmeans(preprocess([features[train]]), k, settings.iterations, draw(split, seed), threads)
+        counts = Contingency()
+        labels = [recordings.classes[recordings.labels[owner]] for owner in owners[test]]
+        counts.add(nearest(preprocess([features[test]]), centroids)[1], labels)
+        scores = agreement(counts)
+        metrics = {
+            name: value for name, value in scores.items() if name not in ("clips", "labels") and value is not None
+        }
+        if not metrics:
+            warnings += ("the test recordings have one label only: nothing to compare clusters with",)
+        warnings += unread_recordings(recordings, split, owners)
+        sizes = tuple(len(np.unique(owners[part])) for part in (train, test))
+        trial = Trial(
+            split=split, seed=seed, train=sizes[0], test=sizes[1], metrics=metrics, chosen={"k": k}, warnings=warnings
+        )
+        return trial, None
+
+    return compare
+
+
+def _retrieval(
+    run: Run, node: Node, evaluation: EvaluationSettings, recordings: Recordings, draw: Callable[[str, int], int]
+) -> TrialWorker:
+    assert node.round is not None
+    parts = [dict(_features_of_corpus(run, modality, node.round)) for modality in ("video", "audio")]
+    keys = [key for key in recordings.of_clip if all(key in part for part in parts)]
+    owners = np.array([recordings.of_clip[key] for key in keys], np.int64)
+    video, audio = (np.stack([part[key] for key in keys]) for part in parts)
+
+    def search(out: Path, split: str, seed: int) -> tuple[Trial, None]:
+        train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
+        labels = recordings.labels[owners[test]] if recordings.classes else None
+        found = retrieve(
+            video[train],
+            audio[train],
+            video[test],
+            audio[test],
+            labels,
+            draw(split, seed),
+            owners[train] if recordings.originals is None else recordings.originals[owners[train]],
+            evaluation.held_out,
+        )
+        metrics, chosen = dict(_flat(found)), found.get("chosen", {})
+        warnings = (*found.get("warnings", ()), *unread_recordings(recordings, split, owners))
+        trial = Trial(
+            split=split,
+            seed=seed,
+            train=int(train.sum()),
+            test=int(test.sum()),
+            metrics=metrics,
+            chosen=chosen,
+            warnings=warnings,
+        )
+        return trial, None
+
+    return search
+
+
+def _flat(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a nested dictionary by dotted names."""
+    for name, value in found.items():
+        if name in ("chosen", "warnings"):
+            continue
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{name}.")
+        elif isinstance(value, float):
+            yield f"{path}{name}", round(value, 6)
+
+
+def _features_of_corpus(run: Run, modality: str, number: int) -> Iterator[tuple[str, np.ndarray]]:
+    for shard in shard_names(run.corpus):
+        yield from zip(
+            *read_features(run.directory(Node("extract", modality, number)) / f"{shard}.parquet"), strict=True
+        )
+
+
+def read_views(
+    run: Run, node: Node, evaluation: EvaluationSettings, recordings: Recordings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [views, width] of labelled recordings, and the recording of each, int64 [views].
+
+    Of the run's corpus a view is a clip's centre (what the extract stage wrote).
+    """
+    assert node.round is not None
+    if evaluation.data == CORPUS:
+        directory = run.directory(Node("extract", evaluated_modality(run.config, str(node.modality)), node.round))
+    else:
+        directory = run.directory(Node("embed", evaluation.data, node.round))
+    parts = [read_features(path) for path in sorted(directory.glob("[0-9]*.parquet"))]
+    if not parts:
+        raise StageError(f"{directory} has no features.")
+    keys = np.concatenate([part[0] for part in parts])
+    owners = np.array([recordings.of_clip.get(key, -1) for key in keys], np.int64)
+    return np.concatenate([part[1] for part in parts])[owners >= 0], owners[owners >= 0]
+
+
+def _headline(trial: Trial) -> str:
+    name, value = next(iter(trial.metrics.items()), ("no metric", float("nan")))
+    return f"{trial.split}: {name} {value:.3f}"
+
+
+def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial]) -> dict[str, Any]:
+    """The content of results.json."""
+    config, name = run.config, str(node.modality)
+    evaluation = config.evaluate[name]
+    modality = evaluated_modality(config, name)
+    # Validation and test clips of one corpus are no repetitions of each other: the last named counts.
+    last = list(recordings.splits)[-1]
+    counting = trials if evaluation.data != CORPUS else [trial for trial in trials if trial.split == last]
+    warnings = [f"{trial.split}, seed {trial.seed}: {text}" for trial in trials for text in trial.warnings]
+    warnings += [f"{count} recordings: {reason}" for reason, count in recordings.missing.items()]
+    warnings += recordings.notes
+    return {
+        "evaluation": name,
+        "run": run.root.resolve().name,
+        "round": node.round,
+        "method": config.method,
+        "control": config.train.shuffle_labels,
+        "data": evaluation.data,
+        "layout": None if evaluation.data == CORPUS else config.datasets[evaluation.data].layout,
+        "protocol": evaluation.protocol,
+        "modality": modality,
+        "encoder": getattr(config, modality).encoder if modality else None,
+        "weights": getattr(getattr(config, modality), "weights", None) if modality else None,
+        "settings": evaluation.model_dump(mode="json"),
+        "dataset": None if evaluation.data == CORPUS else config.datasets[evaluation.data].model_dump(mode="json"),
+        "classes": list(recordings.classes),
+        "metrics": spreads(counting),
+        "by_split": {split: spreads([t for t in trials if t.split == split]) for split in recordings.splits},
+        "warnings": warnings,
+        "trials": [trial.model_dump(mode="json") for trial in trials],
+    }
+
+
+def spreads(trials: list[Trial]) -> dict[str, Any]:
+    """Of every metric: mean, standard deviation, lowest and highest over the trials that have it."""
+    names = sorted({name for trial in trials for name in trial.metrics})
+    return {name: spread([trial.metrics[name] for trial in trials if name in trial.metrics]) for name in names}
+
+
+def table_of(facts: dict[str, Any]) -> pa.Table:
+    """results.parquet: a row a split, seed and metric, with everything that tells them apart."""
+    same = ("evaluation", "run", "round", "method", "control", "data", "protocol", "modality", "encoder", "weights")
+    rows = [
+        {name: facts[name] for name in same}
+        | {"split": trial["split"], "seed": trial["seed"], "train": trial["train"], "test": trial["test"]}
+        | {"metric": metric, "value": value}
+        | {
+            "settings": json.dumps(facts["settings"], sort_keys=True),
+            "dataset": json.dumps(facts["dataset"], sort_keys=True),
+            "chosen": json.dumps(trial["chosen"], sort_keys=True),
+        }
+        for trial in facts["trials"]
+        for metric, value in trial["metrics"].items()
+    ]
+    return pa.Table.from_pylist(rows)

@@ -1,0 +1,175 @@
+"""The label stage: every clip's nearest centroid is its pseudo-label. Streams shard by shard."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from shards.corpus.index import label_columns, read_index, shard_names
+from shards.errors import ConfigError, StageError
+from shards.progress import Progress
+from shards.store.build import Outcome
+from shards.store.checked_read import read_stored, read_stored_json, remedy_of
+from shards.store.files import write_json
+from shards.store.parquet import read_parquet, write_parquet
+from shards.store.row_count import count_rows_and_rejects
+from xdc_core.clustering.agreement import Contingency, agreement
+from xdc_core.clustering.preprocess import load_preprocess
+from xdc_core.compute.threads import limit_faiss
+from xdc_core.config.methods import TRUTH
+from xdc_core.data.features import source_part, source_rows
+from xdc_core.runs.run import Node, Run
+
+
+def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32, Euclidean, to its centroid).
+
+    Rows are those of the features, in their order. scores.json holds sizes, empty clusters, and the agreement with
+    the round before and with every label column of the corpus.
+    """
+    assert node.round is not None
+    source = str(node.modality)
+    if source == TRUTH:
+        return label_with_truth(run, node, out, progress)
+    clusters = run.directory(Node("cluster", source, node.round))
+    centroids, preprocess = read_centroids(clusters), load_preprocess(clusters / "preprocess.npz")
+    limit_faiss(run.config)
+    shards = shard_names(run.corpus)
+    for done, shard in enumerate(shards, start=1):
+        path = out / f"{shard}.parquet"
+        if path.exists():
+            continue
+        keys, parts = source_part(run, node.round, source, shard)
+        points = preprocess(parts)
+        distance, cluster = nearest(points, centroids)
+        columns = {
+            "key": pa.array(keys, pa.string()),
+            "cluster": pa.array(cluster, pa.int32()),
+            "distance": pa.array(distance, pa.float32()),
+        }
+        write_parquet(path, pa.table(columns))
+        progress(done, len(shards), "shards labelled")
+    scores = score(run, node, out, len(centroids))
+    write_json(out / "scores.json", scores)
+    sizes = {shard: source_rows(run, node.round, source, shard) for shard in shards}
+    rows, _ = count_rows_and_rejects(out, "label", sizes)
+    return Outcome(rows, 0, _without_sizes(scores), _files(shards))
+
+
+def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every point, float32 [n, d]: the Euclidean distance to its nearest centroid, and that centroid's number."""
+    import faiss
+
+    if not len(points):
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(centroids)
+    squared, found = index.search(points, 1)
+    return np.sqrt(np.maximum(squared[:, 0], 0)), found[:, 0]
+
+
+def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+    """The baseline's label source: a clip's `cluster` is the number of its label among all, sorted; `distance` is 0.
+
+    Clips without a label have no row; how many there are stands in scores.json (`unlabelled`), with the `classes`.
+
+    Raises:
+        ConfigError: the corpus has no such column, or fewer than two labels.
+    """
+    column, shards = run.config.truth, shard_names(run.corpus)
+    if column not in label_columns(run.corpus):
+        there = ", ".join(label_columns(run.corpus)) or "none"
+        raise ConfigError(f"truth is {column!r}, but {run.corpus} has no such label column. There are: {there}.")
+    tables = {shard: read_index(run.corpus, shard, ["key", column]) for shard in shards}
+    names = sorted({name for table in tables.values() for name in table[column].to_pylist() if name is not None})
+    if len(names) < 2:
+        raise ConfigError(f"truth: the column {column!r} of {run.corpus} has {len(names)} labels; two are the least.")
+    number = {name: place for place, name in enumerate(names)}
+    rows = clips = 0
+    sizes = {}
+    for done, (shard, table) in enumerate(tables.items(), start=1):
+        labelled = table.filter(table[column].is_valid())
+        columns = {
+            "key": labelled["key"].combine_chunks(),
+            "cluster": pa.array([number[name] for name in labelled[column].to_pylist()], pa.int32()),
+            "distance": pa.array(np.zeros(len(labelled)), pa.float32()),
+        }
+        write_parquet(out / f"{shard}.parquet", pa.table(columns))
+        rows, clips = rows + len(labelled), clips + len(table)
+        sizes[shard] = len(labelled)
+        progress(done, len(shards), "shards labelled")
+    scores = score(run, node, out, len(names)) | {"classes": names, "unlabelled": clips - rows}
+    write_json(out / "scores.json", scores)
+    count_rows_and_rejects(out, "label", sizes)
+    return Outcome(rows, clips - rows, _without_sizes(scores), _files(shards))
+
+
+def _without_sizes(scores: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scores.items() if name != "sizes"}
+
+
+def _files(shards: list[str]) -> tuple[str, ...]:
+    return (*(f"{shard}.parquet" for shard in shards), "scores.json")
+
+
+def read_k(labels: Path) -> int:
+    """How many clusters a label directory's numbers come from, empty ones among them.
+
+    Raises:
+        StageError: scores.json is missing or damaged.
+    """
+    path = labels / "scores.json"
+    try:
+        return int(read_stored_json(path, "label")["k"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, 'label')}") from error
+
+
+def read_centroids(clusters: Path) -> np.ndarray:
+    """float32 [k, components]. Raises StageError where the file is missing or damaged."""
+    path = clusters / "centroids.npy"
+    try:
+        return np.load(BytesIO(read_stored(path, "cluster")), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, 'cluster')}") from error
+
+
+def read_labels(directory: Path, shard: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys, object [clips], and clusters, int32 [clips], of one shard."""
+    table = read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"])
+    return table["key"].to_numpy(), table["cluster"].to_numpy()
+
+
+def score(run: Run, node: Node, directory: Path, k: int) -> dict[str, Any]:
+    """Sizes, and the agreement with the round before and with the corpus's labels; reads the shards again."""
+    names = label_columns(run.corpus)
+    with_labels = {name: Contingency() for name in names}
+    with_before = Contingency()
+    sizes = np.zeros(k, np.int64)
+    before = None
+    if node.round and node.modality != TRUTH:  # The truth does not change, and does not read the round before.
+        before = run.directory(Node("label", node.modality, node.round - 1))
+    for shard in shard_names(run.corpus):
+        keys, clusters = read_labels(directory, shard)
+        sizes += np.bincount(clusters, minlength=k)
+        index = read_index(run.corpus, shard, ["key", *names])
+        place = {key: row for row, key in enumerate(index["key"].to_pylist())}
+        rows = [place[key] for key in keys]
+        for name in names:
+            column = index[name].to_pylist()
+            with_labels[name].add(clusters, [column[row] for row in rows])
+        if before is not None:
+            earlier = dict(zip(*(values.tolist() for values in read_labels(before, shard)), strict=True))
+            with_before.add(clusters, [str(earlier[key]) if key in earlier else None for key in keys])
+    return {
+        "k": k,
+        "clips": int(sizes.sum()),
+        "empty": int((sizes == 0).sum()),
+        "largest": int(sizes.max()),
+        "largest_share": round(float(sizes.max() / max(1, sizes.sum())), 6),
+        "nmi_previous": agreement(with_before)["nmi"] if before is not None else None,
+        "labels": {name: agreement(counts) for name, counts in with_labels.items()},
+        "sizes": sizes.tolist(),
+    }

@@ -1,0 +1,72 @@
+"""What one training round has to learn: rows, a pseudo-label a head, and the order of the draws."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shards.corpus.index import shard_names
+from shards.errors import StageError
+from shards.store.parquet import read_parquet
+from xdc_core.compute.seed import derive_seed
+from xdc_core.config.methods import METHODS
+from xdc_core.data.clips import ClipRows
+from xdc_core.data.modality import MODALITIES
+from xdc_core.data.sampling import draw_clips
+from xdc_core.runs.run import Node, Run
+from xdc_core.stages.label import read_k, read_labels
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """`targets[source]` is int32 [rows of the index], -1 for clips that are not learnt from; `classes[source]` is k.
+    `draws` holds row numbers, int64 [steps * batch].
+    """
+
+    rows: ClipRows
+    sources: tuple[str, ...]
+    targets: dict[str, np.ndarray]
+    classes: dict[str, int]
+    draws: np.ndarray
+    steps: int
+
+
+def read_assignment(run: Run, node: Node) -> Assignment:
+    """Put together what `node` (train, modality, round) learns. The same in every rank and after every restart.
+
+    Learns from clips of `learn_splits` that have a feature of this modality and a pseudo-label from every source.
+    With more than one label source (MDC) clips are drawn uniformly over the clusters of the first.
+
+    Raises:
+        StageError: no clip decodes and has a pseudo-label from every source.
+    """
+    config, modality = run.config, str(node.modality)
+    assert node.round is not None
+    rows = ClipRows(run.corpus, shard_names(run.corpus), MODALITIES[modality].member)
+    sources = METHODS[config.method][modality]
+    labels = {source: run.directory(Node("label", source, node.round)) for source in sources}
+    targets = {source: np.full(len(rows), -1, np.int32) for source in sources}
+    classes = {source: read_k(labels[source]) for source in sources}
+    # A pseudo-label of the other modality does not tell whether this one decodes.
+    decodes = np.zeros(len(rows), bool)
+    for shard, span in rows.by_shard():  # Keys of one shard at a time: those of all would be most of the memory.
+        place = {key: number for number, key in enumerate(rows.keys[span].to_pylist(), start=span.start)}
+        for source in sources:
+            keys, clusters = read_labels(labels[source], shard)
+            targets[source][[place[key] for key in keys]] = clusters
+        features = run.directory(Node("extract", modality, node.round)) / f"{shard}.parquet"
+        decodes[[place[key] for key in read_parquet(features, "extract", ["key"])["key"].to_pylist()]] = True
+    learnable = rows.learnable(config.corpus.learn_splits)
+    usable = learnable[np.all([decodes[learnable], *(targets[name][learnable] >= 0 for name in sources)], axis=0)]
+    if len(usable) == 0:
+        raise StageError(
+            f"{node}: no clip to learn from decodes and has a pseudo-label. corpus.learn_splits is "
+            f"{config.corpus.learn_splits}; look at the column split of {run.corpus}/*.parquet."
+        )
+    steps = max(1, config.train.clips // config.train.batch)
+    seed = derive_seed(config.seed, node.round, "train", modality)
+    if config.train.shuffle_labels:
+        for source, target in targets.items():
+            rng = np.random.default_rng(derive_seed(seed, "shuffle", source))
+            target[usable] = rng.permutation(target[usable])
+    drawn = draw_clips(targets[sources[0]][usable], steps * config.train.batch, config.train.uniform, seed)
+    return Assignment(rows, sources, targets, classes, usable[drawn], steps)
