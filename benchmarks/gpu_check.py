@@ -38,7 +38,7 @@ USERS_PREFECT = (
     "PREFECT_CLIENT_CUSTOM_",
 )
 CLUSTERING = ("faiss", "numpy", "pyarrow", "pydantic", "yaml", "sklearn")
-FINDINGS = "import json; from flows.gpus import {0}; found = {0}(); print(json.dumps(found))"
+FINDINGS = "import json; from flows.cli.machine.gpus import {0}; found = {0}(); print(json.dumps(found))"
 PROBE = (
     "import json, torch; from xdc_core.compute.device import find_gpus; found = find_gpus(1); "
     "name = torch.cuda.get_device_name(found.working[0]) if found.working else None; "

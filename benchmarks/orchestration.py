@@ -17,7 +17,7 @@ from pathlib import Path
 
 from side_by_side import parser, record
 
-from flows.prefect_defaults import set_defaults
+from flows.orchestration.prefect_defaults import set_defaults
 from shards.store.files import write_text
 from shards.store.manifest import read_manifest
 from xdc_core.config.schema import commented_yaml
@@ -50,8 +50,8 @@ def main() -> None:
     arguments = options.parse_args()
     rows = []
     set_defaults(quiet=True)
-    from flows.children import CHILDREN
-    from flows.xdc_round import xdc_round
+    from flows.orchestration.xdc_round import xdc_round
+    from flows.runners.forked import CHILDREN
 
     if not os.environ.get("PREFECT_API_URL"):
         print("PREFECT_API_URL is not set: the first round includes the start of a temporary server.")

@@ -32,7 +32,7 @@ from traces import contents, differences, left_over
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
-    "flows.children",
+    "flows.runners.forked",
     "xdc_core.graph.run_stage",
     "xdc_core.inspection.verification",
     "xdc_core.stages.init",

@@ -4,7 +4,7 @@ import base64
 import re
 from xml.etree import ElementTree
 
-from flows.artifacts import cluster_sizes, summary
+from flows.orchestration.artifacts import cluster_sizes, summary
 from shards.store.checked_read import read_stored_json
 from xdc_core.runs.run import Node, Run
 

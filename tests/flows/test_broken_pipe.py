@@ -8,7 +8,7 @@ FLOW = """
 import os, sys
 from prefect.logging import get_logger
 from prefect.logging.configuration import setup_logging
-from flows.broken_pipe import outlive_reader
+from flows.orchestration.broken_pipe import outlive_reader
 setup_logging()
 log = get_logger("xdc")
 log.error("before")
@@ -49,7 +49,7 @@ def test_a_flow_goes_on_without_its_reader() -> None:
 
 
 def test_without_that_rich_would_end_it() -> None:
-    """Once this fails, flows/broken_pipe.py can go."""
+    """Once this fails, flows/orchestration/broken_pipe.py can go."""
     code, said = ended("dies")
     assert said == b""
     assert code != 0

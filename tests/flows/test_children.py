@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from processes import wait_for
 
-from flows.children import TORCH, Children, log_path
-from flows.process_output import written
+from flows.runners.forked import TORCH, Children, log_path
+from flows.runners.process_output import written
 from shards.errors import ConfigError, StageError
 from shards.progress import silent
 from xdc_core.graph.run_stage import reuse, run_stage
@@ -124,7 +124,7 @@ def test_stopping_in_the_middle_ends_the_child(children: Children, copy_run: Mak
 def test_no_child_survives_a_parent_that_is_killed(copy_run: MakeRun) -> None:
     run = copy_run(**LONG_TRAINING)
     code = (
-        "import sys; from flows.children import CHILDREN; from xdc_core.runs.run import Node, open_run\n"
+        "import sys; from flows.runners.forked import CHILDREN; from xdc_core.runs.run import Node, open_run\n"
         "CHILDREN.run_stage(open_run(sys.argv[1]), Node('train', 'audio', 0), False,"
         " lambda *told: print('going', flush=True))"
     )

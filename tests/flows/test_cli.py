@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.status import read_status
+from flows.cli.app import app
+from flows.cli.inspecting.status import read_status
 from xdc_core.config.schema import load_config
 from xdc_core.runs.run import Run
 
@@ -30,7 +30,7 @@ def xdc(*arguments: object) -> tuple[int, str]:
 
 
 def test_help_names_every_command_and_loads_nothing_heavy() -> None:
-    code = "import sys, flows.cli; flows.cli.main() if len(sys.argv) > 1 else print(*sys.modules)"
+    code = "import sys, flows.cli.app; flows.cli.app.main() if len(sys.argv) > 1 else print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(f"  {command} " in shown for command in COMMANDS)
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

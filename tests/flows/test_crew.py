@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from flows import crew as crew_module
-from flows.children import Children
-from flows.crew import Crew, Job
+from flows.runners import scheduler as crew_module
+from flows.runners.forked import Children
+from flows.runners.scheduler import Crew, Job
 from shards.errors import XdcError
 from shards.store.build import Record
 from xdc_core.graph.stages import all_nodes, inputs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import curves
+from flows.orchestration import curves
 from shards.errors import Busy, ConfigError
 from xdc_core.config.schema import load_preset, parse_config
 from xdc_core.runs.run import Run

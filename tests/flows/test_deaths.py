@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_server import ENDS, ROOT, PrefectServer, prefect_server
 from processes import wait_for
 
-from flows.doctor import flow_runs
+from flows.cli.machine.doctor import flow_runs
 from shards.errors import ConfigError
 from xdc_core.runs.run import Run
 

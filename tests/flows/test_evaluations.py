@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import crew, evaluations
-from flows.children import Children
-from flows.cli import app
+from flows.cli.app import app
+from flows.cli.running import evaluate as evaluations
+from flows.runners import scheduler as crew
+from flows.runners.forked import Children
 from shards.errors import ConfigError
 from xdc_core.config.schema import ASKED, FILE_NAME
 from xdc_core.evaluation.table import markdown_table, read_results
@@ -180,7 +181,7 @@ def test_the_paper_has_no_row_where_it_has_no_number() -> None:
 
 @pytest.mark.slow
 def test_a_small_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import compare
+    from flows.cli.running import compare
 
     monkeypatch.setattr(compare, "CHILDREN", own := Children())
     monkeypatch.setattr(crew, "CHILDREN", own)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from prefect.states import Failed
 
-from flows import failure, temporary_server, xdc, xdc_round
-from flows.xdc_round import run_nodes
+from flows.orchestration import failure, xdc, xdc_round
+from flows.orchestration import server as temporary_server
+from flows.orchestration.xdc_round import run_nodes
 from xdc_core.runs.run import Node, Run
 
 MakeRun = Callable[..., Run]

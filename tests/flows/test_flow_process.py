@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from processes import wait_for
 
-from flows.flow_process import FlowProcess, process_of, this_process
+from flows.orchestration.flow_process import FlowProcess, process_of, this_process
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def here() -> FlowProcess:
 def test_a_living_process_is_alive_and_one_that_ended_is_gone(here: FlowProcess) -> None:
     assert here.fate() == "alive"
     code = (
-        "import json, sys; from flows.flow_process import this_process;"
+        "import json, sys; from flows.orchestration.flow_process import this_process;"
         "print(json.dumps(this_process(3).labels()), flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

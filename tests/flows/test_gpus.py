@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import gpus
+from flows.cli.machine import gpus
 from xdc_core.clustering import kmeans_check
 from xdc_core.clustering.kmeans_check import KmeansCheck
 from xdc_core.compute import device

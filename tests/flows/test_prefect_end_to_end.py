@@ -9,7 +9,7 @@ import pytest
 from prefect_server import ROOT, PrefectServer, prefect_server
 from processes import wait_for
 
-from flows.zombies import FLOWS
+from flows.orchestration.dead_runs import FLOWS
 from xdc_core.runs.run import Run, open_run
 
 
@@ -76,7 +76,7 @@ def rounds_published(prefect: PrefectServer, run: Run) -> list[int]:
 
 def by_a_schedule(prefect: PrefectServer, run: Run) -> dict[str, Any]:
     """The flow run that an interval schedule makes of the next round, when it is done."""
-    deploy = ("deploy", "flows/xdc_round.py:xdc_round", "--name", "often", "--pool", "local")
+    deploy = ("deploy", "flows/orchestration/xdc_round.py:xdc_round", "--name", "often", "--pool", "local")
     deployed = prefect.call(*deploy, "--param", f"run={run.root}", "--interval", "30")
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     wanted = {"deployments": {"name": {"any_": ["often"]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 1}
@@ -96,7 +96,7 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_tells_how_to_do_
     made = make_run()
     run = open_run(made.root.rename(made.root.with_name("it's a run")))
     assert prefect.call("deploy", "--name", "init/local").returncode == 0
-    mine = ("deploy", "flows/stages.py:train", "--name", "mine", "--pool", "local")
+    mine = ("deploy", "flows/orchestration/stages.py:train", "--name", "mine", "--pool", "local")
     assert prefect.call(*mine).returncode == 0
     command = ("deployment", "run", "--watch", "-p", f"run={run.root}", "-p", "modality=audio")
     done = prefect.call(*command, "init/local")

@@ -15,9 +15,9 @@ import pytest
 from prefect.cli._utilities import load_json_key_values
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.failure import deployment_command, stage_commands
-from flows.summary import _count_clusters
+from flows.cli.app import app
+from flows.cli.inspecting.summary import _count_clusters
+from flows.orchestration.failure import deployment_command, stage_commands
 from shards.errors import StageError
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import SHARD

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.run_here import exit_code
+from flows.cli.running.run import exit_code
 from shards.errors import Busy, ConfigError, StageError
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import SHARD

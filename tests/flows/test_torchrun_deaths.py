@@ -10,7 +10,7 @@ import pytest
 from interrupted import assert_as_if_nothing_had_happened
 from processes import alive, children_of, wait_for
 
-from flows.children import TORCH, Children
+from flows.runners.forked import TORCH, Children
 from shards.errors import StageError
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.run import Node, Run

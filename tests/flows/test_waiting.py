@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prefect.logging import disable_run_logger
 
-from flows import tasks
-from flows.children import Children
+from flows.orchestration import tasks
+from flows.runners.forked import Children
 from shards.errors import StageError
 from shards.store.commit import exclusive
 from xdc_core.graph.run_stage import reuse, run_stage

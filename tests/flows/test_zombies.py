@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Pending, Running, State
 from prefect_server import PrefectServer, prefect_server
 
-from flows.doctor import flow_runs
-from flows.flow_process import FlowProcess, this_process
+from flows.cli.machine.doctor import flow_runs
+from flows.orchestration.flow_process import FlowProcess, this_process
 from shards.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 SLEEPER = """
 import sys, time
 from prefect import flow
-from flows.zombies import sign
+from flows.orchestration.dead_runs import sign
 
 @flow(name="xdc")
 def sleeper():

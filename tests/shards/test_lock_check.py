@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.doctor import lock_folders, locks
+from flows.cli.machine.doctor import lock_folders, locks
 from shards.errors import ConfigError
 from shards.store import lock_check
 from shards.store.lock_check import check_locks, file_system_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flows import gpus
+from flows.cli.machine import gpus
 from xdc_core.encoders import precision_check as convolution_check
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.precision_check import TOLERANCE, ConvolutionError, check_encoders

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.process_output import how_ended, last_error, written
+from flows.runners.process_output import how_ended, last_error, written
 from shards.errors import XdcError
 from xdc_core.compute.parent_death import die_with_parent
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import typer
 
-from flows.children import CHILDREN
-from flows.prefect_defaults import set_defaults
+from flows.cli.inspecting.summary import read_report
+from flows.cli.terminal import shown
+from flows.orchestration.prefect_defaults import set_defaults
+from flows.orchestration.server import prefect_server
 from flows.rounds import check_round, next_round
-from flows.summary import read_report
-from flows.temporary_server import prefect_server
-from flows.terminal import shown
+from flows.runners.forked import CHILDREN
 from shards.errors import Busy, ConfigError, XdcError
 from xdc_core.graph.run_stage import all_fresh, reuse
 from xdc_core.graph.stages import all_nodes, check_node, lost_corpus, round_nodes, setup_nodes
@@ -51,11 +51,11 @@ def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:
                 print("Starting Prefect (some seconds; up to a minute on a slow machine) ...", file=sys.stderr)
                 with prefect_server():
                     if whole:
-                        from flows.xdc import xdc
+                        from flows.orchestration.xdc import xdc
 
                         state = xdc(str(root), return_state=True)
                     else:
-                        from flows.xdc_round import xdc_round
+                        from flows.orchestration.xdc_round import xdc_round
 
                         state = xdc_round(str(root), number, return_state=True)
         finally:

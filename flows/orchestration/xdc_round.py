@@ -1,6 +1,6 @@
 """The flow `xdc-round`: one DeepCluster iteration as one graph of tasks."""
 
-import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
 from typing import Any
 from uuid import UUID
@@ -13,14 +13,14 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.broken_pipe import outlive_reader
-from flows.children import CHILDREN
-from flows.curves import await_curves
-from flows.failure import Commands, failure_published, publish_stage_failures, round_commands
-from flows.reported import only_reported
+from flows.orchestration.best_effort import only_reported
+from flows.orchestration.broken_pipe import outlive_reader
+from flows.orchestration.curves import await_curves
+from flows.orchestration.dead_runs import sign
+from flows.orchestration.failure import Commands, failure_published, publish_stage_failures, round_commands
+from flows.orchestration.tasks import do_node
 from flows.rounds import check_round, next_round
-from flows.tasks import do_node
-from flows.zombies import sign
+from flows.runners.forked import CHILDREN
 from shards.errors import XdcError
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import SHARD, inputs, round_nodes, setup_nodes

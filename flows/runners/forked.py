@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from flows.process_output import how_ended, last_error, last_line, written
+from flows.runners.process_output import how_ended, last_error, last_line, written
 from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress, silent
 from shards.store.build import Record, record_of
@@ -62,7 +62,7 @@ class Server:
         # Errors of the server itself, as of its imports. A stage's go to its log.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows.forkserver", *modules],
+            [sys.executable, "-m", "flows.runners.fork_server", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

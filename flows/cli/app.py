@@ -69,7 +69,7 @@ def init(
 ) -> None:
     """Make a run: write its configuration, RUN/xdc.yaml, with every setting explained."""
     with told_to_people():
-        from flows.new_run import make_run
+        from flows.cli.running.new_run import make_run
         from shards.command import command
 
         choices = {"method": method, "rounds": rounds, "seed": seed}
@@ -104,7 +104,7 @@ def digits(
     with told_to_people():
         from pydantic import ValidationError
 
-        from flows.terminal import counter
+        from flows.cli.terminal import counter
         from shards.digits.corpus import write_digits
         from shards.digits.settings import DigitsSettings
         from shards.errors import ConfigError
@@ -143,8 +143,8 @@ def one_round(run: RunArgument, round: RoundOption = None, as_json: JsonOption =
 def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None:
     """Work, then say what was learnt."""
     with told_to_people():
-        from flows.run_here import run_flow
-        from flows.summary import print_summary
+        from flows.cli.inspecting.summary import print_summary
+        from flows.cli.running.run import run_flow
 
         facts = run_flow(run, whole, number)
         if as_json:
@@ -169,7 +169,7 @@ def stage(
 ) -> None:
     """Do one stage of a round, without Prefect."""
     with told_to_people():
-        from flows.run_here import run_one
+        from flows.cli.running.run import run_one
 
         record = run_one(run, name, modality, round, force, show=not as_json)
         if as_json:
@@ -185,7 +185,7 @@ def status(
 ) -> None:
     """Tell how every round stands: seconds where it is fresh, else stale (and why), partial or missing."""
     with told_to_people():
-        from flows.status import print_status, read_status
+        from flows.cli.inspecting.status import print_status, read_status
 
         rows = read_status(run)
         if as_json:
@@ -200,8 +200,8 @@ def status(
 def verify(run: RunArgument, as_json: JsonOption = False) -> None:
     """Check every stored byte and row of a run, and say how to mend what is damaged. Exits with 1 if something is."""
     with told_to_people():
-        from flows.verify import print_verdict
-        from flows.verify import verify as verify_all
+        from flows.cli.inspecting.verify import print_verdict
+        from flows.cli.inspecting.verify import verify as verify_all
 
         verdict = verify_all(run, show=not as_json)
         if as_json:
@@ -222,7 +222,7 @@ def recut(
 ) -> None:
     """Cut the shards again that hold clips of sources which an earlier version damaged, and no others."""
     with told_to_people():
-        from flows.recut import recut_run
+        from flows.cli.running.recut import recut_run
 
         records = recut_run(run, source, show=not as_json)
         if as_json:
@@ -233,7 +233,7 @@ def recut(
 def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
     """Say what was learnt, by round, and where the reports are. --json prints a round's report.json."""
     with told_to_people():
-        from flows.summary import print_summary, read_report
+        from flows.cli.inspecting.summary import print_summary, read_report
 
         found = read_report(run, round)
         if as_json:
@@ -249,7 +249,7 @@ def runs(
 ) -> None:
     """List the runs in a folder, and what became of each."""
     with told_to_people():
-        from flows.overview import print_runs
+        from flows.cli.inspecting.overview import print_runs
         from xdc_core.inspection.catalogue import describe_run, find_runs
 
         found = [describe_run(root) for root in find_runs(folder)]
@@ -267,7 +267,7 @@ def diff(
 ) -> None:
     """Show what differs between two runs: settings, data, results, and how alike their clusters are."""
     with told_to_people():
-        from flows.overview import print_difference
+        from flows.cli.inspecting.overview import print_difference
         from xdc_core.inspection.difference import difference
         from xdc_core.runs.run import open_run
 
@@ -323,7 +323,7 @@ def evaluate(
 ) -> None:
     """Tell what encoders are worth: probes, fine-tuning, retrieval, clusters; on the corpus or other data sets."""
     with told_to_people():
-        from flows import evaluations
+        from flows.cli.running import evaluate as evaluations
         from xdc_core.evaluation.table import markdown_table
 
         if table:
@@ -360,7 +360,7 @@ def compare(
 ) -> None:
     """Compare the methods, a control and baselines on audio-visual digits. Goes on where an earlier call ended."""
     with told_to_people():
-        from flows.compare import make_study, print_study, run_study, said
+        from flows.cli.running.compare import make_study, print_study, run_study, said
 
         choices = {
             "speech": speech,
@@ -401,7 +401,7 @@ def doctor(
     Exits with 1 if xdc cannot run.
     """
     with told_to_people():
-        from flows.doctor import examine, print_findings
+        from flows.cli.machine.doctor import examine, print_findings
         from shards.errors import ConfigError
 
         if dead and not repair:
@@ -419,6 +419,3 @@ def main() -> None:
     """The entry point."""
     app()
 
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from flows.reported import only_reported
+from flows.orchestration.best_effort import only_reported
 from shards.errors import Busy
 from xdc_core.runs.run import Run
 from xdc_core.tracking.publish import publish

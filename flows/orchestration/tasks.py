@@ -1,6 +1,6 @@
 """One Prefect task per node: reuse what is fresh, else have a child process do the stage."""
 
-import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
 import contextlib
 import threading
@@ -15,11 +15,11 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from flows.artifacts import artifact_key, publish_round
-from flows.children import CHILDREN
-from flows.curves import send_curves
-from flows.listeners import LISTENERS
-from flows.reported import only_reported
+from flows.orchestration.artifacts import artifact_key, publish_round
+from flows.orchestration.best_effort import only_reported
+from flows.orchestration.curves import send_curves
+from flows.runners.events import LISTENERS
+from flows.runners.forked import CHILDREN
 from shards.errors import Busy, XdcError
 from shards.progress import Progress
 from shards.store.build import Record

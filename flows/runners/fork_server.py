@@ -1,6 +1,6 @@
 """A process that has imported the heavy packages once and forks a child for every stage.
 
-    python -m flows.forkserver MODULE ... [--later MODULE ...]
+    python -m flows.runners.fork_server MODULE ... [--later MODULE ...]
 
 imports the modules, then takes requests from stdin, a line each; when there are none it imports those for later.
 

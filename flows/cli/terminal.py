@@ -97,7 +97,7 @@ def _rejects(record: Record) -> str:
 @contextmanager
 def shown() -> Iterator[TerminalListener]:
     """Show what the stages do while the block runs."""
-    from flows.listeners import LISTENERS
+    from flows.runners.events import LISTENERS
 
     listener = TerminalListener()
     LISTENERS.append(listener)

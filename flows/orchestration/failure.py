@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 
-from flows.artifacts import artifact_key
-from flows.children import log_path
-from flows.reported import only_reported
+from flows.orchestration.artifacts import artifact_key
+from flows.orchestration.best_effort import only_reported
+from flows.runners.forked import log_path
 from shards.command import command, stage_command
 from shards.errors import XdcError
 from xdc_core.runs.run import Node, Run

@@ -1,6 +1,6 @@
 """What `xdc doctor` says of GPUs: what stages would do with them, in the same words and by the same functions."""
 
-from flows.finding import finding
+from flows.cli.machine.finding import finding
 
 
 def torch_and_gpus() -> list[dict[str, str]]:

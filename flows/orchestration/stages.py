@@ -1,14 +1,14 @@
 """A flow per stage, so that each has a deployment: one node looked at, rerun, or scheduled alone."""
 
-import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.failure import failure_published, stage_commands
-from flows.xdc_round import run_nodes
+from flows.orchestration.failure import failure_published, stage_commands
+from flows.orchestration.xdc_round import run_nodes
 from xdc_core.graph.stages import check_node
 from xdc_core.runs.run import Node, open_run
 

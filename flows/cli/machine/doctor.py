@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.finding import finding
-from flows.gpus import faiss, torch_and_gpus
-from flows.prefect_defaults import set_defaults
-from flows.temporary_server import answers, temporary_server
-from flows.zombies import bury, known_dead, look
+from flows.cli.machine.finding import finding
+from flows.cli.machine.gpus import faiss, torch_and_gpus
+from flows.orchestration.dead_runs import bury, known_dead, look
+from flows.orchestration.prefect_defaults import set_defaults
+from flows.orchestration.server import answers, temporary_server
 from shards.errors import ConfigError, XdcError
 from shards.store.lock_check import AT_ONCE, check_locks
 from xdc_core.config.schema import FILE_NAME

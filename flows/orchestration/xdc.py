@@ -1,6 +1,6 @@
 """The flow `xdc`: all rounds of a run, one after the other, each a flow run of `xdc-round`."""
 
-import flows.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.broken_pipe import outlive_reader
-from flows.failure import failure_published, run_commands
-from flows.reported import only_reported
-from flows.xdc_round import xdc_round
-from flows.zombies import sign
+from flows.orchestration.best_effort import only_reported
+from flows.orchestration.broken_pipe import outlive_reader
+from flows.orchestration.dead_runs import sign
+from flows.orchestration.failure import failure_published, run_commands
+from flows.orchestration.xdc_round import xdc_round
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.runs.run import open_run

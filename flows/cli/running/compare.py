@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from flows.children import CHILDREN
-from flows.crew import Crew, Job
-from flows.terminal import TerminalListener, counter, shown
+from flows.cli.terminal import TerminalListener, counter, shown
+from flows.runners.forked import CHILDREN
+from flows.runners.scheduler import Crew, Job
 from shards.command import command
 from shards.digits.corpus import write_digits
 from shards.errors import ConfigError, StageError, XdcError

@@ -1,6 +1,7 @@
 """Nodes of one or more runs, worked off in child processes: each after those that it reads, so many at a time.
 
-For commands that are no round: evaluations, and studies of many runs. Rounds are Prefect's (`flows.xdc_round`).
+For commands that are no round: evaluations, and studies of many runs. Rounds are Prefect's
+(`flows/orchestration/xdc_round.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -8,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.children import CHILDREN
-from flows.listeners import Listener
+from flows.runners.events import Listener
+from flows.runners.forked import CHILDREN
 from shards.errors import XdcError
 from shards.store.build import Record
 from xdc_core.graph.run_stage import reuse

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
-from flows.flow_process import process_of, this_process
+from flows.orchestration.flow_process import process_of, this_process
 from shards.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from typing import Any
 
 import yaml
 
-from flows.children import CHILDREN
-from flows.crew import Crew, Job
-from flows.new_run import relative
-from flows.terminal import shown
+from flows.cli.running.new_run import relative
+from flows.cli.terminal import shown
+from flows.runners.forked import CHILDREN
+from flows.runners.scheduler import Crew, Job
 from shards.command import command
 from shards.errors import ConfigError, StageError
 from shards.store.files import write_text

@@ -1,0 +1,1 @@
+"""What `xdc doctor` finds on a machine."""

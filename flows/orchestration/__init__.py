@@ -1,0 +1,1 @@
+"""What Prefect runs and sees: flows, tasks, artifacts, its server."""

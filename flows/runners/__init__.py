@@ -1,0 +1,1 @@
+"""How a node gets a process: listeners, schedulers, fork servers."""
