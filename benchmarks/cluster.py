@@ -16,7 +16,7 @@ from side_by_side import contest, parser, record, show
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
-from xdc_core.stages.cluster import kmeans
+from xdc_core.clustering.kmeans import kmeans
 
 
 def draw(clips: int, width: int) -> np.ndarray:

@@ -25,7 +25,8 @@ from xdc_core.compute.threads import thread_count
 from xdc_core.data.clips import ClipBatch, ClipViews, ShardRows
 from xdc_core.data.loader import load_views
 from xdc_core.data.modality import MODALITIES
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 from xdc_core.stages.extract import centres, encode, extract, extracting_encoder
 
 OURS, DECODING, ENCODING = "xdc extract", "decoding alone", "encoder alone"

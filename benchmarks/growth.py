@@ -23,10 +23,12 @@ from side_by_side import parser, record
 
 from shards.corpus.listing import list_corpus
 from shards.store.files import write_text
-from xdc_core.config.schema import FILE_NAME, commented_yaml, parse_config
+from xdc_core.config.load import FILE_NAME, parse_config
+from xdc_core.config.write import commented_yaml
 from xdc_core.encoders.build import encoder_spec
 from xdc_core.graph.stages import round_nodes, setup_nodes
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 SAMPLE = 1000
 

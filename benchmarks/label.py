@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 from side_by_side import contest, parser, record, show
 
-from xdc_core.stages.label import nearest
+from xdc_core.clustering.assign import nearest
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ from side_by_side import parser, record
 from flows.orchestration.prefect_defaults import set_defaults
 from shards.store.files import write_text
 from shards.store.manifest import read_manifest
-from xdc_core.config.schema import commented_yaml
-from xdc_core.graph.stages import SHARD, round_nodes, setup_nodes
+from xdc_core.config.write import commented_yaml
+from xdc_core.graph.stages import round_nodes, setup_nodes
+from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run, open_run
 
 

@@ -32,11 +32,14 @@ from shards.store.commit import commit
 from shards.store.files import write_text
 from shards.store.manifest import Manifest
 from shards.store.parquet import write_parquet
-from xdc_core.config.schema import FILE_NAME, Config, commented_yaml, parse_config
+from xdc_core.config.load import FILE_NAME, parse_config
+from xdc_core.config.schema import Config
+from xdc_core.config.write import commented_yaml
 from xdc_core.data.features import write_features
 from xdc_core.graph.run_stage import WORK, run_stage
 from xdc_core.graph.stages import all_nodes
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 WIDTH = 64
 # First paint of the gallery: the cards that can be seen are there and one picture has come.

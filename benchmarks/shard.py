@@ -33,7 +33,7 @@ from shards.progress import silent
 from shards.settings import CorpusSettings
 from shards.sources.source import list_folder
 from shards.store.parquet import write_parquet
-from xdc_core.config.schema import load_preset, parse_config
+from xdc_core.config.load import load_preset, parse_config
 
 
 def decode_only(root: str, source: str, start_s: float, end_s: float) -> int:

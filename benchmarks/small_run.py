@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 
 from shards.store.files import write_text
-from xdc_core.config.schema import FILE_NAME, commented_yaml, load_preset, parse_config
+from xdc_core.config.load import FILE_NAME, load_preset, parse_config
+from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.runs.run import open_run

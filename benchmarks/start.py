@@ -18,10 +18,12 @@ from side_by_side import contest, parser, record
 from shards.progress import Progress
 from shards.store.build import Outcome
 from shards.store.files import write_text
-from xdc_core.config.schema import FILE_NAME, commented_yaml, load_preset, parse_config
+from xdc_core.config.load import FILE_NAME, load_preset, parse_config
+from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import WORK, run_stage
 from xdc_core.graph.stages import all_nodes
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 
 def nothing(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:

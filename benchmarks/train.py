@@ -23,7 +23,8 @@ from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.build import build_encoder
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 from xdc_core.training import rank
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import make_learner

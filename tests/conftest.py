@@ -15,9 +15,12 @@ import pytest
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
 from shards.settings import stored_part
-from xdc_core.config.schema import FILE_NAME, Config, commented_yaml, load_preset, parse_config
+from xdc_core.config.load import FILE_NAME, load_preset, parse_config
+from xdc_core.config.schema import Config
+from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import SHARD, all_nodes
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run, open_run
 
 CLIPS, TEST_CLIPS = 40, 8

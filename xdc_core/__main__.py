@@ -7,7 +7,8 @@ from dataclasses import asdict
 from shards.errors import ConfigError, XdcError
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import check_node
-from xdc_core.runs.run import Node, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import open_run
 
 
 def main(arguments: list[str]) -> int:

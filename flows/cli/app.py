@@ -418,4 +418,3 @@ def doctor(
 def main() -> None:
     """The entry point."""
     app()
-

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from shards.errors import XdcError
 from shards.store.build import Record
-from xdc_core.runs.run import Node
+from xdc_core.runs.node import Node
 
 PLAIN_S = 10.0
 

@@ -14,7 +14,8 @@ from shards.store.checked_read import read_stored_json
 from shards.store.manifest import read_manifest
 from xdc_core.report.facts import purest_first
 from xdc_core.report.page import history_charts
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 SHOWN = 0.005  # Less would be shown as 0 %.
 PAGE = 50

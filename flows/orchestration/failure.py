@@ -13,7 +13,8 @@ from flows.orchestration.best_effort import only_reported
 from flows.runners.forked import log_path
 from shards.command import command, stage_command
 from shards.errors import XdcError
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 NAMED = ("data", "embed", "eval")  # Their flows have `name` where others have `modality`.
 NOT_PLAIN = re.compile(r'["\\{\[\x00-\x1f]')  # Prefect does not take a parameter with one of these as it is.

@@ -10,7 +10,8 @@ from prefect.client.schemas.objects import State
 from flows.orchestration.failure import failure_published, stage_commands
 from flows.orchestration.xdc_round import run_nodes
 from xdc_core.graph.stages import check_node
-from xdc_core.runs.run import Node, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import open_run
 
 
 def do_stage(run: str, node: Node, force: bool) -> State[Any]:

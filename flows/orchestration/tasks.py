@@ -23,9 +23,10 @@ from flows.runners.forked import CHILDREN
 from shards.errors import Busy, XdcError
 from shards.progress import Progress
 from shards.store.build import Record
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
-from xdc_core.graph.stages import Fingerprints
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 UPDATE_S = 2.0
 WAIT_S, LONGEST_WAIT_S = 1.0, 20.0  # Between two looks whether another process is still at it.

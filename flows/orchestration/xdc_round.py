@@ -19,12 +19,13 @@ from flows.orchestration.curves import await_curves
 from flows.orchestration.dead_runs import sign
 from flows.orchestration.failure import Commands, failure_published, publish_stage_failures, round_commands
 from flows.orchestration.tasks import do_node
-from flows.rounds import check_round, next_round
 from flows.runners.forked import CHILDREN
 from shards.errors import XdcError
+from xdc_core.graph.rounds import check_round, next_round
 from xdc_core.graph.run_stage import all_fresh
-from xdc_core.graph.stages import SHARD, inputs, round_nodes, setup_nodes
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.graph.stages import inputs, round_nodes, setup_nodes
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run, open_run
 
 
 def _flow_run_name() -> str:

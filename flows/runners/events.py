@@ -4,7 +4,7 @@ from typing import Protocol
 
 from shards.errors import XdcError
 from shards.store.build import Record
-from xdc_core.runs.run import Node
+from xdc_core.runs.node import Node
 
 
 class Listener(Protocol):

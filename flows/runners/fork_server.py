@@ -131,7 +131,8 @@ def work(request: dict[str, Any], answers: int) -> int:
     """Run the stage; its progress and its error go to the parent, a traceback also into the log."""
     from shards.errors import XdcError
     from xdc_core.graph.run_stage import run_stage
-    from xdc_core.runs.run import Node, open_run
+    from xdc_core.runs.node import Node
+    from xdc_core.runs.run import open_run
 
     number, told = request["id"], 0.0
 

@@ -17,7 +17,8 @@ from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress, silent
 from shards.store.build import Record, record_of
 from shards.store.manifest import read_manifest
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 # Two servers, because faiss brings other CUDA libraries than torch: no process has both. What comes later is what a
 # stage would else import on the way, anew in every child: torch._dynamo at an optimiser's first step, pandas (where it

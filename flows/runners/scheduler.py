@@ -13,9 +13,11 @@ from flows.runners.events import Listener
 from flows.runners.forked import CHILDREN
 from shards.errors import XdcError
 from shards.store.build import Record
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
-from xdc_core.graph.stages import SHARD, Fingerprints, inputs
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.stages import inputs
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from typing import Any
 
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
-from xdc_core.config.schema import FILE_NAME, commented_yaml, load_preset, parse_config
+from xdc_core.config.load import FILE_NAME, load_preset, parse_config
+from xdc_core.config.write import commented_yaml
 from xdc_core.runs.run import Run, open_run
 
 PROBE = {"protocol": "fc", "modality": "audio", "label": "label_speaker", "when": "rounds", "seeds": 2}

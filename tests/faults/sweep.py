@@ -310,7 +310,8 @@ class Sweep:
 
 def change(root: Path, **sections: dict[str, Any]) -> None:
     """Write other settings into a run's xdc.yaml."""
-    from xdc_core.config.schema import FILE_NAME, commented_yaml, parse_config
+    from xdc_core.config.load import FILE_NAME, parse_config
+    from xdc_core.config.write import commented_yaml
     from xdc_core.runs.run import open_run
 
     values = open_run(root).config.model_dump()
@@ -323,7 +324,8 @@ def change(root: Path, **sections: dict[str, Any]) -> None:
 def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
     """Every stage as it is done for the first time; then a stage that is replaced, restored, or forced."""
     from xdc_core.graph.stages import all_nodes
-    from xdc_core.runs.run import Node, open_run
+    from xdc_core.runs.node import Node
+    from xdc_core.runs.run import open_run
 
     state = copied(fresh, sweep.out / "state")
     for node in all_nodes(open_run(state).config):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from interrupted import INTERRUPTED
 
-from xdc_core.config.schema import FILE_NAME, commented_yaml, parse_config
+from xdc_core.config.load import FILE_NAME, parse_config
+from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.run import Run, open_run

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 from flows.orchestration.artifacts import cluster_sizes, summary
 from shards.store.checked_read import read_stored_json
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 
 def test_the_summary_of_a_round_holds_its_curves_and_tells_where_its_files_are(worked_run: Run) -> None:

@@ -17,8 +17,8 @@ from flows.runners.process_output import written
 from shards.errors import ConfigError, StageError
 from shards.progress import silent
 from xdc_core.graph.run_stage import reuse, run_stage
-from xdc_core.graph.stages import SHARD
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 
 
 def processes_below(parent: int) -> set[int]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.cli.inspecting.status import read_status
-from xdc_core.config.schema import load_config
+from xdc_core.config.load import load_config
 from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]

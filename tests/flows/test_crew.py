@@ -11,7 +11,8 @@ from flows.runners.scheduler import Crew, Job
 from shards.errors import XdcError
 from shards.store.build import Record
 from xdc_core.graph.stages import all_nodes, inputs
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 

@@ -8,7 +8,7 @@ import pytest
 
 from flows.orchestration import curves
 from shards.errors import Busy, ConfigError
-from xdc_core.config.schema import load_preset, parse_config
+from xdc_core.config.load import load_preset, parse_config
 from xdc_core.runs.run import Run
 
 

@@ -13,9 +13,10 @@ from flows.cli.running import evaluate as evaluations
 from flows.runners import scheduler as crew
 from flows.runners.forked import Children
 from shards.errors import ConfigError
-from xdc_core.config.schema import ASKED, FILE_NAME
+from xdc_core.config.load import ASKED, FILE_NAME
 from xdc_core.evaluation.table import markdown_table, read_results
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 MakeRun = Callable[..., Run]
 

@@ -10,7 +10,8 @@ from prefect.states import Failed
 from flows.orchestration import failure, xdc, xdc_round
 from flows.orchestration import server as temporary_server
 from flows.orchestration.xdc_round import run_nodes
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 

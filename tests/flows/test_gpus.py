@@ -10,7 +10,7 @@ from xdc_core.clustering import kmeans_check
 from xdc_core.clustering.kmeans_check import KmeansCheck
 from xdc_core.compute import device
 from xdc_core.compute.device import choose_device
-from xdc_core.config.schema import parse_config
+from xdc_core.config.load import parse_config
 
 OLD = "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver by ..."
 

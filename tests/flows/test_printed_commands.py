@@ -20,9 +20,9 @@ from flows.cli.inspecting.summary import _count_clusters
 from flows.orchestration.failure import deployment_command, stage_commands
 from shards.errors import StageError
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import SHARD
 from xdc_core.inspection.verification import verify_run
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run, open_run
 
 MakeRun = Callable[..., Run]
 NAME = "it's [a] run"

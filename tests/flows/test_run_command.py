@@ -15,8 +15,8 @@ import pytest
 from flows.cli.running.run import exit_code
 from shards.errors import Busy, ConfigError, StageError
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import SHARD
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 

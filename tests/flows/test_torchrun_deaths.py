@@ -13,7 +13,8 @@ from processes import alive, children_of, wait_for
 from flows.runners.forked import TORCH, Children
 from shards.errors import StageError
 from xdc_core.graph.stages import all_nodes
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 pytestmark = [
     pytest.mark.slow,

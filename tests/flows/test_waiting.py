@@ -12,7 +12,8 @@ from flows.runners.forked import Children
 from shards.errors import StageError
 from shards.store.commit import exclusive
 from xdc_core.graph.run_stage import reuse, run_stage
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 INIT = Node("init", "audio")

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 

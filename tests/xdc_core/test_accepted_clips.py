@@ -8,9 +8,11 @@ import av
 import numpy as np
 
 from shards.store.manifest import read_manifest, write_manifest
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import SHARD, Fingerprints, node_state
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.graph.state import node_state
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run, open_run
 
 MakeRun = Callable[..., Run]
 INIT = Node("init", "audio")

@@ -13,7 +13,8 @@ from commits import commit_as_it_is
 from shards.errors import ConfigError
 from xdc_core.inspection.catalogue import describe_run, find_runs
 from xdc_core.inspection.difference import difference, differing_settings
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 MakeRun = Callable[..., Run]
 

@@ -10,13 +10,15 @@ import pytest
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
 from shards.progress import silent
+from xdc_core.clustering.kmeans import kmeans
 from xdc_core.clustering.kmeans_check import FaissGpus
 from xdc_core.config.schema import ClusterSettings
 from xdc_core.data.features import write_features
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 from xdc_core.stages import cluster as clustering
-from xdc_core.stages.cluster import kmeans, read_sample, sample_size
+from xdc_core.stages.cluster import read_sample, sample_size
 
 MakeRun = Callable[..., Run]
 BLOBS = np.array([[0, 0, 0], [10, 0, 0], [0, 10, 0], [0, 0, 10], [9, 9, 9]], np.float32)

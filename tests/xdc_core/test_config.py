@@ -11,8 +11,10 @@ import pytest
 from pydantic import BaseModel
 
 from shards.errors import ConfigError
+from xdc_core.config.load import PRESETS, load_config, load_preset, parse_config, preset_names
 from xdc_core.config.methods import label_sources
-from xdc_core.config.schema import PRESETS, Config, commented_yaml, load_config, load_preset, parse_config, preset_names
+from xdc_core.config.schema import Config
+from xdc_core.config.write import commented_yaml
 from xdc_core.training.optimiser import peak_rate
 
 SECTIONS = [

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ConfigError
-from xdc_core.config.schema import ASKED, FILE_NAME, Config, commented_yaml, load_config, parse_config
+from xdc_core.config.load import ASKED, FILE_NAME, load_config, parse_config
+from xdc_core.config.schema import Config
+from xdc_core.config.write import commented_yaml
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 GOOD = commented_yaml(Config())

@@ -12,8 +12,9 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
 from xdc_core.config.methods import TRUTH
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import SHARD, all_nodes
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 from xdc_core.training.targets import read_assignment
 
 MakeRun = Callable[..., Run]

@@ -11,7 +11,8 @@ import torch
 from shards.errors import ConfigError
 from xdc_core.compute import device as devices
 from xdc_core.compute.device import NVML_CHECK, choose_device, runs_on
-from xdc_core.config.schema import Config, parse_config
+from xdc_core.config.load import parse_config
+from xdc_core.config.schema import Config
 
 # What PyTorch 2.13 says, word by word.
 TOO_OLD = (

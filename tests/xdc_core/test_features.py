@@ -10,7 +10,8 @@ import pytest
 from shards.corpus.index import shard_names
 from shards.errors import StageError
 from xdc_core.data.features import feature_rows, read_features, source_part, source_parts, write_features
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 

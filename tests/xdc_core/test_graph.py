@@ -10,10 +10,14 @@ import pytest
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from shards.store.manifest import read_manifest
-from xdc_core.config.schema import Config, parse_config
+from xdc_core.config.load import parse_config
+from xdc_core.config.schema import Config
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse, run_stage
-from xdc_core.graph.stages import SHARD, Fingerprints, all_nodes, check_node, node_state, settings_of
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.stages import all_nodes, check_node, settings_of
+from xdc_core.graph.state import node_state
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 EVERYTHING_OF_ROUND_1 = {

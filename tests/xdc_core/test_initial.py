@@ -17,8 +17,9 @@ from shards.store.files import sha256_of
 from xdc_core.data.features import read_features
 from xdc_core.encoders.import_weights import load_weights
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import SHARD, inputs
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.stages import inputs
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 BOTH = pytest.mark.parametrize("modality", ["video", "audio"])

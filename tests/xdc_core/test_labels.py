@@ -12,11 +12,14 @@ from sklearn.metrics import normalized_mutual_info_score
 from shards.corpus.index import label_columns, read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.progress import silent
+from xdc_core.clustering.assign import read_centroids
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.data.features import source_part
+from xdc_core.data.labels import read_labels
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.runs.run import Node, Run
-from xdc_core.stages.label import label, read_centroids, read_labels
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+from xdc_core.stages.label import label
 
 MakeRun = Callable[..., Run]
 NODES = [(source, number) for source in ("video", "audio") for number in (0, 1)]

@@ -18,9 +18,9 @@ from shards.errors import StageError, XdcError
 from shards.store.commit import STALE
 from shards.store.manifest import list_files, read_manifest
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import SHARD
 from xdc_core.inspection.verification import verify_run
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 PROBE = {"protocol": "all", "modality": "audio", "label": "label_speaker", "when": "asked"}

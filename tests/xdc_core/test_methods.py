@@ -2,10 +2,11 @@
 
 import pytest
 
+from xdc_core.config.load import parse_config
 from xdc_core.config.methods import METHODS, TRUTH, clustered_from, clustered_sources, label_sources, modalities
-from xdc_core.config.schema import Config, parse_config
-from xdc_core.graph.stages import all_nodes, encoder_node, inputs, round_nodes, setup_nodes
-from xdc_core.runs.run import Node
+from xdc_core.config.schema import Config
+from xdc_core.graph.stages import all_nodes, inputs, round_nodes, setup_nodes
+from xdc_core.runs.node import Node, encoder_node
 
 # Figure 1: what the heads of (the video encoder, the audio encoder) predict.
 FIGURE_1 = {

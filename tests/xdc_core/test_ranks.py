@@ -21,9 +21,11 @@ from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from xdc_core.compute.seed import derive_seed
 from xdc_core.encoders.file import load_encoder
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import Fingerprints, node_state
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.state import node_state
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 from xdc_core.training.agent import AGENT
 from xdc_core.training.metrics import read_metrics
 from xdc_core.training.targets import read_assignment

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from shards.corpus.listing import list_corpus
-from xdc_core.config.schema import FILE_NAME, Config, commented_yaml
+from xdc_core.config.load import FILE_NAME
+from xdc_core.config.schema import Config
+from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.run import open_run

@@ -15,9 +15,11 @@ import pytest
 
 from shards.store.commit import partial_directory
 from shards.store.manifest import read_manifest
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import Fingerprints, node_state
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.state import node_state
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 ROOT = Path(__file__).resolve().parents[2]

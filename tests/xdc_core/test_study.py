@@ -10,8 +10,9 @@ import pytest
 from commits import commit_as_it_is
 
 from shards.errors import ConfigError
-from xdc_core.config.schema import ASKED, load_config, parse_section
-from xdc_core.runs.run import Node, open_run
+from xdc_core.config.load import ASKED, load_config, parse_section
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import open_run
 from xdc_core.study.cells import make_cells
 from xdc_core.study.figure import draw_figure
 from xdc_core.study.results import cell_rows, seconds_of, summarise

@@ -24,9 +24,12 @@ from shards.store.files import sha256_of
 from xdc_core.config.methods import METHODS
 from xdc_core.config.schema import TrainSettings
 from xdc_core.encoders.file import load_encoder
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import Fingerprints, all_nodes, node_state
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.stages import all_nodes
+from xdc_core.graph.state import node_state
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 from xdc_core.stages.train import small_batch
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads

@@ -26,11 +26,14 @@ from shards.store.commit import partial_directory, set_aside
 from shards.store.lock import exclusive, lock_of
 from shards.store.manifest import MANIFEST, list_files, read_manifest
 from shards.store.parquet import write_parquet
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import SHARD, Fingerprints, all_nodes, inputs, node_state
+from xdc_core.graph.stages import all_nodes, inputs
+from xdc_core.graph.state import node_state
 from xdc_core.inspection.directory_check import file_faults
 from xdc_core.inspection.verification import commands, verify_run
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 
 MakeRun = Callable[..., Run]
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from shards.media.decode import decode_sound
 from shards.media.encode import encode_picture, encode_sound
-from xdc_core.config.schema import Config, parse_config
+from xdc_core.config.load import parse_config
+from xdc_core.config.schema import Config
 from xdc_core.data.logmel import Align, align_frames, log_mel, mask_stretch, span_frames
 from xdc_core.data.modality import audio_view, normalise_video, video_view, view_start
 

@@ -10,7 +10,8 @@ from shards.corpus.index import shard_names
 from shards.corpus.stage import shard
 from shards.errors import StageError
 from shards.settings import CorpusSettings
-from xdc_core.config.schema import Config, load_preset, parse_config
+from xdc_core.config.load import load_preset, parse_config
+from xdc_core.config.schema import Config
 from xdc_core.data.clips import ClipRows, ClipViews
 from xdc_core.data.modality import MODALITIES
 

@@ -1,35 +1,20 @@
 """The configuration of a run: one YAML file, every key of it described here."""
 
-import difflib
-import reprlib
-import types
 import typing
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from shards.command import command
-from shards.errors import ConfigError
 from shards.settings import CorpusSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
 from xdc_core.config.methods import clustered_sources
 from xdc_core.config.section import Positive, Section, known_layout
 
-AnySection = TypeVar("AnySection", bound=BaseModel)
 Share = Annotated[float, Field(gt=0, lt=1)]
-PRESETS = Path(__file__).parent / "presets"
-FILE_NAME = "xdc.yaml"
-ASKED = "evaluate.yaml"
 LabelSource = Literal["video", "audio", "joint"]
 LABEL_SOURCES: tuple[str, ...] = typing.get_args(LabelSource)
-
-
-# What PyYAML raises for a text that it cannot make sense of: its own error, and Python's for values such as 2001-99-99
-# or !!bool x. An endless nesting ends in a RecursionError.
-_NO_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 def _named_like_weights(path: str) -> str:
@@ -273,163 +258,7 @@ class Config(Section):
         return self
 
 
-def preset_names() -> list[str]:
-    """The presets that come with the package."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def load_preset(name: str) -> dict[str, Any]:
-    """The values that a preset sets; all else has its default.
-
-    Raises:
-        ConfigError: there is no such preset.
-    """
-    if name not in preset_names():
-        hint = _nearest(name, preset_names())
-        raise ConfigError(f"the preset {name!r}{hint} There are: {', '.join(preset_names())}.")
-    return read_yaml(PRESETS / f"{name}.yaml")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: it is missing, no YAML, or no mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Make a run with: {command('xdc', 'init', path.parent)}") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except _NO_YAML as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(values, dict | None):
-        raise ConfigError(f"{path} holds a {type(values).__name__}, but keys and values were expected.")
-    return values or {}
-
-
-def parse_section(section: type[AnySection], values: dict[str, Any], where: str) -> AnySection:
-    """Check values and fill in defaults.
-
-    Raises:
-        ConfigError: names every wrong key with its nearest match, and every wrong value with what is allowed.
-    """
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        lines = [_explain(problem, section) for problem in error.errors()]
-        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-def parse_config(values: dict[str, Any], where: str) -> Config:
-    """A run's whole configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
-    config = parse_section(Config, values, where)
-    from xdc_core.encoders.build import ENCODERS
-
-    for modality in ("video", "audio"):
-        name = getattr(config, modality).encoder
-        fitting = [spec.name for spec in ENCODERS.values() if spec.modality == modality]
-        if name not in fitting:
-            hint = _nearest(name, fitting)
-            raise ConfigError(f"{where}:\n  {modality}.encoder: {name!r}{hint} Allowed: {', '.join(fitting)}.")
-    return config
-
-
-def load_config(path: Path) -> Config:
-    """Read and check a run's xdc.yaml, and evaluate.yaml beside it: evaluations asked for on the command line."""
-    values = read_yaml(path)
-    asked = path.with_name(ASKED)
-    if not asked.exists():
-        return parse_config(values, str(path))
-    for section, entries in read_yaml(asked).items():
-        if section not in ("datasets", "evaluate"):
-            raise ConfigError(f"{asked}: {section!r} has no place here, but datasets and evaluate have.")
-        both = [values.get(section) or {}, entries or {}]
-        for file, part in zip((path, asked), both, strict=True):
-            if not isinstance(part, dict):
-                raise ConfigError(f"{file}: {section} holds a {type(part).__name__}, but names were expected.")
-        values[section] = both[0] | both[1]
-    return parse_config(values, f"{path}, with {asked.name}")
-
-
-def _nearest(word: str, words: list[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f" is unknown. Did you mean {near[0]!r}?" if near else " is unknown."
-
-
-def _section_at(section: Any, parts: tuple[int | str, ...]) -> type[BaseModel] | None:
-    for part in parts:
-        if typing.get_origin(section) is dict:  # Of sections by name.
-            section = typing.get_args(section)[1]
-        elif _is_section(section) and part in section.model_fields:
-            section = section.model_fields[str(part)].annotation
-        else:
-            return None
-    return section if _is_section(section) else None
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _explain(problem: Any, whole: type[BaseModel]) -> str:
-    """One line for one of pydantic's errors."""
-    location = tuple(part for part in problem["loc"] if part != "[key]")
-    name = ".".join(map(str, location))
-    if problem["type"] == "string_pattern_mismatch" and "[key]" in problem["loc"]:
-        return f"{name}: a name has small letters, digits, - and _ only."
-    if problem["type"] == "missing":
-        return f"{name}: this key is missing."
-    if problem["type"] == "extra_forbidden" or "[key]" in problem["loc"]:
-        section = _section_at(whole, location[:-1])
-        keys = list(section.model_fields) if section else list(LABEL_SOURCES)
-        return f"{name}: this key{_nearest(str(location[-1]), keys)} Keys here: {', '.join(keys)}."
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{name}: {message}." if name else f"{message}."
-    return f"{name}: {_shown(problem['input'])} is not allowed. {message}."
-
-
-def _shown(value: object) -> str:
-    """Short: a few lines of YAML can stand for billions of entries."""
-    whole = reprlib.Repr()
-    whole.maxstring = whole.maxother = whole.maxlong = 200
-    return whole.repr(value)
-
-
-def commented_yaml(config: BaseModel, notes: str = "") -> str:
-    """The whole configuration as YAML, every key with its description as a comment."""
-    lines = [f"# {line}".rstrip() for line in notes.splitlines()]
-    lines += _commented(config, 0)
-    return "\n".join(lines) + "\n"
-
-
-def _commented(section: BaseModel, depth: int) -> list[str]:
-    lines: list[str] = []
-    indent = "  " * depth
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            lines += ["", f"{indent}# {field.description}", f"{indent}{name}:", *_commented(value, depth + 1)]
-            continue
-        if isinstance(value, dict) and any(isinstance(entry, BaseModel) for entry in value.values()):
-            set_values = {key: entry.model_dump(mode="json", exclude_defaults=True) for key, entry in value.items()}
-            text = yaml.safe_dump({name: set_values}, default_flow_style=None, sort_keys=False, width=1000)
-            lines += ["", f"{indent}# {field.description}", *(f"{indent}{line}" for line in text.splitlines())]
-            continue
-        plain = section.model_dump(mode="json")[name]
-        text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1000).removesuffix("\n")
-        allowed = _allowed(field.annotation)
-        note = f"{field.description}{f' [{allowed}]' if allowed else ''}"
-        lines.append(f"{indent}{name}: {text.removesuffix('...').strip()}  # {note}")
-    return lines
-
-
-def _allowed(annotation: Any) -> str:
-    """The choices of a Literal, as text."""
-    if isinstance(annotation, types.UnionType):
-        return ""
-    if typing.get_origin(annotation) is Literal:
-        return " | ".join(map(str, typing.get_args(annotation)))
-    return ""
+def evaluated_modality(config: Config, name: str) -> str | None:
+    """Whose encoder an evaluation is of; None for both."""
+    evaluation = config.evaluate[name]
+    return config.datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality

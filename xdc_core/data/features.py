@@ -11,7 +11,8 @@ from shards.corpus.index import shard_names
 from shards.errors import StageError
 from shards.store.parquet import read_parquet, write_parquet
 from xdc_core.config.methods import clustered_from
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 
 def write_features(path: Path, keys: list[str], features: np.ndarray, **columns: pa.Array) -> None:

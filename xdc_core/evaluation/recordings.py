@@ -15,7 +15,8 @@ from xdc_core.compute.seed import derive_seed
 from xdc_core.config.evaluation import CORPUS, EvaluationSettings
 from xdc_core.evaluation.examples import listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 if TYPE_CHECKING:
     from shards.datasets.dataset import Dataset, Split

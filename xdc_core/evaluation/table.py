@@ -7,9 +7,10 @@ from shards.store.checked_read import read_stored_json
 from shards.store.manifest import read_manifest
 from xdc_core.config.evaluation import CORPUS
 from xdc_core.evaluation.paper import PAPER
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
-from xdc_core.graph.stages import Fingerprints
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 METHODS_IN_ORDER = ("scratch", "supervised", "sdc", "mdc", "cdc", "xdc")
 # The one metric of a protocol that tables show; results.json has all.

@@ -16,17 +16,11 @@ from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, reusable
 from shards.store.commit import clear_left_overs, discard
 from shards.store.manifest import read_manifest
-from xdc_core.graph.stages import (
-    VERSIONS,
-    Fingerprints,
-    files_read,
-    inputs,
-    is_corpus,
-    lost_corpus,
-    settings_of,
-    stored_from,
-)
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.fingerprints import Fingerprints, files_read
+from xdc_core.graph.stages import VERSIONS, inputs, settings_of
+from xdc_core.runs.corpora import is_corpus, lost_corpus, stored_from
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 # Stage -> module and function that does the work; imported when it is needed, for torch and faiss load slowly.
 WORK = {

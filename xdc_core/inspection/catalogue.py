@@ -6,8 +6,9 @@ from typing import Any
 
 from shards.errors import ConfigError, XdcError
 from shards.store.checked_read import read_stored_json
-from xdc_core.config.schema import FILE_NAME
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.config.load import FILE_NAME
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -7,9 +7,10 @@ from shards.corpus.index import read_whole_index, shard_names
 from shards.store.manifest import read_manifest
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.config.schema import LABEL_SOURCES
+from xdc_core.data.labels import read_labels
 from xdc_core.inspection.catalogue import newest_report
-from xdc_core.runs.run import Node, Run
-from xdc_core.stages.label import read_labels
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 
 def difference(a: Run, b: Run) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from shards.store.parquet import read_parquet
 from shards.store.row_count import rejected_keys
 from xdc_core.config.methods import TRUTH
 from xdc_core.data.features import source_part
-from xdc_core.graph.stages import is_corpus
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.corpora import is_corpus
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 Fault = tuple[Path, str]  # A file or a directory, and what is wrong with it.
 

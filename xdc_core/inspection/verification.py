@@ -13,9 +13,13 @@ from shards.store.build import reusable
 from shards.store.commit import STALE, partial_directories
 from shards.store.lock import in_progress, lock_of, read_holder, this_machine
 from shards.store.manifest import read_manifest
-from xdc_core.graph.stages import Fingerprints, all_nodes, evaluation_nodes, inputs, is_corpus, node_state, stored_from
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs
+from xdc_core.graph.state import node_state
 from xdc_core.inspection.directory_check import comparable, file_faults, manifest_faults, row_faults
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.corpora import is_corpus, stored_from
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
 # What lies beside a directory NAME while it is built: `.NAME.lock`, `.NAME.FINGERPRINT.partial` and the like.

@@ -19,7 +19,8 @@ from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS, FinetuneSettings
-from xdc_core.config.schema import Config
+from xdc_core.config.schema import Config, evaluated_modality
+from xdc_core.config.views import with_frames
 from xdc_core.data.clips import ClipRows
 from xdc_core.data.modality import MODALITIES, Modality, Where
 from xdc_core.data.placing import PLACED, views_by_row
@@ -29,8 +30,8 @@ from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.predictions import Verdict, accuracy, judge
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.trial import Trial, trial_of
-from xdc_core.graph.stages import encoder_node, evaluated_modality, with_frames
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node, encoder_node
+from xdc_core.runs.run import Run
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 
 

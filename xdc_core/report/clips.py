@@ -9,7 +9,8 @@ from shards.corpus.reader import ClipReader
 from shards.progress import Progress
 from shards.store.parquet import read_parquet
 from xdc_core.report.media import take_media, write_media
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 SEARCHED = 20_000  # Clips that a page can hold to be searched; of a larger corpus it has the examples only.
 MEDIA_COLUMNS = (

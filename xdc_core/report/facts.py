@@ -10,7 +10,8 @@ from xdc_core.evaluation.table import headline
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.report.clusters import cluster_rows
 from xdc_core.report.diagnostics import signs
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 from xdc_core.training.metrics import read_metrics
 
 

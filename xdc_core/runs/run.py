@@ -6,37 +6,11 @@ from pathlib import Path
 from shards.command import stage_command
 from shards.settings import CorpusSettings, stored_part
 from shards.store.manifest import fingerprint
-from xdc_core.config.schema import FILE_NAME, Config, load_config
+from xdc_core.config.load import FILE_NAME, load_config
+from xdc_core.config.schema import Config
+from xdc_core.runs.node import FOLDERS, Node
 
 SHORTEST_S = 0.1
-
-
-@dataclass(frozen=True)
-class Node:
-    """One box of the graph: a stage, on a modality (or label source), in a round. Has a directory of its own."""
-
-    stage: str
-    modality: str | None = None
-    round: int | None = None
-
-    @property
-    def name(self) -> str:
-        """For people: `extract.video`, `shard`."""
-        return f"{self.stage}.{self.modality}" if self.modality else self.stage
-
-    def __str__(self) -> str:
-        return self.name if self.round is None else f"{self.name} of round {self.round}"
-
-
-# Stage -> the folder of a round in which its directories lie, one a modality.
-FOLDERS = {
-    "extract": "features",
-    "cluster": "clusters",
-    "label": "labels",
-    "train": "train",
-    "embed": "embeddings",
-    "eval": "evaluations",
-}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,13 +11,15 @@ from shards.progress import Progress
 from shards.sources.split import check_learn_splits
 from shards.store.build import Outcome
 from shards.store.files import new_file, write_json
+from xdc_core.clustering.kmeans import kmeans
 from xdc_core.clustering.kmeans_check import faiss_gpus
 from xdc_core.clustering.preprocess import fit_preprocess
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.schema import ClusterSettings
 from xdc_core.data.features import source_parts
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 
 def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -121,58 +122,3 @@ def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None,
     there.update(split or "" for split in index["split"].unique().to_pylist())
     wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits)])
     return np.fromiter((key in wanted for key in keys), bool, len(keys))
-
-
-def kmeans(
-    points: np.ndarray, k: int, iterations: int, seed: int, threads: int, gpus: int = 0
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Cluster points, float32 [n, d], n >= k, with faiss's k-means, which uses all of them.
-
-    Returns centroids, float32 [k, d], and facts.
-
-    With `gpus` it runs on all GPUs that faiss sees; where these have no memory left it runs on the CPU, and a warning
-    on stderr says so.
-
-    Facts: objective per iteration (sum of squared distances), sizes at the end, how many clusters ended empty and
-    how many were refilled by splitting a large one on the way, and where it ran.
-
-    Raises:
-        RuntimeError: k-means fails, but for want of memory on a GPU.
-    """
-    import faiss
-
-    faiss.omp_set_num_threads(threads)
-
-    def trained(on_gpus: bool) -> tuple[Any, np.ndarray]:
-        means = faiss.Kmeans(
-            points.shape[1],
-            k,
-            niter=iterations,
-            seed=seed,
-            gpu=on_gpus,
-            # faiss otherwise trains on 256 points a centroid without saying so, and complains below 39.
-            max_points_per_centroid=-(-len(points) // k),
-            min_points_per_centroid=1,
-        )
-        means.train(points)
-        return means, means.assign(points)[1]
-
-    where = f"{gpus} GPUs" if gpus else f"CPU, {threads} threads"
-    try:
-        means, nearest = trained(bool(gpus))
-    except RuntimeError as error:
-        if not gpus or "out of memory" not in str(error):
-            raise
-        where = f"CPU, {threads} threads (no memory left on the GPU)"
-        print(f"warning: k-means on {where}: {str(error).strip()}", file=sys.stderr, flush=True)
-        means, nearest = trained(False)
-    sizes = np.bincount(nearest, minlength=k)
-    steps = means.iteration_stats or []
-    facts = {
-        "objective": [float(step["obj"]) for step in steps],
-        "splits": int(sum(step["nsplit"] for step in steps)),
-        "sizes": sizes.tolist(),
-        "empty": int((sizes == 0).sum()),
-        "on": where,
-    }
-    return np.asarray(means.centroids, np.float32).reshape(k, -1), facts

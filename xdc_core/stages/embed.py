@@ -16,12 +16,13 @@ from shards.store.row_count import count_rows_and_rejects
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import Config
+from xdc_core.config.views import with_frames
 from xdc_core.data.clips import ClipRows, ClipViews
 from xdc_core.data.features import write_features
 from xdc_core.data.modality import MODALITIES, Modality
 from xdc_core.data.placing import PLACED, views_by_row
-from xdc_core.graph.stages import with_frames
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 from xdc_core.stages.extract import Counted, check_finite, encode_shards, extracting_encoder, write_rejects
 
 

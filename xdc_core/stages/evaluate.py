@@ -20,18 +20,19 @@ from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS, EvaluationSettings
+from xdc_core.config.schema import evaluated_modality
 from xdc_core.data.features import read_features
 from xdc_core.evaluation.examples import Examples, check_split
 from xdc_core.evaluation.predictions import Verdict
 from xdc_core.evaluation.recordings import Recordings, read_recordings
 from xdc_core.evaluation.spread import spread
 from xdc_core.evaluation.trial import Trial, trial_of, write_predictions
-from xdc_core.graph.stages import evaluated_modality
 from xdc_core.probes.linear import fc
 from xdc_core.probes.neighbours import neighbours
 from xdc_core.probes.retrieval import retrieve
 from xdc_core.probes.svm import svm
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 PROBES: dict[str, Callable[[Examples, Examples, int, int, float], Verdict]] = {"fc": fc, "svm": svm, "knn": neighbours}
 
@@ -145,9 +146,9 @@ def _clusters(
     draw: Callable[[str, int], int],
 ) -> TrialWorker:
     """k-means, as in a round, on the training recordings' views; then the test recordings' views against labels."""
+    from xdc_core.clustering.assign import nearest
+    from xdc_core.clustering.kmeans import kmeans
     from xdc_core.clustering.preprocess import fit_preprocess
-    from xdc_core.stages.cluster import kmeans
-    from xdc_core.stages.label import nearest
 
     settings, threads = run.config.cluster, thread_count(run.config)
 

@@ -25,8 +25,8 @@ from xdc_core.data.features import feature_rows, write_features
 from xdc_core.data.loader import load_views
 from xdc_core.data.modality import MODALITIES, Modality
 from xdc_core.encoders.file import FILE_NAME, load_encoder
-from xdc_core.graph.stages import encoder_node
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node, encoder_node
+from xdc_core.runs.run import Run
 
 
 def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:

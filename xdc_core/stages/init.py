@@ -19,8 +19,9 @@ from xdc_core.encoders.batch_norm import calibrate_batch_norm
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import FILE_NAME, save_encoder
 from xdc_core.encoders.import_weights import load_weights
-from xdc_core.graph.stages import WEIGHTS, files_read
-from xdc_core.runs.run import Node, Run
+from xdc_core.graph.fingerprints import WEIGHTS, files_read
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 
 def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:

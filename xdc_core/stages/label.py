@@ -1,6 +1,5 @@
 """The label stage: every clip's nearest centroid is its pseudo-label. Streams shard by shard."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +7,21 @@ import numpy as np
 import pyarrow as pa
 
 from shards.corpus.index import label_columns, read_index, shard_names
-from shards.errors import ConfigError, StageError
+from shards.errors import ConfigError
 from shards.progress import Progress
 from shards.store.build import Outcome
-from shards.store.checked_read import read_stored, read_stored_json, remedy_of
 from shards.store.files import write_json
-from shards.store.parquet import read_parquet, write_parquet
+from shards.store.parquet import write_parquet
 from shards.store.row_count import count_rows_and_rejects
 from xdc_core.clustering.agreement import Contingency, agreement
+from xdc_core.clustering.assign import nearest, read_centroids
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import TRUTH
 from xdc_core.data.features import source_part, source_rows
-from xdc_core.runs.run import Node, Run
+from xdc_core.data.labels import read_labels
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 
 def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -56,18 +57,6 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     sizes = {shard: source_rows(run, node.round, source, shard) for shard in shards}
     rows, _ = count_rows_and_rejects(out, "label", sizes)
     return Outcome(rows, 0, _without_sizes(scores), _files(shards))
-
-
-def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every point, float32 [n, d]: the Euclidean distance to its nearest centroid, and that centroid's number."""
-    import faiss
-
-    if not len(points):
-        return np.empty(0, np.float32), np.empty(0, np.int64)
-    index = faiss.IndexFlatL2(centroids.shape[1])
-    index.add(centroids)
-    squared, found = index.search(points, 1)
-    return np.sqrt(np.maximum(squared[:, 0], 0)), found[:, 0]
 
 
 def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -112,34 +101,6 @@ def _without_sizes(scores: dict[str, Any]) -> dict[str, Any]:
 
 def _files(shards: list[str]) -> tuple[str, ...]:
     return (*(f"{shard}.parquet" for shard in shards), "scores.json")
-
-
-def read_k(labels: Path) -> int:
-    """How many clusters a label directory's numbers come from, empty ones among them.
-
-    Raises:
-        StageError: scores.json is missing or damaged.
-    """
-    path = labels / "scores.json"
-    try:
-        return int(read_stored_json(path, "label")["k"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, 'label')}") from error
-
-
-def read_centroids(clusters: Path) -> np.ndarray:
-    """float32 [k, components]. Raises StageError where the file is missing or damaged."""
-    path = clusters / "centroids.npy"
-    try:
-        return np.load(BytesIO(read_stored(path, "cluster")), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, 'cluster')}") from error
-
-
-def read_labels(directory: Path, shard: str) -> tuple[np.ndarray, np.ndarray]:
-    """Keys, object [clips], and clusters, int32 [clips], of one shard."""
-    table = read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"])
-    return table["key"].to_numpy(), table["cluster"].to_numpy()
 
 
 def score(run: Run, node: Node, directory: Path, k: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from shards.progress import Progress
 from shards.store.build import Outcome
 from shards.store.checked_read import read_stored_json
 from shards.store.files import write_json, write_text
+from xdc_core.config.load import FILE_NAME
 from xdc_core.config.methods import modalities
-from xdc_core.config.schema import FILE_NAME, commented_yaml
+from xdc_core.config.write import commented_yaml
 from xdc_core.encoders.file import FILE_NAME as ENCODER
-from xdc_core.graph.stages import encoder_node
 from xdc_core.report.charts import COLOURS, GREY, Line, cross_chart, lines_chart, sizes_chart
 from xdc_core.report.clips import page_clips, write_examples
 from xdc_core.report.clusters import cross_table
@@ -22,7 +22,8 @@ from xdc_core.report.facts import gather
 from xdc_core.report.filters import data_address, first_filters, matrix, stored_weights, tiles, time_filters
 from xdc_core.report.overview import write_overview
 from xdc_core.report.page import embedded, history_charts, render
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node, encoder_node
+from xdc_core.runs.run import Run
 
 MEDIA = "media"
 

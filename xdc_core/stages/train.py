@@ -18,7 +18,8 @@ from shards.store.fault import fault_point
 from xdc_core.compute.parent_death import die_with_parent
 from xdc_core.config.schema import TrainSettings
 from xdc_core.encoders.file import FILE_NAME
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 from xdc_core.training.metrics import read_metrics
 
 LOG = "train.log"

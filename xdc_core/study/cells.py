@@ -10,7 +10,9 @@ from typing import Any
 from shards.digits.settings import DigitsSettings
 from shards.errors import ConfigError
 from shards.store.files import write_text
-from xdc_core.config.schema import FILE_NAME, Config, commented_yaml, load_preset, parse_config, read_yaml
+from xdc_core.config.load import FILE_NAME, load_preset, parse_config, read_yaml
+from xdc_core.config.schema import Config
+from xdc_core.config.write import commented_yaml
 from xdc_core.runs.run import Run
 from xdc_core.study.settings import CONTENDERS, StudySettings, digits_settings
 

@@ -7,9 +7,10 @@ from typing import Any
 from shards.store.commit import partial_directories
 from shards.store.manifest import read_manifest
 from xdc_core.config.methods import modalities
-from xdc_core.graph.stages import Fingerprints
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.report.facts import read_report
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 from xdc_core.training.metrics import read_metrics
 
 ROUND = "round"

@@ -16,7 +16,8 @@ def main() -> int:
     """Returns the exit code."""
     # The agent may have died before we came so far; then nobody would end us.
     die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
-    from xdc_core.runs.run import Node, open_run
+    from xdc_core.runs.node import Node
+    from xdc_core.runs.run import open_run
     from xdc_core.stages.train import ERROR_PREFIX, METRICS_PREFIX
     from xdc_core.training.process_rank import place_from_environment
     from xdc_core.training.rank import train_rank

@@ -22,8 +22,8 @@ from xdc_core.data.loader import load_views
 from xdc_core.data.modality import MODALITIES, Modality
 from xdc_core.data.sampling import batch_positions
 from xdc_core.encoders.file import FILE_NAME, load_encoder, save_encoder
-from xdc_core.graph.stages import SHARD, encoder_node
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import SHARD, Node, encoder_node
+from xdc_core.runs.run import Run
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import make_learner

@@ -10,10 +10,11 @@ from shards.store.parquet import read_parquet
 from xdc_core.compute.seed import derive_seed
 from xdc_core.config.methods import METHODS
 from xdc_core.data.clips import ClipRows
+from xdc_core.data.labels import read_k, read_labels
 from xdc_core.data.modality import MODALITIES
 from xdc_core.data.sampling import draw_clips
-from xdc_core.runs.run import Node, Run
-from xdc_core.stages.label import read_k, read_labels
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 
 @dataclass(frozen=True)

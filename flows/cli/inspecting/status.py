@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from shards.command import command
 from shards.store.manifest import read_manifest
-from xdc_core.graph.stages import Fingerprints, all_nodes, node_state
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.stages import all_nodes
+from xdc_core.graph.state import node_state
 from xdc_core.runs.run import open_run
 
 if TYPE_CHECKING:

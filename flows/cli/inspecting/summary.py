@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from shards.command import command
 from shards.errors import ConfigError
 from shards.store.checked_read import read_stored_json
-from xdc_core.graph.stages import Fingerprints, lost_corpus, node_state
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.state import node_state
+from xdc_core.runs.corpora import lost_corpus
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 if TYPE_CHECKING:
     from rich.table import Table

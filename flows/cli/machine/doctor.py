@@ -17,7 +17,7 @@ from flows.orchestration.prefect_defaults import set_defaults
 from flows.orchestration.server import answers, temporary_server
 from shards.errors import ConfigError, XdcError
 from shards.store.lock_check import AT_ONCE, check_locks
-from xdc_core.config.schema import FILE_NAME
+from xdc_core.config.load import FILE_NAME
 from xdc_core.runs.run import open_run
 
 PACKAGES = (

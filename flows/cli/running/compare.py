@@ -16,9 +16,11 @@ from shards.errors import ConfigError, StageError, XdcError
 from shards.media.cores import core_count
 from shards.store.build import Record
 from shards.store.files import write_text
-from xdc_core.config.schema import commented_yaml, parse_section
+from xdc_core.config.load import parse_section
+from xdc_core.config.write import commented_yaml
 from xdc_core.graph.stages import all_nodes
-from xdc_core.runs.run import Node, Run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 from xdc_core.study.cells import Cell, make_cells
 from xdc_core.study.settings import FILE_NAME, StudySettings, load_study
 from xdc_core.study.write import write_study

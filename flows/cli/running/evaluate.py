@@ -14,12 +14,15 @@ from shards.errors import ConfigError, StageError
 from shards.store.files import write_text
 from shards.store.manifest import fingerprint
 from xdc_core.config.evaluation import CORPUS
+from xdc_core.config.load import ASKED, read_yaml
 from xdc_core.config.methods import modalities
-from xdc_core.config.schema import ASKED, read_yaml
+from xdc_core.config.schema import evaluated_modality
 from xdc_core.evaluation.table import markdown_table, read_results
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
-from xdc_core.graph.stages import SHARD, Fingerprints, encoder_node, evaluated_modality, evaluation_nodes, inputs
-from xdc_core.runs.run import Node, Run, open_run
+from xdc_core.graph.stages import evaluation_nodes, inputs
+from xdc_core.runs.node import SHARD, Node, encoder_node
+from xdc_core.runs.run import Run, open_run
 
 # Views of a recording where the paper has others than ten.
 VIEWS = {"dcase2014": 60}

@@ -9,7 +9,8 @@ from shards.corpus.listing import check_places, list_corpus
 from shards.errors import ConfigError
 from shards.sources.split import check_learn_splits
 from shards.store.files import write_text
-from xdc_core.config.schema import FILE_NAME, commented_yaml, load_preset, parse_config
+from xdc_core.config.load import FILE_NAME, load_preset, parse_config
+from xdc_core.config.write import commented_yaml
 from xdc_core.runs.run import open_run
 
 NOTES = """The configuration of this run. Change it as you like, then: {status} tells which stages are stale,

@@ -12,8 +12,9 @@ from shards.corpus.recut import damaged_sources, recut
 from shards.errors import ConfigError
 from shards.progress import silent
 from shards.store.manifest import read_manifest
-from xdc_core.graph.stages import SHARD, stored_from
-from xdc_core.runs.run import Node, open_run
+from xdc_core.runs.corpora import stored_from
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import open_run
 
 
 def recut_run(root: Path, sources: Sequence[str] | None, show: bool) -> list[dict[str, Any]]:

@@ -13,12 +13,14 @@ from flows.cli.inspecting.summary import read_report
 from flows.cli.terminal import shown
 from flows.orchestration.prefect_defaults import set_defaults
 from flows.orchestration.server import prefect_server
-from flows.rounds import check_round, next_round
 from flows.runners.forked import CHILDREN
 from shards.errors import Busy, ConfigError, XdcError
+from xdc_core.graph.rounds import check_round, next_round
 from xdc_core.graph.run_stage import all_fresh, reuse
-from xdc_core.graph.stages import all_nodes, check_node, lost_corpus, round_nodes, setup_nodes
-from xdc_core.runs.run import Node, open_run
+from xdc_core.graph.stages import all_nodes, check_node, round_nodes, setup_nodes
+from xdc_core.runs.corpora import lost_corpus
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import open_run
 
 
 def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Which round a person means."""
 
 from shards.errors import ConfigError
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import all_fresh
-from xdc_core.graph.stages import Fingerprints, round_nodes
+from xdc_core.graph.stages import round_nodes
 from xdc_core.runs.run import Run
 
 

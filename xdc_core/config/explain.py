@@ -1,0 +1,55 @@
+"""One line for people for each of pydantic's errors."""
+
+import difflib
+import reprlib
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+
+from xdc_core.config.schema import LABEL_SOURCES
+
+
+def nearest_hint(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f" is unknown. Did you mean {near[0]!r}?" if near else " is unknown."
+
+
+def _section_at(section: Any, parts: tuple[int | str, ...]) -> type[BaseModel] | None:
+    for part in parts:
+        if typing.get_origin(section) is dict:  # Of sections by name.
+            section = typing.get_args(section)[1]
+        elif _is_section(section) and part in section.model_fields:
+            section = section.model_fields[str(part)].annotation
+        else:
+            return None
+    return section if _is_section(section) else None
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def explain_problem(problem: Any, whole: type[BaseModel]) -> str:
+    """One line for one of pydantic's errors."""
+    location = tuple(part for part in problem["loc"] if part != "[key]")
+    name = ".".join(map(str, location))
+    if problem["type"] == "string_pattern_mismatch" and "[key]" in problem["loc"]:
+        return f"{name}: a name has small letters, digits, - and _ only."
+    if problem["type"] == "missing":
+        return f"{name}: this key is missing."
+    if problem["type"] == "extra_forbidden" or "[key]" in problem["loc"]:
+        section = _section_at(whole, location[:-1])
+        keys = list(section.model_fields) if section else list(LABEL_SOURCES)
+        return f"{name}: this key{nearest_hint(str(location[-1]), keys)} Keys here: {', '.join(keys)}."
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{name}: {message}." if name else f"{message}."
+    return f"{name}: {_shown(problem['input'])} is not allowed. {message}."
+
+
+def _shown(value: object) -> str:
+    """Short: a few lines of YAML can stand for billions of entries."""
+    whole = reprlib.Repr()
+    whole.maxstring = whole.maxother = whole.maxlong = 200
+    return whole.repr(value)

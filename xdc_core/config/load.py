@@ -1,0 +1,108 @@
+"""Read a configuration from YAML: xdc.yaml, presets, and what was asked for beside it."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from shards.command import command
+from shards.errors import ConfigError
+from xdc_core.config.explain import explain_problem, nearest_hint
+from xdc_core.config.schema import Config
+
+AnySection = TypeVar("AnySection", bound=BaseModel)
+
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+FILE_NAME = "xdc.yaml"
+
+
+ASKED = "evaluate.yaml"
+
+
+# What PyYAML raises for a text that it cannot make sense of: its own error, and Python's for values such as 2001-99-99
+# or !!bool x. An endless nesting ends in a RecursionError.
+_NO_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The values that a preset sets; all else has its default.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in preset_names():
+        hint = nearest_hint(name, preset_names())
+        raise ConfigError(f"the preset {name!r}{hint} There are: {', '.join(preset_names())}.")
+    return read_yaml(PRESETS / f"{name}.yaml")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it is missing, no YAML, or no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Make a run with: {command('xdc', 'init', path.parent)}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except _NO_YAML as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path} holds a {type(values).__name__}, but keys and values were expected.")
+    return values or {}
+
+
+def parse_section(section: type[AnySection], values: dict[str, Any], where: str) -> AnySection:
+    """Check values and fill in defaults.
+
+    Raises:
+        ConfigError: names every wrong key with its nearest match, and every wrong value with what is allowed.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        lines = [explain_problem(problem, section) for problem in error.errors()]
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """A run's whole configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
+    config = parse_section(Config, values, where)
+    from xdc_core.encoders.build import ENCODERS
+
+    for modality in ("video", "audio"):
+        name = getattr(config, modality).encoder
+        fitting = [spec.name for spec in ENCODERS.values() if spec.modality == modality]
+        if name not in fitting:
+            hint = nearest_hint(name, fitting)
+            raise ConfigError(f"{where}:\n  {modality}.encoder: {name!r}{hint} Allowed: {', '.join(fitting)}.")
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a run's xdc.yaml, and evaluate.yaml beside it: evaluations asked for on the command line."""
+    values = read_yaml(path)
+    asked = path.with_name(ASKED)
+    if not asked.exists():
+        return parse_config(values, str(path))
+    for section, entries in read_yaml(asked).items():
+        if section not in ("datasets", "evaluate"):
+            raise ConfigError(f"{asked}: {section!r} has no place here, but datasets and evaluate have.")
+        both = [values.get(section) or {}, entries or {}]
+        for file, part in zip((path, asked), both, strict=True):
+            if not isinstance(part, dict):
+                raise ConfigError(f"{file}: {section} holds a {type(part).__name__}, but names were expected.")
+        values[section] = both[0] | both[1]
+    return parse_config(values, f"{path}, with {asked.name}")
