@@ -7,7 +7,7 @@
 trained. The round after the last training (number `rounds`) is a last look: all but training.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shards.errors import ConfigError
@@ -18,7 +18,7 @@ from xdc_core.runs.run import Run
 from xdc_core.stages.declared import STAGES_IN_ORDER, embedded_data_sets
 
 # By name, each after those that it reads.
-STAGES: Mapping[str, Stage[Config, Run]] = {stage.name: stage for stage in STAGES_IN_ORDER}
+STAGES: dict[str, Stage[Config, Run]] = {stage.name: stage for stage in STAGES_IN_ORDER}
 
 
 def stage_of(node: Node) -> Stage[Config, Run]:
