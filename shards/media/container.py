@@ -187,7 +187,7 @@ def decode_from(
                 stream.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
             begin_s = time_s - (lead_s(stream.codec_context.name) if kind == "audio" else 0.0)
             origin_s = origin_of(container)
-            # In a file with pictures FFmpeg seeks to a picture, so sound before the first one is decoded from the start.
+            # In a file with pictures FFmpeg seeks to a picture: earlier sound must be decoded from the start.
             leading = next(filter(_decodable, _pictures(container)), stream)
             first_s = float((leading.start_time or 0) * (leading.time_base or 0)) - origin_s
             from_beginning = begin_s - back_s <= first_s or _only_from_beginning(container, stream)

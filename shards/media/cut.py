@@ -268,7 +268,7 @@ def _place_frames(
         if time_s >= start_s + duration_s:
             break
         if position is None and time_s + lasts_s < start_s - SETTLING_S:
-            continue  # Too early even for the resampler to settle.
+            continue  # Ends before the part that the resampler needs.
         before, make = make, (frame.format.name, frame.layout.name, frame.sample_rate)
         if position is None or make != before or abs(time_s - expected_s) > 1e-6:
             # The first frame, another format, or a jump in time: flush the resampler, and continue at the new position.
