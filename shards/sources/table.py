@@ -62,7 +62,7 @@ def read_table(path: Path) -> Table:
         return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except OSError as error:  # Arrow's errors have no strerror.
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (csv.Error, pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # A damaged file may raise any of these.
+    except (csv.Error, pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # By damaged files.
         kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV file in UTF-8"
         raise ConfigError(f"{path} is no {kind}: {error}") from error
 
