@@ -81,7 +81,7 @@ def unlisted(files: Files, used: Iterable[str], key: Callable[[str], str]) -> li
 
 
 def certain_modalities(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the modality that all files have by their suffixes (sound files sound, others a picture); () for a mixture."""
+    """Return the modality that all files have by their suffixes: sound or pictures; () for a mixture."""
     kinds = {"audio" if PurePosixPath(name).suffix.lower() in SOUND_SUFFIXES else "video" for name in names}
     return tuple(kinds) if len(kinds) == 1 else ()
 
