@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from interrupted import INTERRUPTED
 
+from tests.flows.interrupted import INTERRUPTED
 from xdc_core.config.load import FILE_NAME, parse_config
 from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import reuse, run_stage

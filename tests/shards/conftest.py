@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_maker import Array, plain, tone, write_video
 
 from shards.corpus.stage import shard
 from shards.settings import CorpusSettings
+from tests.shards.media_maker import Array, plain, tone, write_video
 
 
 def moving(seconds: float, shade: int) -> list[Array]:
