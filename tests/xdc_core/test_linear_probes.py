@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from gaussians import gaussians
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from shards.errors import ConfigError
+from tests.xdc_core.gaussians import gaussians
 from xdc_core.evaluation.examples import Examples
 from xdc_core.probes.linear import fc
 from xdc_core.probes.standardise import fit_standard

@@ -4,9 +4,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from gaussians import gaussians
 
 from shards.errors import ConfigError
+from tests.xdc_core.gaussians import gaussians
 from xdc_core.evaluation.examples import Examples
 from xdc_core.evaluation.predictions import accuracy
 from xdc_core.probes import neighbours as module

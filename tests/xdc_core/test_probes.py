@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from gaussians import gaussians, relabelled
 from sklearn.datasets import load_digits
 
 from shards.errors import ConfigError, StageError
+from tests.xdc_core.gaussians import gaussians, relabelled
 from xdc_core.evaluation.examples import Examples
 from xdc_core.evaluation.predictions import Verdict, accuracy, mean_class_accuracy, per_class
 from xdc_core.probes import linear

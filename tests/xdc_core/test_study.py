@@ -7,9 +7,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from commits import commit_as_it_is
 
 from shards.errors import ConfigError
+from tests.commits import commit_as_it_is
 from xdc_core.config.load import ASKED, load_config, parse_section
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run
