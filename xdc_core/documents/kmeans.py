@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import Field
+
 from xdc_core.documents.document import Document, Number, read_document, write_document
 
 FILE_NAME = "kmeans.json"
@@ -20,9 +22,9 @@ class Kmeans(Document):
     sample: int
     components: int
     seed: int
-    objective: list[Number] = []
+    objective: list[Number] = Field([])
     splits: int = 0
-    sizes: list[int] = []
+    sizes: list[int] = Field([])
     empty: int = 0
     on: str = ""
 

@@ -49,7 +49,7 @@ class Cluster(Document):
     distance: Number | None = None
     purity: Number | None
     top: list[TopLabel]
-    examples: list[str] = []
+    examples: list[str] = Field([])
 
 
 class ReportedSource(Document):
@@ -57,7 +57,7 @@ class ReportedSource(Document):
 
     k: int
     sample: int
-    objective: list[Number] = []
+    objective: list[Number] = Field([])
     on: str = ""
     clips: int
     empty: int
@@ -66,7 +66,7 @@ class ReportedSource(Document):
     nmi_previous: Number | None = None
     sizes: list[int]
     agreement: dict[str, Agreement]
-    clusters: list[Cluster] = []
+    clusters: list[Cluster] = Field([])
 
 
 class ReportedTraining(Document):
@@ -79,7 +79,7 @@ class ReportedTraining(Document):
     first_loss: Number
     loss: Number
     clips_per_s: Number | None = None
-    curve: list[dict[str, Any]] = []
+    curve: list[dict[str, Any]] = Field([])
 
 
 class ReportedEvaluation(Document):
@@ -129,14 +129,14 @@ class Report(Document):
     round: int
     method: str
     trained: bool
-    corpus: dict[str, Any] = {}
+    corpus: dict[str, Any] = Field({})
     nodes: list[ReportedNode]
     label_columns: list[str]
     sources: dict[str, ReportedSource]
-    training: dict[str, ReportedTraining] = {}
-    evaluations: dict[str, ReportedEvaluation] = {}
+    training: dict[str, ReportedTraining] = Field({})
+    evaluations: dict[str, ReportedEvaluation] = Field({})
     history: list[HistoryRow]
-    evaluation_history: list[EvaluationRow] = []
+    evaluation_history: list[EvaluationRow] = Field([])
     diagnostics: list[Diagnostic] = Field([], alias="signs")
 
     @property

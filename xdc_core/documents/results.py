@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from xdc_core.documents.document import Document, Number, read_document, write_document
 
@@ -56,11 +56,11 @@ class Results(Document):
     weights: str | None = None
     settings: dict[str, Any]
     dataset: dict[str, Any] | None = None
-    classes: list[str] = []
+    classes: list[str] = Field([])
     metrics: dict[str, Spread]
-    by_split: dict[str, dict[str, Spread]] = {}
-    warnings: list[str] = []
-    trials: list[Trial] = []
+    by_split: dict[str, dict[str, Spread]] = Field({})
+    warnings: list[str] = Field([])
+    trials: list[Trial] = Field([])
 
 
 # The metric of a protocol that stands for it where there is room for one; results.json has all.

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import Field
+
 from xdc_core.documents.document import Document, Number, read_document, write_document
 
 FILE_NAME = "scores.json"
@@ -41,7 +43,7 @@ class Scores(Document):
     nmi_previous: Number | None = None
     labels: dict[str, Agreement]
     sizes: list[int]
-    classes: list[str] = []
+    classes: list[str] = Field([])
     unlabelled: int = 0
 
 

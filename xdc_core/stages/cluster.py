@@ -10,7 +10,7 @@ from shards.errors import ConfigError, StageError
 from shards.progress import Progress
 from shards.sources.split import check_learn_splits
 from shards.store.build import Outcome
-from shards.store.files import new_file, write_json
+from shards.store.files import new_file
 from xdc_core.clustering.kmeans import kmeans
 from xdc_core.clustering.kmeans_check import faiss_gpus
 from xdc_core.clustering.preprocess import fit_preprocess
@@ -18,6 +18,7 @@ from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.schema import ClusterSettings
 from xdc_core.data.features import source_parts
+from xdc_core.documents.kmeans import Kmeans, write_kmeans
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -68,7 +69,7 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         **kept,
         **facts,
     }
-    write_json(out / "kmeans.json", facts)
+    write_kmeans(out, Kmeans.model_validate(facts))
     summary = {name: value for name, value in facts.items() if name not in ("sizes", "iterations")}
     return Outcome(k, 0, summary)
 
