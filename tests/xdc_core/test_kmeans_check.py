@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import alive, wait_for
 
+from tests.processes import alive, wait_for
 from xdc_core.clustering import kmeans_check
 from xdc_core.clustering.kmeans_check import KmeansCheck, faiss_gpus, kmeans_tried
 

@@ -12,7 +12,7 @@ from shards.progress import Progress
 from shards.section import hashed_settings
 from shards.sources.split import check_learn_splits
 from shards.store.build import Outcome
-from shards.store.files import new_file, write_json
+from shards.store.files import new_file
 from shards.store.stage import Stage
 from xdc_core.clustering.kmeans import kmeans
 from xdc_core.clustering.kmeans_check import faiss_gpus
@@ -22,6 +22,7 @@ from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
 from xdc_core.config.schema import ClusterSettings, Config
 from xdc_core.data.features import source_parts
+from xdc_core.documents.kmeans import Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
@@ -72,7 +73,7 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         **kept,
         **facts,
     }
-    write_json(out / "kmeans.json", facts)
+    write_kmeans(out, Kmeans.model_validate(facts))
     summary = {name: value for name, value in facts.items() if name not in ("sizes", "iterations")}
     return Outcome(k, 0, summary)
 
