@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from xdc_core.config.section import LayoutName, Positive, Section
+from shards.section import Positive, Section
+from xdc_core.config.section import LayoutName
 
 CORPUS = "corpus"
 Protocol = Literal["fc", "all", "svm", "knn", "retrieval", "clusters"]

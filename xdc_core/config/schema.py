@@ -3,14 +3,18 @@
 import typing
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from shards.errors import ConfigError
+from shards.section import Positive, Section
 from shards.settings import CorpusSettings
+from xdc_core.clustering.clusterer import Clusterer
+from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
 from xdc_core.config.methods import clustered_sources
-from xdc_core.config.section import Positive, Section, known_layout
+from xdc_core.config.section import known_layout
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 LabelSource = Literal["video", "audio", "joint"]
@@ -103,8 +107,21 @@ class ExtractSettings(Section):
     )
 
 
+def _known_algorithm(name: str) -> str:
+    try:
+        CLUSTERERS.check(name)
+    except ConfigError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+    return name
+
+
 class ClusterSettings(Section):
-    """k-means over a modality's features (or all, for the label source `joint`)."""
+    """Clusters of a modality's features (or of all modalities' together, for the label source `joint`)."""
+
+    algorithm: Annotated[str, AfterValidator(_known_algorithm)] = Field(
+        KMEANS.name, description="kmeans, or the clustering algorithm of an installed package"
+    )
+    algorithm_settings: dict[str, Any] = Field({}, description="its own settings; {}: their defaults")
 
     k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
         {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
@@ -115,7 +132,7 @@ class ClusterSettings(Section):
     joint_l2: bool = Field(
         True, description="scale every modality to length 1 before they are put together. Unverified for XDC"
     )
-    iterations: int = Field(20, ge=1, description="k-means iterations (20 in DeepCluster)")
+    iterations: int = Field(20, ge=1, description="iterations of kmeans (20 in DeepCluster)")
     sample_mb: Positive = Field(
         4096.0, description="k-means trains on all clips if their features fit, else on a random sample of this size"
     )
@@ -125,6 +142,40 @@ class ClusterSettings(Section):
         if self.whiten and self.pca is None:
             raise ValueError("whiten is true but pca is null: set pca to a number of components, or whiten to false")
         return self
+
+    @model_validator(mode="after")
+    def _settings_of_the_algorithm(self) -> "ClusterSettings":
+        if self.algorithm == KMEANS.name and self.algorithm_settings:
+            raise ValueError("kmeans takes its settings from this section: leave algorithm_settings empty")
+        algorithm_of(self)
+        return self
+
+
+def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
+    """Return the algorithm of a clustering, and its own settings with their defaults.
+
+    Raises:
+        ConfigError: the package that gives the algorithm cannot be loaded.
+        ValueError: the algorithm has no such setting, or not such a value.
+    """
+    clusterer = CLUSTERERS.find(settings.algorithm)
+    if clusterer is KMEANS:
+        return clusterer, KmeansSettings(iterations=settings.iterations)
+    return clusterer, clusterer.settings.model_validate(settings.algorithm_settings)
+
+
+def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
+    """Return what decides how features are clustered, but for `k` and `joint_l2`, as JSON values; they are hashed.
+
+    k-means gives what it gave when it was the only algorithm: older runs stay fresh.
+    """
+    common = settings.model_dump(mode="json", exclude={"k", "joint_l2", "algorithm", "algorithm_settings"})
+    clusterer, own = algorithm_of(settings)
+    if clusterer is KMEANS:
+        return common
+    del common["iterations"]
+    named = {"algorithm": clusterer.name, "algorithm_version": clusterer.version}
+    return common | named | {"algorithm_settings": own.model_dump(mode="json")}
 
 
 class TrainSettings(Section):

@@ -13,7 +13,7 @@ from typing import Any
 from shards.errors import ConfigError
 from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.methods import JOINT, METHODS, TRUTH, clustered_from, clustered_sources, label_sources, modalities
-from xdc_core.config.schema import Config, evaluated_modality
+from xdc_core.config.schema import Config, clustering_settings, evaluated_modality
 from xdc_core.config.views import _passes, view_settings, with_frames
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
@@ -159,12 +159,8 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
             return {"view": view_settings(config, name, training=False)} | _passes(config)
         case "cluster":
             k = {"k": config.cluster.k.get(name)}  # type: ignore[call-overload]
-            return (
-                seed
-                | learn
-                | k
-                | config.cluster.model_dump(mode="json", exclude={"k"} if name == JOINT else {"k", "joint_l2"})
-            )
+            joined = {"joint_l2": config.cluster.joint_l2} if name == JOINT else {}
+            return seed | learn | k | clustering_settings(config.cluster) | joined
         case "train":
             sources = list(METHODS[config.method][name])
             without = {"checkpoint_every", "log_every", "workers"} | (
@@ -197,5 +193,5 @@ def _evaluation_settings(config: Config, name: str) -> dict[str, Any]:
         settings["view"] = view_settings(seen, modality, training=True)
         settings["views"] = data.views if data else 1
     if evaluation.protocol == "clusters":
-        settings["cluster"] = config.cluster.model_dump(mode="json", exclude={"k", "joint_l2"})
+        settings["cluster"] = clustering_settings(config.cluster)
     return settings

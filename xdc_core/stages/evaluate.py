@@ -20,7 +20,7 @@ from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS, EvaluationSettings
-from xdc_core.config.schema import evaluated_modality
+from xdc_core.config.schema import algorithm_of, evaluated_modality
 from xdc_core.data.features import read_features
 from xdc_core.evaluation.examples import Examples, check_split
 from xdc_core.evaluation.predictions import Verdict
@@ -145,12 +145,11 @@ def _clusters(
     owners: np.ndarray,
     draw: Callable[[str, int], int],
 ) -> TrialWorker:
-    """k-means, as in a round, on the training recordings' views; then the test recordings' views against labels."""
-    from xdc_core.clustering.assign import nearest
-    from xdc_core.clustering.kmeans import kmeans
+    """The algorithm of the rounds on the training recordings' views; then the test recordings' views against labels."""
     from xdc_core.clustering.preprocess import fit_preprocess
 
     settings, threads = run.config.cluster, thread_count(run.config)
+    clusterer, own = algorithm_of(settings)
 
     def compare(out: Path, split: str, seed: int) -> tuple[Trial, None]:
         k = evaluation.k or len(recordings.classes)
@@ -160,10 +159,10 @@ def _clusters(
         if int(train.sum()) < k:
             raise ConfigError(f"{split}: {int(train.sum())} views to learn from are fewer than k ({k}). Lower k.")
         preprocess, _ = fit_preprocess([features[train]], settings)
-        centroids, _ = kmeans(preprocess([features[train]]), k, settings.iterations, draw(split, seed), threads)
+        model, _ = clusterer.fit(preprocess([features[train]]), k, own, draw(split, seed), threads)
         counts = Contingency()
         labels = [recordings.classes[recordings.labels[owner]] for owner in owners[test]]
-        counts.add(nearest(preprocess([features[test]]), centroids)[1], labels)
+        counts.add(clusterer.assign(model, preprocess([features[test]]), k)[1], labels)
         scores = agreement(counts)
         metrics = {
             name: value for name, value in scores.items() if name not in ("clips", "labels") and value is not None
