@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from shards.errors import ConfigError
-from shards.section import Positive, Section
+from shards.section import NotHashed, Positive, Section, Since, hashed_settings
 from shards.settings import CorpusSettings
 from xdc_core.clustering.clusterer import Clusterer
 from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
@@ -95,9 +95,11 @@ class ExtractSettings(Section):
     """How features are computed. Of a given encoder only `precision` and, by rounding, `channels_last` change them."""
 
     batch: int = Field(32, ge=1, description="clips a forward pass (and a calibration batch)")
-    workers: int = Field(0, ge=0, description="decoding processes beside the one with the encoder")
+    workers: Annotated[int, NotHashed()] = Field(
+        0, ge=0, description="decoding processes beside the one with the encoder"
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is for GPUs")
-    channels_last: bool = Field(
+    channels_last: Annotated[bool, Since("0.2.0")] = Field(
         False, description="the memory layout that GPUs convolve fastest; a third less time with r2plus1d_18 on CPUs"
     )
     calibration_batches: int = Field(
@@ -118,10 +120,12 @@ def _known_algorithm(name: str) -> str:
 class ClusterSettings(Section):
     """Clusters of a modality's features (or of all modalities' together, for the label source `joint`)."""
 
-    algorithm: Annotated[str, AfterValidator(_known_algorithm)] = Field(
+    algorithm: Annotated[str, AfterValidator(_known_algorithm), Since("0.2.0")] = Field(
         KMEANS.name, description="kmeans, or the clustering algorithm of an installed package"
     )
-    algorithm_settings: dict[str, Any] = Field({}, description="its own settings; {}: their defaults")
+    algorithm_settings: Annotated[dict[str, Any], Since("0.2.0")] = Field(
+        {}, description="its own settings, where it is not kmeans; {}: their defaults"
+    )
 
     k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
         {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
@@ -165,17 +169,12 @@ def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
 
 
 def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
-    """Return what decides how features are clustered, but for `k` and `joint_l2`, as JSON values; they are hashed.
-
-    k-means gives what it gave when it was the only algorithm: older runs stay fresh.
-    """
-    common = settings.model_dump(mode="json", exclude={"k", "joint_l2", "algorithm", "algorithm_settings"})
+    """Return what decides how features are clustered, but for `k` and `joint_l2`: it enters fingerprints."""
     clusterer, own = algorithm_of(settings)
     if clusterer is KMEANS:
-        return common
-    del common["iterations"]
-    named = {"algorithm": clusterer.name, "algorithm_version": clusterer.version}
-    return common | named | {"algorithm_settings": own.model_dump(mode="json")}
+        return hashed_settings(settings, {"k", "joint_l2"})
+    common = hashed_settings(settings, {"k", "joint_l2", "iterations"})
+    return common | {"algorithm_version": clusterer.version, "algorithm_settings": hashed_settings(own)}
 
 
 class TrainSettings(Section):
@@ -219,13 +218,15 @@ class TrainSettings(Section):
     )
     channels_last: bool = Field(False, description="the memory layout that GPUs convolve fastest; for GPUs")
     compile: bool = Field(False, description="torch.compile the encoder; minutes at the start of a round, for GPUs")
-    checkpoint_every: int = Field(500, ge=1, description="steps")
-    log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
+    checkpoint_every: Annotated[int, NotHashed()] = Field(500, ge=1, description="steps")
+    log_every: Annotated[int, NotHashed()] = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
     processes: int = Field(1, ge=1, description="processes (GPUs) a modality, joined by torchrun")
     sync_batch_norm: bool = Field(
         False, description="batch norm over the batch of all processes; false: over that of each (VMZ in Caffe2)"
     )
-    workers: int = Field(0, ge=0, description="decoding processes beside every training process")
+    workers: Annotated[int, NotHashed()] = Field(
+        0, ge=0, description="decoding processes beside every training process"
+    )
 
     @model_validator(mode="after")
     def _milestones_rise(self) -> "TrainSettings":
@@ -241,7 +242,7 @@ class ReportSettings(Section):
     most_examples: int = Field(
         1000, ge=1, description="of a label source, over all clusters: many clusters get fewer each, but one"
     )
-    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], NotHashed()] = Field(
         ("tensorboard",), description="who gets the curves after every training and report; [] for nobody"
     )
 
