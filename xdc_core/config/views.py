@@ -3,19 +3,15 @@
 from typing import Any
 
 from xdc_core.config.schema import Config
+from xdc_core.modalities.registry import MODALITIES
+from xdc_core.modalities.video import VIDEO
 
 
 def view_settings(config: Config, modality: str, training: bool) -> dict[str, Any]:
-    """What decides how a clip becomes this modality's tensor, and which encoder takes it.
-
-    The centre view of extraction takes the first short edge, is never flipped and never masked.
-    """
-    unseen = {"weights"} if training else {"weights", "mask_frames", "mask_mels"}
-    settings: dict[str, Any] = getattr(config, modality).model_dump(mode="json", exclude=unseen)
-    if modality != "video":
-        # The length of a video view decides which sound goes with it.
-        return settings | {"video_frames": config.video.frames}
-    return settings if training else settings | {"flip": False, "short_edges": settings["short_edges"][:1]}
+    """Return what decides how a clip becomes this modality's tensor, and which encoder takes it; JSON values."""
+    settings = MODALITIES[modality].settings_in(config).view_settings(training)
+    # The length of a video view decides which part of a clip goes with it.
+    return settings if modality == VIDEO.name else settings | {"video_frames": config.video.frames}
 
 
 def _passes(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from shards.errors import ConfigError
 from xdc_core.config.evaluation import CORPUS
-from xdc_core.config.methods import JOINT, METHODS, TRUTH, clustered_from, clustered_sources, label_sources, modalities
+from xdc_core.config.methods import JOINT, TRUTH, clustered_from, clustered_sources, heads, label_sources
 from xdc_core.config.schema import Config, evaluated_modality
 from xdc_core.config.views import _passes, view_settings, with_frames
 from xdc_core.runs.node import SHARD, Node, encoder_node
@@ -36,15 +36,15 @@ def setup_nodes(config: Config) -> list[Node]:
     """What is done once a run."""
     in_rounds = {evaluation.data for evaluation in config.evaluate.values() if evaluation.when != "asked"}
     data = [Node("data", name) for name in config.datasets if name in in_rounds]
-    return [SHARD, *data, *(Node("init", modality) for modality in modalities(config.method))]
+    return [SHARD, *data, *(Node("init", modality) for modality in config.modalities)]
 
 
 def round_nodes(config: Config, number: int) -> list[Node]:
     """The nodes of one round, each after all that it reads."""
-    names = modalities(config.method)
+    names = config.modalities
     nodes = [Node("extract", modality, number) for modality in names]
-    nodes += [Node("cluster", source, number) for source in clustered_sources(config.method)]
-    nodes += [Node("label", source, number) for source in label_sources(config.method)]
+    nodes += [Node("cluster", source, number) for source in clustered_sources(config.method, names)]
+    nodes += [Node("label", source, number) for source in label_sources(config.method, names)]
     if number < config.rounds:
         nodes += [Node("train", modality, number) for modality in names]
     due = ("rounds",) if number < config.rounds else ("rounds", "end")
@@ -100,7 +100,7 @@ def inputs(config: Config, node: Node) -> list[Node]:
         case "cluster":
             return [
                 SHARD,
-                *(Node("extract", name, number) for name in clustered_from(config.method, str(node.modality))),
+                *(Node("extract", name, number) for name in clustered_from(str(node.modality), config.modalities)),
             ]
         case "label" if node.modality == TRUTH:
             return [SHARD]
@@ -113,7 +113,7 @@ def inputs(config: Config, node: Node) -> list[Node]:
                 *before,
             ]
         case "train":
-            sources = METHODS[config.method][str(node.modality)]
+            sources = heads(config.method, config.modalities)[str(node.modality)]
             labels = [Node("label", source, number) for source in sources]
             # Its own features tell which of the clips with a pseudo-label decode in this modality.
             return [SHARD, encoder_node(str(node.modality), number), _in_round(node, "extract"), *labels]
@@ -125,7 +125,7 @@ def inputs(config: Config, node: Node) -> list[Node]:
         case "report":
             own = [other for other in round_nodes(config, number) if other != node]
             # Of the encoders that the round begins with it shows the first layers.
-            begun_with = [encoder_node(modality, number) for modality in modalities(config.method)]
+            begun_with = [encoder_node(modality, number) for modality in config.modalities]
             return [SHARD, *begun_with, *own, *([Node("report", None, number - 1)] if number else [])]
     raise ValueError(f"unknown stage {node.stage!r}")
 
@@ -138,7 +138,7 @@ def _evaluation_inputs(config: Config, name: str, number: int) -> list[Node]:
         return [data, encoder_node(str(modality), number)]
     if not corpus:
         return [data, Node("embed", evaluation.data, number)]
-    return [data, *(Node("extract", each, number) for each in ([modality] if modality else modalities(config.method)))]
+    return [data, *(Node("extract", each, number) for each in ([modality] if modality else config.modalities))]
 
 
 def _in_round(node: Node, stage: str) -> Node:
@@ -158,7 +158,7 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
         case "extract":
             return {"view": view_settings(config, name, training=False)} | _passes(config)
         case "cluster":
-            k = {"k": config.cluster.k.get(name)}  # type: ignore[call-overload]
+            k = {"k": config.cluster.k.get(name)}
             return (
                 seed
                 | learn
@@ -166,7 +166,7 @@ def settings_of(config: Config, node: Node) -> dict[str, Any]:
                 | config.cluster.model_dump(mode="json", exclude={"k"} if name == JOINT else {"k", "joint_l2"})
             )
         case "train":
-            sources = list(METHODS[config.method][name])
+            sources = list(heads(config.method, config.modalities)[name])
             without = {"checkpoint_every", "log_every", "workers"} | (
                 {"own_head_weight"} if len(sources) == 1 else set()
             )

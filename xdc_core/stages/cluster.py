@@ -35,7 +35,7 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     """
     config, source = run.config, str(node.modality)
     assert node.round is not None
-    k = config.cluster.k[source]  # type: ignore[index]
+    k = config.cluster.k[source]
     seed = derive_seed(config.seed, node.round, "cluster", source)
     parts, clips = read_sample(run, node.round, source, seed, progress)
     if len(parts[0]) < k <= clips:
