@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shards.section import Positive, Section
+from shards.section import NotHashed, Positive, Section
 from xdc_core.config.section import LayoutName
 from xdc_core.modalities.registry import ModalityName
 
@@ -52,7 +52,7 @@ class EvaluationSettings(Section):
     modality: ModalityName | None = Field(
         None, description="whose encoder; null: that of the data set (retrieval has all)"
     )
-    when: Literal["rounds", "end", "asked"] = Field(
+    when: Annotated[Literal["rounds", "end", "asked"], NotHashed()] = Field(
         "asked", description="part of every round, of the last look, or of none (then: xdc eval)"
     )
     label: str = Field("label", description="label column, for data: corpus")

@@ -3,25 +3,31 @@
 `supervised` is a baseline beside them: its label source, TRUTH, is a label column of the corpus instead of clusters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 JOINT = "joint"
 TRUTH = "truth"
-PAIR = ("video", "audio")
+OWN, OTHERS = "own", "others"
+PAIR = ("video", "audio")  # The modalities of the paper.
 
-# method -> (a modality, all modalities of the run) -> the label sources of its encoder, one head each.
-METHODS: Mapping[str, Callable[[str, Sequence[str]], tuple[str, ...]]] = {
-    "sdc": lambda own, names: (own,),
-    "mdc": lambda own, names: (own, *(name for name in names if name != own)),
-    "cdc": lambda own, names: (JOINT,),
-    "xdc": lambda own, names: tuple(name for name in names if name != own),
-    "supervised": lambda own, names: (TRUTH,),
+# method -> the label sources of every encoder, one head each: its own modality, each of the others, or what they name.
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "sdc": (OWN,),
+    "mdc": (OWN, OTHERS),
+    "cdc": (JOINT,),
+    "xdc": (OTHERS,),
+    "supervised": (TRUTH,),
 }
 
 
 def heads(method: str, modalities: Sequence[str] = PAIR) -> dict[str, tuple[str, ...]]:
-    """Return the label sources of every modality's encoder, one head each."""
-    return {name: METHODS[method](name, modalities) for name in modalities}
+    """Return the label sources of each modality's encoder, one head each."""
+    return {name: tuple(_sources(METHODS[method], name, modalities)) for name in modalities}
+
+
+def _sources(method: tuple[str, ...], own: str, modalities: Sequence[str]) -> list[str]:
+    meant = {OWN: [own], OTHERS: [name for name in modalities if name != own]}
+    return [source for word in method for source in meant.get(word, [word])]
 
 
 def label_sources(method: str, modalities: Sequence[str] = PAIR) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
-"""Types of names in the configuration."""
+"""What sections of the configuration have in common, beside what every section of settings has."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 from shards.errors import ConfigError
+from shards.section import Positive as Positive
+from shards.section import Section as Section
 
 
 def known_layout(name: str) -> str:

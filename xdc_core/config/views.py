@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shards.section import hashed_settings
 from xdc_core.config.schema import Config
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.modalities.video import VIDEO
@@ -14,14 +15,13 @@ def view_settings(config: Config, modality: str, training: bool) -> dict[str, An
     return settings if modality == VIDEO.name else settings | {"video_frames": config.video.frames}
 
 
-def _passes(config: Config) -> dict[str, Any]:
-    """How an encoder makes features. `channels_last` is newer than the first runs: left out where it is not set."""
-    how: dict[str, Any] = {"precision": config.extract.precision}
-    return how | ({"channels_last": True} if config.extract.channels_last else {})
+def encoding_settings(config: Config) -> dict[str, Any]:
+    """Return what decides how an encoder makes features of views."""
+    return hashed_settings(config.extract, exclude=("batch", "calibration_batches"))
 
 
 def with_frames(config: Config, frames: int | None) -> Config:
-    """The configuration with views of another number of frames."""
+    """Return the configuration with views of another number of frames."""
     if frames is None:
         return config
     return config.model_copy(update={"video": config.video.model_copy(update={"frames": frames})})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
 from pydantic import AfterValidator, Field
 
-from shards.section import Section
+from shards.section import Section, hashed_settings
 from shards.settings import Modality as StoredModality
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ModalitySettings(Section):
 
         A subclass leaves out, or sets to one value, what its view does not heed in extraction.
         """
-        return self.model_dump(mode="json", exclude={"weights"})
+        return hashed_settings(self, exclude={"weights"})
 
 
 class _Timed(Protocol):
