@@ -157,7 +157,7 @@ def kmeans(device: torch.device, rows: int, width: int, k: int) -> dict[str, Any
 def log_mels(device: torch.device, clips: int) -> dict[str, Any]:
     """Spectrograms of 2 s at 16 kHz."""
     try:
-        from xdc_core.data.logmel import LogMel, log_mel
+        from xdc_core.modalities.logmel import LogMel, log_mel
     except ImportError as error:
         return {"left out": str(error)}
     sound, recipe = torch.randn(clips, 32000, device=device) * 0.1, LogMel()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from xdc_core.config.schema import TrainSettings
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.build import build_encoder
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import Learner, head_weights, make_learner

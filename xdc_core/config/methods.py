@@ -3,39 +3,46 @@
 `supervised` is a baseline beside them: its label source, TRUTH, is a label column of the corpus instead of clusters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 JOINT = "joint"
 TRUTH = "truth"
+OWN, OTHERS = "own", "others"
+PAIR = ("video", "audio")  # The modalities of the paper.
 
-# method -> modality of the encoder -> label sources, one head each.
-METHODS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "sdc": {"video": ("video",), "audio": ("audio",)},
-    "mdc": {"video": ("video", "audio"), "audio": ("audio", "video")},
-    "cdc": {"video": (JOINT,), "audio": (JOINT,)},
-    "xdc": {"video": ("audio",), "audio": ("video",)},
-    "supervised": {"video": (TRUTH,), "audio": (TRUTH,)},
+# method -> the label sources of every encoder, one head each: its own modality, each of the others, or what they name.
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "sdc": (OWN,),
+    "mdc": (OWN, OTHERS),
+    "cdc": (JOINT,),
+    "xdc": (OTHERS,),
+    "supervised": (TRUTH,),
 }
 
 
-def modalities(method: str) -> tuple[str, ...]:
-    """The modalities whose encoders a method trains."""
-    return tuple(METHODS[method])
+def heads(method: str, modalities: Sequence[str] = PAIR) -> dict[str, tuple[str, ...]]:
+    """Return the label sources of each modality's encoder, one head each."""
+    return {name: tuple(_sources(METHODS[method], name, modalities)) for name in modalities}
 
 
-def label_sources(method: str) -> tuple[str, ...]:
-    """What a method learns from: clusters of the modalities, of "joint" for the concatenation of all, or "truth"."""
-    needed = {source for heads in METHODS[method].values() for source in heads}
-    return tuple(source for source in (*METHODS[method], JOINT, TRUTH) if source in needed)
+def _sources(method: tuple[str, ...], own: str, modalities: Sequence[str]) -> list[str]:
+    meant = {OWN: [own], OTHERS: [name for name in modalities if name != own]}
+    return [source for word in method for source in meant.get(word, [word])]
 
 
-def clustered_sources(method: str) -> tuple[str, ...]:
-    """The label sources that are clusters."""
-    return tuple(source for source in label_sources(method) if source != TRUTH)
+def label_sources(method: str, modalities: Sequence[str] = PAIR) -> tuple[str, ...]:
+    """Return what a method learns from: clusters of modalities, of "joint" for all of them together, or "truth"."""
+    needed = {source for sources in heads(method, modalities).values() for source in sources}
+    return tuple(source for source in (*modalities, JOINT, TRUTH) if source in needed)
 
 
-def clustered_from(method: str, source: str) -> tuple[str, ...]:
-    """The modalities whose features a label source is clustered from."""
+def clustered_sources(method: str, modalities: Sequence[str] = PAIR) -> tuple[str, ...]:
+    """Return the label sources that are clusters."""
+    return tuple(source for source in label_sources(method, modalities) if source != TRUTH)
+
+
+def clustered_from(source: str, modalities: Sequence[str] = PAIR) -> tuple[str, ...]:
+    """Return the modalities whose features a label source is clustered from."""
     if source == TRUTH:
         return ()
-    return modalities(method) if source == JOINT else (source,)
+    return tuple(modalities) if source == JOINT else (source,)

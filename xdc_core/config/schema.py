@@ -1,8 +1,6 @@
 """The configuration of a run: one YAML file, every key of it described here."""
 
-import typing
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -13,82 +11,27 @@ from shards.settings import CorpusSettings
 from xdc_core.clustering.clusterer import Clusterer
 from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
-from xdc_core.config.methods import clustered_sources
+from xdc_core.config.methods import JOINT, clustered_sources, heads
 from xdc_core.config.section import known_layout
+from xdc_core.modalities.audio import AUDIO, AudioSettings
+from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
+from xdc_core.modalities.video import VIDEO, VideoSettings
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-LabelSource = Literal["video", "audio", "joint"]
-LABEL_SOURCES: tuple[str, ...] = typing.get_args(LabelSource)
 
 
-def _named_like_weights(path: str) -> str:
-    if Path(path).suffix not in (".safetensors", ".pth", ".pt"):
-        raise ValueError(
-            f"{path!r} is no file of weights. Allowed: .safetensors as xdc writes it, or .pth or .pt with a state dict"
-        )
-    return path
+def known_label_sources() -> tuple[str, ...]:
+    """Return the label sources that are clusters: every modality that is known, and "joint"."""
+    return (*MODALITIES, JOINT)
 
 
-WeightsPath = Annotated[str, AfterValidator(_named_like_weights)]
-WEIGHTS_NOTE = (
-    "start from these weights instead of random ones: a .safetensors of xdc, or a .pth or .pt with a state dict; "
-    "relative to this file. null: random"
-)
+def _known_label_source(name: str) -> str:
+    if name not in (*BUILT_IN, JOINT) and name not in known_label_sources():
+        raise ValueError(f"{name!r} is no label source")
+    return name
 
 
-class VideoSettings(Section):
-    """How a stored clip becomes the video encoder's input, and which encoder that is."""
-
-    encoder: str = Field(
-        "r2plus1d_18",
-        description="r2plus1d_18 (the paper's), torchvision_r2plus1d_18 (with torchvision's middle planes) or "
-        "r2plus1d_tiny (for CPUs)",
-    )
-    weights: WeightsPath | None = Field(None, description=WEIGHTS_NOTE)
-    frames: int = Field(8, ge=1, description="consecutive frames a view")
-    short_edges: tuple[int, ...] = Field(
-        (128, 160), min_length=1, description="pixels; training draws one, extraction takes the first"
-    )
-    crop: int = Field(112, ge=16, description="pixels of the square that the encoder sees")
-    flip: bool = Field(True, description="mirror half of the training views")
-    mean: tuple[float, float, float] = Field((0.43216, 0.394666, 0.37645), description="RGB in [0, 1]")
-    std: tuple[Positive, Positive, Positive] = Field((0.22803, 0.22145, 0.216989), description="RGB in [0, 1]")
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> "VideoSettings":
-        if min(self.short_edges) < self.crop:
-            raise ValueError(f"crop ({self.crop}) is larger than the smallest of short_edges ({min(self.short_edges)})")
-        return self
-
-
-class AudioSettings(Section):
-    """How a stored clip's sound becomes the audio encoder's input, and which encoder that is."""
-
-    encoder: str = Field("audio_resnet_18", description="audio_resnet_18 (the paper's) or audio_resnet_tiny")
-    weights: WeightsPath | None = Field(None, description=WEIGHTS_NOTE)
-    frames: int = Field(100, ge=8, description="log-mel frames of 10 ms a view")
-    mels: int = Field(40, ge=8, le=80, description="mel filters")
-    align: Literal["span", "start", "centre"] = Field(
-        "span",
-        description="which sound goes with a video view: span (the view's own span, resampled onto the frames), "
-        "start (frames from its start on) or centre (frames around its middle). Unverified for XDC",
-    )
-    mask_frames: int = Field(
-        0, ge=0, description="longest stretch of frames that a training view loses to silence (SpecAugment). Unverified"
-    )
-    mask_mels: int = Field(
-        0, ge=0, description="most neighbouring mel bands that a training view loses to silence. Unverified"
-    )
-
-    @model_validator(mode="after")
-    def _masks_leave_something(self) -> "AudioSettings":
-        for mask, whole in (("mask_frames", "frames"), ("mask_mels", "mels")):
-            if getattr(self, mask) >= getattr(self, whole):
-                raise ValueError(
-                    f"{mask} ({getattr(self, mask)}) must be less than {whole} ({getattr(self, whole)}): "
-                    "some views would be nothing but silence"
-                )
-        return self
+LabelSource = Annotated[str, AfterValidator(_known_label_source)]
 
 
 class ExtractSettings(Section):
@@ -268,13 +211,19 @@ class Config(Section):
         "xdc", description="who supervises whom; see docs/method.md"
     )
     truth: str = Field("label", description="label column that the baseline `supervised` learns; others never see it")
+    modalities: Annotated[tuple[ModalityName, ...], AfterValidator(in_order), Since("0.2.0")] = Field(
+        BUILT_IN,
+        min_length=1,
+        description="what is learnt of the clips, an encoder each; a modality of an installed package has a section of "
+        "its name in this file",
+    )
     rounds: int = Field(5, ge=0, le=999, description="training rounds; a last look without training follows them")
     seed: int = Field(0, ge=0, description="every random draw of the run comes from it")
     corpus: Annotated[CorpusSettings, AfterValidator(_with_known_layout)] = Field(
         CorpusSettings(), description="raw videos -> clips"
     )
-    video: VideoSettings = Field(VideoSettings(), description="clip -> video encoder")
-    audio: AudioSettings = Field(AudioSettings(), description="clip -> audio encoder")
+    video: VideoSettings = Field(VideoSettings(), description=VIDEO.about)
+    audio: AudioSettings = Field(AudioSettings(), description=AUDIO.about)
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
@@ -286,31 +235,49 @@ class Config(Section):
     runs_on: RunsOn = Field(RunsOn(), description="where the work is done")
 
     @model_validator(mode="after")
+    def _something_to_learn(self) -> "Config":
+        without = [name for name, sources in heads(self.method, self.modalities).items() if not sources]
+        if without:
+            raise ValueError(
+                f"method {self.method} has nothing for {', '.join(without)} to learn from where modalities is "
+                f"[{', '.join(self.modalities)}]: name another modality, or choose another method"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _data_of_evaluations(self) -> "Config":
         if CORPUS in self.datasets:
             raise ValueError(f"datasets.{CORPUS}: this name means the run's own corpus; choose another")
+        there = ", ".join([CORPUS, *self.datasets])
         for name, evaluation in self.evaluate.items():
-            if evaluation.data == CORPUS:
-                continue
-            if evaluation.data not in self.datasets:
-                there = ", ".join([CORPUS, *self.datasets])
+            if evaluation.data not in (CORPUS, *self.datasets):
                 raise ValueError(f"evaluate.{name}.data is {evaluation.data!r}, which is none of: {there}")
-            modality = self.datasets[evaluation.data].modality
+            modality = evaluated_modality(self, name)
             if evaluation.modality not in (None, modality):
                 raise ValueError(
                     f"evaluate.{name}.modality is {evaluation.modality}, but {evaluation.data} is {modality}"
+                )
+            if modality is None and len(self.modalities) < 2:
+                raise ValueError(
+                    f"evaluate.{name}: retrieval needs two modalities, but the run has {self.modalities[0]} alone"
+                )
+            if modality is not None and modality not in self.modalities:
+                raise ValueError(
+                    f"evaluate.{name} is of {modality}, but the run has encoders of {', '.join(self.modalities)} only. "
+                    "Add it to modalities, or leave the evaluation out"
                 )
         return self
 
     @model_validator(mode="after")
     def _k_for_every_source(self) -> "Config":
-        missing = [source for source in clustered_sources(self.method) if source not in self.cluster.k]
+        wanted = clustered_sources(self.method, self.modalities)
+        missing = [source for source in wanted if source not in self.cluster.k]
         if missing:
             raise ValueError(f"cluster.k has no entry for {', '.join(missing)}, which method {self.method} clusters")
         return self
 
 
 def evaluated_modality(config: Config, name: str) -> str | None:
-    """Whose encoder an evaluation is of; None for both."""
+    """Return whose encoder an evaluation is of; None for all."""
     evaluation = config.evaluate[name]
     return config.datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality

@@ -5,7 +5,7 @@ from typing import Any
 from shards.corpus.index import label_columns
 from shards.store.checked_read import read_stored_json
 from shards.store.manifest import Manifest, read_manifest
-from xdc_core.config.methods import clustered_sources, modalities
+from xdc_core.config.methods import clustered_sources
 from xdc_core.evaluation.table import headline
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.report.clusters import cluster_rows
@@ -30,12 +30,14 @@ def gather(run: Run, number: int) -> dict[str, Any]:
             if (manifest := read_manifest(run.directory(node)))
         ],
         "label_columns": label_columns(run.corpus),
-        "sources": {source: _source_facts(run, number, source) for source in clustered_sources(config.method)},
+        "sources": {
+            source: _source_facts(run, number, source) for source in clustered_sources(config.method, config.modalities)
+        },
         "training": {},
         "evaluations": _evaluations(run, number),
     }
     if facts["trained"]:
-        for modality in modalities(config.method):
+        for modality in config.modalities:
             directory = run.directory(Node("train", modality, number))
             lines = read_metrics(directory / "metrics.jsonl")
             facts["training"][modality] = _summary(run, Node("train", modality, number)) | {

@@ -38,7 +38,7 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     """
     config, source = run.config, str(node.modality)
     assert node.round is not None
-    k = config.cluster.k[source]  # type: ignore[index]
+    k = config.cluster.k[source]
     seed = derive_seed(config.seed, node.round, "cluster", source)
     parts, clips = read_sample(run, node.round, source, seed, progress)
     if len(parts[0]) < k <= clips:
@@ -131,7 +131,8 @@ def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None,
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    return [] if number is None else [Node("cluster", source, number) for source in clustered_sources(config.method)]
+    sources = clustered_sources(config.method, config.modalities)
+    return [] if number is None else [Node("cluster", source, number) for source in sources]
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:
@@ -140,13 +141,13 @@ def _inputs(config: Config, node: Node) -> list[Node]:
 
 def clustered_features(config: Config, node: Node) -> list[Node]:
     """Return the nodes whose features a label source is clustered from."""
-    return [Node("extract", name, node.round) for name in clustered_from(config.method, str(node.modality))]
+    return [Node("extract", name, node.round) for name in clustered_from(str(node.modality), config.modalities)]
 
 
 def _settings(config: Config, node: Node) -> dict[str, Any]:
     source = str(node.modality)
     own = clustering_settings(config.cluster) | ({"joint_l2": config.cluster.joint_l2} if source == JOINT else {})
-    k = config.cluster.k.get(source)  # type: ignore[call-overload]
+    k = config.cluster.k.get(source)
     return {"seed": config.seed, "learn_splits": config.corpus.learn_splits, "k": k, **own}
 
 

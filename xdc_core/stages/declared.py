@@ -14,7 +14,6 @@ from shards.store.files import sha256_of
 from shards.store.stage import Stage
 from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.load import FILE_NAME
-from xdc_core.config.methods import modalities
 from xdc_core.config.schema import Config
 from xdc_core.config.views import encoding_settings, view_settings, with_frames
 from xdc_core.runs.node import SHARD, Node, encoder_node
@@ -37,7 +36,7 @@ def _later(module: str, function: str) -> Callable[[Run, Node, Path, Progress], 
 
 
 def _init_nodes(config: Config, number: int | None) -> list[Node]:
-    return [Node("init", modality) for modality in modalities(config.method)] if number is None else []
+    return [Node("init", modality) for modality in config.modalities] if number is None else []
 
 
 def _init_inputs(config: Config, node: Node) -> list[Node]:
@@ -101,7 +100,7 @@ INIT: Stage[Config, Run] = Stage(
 
 
 def _extract_nodes(config: Config, number: int | None) -> list[Node]:
-    return [] if number is None else [Node("extract", modality, number) for modality in modalities(config.method)]
+    return [] if number is None else [Node("extract", modality, number) for modality in config.modalities]
 
 
 def _extract_inputs(config: Config, node: Node) -> list[Node]:
@@ -181,7 +180,7 @@ def _report_inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     shown = [other for stage in _SHOWN for other in stage.nodes(config, node.round)]
     # Of the encoders that the round begins with it shows the first layers.
-    begun_with = [encoder_node(modality, node.round) for modality in modalities(config.method)]
+    begun_with = [encoder_node(modality, node.round) for modality in config.modalities]
     return [SHARD, *begun_with, *shown, *([Node("report", None, node.round - 1)] if node.round else [])]
 
 

@@ -24,7 +24,6 @@ from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS, EvaluationSettings
-from xdc_core.config.methods import modalities
 from xdc_core.config.schema import Config, algorithm_of, clustering_settings, evaluated_modality
 from xdc_core.config.views import view_settings, with_frames
 from xdc_core.data.features import read_features
@@ -189,26 +188,29 @@ def _retrieval(
     run: Run, node: Node, evaluation: EvaluationSettings, recordings: Recordings, draw: Callable[[str, int], int]
 ) -> TrialWorker:
     assert node.round is not None
-    parts = [dict(_features_of_corpus(run, modality, node.round)) for modality in ("video", "audio")]
-    keys = [key for key in recordings.of_clip if all(key in part for part in parts)]
+    parts = {name: dict(_features_of_corpus(run, name, node.round)) for name in run.config.modalities}
+    keys = [key for key in recordings.of_clip if all(key in part for part in parts.values())]
     owners = np.array([recordings.of_clip[key] for key in keys], np.int64)
-    video, audio = (np.stack([part[key] for key in keys]) for part in parts)
+    features = {name: np.stack([part[key] for key in keys]) for name, part in parts.items()}
 
     def search(out: Path, split: str, seed: int) -> tuple[Trial, None]:
         train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
         labels = recordings.labels[owners[test]] if recordings.classes else None
-        found = retrieve(
-            video[train],
-            audio[train],
-            video[test],
-            audio[test],
-            labels,
-            draw(split, seed),
-            owners[train] if recordings.originals is None else recordings.originals[owners[train]],
-            evaluation.held_out,
-        )
-        metrics, chosen = dict(_flat(found)), found.get("chosen", {})
-        warnings = (*found.get("warnings", ()), *unread_recordings(recordings, split, owners))
+        found = {
+            (first, second): retrieve(
+                features[first][train],
+                features[second][train],
+                features[first][test],
+                features[second][test],
+                labels,
+                draw(split, seed),
+                owners[train] if recordings.originals is None else recordings.originals[owners[train]],
+                evaluation.held_out,
+                names=(first, second),
+            )
+            for first, second in itertools.combinations(features, 2)
+        }
+        metrics, chosen, warnings = _of_all_pairs(found)
         trial = Trial(
             split=split,
             seed=seed,
@@ -216,11 +218,24 @@ def _retrieval(
             test=int(test.sum()),
             metrics=metrics,
             chosen=chosen,
-            warnings=warnings,
+            warnings=(*warnings, *unread_recordings(recordings, split, owners)),
         )
         return trial, None
 
     return search
+
+
+def _of_all_pairs(
+    found: dict[tuple[str, str], dict[str, Any]],
+) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
+    """Return metrics, what was chosen, and warnings. Of more than one pair, what was chosen is by pair."""
+    metrics = {name: value for result in found.values() for name, value in _flat(result)}
+    if len(found) == 1:
+        (result,) = found.values()
+        return metrics, result["chosen"], tuple(result["warnings"])
+    chosen = {"-".join(pair): result["chosen"] for pair, result in found.items()}
+    warnings = [f"{' and '.join(pair)}: {text}" for pair, result in found.items() for text in result["warnings"]]
+    return metrics, chosen, tuple(warnings)
 
 
 def _flat(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
@@ -343,7 +358,7 @@ def _inputs(config: Config, node: Node) -> list[Node]:
         return [data, encoder_node(str(modality), node.round)]
     if not corpus:
         return [data, Node("embed", evaluation.data, node.round)]
-    chosen = [modality] if modality else modalities(config.method)
+    chosen = [modality] if modality else config.modalities
     return [data, *(Node("extract", each, node.round) for each in chosen)]
 
 

@@ -23,8 +23,9 @@ from xdc_core.config.schema import Config
 from xdc_core.data.clips import ClipViews, ShardRows
 from xdc_core.data.features import feature_rows, write_features
 from xdc_core.data.loader import load_views
-from xdc_core.data.modality import MODALITIES, Modality
 from xdc_core.encoders.file import FILE_NAME, load_encoder
+from xdc_core.modalities.modality import Modality
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node, encoder_node
 from xdc_core.runs.run import Run
 

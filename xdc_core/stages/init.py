@@ -14,11 +14,11 @@ from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.data.clips import ClipRows, ClipViews
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.batch_norm import calibrate_batch_norm
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import FILE_NAME, save_encoder
 from xdc_core.encoders.import_weights import load_weights
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.declared import WEIGHTS, weights_read

@@ -146,7 +146,8 @@ def score(run: Run, node: Node, directory: Path, k: int) -> dict[str, Any]:
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    return [] if number is None else [Node("label", source, number) for source in label_sources(config.method)]
+    sources = label_sources(config.method, config.modalities)
+    return [] if number is None else [Node("label", source, number) for source in sources]
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:

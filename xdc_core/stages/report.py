@@ -1,5 +1,6 @@
 """The report stage: a round in numbers, as a page, and to look at and listen to."""
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from shards.store.build import Outcome
 from shards.store.checked_read import read_stored_json
 from shards.store.files import write_json, write_text
 from xdc_core.config.load import FILE_NAME
-from xdc_core.config.methods import modalities
 from xdc_core.config.write import commented_yaml
 from xdc_core.encoders.file import FILE_NAME as ENCODER
 from xdc_core.report.charts import COLOURS, GREY, Line, cross_chart, lines_chart, sizes_chart
@@ -112,28 +112,33 @@ def _of_training(facts: dict[str, Any]) -> Any:
 
 
 def _cross(run: Run, facts: dict[str, Any]) -> Markup | None:
-    """Audio clusters against video clusters; columns ordered so that agreement lies on the diagonal."""
-    if not {"video", "audio"} <= facts["sources"].keys():
-        return None
-    shape = (facts["sources"]["video"]["k"], facts["sources"]["audio"]["k"])
-    rows, columns = (run.directory(Node("label", name, facts["round"])) for name in ("video", "audio"))
+    """The clusters of each modality against those of each later one; None where fewer than two are clustered."""
+    clustered = [name for name in run.config.modalities if name in facts["sources"]]
+    charts = [_cross_of_pair(run, facts, *pair) for pair in combinations(clustered, 2)]
+    return Markup("\n".join(charts)) if charts else None
+
+
+def _cross_of_pair(run: Run, facts: dict[str, Any], first: str, second: str) -> str:
+    """A chart in which columns are ordered so that agreement lies on the diagonal."""
+    shape = (facts["sources"][first]["k"], facts["sources"][second]["k"])
+    rows, columns = (run.directory(Node("label", name, facts["round"])) for name in (first, second))
     counts = cross_table(run, rows, columns, shape)
     order = np.argsort(-counts.sum(axis=1), kind="stable")
     counts = counts[order]
     best = counts.argmax(axis=0)
     counts = counts[:, np.lexsort((-counts.max(axis=0), best))]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return Markup(cross_chart(shares, "video clusters, largest above", "audio clusters"))
+    return cross_chart(shares, f"{first} clusters, largest above", f"{second} clusters")
 
 
 def _filters(run: Run, number: int) -> Any:
     """Pictures of the first layers of the encoders that the round began with, by caption."""
-    for modality in modalities(run.config.method):
+    for modality in run.config.modalities:
         weights = stored_weights(run.directory(encoder_node(modality, number)) / ENCODER)
         if (found := first_filters(weights)) is not None:
             yield f"{modality}: first layer, in space", data_address(tiles(found))
-        if modality == "video" and (times := time_filters(weights)) is not None:
+        if (times := time_filters(weights)) is not None:
             yield (
-                "video: first layer, in time (a row a plane; before, at and after a frame)",
+                f"{modality}: first layer, in time (a row a plane; before, at and after a frame)",
                 data_address(matrix(times)),
             )
