@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from shards.errors import ConfigError
 from shards.section import NotHashed, Positive, Section, Since, hashed_settings
@@ -11,7 +11,7 @@ from shards.settings import CorpusSettings
 from xdc_core.clustering.clusterer import Clusterer
 from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
-from xdc_core.config.methods import JOINT, clustered_sources, heads
+from xdc_core.config.methods import JOINT, MethodName, clustered_sources, heads
 from xdc_core.config.section import known_layout
 from xdc_core.modalities.audio import AUDIO, AudioSettings
 from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
@@ -92,9 +92,14 @@ class ClusterSettings(Section):
 
     @model_validator(mode="after")
     def _settings_of_the_algorithm(self) -> "ClusterSettings":
-        if self.algorithm == KMEANS.name and self.algorithm_settings:
+        if self.algorithm != KMEANS.name:
+            try:
+                algorithm_of(self)
+            except ValidationError as error:
+                wrong = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+                raise ValueError(f"algorithm_settings of {self.algorithm}: {'; '.join(wrong)}") from None
+        elif self.algorithm_settings:
             raise ValueError("kmeans takes its settings from this section: leave algorithm_settings empty")
-        algorithm_of(self)
         return self
 
 
@@ -103,7 +108,7 @@ def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
 
     Raises:
         ConfigError: the package that gives the algorithm cannot be loaded.
-        ValueError: the algorithm has no such setting, or not such a value.
+        ValidationError: the algorithm has no such setting, or not such a value.
     """
     clusterer = CLUSTERERS.find(settings.algorithm)
     if clusterer is KMEANS:
@@ -154,7 +159,7 @@ class TrainSettings(Section):
     head_std: Positive = Field(0.01, description="standard deviation of a new head's weights")
     own_head_weight: Positive = Field(
         1.0,
-        description="mdc: weight in the loss of the head for a modality's own clusters; the other's is 1. Unverified",
+        description="mdc: weight in the loss of the head for a modality's own clusters; the others have 1. Unverified",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
@@ -207,8 +212,10 @@ def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
 class Config(Section):
     """Everything that decides what a run computes."""
 
-    method: Literal["sdc", "mdc", "cdc", "xdc", "supervised"] = Field(
-        "xdc", description="who supervises whom; see docs/method.md"
+    method: MethodName = Field(
+        "xdc",
+        description="who supervises whom: sdc, mdc, cdc, xdc, supervised, or a method of an installed package; see "
+        "docs/method.md",
     )
     truth: str = Field("label", description="label column that the baseline `supervised` learns; others never see it")
     modalities: Annotated[tuple[ModalityName, ...], AfterValidator(in_order), Since("0.2.0")] = Field(
