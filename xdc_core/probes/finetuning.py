@@ -22,7 +22,6 @@ from xdc_core.config.evaluation import CORPUS, FinetuneSettings
 from xdc_core.config.schema import Config, evaluated_modality
 from xdc_core.config.views import with_frames
 from xdc_core.data.clips import ClipRows
-from xdc_core.data.modality import MODALITIES, Modality, Where
 from xdc_core.data.placing import PLACED, views_by_row
 from xdc_core.encoders.file import FILE_NAME, load_encoder
 from xdc_core.evaluation.examples import Examples, check_split, listed
@@ -30,6 +29,8 @@ from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.predictions import Predictions, accuracy, judge
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.trial import Trial, trial_of
+from xdc_core.modalities.modality import Modality, Where
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint

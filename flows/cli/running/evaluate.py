@@ -15,7 +15,6 @@ from shards.store.files import write_text
 from shards.store.manifest import fingerprint
 from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.load import ASKED, read_yaml
-from xdc_core.config.methods import modalities
 from xdc_core.config.schema import evaluated_modality
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
@@ -99,7 +98,7 @@ def newest_round(run: Run, name: str) -> int:
         ConfigError: there is none.
     """
     modality = evaluated_modality(run.config, name)
-    names = [modality] if modality else list(modalities(run.config.method))
+    names = [modality] if modality else list(run.config.modalities)
     fingerprints = Fingerprints(run)
     for number in range(run.config.rounds, -1, -1):
         if all(reuse(run, encoder_node(str(each), number), fingerprints) for each in names):
