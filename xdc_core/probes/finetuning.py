@@ -23,7 +23,7 @@ from xdc_core.config.schema import Config, evaluated_modality
 from xdc_core.config.views import with_frames
 from xdc_core.data.clips import ClipRows
 from xdc_core.data.modality import MODALITIES, Modality, Where
-from xdc_core.data.placing import PLACED, views_by_row
+from xdc_core.data.view_starts import START_COLUMNS, starts_by_row
 from xdc_core.encoders.file import FILE_NAME, load_encoder
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
@@ -169,8 +169,8 @@ def _shown(run: Run, node: Node, recordings: Recordings, modality: str) -> Shown
     else:
         dataset = run.config.datasets[evaluation.data]
         corpus, config = run.directory(Node("data", evaluation.data)), with_frames(run.config, dataset.frames)
-        rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member, PLACED)
-        placed = views_by_row(rows, config.video.frames, dataset.views)
+        rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member, START_COLUMNS)
+        placed = starts_by_row(rows, config.video.frames, dataset.views)
     clips: list[list[int]] = [[] for _ in recordings.names]
     places: dict[int, list[int | None]] = {}
     for row, key in enumerate(rows.keys.to_pylist()):
