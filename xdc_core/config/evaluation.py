@@ -1,6 +1,6 @@
 """Settings of evaluations: on which data, by which protocol, and when."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,38 @@ class FinetuneSettings(Section):
     factor: float = Field(0.05, gt=0, le=1, description="what they are multiplied by then")
     weight_decay: float = Field(5e-3, ge=0, description="on all parameters")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
+    )
+    channels_last: bool = Field(False, description="the memory layout that GPUs convolve fastest; for GPUs")
+    processes: int = Field(1, ge=1, description="processes (GPUs) that share every batch, joined by torchrun")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="decoding processes beside every training process. With any, as with several processes, each "
+        "random view has a seed of its own: other views than with 0 and 1, whatever the numbers",
+    )
+
+    @model_validator(mode="after")
+    def _batch_is_shared_out(self) -> "FinetuneSettings":
+        if self.batch % self.processes or self.batch < 2 * self.processes:
+            raise ValueError(
+                f"batch ({self.batch}) must be a multiple of processes ({self.processes}), and at least twice that: "
+                "every process gets the same number of clips, and batch norm needs two"
+            )
+        return self
+
+    @property
+    def seed_per_view(self) -> bool:
+        """Whether every random view has a seed of its own; else one generator draws all views of an epoch in turn."""
+        return self.workers > 0 or self.processes > 1
+
+    def hashed(self) -> dict[str, Any]:
+        """Return the settings that decide the result. Newer ones are left out where they have no effect."""
+        newer = {"precision": "float32", "channels_last": False, "processes": 1}
+        settings: dict[str, Any] = self.model_dump(mode="json", exclude={"workers"})
+        settings = {name: value for name, value in settings.items() if name not in newer or value != newer[name]}
+        return settings | ({"seed_per_view": True} if self.seed_per_view else {})
 
 
 class EvaluationSettings(Section):

@@ -189,8 +189,9 @@ def _evaluation_settings(config: Config, name: str) -> dict[str, Any]:
     evaluation = config.evaluate[name]
     own = {"label", "learn", "test"} if evaluation.data != CORPUS else {"splits"}
     tuned = evaluation.protocol == "all"
-    settings = evaluation.model_dump(mode="json", exclude={"when", *own, *(() if tuned else ("finetune",))})
+    settings = evaluation.model_dump(mode="json", exclude={"when", *own, "finetune"})
     if tuned:
+        settings["finetune"] = evaluation.finetune.hashed()
         data = config.datasets.get(evaluation.data)
         modality = str(evaluated_modality(config, name))
         seen = with_frames(config, data.frames if data else None)

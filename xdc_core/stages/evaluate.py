@@ -98,6 +98,10 @@ def _worker(
         return derive_seed(run.config.seed, "eval", node.modality, split, seed)
 
     if evaluation.protocol == "all":
+        if evaluation.finetune.processes > 1:
+            from xdc_core.probes.finetuning_rank import finetune_in_ranks
+
+            return lambda out, split, seed: finetune_in_ranks(run, node, split, seed, draw(split, seed), out, progress)
         from xdc_core.probes.finetuning import finetune
 
         return lambda out, split, seed: finetune(run, node, recordings, split, seed, draw(split, seed), out, progress)
