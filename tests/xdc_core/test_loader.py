@@ -15,14 +15,13 @@ from shards.corpus.index import shard_names
 from tests.processes import alive, children_of, wait_for
 from tests.xdc_core.stage_process import ROOT
 from xdc_core.data import loader
-from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
+from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features
 from xdc_core.data.loader import start_method
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.stages.embed import PlacedViews
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers in their own way")
 MakeRun = Callable[..., Run]
@@ -77,17 +76,15 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
     corpus, config = worked_run.corpus, worked_run.config
     shards, modality = shard_names(corpus), MODALITIES["audio"]
     rows, apart = ClipRows(corpus, shards, "flac"), ShardRows(corpus, dict.fromkeys(shards, 16), "flac")
-    asked: list[tuple[ClipViews, int]] = [
-        (ClipViews(corpus, rows, modality, config), 40),
-        (ClipViews(corpus, apart, modality, config), 40),
-        (PlacedViews(corpus, rows, modality, config, [[0, 2]] * 48), 40),
-    ]
-    for views, number in asked:
-        before = views[number, None][1]
-        assert before is not None
-        again = pickle.loads(pickle.dumps(views))
-        assert again._reader is None
-        assert torch.equal(again[number, None][1], before)
+    for source in (rows, apart):
+        for item in (ClipItem(40), ClipItem(40, seed=1), ClipItem(40, (0, 2))):
+            views = ClipViews(corpus, source, modality, config)
+            before = views[item][1]
+            assert before is not None
+            assert len(before) == len(item.starts)
+            again = pickle.loads(pickle.dumps(views))
+            assert again._reader is None
+            assert torch.equal(again[item][1], before)
 
 
 def stage_with_workers(run: Run, method: str) -> "subprocess.Popen[bytes]":
