@@ -72,6 +72,7 @@ class Modality:
         normalise(batch: Tensor, settings) -> Tensor
     memory_format: the name in torch of the one in which the channels of one place lie side by side.
     example: how a report presents a clip of a cluster, by its pictures or by its sound. colour: in charts, #rrggbb.
+    version: raised when the same settings would give another view; it is hashed from 2 on.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Modality:
     memory_format: str
     example: Literal["video", "sound"]
     colour: str
+    version: int = 1
 
     def view(self, data: bytes, row: Row, config: Sections, where: Where) -> "torch.Tensor":
         """Decode a clip's member and return one view of it: random with a generator (training), the centre with None
