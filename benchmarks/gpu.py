@@ -27,8 +27,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from xdc_core.compute.device import tune_gpu
-from xdc_core.encoders.build import build_encoder, encoder_spec
+from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.precision_check import CHECKED, TOLERANCE, check_encoders
+from xdc_core.encoders.registry import encoder_spec
 
 CLASSES = 256
 WAYS = ("float32", "bfloat16", "bfloat16 last", "bfloat16 last compiled")

@@ -23,19 +23,19 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __init__(self, kind: str, group: str, built_in: Mapping[str, T], of: Any) -> None:
         """`kind`: what the objects are, for messages. `of`: the type of which an entry point's object must be."""
-        self.kind, self.group = kind, group
-        self._built_in, self._of = dict(built_in), of
+        self.kind, self.group, self.built_in = kind, group, dict(built_in)
+        self._of = of
         self._loaded: dict[EntryPoint, T] = {}
 
     def __iter__(self) -> Iterator[str]:
         """Return the names: those built in, in their order, then those of installed packages, sorted."""
-        return iter({**self._built_in, **dict.fromkeys(sorted(self._added()))})
+        return iter({**self.built_in, **dict.fromkeys(sorted(self._added()))})
 
     def __len__(self) -> int:
-        return len({*self._built_in, *self._added()})
+        return len({*self.built_in, *self._added()})
 
     def __contains__(self, name: object) -> bool:
-        return name in self._built_in or name in self._added()
+        return name in self.built_in or name in self._added()
 
     def __getitem__(self, name: str) -> T:
         """Return the object of a name. Raises KeyError where there is none, else as `find`."""
@@ -53,8 +53,8 @@ class Registry(Mapping[str, T], Generic[T]):
         self.check(name)
         points = self._added().get(name, ())
         if not points:
-            return self._built_in[name]
-        givers = (["xdc"] if name in self._built_in else []) + [distribution_of(point) for point in points]
+            return self.built_in[name]
+        givers = (["xdc"] if name in self.built_in else []) + [distribution_of(point) for point in points]
         if len(givers) > 1:
             raise ConfigError(
                 f"the {self.kind} {name!r} is given by {' and by '.join(givers)} (entry points of the group "
@@ -71,6 +71,16 @@ class Registry(Mapping[str, T], Generic[T]):
             near = difflib.get_close_matches(name, self, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"the {self.kind} {name!r} is unknown.{hint} There are: {', '.join(self)}.")
+
+    def loadable(self) -> dict[str, T]:
+        """Return all objects, without those whose package cannot be loaded: for lists of what there is."""
+        found = {}
+        for name in self:
+            try:
+                found[name] = self.find(name)
+            except ConfigError:
+                continue
+        return found
 
     def distribution(self, name: str) -> str:
         """Return name and version of the installed package that gives an object, "" where it is built in."""

@@ -104,7 +104,7 @@ def test_given_weights_are_evaluated_without_a_corpus(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--protocol", "svn", "--modality", "audio"), "'svn' is not allowed"),
+        (("--protocol", "svn", "--modality", "audio"), "'svn' is unknown. Did you mean 'svm'?"),
         (("--protocol", "fc"), "modality must be video or audio"),
         (("--protocol", "fc", "--data", "esc10", "--modality", "audio"), "also needs --root"),
         (("--only", "nothing"), "has no evaluation 'nothing'. There are: none"),

@@ -114,6 +114,11 @@ def test_a_single_head_is_not_weighted_whosever_clusters_it_learns() -> None:
     assert head_weights(("video", "audio"), "video", 3.0) == {"video": 3.0, "audio": 1.0}
 
 
+def test_the_heads_for_other_modalities_have_the_mean_of_their_losses() -> None:
+    assert head_weights(("video", "third"), "audio", 3.0) == {"video": 0.5, "third": 0.5}
+    assert head_weights(("audio", "video", "third"), "audio", 3.0) == {"audio": 3.0, "video": 0.5, "third": 0.5}
+
+
 # --- how it is computed ------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,11 @@
 """Who supervises whom, as in Figure 1 of the XDC paper, and the baseline beside it; the graph follows."""
 
+from pathlib import Path
+
 import pytest
 
 from shards.errors import ConfigError
+from tests.installed_package import install_package
 from xdc_core.config.load import parse_config
 from xdc_core.config.methods import METHODS, TRUTH, clustered_from, clustered_sources, heads, label_sources
 from xdc_core.config.schema import Config
@@ -82,6 +85,18 @@ def test_with_three_modalities_all_are_clustered_and_joint_clusters_come_from_al
     assert clustered_sources("xdc", THREE) == THREE
     assert label_sources("cdc", THREE) == ("joint",)
     assert clustered_from("joint", THREE) == THREE
+
+
+def test_an_installed_package_adds_a_method_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "OWN_AND_ALL = ('own', 'joint')\nWRONG = ('own', 'smell')\n"
+    points = {"xdc.methods": {"own_and_all": "methods_of_others:OWN_AND_ALL", "wrong": "methods_of_others:WRONG"}}
+    monkeypatch.syspath_prepend(install_package(tmp_path, "others", {"methods_of_others.py": source}, points))
+    config = config_of("own_and_all")
+    assert heads("own_and_all") == {"video": ("video", "joint"), "audio": ("audio", "joint")}
+    assert clustered_sources("own_and_all") == ("video", "audio", "joint")
+    assert Node("label", "joint", 0) in inputs(config, Node("train", "video", 0))
+    with pytest.raises(ConfigError, match=r"the method 'wrong' is \('own', 'smell'\), but some of own, others, joint"):
+        config_of("wrong")
 
 
 def test_one_modality_has_nothing_to_learn_from_another() -> None:

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from shards.section import NotHashed, Positive, Section
+from xdc_core.config.protocols import ProtocolName
 from xdc_core.config.section import LayoutName
 from xdc_core.modalities.registry import ModalityName
 
 CORPUS = "corpus"
-Protocol = Literal["fc", "all", "svm", "knn", "retrieval", "clusters"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -45,9 +45,10 @@ class EvaluationSettings(Section):
     """One evaluation of the encoders that a round begins with (those of round 0 are untrained)."""
 
     data: str = Field(CORPUS, description="corpus (the run's own), or the name of one of datasets")
-    protocol: Protocol = Field(
+    protocol: ProtocolName = Field(
         description="fc: linear softmax head on frozen features; all: fine-tuning; svm: linear SVM on frozen features; "
-        "knn: nearest neighbours; retrieval: a clip by another of its modalities; clusters: k-means against labels"
+        "knn: nearest neighbours; retrieval: a clip by another of its modalities; clusters: the run's clustering "
+        "against labels; or the probe of an installed package"
     )
     modality: ModalityName | None = Field(
         None, description="whose encoder; null: that of the data set (retrieval has all)"

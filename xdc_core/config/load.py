@@ -12,6 +12,7 @@ from shards.errors import ConfigError
 from xdc_core.config.explain import explain_problem, nearest_hint
 from xdc_core.config.model import config_model
 from xdc_core.config.schema import Config
+from xdc_core.encoders.registry import check_encoder
 from xdc_core.modalities.registry import BUILT_IN
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
@@ -88,14 +89,11 @@ def parse_section(section: type[AnySection], values: dict[str, Any], where: str)
 def parse_config(values: dict[str, Any], where: str) -> Config:
     """A run's whole configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
     config = parse_section(config_model(values), values, where)
-    from xdc_core.encoders.build import ENCODERS
-
     for modality in dict.fromkeys((*BUILT_IN, *config.modalities)):
-        name = getattr(config, modality).encoder
-        fitting = [spec.name for spec in ENCODERS.values() if spec.modality == modality]
-        if name not in fitting:
-            hint = nearest_hint(name, fitting)
-            raise ConfigError(f"{where}:\n  {modality}.encoder: {name!r}{hint} Allowed: {', '.join(fitting)}.")
+        try:
+            check_encoder(getattr(config, modality).encoder, modality)
+        except ConfigError as error:
+            raise ConfigError(f"{where}:\n  {modality}.encoder: {error}") from None
     return config
 
 

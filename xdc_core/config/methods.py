@@ -3,7 +3,13 @@
 `supervised` is a baseline beside them: its label source, TRUTH, is a label column of the corpus instead of clusters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from shards.errors import ConfigError
+from shards.registry import Registry
 
 JOINT = "joint"
 TRUTH = "truth"
@@ -11,18 +17,42 @@ OWN, OTHERS = "own", "others"
 PAIR = ("video", "audio")  # The modalities of the paper.
 
 # method -> the label sources of every encoder, one head each: its own modality, each of the others, or what they name.
-METHODS: Mapping[str, tuple[str, ...]] = {
-    "sdc": (OWN,),
-    "mdc": (OWN, OTHERS),
-    "cdc": (JOINT,),
-    "xdc": (OTHERS,),
-    "supervised": (TRUTH,),
-}
+METHODS: Registry[tuple[str, ...]] = Registry(
+    "method",
+    "xdc.methods",
+    {
+        "sdc": (OWN,),
+        "mdc": (OWN, OTHERS),
+        "cdc": (JOINT,),
+        "xdc": (OTHERS,),
+        "supervised": (TRUTH,),
+    },
+    of=tuple,
+)
+
+
+def _known_method(name: str) -> str:
+    try:
+        METHODS.check(name)
+    except ConfigError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(_known_method)]
 
 
 def heads(method: str, modalities: Sequence[str] = PAIR) -> dict[str, tuple[str, ...]]:
-    """Return the label sources of each modality's encoder, one head each."""
-    return {name: tuple(_sources(METHODS[method], name, modalities)) for name in modalities}
+    """Return the label sources of each modality's encoder, one head each.
+
+    Raises:
+        ConfigError: the method's package cannot be loaded, or its words name no label source.
+    """
+    words = METHODS.find(method)
+    known = (OWN, OTHERS, JOINT, TRUTH, *modalities)
+    if not words or not set(words) <= set(known):
+        raise ConfigError(f"the method {method!r} is {words!r}, but some of {', '.join(known)} are needed.")
+    return {name: tuple(dict.fromkeys(_sources(words, name, modalities))) for name in modalities}
 
 
 def _sources(method: tuple[str, ...], own: str, modalities: Sequence[str]) -> list[str]:

@@ -1,14 +1,17 @@
 """The configuration of a run: one YAML file, every key of it described here."""
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from shards.section import NotHashed, Positive, Section, Since
+from shards.errors import ConfigError
+from shards.section import NotHashed, Positive, Section, Since, hashed_settings
 from shards.settings import CorpusSettings
+from xdc_core.clustering.clusterer import Clusterer
+from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
-from xdc_core.config.methods import JOINT, clustered_sources, heads
+from xdc_core.config.methods import JOINT, MethodName, clustered_sources, heads
 from xdc_core.config.section import known_layout
 from xdc_core.modalities.audio import AUDIO, AudioSettings
 from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
@@ -49,8 +52,23 @@ class ExtractSettings(Section):
     )
 
 
+def _known_algorithm(name: str) -> str:
+    try:
+        CLUSTERERS.check(name)
+    except ConfigError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+    return name
+
+
 class ClusterSettings(Section):
-    """k-means over a modality's features (or all, for the label source `joint`)."""
+    """Clusters of a modality's features (or of all modalities' together, for the label source `joint`)."""
+
+    algorithm: Annotated[str, AfterValidator(_known_algorithm), Since("0.2.0")] = Field(
+        KMEANS.name, description="kmeans, or the clustering algorithm of an installed package"
+    )
+    algorithm_settings: Annotated[dict[str, Any], Since("0.2.0")] = Field(
+        {}, description="its own settings, where it is not kmeans; {}: their defaults"
+    )
 
     k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
         {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
@@ -61,7 +79,7 @@ class ClusterSettings(Section):
     joint_l2: bool = Field(
         True, description="scale every modality to length 1 before they are put together. Unverified for XDC"
     )
-    iterations: int = Field(20, ge=1, description="k-means iterations (20 in DeepCluster)")
+    iterations: int = Field(20, ge=1, description="iterations of kmeans (20 in DeepCluster)")
     sample_mb: Positive = Field(
         4096.0, description="k-means trains on all clips if their features fit, else on a random sample of this size"
     )
@@ -71,6 +89,40 @@ class ClusterSettings(Section):
         if self.whiten and self.pca is None:
             raise ValueError("whiten is true but pca is null: set pca to a number of components, or whiten to false")
         return self
+
+    @model_validator(mode="after")
+    def _settings_of_the_algorithm(self) -> "ClusterSettings":
+        if self.algorithm != KMEANS.name:
+            try:
+                algorithm_of(self)
+            except ValidationError as error:
+                wrong = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+                raise ValueError(f"algorithm_settings of {self.algorithm}: {'; '.join(wrong)}") from None
+        elif self.algorithm_settings:
+            raise ValueError("kmeans takes its settings from this section: leave algorithm_settings empty")
+        return self
+
+
+def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
+    """Return the algorithm of a clustering, and its own settings with their defaults.
+
+    Raises:
+        ConfigError: the package that gives the algorithm cannot be loaded.
+        ValidationError: the algorithm has no such setting, or not such a value.
+    """
+    clusterer = CLUSTERERS.find(settings.algorithm)
+    if clusterer is KMEANS:
+        return clusterer, KmeansSettings(iterations=settings.iterations)
+    return clusterer, clusterer.settings.model_validate(settings.algorithm_settings)
+
+
+def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
+    """Return what decides how features are clustered, but for `k` and `joint_l2`: it enters fingerprints."""
+    clusterer, own = algorithm_of(settings)
+    if clusterer is KMEANS:
+        return hashed_settings(settings, {"k", "joint_l2"})
+    common = hashed_settings(settings, {"k", "joint_l2", "iterations"})
+    return common | {"algorithm_version": clusterer.version, "algorithm_settings": hashed_settings(own)}
 
 
 class TrainSettings(Section):
@@ -107,7 +159,7 @@ class TrainSettings(Section):
     head_std: Positive = Field(0.01, description="standard deviation of a new head's weights")
     own_head_weight: Positive = Field(
         1.0,
-        description="mdc: weight in the loss of the head for a modality's own clusters; the other's is 1. Unverified",
+        description="mdc: weight in the loss of the head for a modality's own clusters; the others have 1. Unverified",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
@@ -160,8 +212,10 @@ def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
 class Config(Section):
     """Everything that decides what a run computes."""
 
-    method: Literal["sdc", "mdc", "cdc", "xdc", "supervised"] = Field(
-        "xdc", description="who supervises whom; see docs/method.md"
+    method: MethodName = Field(
+        "xdc",
+        description="who supervises whom: sdc, mdc, cdc, xdc, supervised, or a method of an installed package; see "
+        "docs/method.md",
     )
     truth: str = Field("label", description="label column that the baseline `supervised` learns; others never see it")
     modalities: Annotated[tuple[ModalityName, ...], AfterValidator(in_order), Since("0.2.0")] = Field(

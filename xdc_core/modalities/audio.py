@@ -10,7 +10,11 @@ from xdc_core.modalities.modality import Modality, ModalitySettings
 class AudioSettings(ModalitySettings):
     """How a stored clip's sound becomes the audio encoder's input, and which encoder that is."""
 
-    encoder: str = Field("audio_resnet_18", description="audio_resnet_18 (the paper's) or audio_resnet_tiny")
+    encoder: str = Field(
+        "audio_resnet_18",
+        description="audio_resnet_18 (the paper's) or audio_resnet_tiny; or another one: its name, or "
+        "package.module:function",
+    )
     frames: int = Field(100, ge=8, description="log-mel frames of 10 ms a view")
     mels: int = Field(40, ge=8, le=80, description="mel filters")
     align: Literal["span", "start", "centre"] = Field(

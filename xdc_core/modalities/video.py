@@ -14,7 +14,7 @@ class VideoSettings(ModalitySettings):
     encoder: str = Field(
         "r2plus1d_18",
         description="r2plus1d_18 (the paper's), torchvision_r2plus1d_18 (with torchvision's middle planes) or "
-        "r2plus1d_tiny (for CPUs)",
+        "r2plus1d_tiny (for CPUs); or another one: its name, or package.module:function",
     )
     frames: int = Field(8, ge=1, description="consecutive frames a view")
     short_edges: tuple[int, ...] = Field(

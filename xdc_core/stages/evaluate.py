@@ -24,7 +24,8 @@ from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS, EvaluationSettings
-from xdc_core.config.schema import Config, evaluated_modality
+from xdc_core.config.protocols import PROBES, probe_settings
+from xdc_core.config.schema import Config, algorithm_of, clustering_settings, evaluated_modality
 from xdc_core.config.views import view_settings, with_frames
 from xdc_core.data.features import read_features
 from xdc_core.evaluation.examples import Examples, check_split
@@ -32,14 +33,9 @@ from xdc_core.evaluation.predictions import Verdict
 from xdc_core.evaluation.recordings import Recordings, read_recordings
 from xdc_core.evaluation.spread import spread
 from xdc_core.evaluation.trial import Trial, trial_of, write_predictions
-from xdc_core.probes.linear import fc
-from xdc_core.probes.neighbours import neighbours
 from xdc_core.probes.retrieval import retrieve
-from xdc_core.probes.svm import svm
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
-
-PROBES: dict[str, Callable[[Examples, Examples, int, int, float], Verdict]] = {"fc": fc, "svm": svm, "knn": neighbours}
 
 
 def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -114,14 +110,14 @@ def _worker(
     features, owners = read_views(run, node, evaluation, recordings)
     if evaluation.protocol == "clusters":
         return _clusters(run, evaluation, recordings, features, owners, draw)
-    probe = PROBES[evaluation.protocol]
+    probe = PROBES.find(evaluation.protocol)
 
     def classify(out: Path, split: str, seed: int) -> tuple[Trial, Verdict]:
         train, test = (
             _examples(features, recordings, owners, np.isin(owners, recordings.part(split, role)))
             for role in ("train", "test")
         )
-        verdict = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
+        verdict: Verdict = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
         unread = unread_recordings(recordings, split, owners)
         return trial_of(verdict, recordings.classes, split, seed, len(np.unique(train.groups)), unread), verdict
 
@@ -150,12 +146,11 @@ def _clusters(
     owners: np.ndarray,
     draw: Callable[[str, int], int],
 ) -> TrialWorker:
-    """k-means, as in a round, on the training recordings' views; then the test recordings' views against labels."""
-    from xdc_core.clustering.assign import nearest
-    from xdc_core.clustering.kmeans import kmeans
+    """The algorithm of the rounds on the training recordings' views; then the test recordings' views against labels."""
     from xdc_core.clustering.preprocess import fit_preprocess
 
     settings, threads = run.config.cluster, thread_count(run.config)
+    clusterer, own = algorithm_of(settings)
 
     def compare(out: Path, split: str, seed: int) -> tuple[Trial, None]:
         k = evaluation.k or len(recordings.classes)
@@ -165,10 +160,10 @@ def _clusters(
         if int(train.sum()) < k:
             raise ConfigError(f"{split}: {int(train.sum())} views to learn from are fewer than k ({k}). Lower k.")
         preprocess, _ = fit_preprocess([features[train]], settings)
-        centroids, _ = kmeans(preprocess([features[train]]), k, settings.iterations, draw(split, seed), threads)
+        model, _ = clusterer.fit(preprocess([features[train]]), k, own, draw(split, seed), threads)
         counts = Contingency()
         labels = [recordings.classes[recordings.labels[owner]] for owner in owners[test]]
-        counts.add(nearest(preprocess([features[test]]), centroids)[1], labels)
+        counts.add(clusterer.assign(model, preprocess([features[test]]), k)[1], labels)
         scores = agreement(counts)
         metrics = {
             name: value for name, value in scores.items() if name not in ("clips", "labels") and value is not None
@@ -375,8 +370,8 @@ def _settings(config: Config, node: Node) -> dict[str, Any]:
         settings["view"] = view_settings(seen, str(evaluated_modality(config, name)), training=True)
         settings["views"] = data.views if data else 1
     if evaluation.protocol == "clusters":
-        settings["cluster"] = hashed_settings(config.cluster, {"k", "joint_l2"})
-    return {"seed": config.seed, **settings}
+        settings["cluster"] = clustering_settings(config.cluster)
+    return {"seed": config.seed, **settings, **probe_settings(evaluation.protocol)}
 
 
 def _outside(run: Run, node: Node) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The label stage: every clip's nearest centroid is its pseudo-label. Streams shard by shard."""
+"""The label stage: every clip's cluster is its pseudo-label. Streams shard by shard."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,15 @@ from shards.corpus.index import label_columns, read_index, shard_names
 from shards.errors import ConfigError
 from shards.progress import Progress
 from shards.store.build import Outcome
+from shards.store.checked_read import read_stored_json
 from shards.store.files import write_json
 from shards.store.parquet import write_parquet
 from shards.store.row_count import count_rows_and_rejects
 from shards.store.stage import Stage
 from xdc_core.clustering.agreement import Contingency, agreement
-from xdc_core.clustering.assign import nearest, read_centroids
+from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
+from xdc_core.clustering.registry import CLUSTERERS, KMEANS
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import TRUTH, label_sources
 from xdc_core.config.schema import Config
@@ -28,8 +30,9 @@ from xdc_core.stages.cluster import clustered_features
 
 
 def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
-    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32, Euclidean, to its centroid).
+    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32) to it.
 
+    Of k-means the distance is the Euclidean one to the centroid.
     Rows are those of the features, in their order. scores.json holds sizes, empty clusters, and the agreement with
     the round before and with every label column of the corpus.
     """
@@ -38,7 +41,10 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     if source == TRUTH:
         return label_with_truth(run, node, out, progress)
     clusters = run.directory(Node("cluster", source, node.round))
-    centroids, preprocess = read_centroids(clusters), load_preprocess(clusters / "preprocess.npz")
+    fitted = read_stored_json(clusters / "kmeans.json", "cluster")
+    # Those of 0.1.0 name no algorithm: there was one.
+    clusterer, k = CLUSTERERS.find(fitted.get("algorithm", KMEANS.name)), fitted["k"]
+    model, preprocess = read_model(clusters, clusterer), load_preprocess(clusters / "preprocess.npz")
     limit_faiss(run.config)
     shards = shard_names(run.corpus)
     for done, shard in enumerate(shards, start=1):
@@ -47,7 +53,7 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             continue
         keys, parts = source_part(run, node.round, source, shard)
         points = preprocess(parts)
-        distance, cluster = nearest(points, centroids)
+        distance, cluster = clusterer.assign(model, points, k)
         columns = {
             "key": pa.array(keys, pa.string()),
             "cluster": pa.array(cluster, pa.int32()),
@@ -55,7 +61,7 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         }
         write_parquet(path, pa.table(columns))
         progress(done, len(shards), "shards labelled")
-    scores = score(run, node, out, len(centroids))
+    scores = score(run, node, out, k)
     write_json(out / "scores.json", scores)
     sizes = {shard: source_rows(run, node.round, source, shard) for shard in shards}
     rows, _ = count_rows_and_rejects(out, "label", sizes)
