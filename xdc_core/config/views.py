@@ -13,7 +13,7 @@ def view_settings(config: Config, modality: str, training: bool) -> dict[str, An
     viewed = MODALITIES[modality]
     settings = viewed.settings_in(config).view_settings(training)
     if viewed.version > 1:
-        settings["version"] = viewed.version
+        settings["view_version"] = viewed.version
     # The length of a video view decides which part of a clip goes with it.
     return settings if modality == VIDEO.name else settings | {"video_frames": config.video.frames}
 
