@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.cli.running.new_run import weights_by_modality
 from shards.errors import ConfigError
 from xdc_core.config.load import load_config, parse_config
 from xdc_core.config.schema import Config
@@ -119,7 +120,7 @@ def make_smaller(file: Path, tiny: Config) -> None:
         "cluster": {"k": dict.fromkeys([*THREE, "joint"], 4)},
         "train": {"clips": 32, "batch": 16},
         "runs_on": {"device": "cpu", "threads": 1},
-        "report": {"examples": 1},
+        "report": {"examples": 1, "track": []},
         "evaluate": {"pairs": {"protocol": "retrieval", "when": "end"}},
     }
     for name, section in changes.items():
@@ -153,6 +154,13 @@ def test_a_section_of_a_modality_that_is_not_learnt_is_refused_with_what_to_do(t
     (tmp_path / "xdc.yaml").write_text("motion: {size: 24}\n")
     with pytest.raises(ConfigError, match=r"motion: .* the run does not learn: add motion to modalities"):
         load_config(tmp_path / "xdc.yaml")
+
+
+@pytest.mark.usefixtures("installed")
+def test_weights_are_given_to_a_modality_by_its_name() -> None:
+    found = weights_by_modality(["a.pth", "motion=b.pth", "audio=c=d.pth"])
+    assert found == {"video": Path("a.pth"), "motion": Path("b.pth"), "audio": Path("c=d.pth")}
+    assert weights_by_modality(["lr=3.pth"]) == {"video": Path("lr=3.pth")}
 
 
 @pytest.mark.usefixtures("installed")

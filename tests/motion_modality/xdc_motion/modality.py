@@ -22,6 +22,5 @@ MOTION = Modality(
     columns=("frames",),
     module="xdc_motion.view",
     memory_format="channels_last_3d",
-    example="video",
     colour="#CC79A7",
 )
