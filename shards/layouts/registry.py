@@ -1,4 +1,4 @@
-"""The layouts that are known, by name."""
+"""The known layouts, by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,10 +36,10 @@ LAYOUTS: Registry[Callable[[Path], Dataset]] = Registry(
 
 
 def read_dataset(layout: str, root: Path) -> Dataset:
-    """Read the data set at `root` (for `manifest`, the table) as its layout has it. No media file is opened.
+    """Read the data set at `root` (for `manifest`, the table) in its layout. No media file is opened.
 
     Raises:
-        ConfigError: there is no such layout, nothing at `root`, or what is there does not have the layout.
+        ConfigError: there is no such layout, nothing at `root`, or `root` has another layout.
     """
     LAYOUTS.check(layout)
     if not root.exists():

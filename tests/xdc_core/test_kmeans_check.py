@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import alive, wait_for
 
+from tests.processes import alive, wait_for
 from xdc_core.compute import kmeans_check
 from xdc_core.compute.kmeans_check import KmeansCheck, faiss_gpus, kmeans_tried
 

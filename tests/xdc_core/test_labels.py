@@ -6,12 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commits import commit_as_it_is
 from sklearn.metrics import normalized_mutual_info_score
 
 from shards.corpus.index import label_columns, read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.progress import silent
+from tests.commits import commit_as_it_is
 from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import KMEANS

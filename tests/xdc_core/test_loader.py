@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from processes import alive, children_of, wait_for
 from safetensors.torch import load_file
-from stage_process import ROOT
 
 from shards.corpus.index import shard_names
+from tests.processes import alive, children_of, wait_for
+from tests.xdc_core.stage_process import ROOT
 from xdc_core.data import loader
 from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from stage_process import checkpointed_step, signalled_after, start
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directories, partial_directory
 from shards.store.files import sha256_of
+from tests.xdc_core.stage_process import checkpointed_step, signalled_after, start
 from xdc_core.config import methods
 from xdc_core.config.schema import TrainSettings
 from xdc_core.encoders.file import load_encoder

@@ -11,7 +11,6 @@ from shards.errors import ConfigError, StageError
 from shards.progress import Progress
 from shards.sources.split import check_learn_splits
 from shards.store.build import Outcome
-from shards.store.files import write_json
 from shards.store.stage import Stage
 from xdc_core.clustering.model import write_model
 from xdc_core.clustering.preprocess import fit_preprocess
@@ -21,6 +20,7 @@ from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
 from xdc_core.config.schema import ClusterSettings, Config, algorithm_of, clustering_settings
 from xdc_core.data.features import source_parts
+from xdc_core.documents.kmeans import Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
@@ -74,7 +74,7 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         **kept,
         **facts,
     }
-    write_json(out / "kmeans.json", facts)
+    write_kmeans(out, Kmeans.model_validate(facts))
     summary = {name: value for name, value in facts.items() if name not in ("sizes", "settings")}
     return Outcome(k, 0, summary)
 
