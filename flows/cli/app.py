@@ -104,7 +104,7 @@ def digits(
     with told_to_people():
         from pydantic import ValidationError
 
-        from flows.cli.terminal import counter
+        from flows.terminal import counter
         from shards.digits.corpus import write_digits
         from shards.digits.settings import DigitsSettings
         from shards.errors import ConfigError

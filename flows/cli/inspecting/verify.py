@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.cli.terminal import counter
+from flows.terminal import counter
 from xdc_core.inspection.verification import Finding, commands, verify_run
 from xdc_core.runs.run import open_run
 

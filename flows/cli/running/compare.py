@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from flows.cli.terminal import TerminalListener, counter, shown
+from flows.terminal import TerminalListener, counter, shown
 from flows.runners.forked import CHILDREN
 from flows.runners.scheduler import Crew, Job
 from shards.command import command

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from flows.cli.running.new_run import relative
-from flows.cli.terminal import shown
+from flows.terminal import shown
 from flows.runners.forked import CHILDREN
 from flows.runners.scheduler import Crew, Job
 from shards.command import command

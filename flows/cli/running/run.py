@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from flows.cli.inspecting.summary import read_report
-from flows.cli.terminal import shown
+from flows.terminal import shown
 from flows.orchestration.prefect_defaults import set_defaults
 from flows.orchestration.server import prefect_server
 from flows.runners.forked import CHILDREN
