@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a round. The same facts stand in report.json and report.html."""
+"""What Prefect's pages show of a round. The same is in report.json and report.html."""
 
 import itertools
 import re
@@ -22,12 +22,12 @@ PAGE = 50
 
 
 def artifact_key(run_name: str, what: str) -> str:
-    """Lowercase letters, digits and dashes. The same for every round of a run, so that its rounds form a history."""
+    """Return a key of lowercase letters, digits and dashes. A run's rounds share it, and so form a history."""
     return re.sub(r"[^a-z0-9]+", "-", f"xdc-{run_name}-{what}".lower()).strip("-")
 
 
 def publish_round(run: Run, node: Node) -> None:
-    """The tables and the summary of a reported round. Those that this server has seen are not published again."""
+    """Publish the tables and the summary of a reported round, unless this server has them already."""
     directory = run.directory(node)
     facts = read_stored_json(directory / "report.json", "report")
     name = facts["run"]
@@ -62,13 +62,13 @@ def is_published(key: str, about: str) -> bool:
 
 
 def node_fingerprint(run: Run, node: Node) -> str:
-    """The first digits of what is committed."""
+    """Return the first digits of the fingerprint of what is committed; "" where nothing is."""
     manifest = read_manifest(run.directory(node))
     return manifest.fingerprint[:12] if manifest else ""
 
 
 def cluster_sizes(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a cluster: label source, number, size, and the purity and labels where they are known."""
+    """Return a row per cluster: label source, number, size, and the purity and labels where they are known."""
     rows = []
     for source, found in facts["sources"].items():
         for cluster in found["clusters"]:
@@ -81,7 +81,7 @@ def cluster_sizes(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary(facts: dict[str, Any], run: Run) -> str:
-    """Markdown: curves over the rounds so far, how this one went, its purest clusters, where the files are."""
+    """Return Markdown: curves over the rounds, this round's figures, its purest clusters, where the files are."""
     number = facts["round"]
     lines = [
         f"# {facts['run']}, round {number}",
@@ -114,7 +114,7 @@ def summary(facts: dict[str, Any], run: Run) -> str:
 
 
 def _as_picture(svg: str) -> str:
-    """An address that holds the picture itself: Prefect's pages cannot reach the files of a run."""
+    """Return a data URL of a picture: Prefect's pages cannot reach the files of a run."""
     return f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def outlive_reader() -> None:
-    """From now on a broken pipe makes Prefect's console handlers silent. Call it in the process of a flow."""
+    """Make Prefect's console handlers silent after a broken pipe. Call it in the process of a flow."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
     loggers = [logging.getLogger(), *map(logging.getLogger, tuple(logging.root.manager.loggerDict))]
@@ -25,7 +25,7 @@ def outlive_reader() -> None:
 
 
 def _fall_silent(console: "Console") -> None:
-    """As rich does by default, but without ending the process."""
+    """Do what rich does by default, but without ending the process."""
     console.quiet = True
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):

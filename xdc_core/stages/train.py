@@ -23,6 +23,8 @@ from xdc_core.runs.run import Run
 from xdc_core.training.metrics import read_metrics
 
 LOG = "train.log"
+# The run's configuration for the ranks, while they train: xdc.yaml may say something else by now.
+CONFIG = "config.json"
 # How a rank tells the stage of a logged step, and of the error that ended it.
 METRICS_PREFIX, ERROR_PREFIX = "metrics ", "error "
 FEW = 16  # Clips over which batch norm is noisy.
@@ -68,6 +70,7 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         train_rank(run, node, out, Place(0, 1), listen)
     else:
         _torchrun(run, node, out, settings.processes, listen)
+    (out / CONFIG).unlink(missing_ok=True)
     for checkpoint in out.glob("checkpoint-*.pt"):
         fault_point("before removal", "checkpoint")
         checkpoint.unlink()  # The encoder is there; the optimiser's state is not carried over.
@@ -92,6 +95,7 @@ def small_batch(settings: TrainSettings) -> str:
 def _torchrun(run: Run, node: Node, out: Path, processes: int, listen: Any) -> None:
     command = [sys.executable, "-m", "xdc_core.training.agent", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "xdc_core.training", str(run.root), str(node.modality), str(node.round), str(out)]
+    (out / CONFIG).write_text(run.config.model_dump_json(), encoding="utf-8")
     environment, stage = os.environ | {"OMP_NUM_THREADS": "1"}, os.getpid()
     agent = subprocess.Popen(
         command,

@@ -1,4 +1,7 @@
-"""One rank, as torchrun's agent starts it: `python -m xdc_core.training RUN MODALITY ROUND OUT`."""
+"""One rank, as torchrun's agent starts it: `python -m xdc_core.training RUN MODALITY ROUND OUT`.
+
+The run's configuration is read from OUT/config.json, where the stage has written it.
+"""
 
 import json
 import os
@@ -16,17 +19,19 @@ def main() -> int:
     """Returns the exit code."""
     # The agent may have died before we came so far; then nobody would end us.
     die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
+    from xdc_core.config.load import parse_config
     from xdc_core.runs.node import Node
-    from xdc_core.runs.run import open_run
-    from xdc_core.stages.train import ERROR_PREFIX, METRICS_PREFIX
+    from xdc_core.runs.run import Run
+    from xdc_core.stages.train import CONFIG, ERROR_PREFIX, METRICS_PREFIX
     from xdc_core.training.process_rank import place_from_environment
     from xdc_core.training.rank import train_rank
 
     root, modality, number, out = sys.argv[1:]
+    values = json.loads((Path(out) / CONFIG).read_text(encoding="utf-8"))
     node = Node("train", modality, int(number))
     try:
         train_rank(
-            open_run(root),
+            Run(Path(root), parse_config(values, f"{out}/{CONFIG}")),
             node,
             Path(out),
             place_from_environment(),

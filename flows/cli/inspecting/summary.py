@@ -14,19 +14,19 @@ from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.state import node_state
 from xdc_core.runs.corpora import lost_corpus
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run, open_run
+from xdc_core.runs.run import Run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def read_report(root: Path, number: int | None) -> dict[str, Any]:
-    """A round's report.json; of the newest reported round where no number is given.
+def read_report(run: Run, number: int | None) -> dict[str, Any]:
+    """Read a round's report.json; of the newest reported round where no number is given.
 
     Raises:
         ConfigError: there is none.
     """
-    run = open_run(root)
+    root = run.root
     if number is None:
         numbers = [n for n in range(run.config.rounds + 1) if _report(run, n).exists()]
         if not numbers:
@@ -43,8 +43,8 @@ def _report(run: Run, number: int) -> Path:
     return run.round_directory(number) / "report" / "report.json"
 
 
-def print_summary(root: Path, facts: dict[str, Any]) -> None:
-    """A table of the rounds, where the files are, and what to try next. Says so where it is out of date."""
+def print_summary(run: Run, facts: dict[str, Any]) -> None:
+    """Print a table of the rounds, where the files are, and what to try next. Says so where it is out of date."""
     from rich.console import Console
     from rich.table import Table
 
@@ -68,13 +68,13 @@ def print_summary(root: Path, facts: dict[str, Any]) -> None:
     if facts.get("evaluation_history"):
         console.print("\nEvaluations of the encoders that a round begins with\n")
         console.print(_evaluations(facts))
-    for line in _what_next(root, facts):
+    for line in _what_next(run, facts):
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _what_next(root: Path, facts: dict[str, Any]) -> Iterator[str]:
+def _what_next(run: Run, facts: dict[str, Any]) -> Iterator[str]:
     """Whether the report is out of date, where the files are, and commands to try next."""
-    number, run = facts["round"], open_run(root)
+    number, root = facts["round"], run.root
     state, why = node_state(run, Node("report", None, number), Fingerprints(run))
     if state != "fresh":
         yield f"\nThis report is {state}: {why or 'not finished'}. See: {command('xdc', 'status', root)}"
