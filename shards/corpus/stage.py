@@ -1,8 +1,9 @@
 """The shard stage as one call, and how a corpus compares with the sources it was made from."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Literal
 
 from shards.corpus.listing import check_places, list_corpus
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
@@ -19,7 +20,9 @@ from shards.store.build import Identity, Outcome, Record, build, machine_trouble
 from shards.store.fault import fault_point
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, missing_files, read_manifest
+from shards.store.node import Node
 from shards.store.parquet import read_parquet
+from shards.store.stage import ConfigT, RunT, Stage, builds_itself, reads_no_stage
 
 
 def shard(
@@ -163,3 +166,36 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return None, f"new or changed source {changed[0]}{more}"
     return corpus_fingerprint(settings, listing, known), ""
+
+
+def clip_stage(
+    name: str,
+    summary: str,
+    of: Literal["name", None],
+    nodes: Callable[[ConfigT, int | None], list[Node]],
+    settings: Callable[[ConfigT, Node], CorpusSettings],
+    stored_from: Callable[[RunT, Node], tuple[Path, Path | None, CorpusSettings]],
+) -> Stage[ConfigT, RunT]:
+    """Return the stage that makes directories of clips.
+
+    `stored_from` tells of a node where its directory is, where the videos are, and the settings.
+    """
+
+    def build(run: RunT, node: Node, progress: Progress, force: bool) -> Record:
+        return shard(*stored_from(run, node), progress, force)
+
+    return Stage(
+        name=name,
+        version=STAGE_VERSION,
+        summary=summary,
+        folder="",
+        of=of,
+        each_round=False,
+        library="torch",
+        modules=("shards.corpus.stage", "webdataset.writer"),
+        nodes=nodes,
+        inputs=reads_no_stage,
+        settings=lambda config, node: stored_part(settings(config, node)),
+        work=builds_itself,
+        build=build,
+    )

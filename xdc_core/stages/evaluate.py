@@ -10,17 +10,23 @@ import numpy as np
 import pyarrow as pa
 
 from shards.corpus.index import shard_names
+from shards.datasets.originals import NAMES as ORIGINALS
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress
+from shards.section import hashed_settings
 from shards.store.build import Outcome
 from shards.store.fault import fault_point
 from shards.store.files import write_json
+from shards.store.manifest import fingerprint
 from shards.store.parquet import write_parquet
+from shards.store.stage import Library, Stage
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS, EvaluationSettings
-from xdc_core.config.schema import evaluated_modality
+from xdc_core.config.methods import modalities
+from xdc_core.config.schema import Config, evaluated_modality
+from xdc_core.config.views import view_settings, with_frames
 from xdc_core.data.features import read_features
 from xdc_core.evaluation.examples import Examples, check_split
 from xdc_core.evaluation.predictions import Verdict
@@ -31,7 +37,7 @@ from xdc_core.probes.linear import fc
 from xdc_core.probes.neighbours import neighbours
 from xdc_core.probes.retrieval import retrieve
 from xdc_core.probes.svm import svm
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 
 PROBES: dict[str, Callable[[Examples, Examples, int, int, float], Verdict]] = {"fc": fc, "svm": svm, "knn": neighbours}
@@ -316,3 +322,84 @@ def table_of(facts: dict[str, Any]) -> pa.Table:
         for metric, value in trial["metrics"].items()
     ]
     return pa.Table.from_pylist(rows)
+
+
+def due_evaluations(config: Config, number: int) -> list[str]:
+    """Return the names of the evaluations that are part of a round."""
+    due = ("rounds",) if number < config.rounds else ("rounds", "end")
+    return [name for name, evaluation in config.evaluate.items() if evaluation.when in due]
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    return [] if number is None else [Node("eval", name, number) for name in due_evaluations(config, number)]
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    assert node.round is not None
+    name = str(node.modality)
+    evaluation, modality = config.evaluate[name], evaluated_modality(config, name)
+    corpus = evaluation.data == CORPUS
+    data = SHARD if corpus else Node("data", evaluation.data)
+    if evaluation.protocol == "all":
+        return [data, encoder_node(str(modality), node.round)]
+    if not corpus:
+        return [data, Node("embed", evaluation.data, node.round)]
+    chosen = [modality] if modality else modalities(config.method)
+    return [data, *(Node("extract", each, node.round) for each in chosen)]
+
+
+def _settings(config: Config, node: Node) -> dict[str, Any]:
+    name = str(node.modality)
+    evaluation = config.evaluate[name]
+    unused = {"label", "learn", "test"} if evaluation.data != CORPUS else {"splits"}
+    tuned = evaluation.protocol == "all"
+    settings = hashed_settings(evaluation, unused | (set() if tuned else {"finetune"}))
+    if tuned:
+        data = config.datasets.get(evaluation.data)
+        seen = with_frames(config, data.frames if data else None)
+        settings["view"] = view_settings(seen, str(evaluated_modality(config, name)), training=True)
+        settings["views"] = data.views if data else 1
+    if evaluation.protocol == "clusters":
+        settings["cluster"] = hashed_settings(config.cluster, {"k", "joint_l2"})
+    return {"seed": config.seed, **settings}
+
+
+def _outside(run: Run, node: Node) -> dict[str, str]:
+    """What a data set's own files say of its splits.
+
+    Also that recordings of one original are held out together: where file names tell of originals, and the evaluation
+    holds something out. `clusters` does so only to divide what has no official test part.
+    """
+    config, evaluation = run.config, run.config.evaluate[str(node.modality)]
+    name = evaluation.data
+    layout = config.corpus.layout if name == CORPUS else config.datasets[name].layout
+    together = {"originals": "held out together"} if layout in ORIGINALS else {}
+    if name == CORPUS:
+        return together
+    from shards.layouts.registry import read_dataset
+
+    splits = read_dataset(config.datasets[name].layout, run.dataset_root(name)).splits
+    divided = any(set(split.roles.values()) == {"train"} for split in splits)
+    digest = fingerprint([[split.name, dict(split.roles)] for split in splits])
+    return {"splits": digest} | (together if evaluation.protocol != "clusters" or divided else {})
+
+
+def _library(config: Config, node: Node) -> Library:
+    return "torch" if config.evaluate[str(node.modality)].protocol == "all" else "faiss"
+
+
+EVALUATE: Stage[Config, Run] = Stage(
+    name="eval",
+    version=2,
+    summary="Do one evaluation of the encoders that a round begins with.",
+    folder="evaluations",
+    of="name",
+    each_round=True,
+    library=_library,
+    modules=("sklearn.linear_model",),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=evaluate,
+    outside=_outside,
+)

@@ -13,15 +13,18 @@ from shards.store.build import Outcome
 from shards.store.files import write_json
 from shards.store.parquet import write_parquet
 from shards.store.row_count import count_rows_and_rejects
+from shards.store.stage import Stage
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.clustering.assign import nearest, read_centroids
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.compute.threads import limit_faiss
-from xdc_core.config.methods import TRUTH
+from xdc_core.config.methods import TRUTH, label_sources
+from xdc_core.config.schema import Config
 from xdc_core.data.features import source_part, source_rows
 from xdc_core.data.labels import read_labels
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
+from xdc_core.stages.cluster import clustered_features
 
 
 def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -134,3 +137,34 @@ def score(run: Run, node: Node, directory: Path, k: int) -> dict[str, Any]:
         "labels": {name: agreement(counts) for name, counts in with_labels.items()},
         "sizes": sizes.tolist(),
     }
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    return [] if number is None else [Node("label", source, number) for source in label_sources(config.method)]
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    if node.modality == TRUTH:
+        return [SHARD]
+    before = [Node("label", node.modality, node.round - 1)] if node.round else []
+    return [SHARD, *clustered_features(config, node), Node("cluster", node.modality, node.round), *before]
+
+
+def _settings(config: Config, node: Node) -> dict[str, Any]:
+    return {"column": config.truth} if node.modality == TRUTH else {}
+
+
+LABEL: Stage[Config, Run] = Stage(
+    name="label",
+    version=2,
+    summary="Give every clip its pseudo-label from one label source (video, audio or joint).",
+    folder="labels",
+    of="modality",
+    each_round=True,
+    library="faiss",
+    modules=("faiss", "xdc_core.stages.label", "sklearn.metrics.cluster"),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=label,
+)
