@@ -1,16 +1,14 @@
-"""The parameters of the flow of a single stage: those of a node, under the names that people know them by."""
+"""The parameters of the flow of a single stage that name the node: `modality` or `name`, and `round`."""
 
+from xdc_core.graph.stages import STAGES
 from xdc_core.runs.node import Node
-
-NAMED = ("data", "embed", "eval")  # Their nodes are told apart by the name of a data set or an evaluation.
-ONCE = ("shard", "data", "init")  # Done once a run, not once a round.
-OF_ALL = ("shard", "report")  # Of all modalities together.
 
 
 def node_parameters(stage: str) -> dict[str, type]:
     """Return the parameters that name a node of a stage, with their types."""
-    parameters: dict[str, type] = {} if stage in OF_ALL else {_modality(stage): str}
-    return parameters if stage in ONCE else parameters | {"round": int}
+    described = STAGES[stage]
+    parameters: dict[str, type] = {described.of: str} if described.of else {}
+    return parameters | {"round": int} if described.each_round else parameters
 
 
 def parameters_of(node: Node) -> dict[str, str | int | None]:
@@ -28,4 +26,4 @@ def node_of(stage: str, parameters: dict[str, str | int | None]) -> Node:
 
 
 def _modality(stage: str) -> str:
-    return "name" if stage in NAMED else "modality"
+    return STAGES[stage].of or "modality"

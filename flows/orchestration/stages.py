@@ -43,9 +43,7 @@ def stage_flow(stage: str) -> Flow[..., State[Any]]:
     # Prefect reads this for the form of a deployment and to check what it is given.
     do.__signature__ = Signature([*own, *common], return_annotation=State)  # type: ignore[attr-defined]
     do.__name__ = do.__qualname__ = stage
-    do.__doc__ = (
-        f"Do one node of the stage `{stage}`: reuse it where it is fresh, else run it; with `force` run it in any case."
-    )
+    do.__doc__ = f"{STAGES[stage].summary} What is fresh is reused, unless `force` is set."
     title = ", ".join(["{run}", *(f"round {{{name}}}" if name == "round" else f"{{{name}}}" for name in named)])
     return flow(name=stage, flow_run_name=title, persist_result=False)(do)
 

@@ -8,42 +8,28 @@ from shards.errors import StageError
 from shards.progress import Progress, silent
 from shards.store.build import Record, record_of
 from shards.store.manifest import read_manifest
+from shards.store.stage import Library
+from xdc_core.graph.stages import STAGES, stage_of
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-# Two servers, because faiss brings other CUDA libraries than torch: no process has both. What comes later is what a
-# stage would else import on the way, in every child again: torch._dynamo at an optimiser's first step, pandas (where it
-# is installed) at pyarrow's first conversion. Nothing can be asked of a server while it imports one of these, so what
-# takes seconds is imported in pieces: sympy to fsdp are most of torch._dynamo.
-TORCH = (
-    "xdc_core.stages.init",
-    "xdc_core.encoders.r2plus1d",
-    "xdc_core.encoders.audio_resnet",
-    "xdc_core.stages.extract",
-    "xdc_core.training.rank",
-    "xdc_core.stages.report",
-    "shards.corpus.stage",
-    "--later",
-    "webdataset.writer",
-    "sympy",
-    "torch.fx.experimental.symbolic_shapes",
-    "torch.distributed.fsdp",
-    "torch._dynamo.utils",
-    "torch._dynamo",
-    "pandas",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_svg",
-)
-FAISS = (
-    "faiss",
-    "xdc_core.stages.cluster",
-    "xdc_core.stages.label",
-    "--later",
-    "sklearn.metrics.cluster",
-    "sklearn.linear_model",
-    "pandas",
-)
-ON_TORCH = ("shard", "data", "init", "extract", "train", "embed", "report")
+OWN = ("xdc_core", "shards", "faiss")
+
+
+def _modules_of(library: Library) -> tuple[str, ...]:
+    """Return the arguments of the fork server for stages that need a library: what it imports ahead of its children.
+
+    Two servers, because faiss brings other CUDA libraries than torch: no process has both. After `--later` comes what a
+    stage would else import on the way, again in every child: torch._dynamo at an optimiser's first step, pandas (where
+    it is installed) at pyarrow's first conversion.
+    """
+    stages = [stage for stage in STAGES.values() if callable(stage.library) or stage.library == library]
+    modules = list(dict.fromkeys([*(module for stage in stages for module in stage.modules), "pandas"]))
+    first = [module for module in modules if module.split(".")[0] in OWN]
+    return (*first, "--later", *(module for module in modules if module not in first))
+
+
+TORCH, FAISS = _modules_of("torch"), _modules_of("faiss")
 
 
 class Children:
@@ -109,7 +95,8 @@ class Children:
             "corpus": corpus_fingerprint,
             "log": str(log_path(run, node)),
         }
-        answer = self.server(_server_of(run, node)).run(request, progress)
+        modules = TORCH if stage_of(node).library_of(run.config, node) == "torch" else FAISS
+        answer = self.server(modules).run(request, progress)
         manifest = read_manifest(Path(answer["path"]))
         if manifest is None or manifest.fingerprint != answer["fingerprint"]:
             raise StageError(f"{node}: {answer['path']} was replaced by something else as soon as it was finished.")
@@ -129,11 +116,6 @@ class Children:
             server.end()
         for server in servers:
             server.wait()
-
-
-def _server_of(run: Run, node: Node) -> tuple[str, ...]:
-    tunes = node.stage == "eval" and run.config.evaluate[str(node.modality)].protocol == "all"
-    return TORCH if tunes or node.stage in ON_TORCH else FAISS
 
 
 def log_path(run: Run, node: Node) -> Path:
