@@ -204,15 +204,15 @@ def status(
 def verify(run: RunArgument, as_json: JsonOption = False) -> None:
     """Check every stored byte and row of a run, and say how to repair what is damaged. Exits with 1 if something is."""
     with errors_as_exit_codes():
-        from flows.cli.inspecting.verify import print_verdict
+        from flows.cli.inspecting.verify import print_verification
         from flows.cli.inspecting.verify import verify as verify_all
 
-        verdict = verify_all(run, show=not as_json)
+        result = verify_all(run, show=not as_json)
         if as_json:
-            print(json.dumps(verdict, indent=2))
+            print(json.dumps(result, indent=2))
         else:
-            print_verdict(run, verdict)
-        if not verdict["sound"]:
+            print_verification(run, result)
+        if not result["sound"]:
             raise typer.Exit(1)
 
 
@@ -253,16 +253,16 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="searched with all folders in it")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """List the runs in a folder, and what became of each."""
+    """List the runs in a folder, with their settings and results."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.overview import print_runs
         from xdc_core.inspection.catalogue import describe_run, find_runs
 
-        found = [describe_run(root) for root in find_runs(folder)]
+        described = [describe_run(root) for root in find_runs(folder)]
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(described, indent=2))
         else:
-            print_runs(folder, found)
+            print_runs(folder, described)
 
 
 @app.command()
@@ -277,11 +277,11 @@ def diff(
         from xdc_core.inspection.difference import difference
         from xdc_core.runs.run import open_run
 
-        found = difference(open_run(a), open_run(b))
+        differing = difference(open_run(a), open_run(b))
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(differing, indent=2))
         else:
-            print_difference(found)
+            print_difference(differing)
 
 
 @app.command()
@@ -314,7 +314,7 @@ def evaluate(
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="ask for one: fc, all, svm, knn, retrieval or clusters")] = None,
     modality: Annotated[str | None, typer.Option(help="of what is asked for: video or audio")] = None,
-    data: Annotated[str | None, typer.Option(help="layout of a data set: esc50, say  [default: the corpus]")] = None,
+    data: Annotated[str | None, typer.Option(help="layout of a data set, such as esc50  [default: the corpus]")] = None,
     root: Annotated[Path | None, typer.Option(help="where that data set's files lie")] = None,
     label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",
     views: Annotated[int | None, typer.Option(help="of a data set: views of a recording  [default: 10]")] = None,
@@ -340,12 +340,12 @@ def evaluate(
             names += {
                 evaluations.ask(run, data, root, protocol, modality, label, views=views, frames=frames) for run in runs
             }
-        found = evaluations.evaluate(runs, names, round, force)
+        results = evaluations.evaluate(runs, names, round, force)
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(results, indent=2))
             return
-        print(markdown_table(found, paper=False))
-        for result in found:
+        print(markdown_table(results, paper=False))
+        for result in results:
             print(f"{result['path']}")
             for warning in result["warnings"]:
                 print(f"  warning: {warning}")
@@ -359,8 +359,10 @@ def compare(
     seeds: Annotated[int | None, typer.Option(help="runs of each contender  [default: 3]")] = None,
     draws: Annotated[int | None, typer.Option(help="corpora they are spread over  [default: 2]")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
-    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="digits.nuisance=0,0.15,0.4, say")] = None,
-    change: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="for all runs: train.lr=0.001")] = None,
+    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="for all runs, such as train.lr=0.001")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="of the runs  [default: digits]")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -414,7 +416,7 @@ def doctor(
         from shards.errors import ConfigError
 
         if dead and not repair:
-            raise ConfigError("--dead says what to repair: give --repair with it.")
+            raise ConfigError("--dead names a flow run to repair: give --repair with it.")
         findings = examine(folders or [], repair, dead or [])
         if as_json:
             print(json.dumps(findings, indent=2))

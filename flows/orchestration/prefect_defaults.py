@@ -1,4 +1,4 @@
-"""Prefect settings that make it behave where nobody has set any. Import this before Prefect: it sets them."""
+"""Defaults for Prefect's settings where they are not set. Import this before Prefect: it sets them."""
 
 import os
 

@@ -34,7 +34,7 @@ class ProgressArtifact:
         self.updated = now
         with only_reported(text):
             if self.artifact is None:
-                # From synchronous code it is no coroutine, whatever its signature says.
+                # From synchronous code it returns no coroutine, although its signature allows one.
                 self.artifact = cast(UUID, create_progress_artifact(share, key=self.key, description=text))
             else:
                 update_progress_artifact(self.artifact, share, description=text)

@@ -1,4 +1,4 @@
-"""What was learnt, for the terminal."""
+"""The results of a run, for the terminal."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def print_summary(run: Run, facts: dict[str, Any]) -> None:
 
 
 def _what_next(run: Run, facts: dict[str, Any]) -> Iterator[str]:
-    """Whether the report is out of date, where the files are, and commands to try next."""
+    """Yield whether the report is out of date, where the files are, and commands to try next."""
     number, root = facts["round"], run.root
     state, why = node_state(run, Node("report", None, number), Fingerprints(run))
     if state != "fresh":
@@ -94,7 +94,7 @@ def _what_next(run: Run, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _count_clusters(root: Path, labels: str) -> str:
-    """A command that counts the clips of every cluster, its path quoted for DuckDB, for SQL, Python and the shell.
+    """Return a command that counts the clips of every cluster, its path quoted for DuckDB, for SQL, Python and the shell.
 
     `labels`: a pattern of files below `root`.
     """
@@ -108,7 +108,7 @@ def _count_clusters(root: Path, labels: str) -> str:
 
 
 def _evaluations(facts: dict[str, Any]) -> "Table":
-    """A row a round, a column an evaluation."""
+    """Return a table with a row per round and a column per evaluation."""
     from rich.table import Table
 
     names = list(dict.fromkeys(row["evaluation"] for row in facts["evaluation_history"]))

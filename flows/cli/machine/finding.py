@@ -1,4 +1,4 @@
-"""What `xdc doctor` says of one thing."""
+"""One finding of `xdc doctor`."""
 
 
 def finding(what: str, state: str, text: str) -> dict[str, str]:

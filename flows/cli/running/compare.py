@@ -65,10 +65,10 @@ def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
     return overrides
 
 
-def print_study(root: Path, facts: dict[str, Any]) -> None:
+def print_study(root: Path, results: dict[str, Any]) -> None:
     """Print the table, and where the rest is."""
     print((root / "table.md").read_text(encoding="utf-8"))
-    seconds = [cell["seconds"] for cell in facts["cells"]]
+    seconds = [cell["seconds"] for cell in results["cells"]]
     print(f"{len(seconds)} runs took {sum(seconds) / 60:.1f} CPU minutes, {max(seconds) / 60:.1f} at most each.")
     print(
         f"Every number: {root}/results.parquet. Figure: {root}/figure.svg. Runs: {root}/runs (xdc status, xdc report)"
@@ -76,7 +76,7 @@ def print_study(root: Path, facts: dict[str, Any]) -> None:
 
 
 def run_study(root: Path, max_parallel: int | None = None) -> dict[str, Any]:
-    """Do what is missing of a study. Returns its facts, the content of study.json.
+    """Do what is missing of a study. Returns the content of study.json.
 
     Raises:
         StageError: cells failed; what there is of the others is written all the same.
@@ -87,10 +87,10 @@ def run_study(root: Path, max_parallel: int | None = None) -> dict[str, Any]:
         with counter(f"digits {videos.name}") as progress:
             write_digits(videos, cell.digits, progress)
     failures = run_cells(cells, max_parallel or core_count())
-    facts = write_study(root, study, cells)
+    results = write_study(root, study, cells)
     if failures:
         raise StageError(f"{len(failures)} stages of the study failed or were not reached, the first: {failures[0]}")
-    return facts
+    return results
 
 
 @dataclass(frozen=True)

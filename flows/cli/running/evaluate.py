@@ -85,7 +85,7 @@ def ask(
 
 
 def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, files: Path) -> str:
-    """Layout and modality; of a second data set of these kinds also where its files lie."""
+    """Return a name of layout and modality; for a second such data set with a digest of its folder."""
     name = f"{layout}-{modality}"
     if name not in there or (root / there[name]["root"]).resolve() == files.resolve():
         return name
@@ -93,7 +93,7 @@ def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, 
 
 
 def newest_round(run: Run, name: str) -> int:
-    """The last round that begins with an encoder that is there and up to date.
+    """Return the last round that begins with an encoder that is there and up to date.
 
     Raises:
         ConfigError: there is none.
@@ -111,7 +111,7 @@ def newest_round(run: Run, name: str) -> int:
 
 
 def needed(run: Run, name: str, number: int) -> list[Node]:
-    """An evaluation and all that it needs, but trainings and the corpus; the evaluation is the last."""
+    """Return an evaluation, the last, after all that it needs, but trainings and the corpus."""
     nodes = evaluation_nodes(run.config, [name], number)
     features = [node for node in inputs(run.config, nodes[-1]) if node.stage in ("data", "extract")]
     data = [node for node in inputs(run.config, nodes[0]) if node.stage == "data"]
@@ -167,9 +167,9 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
 
 
 def table(roots: list[Path]) -> str:
-    """Everything that has been evaluated of these runs, beside the paper's numbers."""
-    found = read_results([open_run(root) for root in roots])
-    if not found:
+    """Return a table of everything that has been evaluated of these runs, beside the paper's numbers."""
+    results = read_results([open_run(root) for root in roots])
+    if not results:
         do_it = command("xdc", "eval", roots[0])
         raise ConfigError(f"nothing of {', '.join(map(str, roots))} has been evaluated yet. Do: {do_it}")
-    return markdown_table(found)
+    return markdown_table(results)

@@ -13,7 +13,7 @@ from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.write import commented_yaml
 from xdc_core.runs.run import open_run
 
-NOTES = """The configuration of this run. Change it as you like, then: {status} tells which stages are stale,
+NOTES = """The configuration of this run. Change it as you like, then: {status} shows which stages are stale,
 {run} does those. Paths are relative to this file. Made from the preset {preset}."""
 
 
@@ -75,5 +75,5 @@ def make_run(
 
 
 def relative(path: Path, root: Path) -> str:
-    """How a path is written in a run's configuration: relative to the run's directory."""
+    """Return a path as it is written in a run's configuration: relative to the run's directory."""
     return os.path.relpath(path.resolve(), root.resolve())
