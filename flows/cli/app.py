@@ -361,7 +361,7 @@ def compare(
     rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
     vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
     change: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="for all runs, such as train.lr=0.001")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="of all runs: train.lr=0.001")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="of the runs  [default: digits]")] = None,
     as_json: JsonOption = False,

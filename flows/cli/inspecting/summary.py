@@ -94,7 +94,7 @@ def _what_next(run: Run, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _count_clusters(root: Path, labels: str) -> str:
-    """Return a command that counts the clips of every cluster, its path quoted for DuckDB, for SQL, Python and the shell.
+    """Return a command that counts the clips per cluster, its path quoted for DuckDB, for SQL, Python and the shell.
 
     `labels`: a pattern of files below `root`.
     """
