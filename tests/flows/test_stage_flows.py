@@ -59,5 +59,5 @@ def test_the_automation_for_dead_flow_runs_names_every_flow() -> None:
 
 def test_the_help_of_xdc_stage_names_every_stage() -> None:
     shown = " ".join(CliRunner().invoke(app, ["stage", "--help"]).output.split())
-    (listed,) = re.findall(r"STAGE ((?:\w+, )+\w+)", shown)
+    (listed,) = re.findall(r"STAGE (?:<str> )?((?:\w+, )+\w+)", shown)
     assert sorted(listed.split(", ")) == sorted(STAGES)
