@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from shards.errors import ConfigError, StageError, XdcError
 from xdc_core.compute.parent_death import die_with_parent
-from xdc_core.config.schema import Config
+from xdc_core.config.load import parse_config
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.training.agent import AGENT
@@ -118,7 +118,7 @@ def work_as_rank(work: Callable[[Run, list[str], Callable[[object], None]], None
         # The agent may have died before we came so far; then nobody would end us.
         die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
         root, *arguments = sys.argv[1:]
-        config = Config.model_validate_json(Path(os.environ[CONFIG]).read_bytes())
+        config = parse_config(json.loads(Path(os.environ[CONFIG]).read_bytes()), "the configuration of the stage")
         work(Run(Path(root), config), arguments, lambda value: _send(MESSAGE_PREFIX, value))
         code = 0
     except XdcError as error:
