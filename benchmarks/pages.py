@@ -16,6 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ from xdc_core.config.load import FILE_NAME, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
 from xdc_core.data.features import write_features
-from xdc_core.graph.run_stage import WORK, run_stage
-from xdc_core.graph.stages import all_nodes
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import STAGES, all_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
@@ -110,7 +111,7 @@ def long_run(source: Run, root: Path, clips: int, rounds: int, k: int) -> Run:
 
 def do(run: Run) -> dict[int, float]:
     """All nodes; returns the processor seconds of every report."""
-    WORK["extract"] = (__name__, "invented_features")
+    STAGES["extract"] = replace(STAGES["extract"], work=invented_features)
     seconds = {}
     for node in all_nodes(run.config):
         began = time.process_time()

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from shards.store.build import Outcome
 from shards.store.files import write_text
 from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.write import commented_yaml
-from xdc_core.graph.run_stage import WORK, run_stage
-from xdc_core.graph.stages import all_nodes
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import STAGES, all_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
@@ -43,7 +44,7 @@ def long_run(root: Path, rounds: int) -> int:
     values["corpus"] |= {"videos": str(videos), "path": "corpus"}
     write_text(root / FILE_NAME, commented_yaml(parse_config(values, "the benchmark")))
     run = open_run(root)
-    WORK.update(dict.fromkeys(WORK, (__name__, "nothing")))
+    STAGES.update({name: replace(stage, work=nothing) for name, stage in STAGES.items()})
     nodes = list(all_nodes(run.config))
     corpus = None
     for node in nodes:

@@ -1,26 +1,27 @@
-"""The settings of a corpus. Everything here but the last group decides what is stored."""
+"""The settings of a corpus."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
+from shards.section import NotHashed, Positive, Section, Since, hashed_settings
+
 Modality = Literal["video", "audio"]
 BOTH: tuple[Modality, ...] = ("video", "audio")
 
 
-class CorpusSettings(BaseModel):
-    """How raw videos become clips."""
+class CorpusSettings(Section):
+    """The settings with which raw videos are cut into clips."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    path: str = Field("corpora/videos", description="the corpus directory; relative to this file")
-    videos: str | None = Field(
+    path: Annotated[str, NotHashed()] = Field(
+        "corpora/videos", description="the corpus directory; relative to this file"
+    )
+    videos: Annotated[str | None, NotHashed()] = Field(
         None,
         description="a folder of videos, or a CSV or Parquet manifest (columns path, start_s, end_s, split, "
         "label...); relative to this file. null: take the corpus as it stands",
     )
-    layout: str | None = Field(
+    layout: Annotated[str | None, Since("0.2.0")] = Field(
         None,
         description="null: a folder or a manifest. Else videos is a data set in its official layout, which gives the "
         "labels: ucf101, hmdb51, esc50, esc10, dcase2014, kinetics, audioset, vggsound, folder (of classes), manifest "
@@ -29,10 +30,10 @@ class CorpusSettings(BaseModel):
     label_from_folder: bool = Field(
         False, description="for a folder of videos: the name of a file's folder is its label (used in reports)"
     )
-    learn_splits: list[str] | None = Field(
+    learn_splits: Annotated[list[str] | None, NotHashed()] = Field(
         None, description="splits to learn from; null: every clip. Other clips get features and labels only"
     )
-    modalities: tuple[Modality, ...] = Field(
+    modalities: Annotated[tuple[Modality, ...], Since("0.2.0")] = Field(
         BOTH,
         min_length=1,
         description="what every clip must have and what is stored of it: [video, audio], or one of them alone",
@@ -52,21 +53,31 @@ class CorpusSettings(BaseModel):
     )
     clips_per_shard: int = Field(1000, ge=1, description="clips a tar")
     shuffle_seed: int = Field(0, description="seed of the order in which clips are put into shards")
-    max_reject_share: float = Field(
+    max_reject_share: Annotated[float, NotHashed()] = Field(
         0.5, ge=0, le=1, description="stop when more than this share of the clips is rejected"
     )
-    workers: int | None = Field(None, ge=1, description="decoding processes; null: one a core")
-    clip_timeout_s: Positive = Field(120.0, description="a file or clip that takes longer is rejected")
-    clip_cpu_s: Positive = Field(120.0, description="a file or clip that needs more processor time is rejected")
-    clip_memory_mb: int = Field(
+    workers: Annotated[int | None, NotHashed()] = Field(None, ge=1, description="decoding processes; null: one a core")
+    clip_timeout_s: Annotated[Positive, NotHashed()] = Field(
+        120.0, description="a file or clip that takes longer is rejected"
+    )
+    clip_cpu_s: Annotated[Positive, NotHashed()] = Field(
+        120.0, description="a file or clip that needs more processor time is rejected"
+    )
+    clip_memory_mb: Annotated[int, NotHashed()] = Field(
         2048,
         ge=64,
         description="a file or clip that needs more memory is rejected; each of the workers may use as much",
     )
-    max_pixels: int = Field(8192 * 4320, ge=1, description="a video with a larger picture is rejected")
-    max_fps: Positive = Field(1000.0, description="a video with more frames a second is rejected")
-    max_hours: Positive = Field(24.0, description="a longer video is rejected")
-    max_clip_mb: Positive = Field(256.0, description="a clip that is larger when it is encoded is rejected")
+    max_pixels: Annotated[int, Since("0.2.0")] = Field(
+        8192 * 4320, ge=1, description="a video with a larger picture is rejected"
+    )
+    max_fps: Annotated[Positive, Since("0.2.0")] = Field(
+        1000.0, description="a video with more frames a second is rejected"
+    )
+    max_hours: Annotated[Positive, Since("0.2.0")] = Field(24.0, description="a longer video is rejected")
+    max_clip_mb: Annotated[Positive, Since("0.2.0")] = Field(
+        256.0, description="a clip that is larger when it is encoded is rejected"
+    )
 
     @field_validator("modalities")
     @classmethod
@@ -92,24 +103,6 @@ class CorpusSettings(BaseModel):
         return self
 
 
-# What says where things are and how to run, not what is stored.
-NOT_STORED = {
-    "path",
-    "videos",
-    "learn_splits",
-    "max_reject_share",
-    "workers",
-    "clip_timeout_s",
-    "clip_cpu_s",
-    "clip_memory_mb",
-}
-
-
-# Newer than the first corpora: left out where they have their defaults, so that those corpora stay what they are.
-NEWER = ("layout", "modalities", "max_pixels", "max_fps", "max_hours", "max_clip_mb")
-
-
 def stored_part(settings: CorpusSettings) -> dict[str, Any]:
-    """The settings that enter the corpus's fingerprint."""
-    at_default = {name for name in NEWER if getattr(settings, name) == CorpusSettings.model_fields[name].default}
-    return settings.model_dump(mode="json", exclude=NOT_STORED | at_default)
+    """Return the settings that enter the corpus's fingerprint."""
+    return hashed_settings(settings)

@@ -27,7 +27,7 @@ def test_a_question_gets_its_answer(worked_run: Run, question: str, sql: str) ->
     if question == "What is every cluster made of?":
         assert sum(row[1] for row in rows) == 48
         assert all(0 < row[3] <= 1 for row in rows)
-    if question == "Do picture and sound say the same?":
+    if question == "Do video and audio clusters agree?":
         assert sum(sum(row[1:]) for row in rows) == 48
     if question == "What resembles this clip?":
         assert all(-1 <= row[1] <= 1.001 for row in rows)

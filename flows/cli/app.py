@@ -148,7 +148,7 @@ def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None
 
         facts = run_flow(run, whole, number)
         if as_json:
-            print(json.dumps(facts, indent=2))
+            print(json.dumps(facts.content(), indent=2))
         else:
             print_summary(run, facts)
 
@@ -237,7 +237,7 @@ def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = Fa
 
         found = read_report(run, round)
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(found.content(), indent=2))
         else:
             print_summary(run, found)
 
@@ -324,7 +324,7 @@ def evaluate(
     """Tell what encoders are worth: probes, fine-tuning, retrieval, clusters; on the corpus or other data sets."""
     with told_to_people():
         from flows.cli.running import evaluate as evaluations
-        from xdc_core.evaluation.table import markdown_table
+        from xdc_core.inspection.results import markdown_table
 
         if table:
             print(evaluations.table(runs), end="")
@@ -336,12 +336,12 @@ def evaluate(
             }
         found = evaluations.evaluate(runs, names, round, force)
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps([results.content() for results in found], indent=2))
             return
         print(markdown_table(found, paper=False))
         for result in found:
-            print(f"{result['path']}")
-            for warning in result["warnings"]:
+            print(result.path)
+            for warning in result.warnings:
                 print(f"  warning: {warning}")
 
 

@@ -1,4 +1,4 @@
-"""The layouts that are known, by name."""
+"""The known layouts, by name."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -31,10 +31,10 @@ LAYOUTS: Mapping[str, Callable[[Path], Dataset]] = {
 
 
 def read_dataset(layout: str, root: Path) -> Dataset:
-    """Read the data set at `root` (for `manifest`, the table) as its layout has it. No media file is opened.
+    """Read the data set at `root` (for `manifest`, the table) in its layout. No media file is opened.
 
     Raises:
-        ConfigError: there is no such layout, nothing at `root`, or what is there does not have the layout.
+        ConfigError: there is no such layout, nothing at `root`, or `root` has another layout.
     """
     check_layout(layout)
     if not root.exists():
@@ -45,7 +45,7 @@ def read_dataset(layout: str, root: Path) -> Dataset:
 
 
 def check_layout(name: str) -> None:
-    """Raises ConfigError where there is no layout of this name; says which is meant, and which there are."""
+    """Raise ConfigError if there is no layout of this name; the text names the most similar one and lists all."""
     if name not in LAYOUTS:
         near = difflib.get_close_matches(name, LAYOUTS, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""

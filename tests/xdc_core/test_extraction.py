@@ -6,7 +6,6 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,8 @@ from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
 from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.file import load_encoder
-from xdc_core.graph.run_stage import WORK, run_stage
-from xdc_core.graph.stages import all_nodes
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import STAGES, all_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.extract import extract
@@ -148,7 +147,7 @@ def test_a_shard_that_is_gone_before_the_end_is_not_counted_as_rejected(copy_run
     run, node = copy_run(), Node(stage, "audio", 0)
     out = run.root / "begun"
     out.mkdir()
-    work = getattr(import_module(WORK[stage][0]), WORK[stage][1])
+    work = STAGES[stage].work
 
     def remove(done: int, total: int, note: str = "") -> None:
         if done == total:  # The last shard is not yet counted.

@@ -439,7 +439,7 @@ def test_force_makes_it_anew(copy_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("node", "rounds", "message"),
     [
-        (Node("trian", "video", 0), 1, r"there is no stage 'trian'\. There are: shard, init, extract"),
+        (Node("trian", "video", 0), 1, r"there is no stage 'trian'\. There are: shard, data, init, extract"),
         (Node("train", "video", 1), 1, r"no node train\.video of round 1\. There is: train\.video of round 0, train"),
         (Node("cluster", "joint", 0), 1, r"no node cluster\.joint of round 0\. There is: cluster\.video of round 0"),
         (Node("extract", "video"), 1, r"no node extract\.video\. .*Use --modality and --round"),

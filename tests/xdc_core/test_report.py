@@ -26,7 +26,7 @@ from xdc_core.data.labels import read_labels
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.report.clips import write_examples
-from xdc_core.report.facts import examples_of
+from xdc_core.report.gather import examples_of
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.report import report

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from shards.section import NotHashed
 from xdc_core.config.section import LayoutName, Positive, Section
 
 CORPUS = "corpus"
@@ -50,7 +51,7 @@ class EvaluationSettings(Section):
     modality: Literal["video", "audio"] | None = Field(
         None, description="whose encoder; null: that of the data set (retrieval has both)"
     )
-    when: Literal["rounds", "end", "asked"] = Field(
+    when: Annotated[Literal["rounds", "end", "asked"], NotHashed()] = Field(
         "asked", description="part of every round, of the last look, or of none (then: xdc eval)"
     )
     label: str = Field("label", description="label column, for data: corpus")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from shards.section import NotHashed, Since
 from shards.settings import CorpusSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
 from xdc_core.config.methods import clustered_sources
@@ -91,9 +92,11 @@ class ExtractSettings(Section):
     """How features are computed. Of a given encoder only `precision` and, by rounding, `channels_last` change them."""
 
     batch: int = Field(32, ge=1, description="clips a forward pass (and a calibration batch)")
-    workers: int = Field(0, ge=0, description="decoding processes beside the one with the encoder")
+    workers: Annotated[int, NotHashed()] = Field(
+        0, ge=0, description="decoding processes beside the one with the encoder"
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is for GPUs")
-    channels_last: bool = Field(
+    channels_last: Annotated[bool, Since("0.2.0")] = Field(
         False, description="the memory layout that GPUs convolve fastest; a third less time with r2plus1d_18 on CPUs"
     )
     calibration_batches: int = Field(
@@ -168,13 +171,15 @@ class TrainSettings(Section):
     )
     channels_last: bool = Field(False, description="the memory layout that GPUs convolve fastest; for GPUs")
     compile: bool = Field(False, description="torch.compile the encoder; minutes at the start of a round, for GPUs")
-    checkpoint_every: int = Field(500, ge=1, description="steps")
-    log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
+    checkpoint_every: Annotated[int, NotHashed()] = Field(500, ge=1, description="steps")
+    log_every: Annotated[int, NotHashed()] = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
     processes: int = Field(1, ge=1, description="processes (GPUs) a modality, joined by torchrun")
     sync_batch_norm: bool = Field(
         False, description="batch norm over the batch of all processes; false: over that of each (VMZ in Caffe2)"
     )
-    workers: int = Field(0, ge=0, description="decoding processes beside every training process")
+    workers: Annotated[int, NotHashed()] = Field(
+        0, ge=0, description="decoding processes beside every training process"
+    )
 
     @model_validator(mode="after")
     def _milestones_rise(self) -> "TrainSettings":
@@ -190,7 +195,7 @@ class ReportSettings(Section):
     most_examples: int = Field(
         1000, ge=1, description="of a label source, over all clusters: many clusters get fewer each, but one"
     )
-    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], NotHashed()] = Field(
         ("tensorboard",), description="who gets the curves after every training and report; [] for nobody"
     )
 

@@ -1,18 +1,12 @@
-"""What every section of the configuration has in common."""
+"""What sections of the configuration have in common, beside what every section of settings has."""
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator
 
 from shards.errors import ConfigError
-
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Unknown keys are errors; infinities and NaN are no numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from shards.section import Positive as Positive
+from shards.section import Section as Section
 
 
 def known_layout(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shards.section import hashed_settings
 from xdc_core.config.schema import Config
 
 
@@ -11,17 +12,16 @@ def view_settings(config: Config, modality: str, training: bool) -> dict[str, An
     The centre view of extraction takes the first short edge, is never flipped and never masked.
     """
     unseen = {"weights"} if training else {"weights", "mask_frames", "mask_mels"}
-    settings: dict[str, Any] = getattr(config, modality).model_dump(mode="json", exclude=unseen)
+    settings: dict[str, Any] = hashed_settings(getattr(config, modality), unseen)
     if modality != "video":
         # The length of a video view decides which sound goes with it.
         return settings | {"video_frames": config.video.frames}
     return settings if training else settings | {"flip": False, "short_edges": settings["short_edges"][:1]}
 
 
-def _passes(config: Config) -> dict[str, Any]:
-    """How an encoder makes features. `channels_last` is newer than the first runs: left out where it is not set."""
-    how: dict[str, Any] = {"precision": config.extract.precision}
-    return how | ({"channels_last": True} if config.extract.channels_last else {})
+def encoding_settings(config: Config) -> dict[str, Any]:
+    """Return what decides how an encoder makes features of views."""
+    return hashed_settings(config.extract, exclude=("batch", "calibration_batches"))
 
 
 def with_frames(config: Config, frames: int | None) -> Config:

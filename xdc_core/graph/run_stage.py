@@ -6,33 +6,20 @@ run_stage(open_run("runs/first"), Node("extract", "video", 0))
 """
 
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 
 from shards.command import command
-from shards.corpus.stage import forget_notes, shard
+from shards.corpus.stage import forget_notes
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, reusable
 from shards.store.commit import clear_left_overs, discard
 from shards.store.manifest import read_manifest
-from xdc_core.graph.fingerprints import Fingerprints, files_read
-from xdc_core.graph.stages import VERSIONS, inputs, settings_of
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.stages import inputs, settings_of, stage_of
 from xdc_core.runs.corpora import is_corpus, lost_corpus, stored_from
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-
-# Stage -> module and function that does the work; imported when it is needed, for torch and faiss load slowly.
-WORK = {
-    "init": ("xdc_core.stages.init", "make_initial_encoder"),
-    "extract": ("xdc_core.stages.extract", "extract"),
-    "cluster": ("xdc_core.stages.cluster", "cluster"),
-    "label": ("xdc_core.stages.label", "label"),
-    "train": ("xdc_core.stages.train", "train"),
-    "embed": ("xdc_core.stages.embed", "embed"),
-    "eval": ("xdc_core.stages.evaluate", "evaluate"),
-    "report": ("xdc_core.stages.report", "report"),
-}
 
 
 def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Record | None:
@@ -74,10 +61,11 @@ def run_stage(
 
 
 def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fingerprint: str | None) -> Record:
-    if is_corpus(node):
-        if lost := lost_corpus(run, node):
-            raise ConfigError(lost)
-        return shard(*stored_from(run, node), progress, force)
+    stage = stage_of(node)
+    if is_corpus(node) and (lost := lost_corpus(run, node)):
+        raise ConfigError(lost)
+    if stage.build is not None:
+        return stage.build(run, node, progress, force)
     fingerprints = Fingerprints(run, corpus_fingerprint)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:
@@ -88,7 +76,7 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
     assert wanted is not None
     identity = Identity(
         stage=node.stage,
-        version=VERSIONS[node.stage],
+        version=stage.version,
         fingerprint=wanted,
         modality=node.modality,
         round=node.round,
@@ -98,13 +86,12 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
 
     def work(out: Path) -> Outcome:
         read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
-        module, function = WORK[node.stage]
-        outcome: Outcome = getattr(import_module(module), function)(run, node, out, progress)
+        outcome = stage.work(run, node, out, progress)
         for source, manifest in read.items():
             if read_manifest(run.directory(source)) != manifest:
                 discard(out)  # Made from two different things.
                 raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
-        for name, content in files_read(run, node).items():
+        for name, content in stage.outside(run, node).items():
             if identity.inputs[name] != content:
                 discard(out)
                 raise StageError(f"the file of {name} changed while {node} read it. Nothing is lost: run this again.")

@@ -3,16 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
-from shards.corpus.plan import STAGE_VERSION as SHARD_VERSION
-from shards.settings import stored_part
 from shards.store.build import reusable
 from shards.store.commit import partial_directories
 from shards.store.manifest import read_manifest
-from xdc_core.graph.fingerprints import WEIGHTS, Fingerprints
-from xdc_core.graph.stages import VERSIONS, inputs, settings_of
-from xdc_core.runs.corpora import is_corpus, lost_corpus, stored_from
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.stages import inputs, settings_of, stage_of
+from xdc_core.runs.corpora import is_corpus, lost_corpus
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.stages.declared import WEIGHTS
 
 
 def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, str]:
@@ -44,13 +43,13 @@ def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprint
     if (given := WEIGHTS in sources) != (WEIGHTS in manifest.inputs):
         return "random weights -> weights of a file" if given else "weights of a file -> random weights"
     settings = manifest.settings
-    now = stored_part(stored_from(run, node)[2]) if is_corpus(node) else settings_of(run.config, node)
+    now = settings_of(run.config, node)
     reasons = [f"{name}: {old} -> {new}" for name, old, new in _differences(settings, now)]
     if not is_corpus(node) and not reasons:
         lost = {str(source) for source in inputs(run.config, node) if is_corpus(source) and lost_corpus(run, source)}
         changed = [name for name, value in sources.items() if manifest.inputs.get(name) != value]
         reasons = [f"{name} is not there" if name in lost else f"{name} changed" for name in changed]
-    version = SHARD_VERSION if is_corpus(node) else VERSIONS[node.stage]
+    version = stage_of(node).version
     if not reasons and manifest.version != version:
         reasons = [f"stage version {manifest.version} -> {version}"]
     return "; ".join(reasons[:3]) or "sources changed"

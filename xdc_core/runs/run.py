@@ -13,6 +13,21 @@ from xdc_core.runs.node import FOLDERS, Node
 SHORTEST_S = 0.1
 
 
+def dataset_settings(config: Config, name: str) -> CorpusSettings:
+    """Return how a data set's recordings become clips: as in the corpus, but none is left out as short or silent."""
+    dataset = config.datasets[name]
+    changes = {
+        "layout": dataset.layout,
+        "label_from_folder": False,
+        "modalities": (dataset.modality,),
+        "clip_seconds": dataset.clip_seconds,
+        "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
+        "silence": "keep",
+        "learn_splits": None,
+    }
+    return config.corpus.model_copy(update=changes)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run's directory and its configuration. Paths in the configuration are relative to the directory."""
@@ -35,18 +50,8 @@ class Run:
         return (self.root / self.config.datasets[name].root).resolve()
 
     def dataset_settings(self, name: str) -> CorpusSettings:
-        """How its recordings become clips: as in the corpus, but none is left out for being short or silent."""
-        dataset = self.config.datasets[name]
-        changes = {
-            "layout": dataset.layout,
-            "label_from_folder": False,
-            "modalities": (dataset.modality,),
-            "clip_seconds": dataset.clip_seconds,
-            "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
-            "silence": "keep",
-            "learn_splits": None,
-        }
-        return self.config.corpus.model_copy(update=changes)
+        """How the recordings of a data set become clips."""
+        return dataset_settings(self.config, name)
 
     def weights(self, modality: str) -> Path | None:
         """The file of weights from which a modality's first encoder starts, if one is set."""

@@ -2,23 +2,28 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from shards.corpus.index import in_splits, read_index
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress
+from shards.section import hashed_settings
 from shards.sources.split import check_learn_splits
 from shards.store.build import Outcome
-from shards.store.files import new_file, write_json
+from shards.store.files import new_file
+from shards.store.stage import Stage
 from xdc_core.clustering.kmeans import kmeans
 from xdc_core.clustering.kmeans_check import faiss_gpus
 from xdc_core.clustering.preprocess import fit_preprocess
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
-from xdc_core.config.schema import ClusterSettings
+from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
+from xdc_core.config.schema import ClusterSettings, Config
 from xdc_core.data.features import source_parts
-from xdc_core.runs.node import Node
+from xdc_core.documents.kmeans import Kmeans, write_kmeans
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
 
@@ -68,7 +73,7 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         **kept,
         **facts,
     }
-    write_json(out / "kmeans.json", facts)
+    write_kmeans(out, Kmeans.model_validate(facts))
     summary = {name: value for name, value in facts.items() if name not in ("sizes", "iterations")}
     return Outcome(k, 0, summary)
 
@@ -122,3 +127,39 @@ def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None,
     there.update(split or "" for split in index["split"].unique().to_pylist())
     wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits)])
     return np.fromiter((key in wanted for key in keys), bool, len(keys))
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    return [] if number is None else [Node("cluster", source, number) for source in clustered_sources(config.method)]
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    return [SHARD, *clustered_features(config, node)]
+
+
+def clustered_features(config: Config, node: Node) -> list[Node]:
+    """Return the nodes whose features a label source is clustered from."""
+    return [Node("extract", name, node.round) for name in clustered_from(config.method, str(node.modality))]
+
+
+def _settings(config: Config, node: Node) -> dict[str, Any]:
+    source = str(node.modality)
+    own = hashed_settings(config.cluster, {"k"} if source == JOINT else {"k", "joint_l2"})
+    k = config.cluster.k.get(source)  # type: ignore[call-overload]
+    return {"seed": config.seed, "learn_splits": config.corpus.learn_splits, "k": k, **own}
+
+
+CLUSTER: Stage[Config, Run] = Stage(
+    name="cluster",
+    version=1,
+    summary="Find the centroids of one label source (video, audio or joint).",
+    folder="clusters",
+    of="modality",
+    each_round=True,
+    library="faiss",
+    modules=("faiss", "xdc_core.stages.cluster", "sklearn.metrics.cluster"),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=cluster,
+)

@@ -10,31 +10,42 @@ import numpy as np
 import pyarrow as pa
 
 from shards.corpus.index import shard_names
+from shards.datasets.originals import NAMES as ORIGINALS
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress
+from shards.section import hashed_settings
 from shards.store.build import Outcome
 from shards.store.fault import fault_point
 from shards.store.files import write_json
+from shards.store.manifest import fingerprint
 from shards.store.parquet import write_parquet
+from shards.store.stage import Library, Stage
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS, EvaluationSettings
-from xdc_core.config.schema import evaluated_modality
+from xdc_core.config.methods import modalities
+from xdc_core.config.schema import Config, evaluated_modality
+from xdc_core.config.views import view_settings, with_frames
 from xdc_core.data.features import read_features
+from xdc_core.documents.results import Results, Spread, Trial, write_results
 from xdc_core.evaluation.examples import Examples, check_split
-from xdc_core.evaluation.predictions import Verdict
+from xdc_core.evaluation.predictions import Predictions
 from xdc_core.evaluation.recordings import Recordings, read_recordings
 from xdc_core.evaluation.spread import spread
-from xdc_core.evaluation.trial import Trial, trial_of, write_predictions
+from xdc_core.evaluation.trial import trial_of, write_predictions
 from xdc_core.probes.linear import fc
 from xdc_core.probes.neighbours import neighbours
 from xdc_core.probes.retrieval import retrieve
 from xdc_core.probes.svm import svm
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 
-PROBES: dict[str, Callable[[Examples, Examples, int, int, float], Verdict]] = {"fc": fc, "svm": svm, "knn": neighbours}
+PROBES: dict[str, Callable[[Examples, Examples, int, int, float], Predictions]] = {
+    "fc": fc,
+    "svm": svm,
+    "knn": neighbours,
+}
 
 
 def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -58,19 +69,19 @@ def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         if path.exists():
             trial = Trial.model_validate_json(path.read_bytes())
         else:
-            trial, verdict = do_trial(out, split, seed)
-            if verdict is not None:
-                predictions = out / "predictions" / f"{split}-{seed}.parquet"
-                write_predictions(predictions, verdict, recordings.names, recordings.classes)
+            trial, predictions = do_trial(out, split, seed)
+            if predictions is not None:
+                file = out / "predictions" / f"{split}-{seed}.parquet"
+                write_predictions(file, predictions, recordings.names, recordings.classes)
             write_json(path, trial.model_dump(mode="json"))
         _forget_checkpoints(out / f"{split}-{seed}")
         trials.append(trial)
         progress(done, len(todo), f"trials, {_headline(trial)}")
-    facts = summarise(run, node, recordings, trials)
-    write_json(out / "results.json", facts)
-    write_parquet(out / "results.parquet", table_of(facts))
-    summary = {metric: found["mean"] for metric, found in facts["metrics"].items()}
-    return Outcome(len(trials), sum(recordings.missing.values()), summary | {"warnings": len(facts["warnings"])})
+    results = summarise(run, node, recordings, trials)
+    write_results(out, results)
+    write_parquet(out / "results.parquet", table_of(results))
+    summary = {metric: spread.mean for metric, spread in results.metrics.items()}
+    return Outcome(len(trials), sum(recordings.missing.values()), summary | {"warnings": len(results.warnings)})
 
 
 def _forget_checkpoints(folder: Path) -> None:
@@ -85,7 +96,7 @@ def _forget_checkpoints(folder: Path) -> None:
         fault_point("after removal", folder.name)
 
 
-TrialWorker = Callable[[Path, str, int], tuple[Trial, Verdict | None]]
+TrialWorker = Callable[[Path, str, int], tuple[Trial, Predictions | None]]
 
 
 def _worker(
@@ -111,14 +122,15 @@ def _worker(
         return _clusters(run, evaluation, recordings, features, owners, draw)
     probe = PROBES[evaluation.protocol]
 
-    def classify(out: Path, split: str, seed: int) -> tuple[Trial, Verdict]:
+    def classify(out: Path, split: str, seed: int) -> tuple[Trial, Predictions]:
         train, test = (
             _examples(features, recordings, owners, np.isin(owners, recordings.part(split, role)))
             for role in ("train", "test")
         )
-        verdict = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
+        predictions = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
         unread = unread_recordings(recordings, split, owners)
-        return trial_of(verdict, recordings.classes, split, seed, len(np.unique(train.groups)), unread), verdict
+        size = len(np.unique(train.groups))
+        return trial_of(predictions, recordings.classes, split, seed, size, unread), predictions
 
     return classify
 
@@ -261,8 +273,8 @@ def _headline(trial: Trial) -> str:
     return f"{trial.split}: {name} {value:.3f}"
 
 
-def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial]) -> dict[str, Any]:
-    """The content of results.json."""
+def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial]) -> Results:
+    """Return all trials, with the mean and spread of every metric over those that count."""
     config, name = run.config, str(node.modality)
     evaluation = config.evaluate[name]
     modality = evaluated_modality(config, name)
@@ -272,47 +284,129 @@ def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial])
     warnings = [f"{trial.split}, seed {trial.seed}: {text}" for trial in trials for text in trial.warnings]
     warnings += [f"{count} recordings: {reason}" for reason, count in recordings.missing.items()]
     warnings += recordings.notes
-    return {
-        "evaluation": name,
-        "run": run.root.resolve().name,
-        "round": node.round,
-        "method": config.method,
-        "control": config.train.shuffle_labels,
-        "data": evaluation.data,
-        "layout": None if evaluation.data == CORPUS else config.datasets[evaluation.data].layout,
-        "protocol": evaluation.protocol,
-        "modality": modality,
-        "encoder": getattr(config, modality).encoder if modality else None,
-        "weights": getattr(getattr(config, modality), "weights", None) if modality else None,
-        "settings": evaluation.model_dump(mode="json"),
-        "dataset": None if evaluation.data == CORPUS else config.datasets[evaluation.data].model_dump(mode="json"),
-        "classes": list(recordings.classes),
-        "metrics": spreads(counting),
-        "by_split": {split: spreads([t for t in trials if t.split == split]) for split in recordings.splits},
-        "warnings": warnings,
-        "trials": [trial.model_dump(mode="json") for trial in trials],
-    }
+    assert node.round is not None
+    return Results(
+        evaluation=name,
+        run=run.root.resolve().name,
+        round=node.round,
+        method=config.method,
+        control=config.train.shuffle_labels,
+        data=evaluation.data,
+        layout=None if evaluation.data == CORPUS else config.datasets[evaluation.data].layout,
+        protocol=evaluation.protocol,
+        modality=modality,
+        encoder=getattr(config, modality).encoder if modality else None,
+        weights=getattr(getattr(config, modality), "weights", None) if modality else None,
+        settings=evaluation.model_dump(mode="json"),
+        dataset=None if evaluation.data == CORPUS else config.datasets[evaluation.data].model_dump(mode="json"),
+        classes=list(recordings.classes),
+        metrics=spreads(counting),
+        by_split={split: spreads([t for t in trials if t.split == split]) for split in recordings.splits},
+        warnings=warnings,
+        trials=trials,
+    )
 
 
-def spreads(trials: list[Trial]) -> dict[str, Any]:
-    """Of every metric: mean, standard deviation, lowest and highest over the trials that have it."""
+def spreads(trials: list[Trial]) -> dict[str, Spread]:
+    """Return of every metric the mean, standard deviation, lowest and highest value over the trials that have it."""
     names = sorted({name for trial in trials for name in trial.metrics})
     return {name: spread([trial.metrics[name] for trial in trials if name in trial.metrics]) for name in names}
 
 
-def table_of(facts: dict[str, Any]) -> pa.Table:
-    """results.parquet: a row a split, seed and metric, with everything that tells them apart."""
+def table_of(results: Results) -> pa.Table:
+    """Return results.parquet: a row per split, seed and metric, with everything that identifies them."""
     same = ("evaluation", "run", "round", "method", "control", "data", "protocol", "modality", "encoder", "weights")
     rows = [
-        {name: facts[name] for name in same}
-        | {"split": trial["split"], "seed": trial["seed"], "train": trial["train"], "test": trial["test"]}
+        {name: getattr(results, name) for name in same}
+        | {"split": trial.split, "seed": trial.seed, "train": trial.train, "test": trial.test}
         | {"metric": metric, "value": value}
         | {
-            "settings": json.dumps(facts["settings"], sort_keys=True),
-            "dataset": json.dumps(facts["dataset"], sort_keys=True),
-            "chosen": json.dumps(trial["chosen"], sort_keys=True),
+            "settings": json.dumps(results.settings, sort_keys=True),
+            "dataset": json.dumps(results.dataset, sort_keys=True),
+            "chosen": json.dumps(trial.chosen, sort_keys=True),
         }
-        for trial in facts["trials"]
-        for metric, value in trial["metrics"].items()
+        for trial in results.trials
+        for metric, value in trial.metrics.items()
     ]
     return pa.Table.from_pylist(rows)
+
+
+def due_evaluations(config: Config, number: int) -> list[str]:
+    """Return the names of the evaluations that are part of a round."""
+    due = ("rounds",) if number < config.rounds else ("rounds", "end")
+    return [name for name, evaluation in config.evaluate.items() if evaluation.when in due]
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    return [] if number is None else [Node("eval", name, number) for name in due_evaluations(config, number)]
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    assert node.round is not None
+    name = str(node.modality)
+    evaluation, modality = config.evaluate[name], evaluated_modality(config, name)
+    corpus = evaluation.data == CORPUS
+    data = SHARD if corpus else Node("data", evaluation.data)
+    if evaluation.protocol == "all":
+        return [data, encoder_node(str(modality), node.round)]
+    if not corpus:
+        return [data, Node("embed", evaluation.data, node.round)]
+    chosen = [modality] if modality else modalities(config.method)
+    return [data, *(Node("extract", each, node.round) for each in chosen)]
+
+
+def _settings(config: Config, node: Node) -> dict[str, Any]:
+    name = str(node.modality)
+    evaluation = config.evaluate[name]
+    unused = {"label", "learn", "test"} if evaluation.data != CORPUS else {"splits"}
+    tuned = evaluation.protocol == "all"
+    settings = hashed_settings(evaluation, unused | (set() if tuned else {"finetune"}))
+    if tuned:
+        data = config.datasets.get(evaluation.data)
+        seen = with_frames(config, data.frames if data else None)
+        settings["view"] = view_settings(seen, str(evaluated_modality(config, name)), training=True)
+        settings["views"] = data.views if data else 1
+    if evaluation.protocol == "clusters":
+        settings["cluster"] = hashed_settings(config.cluster, {"k", "joint_l2"})
+    return {"seed": config.seed, **settings}
+
+
+def _outside(run: Run, node: Node) -> dict[str, str]:
+    """What a data set's own files say of its splits.
+
+    Also that recordings of one original are held out together: where file names tell of originals, and the evaluation
+    holds something out. `clusters` does so only to divide what has no official test part.
+    """
+    config, evaluation = run.config, run.config.evaluate[str(node.modality)]
+    name = evaluation.data
+    layout = config.corpus.layout if name == CORPUS else config.datasets[name].layout
+    together = {"originals": "held out together"} if layout in ORIGINALS else {}
+    if name == CORPUS:
+        return together
+    from shards.layouts.registry import read_dataset
+
+    splits = read_dataset(config.datasets[name].layout, run.dataset_root(name)).splits
+    divided = any(set(split.roles.values()) == {"train"} for split in splits)
+    digest = fingerprint([[split.name, dict(split.roles)] for split in splits])
+    return {"splits": digest} | (together if evaluation.protocol != "clusters" or divided else {})
+
+
+def _library(config: Config, node: Node) -> Library:
+    return "torch" if config.evaluate[str(node.modality)].protocol == "all" else "faiss"
+
+
+EVALUATE: Stage[Config, Run] = Stage(
+    name="eval",
+    version=2,
+    summary="Do one evaluation of the encoders that a round begins with.",
+    folder="evaluations",
+    of="name",
+    each_round=True,
+    library=_library,
+    modules=("sklearn.linear_model",),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=evaluate,
+    outside=_outside,
+)

@@ -19,9 +19,9 @@ from xdc_core.encoders.batch_norm import calibrate_batch_norm
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import FILE_NAME, save_encoder
 from xdc_core.encoders.import_weights import load_weights
-from xdc_core.graph.fingerprints import WEIGHTS, files_read
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.stages.declared import WEIGHTS, weights_read
 
 
 def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -37,7 +37,7 @@ def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) ->
     summary: dict[str, Any] = {"encoder": name, "calibration_batches": 0}
     if path := run.weights(modality):
         encoder, dropped = load_weights(path, name)
-        summary[WEIGHTS] = {"file": path.name, "sha256": files_read(run, node)[WEIGHTS], "dropped": dropped}
+        summary[WEIGHTS] = {"file": path.name, "sha256": weights_read(run, node)[WEIGHTS], "dropped": dropped}
     else:
         torch.set_num_threads(thread_count(run.config))
         device = choose_device(run.config)

@@ -13,12 +13,15 @@ from typing import Any
 
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress
+from shards.section import hashed_settings
 from shards.store.build import Outcome
 from shards.store.fault import fault_point
+from shards.store.stage import Stage
 from xdc_core.compute.parent_death import die_with_parent
-from xdc_core.config.schema import TrainSettings
-from xdc_core.encoders.file import FILE_NAME
-from xdc_core.runs.node import Node
+from xdc_core.config.methods import METHODS, modalities
+from xdc_core.config.schema import Config, TrainSettings
+from xdc_core.config.views import view_settings
+from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.training.metrics import read_metrics
 
@@ -39,6 +42,8 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             kept.
         ConfigError: the batch cannot be shared out, or there is no compiler or GPU that the settings ask for.
     """
+    from xdc_core.encoders.file import FILE_NAME  # Imports torch.
+
     settings = run.config.train
     if settings.batch % settings.processes:
         raise ConfigError(
@@ -156,3 +161,54 @@ def _sigterm_passed_on(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], 
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    if number is None or number >= config.rounds:  # The last round trains nothing.
+        return []
+    return [Node("train", modality, number) for modality in modalities(config.method)]
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    assert node.round is not None
+    modality = str(node.modality)
+    labels = [Node("label", source, node.round) for source in METHODS[config.method][modality]]
+    # Its own features tell which of the clips with a pseudo-label decode in this modality.
+    return [SHARD, encoder_node(modality, node.round), Node("extract", modality, node.round), *labels]
+
+
+def _settings(config: Config, node: Node) -> dict[str, Any]:
+    modality = str(node.modality)
+    sources = list(METHODS[config.method][modality])
+    return {
+        "seed": config.seed,
+        "learn_splits": config.corpus.learn_splits,
+        "sources": sources,
+        "view": view_settings(config, modality, training=True),
+        **hashed_settings(config.train, {"own_head_weight"} if len(sources) == 1 else ()),
+    }
+
+
+TRAIN: Stage[Config, Run] = Stage(
+    name="train",
+    version=2,
+    summary="Train one modality's encoder on its pseudo-labels.",
+    folder="train",
+    of="modality",
+    each_round=True,
+    library="torch",
+    # torch._dynamo is imported by an optimiser's first step. It is imported in pieces, for nothing can be asked of a
+    # process while it imports.
+    modules=(
+        "xdc_core.training.rank",
+        "sympy",
+        "torch.fx.experimental.symbolic_shapes",
+        "torch.distributed.fsdp",
+        "torch._dynamo.utils",
+        "torch._dynamo",
+    ),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=train,
+)

@@ -17,10 +17,10 @@ from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.load import ASKED, read_yaml
 from xdc_core.config.methods import modalities
 from xdc_core.config.schema import evaluated_modality
-from xdc_core.evaluation.table import markdown_table, read_results
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
 from xdc_core.graph.stages import evaluation_nodes, inputs
+from xdc_core.inspection.results import ListedResults, markdown_table, read_results
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run, open_run
 
@@ -121,8 +121,8 @@ def needed(run: Run, name: str, number: int) -> list[Node]:
     return list(dict.fromkeys([*data, *given, *features, *nodes]))
 
 
-def evaluate(roots: list[Path], names: list[str], number: int | None, force: bool) -> list[dict[str, Any]]:
-    """Do evaluations of runs: those named, or all. Returns the content of their results.json.
+def evaluate(roots: list[Path], names: list[str], number: int | None, force: bool) -> list[ListedResults]:
+    """Do evaluations of runs: those named, or all. Returns their results.
 
     Features that an evaluation needs are computed on the way; rounds are not trained.
 
@@ -164,7 +164,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
         reasons = [reason for reason in crew.failed.values() if reason != "not reached"]
         raise StageError(f"{len(failed)} of {len(wanted)} evaluations failed. {reasons[0] if reasons else ''}")
     places = {str(job.run.directory(job.node) / "results.json") for job in wanted}
-    return [found for found in read_results([open_run(root) for root in roots]) if found["path"] in places]
+    return [found for found in read_results([open_run(root) for root in roots]) if found.path in places]
 
 
 def table(roots: list[Path]) -> str:

@@ -15,6 +15,7 @@ from flows.orchestration.prefect_defaults import set_defaults
 from flows.orchestration.server import prefect_server
 from flows.runners.forked import CHILDREN
 from shards.errors import Busy, ConfigError, XdcError
+from xdc_core.documents.report import Report
 from xdc_core.graph.rounds import check_round, next_round
 from xdc_core.graph.run_stage import all_fresh, reuse
 from xdc_core.graph.stages import all_nodes, check_node, round_nodes, setup_nodes
@@ -23,7 +24,7 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run
 
 
-def run_flow(root: Path, whole: bool, number: int | None) -> dict[str, Any]:
+def run_flow(root: Path, whole: bool, number: int | None) -> Report:
     """Run the flow `xdc` (whole) or `xdc-round`, with Prefect's server if one is set, else a temporary one.
 
     Where everything is fresh Prefect is not even started. Returns the facts of the last report.

@@ -1,0 +1,133 @@
+"""The registry of stages: what is said of a stage once, and what follows from it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from pydantic import Field
+
+from shards.section import NotHashed, Section, Since, hashed_settings
+from shards.settings import CorpusSettings
+from shards.store.manifest import fingerprint
+from xdc_core.config.evaluation import EvaluationSettings
+from xdc_core.config.load import load_preset, parse_config, preset_names
+from xdc_core.config.methods import METHODS
+from xdc_core.config.schema import Config
+from xdc_core.graph.stages import STAGES, all_nodes, evaluation_nodes, inputs, settings_of
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+
+# sha256 of the settings and inputs of all nodes, by preset, method and what the configuration has beside them. Another
+# value means that finished directories of users become stale.
+BEFORE = Path(__file__).with_name("hashed-settings.json")
+EVALUATIONS: dict[str, Any] = {
+    "datasets": {
+        "esc": {"layout": "esc10", "root": "x", "modality": "audio", "frames": 4},
+        "ucf": {"layout": "ucf101", "root": "y", "modality": "video", "views": 3},
+    },
+    "evaluate": {
+        "probe": {"data": "corpus", "modality": "video", "protocol": "fc"},
+        "svm": {"data": "esc", "protocol": "svm"},
+        "all": {"data": "ucf", "protocol": "all", "when": "end"},
+        "all-corpus": {"data": "corpus", "modality": "audio", "protocol": "all"},
+        "nmi": {"data": "esc", "protocol": "clusters", "when": "rounds"},
+        "retrieval": {"data": "corpus", "protocol": "retrieval"},
+    },
+}
+
+
+def configurations() -> Iterator[tuple[str, Config]]:
+    """Every preset with every method, as it is, with evaluations, and with weights of a file."""
+    for preset in preset_names():
+        values = load_preset(preset)
+        values["cluster"] = {**values.get("cluster", {}), "k": {"video": 5, "audio": 6, "joint": 7}}
+        weights = {"video": {**values.get("video", {}), "weights": "a.pth"}}
+        for method in METHODS:
+            for name, more in (("plain", {}), ("evaluations", EVALUATIONS), ("weights", weights)):
+                config = parse_config({**values, "method": method, "rounds": 2, **more}, "a test")
+                yield f"{preset}, {method}, {name}", config
+
+
+def every_node(config: Config) -> list[Node]:
+    asked = [node for number in range(3) for node in evaluation_nodes(config, list(config.evaluate), number)]
+    return list(dict.fromkeys([*all_nodes(config), *asked]))
+
+
+def test_settings_and_inputs_are_those_of_directories_that_are_finished() -> None:
+    now = {}
+    for name, config in configurations():
+        of_nodes = {
+            str(node): [settings_of(config, node), sorted(map(str, inputs(config, node)))]
+            for node in every_node(config)
+        }
+        now[name] = fingerprint(of_nodes)
+    before = json.loads(BEFORE.read_text(encoding="utf-8"))
+    assert len(before) == 75
+    assert now == before
+
+
+def test_every_node_has_a_directory_in_the_folder_of_its_stage() -> None:
+    config = next(config for name, config in configurations() if name == "tiny, xdc, evaluations")
+    run, seen = Run(Path("/runs/a"), config), set()
+    for node in every_node(config):
+        stage = STAGES[node.stage]
+        seen.add(stage.name)
+        assert (node.round is not None) == stage.each_round, node
+        assert (node.modality is not None) == (stage.of is not None), node
+        if stage.folder:  # Directories of clips lie where the configuration says.
+            folder = run.directory(node) if stage.of is None else run.directory(node).parent
+            assert folder.name == stage.folder, node
+    assert seen == set(STAGES)
+
+
+def test_every_node_comes_after_all_that_it_reads() -> None:
+    for name, config in configurations():
+        nodes = list(all_nodes(config))
+        for place, node in enumerate(nodes):
+            assert set(inputs(config, node)) <= set(nodes[:place]), (name, node)
+
+
+class Older(Section):
+    """Settings as they were."""
+
+    k: int = Field(3)
+
+
+class Newer(Older):
+    """The same with new fields."""
+
+    algorithm: Annotated[str, Since("9.0.0")] = Field("kmeans")
+    workers: Annotated[int, NotHashed()] = Field(0)
+
+
+class Outer(Section):
+    """A section within a section."""
+
+    inner: Newer = Field(Newer())
+
+
+def test_a_new_field_with_its_default_makes_no_finished_directory_stale() -> None:
+    assert hashed_settings(Newer()) == hashed_settings(Older())
+    assert hashed_settings(Outer()) == {"inner": {"k": 3}}
+
+
+def test_a_new_field_with_another_value_enters_the_fingerprint() -> None:
+    assert hashed_settings(Newer(algorithm="other")) == {"k": 3, "algorithm": "other"}
+    assert hashed_settings(Outer(inner=Newer(algorithm="other"))) == {"inner": {"k": 3, "algorithm": "other"}}
+
+
+def test_how_to_run_enters_no_fingerprint() -> None:
+    assert hashed_settings(Newer(workers=5)) == {"k": 3}
+
+
+@pytest.mark.parametrize("section", [CorpusSettings(), EvaluationSettings(protocol="fc", modality="video")])
+def test_a_field_that_is_left_out_is_named_or_marked(section: Section) -> None:
+    marked = {
+        name
+        for name, field in type(section).model_fields.items()
+        if {type(mark) for mark in field.metadata} & {Since, NotHashed}
+    }
+    assert marked
+    assert set(hashed_settings(section)) == set(type(section).model_fields) - marked

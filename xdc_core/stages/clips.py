@@ -1,0 +1,40 @@
+"""The stages that cut videos into clips: `shard` for the run's corpus, `data` for data sets to evaluate on."""
+
+from shards.corpus.stage import clip_stage
+from shards.settings import CorpusSettings
+from shards.store.stage import Stage
+from xdc_core.config.schema import Config
+from xdc_core.runs.corpora import stored_from
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run, dataset_settings
+
+
+def _corpus(config: Config, number: int | None) -> list[Node]:
+    return [SHARD] if number is None else []
+
+
+def _data_sets(config: Config, number: int | None) -> list[Node]:
+    """Those that evaluations in rounds need; others are made when they are asked for."""
+    needed = {evaluation.data for evaluation in config.evaluate.values() if evaluation.when != "asked"}
+    return [Node("data", name) for name in config.datasets if name in needed] if number is None else []
+
+
+def _corpus_settings(config: Config, node: Node) -> CorpusSettings:
+    return config.corpus
+
+
+def _data_set_settings(config: Config, node: Node) -> CorpusSettings:
+    return dataset_settings(config, str(node.modality))
+
+
+SHARD_STAGE: Stage[Config, Run] = clip_stage(
+    "shard", "Cut the raw videos of a run's corpus into clips.", None, _corpus, _corpus_settings, stored_from
+)
+DATA_STAGE: Stage[Config, Run] = clip_stage(
+    "data",
+    "Cut the recordings of a data set to evaluate on into clips.",
+    "name",
+    _data_sets,
+    _data_set_settings,
+    stored_from,
+)
