@@ -13,7 +13,7 @@ from shards.errors import ConfigError, StageError
 from shards.media.cores import core_count
 from shards.media.limits import limits_of
 from shards.progress import Progress, silent
-from shards.settings import BOTH, CorpusSettings, stored_part
+from shards.settings import ALL_MODALITIES, CorpusSettings, stored_part
 from shards.sources.source import Listing
 from shards.sources.split import check_learn_splits
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
@@ -122,7 +122,7 @@ def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
 
 def survey_notes(corpus: Path, modalities: Collection[str]) -> Path:
     """Return the path of the notes: survey results of source files that are not in a committed corpus yet."""
-    alone = "" if tuple(modalities) == BOTH else "." + "-".join(modalities)
+    alone = "" if tuple(modalities) == ALL_MODALITIES else "." + "-".join(modalities)
     return corpus.with_name(f".{corpus.name}{alone}.survey.jsonl")
 
 
@@ -136,7 +136,7 @@ def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveye
 
 
 def _modalities_of(manifest: Manifest) -> tuple[str, ...]:
-    return tuple(manifest.settings.get("modalities", BOTH))
+    return tuple(manifest.settings.get("modalities", ALL_MODALITIES))
 
 
 def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSettings) -> tuple[str | None, str]:

@@ -121,8 +121,11 @@ def _divide(
     _, sources = np.unique(np.array(names, object).astype(str), return_inverse=True)
     seed = derive_seed(run.config.seed, "eval", "division")
     tested, kept = hold_out(labels, sources, evaluation.held_out, seed, originals)
-    of_each = f"of every class but {listed(kept)}" if len(kept) else "of every class"
-    note = f"nothing says which recordings are for testing: {tested.sum()} of {len(tested)}, by lot, {of_each}"
+    but = f", but for {listed(kept)}, of which none is" if len(kept) else ""
+    note = (
+        f"No test split is given: {tested.sum()} of {len(tested)} recordings were held out at random, stratified by "
+        f"class{but}."
+    )
     return {DIVIDED: np.where(tested, "test", "train").astype(object)}, [note]
 
 

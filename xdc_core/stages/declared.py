@@ -193,6 +193,12 @@ EMBED: Stage[Config, Run] = Stage(
 _SHOWN = (EXTRACT, CLUSTER, LABEL, TRAIN, EMBED, EVALUATE)
 
 
+def reported_nodes(config: Config, number: int) -> list[Node]:
+    """Return the nodes that the report of a round lists: what is done once a run, and the round without its report."""
+    once = [node for stage in (SHARD_STAGE, DATA_STAGE, INIT) for node in stage.nodes(config, None)]
+    return [*once, *(node for stage in _SHOWN for node in stage.nodes(config, number))]
+
+
 def _report_nodes(config: Config, number: int | None) -> list[Node]:
     return [] if number is None else [Node("report", None, number)]
 

@@ -10,7 +10,6 @@ from xdc_core.config.load import FILE_NAME
 from xdc_core.config.write import commented_yaml
 from xdc_core.documents.report import FILE_NAME as REPORT
 from xdc_core.documents.report import ReportedNode, read_report, write_report
-from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.report.clips import write_examples
 from xdc_core.report.gather import gather
 from xdc_core.report.overview import write_overview
@@ -18,6 +17,7 @@ from xdc_core.report.round_page import FILE_NAME as PAGE
 from xdc_core.report.round_page import example_keys, round_page
 from xdc_core.runs.node import Node, encoder_node
 from xdc_core.runs.run import Run
+from xdc_core.stages.declared import reported_nodes
 
 MEDIA = "media"
 
@@ -32,7 +32,7 @@ def report(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     """
     number = node.round
     assert number is not None
-    nodes = [*setup_nodes(run.config), *round_nodes(run.config, number)[:-1]]
+    nodes = reported_nodes(run.config, number)
     content = gather(run, number, nodes)
     before = run.directory(Node("report", None, number - 1)) / MEDIA if number else Path("none")
     examples = example_keys(content)
