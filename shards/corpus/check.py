@@ -28,7 +28,7 @@ def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
             found = list(archive)
             yield from _wrong_members(found, expected)
             if not _ends_well(file, archive.offset):
-                yield "it has no end: the file was cut, at the end of a member or within one"
+                yield "its end is missing: the file was cut, at the end of a member or within one"
     except FileNotFoundError:
         yield "the file is missing"
         return
@@ -94,10 +94,10 @@ def _wrong_clip(file: Any, row: dict[str, Any]) -> Iterator[str]:
     if not wrong and whole.hexdigest() != row["sha256"]:
         yield f"clip {row['key']} is what was stored, but its sha256 in the index is another"
     try:
-        told = json.loads(data.get("json", b""))
+        stored = json.loads(data.get("json", b""))
     except ValueError:
-        told = None
-    if not isinstance(told, dict) or any(row.get(name) != value for name, value in told.items()):
+        stored = None
+    if not isinstance(stored, dict) or any(row.get(name) != value for name, value in stored.items()):
         yield f"the json of clip {row['key']} is not what the index says"
 
 

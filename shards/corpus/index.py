@@ -79,8 +79,8 @@ def _check_keys(path: Path, keys: pa.ChunkedArray) -> None:
         wrong = keys
     if len(wrong):
         raise StageError(
-            f"{path}: the key {wrong[0].as_py()!r} is none that shard makes (letters, digits, - and _). Do not use "
-            "this corpus, or build it anew from its videos: xdc stage shard ... --force"
+            f"{path}: the key {wrong[0].as_py()!r} is not one that xdc makes (letters, digits, - and _). Do not use "
+            "this corpus, or rebuild it from its videos: xdc stage shard ... --force"
         )
 
 

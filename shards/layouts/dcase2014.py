@@ -62,7 +62,7 @@ def read_dcase2014(root: Path) -> Dataset:
             continue
         held_back = bool(match["test"]) or _for_evaluation(folder)
         if (twin := taken.setdefault((held_back, stem), path)) != path:
-            rejects.append(Reject(path, "list", "duplicate", f"{twin} has the same name and was taken"))
+            rejects.append(Reject(path, "list", "duplicate", f"{twin} has the same name and was used"))
             continue
         (evaluation if held_back else development)[path] = match["label"]
     if not evaluation and _for_evaluation(root.name):

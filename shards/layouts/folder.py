@@ -28,11 +28,9 @@ def read_folder(root: Path) -> Dataset:
     for path in files.names:
         *folders, _ = path.split("/")
         if len(folders) < (2 if divided else 1):
-            rejects.append(Reject(path, "list", "unlisted", "it lies in no class folder"))
+            rejects.append(Reject(path, "list", "unlisted", "it is not in a class folder"))
         elif divided and folders[0] not in roles:
-            rejects.append(
-                Reject(path, "list", "unlisted", f"it lies in none of the folders {', '.join(sorted(roles))}")
-            )
+            rejects.append(Reject(path, "list", "unlisted", f"it is in none of the folders {', '.join(sorted(roles))}"))
         else:
             sources.append(Source(path, labels={"label": folders[-1]}))
             found[path] = roles[folders[0]] if divided else "train"

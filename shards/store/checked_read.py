@@ -48,9 +48,9 @@ def read_stored_json(path: Path, stage: str) -> Any:
 def remedy(manifest: Manifest | None, stage: str) -> str:
     """Return a sentence with the command that rebuilds a committed directory. `stage` is used without a manifest."""
     if manifest is None:
-        return f"Build it anew: xdc stage {stage} ... --force"
+        return f"Rebuild it: xdc stage {stage} ... --force"
     words = stage_command(manifest.stage, modality=manifest.modality, round=manifest.round, force=True)
-    return f"Build it anew: {words}"
+    return f"Rebuild it: {words}"
 
 
 def remedy_of(path: Path, stage: str) -> str:

@@ -142,7 +142,7 @@ def in_progress(target: Path) -> str:
         return "" if free else "another process"
     if not free or (holder.machine == this_machine() and _runs(holder)):
         return f"a process {holder},"
-    return f"a process {holder}, if that one lives, which cannot be told from this machine," if strange else ""
+    return f"a process {holder}, which may be dead and cannot be checked from this machine," if strange else ""
 
 
 @contextmanager

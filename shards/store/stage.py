@@ -1,4 +1,4 @@
-"""What a stage is: its name and version, its nodes, what they read, which settings decide their files, and the work."""
+"""The description of a stage: name, version, nodes, inputs, the settings that decide its files, and its work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,33 +22,33 @@ def reads_no_stage(config: Any, node: Node) -> list[Node]:
 
 
 def reads_no_file(run: Any, node: Node) -> dict[str, str]:
-    """Return no digests: the stage reads nothing but what other stages wrote."""
+    """Return no digests: the stage reads only what other stages wrote."""
     return {}
 
 
 def builds_itself(run: Any, node: Node, out: Path, progress: Progress) -> Outcome:
-    """Raise NotImplementedError: the stage has `build`, and no work of its own in a partial directory."""
+    """Raise NotImplementedError: the stage has `build` and therefore no `work`."""
     raise NotImplementedError(f"{node} is built by its stage's `build`.")
 
 
 @dataclass(frozen=True)
 class Stage(Generic[ConfigT, RunT]):
-    """Everything that is said of one stage. The graph, the command line and Prefect's deployments follow from it.
+    """The description of one stage. The graph, the command line and Prefect's deployments follow from it.
 
     name: as in `xdc stage NAME`, and in manifests.
     version: raised when the same settings and inputs would give other files.
     summary: one sentence for the command's help.
-    folder: where its directories lie, in a round or in the run.
-    of: what a node is about: a modality (or label source), the name of a data set or evaluation, or nothing.
-    each_round: whether its nodes belong to rounds, or are done once a run.
-    library: which of two heavy libraries the process of a node needs; a function where nodes differ.
-    modules: what the work imports. A process that forks a child per node imports them once, ahead.
+    folder: where its directories are, in a round or in the run.
+    of: what a node is for: a modality (or label source), the name of a data set or evaluation, or nothing.
+    each_round: whether its nodes belong to rounds, or are done once per run.
+    library: which of two heavy libraries the process of a node needs; a function if nodes differ.
+    modules: what the work imports. A process that forks a child per node imports them once, in advance.
     nodes: the nodes that a configuration has in a round (None: before the first round).
     inputs: the nodes whose directories a node reads.
-    settings: the part of the configuration that decides what a node's files hold; it enters the fingerprint.
+    settings: the part of the configuration that decides the contents of a node's files; it enters the fingerprint.
     work: writes a node's files into a partial directory.
-    outside: digests of what a node reads from outside the run, by what it is; they enter the fingerprint.
-    build: replaces the work where the fingerprint is known only after files from outside were read: (run, node,
+    outside: digests of files outside the run that a node reads, by what they are; they enter the fingerprint.
+    build: replaces the work if the fingerprint is known only after files from outside were read: (run, node,
         progress, force) -> record.
     """
 
