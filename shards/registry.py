@@ -74,13 +74,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def loadable(self) -> dict[str, T]:
         """Return all objects except those whose package cannot be loaded, for lists."""
-        found = {}
+        objects = {}
         for name in self:
             try:
-                found[name] = self.find(name)
+                objects[name] = self.find(name)
             except ConfigError:
                 continue
-        return found
+        return objects
 
     def distribution(self, name: str) -> str:
         """Return name and version of the installed package that gives an object, "" where it is built in."""
@@ -112,10 +112,10 @@ def distribution_of(point: EntryPoint) -> str:
 @lru_cache
 def _by_name(group: str, path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
     """Return the entry points of a group by name; several for one name if packages disagree."""
-    found: dict[str, list[EntryPoint]] = {}
+    by_name: dict[str, list[EntryPoint]] = {}
     for point in _installed(path).select(group=group):
-        found.setdefault(point.name, []).append(point)
-    return {name: tuple(points) for name, points in found.items()}
+        by_name.setdefault(point.name, []).append(point)
+    return {name: tuple(points) for name, points in by_name.items()}
 
 
 @lru_cache

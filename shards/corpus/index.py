@@ -111,5 +111,5 @@ def in_splits(column: pa.ChunkedArray, splits: Sequence[str] | None) -> np.ndarr
         return np.ones(len(column), bool)
     wanted = {split_name(split) for split in splits}
     spelt = [text for text in column.unique().to_pylist() if split_name(text) in wanted]
-    found: np.ndarray = pc.is_in(column, pa.array(spelt, column.type)).to_numpy()
-    return found
+    chosen: np.ndarray = pc.is_in(column, pa.array(spelt, column.type)).to_numpy()
+    return chosen

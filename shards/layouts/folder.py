@@ -24,7 +24,7 @@ def read_folder(root: Path) -> Dataset:
     roles = {top: role for top in {path.split("/")[0] for path in files.names} if (role := _role(top))}
     divided = "train" in roles.values() and len(set(roles.values())) > 1
     sources, rejects = [], list(files.rejects)
-    found: dict[str, Role] = {}
+    assigned: dict[str, Role] = {}
     for path in files.names:
         *folders, _ = path.split("/")
         if len(folders) < (2 if divided else 1):
@@ -33,9 +33,9 @@ def read_folder(root: Path) -> Dataset:
             rejects.append(Reject(path, "list", "unlisted", f"it is in none of the folders {', '.join(sorted(roles))}"))
         else:
             sources.append(Source(path, labels={"label": folders[-1]}))
-            found[path] = roles[folders[0]] if divided else "train"
-    split = Split("1" if divided else "all", found)
-    dataset = make_dataset("folder", certain_modalities(found), root, sources, rejects, [split])
+            assigned[path] = roles[folders[0]] if divided else "train"
+    split = Split("1" if divided else "all", assigned)
+    dataset = make_dataset("folder", certain_modalities(assigned), root, sources, rejects, [split])
     return check_splits(dataset) if divided else dataset
 
 

@@ -65,8 +65,8 @@ def _manifest_of(path: Path) -> tuple[Manifest | None, str]:
             status = os.stat(directory / MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        found = _manifest(directory, status.st_ino, status.st_mtime_ns, status.st_size)
-        return found, path.relative_to(directory).as_posix()
+        manifest = _manifest(directory, status.st_ino, status.st_mtime_ns, status.st_size)
+        return manifest, path.relative_to(directory).as_posix()
     return None, path.name
 
 

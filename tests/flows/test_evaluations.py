@@ -103,7 +103,7 @@ def test_given_weights_are_evaluated_without_a_corpus(
         (("--protocol", "fc"), "modality must be video or audio"),
         (("--protocol", "fc", "--data", "esc10", "--modality", "audio"), "also needs --root"),
         (("--only", "nothing"), "has no evaluation 'nothing'. There are: none"),
-        ((), "has no evaluations. Ask for one"),
+        ((), "has no evaluations. Add one"),
         (("--table",), "has been evaluated yet"),
         (("--protocol", "fc", "--modality", "audio", "--round", 7), "has rounds 0 to 1"),
     ],

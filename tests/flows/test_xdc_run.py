@@ -109,7 +109,7 @@ def test_an_ended_run_leaves_a_checkpoint_and_no_process(
     assert left_over(tmp_path) == []
     assert list(training.glob(".video.*.partial/checkpoint-*.pt"))
     if number == signal.SIGINT:
-        assert "the same command goes on from there" in told
+        assert "the same command continues from there" in told
         assert "Traceback" not in told
     else:
         # The flow xdc and that of its round: their process ended without writing it into the server's records.

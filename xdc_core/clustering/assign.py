@@ -11,5 +11,5 @@ def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.n
         return np.empty(0, np.float32), np.empty(0, np.int64)
     index = faiss.IndexFlatL2(centroids.shape[1])
     index.add(centroids)
-    squared, found = index.search(points, 1)
-    return np.sqrt(np.maximum(squared[:, 0], 0)), found[:, 0]
+    squared, numbers = index.search(points, 1)
+    return np.sqrt(np.maximum(squared[:, 0], 0)), numbers[:, 0]

@@ -44,16 +44,16 @@ def choose_device(config: "Config", processes: str = "train.processes") -> Choic
     if wanted == "cpu":
         return Choice(torch.device("cpu"), "")
     rank, ranks = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    found = find_gpus(rank + 1)
-    why = "; ".join(found.refused)
-    if rank < len(found.working):
+    gpus = find_gpus(rank + 1)
+    why = "; ".join(gpus.refused)
+    if rank < len(gpus.working):
         tune_gpu()
-        choice = Choice(torch.device("cuda", found.working[rank]), why)
+        choice = Choice(torch.device("cuda", gpus.working[rank]), why)
         torch.cuda.set_device(choice.device)  # Else whatever names no GPU, as pinning memory does, would use GPU 0.
-    elif ranks > 1 and found.there:  # Some processes on GPUs and others on the CPU could not train together.
+    elif ranks > 1 and gpus.there:  # Some processes on GPUs and others on the CPU could not train together.
         raise ConfigError(
-            f"training process {rank} (of {processes}, counted from 0) has no GPU of its own: {len(found.working)} "
-            f"of {found.there} GPUs work{f' ({why})' if why else ''}. Lower {processes}, or set runs_on.device to "
+            f"training process {rank} (of {processes}, counted from 0) has no GPU of its own: {len(gpus.working)} "
+            f"of {gpus.there} GPUs work{f' ({why})' if why else ''}. Lower {processes}, or set runs_on.device to "
             "cpu."
         )
     elif wanted == "cuda":
@@ -80,15 +80,15 @@ class Gpus(NamedTuple):
 def find_gpus(wanted: int) -> Gpus:
     """Find the first `wanted` GPUs that work. Every process that asks finds them in the same order."""
     count, trouble = start_cuda()
-    found = Gpus([], [trouble] if trouble else [], 0 if trouble else count)
-    for number in range(found.there):
-        if len(found.working) == wanted:
+    gpus = Gpus([], [trouble] if trouble else [], 0 if trouble else count)
+    for number in range(gpus.there):
+        if len(gpus.working) == wanted:
             break
         if trouble := gpu_trouble(number):
-            found.refused.append(trouble)
+            gpus.refused.append(trouble)
         else:
-            found.working.append(number)
-    return found
+            gpus.working.append(number)
+    return gpus
 
 
 def start_cuda() -> tuple[int, str]:
@@ -107,10 +107,10 @@ def start_cuda() -> tuple[int, str]:
 def explain(error: BaseException) -> str:
     """In one line why CUDA does not start."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    found = re.search(r"driver on your system is too old \(found version (\d+)\)", text)
-    if not found:
+    match = re.search(r"driver on your system is too old \(found version (\d+)\)", text)
+    if not match:
         return text
-    supports = f"{int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}"
+    supports = f"{int(match[1]) // 1000}.{int(match[1]) % 1000 // 10}"
     built = str(torch.version.cuda)
     oldest = DRIVERS.get(int(built.split(".")[0]))
     needed = f", which needs driver {oldest} or newer" if oldest else ""
@@ -150,8 +150,8 @@ def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
     sm_XY holds machine code for GPUs X.Y and later ones of the same X; compute_XY is translated by the driver for any
     GPU from X.Y on. With an `a` both are for X.Y alone, with an `f` for the same X. True where none of these is listed.
     """
-    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name) for name in built]
-    kinds = [(match[1], (int(match[2]), int(match[3])), match[4]) for match in found if match]
+    matches = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name) for name in built]
+    kinds = [(match[1], (int(match[2]), int(match[3])), match[4]) for match in matches if match]
     for kind, target, only in kinds:
         if only == "a":
             fits = capability == target

@@ -86,15 +86,15 @@ def faiss_gpus() -> FaissGpus:
     if not driver_there():
         return FaissGpus(0, "", "")
     try:
-        found = kmeans_tried(gpu=True)
+        check = kmeans_tried(gpu=True)
     except RuntimeError as error:
         return FaissGpus(0, f"k-means fails on the GPU: {error}", "")
-    if found.gpu is not None and abs(found.gpu / found.cpu - 1) > TOLERANCE:
-        why = f"k-means is wrong on the GPU: its objective is {found.gpu:.6g}, on the CPU {found.cpu:.6g}"
-        return FaissGpus(0, why, found.version)
-    if not found.gpus and any(DRIVER_GPUS.glob("*")):
-        return FaissGpus(0, "faiss does not use the GPU of this machine: faiss-cpu cannot", found.version)
-    return FaissGpus(found.gpus, "", found.version)
+    if check.gpu is not None and abs(check.gpu / check.cpu - 1) > TOLERANCE:
+        why = f"k-means is wrong on the GPU: its objective is {check.gpu:.6g}, on the CPU {check.cpu:.6g}"
+        return FaissGpus(0, why, check.version)
+    if not check.gpus and any(DRIVER_GPUS.glob("*")):
+        return FaissGpus(0, "faiss does not use the GPU of this machine: faiss-cpu cannot", check.version)
+    return FaissGpus(check.gpus, "", check.version)
 
 
 def driver_there() -> bool:

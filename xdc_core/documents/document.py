@@ -67,8 +67,8 @@ def read_document(kind: type[AnyDocument], path: Path, stage: str) -> AnyDocumen
         return kind.model_validate(read_stored_json(path, stage))
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"])) or "the document"
-        raise StageError(f"{path} cannot be read ({place}: {problem['msg']}). {remedy_of(path, stage)}") from error
+        location = ".".join(map(str, problem["loc"])) or "the document"
+        raise StageError(f"{path} cannot be read ({location}: {problem['msg']}). {remedy_of(path, stage)}") from error
 
 
 def write_document(path: Path, document: Document) -> None:

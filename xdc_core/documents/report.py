@@ -106,8 +106,8 @@ class HistoryRow(Document):
 
     def score(self, name: Literal["nmi", "ami", "purity"], column: str) -> float | None:
         """Return the agreement with a label column; None where it was not measured."""
-        found: float | None = (self.model_extra or {}).get(f"{name}:{column}")
-        return found
+        value: float | None = (self.model_extra or {}).get(f"{name}:{column}")
+        return value
 
 
 class EvaluationRow(Document):

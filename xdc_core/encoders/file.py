@@ -37,8 +37,8 @@ def read_encoder(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
 def _header(data: bytes) -> dict[str, str]:
     """What stands beside the tensors in the bytes of a safetensors file. Raises ValueError where there is none."""
     size = int.from_bytes(data[:8], "little")
-    found: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-    return found
+    metadata: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return metadata
 
 
 def load_encoder(path: Path, name: str) -> torch.nn.Module:

@@ -93,22 +93,22 @@ def _read_pickle(path: Path, where: str) -> Any:
         ) from error
 
 
-def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
+def _state_dict(content: Any, where: str) -> dict[str, Tensor]:
     """The state dict in what a file holds, names without the prefix of parallel training."""
     for key in NESTED_UNDER:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found:
-        what = "an empty state dict" if isinstance(found, dict) else f"an object of {type(found).__name__}"
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        what = "an empty state dict" if isinstance(content, dict) else f"an object of {type(content).__name__}"
         raise ConfigError(f"{where} holds {what}, but a state dict was expected: tensors by name.")
-    for key, value in found.items():
+    for key, value in content.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             raise ConfigError(
                 f"{where}: {key!r} is of type {type(value).__name__}, but a state dict was expected: tensors by "
                 f"name, by itself or under one of the keys {', '.join(NESTED_UNDER)}."
             )
-    prefix = PARALLEL_PREFIX if all(key.startswith(PARALLEL_PREFIX) for key in found) else ""
-    return {key.removeprefix(prefix): value for key, value in found.items()}
+    prefix = PARALLEL_PREFIX if all(key.startswith(PARALLEL_PREFIX) for key in content) else ""
+    return {key.removeprefix(prefix): value for key, value in content.items()}
 
 
 def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
@@ -141,7 +141,7 @@ def _fitting(tensors: Mapping[str, Tensor]) -> EncoderSpec | None:
     return next((spec for spec in ENCODERS.built_in.values() if not _misfits(tensors, spec.build().state_dict())), None)
 
 
-def _where_it_belongs(found: EncoderSpec, wanted: EncoderSpec) -> str:
-    if found.modality == wanted.modality:
-        return f"set {wanted.modality}.encoder to {found.name}."
-    return f"it belongs to {found.modality}.weights, with {found.modality}.encoder set to {found.name}."
+def _where_it_belongs(fitting: EncoderSpec, wanted: EncoderSpec) -> str:
+    if fitting.modality == wanted.modality:
+        return f"set {wanted.modality}.encoder to {fitting.name}."
+    return f"it belongs to {fitting.modality}.weights, with {fitting.modality}.encoder set to {fitting.name}."

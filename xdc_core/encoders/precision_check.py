@@ -40,8 +40,8 @@ def check_encoders(
         encoder = build_encoder(name, 0).to(device)
         views = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         for channels_last in (False, True):
-            for found in check_convolutions(encoder, views, channels_last):
-                yield name, found
+            for error in check_convolutions(encoder, views, channels_last):
+                yield name, error
 
 
 def check_convolutions(

@@ -78,15 +78,15 @@ def source_file(spec: EncoderSpec) -> Path:
         ConfigError: there is no such module.
     """
     first, *rest = spec.module.split(".")
-    found: ModuleSpec | None = find_spec(first)
+    module_spec: ModuleSpec | None = find_spec(first)
     name = first
     for part in rest:
         name = f"{name}.{part}"
-        places = found.submodule_search_locations if found else None
-        found = PathFinder.find_spec(name, places) if places else None
-    if found is None or found.origin is None or not Path(found.origin).is_file():
+        places = module_spec.submodule_search_locations if module_spec else None
+        module_spec = PathFinder.find_spec(name, places) if places else None
+    if module_spec is None or module_spec.origin is None or not Path(module_spec.origin).is_file():
         raise ConfigError(
             f"the encoder {spec.name!r}: there is no module {spec.module}. Install its package, or put the folder in "
             "which it lies on PYTHONPATH."
         )
-    return Path(found.origin)
+    return Path(module_spec.origin)

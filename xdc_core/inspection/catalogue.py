@@ -21,13 +21,13 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder. Name one that holds runs: xdc runs runs")
-    found = []
+    runs = []
     for root, folders, files in os.walk(folder):
         if FILE_NAME in files:
-            found.append(Path(root))
+            runs.append(Path(root))
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
-    return sorted(found)
+    return sorted(runs)
 
 
 def newest_report(run: Run) -> Report | None:

@@ -72,9 +72,9 @@ def _results(a: Run, b: Run) -> Iterator[dict[str, Any]]:
     if None in reports:
         return
     ours, theirs = (dict(_measures(report)) for report in reports if report is not None)
-    for place in sorted(ours.keys() & theirs.keys()):
-        number, measure = place
-        yield {"round": number, "measure": measure, "a": ours[place], "b": theirs[place]}
+    for measured in sorted(ours.keys() & theirs.keys()):
+        number, measure = measured
+        yield {"round": number, "measure": measure, "a": ours[measured], "b": theirs[measured]}
 
 
 def _measures(report: Report) -> Iterator[tuple[tuple[int, str], float]]:

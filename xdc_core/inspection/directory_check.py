@@ -24,15 +24,15 @@ Fault = tuple[Path, str]  # A file or a directory, and what is wrong with it.
 
 def file_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
     """Files that are missing, damaged, or not of the directory. Reads every byte."""
-    found = list_files(directory)
+    stored = list_files(directory)
     for name, entry in manifest.files.items():
-        if name not in found:
+        if name not in stored:
             yield directory / name, "the file is missing"
-        elif found[name].size != entry.size:
-            yield directory / name, f"it has {found[name].size} bytes, committed were {entry.size}"
-        elif found[name].sha256 != entry.sha256:
+        elif stored[name].size != entry.size:
+            yield directory / name, f"it has {stored[name].size} bytes, committed were {entry.size}"
+        elif stored[name].sha256 != entry.sha256:
             yield directory / name, "its sha256 is not that of the manifest: bytes have changed"
-    for name in sorted(found.keys() - manifest.files.keys()):
+    for name in sorted(stored.keys() - manifest.files.keys()):
         yield directory / name, "it is not among the files that were committed: move it elsewhere"
 
 
@@ -107,23 +107,23 @@ def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:
         for what in key_faults(keys, rejected_keys(corpus, "shard", shard), planned[number], "clips"):
             yield corpus / f"{shard}.parquet", what
     if (rows, len(rejects)) != (manifest.rows, manifest.rejects):
-        said = f"{manifest.rows} clips and {manifest.rejects} rejects"
-        yield corpus, f"it has {rows} clips and {len(rejects)} rejects, its manifest says {said}"
+        expected = f"{manifest.rows} clips and {manifest.rejects} rejects"
+        yield corpus, f"it has {rows} clips and {len(rejects)} rejects, its manifest says {expected}"
     yield from _coverage_faults(corpus, rejects, float(manifest.settings["fps"]))
 
 
 def _coverage_faults(corpus: Path, rejects: pa.Table, fps: float) -> Iterator[Fault]:
-    """Seconds of sources that are in no clip and in no reject. Earlier versions did not store what was asked for."""
+    """Seconds of sources that are in no clip and in no reject. Earlier versions did not store what was requested for."""
     sources = read_parquet(corpus / "sources.parquet", "shard")
     if "asked_s" not in sources.column_names:
         return
-    asked = [Span(row["path"], *span) for row in sources.to_pylist() for span in row["asked_s"]]
+    requested = [Span(row["path"], *span) for row in sources.to_pylist() for span in row["asked_s"]]
     rows = [row for row in rejects.to_pylist() if row["start_s"] is not None and row["end_s"] is not None]
-    found = [Span(row["source"], row["start_s"], row["end_s"]) for row in rows]
+    covered = [Span(row["source"], row["start_s"], row["end_s"]) for row in rows]
     for shard in shard_names(corpus):
         clips = read_index(corpus, shard, ["key", "source", "start_s", "duration_s"]).to_pylist()
-        found += [Span(row["source"], row["start_s"], row["start_s"] + row["duration_s"]) for row in clips]
-    for span in uncovered(asked, found, slack_s(fps)):
+        covered += [Span(row["source"], row["start_s"], row["start_s"] + row["duration_s"]) for row in clips]
+    for span in uncovered(requested, covered, slack_s(fps)):
         what = f"{span.source} from {span.start_s:.2f} s to {span.end_s:.2f} s is in no clip and in no reject"
         yield corpus / "rejects.parquet", what
 

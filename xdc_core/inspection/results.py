@@ -35,7 +35,7 @@ def read_results(runs: Sequence[Run]) -> list[ListedResults]:
     Raises:
         StageError: results are damaged.
     """
-    found = []
+    listed = []
     for run in runs:
         fingerprints = Fingerprints(run)
         for number in range(run.config.rounds + 1):
@@ -47,8 +47,8 @@ def read_results(runs: Sequence[Run]) -> list[ListedResults]:
                 results = read_document(directory)
                 more: dict[str, object] = {"path": str(directory / FILE_NAME), "row": _row_of(results)}
                 more["stale"] = reuse(run, node, fingerprints) is None
-                found.append(ListedResults.model_validate(results.content() | more))
-    return found
+                listed.append(ListedResults.model_validate(results.content() | more))
+    return listed
 
 
 def _row_of(results: Results) -> str:

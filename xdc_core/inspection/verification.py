@@ -77,12 +77,12 @@ def _asked(run: Run) -> Iterator[Node]:
 
 def _readers(run: Run, nodes: list[Node]) -> dict[Node, Node]:
     """Of every node from which something that is there was made, the first such one. `nodes`: sources come first."""
-    found: dict[Node, Node] = {}
+    reader_of: dict[Node, Node] = {}
     for node in reversed(nodes):
-        there = node if run.directory(node).exists() else found.get(node)
+        there = node if run.directory(node).exists() else reader_of.get(node)
         if there is not None:
-            found |= dict.fromkeys(inputs(run.config, node), there)
-    return found
+            reader_of |= dict.fromkeys(inputs(run.config, node), there)
+    return reader_of
 
 
 def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Finding]:
@@ -134,17 +134,17 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
     """Hidden files beside the run's directories and in them."""
     targets = {run.directory(node): node for node in nodes}
     roots = dict.fromkeys([run.root.resolve(), *(run.directory(node).resolve() for node in nodes if is_corpus(node))])
-    found = {path for root in roots for path in root.rglob(".*") if HIDDEN.fullmatch(path.name)}
+    hidden = {path for root in roots for path in root.rglob(".*") if HIDDEN.fullmatch(path.name)}
     for target, node in targets.items():
         if is_corpus(node) and target.parent.exists():  # Others' corpora may lie beside it.
-            found |= {path for path in target.parent.iterdir() if _is_beside(target, path)}
+            hidden |= {path for path in target.parent.iterdir() if _is_beside(target, path)}
     expected = set()
     for target, node in targets.items():
         # Beside what is finished nobody goes on with what a call with --force had begun.
         if (wanted := fingerprints.of(node)) and reusable(target, wanted) is None:
             expected |= {begun.resolve() for begun in partial_directories(target, wanted)}
     again = command("xdc", "run", run.root)
-    for path in sorted(found):
+    for path in sorted(hidden):
         if any(parent.name.endswith(".partial") for parent in path.parents):
             continue  # Part of what is told of as a whole.
         if (beside := BESIDE.fullmatch(path.name)) and (who := in_progress(path.with_name(beside["name"]))):

@@ -28,10 +28,10 @@ def lost_corpus(run: Run, node: Node = SHARD) -> str | None:
     if read_manifest(directory) is not None or (sources is not None and sources.exists()):
         return None
     path, files = ("corpus.path", "corpus.videos") if node == SHARD else (str(node), f"datasets.{node.modality}.root")
-    found = "holds no finished corpus" if directory.exists() else "is not there"
+    state = "holds no finished corpus" if directory.exists() else "is not there"
     cause = f"{files} is not set" if sources is None else f"{files}, {sources}, is not there either"
     return (
-        f"{path}: {directory} {found}, and {cause} ({run.root / FILE_NAME}; paths are relative to that file). The run "
+        f"{path}: {directory} {state}, and {cause} ({run.root / FILE_NAME}; paths are relative to that file). The run "
         "may have been copied or moved: bring the clips along, or correct corpus.path"
         + (" and corpus.videos." if node == SHARD else f" and {files}.")
     )

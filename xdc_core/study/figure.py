@@ -62,12 +62,12 @@ def _points(
     results: dict[str, Any], variants: list[str], contender: str, modality: str
 ) -> list[tuple[int, dict[str, Any]]]:
     if len(variants) > 1:
-        found = [last_row(results, variant, contender, modality, "probe", "test") for variant in variants]
-        return [(place, row) for place, row in enumerate(found) if row]
+        summary_rows = [last_row(results, variant, contender, modality, "probe", "test") for variant in variants]
+        return [(place, row) for place, row in enumerate(summary_rows) if row]
     at = {"variant": variants[0], "modality": modality, "metric": "probe", "split": "test", "factor": SHARED[modality]}
     rounds = range(results["rounds"] + 1)
     if contender == SCRATCH:  # It is not trained: the same all along.
         row = find(results, **at, contender=SCRATCH, round=results["rounds"])
         return [(number, row) for number in rounds if row]
-    found = [find(results, **at, contender=contender, round=number) for number in rounds]
-    return [(number, row) for number, row in zip(rounds, found, strict=True) if row]
+    summary_rows = [find(results, **at, contender=contender, round=number) for number in rounds]
+    return [(number, row) for number, row in zip(rounds, summary_rows, strict=True) if row]

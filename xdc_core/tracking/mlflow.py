@@ -33,8 +33,8 @@ def track(run: Run, known: dict[str, Any]) -> MLflow:
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db")
     if "run_id" in known:
         return MLflow(client, known["run_id"])
-    found = client.get_experiment_by_name("xdc")
-    experiment = found.experiment_id if found else client.create_experiment("xdc")
+    existing = client.get_experiment_by_name("xdc")
+    experiment = existing.experiment_id if existing else client.create_experiment("xdc")
     begun = client.create_run(experiment, run_name=run.root.resolve().name)
     for name, value in (("method", run.config.method), ("seed", run.config.seed), ("rounds", run.config.rounds)):
         client.log_param(begun.info.run_id, name, value)
