@@ -141,7 +141,7 @@ def test_a_run_whose_newest_encoder_is_stale_is_evaluated_at_the_last_that_is_no
 def test_the_file_of_asked_evaluations_has_no_other_settings(copy_run: MakeRun) -> None:
     run = copy_run()
     (run.root / EVALUATIONS_FILE).write_text("train: {lr: 3}\n")
-    with pytest.raises(ConfigError, match="'train' has no place here"):
+    with pytest.raises(ConfigError, match="'train' is not allowed here"):
         open_run(run.root)
 
 

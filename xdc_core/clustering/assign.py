@@ -4,7 +4,7 @@ import numpy as np
 
 
 def nearest(points: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return of every point, float32 [n, d], the Euclidean distance to its nearest centroid, and that one's number."""
+    """Return the Euclidean distance of each point, float32 [n, d], to its nearest centroid, and that one's number."""
     import faiss
 
     if not len(points):

@@ -9,17 +9,17 @@ from xdc_core.modalities.video import VIDEO
 
 
 def view_settings(config: Config, modality: str, training: bool) -> dict[str, Any]:
-    """Return what decides how a clip becomes this modality's tensor, and which encoder takes it; JSON values."""
+    """Return the settings that decide a clip's tensor and the encoder of this modality, as JSON values."""
     viewed = MODALITIES[modality]
     settings = viewed.settings_in(config).view_settings(training)
     if viewed.version > 1:
         settings["view_version"] = viewed.version
-    # The length of a video view decides which part of a clip goes with it.
+    # The length of a video view decides which part of the sound belongs to it.
     return settings if modality == VIDEO.name else settings | {"video_frames": config.video.frames}
 
 
 def encoding_settings(config: Config) -> dict[str, Any]:
-    """Return what decides how an encoder makes features of views."""
+    """Return the settings that decide how an encoder computes features of views."""
     return hashed_settings(config.extract, exclude=("batch", "calibration_batches"))
 
 

@@ -10,7 +10,7 @@ from xdc_core.runs.run import Run
 
 
 class MLflow:
-    """One run there."""
+    """A tracker for one run in MLflow."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.run_id = client, run_id
@@ -21,7 +21,7 @@ class MLflow:
             self.client.log_metric(self.run_id, name.replace(":", "_"), value, step=step)
 
     def close(self) -> dict[str, Any]:
-        """Mark the run as finished. Returns its id; the next call continues it."""
+        """Mark the run as finished. Return its id, with which the next call continues it."""
         self.client.set_terminated(self.run_id)
         return {"run_id": self.run_id}
 
