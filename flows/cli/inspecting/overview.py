@@ -12,7 +12,7 @@ from xdc_core.modalities.registry import BUILT_IN
 
 
 def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
-    """A row a run."""
+    """Print a row per run."""
     console = _console()
     if not found:
         console.print(
@@ -51,7 +51,7 @@ def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
 
 
 def print_difference(found: dict[str, Any]) -> None:
-    """Settings, data, results and clusters, each where there is something to say."""
+    """Print what differs in settings, data, results and clusters."""
     console, (a, b) = _console(), found["runs"]
     console.print(f"a: {a}\nb: {b}\n", highlight=False, markup=False)
     if found["settings"]:
@@ -82,7 +82,7 @@ def print_difference(found: dict[str, Any]) -> None:
 
 
 def _console() -> Console:
-    """As wide as the terminal; where there is none, as wide as the tables."""
+    """Return a console as wide as the terminal; where there is none, as wide as the tables."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
 

@@ -15,7 +15,7 @@ from xdc_core.modalities.registry import MODALITIES
 from xdc_core.modalities.video import VIDEO
 from xdc_core.runs.run import open_run
 
-NOTES = """The configuration of this run. Change it as you like, then: {status} tells which stages are stale,
+NOTES = """The configuration of this run. Change it as you like, then: {status} shows which stages are stale,
 {run} does those. Paths are relative to this file. Made from the preset {preset}."""
 
 
@@ -87,5 +87,5 @@ def weights_by_modality(texts: list[str]) -> dict[str, Path]:
 
 
 def relative(path: Path, root: Path) -> str:
-    """How a path is written in a run's configuration: relative to the run's directory."""
+    """Return a path as it is written in a run's configuration: relative to the run's directory."""
     return os.path.relpath(path.resolve(), root.resolve())
