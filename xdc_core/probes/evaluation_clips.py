@@ -35,15 +35,15 @@ def read_evaluation_clips(run: Run, node: Node, recordings: Recordings, modality
     Of the run's corpus the centre of each clip is tested; of a data set, as many equally spaced views of each recording
     as its settings say.
     """
-    evaluation, member = run.config.evaluate[str(node.modality)], MODALITIES[modality].member
+    evaluation, viewed = run.config.evaluate[str(node.modality)], MODALITIES[modality]
     if evaluation.data == CORPUS:
         corpus, config = run.corpus, run.config
-        rows = ClipRows(corpus, shard_names(corpus), member)
+        rows = ClipRows(corpus, shard_names(corpus), viewed)
         spaced: list[list[int]] | None = None
     else:
         dataset = run.config.datasets[evaluation.data]
         corpus, config = run.directory(Node("data", evaluation.data)), with_frames(run.config, dataset.frames)
-        rows = ClipRows(corpus, shard_names(corpus), member, START_COLUMNS)
+        rows = ClipRows(corpus, shard_names(corpus), viewed, START_COLUMNS)
         spaced = starts_by_row(rows, config.video.frames, dataset.views)
     clips: list[list[int]] = [[] for _ in recordings.names]
     recording_of: dict[int, int] = {}
@@ -53,7 +53,7 @@ def read_evaluation_clips(run: Run, node: Node, recordings: Recordings, modality
             recording_of[row] = recordings.of_clip[key]
             clips[recording_of[row]].append(row)
             starts[row] = (None,) if spaced is None else tuple(spaced[row])
-    views = ClipViews(corpus, rows, MODALITIES[modality], config)
+    views = ClipViews(corpus, rows, viewed, config)
     return EvaluationClips(views, clips, recording_of, starts)
 
 

@@ -37,7 +37,7 @@ def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     device = choose_device(config)
     encoder = extracting_encoder(run, node.round, modality, device.device)
     corpus = run.directory(Node("data", node.modality))
-    rows = ClipRows(corpus, shard_names(corpus), modality.member, START_COLUMNS)
+    rows = ClipRows(corpus, shard_names(corpus), modality, START_COLUMNS)
     starts = starts_by_row(rows, config.video.frames, dataset.views)
     wanted = {
         shard: [number for number in range(span.start, span.stop) if starts[number]] for shard, span in rows.by_shard()

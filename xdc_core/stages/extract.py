@@ -47,7 +47,7 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     encoder = extracting_encoder(run, node.round, modality, device.device)
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
     missing = {shard: size for shard, size in sizes.items() if not (out / f"{shard}.parquet").exists()}
-    rows = ShardRows(run.corpus, missing, modality.member)
+    rows = ShardRows(run.corpus, missing, modality)
     counted = Counted(feature_rows(out), sum(sizes.values()), progress)
     views = ClipViews(run.corpus, rows, modality, config)
     for shard, encoded in encode_shards(encoder, views, rows.spans, config.extract.batch, device.device, counted):

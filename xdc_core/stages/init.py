@@ -63,7 +63,7 @@ def _calibrate(run: Run, node: Node, encoder: torch.nn.Module, device: torch.dev
     batches = config.extract.calibration_batches
     if not batches:
         return 0
-    rows = ClipRows(run.corpus, shard_names(run.corpus), modality.member)
+    rows = ClipRows(run.corpus, shard_names(run.corpus), modality)
     # The corpus is shuffled: its first clips are a random sample.
     chosen = rows.learnable(config.corpus.learn_splits)[: batches * config.extract.batch]
     if len(chosen) < 2:

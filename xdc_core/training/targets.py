@@ -42,7 +42,7 @@ def read_targets(run: Run, node: Node) -> TrainingTargets:
     """
     config, modality = run.config, str(node.modality)
     assert node.round is not None
-    rows = ClipRows(run.corpus, shard_names(run.corpus), MODALITIES[modality].member)
+    rows = ClipRows(run.corpus, shard_names(run.corpus), MODALITIES[modality])
     sources = heads(config.method, config.modalities)[modality]
     labels = {source: run.directory(Node("label", source, node.round)) for source in sources}
     targets = {source: np.full(len(rows), -1, np.int32) for source in sources}
