@@ -12,6 +12,7 @@ from shards.errors import ConfigError
 from shards.media.encode import encode_picture, encode_sound
 from tests.installed_package import install_package
 from xdc_core.config.load import parse_config
+from xdc_core.config.views import views_of
 from xdc_core.modalities.registry import MODALITIES
 
 RATE, FRAMES, FPS = 16000, 16, 8
@@ -41,8 +42,9 @@ def test_a_view_reads_only_the_columns_that_the_modality_names(members: dict[str
     config = parse_config({"video": {"short_edges": [32], "crop": 32}}, "a test")
     modality = MODALITIES[name]
     row = {column: ROW[column] for column in modality.columns}
-    view = modality.view(members[modality.member], row, config, None)
-    batch = modality.normalise(view[None], config).contiguous(memory_format=modality.channels_last)
+    views = views_of(config, name)
+    view = views.view(members[modality.member], row, None)
+    batch = views.normalise(view[None]).contiguous(memory_format=modality.channels_last)
     assert batch.shape == (1, *view.shape)
     assert batch.dtype.is_floating_point
 

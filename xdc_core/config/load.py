@@ -24,7 +24,7 @@ PRESETS = Path(__file__).parent / "presets"
 FILE_NAME = "xdc.yaml"
 
 
-ASKED = "evaluate.yaml"
+EVALUATIONS_FILE = "evaluate.yaml"
 
 
 # What PyYAML raises for a text that it cannot make sense of: its own error, and Python's for values such as 2001-99-99
@@ -100,7 +100,7 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
 def load_config(path: Path) -> Config:
     """Read and check a run's xdc.yaml, and evaluate.yaml beside it: evaluations asked for on the command line."""
     values = read_yaml(path)
-    asked = path.with_name(ASKED)
+    asked = path.with_name(EVALUATIONS_FILE)
     if not asked.exists():
         return parse_config(values, str(path))
     for section, entries in read_yaml(asked).items():

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from xdc_core.documents.document import Document, Number, read_document, write_document
 
@@ -22,9 +22,13 @@ class Spread(Document):
 
 
 class Trial(BaseModel):
-    """What came out. `train` and `test` count recordings; `chosen` has the candidates and their held-out scores."""
+    """An evaluation on one split with one seed, also stored alone as trials/<split>-<seed>.json, with all its fields.
 
-    model_config = ConfigDict(extra="forbid")
+    train, test: recordings. chosen: the hyper-parameter, and the held-out score of every candidate. per_class: a row
+    per class, with its recordings and accuracy. warnings: what a reader of the metrics should know.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     split: str
     seed: int
@@ -62,6 +66,11 @@ class Results(Document):
     by_split: dict[str, dict[str, Spread]] = Field({})
     warnings: list[str] = Field([])
     trials: list[Trial] = Field([])
+
+    @field_serializer("trials")
+    def _with_all_fields(self, trials: list[Trial]) -> list[dict[str, Any]]:
+        # A trial that was read from its file after an interruption must give the same bytes as one just measured.
+        return [trial.model_dump(mode="json") for trial in trials]
 
 
 # The metric of a protocol that stands for it where there is room for one; results.json has all.

@@ -14,6 +14,7 @@ from xdc_core.modalities.registry import MODALITIES
 
 # Okabe and Ito's colours, which people with colour blindness can distinguish.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+JOINT_COLOUR = PALETTE[2]
 GREY = "#808080"
 WIDTH = 5.2  # Inches, as are the margins: left, right, bottom, top.
 MARGINS = (0.8, 0.1, 0.45, 0.08)
@@ -33,10 +34,10 @@ STYLE: Any = {
 
 
 def source_colour(name: str) -> str:
-    """Return the colour of a modality or label source: always the same for a name."""
-    if name in MODALITIES:
-        return MODALITIES[name].colour
-    return PALETTE[2] if name == JOINT else GREY
+    """Return the colour of a modality, of the joint label source, or (grey) of a label source of another kind."""
+    if name == JOINT:
+        return JOINT_COLOUR
+    return MODALITIES[name].colour if name in MODALITIES else GREY
 
 
 @dataclass(frozen=True)
