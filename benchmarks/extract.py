@@ -79,7 +79,7 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
     clips = sum(sizes.values())
     encoder_name = getattr(config, name).encoder
     encoder = extracting_encoder(run, 0, modality, device)
-    rows = ShardRows(run.corpus, sizes, modality.member)
+    rows = ShardRows(run.corpus, sizes, modality)
 
     def batches() -> Iterator[ClipBatch]:
         views = ClipViews(run.corpus, rows, modality, config)

@@ -14,6 +14,7 @@ from xdc_core.config.views import views_of
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.probes.evaluation_clips import EvaluationClips, epoch_items
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -40,7 +41,7 @@ def losses(found: dict[str, Any]) -> list[float]:
 
 def items_of(run: Run, rng: np.random.Generator | None, rank: int, world_size: int) -> list[list[ClipItem]]:
     """The items of an epoch of three batches, over 12 recordings of two clips each."""
-    rows = ClipRows(run.corpus, shard_names(run.corpus), "flac")
+    rows = ClipRows(run.corpus, shard_names(run.corpus), MODALITIES["audio"])
     views = ClipViews(run.corpus, rows, views_of(run.config, "audio"))
     clips = [[2 * number, 2 * number + 1] for number in range(12)]
     starts: dict[int, tuple[int | None, ...]] = dict.fromkeys(range(24), (None,))
