@@ -24,7 +24,7 @@ from xdc_core.compute.device import choose_device
 from xdc_core.compute.threads import thread_count
 from xdc_core.data.clips import ClipBatch, ClipViews, ShardRows
 from xdc_core.data.loader import load_views
-from xdc_core.data.modality import MODALITIES
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 from xdc_core.stages.extract import centres, encode, extract, extracting_encoder

@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.build import build_encoder
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 from xdc_core.training import rank

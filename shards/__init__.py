@@ -1,1 +1,1 @@
-"""Bytes at rest: a video file -> clips -> WebDataset tars -> decoded samples. Knows no model and no Prefect."""
+"""Stored bytes: a video file -> clips -> WebDataset tars -> decoded samples. Without models and without Prefect."""

@@ -1,26 +1,26 @@
-"""The errors that are written for the person who reads them."""
+"""Errors whose text is written for the user."""
 
 from shards.reject import Kind
 
 
 class XdcError(Exception):
-    """Something a person can put right. The text says what, where, which value, and what to do."""
+    """Report something that the user can correct. The text says what, where, which value, and what to do."""
 
 
 class ConfigError(XdcError):
-    """The configuration, a manifest or a command-line value is wrong."""
+    """Report a wrong configuration, manifest or command-line value."""
 
 
 class StageError(XdcError):
-    """A stage could not keep its contract; what it had finished is kept."""
+    """Report that a stage could not finish its work; the finished parts are kept."""
 
 
 class Busy(XdcError):
-    """Another process is building the same directory."""
+    """Report that another process is building the same directory."""
 
 
 class MediaError(XdcError):
-    """One media file or clip is of no use. Costs one row in rejects.parquet, never a run. `kind` is that of the row."""
+    """Report an unusable media file or clip: one row in rejects.parquet with this `kind`. It never ends a run."""
 
     def __init__(self, text: str, kind: Kind = "damaged") -> None:
         super().__init__(text)
@@ -28,7 +28,7 @@ class MediaError(XdcError):
 
 
 class SourceError(XdcError):
-    """A source file cannot be read, by the system's account: trouble of the machine. `at`: from which byte on."""
+    """Report that the operating system cannot read a source file. `at`: offset of the first unreadable byte."""
 
     def __init__(self, text: str, at: int = 0) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class SourceError(XdcError):
 
 
 class Killed(MediaError):
-    """Somebody else killed the process that worked on a file, twice: the file's fault, or the machine's."""
+    """Report that the process that worked on a file was killed from outside, twice."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, "killed")

@@ -1,13 +1,13 @@
-"""How a stage tells how far it is, without knowing who listens."""
+"""The function with which a stage reports its progress."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called with what is done, what there is to do, and a few words on it."""
+    """A function that receives the finished part, the whole, and a short note."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 def silent(done: int, total: int, note: str = "") -> None:
-    """The listener that does not listen."""
+    """Ignore progress."""

@@ -1,4 +1,4 @@
-"""Inputs that gave no clip: which, at which step, of which kind, and why."""
+"""Rejected inputs: which, at which step, of which kind, and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Reject:
-    """An input that did not make it: which, at which step, and why, in words.
+    """A rejected input: which, at which step, and why, in words.
 
-    `kind` is one of KINDS (docs/media.md says what each means); numbers stand in `reason`. Seconds of the source;
-    None where it is not known how far it reaches.
+    `kind` is one of KINDS (docs/media.md says what each means); `reason` has numbers and details. `start_s` and
+    `end_s` are seconds of the source; None if its duration is not known.
     """
 
     source: str
@@ -44,7 +44,7 @@ class Reject:
     end_s: float | None = None
 
 
-# What version 0.1.0, which stored no kinds, said of clips that it did not cut.
+# Words in the reasons of version 0.1.0, which stored no kinds.
 _OF_0_1_0: tuple[tuple[str, Kind], ...] = (
     ("digital silence", "silent"),
     ("no sound between", "no_sound"),
@@ -60,7 +60,7 @@ _OF_0_1_0: tuple[tuple[str, Kind], ...] = (
 
 
 def reject_of(entry: Mapping[str, Any]) -> Reject:
-    """A reject as it stands in a shard's rejects.json; the kind of one without is found by its reason."""
+    """Return an entry of a shard's rejects.json as a Reject; without a kind, the kind follows from the reason."""
     if "kind" in entry:
         return Reject(**entry)
     kinds: list[Kind] = [kind for words, kind in _OF_0_1_0 if words in entry["reason"]]

@@ -1,4 +1,4 @@
-"""What every section of settings has in common, and which of its fields decide what a stage writes."""
+"""The base class of all sections of settings, and the fields that enter fingerprints."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """Unknown keys are errors; infinities and NaN are no numbers."""
+    """Refuse unknown keys, infinities and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Since:
-    """Marks a field that is newer than the first release: `Annotated[bool, Since("0.2.0")]`.
+    """Mark a field that was added after the first release: `Annotated[bool, Since("0.2.0")]`.
 
-    While it has its default it enters no fingerprint, so that directories of earlier versions stay fresh. Its default
-    must therefore mean what earlier versions did.
+    While the field has its default it enters no fingerprint, so that directories of earlier versions stay fresh. The
+    default must therefore mean the behaviour of earlier versions.
     """
 
     version: str
@@ -28,11 +28,11 @@ class Since:
 
 @dataclass(frozen=True)
 class NotHashed:
-    """Marks a field that says where things are or how to run: it enters no fingerprint."""
+    """Mark a field for a location or for execution only: it enters no fingerprint."""
 
 
 def hashed_settings(section: BaseModel, exclude: Collection[str] = ()) -> dict[str, Any]:
-    """Return the fields that enter a fingerprint, as JSON has them: all but `exclude`, NotHashed, and new defaults."""
+    """Return the fields that enter a fingerprint, as JSON values: all but `exclude`, NotHashed, and new defaults."""
     values = section.model_dump(mode="json")
     hashed: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():

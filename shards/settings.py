@@ -1,4 +1,4 @@
-"""The settings of a corpus. Everything here but the last group decides what is stored."""
+"""The settings of a corpus."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ BOTH: tuple[Modality, ...] = ("video", "audio")
 
 
 class CorpusSettings(Section):
-    """How raw videos become clips."""
+    """The settings with which raw videos are cut into clips."""
 
     path: Annotated[str, NotHashed()] = Field(
         "corpora/videos", description="the corpus directory; relative to this file"

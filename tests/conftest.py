@@ -5,6 +5,7 @@ another; all take settings to change. `worked_run` and `uneven_run` themselves a
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
 from shards.settings import stored_part
+from tests.sharing import made_once
 from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
@@ -54,11 +56,21 @@ def write_run(root: Path, config: Config) -> Run:
     return open_run(root)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where workers share the files, the longest come first, or one of them would be left with it at the end."""
+    if hasattr(config, "workerinput"):
+        seconds: Counter[Path] = Counter()
+        for item in items:
+            seconds[item.path] += 30 if item.get_closest_marker("slow") else 1
+        items.sort(key=lambda item: (-seconds[item.path], item.path))
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of 48 raw videos; 8 of them have the split `test`."""
-    out = tmp_path_factory.mktemp("shared") / "digits"
-    return write_digits(out, DigitsSettings(clips=CLIPS, test_clips=TEST_CLIPS, workers=2))
+    settings = DigitsSettings(clips=CLIPS, test_clips=TEST_CLIPS, workers=2)
+    made = made_once(tmp_path_factory, "digits", lambda out: write_digits(out / "digits", settings))
+    return made / "digits" / "manifest.csv"
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +91,7 @@ def tiny_config(digits: Path) -> Config:
 @pytest.fixture(scope="session")
 def tiny_corpus(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus that all runs share, committed. Not to be written to."""
-    run_stage(Run(tmp_path_factory.mktemp("sharding"), tiny_config), SHARD)
+    made_once(tmp_path_factory, "sharding", lambda root: run_stage(Run(root, tiny_config), SHARD))
     return Path(tiny_config.corpus.path)
 
 
@@ -103,22 +115,27 @@ def make_run(tmp_path: Path, tiny_config: Config, tiny_corpus: Path) -> MakeRun:
 @pytest.fixture(scope="session")
 def worked_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_corpus: Path) -> Run:
     """A run of which every node is done: round 0 with training, and the last look, round 1. For reading only."""
-    run = write_run(tmp_path_factory.mktemp("worked") / "run", tiny_config)
-    for node in all_nodes(run.config):
-        run_stage(run, node)
-    return run
+
+    def make(root: Path) -> None:
+        run = write_run(root / "run", tiny_config)
+        for node in all_nodes(run.config):
+            run_stage(run, node)
+
+    return open_run(made_once(tmp_path_factory, "worked", make) / "run")
 
 
 @pytest.fixture(scope="session")
 def uneven_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_corpus: Path) -> Run:
     """A run that is ready for its first training, on shards of 20, 20 and 8 clips. For reading only."""
-    root = tmp_path_factory.mktemp("uneven")
-    changes = {"corpus": {"path": str(root / "corpus"), "clips_per_shard": 20}}
-    run = write_run(root / "run", parse_config(changed(tiny_config.model_dump(), changes), "the tests' settings"))
-    for node in all_nodes(run.config):
-        if node.round in (None, 0) and node.stage not in ("train", "report"):
-            run_stage(run, node)
-    return run
+
+    def make(root: Path) -> None:
+        changes = {"corpus": {"path": str(root / "corpus"), "clips_per_shard": 20}}
+        run = write_run(root / "run", parse_config(changed(tiny_config.model_dump(), changes), "the tests' settings"))
+        for node in all_nodes(run.config):
+            if node.round in (None, 0) and node.stage not in ("train", "report"):
+                run_stage(run, node)
+
+    return open_run(made_once(tmp_path_factory, "uneven", make) / "run")
 
 
 @pytest.fixture

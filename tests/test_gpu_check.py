@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from processes import alive, wait_for
+
+from tests.processes import alive, wait_for
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu_check.py"
 

@@ -150,7 +150,7 @@ def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None
         opened = open_run(run)
         report = run_flow(opened, whole, number)
         if as_json:
-            print(json.dumps(report, indent=2))
+            print(json.dumps(report.content(), indent=2))
         else:
             print_summary(opened, report)
 
@@ -241,11 +241,11 @@ def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = Fa
         from xdc_core.runs.run import open_run
 
         opened = open_run(run)
-        content = read_report(opened, round)
+        document = read_report(opened, round)
         if as_json:
-            print(json.dumps(content, indent=2))
+            print(json.dumps(document.content(), indent=2))
         else:
-            print_summary(opened, content)
+            print_summary(opened, document)
 
 
 @app.command()
@@ -330,7 +330,7 @@ def evaluate(
     """Evaluate encoders: probes, fine-tuning, retrieval, clusters; on the corpus or other data sets."""
     with errors_as_exit_codes():
         from flows.cli.running import evaluate as evaluations
-        from xdc_core.evaluation.table import markdown_table
+        from xdc_core.inspection.results import markdown_table
 
         if table:
             print(evaluations.table(runs), end="")
@@ -342,12 +342,12 @@ def evaluate(
             }
         results = evaluations.evaluate(runs, names, round, force)
         if as_json:
-            print(json.dumps(results, indent=2))
+            print(json.dumps([result.content() for result in results], indent=2))
             return
         print(markdown_table(results, paper=False))
         for result in results:
-            print(f"{result['path']}")
-            for warning in result["warnings"]:
+            print(result.path)
+            for warning in result.warnings:
                 print(f"  warning: {warning}")
 
 
@@ -360,9 +360,7 @@ def compare(
     draws: Annotated[int | None, typer.Option(help="corpora they are spread over  [default: 2]")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
     vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="of all runs: train.lr=0.001")
-    ] = None,
+    change: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="of all runs: train.lr=0.001")] = None,
     preset: Annotated[str | None, typer.Option(help="of the runs  [default: digits]")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -10,9 +10,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
-from shards.store.checked_read import read_stored_json
 from shards.store.manifest import read_manifest
-from xdc_core.report.facts import purest_first
+from xdc_core.documents.report import Report, read_report
+from xdc_core.report.clusters import purest_first
 from xdc_core.report.page import history_charts
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -28,16 +28,15 @@ def artifact_key(run_name: str, what: str) -> str:
 
 def publish_round(run: Run, node: Node) -> None:
     """Publish the tables and the summary of a reported round, unless this server has them already."""
-    directory = run.directory(node)
-    facts = read_stored_json(directory / "report.json", "report")
-    name = facts["run"]
-    about = f"Round {facts['round']} of {name}, {node_fingerprint(run, node)}"
+    facts = read_report(run.directory(node))
+    name = facts.run
+    about = f"Round {facts.round} of {name}, {node_fingerprint(run, node)}"
     # The smallest of the three is published last: where it is, the others are.
     if is_published(artifact_key(name, "rounds"), about):
         return
     create_table_artifact(cluster_sizes(facts), artifact_key(name, "cluster-sizes"), about)
     create_markdown_artifact(summary(facts, run), artifact_key(name, "summary"), about)
-    create_table_artifact(facts["history"], artifact_key(name, "rounds"), about)
+    create_table_artifact([row.content() for row in facts.history], artifact_key(name, "rounds"), about)
 
 
 def is_published(key: str, about: str) -> bool:
@@ -67,45 +66,43 @@ def node_fingerprint(run: Run, node: Node) -> str:
     return manifest.fingerprint[:12] if manifest else ""
 
 
-def cluster_sizes(facts: dict[str, Any]) -> list[dict[str, Any]]:
+def cluster_sizes(facts: Report) -> list[dict[str, Any]]:
     """Return a row per cluster: label source, number, size, and the purity and labels where they are known."""
     rows = []
-    for source, found in facts["sources"].items():
-        for cluster in found["clusters"]:
-            row: dict[str, Any] = {"source": source, "cluster": cluster["cluster"], "clips": cluster["size"]}
-            if cluster["top"]:
-                top = ", ".join(f"{label['label']} {label['share']:.0%}" for label in cluster["top"])
-                row |= {"purity": cluster["purity"], "top labels": top}
+    for source, found in facts.sources.items():
+        for cluster in found.clusters:
+            row: dict[str, Any] = {"source": source, "cluster": cluster.cluster, "clips": cluster.size}
+            if cluster.top:
+                top = ", ".join(f"{label.label} {label.share:.0%}" for label in cluster.top)
+                row |= {"purity": cluster.purity, "top labels": top}
             rows.append(row)
     return rows
 
 
-def summary(facts: dict[str, Any], run: Run) -> str:
+def summary(facts: Report, run: Run) -> str:
     """Return Markdown: curves over the rounds, this round's figures, its purest clusters, where the files are."""
-    number = facts["round"]
+    number = facts.round
     lines = [
-        f"# {facts['run']}, round {number}",
-        f"Method {facts['method'].upper()}, {facts['corpus']['clips']} clips.",
+        f"# {facts.run}, round {number}",
+        f"Method {facts.method.upper()}, {facts.corpus['clips']} clips.",
     ]
     for heading, chart in history_charts(facts).items():
         lines.append(f"\n## {heading}\n![{heading}]({_as_picture(chart)})")
-    for source, found in facts["sources"].items():
-        lines.append(f"\n## Clusters of {source}: {found['k']}, {found['empty']} empty")
-        if found["nmi_previous"] is not None:
-            lines.append(f"- NMI with the round before: {found['nmi_previous']:.3f}")
-        for column, scores in found["agreement"].items():
-            if scores["nmi"] is not None:
-                lines.append(
-                    f"- `{column}`: NMI {scores['nmi']:.3f}, AMI {scores['ami']:.3f}, purity {scores['purity']:.3f}"
-                )
-        if purest := purest_first(found["clusters"]):
+    for source, found in facts.sources.items():
+        lines.append(f"\n## Clusters of {source}: {found.k}, {found.empty} empty")
+        if found.nmi_previous is not None:
+            lines.append(f"- NMI with the round before: {found.nmi_previous:.3f}")
+        for column, scores in found.agreement.items():
+            if scores.nmi is not None:
+                lines.append(f"- `{column}`: NMI {scores.nmi:.3f}, AMI {scores.ami:.3f}, purity {scores.purity:.3f}")
+        if purest := purest_first(found.clusters):
             lines += ["\n| cluster | clips | purity | most frequent |", "|---|---|---|---|"]
             for row in purest[:8]:
-                shares = [label for label in row["top"] if label["share"] >= SHOWN]
-                top = ", ".join(f"{_escape(label['label'])} {label['share']:.0%}" for label in shares)
-                lines.append(f"| {row['cluster']} | {row['size']} | {row['purity']:.2f} | {top} |")
-    for modality, found in facts["training"].items():
-        lines.append(f"\n## Training of {modality}\nLoss {found['first_loss']:.3f} to {found['loss']:.3f}.")
+                shares = [label for label in row.top if label.share >= SHOWN]
+                top = ", ".join(f"{_escape(label.label)} {label.share:.0%}" for label in shares)
+                lines.append(f"| {row.cluster} | {row.size} | {row.purity:.2f} | {top} |")
+    for modality, training in facts.training.items():
+        lines.append(f"\n## Training of {modality}\nLoss {training.first_loss:.3f} to {training.loss:.3f}.")
     directory = run.round_directory(number).resolve()
     lines.append(
         f"\n## Files\n- report: `{directory}/report/report.html`\n- pseudo-labels: `{directory}/labels/*/*.parquet`"

@@ -1,4 +1,4 @@
-"""A tar, member by member, against the index beside it."""
+"""Check a tar, member by member, against the index beside it."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from shards.corpus.index import HASHED, MEMBERS, NO_MEMBER, read_index
 
 
 def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
-    """What is wrong with `<shard>.tar`, one sentence each; nothing where it holds what `<shard>.parquet` says.
+    """Yield the faults of `<shard>.tar`, one sentence each; nothing if it agrees with `<shard>.parquet`.
 
-    Every member must be a plain file named after its clip, at the place and of the size that the index has, in the
-    index's order; nothing more, nothing less; and every clip's bytes must have the sha256 of the index. Nothing is
-    extracted, and no more than one clip is in memory.
+    Every member must be a plain file named after its clip, with the offset and size in the index, in the index's order.
+    There must be no other members, and every clip's bytes must have the sha256 in the index. Nothing is extracted, and
+    at most one clip is in memory.
 
     Raises:
         StageError: the index cannot be read.
@@ -41,7 +41,7 @@ def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
 
 
 def _members(row: dict[str, Any]) -> list[str]:
-    """Of a clip, in the order of their places."""
+    """Return the members of a clip in the order of their offsets."""
     there = [member for member in MEMBERS if row[f"{member}_offset"] != NO_MEMBER]
     return sorted(there, key=lambda member: row[f"{member}_offset"])
 
@@ -72,7 +72,7 @@ def _first(names: list[str]) -> str:
 
 
 def _ends_well(file: Any, offset: int) -> bool:
-    """Two blocks of zeros end a tar; from `offset`, where the last member ends, there is nothing else."""
+    """Return whether a tar has only zeros, at least two blocks, from `offset`, the end of its last member, on."""
     file.seek(offset)
     rest = file.read()
     return len(rest) >= 2 * tarfile.BLOCKSIZE and not rest.strip(b"\0")
@@ -102,7 +102,7 @@ def _wrong_clip(file: Any, row: dict[str, Any]) -> Iterator[str]:
 
 
 def key_faults(keys: list[str], rejected: Collection[str], wanted: list[str], what: str) -> Iterator[str]:
-    """What is wrong with the rows of a table: each of `wanted` must be among `keys`, in this order, or `rejected`."""
+    """Yield the faults of a table's rows: each of `wanted` must be among `keys`, in this order, or `rejected`."""
     found, known = set(keys), set(wanted)
     if len(found) < len(keys):
         yield f"{len(keys) - len(found)} {what} are there twice"

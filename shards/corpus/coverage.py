@@ -1,19 +1,19 @@
-"""Whether every second of every source that was asked for is accounted for: in a clip, or in a reject with a span."""
+"""Check that every requested second of every source is in a clip, or in a reject with a span."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-SLACK_S = 0.1  # Headers and timestamps round, and a packet of sound may last for as long.
+SLACK_S = 0.1  # Headers and timestamps are rounded, and a packet of sound may be as long.
 
 
 def slack_s(fps: float) -> float:
-    """Seconds by which a clip of so many frames a second may be shorter than planned: it ends with a whole frame."""
+    """Return the seconds by which a clip may be shorter than planned at `fps`, because it ends with a whole frame."""
     return max(SLACK_S, 1 / fps) + 1e-3
 
 
 class Span(NamedTuple):
-    """Seconds of a source file."""
+    """A span of a source file, in seconds."""
 
     source: str
     start_s: float
@@ -21,9 +21,9 @@ class Span(NamedTuple):
 
 
 def uncovered(asked: Iterable[Span], found: Iterable[Span], slack_s: float) -> Iterator[Span]:
-    """The parts of what was asked for, longer than `slack_s`, that are in nothing that was found, by source.
+    """Yield the requested parts, longer than `slack_s`, that no found span covers, by source.
 
-    Spans may overlap. Those that were found may reach further than what was asked for.
+    Spans may overlap. Found spans may exceed the requested ones.
     """
     there = _merged(found)
     for source, wanted in _merged(asked).items():
@@ -35,7 +35,7 @@ def uncovered(asked: Iterable[Span], found: Iterable[Span], slack_s: float) -> I
                 if spans[at][0] - reached_s > slack_s:
                     yield Span(source, reached_s, spans[at][0])
                 reached_s = max(reached_s, spans[at][1])
-                if spans[at][1] > end_s:  # It may reach into what is asked for next.
+                if spans[at][1] > end_s:  # It may overlap the next requested span.
                     break
                 at += 1
             if end_s - reached_s > slack_s:
@@ -43,7 +43,7 @@ def uncovered(asked: Iterable[Span], found: Iterable[Span], slack_s: float) -> I
 
 
 def _merged(spans: Iterable[Span]) -> dict[str, list[tuple[float, float]]]:
-    """The spans of each source in order, overlapping ones as one."""
+    """Return the spans of each source in order, with overlapping ones joined."""
     by_source: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for source, start_s, end_s in sorted(spans):
         merged = by_source[source]

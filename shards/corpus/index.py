@@ -1,4 +1,4 @@
-"""The Parquet index beside every tar: one row a clip, in the tar's order."""
+"""The Parquet index beside every tar: one row per clip, in the tar's order."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +12,19 @@ from shards.sources.split import split_name
 from shards.store.parquet import read_parquet
 
 MEMBERS = ("mp4", "flac", "json")
-HASHED = ("mp4", "flac")  # Each has a sha256 in the index. The json only repeats the index.
-KEY = "^[A-Za-z0-9_-]{1,128}$"  # What `clip_key` makes, and nothing that leads out of a folder as a file's name.
+HASHED = ("mp4", "flac")  # Each has a sha256 in the index. The json only repeats the index row.
+KEY = "^[A-Za-z0-9_-]{1,128}$"  # The form of `clip_key`. As a file's name it cannot lead out of a folder.
 NO_MEMBER = -1  # The offset of a member that a clip does not have; its size is 0.
 
 
 def index_schema(label_names: Sequence[str]) -> pa.Schema:
-    """The index's columns. Offsets and sizes are bytes in the tar.
+    """Return the index's columns. Offsets and sizes are bytes in the tar.
 
-    `sha256` is over the mp4 and then the flac: it tells clips apart. That of a member alone ("" where there is none) is
-    what a reader of this member checks.
+    `sha256` is over the mp4 and then the flac and distinguishes clips. A reader of one member checks the sha256 of this
+    member ("" if the clip lacks it).
 
-    A clip without a picture has width and height 0, the corpus's fps, and the frames that its sound is long enough
-    for; one without sound has sample_rate and samples 0.
+    A clip without a picture has width and height 0, the corpus's fps, and the number of frames that fit into its sound;
+    a clip without sound has sample_rate and samples 0.
     """
     return pa.schema(
         [
@@ -48,20 +48,20 @@ def index_schema(label_names: Sequence[str]) -> pa.Schema:
 
 
 def shard_name(number: int) -> str:
-    """Six digits, as WebDataset has it."""
+    """Return the name of a shard: six digits, as in WebDataset."""
     return f"{number:06d}"
 
 
 def shard_names(corpus: Path) -> list[str]:
-    """The names of a committed corpus's shards, in order."""
+    """Return the names of a committed corpus's shards, in order."""
     return sorted(path.stem for path in corpus.glob("[0-9]*.parquet"))
 
 
 def read_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa.Table:
-    """The index of one shard.
+    """Return the index of one shard.
 
     Raises:
-        StageError: the file is missing or damaged, or has a key that is none: an index may be a stranger's.
+        StageError: the file is missing or damaged, or has an invalid key (an index may come from someone else).
     """
     path = corpus / f"{shard}.parquet"
     table = read_parquet(path, "shard", columns)
@@ -71,7 +71,7 @@ def read_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa
 
 
 def _check_keys(path: Path, keys: pa.ChunkedArray) -> None:
-    """Raises StageError where a key is not fit to be a file's name."""
+    """Raise StageError if a key cannot be used as a file's name."""
     if pa.types.is_string(keys.type):
         good = pc.fill_null(pc.match_substring_regex(keys, KEY), False)
         wrong = keys.filter(pc.invert(good))
@@ -85,7 +85,7 @@ def _check_keys(path: Path, keys: pa.ChunkedArray) -> None:
 
 
 def read_whole_index(corpus: Path, columns: list[str] | None = None) -> pa.Table:
-    """The indices of all shards as one table, with a first column `shard` (name)."""
+    """Return the indices of all shards as one table, with a first column `shard` (name)."""
     parts = []
     for shard in shard_names(corpus):
         part = read_index(corpus, shard, columns)
@@ -95,7 +95,7 @@ def read_whole_index(corpus: Path, columns: list[str] | None = None) -> pa.Table
 
 
 def label_columns(corpus: Path) -> list[str]:
-    """The names of the label columns of a corpus."""
+    """Return the names of the label columns of a corpus."""
     names = shard_names(corpus)
     if not names:
         return []
@@ -103,9 +103,9 @@ def label_columns(corpus: Path) -> list[str]:
 
 
 def in_splits(column: pa.ChunkedArray, splits: Sequence[str] | None) -> np.ndarray:
-    """bool [rows]: which rows of the index's column `split` are among `splits`; None means all.
+    """Return bool [rows]: whether the index's column `split` is among `splits`; None means all rows.
 
-    Splits are compared without surrounding space and regard to case (split_name).
+    Splits are compared without surrounding space and case (split_name).
     """
     if splits is None:
         return np.ones(len(column), bool)

@@ -1,4 +1,4 @@
-"""What there is: the sources of a corpus, from a folder, a manifest, or a data set in its official layout."""
+"""List the sources of a corpus, from a folder, a manifest, or a data set in its official layout."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from shards.sources.table import TABLE_SUFFIXES, read_table
 def list_corpus(videos: Path, label_from_folder: bool = False, layout: str | None = None) -> Listing:
     """List a folder (recursively) or a .csv or .parquet manifest. Order does not depend on the file system.
 
-    With a `layout` (shards/layouts/registry.py): the data set that has it, with the labels of its lists.
+    With a `layout` (shards/layouts/registry.py), `videos` is a data set, and the labels are those of its lists.
 
     Raises:
-        ConfigError: `videos` does not exist, is neither, cannot be read, has not the layout, or holds no input at all.
+        ConfigError: `videos` does not exist, is neither, cannot be read, has another layout, or has no input at all.
     """
     if layout is not None:
-        from shards.layouts.registry import read_dataset  # The readers of layouts use what stands here.
+        from shards.layouts.registry import read_dataset  # The readers of layouts use this package.
 
         dataset = read_dataset(layout, videos)
         listing = Listing(dataset.root, dataset.sources, dataset.rejects)
@@ -39,7 +39,7 @@ def list_corpus(videos: Path, label_from_folder: bool = False, layout: str | Non
 
 
 def check_places(corpus: Path, videos: Path) -> None:
-    """Raises ConfigError where a corpus would take the place of the videos that it is made of."""
+    """Raise ConfigError if a corpus would replace the videos that it is made from."""
     if videos.resolve().is_relative_to(corpus.resolve()):
         raise ConfigError(
             f"corpus.path: {corpus} is where corpus.videos ({videos}) lies; the corpus would take its place. "

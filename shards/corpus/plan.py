@@ -1,4 +1,4 @@
-"""Which part of which source goes into which shard, fixed before anything is written."""
+"""The plan of a corpus: which part of which source goes into which shard, fixed before anything is written."""
 
 import hashlib
 import math
@@ -18,14 +18,14 @@ from shards.sources.source import Listing, Source
 from shards.store.manifest import fingerprint
 
 STAGE_VERSION = 3
-# Raise it when the same span gives another clip for few files only: finished corpora stay fresh, and shards that an
-# earlier version has left in a partial directory are not used. Version 2 hears frames without times.
+# Raise it when the same span gives another clip for a few files only: finished corpora stay fresh, and shards of an
+# earlier version in a partial directory are not used. Version 2 decodes sound frames without timestamps.
 CUT_VERSION = 2
 
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """One clip to be: its key, its source and span in seconds, and its shard's number."""
+    """A planned clip: its key, its source and span in seconds, and its shard's number."""
 
     key: str
     source: Source
@@ -41,16 +41,16 @@ class Plan:
     clips: tuple[PlannedClip, ...]
     rejects: tuple[Reject, ...]
     label_names: tuple[str, ...]
-    asked: tuple[Span, ...] = ()  # What the sources name, up to the last packet that was found.
+    asked: tuple[Span, ...] = ()  # The requested spans, up to the last packet of each source.
 
     @property
     def shards(self) -> int:
-        """Number of shards."""
+        """Return the number of shards."""
         return 1 + max((clip.shard for clip in self.clips), default=-1)
 
 
 def corpus_fingerprint(settings: CorpusSettings, listing: Listing, found: Mapping[str, Surveyed]) -> str:
-    """Depends on the stored settings and, for every source, on path, span, split, labels, size and content."""
+    """Return the fingerprint of a corpus: settings, and per source path, span, split, labels, size and content."""
     sources = [
         [
             source.path,
@@ -67,16 +67,16 @@ def corpus_fingerprint(settings: CorpusSettings, listing: Listing, found: Mappin
 
 
 def clip_key(source: str, start_s: float) -> str:
-    """A key without dots or slashes that a person can trace: name, hash of the path, start in milliseconds."""
+    """Return a readable key without dots or slashes: name, hash of the path, start in milliseconds."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", source.rsplit("/", 1)[-1].rsplit(".", 1)[0]).strip("-")[:40]
     tag = hashlib.sha256(source.encode()).hexdigest()[:10]
     return f"{stem or 'clip'}-{tag}-{round(start_s * 1000):08d}"
 
 
 def spans(start_s: float, end_s: float, clip_s: float, min_s: float) -> tuple[list[tuple[float, float]], float]:
-    """Cut [start, end) into clips of `clip_s`; a rest of at least `min_s` is a clip too. Returns also what is lost.
+    """Cut [start, end) into clips of `clip_s`; a rest of at least `min_s` is a clip, too. Return also the lost spans.
 
-    All in seconds. A millisecond of tolerance, because headers round durations.
+    All values are in seconds. The tolerance is a millisecond, because headers round durations.
     """
     length = end_s - start_s
     whole = math.floor((length + 1e-3) / clip_s)
@@ -88,7 +88,7 @@ def spans(start_s: float, end_s: float, clip_s: float, min_s: float) -> tuple[li
 
 
 def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Surveyed]) -> Plan:
-    """Deterministic: the same settings and sources give the same keys in the same shuffled order."""
+    """Return the plan of a corpus. The same settings and sources give the same keys in the same shuffled order."""
     wanted: list[tuple[str, Source, float, float]] = []
     asked: list[Span] = []
     rejects = list(listing.rejects)
@@ -99,7 +99,7 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
         start_s = source.start_s or 0.0
         wanted_s = source.end_s if source.end_s is not None else math.inf
         reach_s, far_s = (min(wanted_s, at_s) for at_s in (facts.reach_s, max(facts.reach_s, facts.last_packet_s)))
-        if far_s > start_s and facts.probe_version >= PROBE_VERSION:  # Earlier ones believed headers.
+        if far_s > start_s and facts.probe_version >= PROBE_VERSION:  # Earlier versions trusted headers.
             asked.append(Span(source.path, start_s, far_s))
         if reason := facts.reason or too_much(facts.width, facts.height, facts.fps, facts.duration_s, settings):
             kind: Kind = (facts.kind or "damaged") if facts.reason else "too_large"
@@ -114,12 +114,12 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
             reason = f"start_s ({start_s:g}) lies behind the end of the {what} ({facts.duration_s:.2f} s)"
             rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(start_s, reach_s)))
             continue
-        if reach_s - end_s > SLACK_S:  # Of a picture that ends before its sound.
+        if reach_s - end_s > SLACK_S:  # Sound after the end of the picture.
             reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
             rejects.append(Reject(source.path, "plan", "no_picture", reason, "", end_s, reach_s))
         cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
         if not cuts:
-            lost = end_s - start_s  # Also where there is next to nothing: every source is accounted for.
+            lost = end_s - start_s  # Even for very short sources, so that every source has a row.
         if lost:
             whole = f"rest of the {what}" if cuts else what
             reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
@@ -140,7 +140,7 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
 
 
 def plan_table(plan: Plan) -> pa.Table:
-    """plan.parquet: one row per planned clip, in storing order. Its metadata say which version of cutting it is for."""
+    """Return plan.parquet: one row per planned clip, in stored order. Its metadata contain CUT_VERSION."""
     table = pa.table(
         {
             "key": [clip.key for clip in plan.clips],

@@ -16,17 +16,17 @@ REMEDY = "Build it anew: xdc stage shard RUN --force"
 
 
 class ClipReader:
-    """Reads members of one corpus's clips. Keeps at most 64 tars open. Not for use across a fork."""
+    """Read members of one corpus's clips. At most 64 tars are open. Do not use it across a fork."""
 
     def __init__(self, corpus: Path) -> None:
         self.corpus = corpus
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def read(self, shard: str, row: Mapping[str, Any], member: str) -> bytes:
-        """The bytes of member "mp4", "flac" or "json" of the clip that `row` of the shard's index describes.
+        """Return the bytes of member "mp4", "flac" or "json" of the clip in `row` of the shard's index.
 
-        One of the first two is checked against its sha256 in the index: nothing is decoded that has changed since. The
-        json only repeats the index and is not checked.
+        The first two are checked against their sha256 in the index, so that no changed bytes are decoded. The json only
+        repeats the index row and is not checked.
 
         Raises:
             StageError: the clip has no such member, or the tar is missing, shorter than its index says, or damaged.

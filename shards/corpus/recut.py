@@ -1,4 +1,4 @@
-"""Corpora that an earlier version made: which sources it damaged, and how only their shards are cut again."""
+"""Repair corpora of earlier versions: find the damaged sources, and cut only their shards again."""
 
 import os
 import shutil
@@ -22,18 +22,18 @@ from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.parquet import read_parquet
 
-# Decoders that give several frames for a packet, or times that are off by more than 20 ms. Before PROBE_VERSION 2 all
-# frames without a time of their own were stored as silence.
+# Decoders that give several frames per packet, or times that differ by more than 20 ms. Before PROBE_VERSION 2 all
+# frames without a timestamp were stored as silence.
 SOUND = tuple(
     "8svx_ adpcm_ alac amr ape atrac cook g722 g723_1 gsm ilbc mpc ra_ real_ sipr truespeech wma".split()  # noqa: SIM905
 )
-# In AVI these came out a frame late, and some frames twice or not at all.
+# In AVI these were stored a frame late, and some frames twice or not at all.
 PICTURES_IN_AVI = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
 AVI = (".avi", ".divx")
 
 
 def damage_of(entry: Surveyed) -> str:
-    """What an earlier version did to a source that it stored; "" where nothing is known."""
+    """Return what an earlier version did wrong for a stored source; "" if nothing is known."""
     if entry.reason or entry.probe_version >= PROBE_VERSION:
         return ""
     if entry.audio_codec.startswith(SOUND):
@@ -44,9 +44,9 @@ def damage_of(entry: Surveyed) -> str:
 
 
 def damaged_sources(corpus: Path) -> dict[str, str]:
-    """The sources of a committed corpus that an earlier version damaged, and what it did to each.
+    """Return the sources of a committed corpus that an earlier version damaged, and the damage of each.
 
-    Nothing where there is no corpus or its sources.parquet cannot be read: that is for others to say.
+    The result is empty if there is no corpus or its sources.parquet cannot be read; other checks report that.
     """
     manifest = read_manifest(corpus)
     if manifest is None:
@@ -62,13 +62,13 @@ def recut(
     names: Collection[str] | None = None,
     progress: Progress = silent,
 ) -> Record:
-    """Cut the shards again in which sources have clips, and keep all others. `names`: None for the damaged ones.
+    """Cut the shards with clips of some sources again, and keep all others. `names`: None for the damaged sources.
 
     Clips of these sources that were not planned before go into new shards at the end. The corpus keeps its fingerprint;
-    what was made of it becomes stale. One that was killed begins again with the first of these shards.
+    dependent stages become stale. A killed call begins again with the first of these shards.
 
     Raises:
-        ConfigError: there is no such corpus, its videos are not there, or no source has one of the names.
+        ConfigError: there is no such corpus, its videos do not exist, or no source has one of the names.
         StageError: the videos or the settings have changed since it was made, another process has replaced it
             meanwhile, or see write_corpus.
         Busy: another process is building it.
@@ -130,7 +130,7 @@ def _identity(manifest: Manifest, settings: CorpusSettings) -> Identity:
 
 
 def _merged(corpus: Path, plan: Plan, settings: CorpusSettings) -> Plan:
-    """The clips of a new plan in the shards of the old one, and those that it had not in shards of their own."""
+    """Return the clips of a new plan in the shards of the old plan, and additional clips in new shards."""
     table = read_parquet(corpus / "plan.parquet", "shard", ["key", "shard"])
     shards = dict(zip(table["key"].to_pylist(), table["shard"].to_pylist(), strict=True))
     by_key = {clip.key: clip for clip in plan.clips}
@@ -142,7 +142,7 @@ def _merged(corpus: Path, plan: Plan, settings: CorpusSettings) -> Plan:
 
 
 def _keep_others(corpus: Path, out: Path, names: Collection[str]) -> None:
-    """Put the shards into `out` in which these sources have no clip."""
+    """Put the shards without clips of these sources into `out`."""
     table = read_parquet(corpus / "plan.parquet", "shard", ["source", "shard"])
     touched = {shard_name(row["shard"]) for row in table.to_pylist() if row["source"] in names}
     for shard in sorted({shard_name(number) for number in table["shard"].to_pylist()} - touched):
@@ -151,13 +151,13 @@ def _keep_others(corpus: Path, out: Path, names: Collection[str]) -> None:
 
 
 def _files_of(corpus: Path, shard: str) -> Iterator[Path]:
-    """The index comes last: where it is, the others are too."""
+    """Yield the files of shards. The index is last: if it exists, the others do, too."""
     yield from (corpus / f"{shard}{suffix}" for suffix in (".tar", ".rejects.json", ".parquet"))
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
-    """Files of a corpus are never written to: two directories may share them."""
+    """Link a file, or copy it. Files of a corpus are never changed, so two directories may share them."""
     try:
         os.link(path, target)
-    except OSError:  # Not every file system has links.
+    except OSError:  # Not all file systems have links.
         shutil.copy2(path, target)

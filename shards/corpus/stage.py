@@ -1,4 +1,4 @@
-"""The shard stage as one call, and how a corpus compares with the sources it was made from."""
+"""The shard stage as one call, and the comparison of a corpus with its sources."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
@@ -32,16 +32,16 @@ def shard(
     progress: Progress = silent,
     force: bool = False,
 ) -> Record:
-    """Have the directory `corpus` hold the clips of `videos` (a folder, a manifest, or a data set in a layout).
+    """Build the directory `corpus` with the clips of `videos` (a folder, a manifest, or a data set in a layout).
 
-    With no `videos`, or when they are no longer there, a committed corpus with the same settings is taken as it is.
+    Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged.
 
     Raises:
-        ConfigError: there is nothing to make a corpus from, the corpus would take the place of the videos, or no
-            source has one of the splits to learn from.
-        StageError: too many inputs were rejected, a source went away while it was worked on, or files of the corpus
-            are gone and there are no videos.
-        Busy: another process is at the same corpus.
+        ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, or no source has one
+            of the splits to learn from.
+        StageError: too many inputs were rejected, a source disappeared during the work, or files of the corpus are
+            gone and there are no videos.
+        Busy: another process is building the same corpus.
     """
     manifest = read_manifest(corpus)
     if videos is None or not videos.exists():
@@ -71,16 +71,14 @@ def shard(
         forget_notes(corpus, settings)
     else:
         fault_point("before forget_notes")
-        survey_notes(corpus, settings.modalities).unlink(
-            missing_ok=True
-        )  # From here on sources.parquet tells the same.
+        survey_notes(corpus, settings.modalities).unlink(missing_ok=True)  # sources.parquet now has the same data.
     return record
 
 
 def _surveyed(
     corpus: Path, listing: Listing, settings: CorpusSettings, progress: Progress, force: bool
 ) -> dict[str, Surveyed]:
-    """What every source holds: from the corpus and the notes as far as that holds, the rest from the files."""
+    """Return the survey of every source: from the corpus and the notes if still valid, else from the files."""
     notes = survey_notes(corpus, settings.modalities)
 
     def known() -> Iterator[Surveyed]:
@@ -88,14 +86,14 @@ def _surveyed(
 
     with machine_trouble_explained("shard", notes):
         if not force:
-            # A corpus that is finished stays what it is, also where an earlier version has probed its files.
+            # A finished corpus stays fresh, even if an earlier version probed its files.
             found, unknown = recall(listing, known(), notes)
             finished = not unknown and reusable(corpus, corpus_fingerprint(settings, listing, found))
             if not finished:
                 found, unknown = recall(listing, known(), notes, PROBE_VERSION)
             if not unknown:
                 return {name: found[name] for name in sorted({source.path for source in listing.sources})}
-        with exclusive(corpus):  # Two that are started at once would both read all files.
+        with exclusive(corpus):  # Two processes started at once would both read all files.
             if force:
                 notes.unlink(missing_ok=True)
             workers = settings.workers or core_count()
@@ -103,13 +101,13 @@ def _surveyed(
 
 
 def forget_notes(corpus: Path, settings: CorpusSettings) -> None:
-    """Remove notes of a survey that say nothing else than a committed corpus: a kill came before they were removed."""
+    """Remove notes of a survey that only repeat a committed corpus, left by a kill before their removal."""
     notes = survey_notes(corpus, settings.modalities)
     if not notes.exists():
         return
     noted = {entry.path: entry for entry in read_survey(notes)}
     if set(noted.values()) <= set(known_sources(corpus, settings.modalities)):
-        with contextlib.suppress(OSError):  # Where nothing may be written they do no harm.
+        with contextlib.suppress(OSError):  # In a folder that is not writable they do no harm.
             notes.unlink(missing_ok=True)
 
 
@@ -123,13 +121,13 @@ def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
 
 
 def survey_notes(corpus: Path, modalities: Collection[str]) -> Path:
-    """Where findings on source files are kept that do not stand in the corpus (yet)."""
+    """Return the path of the notes: survey results of source files that are not in a committed corpus yet."""
     alone = "" if tuple(modalities) == BOTH else "." + "-".join(modalities)
     return corpus.with_name(f".{corpus.name}{alone}.survey.jsonl")
 
 
 def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveyed]:
-    """The survey that stands in a committed corpus of these modalities; nothing where it is damaged."""
+    """Yield the survey in a committed corpus of these modalities; nothing if it is damaged."""
     manifest = read_manifest(corpus)
     if manifest is not None and _modalities_of(manifest) == tuple(modalities):
         with contextlib.suppress(StageError, TypeError):
@@ -142,9 +140,9 @@ def _modalities_of(manifest: Manifest) -> tuple[str, ...]:
 
 
 def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSettings) -> tuple[str | None, str]:
-    """The fingerprint that the corpus would get now, without reading any video, and why it is not known.
+    """Return the fingerprint that the corpus would get now, without reading any video, or why it is not known.
 
-    Returns (fingerprint, ""), or (None, reason) when files are new or changed and would have to be read first.
+    Returns (fingerprint, ""), or (None, reason) if files are new or changed and would have to be read first.
 
     Raises:
         ConfigError: the manifest or folder of videos cannot be listed.
@@ -178,7 +176,7 @@ def clip_stage(
 ) -> Stage[ConfigT, RunT]:
     """Return the stage that makes directories of clips.
 
-    `stored_from` tells of a node where its directory is, where the videos are, and the settings.
+    `stored_from` returns, for a node, the path of its directory, the path of the videos, and the settings.
     """
 
     def build(run: RunT, node: Node, progress: Progress, force: bool) -> Record:

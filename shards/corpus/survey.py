@@ -1,4 +1,4 @@
-"""What every source file holds: size, content hash, duration, codecs. Done once a file, remembered in a file."""
+"""Survey source files: size, content hash, duration, codecs. Each file is read once, and the result is stored."""
 
 import contextlib
 import json
@@ -20,17 +20,19 @@ from shards.sources.source import Listing
 from shards.store.fault import fault_point
 
 UNREADABLE = "cannot be read: "
-# Raise it when files are probed in another way: what older versions found is then used for corpora that are finished,
-# and looked at again for new ones. Version 2 reads all packets; 1 believed headers.
+# Raise it when files are probed in another way: results of older versions are then used for finished corpora, and files
+# are probed again for new ones. Version 2 reads all packets; version 1 trusted headers.
 PROBE_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One source file: what `Probe` tells of it. `reason` and `kind` say why it cannot be used; then all of the probe's
-    fields but `last_packet_s` are empty.
+    """The survey of one source file, with the fields of `Probe`.
 
-    A file that could not be read has no sha256; `unreadable_at` is the first byte that could not.
+    If the file cannot be used, `reason` and `kind` say why, and all of the probe's fields except `last_packet_s` are
+    empty.
+
+    A file that could not be read has no sha256; `unreadable_at` is the first unreadable byte.
     """
 
     path: str
@@ -54,7 +56,7 @@ class Surveyed:
 
     @property
     def reach_s(self) -> float:
-        """Where the last packet ends that is used, of picture and sound."""
+        """Return the end of the last used packet, of picture and sound, in seconds."""
         return max(self.duration_s, self.sound_duration_s)
 
 
@@ -62,8 +64,8 @@ FIELDS = tuple(field.name for field in fields(Surveyed))
 
 
 def still_holds(root: Path, entry: Surveyed) -> bool:
-    """Whether a finding is true as far as can be told without reading the file: it has the same size and time, and
-    where it could not be read it still cannot be.
+    """Return whether a result is still valid, as far as can be known without reading the file: its size and time are
+    the same, and if it could not be read, it still cannot be.
     """
     path = root / entry.path
     if (entry.size, entry.mtime_ns) != stat_of(path):
@@ -78,10 +80,10 @@ def still_holds(root: Path, entry: Surveyed) -> bool:
 
 
 def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe, str, Kind | None]:
-    """What a child process of the sandbox does for one file: probe it, and say why it is of no use if it is none.
+    """Probe one file, in a child process of the sandbox. An unusable file has the reason in its result.
 
     Raises:
-        SourceError: it is there, but cannot be read.
+        SourceError: the file exists, but cannot be read.
     """
     path = Path(root) / name
     try:
@@ -93,7 +95,7 @@ def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe
 
 
 def read_survey(path: Path) -> Iterator[Surveyed]:
-    """The lines of a survey file but those that are damaged, such as a last one that a kill cut short."""
+    """Yield the lines of a survey file except damaged ones, such as a last line cut short by a kill."""
     if not path.exists():
         return
     for line in path.read_bytes().split(b"\n"):
@@ -106,9 +108,9 @@ def read_survey(path: Path) -> Iterator[Surveyed]:
 def recall(
     listing: Listing, known: Iterable[Surveyed], notes: Path, oldest: int = 1
 ) -> tuple[dict[str, Surveyed], list[str]]:
-    """Earlier findings that still hold, by path, and the files of the listing of which there are none.
+    """Return the earlier results that are still valid, by path, and the files of the listing without one.
 
-    `oldest`: findings of earlier versions of the probe than this one do not count.
+    `oldest`: results of earlier versions of the probe than this one do not count.
     """
     found = {
         entry.path: entry
@@ -127,12 +129,13 @@ def survey(
     progress: Progress,
     modalities: Collection[str] = BOTH,
 ) -> dict[str, Surveyed]:
-    """Survey every file of a listing, by path. What is new is appended to `notes` at once, so a kill loses nothing.
+    """Survey every file of a listing, and return the results by path. New results are appended to `notes` at once, so
+    that a kill loses nothing.
 
-    `known` are earlier findings, used as far as they still hold. They and `notes` must be of the same modalities: a
-    file that is no use for the one may be good for the other.
+    `known` are earlier results, used if they are still valid. They and `notes` must be for the same modalities, because
+    a file may be usable for one modality only.
 
-    Files are probed in child processes, within `limits`, and hashed by threads here: that takes as long as a file is.
+    Files are probed in child processes, within `limits`. Threads of this process hash them, without a time limit.
     """
     found, unknown = recall(listing, known, notes, PROBE_VERSION)
     if unknown:
@@ -155,13 +158,13 @@ def survey(
 def _look_at(
     root: Path, names: list[str], workers: int, limits: Limits, modalities: Collection[str]
 ) -> Generator[tuple[Surveyed, bool]]:
-    """The finding on each file, in order, and whether it is one to remember."""
+    """Yield the result for each file, in order, and whether to store it."""
     hashing: deque[tuple[str, tuple[int, int], Future[str]]] = deque()
     pool = ThreadPoolExecutor(workers)
 
     def jobs() -> Iterator[tuple[str, str, Collection[str]]]:
         for name in names:
-            # The time comes first: a file that changes while it is read is then another one, and read again.
+            # The time is read first: a file that changes while it is read then counts as changed, and is read again.
             hashing.append((name, stat_of(root / name), pool.submit(hash_source, root / name)))
             yield str(root), name, modalities
 

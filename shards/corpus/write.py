@@ -1,4 +1,4 @@
-"""The shard stage: sources -> clips -> tars with an index each, rejects, and a plan. Resumes at the next shard."""
+"""The work of the shard stage: sources -> clips -> tars with an index each, rejects, and a plan. Resumes by shard."""
 
 import contextlib
 import errno
@@ -58,11 +58,11 @@ SOURCES_SCHEMA = pa.schema(
 
 
 def cut_clip(root: str, source: str, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
-    """What a child process of the sandbox does for one clip.
+    """Cut one clip, in a child process of the sandbox.
 
     Raises:
-        MediaError: the clip is of no use.
-        SourceError: the file, which was there when it was surveyed, is gone or cannot be read.
+        MediaError: the clip cannot be used.
+        SourceError: the file, which was surveyed before, is gone or cannot be read.
     """
     path = Path(root) / source
     try:
@@ -82,7 +82,7 @@ def write_corpus(
     out: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write everything of a corpus but its manifest into `out`; shards that are there already are kept.
+    """Write all files of a corpus except its manifest into `out`; existing shards are kept.
 
     Returns a summary: clips, rejects by step and kind, bytes, hours of video, and the number of headers that state a
     wrong duration.
@@ -102,7 +102,7 @@ def write_corpus(
     clips = ordered_map(cut_clip, jobs, settings.workers or core_count(), limits_of(settings))
     done, rejected = len(plan.clips) - len(wanted), 0
     progress(done, len(plan.clips), "clips")
-    with contextlib.closing(clips):  # The children end here, also when something fails.
+    with contextlib.closing(clips):  # The children end here, even if something fails.
         for number in todo:
             rejects: list[Reject] = []
             with new_file(out / f"{shard_name(number)}.tar") as temporary:
@@ -113,7 +113,7 @@ def write_corpus(
                     progress(done, len(plan.clips), f"clips, {rejected + len(rejects)} rejected")
                 _add_offsets(temporary, rows)
             done, rejected = done + len(rejects), rejected + len(rejects)
-            # The index comes last: where it is, tar and rejects are too.
+            # The index is last: if it exists, tar and rejects do, too.
             write_json(out / f"{shard_name(number)}.rejects.json", [asdict(reject) for reject in rejects])
             schema = index_schema(plan.label_names)
             write_parquet(out / f"{shard_name(number)}.parquet", pa.Table.from_pylist(rows, schema))
@@ -129,7 +129,7 @@ def _write_tar(
     settings: CorpusSettings,
     rejects: list[Reject],
 ) -> Iterator[dict[str, Any]]:
-    """Write one tar; yield the index row of each clip; collect rejects."""
+    """Write one tar, yield the index row of each clip, and collect rejects."""
     from webdataset.writer import TarWriter  # Imports torch.
 
     # Fixed owner, mode and time: the same clips give the same bytes. Closed also on a full disk: else it would try once
@@ -172,7 +172,7 @@ def _write_tar(
 
 
 def _digests(made: Clip) -> dict[str, str]:
-    """The sha256 of each member ("" where there is none), and of all: the picture is hashed once for both."""
+    """Return the sha256 of each member ("" if absent), and of all: the picture is hashed once for both."""
     whole = hashlib.sha256(made.mp4)
     picture = whole.hexdigest() if made.mp4 else ""
     sound = hashlib.sha256(made.flac).hexdigest() if made.flac else ""
@@ -181,7 +181,7 @@ def _digests(made: Clip) -> dict[str, str]:
 
 
 def _rest(clip: PlannedClip, made: Clip, settings: CorpusSettings) -> Reject | None:
-    """What was planned of a clip and did not decode, if that is more than a frame."""
+    """Return a reject for the planned part of a clip that did not decode, if that is more than a frame."""
     end_s = clip.start_s + made.duration_s
     if clip.end_s - end_s <= slack_s(settings.fps) - 1e-3:
         return None
@@ -190,7 +190,7 @@ def _rest(clip: PlannedClip, made: Clip, settings: CorpusSettings) -> Reject | N
 
 
 def _take_plan(out: Path, plan: Plan) -> None:
-    """Write the plan. Shards that an earlier version has finished, or that are of another plan, are removed."""
+    """Write the plan. Shards of an earlier version, or of another plan, are removed."""
     path, table = out / "plan.parquet", plan_table(plan)
     if path.exists() and not pq.read_table(path).equals(table, check_metadata=True):
         for number in out.glob("[0-9]*"):
@@ -199,7 +199,7 @@ def _take_plan(out: Path, plan: Plan) -> None:
 
 
 def _sources_table(plan: Plan, found: dict[str, Surveyed]) -> pa.Table:
-    """sources.parquet: a row per file. `asked_s`: the spans asked for, up to the last packet that was found."""
+    """Return sources.parquet: a row per file. `asked_s`: the requested spans, up to the last packet, in seconds."""
     asked: dict[str, list[list[float]]] = {}
     for span in plan.asked:
         asked.setdefault(span.source, []).append([span.start_s, span.end_s])
@@ -219,13 +219,13 @@ def _add_offsets(tar: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _header_is_wrong(facts: Surveyed) -> bool:
-    """Whether a header states a duration that is off by more than a second and by more than a twentieth."""
+    """Return whether a header's duration is wrong by more than a second and by more than a twentieth."""
     off_s = abs(facts.header_duration_s - facts.duration_s)
     return not facts.reason and facts.header_duration_s > 0 and off_s > max(1.0, 0.05 * facts.duration_s)
 
 
 def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
-    """Gather the shards' rejects, check that every planned clip is accounted for, and sum up."""
+    """Collect the shards' rejects, check that every planned clip is stored or rejected, and return the summary."""
     notes = sorted(out.glob("[0-9]*.rejects.json"))
     rejects = list(plan.rejects)
     for note in notes:
@@ -264,23 +264,23 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
 
 
 def files_of(plan: Plan) -> tuple[str, ...]:
-    """The files without which a corpus of this plan is not whole."""
+    """Return the names of the required files of a corpus with this plan."""
     shards = [shard_name(number) for number in range(plan.shards)]
     return tuple(f"{shard}{suffix}" for shard in shards for suffix in (".tar", ".parquet"))
 
 
 def accepted_of(out: Path, plan: Plan, corpus: Path, identity: str) -> str:
-    """A digest of what was accepted, which does not follow from sources and settings alone: others read it, too.
+    """Return a digest of the accepted clips, which do not follow from sources and settings alone. Other stages use it.
 
-    It is that of the keys; where the corpus of the same fingerprint `identity` that this one replaces has other clips
-    under the same keys, that of their content.
+    It is the digest of the keys. If the corpus that is replaced has the same fingerprint `identity` and the same keys,
+    but other clips, it is the digest of the content.
     """
     shards = [shard_name(number) for number in range(plan.shards)]
     keys, content = _keys_and_content(out, shards)
     for before in (corpus, replaced_directory(corpus, identity), stale_directory(corpus, identity)):
         manifest = read_manifest(before)
         if manifest is not None and manifest.fingerprint == identity:
-            with contextlib.suppress(StageError):  # One that is damaged is no reason for anything.
+            with contextlib.suppress(StageError):  # A damaged one is not compared.
                 if _keys_and_content(before, shard_names(before)) == (keys, content):
                     return str(manifest.summary.get("accepted") or fingerprint(keys))
                 return fingerprint([keys, content])
@@ -295,7 +295,7 @@ def _keys_and_content(corpus: Path, shards: list[str]) -> tuple[list[str], list[
 
 
 def _check_coverage(out: Path, plan: Plan, clips: list[Span], rejects: list[Reject], settings: CorpusSettings) -> None:
-    """Raises StageError where a second that was asked for is in no clip and in no reject."""
+    """Raise StageError if a requested second is in no clip and in no reject."""
     for span in uncovered(plan.asked, [*clips, *rejected_spans(rejects)], slack_s(settings.fps)):
         raise StageError(
             f"{out}: {span.source} from {span.start_s:.2f} s to {span.end_s:.2f} s is in no clip and in no reject. "
@@ -304,14 +304,14 @@ def _check_coverage(out: Path, plan: Plan, clips: list[Span], rejects: list[Reje
 
 
 def rejected_spans(rejects: Iterable[Reject]) -> Iterator[Span]:
-    """The spans of rejects that tell both ends."""
+    """Return the spans of rejects with both ends."""
     for reject in rejects:
         if reject.start_s is not None and reject.end_s is not None:
             yield Span(reject.source, reject.start_s, reject.end_s)
 
 
 def _check_share(plan: Plan, rejects: list[Reject], clips: int, allowed: float) -> None:
-    """A file that was rejected whole counts as one clip."""
+    """Raise StageError if too many clips were rejected. A rejected file counts as one clip."""
     bad = [reject for reject in rejects if reject.step == "probe" or (reject.step == "cut" and reject.key)]
     if clips and len(bad) <= allowed * (len(bad) + clips):
         return

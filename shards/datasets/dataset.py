@@ -1,4 +1,4 @@
-"""A labelled data set: its files, their classes, and who is for training and who for testing in every split."""
+"""A labelled data set: its files, their classes, and their roles (training, validation, test) in every split."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ WORDS: Mapping[str, Role] = {
 class Split:
     """One official division of a data set into training and test, or one fold.
 
-    `roles` is by path, relative to the data set's root. A file that is not in it is not used.
+    `roles` maps paths, relative to the data set's root, to roles. Other files are not used in this split.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a layout holds. Every source of a split has its class as the label `label`.
+    """The contents of a data set. Every source of a split has its class as the label `label`.
 
-    `modalities` are those that the files have for certain. `rejects` are inputs that are of no use, with the reason:
-    files that a list names and that are not there, files that no list names, lines that make no sense. A source's
-    `split` is its role where there is one split, and empty where there are several.
+    `modalities` are those that the files certainly have. `rejects` are unusable inputs with the reason: listed files
+    that do not exist, files that no list names, invalid lines. A source's `split` is its role if there is one split,
+    and empty if there are several.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Dataset:
 
 
 def role_of(word: str) -> Role | None:
-    """What a list or a folder calls train, validation or test."""
+    """Return the role (train, validation or test) that a word in a list or a folder's name means."""
     return WORDS.get(word.strip().lower())
 
 
@@ -64,10 +64,10 @@ def make_dataset(
     rejects: Sequence[Reject],
     splits: Sequence[Split],
 ) -> Dataset:
-    """Put a data set together: sources by path, classes sorted.
+    """Make a data set with sources sorted by path and sorted classes.
 
     Raises:
-        ConfigError: there is no source at all.
+        ConfigError: there are no sources.
     """
     ordered = sorted(sources, key=lambda source: (source.path, source.start_s or 0.0))
     if not ordered:
@@ -81,11 +81,11 @@ def make_dataset(
 
 
 def check_splits(dataset: Dataset) -> Dataset:
-    """The data set itself, if every split can be learnt from and tested.
+    """Return the data set unchanged if every split can be used for training and testing.
 
     Raises:
-        ConfigError: a split has no training item or neither test nor validation item, or tests a class of which it has
-            no training item.
+        ConfigError: a split has no training item, or neither test nor validation items, or a test item of a class
+            without training items.
     """
     labels_of: dict[str, set[str]] = {}
     for source in dataset.sources:

@@ -1,4 +1,4 @@
-"""The files of a data set as they lie on disk, found by the names that official lists give them."""
+"""The files of a data set on disk, found by the names in official lists."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from shards.sources.source import MEDIA_SUFFIXES, SOUND_SUFFIXES, list_folder
 
 @dataclass(frozen=True)
 class Files:
-    """The media files below a root (paths relative to it, sorted), and what there is of no use."""
+    """The media files below a root (paths relative to it, sorted), and the rejects."""
 
     root: Path
     names: tuple[str, ...]
@@ -19,7 +19,7 @@ class Files:
 
 
 def find_files(root: Path, below: str = "", read: Collection[Path] = ()) -> Files:
-    """List `root / below`. Files and folders in `read` are lists of the layout: neither media nor rejects."""
+    """List `root / below`. Files and folders in `read` are lists of the layout, neither media nor rejects."""
     listing = list_folder(root / below, label_from_folder=False)
     prefix = f"{below}/" if below else ""
     skipped = [path.relative_to(root).as_posix() for path in read]
@@ -37,20 +37,20 @@ def find_files(root: Path, below: str = "", read: Collection[Path] = ()) -> File
 
 
 def without_suffix(name: str) -> str:
-    """A path without the suffix of a media file."""
+    """Return a path without the suffix of a media file."""
     path = PurePosixPath(name)
     return name[: -len(path.suffix)] if path.suffix.lower() in MEDIA_SUFFIXES else name
 
 
 def tail(name: str, depth: int) -> str:
-    """The last `depth` parts of a path, as lists are compared with files: without regard to case."""
+    """Return the last `depth` parts of a path in lower case, for the comparison of lists and files."""
     return "/".join(name.split("/")[-depth:]).casefold()
 
 
 def index_files(names: Sequence[str], depth: int) -> dict[str, str]:
-    """Paths by their last `depth` parts, with and without suffix: a list that says .avi also finds an .mp4.
+    """Return paths by their last `depth` parts, with and without suffix: the name x.avi also finds x.mp4.
 
-    Of several files with the same name the first in order is taken; one with the very suffix goes before all.
+    Of several files with the same name the first is used; a file with the exact suffix is preferred.
     """
     index: dict[str, str] = {}
     for name in names:
@@ -61,13 +61,13 @@ def index_files(names: Sequence[str], depth: int) -> dict[str, str]:
 
 
 def look_up(index: dict[str, str], name: str, depth: int) -> str | None:
-    """The path of the file that a list calls `name`."""
+    """Return the path of the file that a list calls `name`; None if there is none."""
     key = tail(name, depth)
     return index.get(key) or index.get(without_suffix(key))
 
 
 def unlisted(files: Files, used: Iterable[str], key: Callable[[str], str]) -> list[Reject]:
-    """A reject for every file that is not used: one with the same key was taken instead, or no list names it."""
+    """Return a reject for every unused file: another file with the same key was used, or no list names it."""
     used = set(used)
     taken = {key(path): path for path in used}
     rejects = []
@@ -81,16 +81,16 @@ def unlisted(files: Files, used: Iterable[str], key: Callable[[str], str]) -> li
 
 
 def certain_modalities(names: Iterable[str]) -> tuple[str, ...]:
-    """What files have for certain by their suffixes: sound files sound, others a picture. Nothing for a mixture."""
+    """Return the modality that all files have by their suffixes: sound or pictures; () for a mixture."""
     kinds = {"audio" if PurePosixPath(name).suffix.lower() in SOUND_SUFFIXES else "video" for name in names}
     return tuple(kinds) if len(kinds) == 1 else ()
 
 
 def find_lists(root: Path, folders: Sequence[str], pattern: str, layout: str) -> Path:
-    """The first of `folders` below `root` that holds files named like `pattern`.
+    """Return the first of `folders` below `root` with files named like `pattern`.
 
     Raises:
-        ConfigError: none does; says what the layout looks like.
+        ConfigError: there is none; the text describes the layout.
     """
     for folder in folders:
         if next((root / folder).glob(pattern), None) is not None:
@@ -100,12 +100,12 @@ def find_lists(root: Path, folders: Sequence[str], pattern: str, layout: str) ->
 
 
 def wrong_root(root: Path, lacking: str, layout: str) -> ConfigError:
-    """The error for a root that does not have the layout."""
+    """Return the error for a root without the layout."""
     return ConfigError(f"{root}: {lacking}. Expected below this folder: {layout}.")
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(where, text) of every line of a list that is not empty; `where` is for messages.
+    """Return (where, text) of every line of a list that is not empty; `where` names it in messages.
 
     Raises:
         ConfigError: the file is missing or not UTF-8.

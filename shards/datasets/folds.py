@@ -1,4 +1,4 @@
-"""Five folds, each of which is tested on once."""
+"""Five folds, each used once for testing."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,11 @@ FOLDS = range(1, 6)
 
 
 def fold_roles(fold: int) -> dict[str, Role]:
-    """The role of a file of this fold in every split: split fold-k tests on fold k and trains on the other four."""
+    """Return the role of a file in every split: split fold-k tests on fold k and trains on the other four."""
     return {f"fold-{number}": "test" if number == fold else "train" for number in FOLDS}
 
 
 def fold_splits(folds: Mapping[str, int]) -> list[Split]:
-    """The splits of files by their folds."""
+    """Return the splits for files and their folds."""
     roles = {path: fold_roles(fold) for path, fold in folds.items()}
     return [Split(name, {path: found[name] for path, found in roles.items()}) for name in fold_roles(1)]

@@ -12,7 +12,7 @@ from shards.sources.source import Source
 
 @dataclass(frozen=True)
 class Listed:
-    """A line of a list: the file it names, its class, its role by split (empty: in none). `where` is for messages."""
+    """A line of a list: its file, class, and role by split (empty: in none). `where` names the line in messages."""
 
     name: str
     label: str
@@ -28,10 +28,10 @@ def read_listed(
     splits: Sequence[str],
     depth: int,
 ) -> Dataset:
-    """Bring lists and files together; they are compared by the last `depth` parts of their paths.
+    """Match lists and files by the last `depth` parts of their paths, and return the data set.
 
     Raises:
-        ConfigError: lists contradict each other, no listed file is there, or a split cannot be used (check_splits).
+        ConfigError: lists contradict each other, no listed file exists, or a split cannot be used (check_splits).
     """
     index = index_files(files.names, depth)
     labels: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The original from which a recording is cut, where the file names of a data set tell it."""
+"""The original from which a recording is cut, for data sets whose file names contain it."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ NAMES: Mapping[str, re.Pattern[str]] = {
 
 
 def original_of(layout: str | None, path: str) -> str | None:
-    """Return the name of the original of a file; None where its layout or its name tells of none."""
+    """Return the name of the original of a file; None if its layout or its name has none."""
     pattern = NAMES.get(layout or "")
     match = pattern.fullmatch(PurePosixPath(path).stem) if pattern else None
     return match["original"].casefold() if match else None

@@ -1,4 +1,4 @@
-"""Data sets whose lists name segments of YouTube videos, of which one has downloaded what was still there."""
+"""Data sets whose lists name segments of YouTube videos, of which only some could be downloaded."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from shards.sources.source import SOUND_SUFFIXES, Source
 
 @dataclass(frozen=True)
 class Segment:
-    """A row of a list: seconds start_s to end_s of a video, its role and labels. `where` is for messages."""
+    """A row of a list: seconds start_s to end_s of a video, its role and labels. `where` names the row in messages."""
 
     video: str
     start_s: float
@@ -26,7 +26,7 @@ class Segment:
 def segment_of(
     video: str, start: str, end: str, role: Role | None, labels: Mapping[str, str], where: str
 ) -> Segment | Reject:
-    """A segment, or why the row makes no sense."""
+    """Return a segment, or the reason why the row is invalid."""
     try:
         start_s, end_s = float(start), float(end)
     except ValueError:
@@ -43,17 +43,17 @@ def segment_of(
 
 
 def read_segments(name: str, files: Files, segments: Iterable[Segment | Reject]) -> Dataset:
-    """Bring lists and files together, wherever below the root the files lie.
+    """Match lists and files, which may be anywhere below the root, and return the data set.
 
-    A file that is named after a video and a time (cut_names) is the segment. One that is named after the video alone
-    holds all of it, and the segment is a part. Without a label, a segment is in no split. A file of one role is not
-    used for another: a later row that says so is a reject.
+    A file that is named after a video and a time (cut_names) is the segment. A file that is named after the video alone
+    contains the whole video, and the segment is a part of it. A segment without a label is in no split. A file has one
+    role: a later row with another role is a reject.
 
-    What is left of such a data set is what is left: no error is raised for a class that lost all training items, or a
-    split without test items.
+    Many files of such data sets no longer exist, so no error is raised for a class without training items or a split
+    without test items.
 
     Raises:
-        ConfigError: not one segment is there.
+        ConfigError: no segment exists.
     """
     by_stem: dict[str, str] = {}
     for file in files.names:
@@ -90,16 +90,16 @@ def read_segments(name: str, files: Files, segments: Iterable[Segment | Reject])
 
 
 def _stem(path: str) -> str:
-    """Ids of videos differ by case."""
+    """Return a file's name without suffix, in its own case, because ids of videos differ by case."""
     return PurePosixPath(path).stem
 
 
 def cut_names(segment: Segment) -> list[str]:
-    """The names, without suffix, under which downloaders store a segment that they have cut out.
+    """Return the names, without suffix, under which downloaders store a segment that they have cut out.
 
-    Six digits of seconds are the form of Kinetics' own tools and, without the end, of VGGSound's; seconds, milliseconds
-    and a Y before the id, alone or with times, are those of common tools for AudioSet (unverified: there is no official
-    form). A name of a time goes before one without.
+    Seconds with six digits are the form of Kinetics' own tools and, without the end, of VGGSound's. Seconds,
+    milliseconds and a Y before the id, alone or with times, are forms of common tools for AudioSet (unverified: there
+    is no official form). Names with a time come before those without.
     """
     start_s, end_s = segment.start_s, segment.end_s
     start_ms, end_ms = round(1000 * start_s), round(1000 * end_s)

@@ -1,1 +1,1 @@
-"""Audio-visual digits: a corpus of videos whose picture and sound share nothing but the digit."""
+"""Audio-visual digits: a corpus of videos whose picture and sound have only the digit in common."""

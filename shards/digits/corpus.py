@@ -1,4 +1,4 @@
-"""A whole corpus of audio-visual digits: drawn by several processes, whole or absent under its name."""
+"""Write a corpus of audio-visual digits with several processes. It is complete or absent under its name."""
 
 import csv
 import json
@@ -24,14 +24,14 @@ from shards.store.lock import exclusive
 
 MANIFEST = "manifest.csv"
 SETTINGS = "settings.json"
-GENERATOR = 1  # Goes up when the same settings begin to give other clips.
+GENERATOR = 1  # Raise it when the same settings give other clips.
 COLUMNS = ("path", *LABELS, "split")
 
 Recordings = dict[tuple[int, str, int], speech.Recording]
 
 
 def _identity(settings: DigitsSettings, recordings: Recordings) -> dict[str, Any]:
-    """What decides the clips. Where the speech lies and how many processes draw do not."""
+    """Return the settings that decide the clips: not the folder of the speech, not the number of processes."""
     return {
         "generator": GENERATOR,
         **settings.model_dump(mode="json", exclude={"workers", "speech"}),
@@ -40,10 +40,10 @@ def _identity(settings: DigitsSettings, recordings: Recordings) -> dict[str, Any
 
 
 def _existing(out: Path, identity: dict[str, Any]) -> Path | None:
-    """The manifest of the corpus that `out` holds already; None where there is nothing.
+    """Return the path of the manifest of a corpus that exists in `out`; None if there is nothing.
 
     Raises:
-        ConfigError: `out` holds something else, was made with other settings, or has lost files.
+        ConfigError: `out` contains something else, was made with other settings, or lacks files.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -85,7 +85,7 @@ def _material(settings: DigitsSettings, recordings: Recordings) -> Material:
 
 
 def _record(settings: DigitsSettings, identity: dict[str, Any], material: Material) -> dict[str, Any]:
-    """What settings.json says."""
+    """Return the contents of settings.json."""
     return {
         "what": "audio-visual digits: picture and sound share only the digit",
         "identity": identity,
@@ -107,17 +107,17 @@ def _record(settings: DigitsSettings, identity: dict[str, Any], material: Materi
 def write_digits(out: Path, settings: DigitsSettings, progress: Callable[[int, int], None] | None = None) -> Path:
     """Write a corpus of audio-visual digits into `out` and return the path of its manifest.
 
-    `out` receives `videos/` (mp4: H.264 and AAC), `manifest.csv` (one row a clip: path relative to the
+    `out` contains `videos/` (mp4: H.264 and AAC), `manifest.csv` (one row per clip: path relative to the
     manifest, labels, split) and `settings.json`. The same settings give the same bytes on the same machine,
-    whatever the number of workers; a corpus that is there already is returned at once. A killed call leaves
-    nothing under the name `out`, and the next call removes what it left beside it. `progress` is told how
-    many clips are done, and of how many.
+    independent of the number of workers; an existing corpus is returned at once. A killed call leaves nothing
+    under the name `out`, and the next call removes its left-overs. `progress` receives the number of finished
+    clips and of all clips.
 
     With more than one worker, call it from a file that Python can import again: under
     `if __name__ == "__main__":` in a script.
 
     Raises:
-        ConfigError: `out` holds something else, or the folder of speech is of no use.
+        ConfigError: `out` contains something else, or the folder of speech cannot be used.
         Busy: another living process is writing `out`.
         StageError: a drawing process was killed.
     """
@@ -127,15 +127,15 @@ def write_digits(out: Path, settings: DigitsSettings, progress: Callable[[int, i
     if (manifest := _existing(out, identity)) is not None:
         return manifest
     with exclusive(out):
-        if (manifest := _existing(out, identity)) is not None:  # Finished by another process meanwhile.
+        if (manifest := _existing(out, identity)) is not None:  # Another process finished it meanwhile.
             return manifest
         for sibling in list(out.parent.iterdir()):
             if re.fullmatch(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.digits", sibling.name):
-                # Renamed first: if its writer lives, on another machine, it must not commit what is half deleted.
+                # Renamed first: if its writer is alive on another machine, it must not commit a half-deleted corpus.
                 doomed = _unused(out)
                 os.rename(sibling, doomed)
                 shutil.rmtree(doomed)
-        # A new name each time: a worker that outlives a killed parent by a moment writes where nobody looks.
+        # A new name each time: a worker that survives a killed parent for a moment then disturbs nothing.
         partial = _unused(out)
         partial.mkdir()
         try:

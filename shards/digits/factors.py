@@ -1,7 +1,7 @@
-"""What a clip is made of: the digit, shared by picture and sound, and factors private to each.
+"""The factors of a clip: the digit, shared by picture and sound, and factors private to each.
 
-All are drawn independently of each other, so that the digit is the only thing that one modality can tell
-about the other.
+All are drawn independently of each other, so that the digit is the only information that one modality has about the
+other.
 """
 
 import math
@@ -32,12 +32,12 @@ LABELS = (
 
 @dataclass(frozen=True)
 class Factors:
-    """Everything that was drawn for one clip, as it is used to render it.
+    """The factors with which one clip is rendered.
 
-    `digit` is shown and `spoken` is heard: they differ in mismatched clips only. `writing` is the index of
-    the handwritten sample. `start` is where the digit begins, as shares of the room it has; `angle` (radians,
-    0 is right, a quarter turn is down) and `speed` (sides of the picture per second) are those before the
-    first bounce. `hue` is 0 to 1. `take` numbers the recording in a folder of speech, None for synthesis.
+    `digit` is shown and `spoken` is heard: they differ in mismatched clips only. `writing` is the index of the
+    handwritten sample. `start` is the digit's first position, as shares of the available room; `angle` (radians, 0 is
+    right, a quarter turn is down) and `speed` (sides of the picture per second) are those before the first bounce.
+    `hue` is 0 to 1. `take` is the number of the recording in a folder of speech, None for synthesis.
     """
 
     digit: int
@@ -56,14 +56,14 @@ class Factors:
 
 @dataclass(frozen=True)
 class Voices:
-    """Who can speak: the speakers, and for (digit, speaker) the takes to choose from (empty: synthesised)."""
+    """The available voices: the speakers, and for (digit, speaker) the takes to choose from (empty: synthesised)."""
 
     speakers: tuple[str, ...]
     takes: dict[tuple[int, str], tuple[int, ...]]
 
 
 def clip_generator(seed: int, split: str, index: int) -> np.random.Generator:
-    """The source of all chance in clip `index` of a split."""
+    """Return the random generator for clip `index` of a split."""
     return np.random.default_rng((seed, index, *{"train": (), "test": (1,), "validation": (2,)}[split]))
 
 
@@ -73,9 +73,9 @@ def draw_factors(
     writings: Callable[[int], NDArray[np.int64]],
     voices: Voices,
 ) -> Factors:
-    """Draw one clip's factors. `writings` gives the indices of a digit's handwritten samples."""
+    """Draw one clip's factors. `writings` returns the indices of a digit's handwritten samples."""
     digit = int(generator.integers(10))
-    # Drawn whether used or not: the other factors of a clip do not depend on `mismatched`.
+    # Always drawn, so that the other factors of a clip do not depend on `mismatched`.
     other = (digit + int(generator.integers(1, 10))) % 10
     spoken = other if generator.random() < settings.mismatched else digit
     speaker = voices.speakers[int(generator.integers(len(voices.speakers)))]
@@ -103,10 +103,10 @@ def _third(value: float, low: float, high: float, names: tuple[str, str, str]) -
 
 
 def labels_of(factors: Factors, settings: DigitsSettings) -> dict[str, str]:
-    """The columns `LABELS` of the manifest: the digit shown, and every other factor in a few bins.
+    """Return the columns `LABELS` of the manifest: the digit shown, and every other factor in a few bins.
 
-    Directions are the nearest of four, speeds are split at the middle of their range, hues are the nearest of
-    six, loudness and noise are thirds of their range. A background of strength 0 is called `none`.
+    There are four directions, two speeds (split at the middle of their range), six hues, and three bins each of
+    loudness and noise (thirds of their range). A background of strength 0 is called `none`.
     """
     direction = DIRECTIONS[round(factors.angle / (math.pi / 2)) % 4]
     pace = "slow" if factors.speed < (SLOWEST + FASTEST) / 2 else "fast"

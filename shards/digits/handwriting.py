@@ -1,10 +1,10 @@
-"""Handwritten digits: the 1,797 pictures of 8 x 8 pixels that scikit-learn carries.
+"""Handwritten digits: the 1,797 pictures of 8 x 8 pixels in scikit-learn.
 
 They are the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998, UCI
-repository). Who wrote which is not recorded there. The private factor is therefore `writing`, the index of
-the sample, and not a writer. The first 1,400 samples are for training and the last 397 for test: samples
-that stand side by side, likely by one hand, mostly stay on one side of the split. Where a corpus has clips for
-validation, the last 200 of the training samples are theirs alone.
+repository). The writers are not recorded there. The private factor is therefore `writing`, the index of the sample, and
+not a writer. The first 1,400 samples are for training and the last 397 for test, so that neighbouring samples, probably
+by one writer, mostly are on one side of the split. If a corpus has clips for validation, only they use the last 200 of
+the training samples.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ VALIDATION_SAMPLES = 200
 
 @dataclass(frozen=True)
 class Handwriting:
-    """`pictures`: float32 [1797, P, P], ink 0 to 1. `digits`: int [1797], what each picture shows."""
+    """Handwritten digits. `pictures`: float32 [1797, P, P], ink 0 to 1. `digits`: int [1797], the digit of each."""
 
     pictures: NDArray[np.float32]
     digits: NDArray[np.int64]
 
     def samples(self, digit: int, split: str, validated: bool = False) -> NDArray[np.int64]:
-        """Indices of the samples of a digit in the split `train`, `validation` or `test`.
+        """Return the indices of the samples of a digit in the split `train`, `validation` or `test`.
 
-        validated: the corpus has a split `validation`, whose samples `train` then lacks.
+        validated: the corpus has a split `validation`; its samples are then not in `train`.
         """
         first_held_out = TRAIN_SAMPLES - VALIDATION_SAMPLES
         first, end = {
@@ -39,7 +39,7 @@ class Handwriting:
 
 
 def load_handwriting(pixels: int) -> Handwriting:
-    """All handwritten digits, enlarged from 8 x 8 to `pixels` x `pixels` by cubic splines."""
+    """Return all handwritten digits, enlarged from 8 x 8 to `pixels` x `pixels` by cubic splines."""
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits
 

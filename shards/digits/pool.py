@@ -1,4 +1,4 @@
-"""Clips drawn in chunks by a pool of processes. Which process draws a clip changes nothing in it."""
+"""Draw clips in chunks with a pool of processes. A clip does not depend on the process that draws it."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ _material: Material | None = None  # A worker's copy, sent to it once instead of
 def _start_worker(material: Material) -> None:
     global _material
     _material = material
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the pool.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C and ends the pool.
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -31,7 +31,7 @@ def _start_worker(material: Material) -> None:
             parent.join()
             os._exit(1)
 
-        # A pool's workers wait for ever for a parent that was killed.
+        # Otherwise a pool's workers wait forever for a killed parent.
         threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -54,7 +54,7 @@ def draw_clips(material: Material, folder: Path, progress: Callable[[int, int], 
     """Write all clips of `material.settings` below `folder` and return their rows: training first, by index.
 
     Raises:
-        StageError: a worker ended before its time.
+        StageError: a worker ended early.
     """
     settings = material.settings
     jobs = [job for split, clips in settings.clips_by_split.items() for job in _jobs(split, clips)]
@@ -74,7 +74,7 @@ def draw_clips(material: Material, folder: Path, progress: Callable[[int, int], 
         for number, (split, indices) in enumerate(jobs):
             arrived(number, [write_clip(material, split, index, folder) for index in indices])
         return [row for chunk in rows for row in chunk]
-    # Spawned: forking a process that has threads (BLAS, a progress bar) can hang its child.
+    # Spawned: a fork of a process with threads (BLAS, a progress bar) can hang.
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(material,)
     )

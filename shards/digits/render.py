@@ -1,4 +1,4 @@
-"""One clip: its factors are drawn, its picture and sound rendered, and both written as an mp4 file."""
+"""Render one clip: draw its factors, render its picture and sound, and write both as an mp4 file."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,16 +19,16 @@ from shards.media.encode import X264
 
 CRF = 18
 AUDIO_BITS = 64_000  # Per second.
-# More threads, and the same frames give other bytes.
+# With more threads the same frames give other bytes.
 _X264 = X264 | {"crf": str(CRF), "threads": "1"}
-# The default coder takes four times as long and, on these sounds, is further off at its worst; noise
-# substitution would replace part of the noise by other noise.
+# The default coder takes four times as long and has larger maximal errors on these sounds; noise substitution would
+# replace part of the noise by other noise.
 _AAC = {"aac_coder": "fast", "aac_tns": "0", "aac_pns": "0"}
 
 
 @dataclass(frozen=True)
 class Material:
-    """All that clips are made from. `voices` by split; `recordings` is empty for synthesised voices."""
+    """The material of clips. `voices` by split; `recordings` is empty for synthesised voices."""
 
     settings: DigitsSettings
     handwriting: Handwriting
@@ -37,13 +37,13 @@ class Material:
 
 
 def clip_path(split: str, index: int) -> str:
-    """Where a clip lies below the corpus: `videos/000/000000.mp4`, `videos/test-000/test-000000.mp4`."""
+    """Return the path of a clip in the corpus: `videos/000/000000.mp4`, `videos/test-000/test-000000.mp4`."""
     prefix = "" if split == "train" else f"{split}-"
     return f"videos/{prefix}{index // 1000:03d}/{prefix}{index:06d}.mp4"
 
 
 def render_clip(material: Material, split: str, index: int) -> tuple[Factors, NDArray[np.uint8], NDArray[np.float32]]:
-    """A clip's factors, frames (uint8 [T, H, W, 3], RGB) and sound (float32 [N], 16 kHz)."""
+    """Return a clip's factors, frames (uint8 [T, H, W, 3], RGB) and sound (float32 [N], 16 kHz)."""
     settings, handwriting = material.settings, material.handwriting
     generator = clip_generator(settings.seed, split, index)
     factors = draw_factors(
@@ -70,7 +70,7 @@ def render_clip(material: Material, split: str, index: int) -> tuple[Factors, ND
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[np.float32]) -> None:
-    """Write H.264 (yuv420p) and AAC (mono, 16 kHz). Without a date: the same input gives the same bytes."""
+    """Write H.264 (yuv420p) and AAC (mono, 16 kHz), without a date, so that the same input gives the same bytes."""
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps, options=_X264)
         video.height, video.width = frames.shape[1:3]
@@ -96,6 +96,6 @@ def write_clip(material: Material, split: str, index: int, folder: Path) -> dict
     name = clip_path(split, index)
     path = folder / name
     for part in (path.parent.parent, path.parent):
-        part.mkdir(exist_ok=True)  # Without parents: where `folder` is gone, another process has deleted it.
+        part.mkdir(exist_ok=True)  # Without parents: if `folder` is gone, another process has deleted it.
     write_video(path, frames, material.settings.fps, sound)
     return {"path": name, **labels_of(factors, material.settings), "split": split}

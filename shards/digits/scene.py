@@ -10,7 +10,7 @@ from shards.digits.factors import Factors
 
 
 def _smooth(field: NDArray[np.float64], cut: float) -> NDArray[np.float64]:
-    """Low-pass a square field, periodic, so that little finer than 1 / `cut` of its side is left."""
+    """Low-pass a square, periodic field, so that little detail finer than 1 / `cut` of its side is left."""
     size = len(field)
     squared = (np.fft.fftfreq(size) ** 2)[:, None] + (np.fft.fftfreq(size) ** 2)[None]
     smooth: NDArray[np.float64] = np.fft.ifft2(np.fft.fft2(field) * np.exp(-squared * (size / cut) ** 2)).real
@@ -18,7 +18,7 @@ def _smooth(field: NDArray[np.float64], cut: float) -> NDArray[np.float64]:
 
 
 def draw_texture(name: str, side: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """A random texture of the family `name` (one of `factors.TEXTURES`): float64 [side, side], 0 to 1."""
+    """Draw a random texture of the family `name` (one of `factors.TEXTURES`): float64 [side, side], 0 to 1."""
     y, x = np.mgrid[0:side, 0:side] / side
     turn, phase, shift = generator.uniform(0, 2 * math.pi, 3)
     count = generator.uniform(2, 6)  # Periods across the picture.
@@ -45,13 +45,13 @@ def draw_texture(name: str, side: int, generator: np.random.Generator) -> NDArra
 
 
 def _bounce(position: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fold a straight path into 0 to 1: what leaves on one side comes back as in a mirror."""
+    """Reflect a straight path at 0 and 1, so that it stays between them."""
     folded: NDArray[np.float64] = 1 - np.abs(position % 2 - 1)
     return folded
 
 
 def draw_path(factors: Factors, frames: int, fps: int, side: int, room: int) -> NDArray[np.int64]:
-    """Where the digit's top left corner is: int [T, 2], (x, y) in pixels, 0 to `room`."""
+    """Return the positions of the digit's top left corner: int [T, 2], (x, y) in pixels, 0 to `room`."""
     travelled = factors.speed * side / room * np.arange(frames) / fps
     x = _bounce(factors.start[0] + travelled * math.cos(factors.angle))
     y = _bounce(factors.start[1] + travelled * math.sin(factors.angle))
@@ -68,10 +68,10 @@ def draw_scene(
     side: int,
     nuisance: float,
 ) -> NDArray[np.uint8]:
-    """The frames of a clip: uint8 [T, H, W, 3], RGB.
+    """Return the frames of a clip: uint8 [T, H, W, 3], RGB.
 
-    The digit is white. The background has one hue and is at most `nuisance` (0 to 1) as bright. `writing` is
-    the digit's ink, float32 [P, P], 0 to 1; what is not random in the texture comes from `factors`.
+    The digit is white. The background has one hue; its brightness is at most `nuisance` (0 to 1) of the digit's.
+    `writing` is the digit's ink, float32 [P, P], 0 to 1. The non-random properties of the texture are in `factors`.
     """
     texture = draw_texture(factors.texture, side, generator)
     colour = np.array(colorsys.hsv_to_rgb(factors.hue, 0.8, 1.0))

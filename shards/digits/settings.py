@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SAMPLE_RATE = 16000  # Hz, mono: what every clip's sound is stored at.
+SAMPLE_RATE = 16000  # Hz, mono: the rate of every clip's sound.
 
 
 class DigitsSettings(BaseModel):
-    """How many clips are drawn, and how far the private factors stand in the way of the digit."""
+    """The settings of audio-visual digits: the number of clips, and the strength of the private factors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,20 +46,20 @@ class DigitsSettings(BaseModel):
 
     @property
     def clips_by_split(self) -> dict[str, int]:
-        """How many clips each split has."""
+        """Return the number of clips of each split."""
         return {"train": self.clips, "validation": self.validation_clips, "test": self.test_clips}
 
     @property
     def validated(self) -> bool:
-        """Whether some writing and speech is kept for validation."""
+        """Return whether some writing and speech is reserved for validation."""
         return self.validation_clips > 0
 
     @property
     def frames(self) -> int:
-        """Frames of a clip."""
+        """Return the number of frames of a clip."""
         return max(1, round(self.seconds * self.fps))
 
     @property
     def samples(self) -> int:
-        """Sound samples of a clip, at 16 kHz."""
+        """Return the number of sound samples of a clip, at 16 kHz."""
         return round(self.seconds * SAMPLE_RATE)

@@ -1,9 +1,9 @@
-"""The sound of a clip: a voice somewhere in it, at some level, with coloured noise below it."""
+"""The sound of a clip: a voice at a random time and level, with coloured noise."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-VOICE_LEVEL = 0.06  # Root mean square of a voice at 0 dB of gain, full scale being 1: peaks stay clear of it.
+VOICE_LEVEL = 0.06  # Root mean square of a voice at a gain of 0 dB, for full scale 1, so that peaks do not clip.
 
 
 def _loudest_part(voice: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
@@ -13,10 +13,10 @@ def _loudest_part(voice: NDArray[np.float64], samples: int) -> NDArray[np.float6
 
 
 def _coloured_noise(samples: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Noise whose power falls as 1 / frequency ** c, c between 0 (white) and 2 (brown), of unit level."""
+    """Return noise of unit level whose power falls as 1 / frequency ** c, c between 0 (white) and 2 (brown)."""
     spectrum = np.fft.rfft(generator.standard_normal(samples))
     bins = np.arange(len(spectrum))
-    # Level below 1 / 200 of the band (40 Hz): brown noise would be all rumble otherwise.
+    # Constant below 1 / 200 of the band (40 Hz): otherwise brown noise would be only rumble.
     spectrum *= np.maximum(bins, len(bins) / 200) ** (-generator.uniform(0, 2) / 2)
     noise = np.fft.irfft(spectrum, samples)
     return noise / np.sqrt(np.mean(noise**2))
@@ -31,8 +31,8 @@ def mix_sound(
 ) -> NDArray[np.float32]:
     """Put a voice at a random place of a clip: float32 [samples], within -1 to 1.
 
-    Its root mean square, while it lasts, becomes `VOICE_LEVEL` times the gain; the noise is `snr_db` below
-    that. Of a voice longer than the clip the loudest part is taken.
+    The root mean square of the voice becomes `VOICE_LEVEL` times the gain; the noise is `snr_db` below that. If the
+    voice is longer than the clip, its loudest part is used.
     """
     if len(voice) > samples:
         voice = _loudest_part(voice, samples)

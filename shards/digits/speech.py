@@ -1,7 +1,7 @@
 """Recorded digits in the layout of the Free Spoken Digit Dataset: `{digit}_{speaker}_{index}.wav`, mono.
 
-Its official split is followed: the indices 0 to 4 of every digit and speaker are for test, the others for
-training; where a corpus has clips for validation, 5 to 9 are theirs alone. Its rate is 8 kHz; others are taken too.
+The official split is used: the indices 0 to 4 of every digit and speaker are for test, the others for training. If a
+corpus has clips for validation, only they use 5 to 9. The data set has 8 kHz; other rates are accepted, too.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _NAME = re.compile(r"([0-9])_(.+)_([0-9]+)\.wav", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Recording:
-    """One WAV file: who says which digit in it, and the number of the take."""
+    """One WAV file: its digit, its speaker, and the number of the take."""
 
     path: Path
     digit: int
@@ -34,7 +34,7 @@ class Recording:
 
 
 def list_recordings(folder: Path) -> dict[tuple[int, str, int], Recording]:
-    """The recordings of a folder by (digit, speaker, take), in order. Files that are not WAV are passed over.
+    """Return the recordings of a folder, sorted by (digit, speaker, take). Files that are not WAV are ignored.
 
     Raises:
         ConfigError: no such folder, no WAV in it, or a WAV whose name has another form.
@@ -67,17 +67,17 @@ def list_recordings(folder: Path) -> dict[tuple[int, str, int], Recording]:
 
 
 def split_of(take: int, validated: bool) -> str:
-    """The split that a take belongs to."""
+    """Return the split of a take."""
     if take in TEST_TAKES:
         return "test"
     return "validation" if validated and take in VALIDATION_TAKES else "train"
 
 
 def recorded_voices(recordings: dict[tuple[int, str, int], Recording], split: str, validated: bool = False) -> Voices:
-    """Who can say what in the split `train`, `validation` or `test`; `validated`: the corpus has all three.
+    """Return the voices of the split `train`, `validation` or `test`; `validated`: the corpus has all three.
 
     Raises:
-        ConfigError: a speaker lacks a digit in this split, so that the two cannot be drawn independently.
+        ConfigError: a speaker lacks a digit in this split, so that speaker and digit cannot be drawn independently.
     """
     takes: dict[tuple[int, str], tuple[int, ...]] = {}
     for digit, speaker, take in recordings:
@@ -96,7 +96,7 @@ def recorded_voices(recordings: dict[tuple[int, str, int], Recording], split: st
 
 
 def digest_recordings(recordings: dict[tuple[int, str, int], Recording]) -> str:
-    """sha256, as 64 hex digits, over the names and bytes of all recordings."""
+    """Return the sha256, as 64 hex digits, of the names and bytes of all recordings."""
     total = hashlib.sha256()
     for recording in recordings.values():
         content = hashlib.sha256(recording.path.read_bytes()).hexdigest()
@@ -105,10 +105,10 @@ def digest_recordings(recordings: dict[tuple[int, str, int], Recording]) -> str:
 
 
 def read_recording(recording: Recording) -> NDArray[np.float64]:
-    """A recording's sound: float64 [N], resampled to 16 kHz, of any level.
+    """Return a recording's sound: float64 [N], resampled to 16 kHz, at its own level.
 
     Raises:
-        ConfigError: the file is no WAV, is not mono, or is empty or silent.
+        ConfigError: the file is not a WAV file, is not mono, or is empty or silent.
     """
     from scipy.io import wavfile
     from scipy.signal import resample_poly

@@ -1,10 +1,10 @@
-"""Synthesised voices that say the ten English digits: a source, and a filter that moves.
+"""Synthesised voices that say the ten English digits: a source and a time-varying filter.
 
-A digit is a sequence of segments, each with three formants, voicing and friction; a speaker sets the pitch,
-the scale of the formants (the length of the vocal tract), the rate and the breathiness. The digit lies in how
-the formants move, which all speakers share. Vowel formants are near the means for men in Peterson and Barney
-(1952); consonants are rough. The cascade of resonators follows Klatt (1980), computed frame by frame over
-the spectrum instead of sample by sample.
+A digit is a sequence of segments, each with three formants, voicing and friction. A speaker sets the pitch, the scale
+of the formants (the length of the vocal tract), the rate and the breathiness. The movement of the formants determines
+the digit and is the same for all speakers. Vowel formants are near the means for men in Peterson and Barney (1952);
+consonants are approximate. The cascade of resonators follows Klatt (1980), computed per frame over the spectrum instead
+of per sample.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from shards.digits.settings import SAMPLE_RATE
 
 SOURCE = "synthesised voices (source and filter, 8 speakers)"
 HOP = 160  # 10 ms between frames; windows are twice as long.
-SPECTRUM = 1024  # Points of a frame's spectrum: room for the resonators to ring out.
+SPECTRUM = 1024  # Points of a frame's spectrum, enough for the decay of the resonators.
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """`pitch` in Hz; factors on all formants and on the rate; `breath` from 0 (clear) to 1 (whispered)."""
+    """A speaker: `pitch` in Hz, factors on formants and rate, `breath` from 0 (clear) to 1 (whispered)."""
 
     pitch: float
     formants: float
@@ -90,7 +90,7 @@ WORDS = {
 
 
 def _glide(values: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
-    """Smooth [T, C] over time by a window of `frames`: the mouth does not jump."""
+    """Smooth [T, C] over time by a window of `frames`, because the mouth moves continuously."""
     window = np.hanning(frames + 2)[1:-1]
     padded = np.pad(values, ((frames // 2, frames - 1 - frames // 2), (0, 0)), mode="edge")
     view = np.lib.stride_tricks.sliding_window_view(padded, frames, axis=0)
@@ -99,7 +99,7 @@ def _glide(values: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
 
 
 def _resonance(formants: NDArray[np.float64], frequencies: NDArray[Any]) -> NDArray[np.complex128]:
-    """Response [T, F] of the vocal tract: resonators in cascade at `formants` [T, C], in Hz."""
+    """Return the response [T, F] of the vocal tract: resonators in cascade at `formants` [T, C], in Hz."""
     delay = np.exp(-2j * np.pi * frequencies / SAMPLE_RATE)[None, None]
     bandwidths = 50 + formants * 0.04
     radius = np.exp(-np.pi * bandwidths / SAMPLE_RATE)
@@ -110,7 +110,7 @@ def _resonance(formants: NDArray[np.float64], frequencies: NDArray[Any]) -> NDAr
 
 
 def _frames_of(sound: NDArray[np.float64], count: int) -> NDArray[np.complex128]:
-    """Spectra [count, F] of overlapping Hann windows that sum to one."""
+    """Return the spectra [count, F] of overlapping Hann windows that sum to one."""
     view = np.lib.stride_tricks.sliding_window_view(sound, 2 * HOP)[::HOP][:count]
     window = np.hanning(2 * HOP + 1)[:-1]
     spectra: NDArray[np.complex128] = np.fft.rfft(view * window, SPECTRUM)
@@ -118,9 +118,9 @@ def _frames_of(sound: NDArray[np.float64], count: int) -> NDArray[np.complex128]
 
 
 def synthesise(digit: int, speaker: str, generator: np.random.Generator) -> NDArray[np.float64]:
-    """One utterance of a digit: float64 [N], 16 kHz, of any level; 0.3 to 0.9 s long.
+    """Return one utterance of a digit: float64 [N], 16 kHz, at an arbitrary level; 0.3 to 0.9 s long.
 
-    No two are alike: pitch and its slope, rate, the length of every segment and every formant vary a little.
+    Pitch and its slope, rate, the length of every segment and every formant vary a little between utterances.
     """
     person = SPEAKERS[speaker]
     segments = [_SEGMENTS[name] for name in WORDS[digit]]
@@ -135,7 +135,7 @@ def synthesise(digit: int, speaker: str, generator: np.random.Generator) -> NDAr
     levels = _glide(np.repeat(sources, counts, axis=0), 3)
     bands = np.repeat(shape, counts, axis=0)
     count = len(formants)
-    levels *= np.minimum(1, (count - np.arange(count)) / 6)[:, None]  # The voice dies away.
+    levels *= np.minimum(1, (count - np.arange(count)) / 6)[:, None]  # The voice fades.
 
     samples = (count + 1) * HOP
     slope = generator.uniform(-0.25, 0.05)
@@ -149,7 +149,7 @@ def synthesise(digit: int, speaker: str, generator: np.random.Generator) -> NDAr
     frequencies = np.fft.rfftfreq(SPECTRUM, 1 / SAMPLE_RATE)
     higher = np.array([3500.0, 4500.0]) * person.formants
     tract = _resonance(np.concatenate([formants, np.tile(higher, (count, 1))], axis=1), frequencies)
-    tract /= 1 + 1j * frequencies / 300  # The glottis falls by 12 dB an octave, the lips give 6 back.
+    tract /= 1 + 1j * frequencies / 300  # The glottal source falls by 12 dB per octave; radiation at the lips adds 6.
     band = np.exp(-0.5 * ((frequencies[None] - bands[:, :1]) / bands[:, 1:]) ** 2)
     spectra = levels[:, :1] * tract * _frames_of(source, count)
     spectra += levels[:, 1:] * band * _frames_of(friction, count)

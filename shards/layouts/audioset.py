@@ -24,17 +24,17 @@ NAMES = "class_labels_indices.csv"
 
 
 def read_audioset(root: Path) -> Dataset:
-    """Read the lists, which lie in the root or one folder below: YTID, start_seconds, end_seconds, positive_labels.
+    """Read the lists in the root or one folder below: YTID, start_seconds, end_seconds, positive_labels.
 
-    A segment has several labels: `label` is the first that the list names, `label_all` all of them joined by ";".
-    They are names where class_labels_indices.csv is there, else identifiers such as /m/03v3yw. One split, `1`: both
-    train lists are for training, the evaluation list for test.
+    A segment has several labels: `label` is the first in the list, `label_all` all of them joined by ";". They are
+    names if class_labels_indices.csv exists, else identifiers such as /m/03v3yw. There is one split, `1`: both train
+    lists are for training, the evaluation list is for test.
 
-    `<id>.mp4` counts as the whole video. Where such files hold only the segment, rename them `<id>_<start>_<end>`.
+    `<id>.mp4` counts as the whole video. If such files contain only the segment, rename them `<id>_<start>_<end>`.
 
     Raises:
-        ConfigError: another layout, a row of class_labels_indices.csv that cannot be read, or not one segment is there
-            (see read_segments).
+        ConfigError: another layout, a row of class_labels_indices.csv that cannot be read, or no segment exists (see
+            read_segments).
     """
     lists = {
         path: LISTS[path.name] for pattern in ("*.csv", "*/*.csv") for path in root.glob(pattern) if path.name in LISTS

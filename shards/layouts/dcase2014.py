@@ -37,12 +37,12 @@ _NAME = re.compile(r"(?P<test>test_)?(?P<label>[a-z]+)\d+", re.IGNORECASE)
 def read_dcase2014(root: Path) -> Dataset:
     """Read the recordings; the class is the letters of a file's name (established: the data set's own description).
 
-    What lies in a folder with test or eval in its name, or has a name that begins with test_, is for evaluation.
+    A file in a folder with test or eval in its name, or with a name that begins with test_, is for evaluation.
     With both parts there is one split, `evaluation`: train on development, test on evaluation, as in public loaders
-    for audio-visual self-supervision (unverified for XDC). With one part there are five folds: those of the file
-    dcase2013_task1_filenamekey.csv where it lies beside the evaluation part, which is the challenge's own protocol
-    (columns as two public readers take them, unverified: fold first, file name last). Else no official division is
-    known, and every class is dealt out to the folds by name, in turn (unverified, ours).
+    for audio-visual self-supervision (unverified for XDC). With one part there are five folds. If the file
+    dcase2013_task1_filenamekey.csv is beside the evaluation part, they are its folds, the challenge's own protocol
+    (columns as two public readers interpret them, unverified: fold first, file name last). Otherwise no official
+    division is known, and the files of every class are assigned to the folds in turn, by name (unverified, ours).
 
     Raises:
         ConfigError: another layout, or a split cannot be used (see check_splits).
@@ -84,7 +84,7 @@ def _for_evaluation(folder: str) -> bool:
 
 
 def _official_folds(key: Path, labels: Mapping[str, str], rejects: list[Reject]) -> dict[str, int]:
-    """The fold of every path that the key names; what it does not name is a reject and in no fold."""
+    """Return the fold of every path in the key file; other files are rejects and in no fold."""
     by_stem = {without_suffix(tail(path, 1)).removeprefix("test_"): path for path in labels}
     found: dict[str, str] = {}
     for number, (where, text) in enumerate(read_lines(key)):
@@ -107,7 +107,7 @@ def _official_folds(key: Path, labels: Mapping[str, str], rejects: list[Reject])
 
 
 def _dealt(labels: Mapping[str, str]) -> dict[str, int]:
-    """The files of every class, by name, dealt out to the folds in turn."""
+    """Return the folds of the files: those of every class in turn, by name."""
     folds: dict[str, int] = {}
     for label in sorted(set(labels.values())):
         for place, path in enumerate(sorted(path for path in labels if labels[path] == label)):

@@ -20,7 +20,7 @@ _FILE = re.compile(r"(?:.*/)?\d+ - (?P<label>[^/]+)/(?P<fold>\d+)-[^/]+")
 
 
 def read_esc50(root: Path) -> Dataset:
-    """Read the 50 classes, from the table of the repository karolpiczak/ESC-50 or from the older layout of folders.
+    """Read the 50 classes from the table of the repository karolpiczak/ESC-50 or from the older layout of folders.
 
     Split fold-k tests on fold k and trains on the other four, as in the data set's own description.
 
@@ -31,7 +31,7 @@ def read_esc50(root: Path) -> Dataset:
 
 
 def read_esc10(root: Path) -> Dataset:
-    """Read the 10 classes: those that the table of ESC-50 marks as esc10, or all folders of the older layout.
+    """Read the 10 classes: those marked esc10 in the table of ESC-50, or all folders of the older layout.
 
     Raises:
         ConfigError: as for read_esc50.
@@ -80,7 +80,7 @@ def _is_esc10(row: Row) -> bool:
 
 
 def _read_folders(root: Path, name: str) -> Dataset:
-    """The layout of the first publication: the class is the folder's name, the fold the first number of the file's."""
+    """Read the layout of the first publication: the folder's name is the class, a file name's first number the fold."""
     files = find_files(root)
     sources, rejects, folds = [], list(files.rejects), {}
     for path in files.names:

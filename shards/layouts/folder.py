@@ -1,4 +1,4 @@
-"""A folder for every class."""
+"""A folder per class."""
 
 import re
 from pathlib import Path
@@ -10,12 +10,12 @@ from shards.sources.source import Source
 
 
 def read_folder(root: Path) -> Dataset:
-    """Read class folders, with folders for train, validation and test above them or without.
+    """Read class folders, with or without folders for train, validation and test above them.
 
-    A file's class is the name of the folder that it lies in. Folders on top count as roles if there is one for
-    training (train, train_...) and one for test or validation (test, val, valid, validation, ... and with more after
-    an underscore): else a class called train would be none. Then the one split is `1`. Without them it is `all`, in
-    which everything is for training; whoever evaluates divides it.
+    A file's class is the name of its folder. Folders at the top are roles if there is one for training (train,
+    train_...) and one for test or validation (test, val, valid, validation, ..., also with more after an underscore);
+    otherwise a class could not be called train. With roles there is one split, `1`. Without them there is one split,
+    `all`, in which everything is for training; evaluations divide it.
 
     Raises:
         ConfigError: no file in a class folder, or a split cannot be used (see check_splits).

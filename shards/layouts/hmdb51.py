@@ -29,7 +29,7 @@ def read_hmdb51(root: Path) -> Dataset:
     """Read the 70/30 splits.
 
     Established from the official lists as torchvision and others read them: a line is `x.avi 0`, `1` or `2`, for not
-    used in this split, train and test; 70 of every class are for train and 30 for test.
+    used in this split, train and test; 70 per class are for train and 30 for test.
 
     Raises:
         ConfigError: another layout, or lists that cannot be used (see read_listed).

@@ -20,13 +20,13 @@ _LIST = re.compile(r"(?:.*[-_ ])?(train|val|valid|validate|validation|test)\.csv
 
 
 def read_kinetics(root: Path) -> Dataset:
-    """Read the lists, which lie in the root or one folder below; the one split, `1`, follows their column `split`.
+    """Read the lists in the root or one folder below. The only split, `1`, follows their column `split`.
 
-    Without that column, or for rows where it is empty, the role is that of the list's name. Rows without a label, as
-    in the test list of the challenge, are sources in no split.
+    Without that column, or for rows where it is empty, the list's name gives the role. Rows without a label, as in the
+    test list of the challenge, are sources in no split.
 
     Raises:
-        ConfigError: another layout, or not one segment is there (see read_segments).
+        ConfigError: another layout, or no segment exists (see read_segments).
     """
     lists = sorted(path for path in [*root.glob("*.csv"), *root.glob("*/*.csv")] if _LIST.fullmatch(path.name))
     if not lists:

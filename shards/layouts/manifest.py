@@ -1,4 +1,4 @@
-"""A CSV or Parquet table that names files, classes and splits."""
+"""A CSV or Parquet table of files, classes and splits."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from shards.sources.table import Table, read_table, text_of
 def read_split_manifest(path: Path) -> Dataset:
     """Read the columns path, label, and split, or split_1, split_2 ... for several splits; start_s, end_s, label_... .
 
-    Paths are relative to the table. A split's column says train, validation, test, or nothing: not used in it. The
-    column split is the split `1`, split_x the split `x`. Without any there is the split `all`, in which everything is
-    for training; whoever evaluates divides it. Files that the table does not name are not looked for.
+    Paths are relative to the table. A split's column contains train, validation, test, or nothing (not used in this
+    split). The column split is the split `1`, split_x the split `x`. Without such a column there is one split, `all`,
+    in which everything is for training; evaluations divide it. Files that the table does not name are ignored.
 
     Raises:
-        ConfigError: no such table, one that cannot be read or contradicts itself (see list_rows), no column path or
-            label, a word that is no role, a file with two roles in one split, or a split that cannot be used (see
-            check_splits).
+        ConfigError: no such table, a table that cannot be read or contradicts itself (see list_rows), no column path
+            or label, a word that is not a role, a file with two roles in one split, or a split that cannot be used
+            (see check_splits).
     """
     if not path.is_file():
         raise ConfigError(f"{path} is not a file. Give the CSV or Parquet table itself.")

@@ -22,8 +22,8 @@ def read_ucf101(root: Path) -> Dataset:
     """Read the lists of the action recognition task.
 
     Established from the official lists as torchvision and others read them: a line of a train list is
-    `Class/v_x.avi 1`, of a test list `Class/v_x.avi`; classInd.txt, where it is there, numbers the classes. The
-    class HandstandPushups has files named v_HandStandPushups: names are compared without regard to case.
+    `Class/v_x.avi 1`, of a test list `Class/v_x.avi`; classInd.txt, if it exists, numbers the classes. The class
+    HandstandPushups has files named v_HandStandPushups, so names are compared without regard to case.
 
     Raises:
         ConfigError: another layout, or lists that cannot be used (see read_listed).
@@ -53,7 +53,7 @@ def _lines(lists: Path) -> Iterator[Listed | Reject]:
 
 
 def _classes(path: Path) -> dict[str, tuple[str, str]]:
-    """Number and name of every class, by its name in lower case. None where the file is not there."""
+    """Return number and name of every class, by its name in lower case; None if the file does not exist."""
     if not path.exists():
         return {}
     pairs = (text.split(maxsplit=1) for _, text in read_lines(path))

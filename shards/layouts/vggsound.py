@@ -15,12 +15,12 @@ SECONDS = 10
 
 
 def read_vggsound(root: Path) -> Dataset:
-    """Read the list, which lies in the root or one folder below: id, start in seconds, label, train or test; no header.
+    """Read the list in the root or one folder below: id, start in seconds, label, train or test; no header.
 
-    A segment lasts 10 s. The one split is `1`.
+    A segment lasts 10 s. The only split is `1`.
 
     Raises:
-        ConfigError: another layout, or not one segment is there (see read_segments).
+        ConfigError: another layout, or no segment exists (see read_segments).
     """
     lists = sorted([*root.glob(LIST), *root.glob(f"*/{LIST}")])[:1]
     if not lists:

@@ -1,10 +1,10 @@
-"""Opening a raw media file, and decoding it from a given time on (PyAV).
+"""Open a raw media file, and decode it from a given time on (PyAV).
 
-Time 0 of a file is its container's start time; picture and sound are both placed on that clock by their
-timestamps, so they stay aligned whatever the streams' own offsets are.
+Time 0 of a file is its container's start time. Picture and sound are both placed on that clock by their timestamps, so
+they stay aligned whatever the streams' own offsets are.
 
-A packet that does not decode is left out: the picture before it stays, and the sound is silent there. A clip of which
-many do not decode is of no use.
+A packet that does not decode is left out: the previous picture is repeated, and the sound is silent there. A clip with
+many such packets is rejected.
 """
 
 import errno
@@ -26,15 +26,15 @@ from shards.media.source_file import check_readable
 from shards.media.timing import PictureClock, SoundClock, tick_of
 from shards.reject import Kind
 
-REACH = 1 << 26  # Bytes: behind the last packet that was read, a failed read lies in the next of these.
-MAX_STREAMS = 256  # A whole television multiplex has about 100.
-BEHIND_S = 10.0  # No container keeps what belongs together further apart.
+REACH = 1 << 26  # Bytes: a failed read is within this many bytes after the last packet that was read.
+MAX_STREAMS = 256  # A complete television multiplex has about 100.
+BEHIND_S = 10.0  # No container stores packets of one time further apart.
 LONG_FRAMES = ("ape", "atrac", "cook", "wma")  # Of up to a quarter of a second and more.
 WITHOUT_KEY_PACKETS = frozenset({"adpcm_yamaha", "dfpwm", "g722", "g726", "g726le"})
-# A clip with more packets that do not decode than either is of no use.
+# A clip with more undecodable packets than both of these is rejected.
 BAD_PACKETS = 2
 BAD_SHARE = 0.1
-# Formats that name other files, or devices: one file is read, and nothing else.
+# Formats that name other files, or devices. Only one file is read.
 _OF_OTHER_FILES = (
     "avisynth concat dash dvdvideo ffmetadata hls image2 imf lavfi mlv rtp rtsp sap sdp tty vapoursynth vobsub "
     "webm_dash_manifest "
@@ -44,13 +44,13 @@ _OF_OTHER_FILES = (
 
 @functools.cache
 def _formats() -> str:
-    """FFmpeg's list of formats that may be opened."""
+    """Return the names of the formats that may be opened, as FFmpeg expects them."""
     names = {name for entry in av.formats_available for name in entry.split(",")}
     return ",".join(sorted(names - set(_OF_OTHER_FILES.split())))
 
 
 def open_media(path: Path) -> InputContainer:
-    """Open a local file; nothing that it names elsewhere is read.
+    """Open a local file. Other files that it names are not read.
 
     Raises:
         MediaError: there is no such file, it is empty, FFmpeg does not know it, or it has more than 256 streams.
@@ -86,10 +86,10 @@ def open_media(path: Path) -> InputContainer:
 def choose_streams(
     container: InputContainer, modalities: Collection[str]
 ) -> tuple[av.VideoStream | None, av.AudioStream | None]:
-    """The first picture stream that is no cover art, and the first sound stream; None for what is not asked for.
+    """Return the first picture stream that is no cover art, and the first sound stream; None for other modalities.
 
     Raises:
-        MediaError: "no picture" or "no sound" where one of `modalities` is not there, or FFmpeg has no decoder for it.
+        MediaError: "no picture" or "no sound" if one of `modalities` is missing, or FFmpeg has no decoder for it.
     """
     pictures = _pictures(container) if "video" in modalities else []
     sounds = container.streams.audio if "audio" in modalities else ()
@@ -128,20 +128,20 @@ def _decodable(stream: object) -> bool:
 
 
 def origin_of(container: InputContainer) -> float:
-    """The timestamp, in seconds, that is time 0 of a file."""
+    """Return the timestamp, in seconds, that is time 0 of a file."""
     return (container.start_time or 0) / av.time_base
 
 
 @dataclass
 class Damage:
-    """How many packets of a clip did not decode. `error` is what FFmpeg said of the last one of them."""
+    """Counts of packets of a clip (`seen`) and of undecodable ones (`bad`). `error` is FFmpeg's last error."""
 
     seen: int = 0
     bad: int = 0
     error: av.FFmpegError | None = None
 
     def check(self, what: str) -> None:
-        """Raise MediaError where too many did not; `what`: picture or sound."""
+        """Raise MediaError if too many packets did not decode; `what`: picture or sound."""
         if self.error is not None and self.bad > BAD_PACKETS and self.bad > BAD_SHARE * self.seen:
             raise MediaError(
                 f"the {what} is damaged: {self.bad} of {self.seen} packets do not decode ({_words(self.error)})",
@@ -151,9 +151,9 @@ class Damage:
 
 @dataclass(frozen=True)
 class Decoding:
-    """A stream that is being decoded: every frame with its time in seconds from the file's time 0 on.
+    """A stream that is being decoded: every frame with its time in seconds from the file's time 0.
 
-    `from_beginning`: it began with the stream's first packet. `damage` counts as the frames are taken.
+    `from_beginning`: decoding began with the stream's first packet. `damage` is updated as frames are taken.
     """
 
     stream: Any
@@ -167,17 +167,17 @@ class Decoding:
 def decode_from(
     path: Path, kind: Literal["video", "audio"], time_s: float, end_s: float = math.inf
 ) -> Iterator[Decoding]:
-    """Decode the picture or the sound, beginning with a frame at or before `time_s` (else with the first of all).
+    """Decode the picture or the sound, beginning with a frame at or before `time_s` (else with the first frame).
 
-    Nothing is read that is to be decoded long after `end_s`, also where nothing decodes.
+    No packet that is decoded long after `end_s` is read, even if nothing decodes.
 
-    Sound begins a little earlier, for codecs need some packets before they are right. Formats without an index
-    (MPEG-TS) take us anywhere, and a decoder needs a key frame to begin with: where what comes out first is too late,
-    or has no time, we begin further back.
+    Sound begins a little earlier, because codecs need some packets before their output is right. A seek in a format
+    without an index (MPEG-TS) may end anywhere, and a decoder needs a key frame to begin with. If the first frame is
+    too late, or has no time, decoding begins again further back.
 
     Raises:
-        MediaError: see open_media and choose_streams, or nothing of it decodes; also while frames are taken.
-        SourceError: the system cannot read the file any further; while frames are taken.
+        MediaError: see open_media and choose_streams, or nothing decodes; also while frames are taken.
+        SourceError: the operating system cannot read the file any further; while frames are taken.
     """
     for back_s in (0.0, 1.0, 10.0, math.inf):
         with open_media(path) as container:
@@ -187,7 +187,7 @@ def decode_from(
                 stream.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
             begin_s = time_s - (lead_s(stream.codec_context.name) if kind == "audio" else 0.0)
             origin_s = origin_of(container)
-            # Where there are pictures, FFmpeg seeks to them: for sound before the first one we must not seek at all.
+            # In a file with pictures FFmpeg seeks to a picture: earlier sound must be decoded from the start.
             leading = next(filter(_decodable, _pictures(container)), stream)
             first_s = float((leading.start_time or 0) * (leading.time_base or 0)) - origin_s
             from_beginning = begin_s - back_s <= first_s or _only_from_beginning(container, stream)
@@ -216,15 +216,15 @@ def decode_from(
 
 
 def lead_s(codec: str) -> float:
-    """Seconds before a span from which on a sound is decoded."""
+    """Return the seconds before a span at which the decoding of a sound begins."""
     return 1.0 if codec.startswith(LONG_FRAMES) else 0.1
 
 
 def _only_from_beginning(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> bool:
-    """Whether a sound that is begun in the middle comes out wrong, or where it does not belong.
+    """Return whether a sound that is decoded from the middle is wrong or at a wrong time.
 
-    WAV tells times by counting bytes, which is right for PCM alone. RealMedia may have no times. Some codecs go on from
-    what they decoded before, and have no packets at which they begin afresh.
+    WAV derives times from byte counts, which is right for PCM only. RealMedia may have no times. Some codecs depend on
+    all earlier packets.
     """
     if stream.type != "audio":
         return False
@@ -234,7 +234,7 @@ def _only_from_beginning(container: InputContainer, stream: av.VideoStream | av.
 
 
 def _left_out_s(path: Path) -> float:
-    """How many seconds a decoder leaves out at the beginning of a sound (see SoundClock)."""
+    """Return the seconds that a decoder leaves out at the beginning of a sound (see SoundClock)."""
     with decode_from(path, "audio", -math.inf) as decoding:
         next(decoding.frames, None)
         return float(decoding.clock.left_out_s)
@@ -262,7 +262,7 @@ def _decode(
     damage: Damage,
     span_s: tuple[float, float],
 ) -> Iterator[tuple[float | None, Any]]:
-    """Frames with their times. Packets before `span_s` are no part of the clip: they do not count as damage."""
+    """Yield frames with their times in seconds. Undecodable packets before `span_s` do not count as damage."""
     what = "picture" if stream.type == "video" else "sound"
     begun, tick_s = False, tick_of(stream)
     frames: Sequence[Any]
@@ -282,7 +282,7 @@ def _decode(
             raise
         except av.FFmpegError as error:
             damage.error = error
-            damage.bad += begun and counts  # Before the first frame there may just be no key frame yet.
+            damage.bad += begun and counts  # Before the first frame there may be no key frame yet.
             if packet is None:
                 break
             clock.lose(packet)
@@ -300,20 +300,20 @@ def _decode(
 
 
 def _words(error: av.FFmpegError) -> str:
-    """What FFmpeg says of an error; some of its decoders give numbers that stand for nothing."""
+    """Return FFmpeg's text for an error; some of its decoders give numbers without a meaning."""
     said = error.strerror or "Error number"
     return "for no reason that FFmpeg tells" if said.startswith("Error number") else said
 
 
 def playable(container: InputContainer) -> list[av.VideoStream | av.AudioStream]:
-    """The streams of pictures that are no cover art, and of sound; those without a decoder among them."""
+    """Return the picture streams that are no cover art, and the sound streams, including those without a decoder."""
     return [*_pictures(container), *container.streams.audio]
 
 
 def packets_of(
     container: InputContainer, streams: av.VideoStream | av.AudioStream | list[av.VideoStream | av.AudioStream]
 ) -> Iterator[av.Packet]:
-    """The packets of streams, and an empty one at the end. Raises av.FFmpegError where the file cannot be read."""
+    """Yield the packets of streams, and an empty one at the end. Raises av.FFmpegError if the file cannot be read."""
     while True:
         try:
             yield from container.demux(streams)
@@ -325,7 +325,7 @@ def packets_of(
 def _packets(
     container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path
 ) -> Iterator[av.Packet | None]:
-    """The packets of one stream, to where the file ends; None where it cannot be read further."""
+    """Yield the packets of one stream to the end of the file; None where it cannot be read further."""
     at = 0
     try:
         for packet in packets_of(container, stream):
@@ -334,6 +334,6 @@ def _packets(
     except MemoryError:
         raise
     except av.FFmpegError as error:
-        if error.errno == errno.EIO:  # FFmpeg says so of files that end too early, too.
+        if error.errno == errno.EIO:  # FFmpeg gives the same error for files that end too early.
             check_readable(path, at, REACH)
         yield None

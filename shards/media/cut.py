@@ -1,4 +1,4 @@
-"""Cut and encode: how a span of a raw video file becomes a clip (PyAV)."""
+"""Cut a span of a raw video file and encode it as a clip (PyAV)."""
 
 import math
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ from shards.media.limits import allowed_frames, check_bytes
 from shards.media.timing import JUMP_S
 from shards.settings import CorpusSettings
 
-SETTLING_S = 0.1  # What the resampler is given before a span.
-# A mix of channels that is as quiet as this (of 1, root mean square) is compared with the channels by themselves.
+SETTLING_S = 0.1  # Seconds of sound before a span that the resampler gets.
+# A mix that is quieter than this (root mean square, full scale 1) is compared with the single channels.
 QUIET = 0.01
 
 
 @dataclass(frozen=True)
 class Clip:
-    """An encoded clip: H.264 in MP4 without sound, and mono FLAC. What was not asked for is empty, its numbers 0.
+    """An encoded clip: H.264 in MP4 without sound, and mono FLAC. For absent modalities the bytes are empty, numbers 0.
 
-    Without a picture, `frames` counts those that the sound is long enough for.
+    Without a picture, `frames` is the number of frames that fit into the sound.
     """
 
     mp4: bytes
@@ -39,19 +39,19 @@ class Clip:
 
 
 def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
-    """Decode [start_s, end_s) of a file and encode it anew as `settings` says.
+    """Decode [start_s, end_s) of a file and encode it again with `settings`.
 
     The picture gets a constant frame rate (each output frame is the last source frame at or before its time),
     is turned upright, and scaled to square pixels with an even width and height. Sound that is missing inside
-    the span is silence; a gap in it stays a gap. The clip ends where the picture ends; without a picture among
-    `settings.modalities`, where the sound ends.
+    the span is silence. The clip ends where the picture ends; without a picture among `settings.modalities`, where
+    the sound ends.
 
-    A picture that changes its size is stretched to the size with which the clip begins.
+    A picture that changes its size is scaled to the size with which the clip begins.
 
     Raises:
-        MediaError: nothing or too little decodes, the clip is shorter than `min_seconds`, there is no sound in the
-            span, or it is digital silence and `settings.silence` is "reject", or a picture, the frame rate, or the
-            encoded clip is larger than the settings allow, or too many packets of the span do not decode.
+        MediaError: nothing or too little decodes; the clip is shorter than `min_seconds`; there is no sound in the
+            span, or it is digital silence and `settings.silence` is "reject"; a picture, the frame rate, or the
+            encoded clip is larger than the settings allow; or too many packets of the span do not decode.
     """
     mp4, frames, size, duration_s = b"", 0, (0, 0), end_s - start_s
     sound: np.ndarray | None = None
@@ -82,7 +82,7 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
 
 
 def _check_length(duration_s: float, what: str, start_s: float, settings: CorpusSettings) -> None:
-    """Raises MediaError where less than `min_seconds`, but for half a frame, or nothing was decoded."""
+    """Raise MediaError if nothing was decoded, or less than `min_seconds` by more than half a frame."""
     if duration_s == 0 or duration_s < settings.min_seconds - 0.5 / settings.fps:
         raise MediaError(
             f"only {duration_s:.2f} s of {what} decoded from {start_s:.2f} s on "
@@ -92,7 +92,7 @@ def _check_length(duration_s: float, what: str, start_s: float, settings: Corpus
 
 
 def _recode_sound(sound: np.ndarray, settings: CorpusSettings) -> bytes:
-    """float32 [samples] -> FLAC bytes. Raises MediaError for digital silence, where that is to be rejected."""
+    """Encode float32 [samples] as FLAC bytes. Raises MediaError for digital silence if the settings reject it."""
     if settings.high_pass_hz:
         sound = _high_pass(sound, settings.high_pass_hz, settings.sample_rate)
     pcm = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16)
@@ -104,9 +104,9 @@ def _recode_sound(sound: np.ndarray, settings: CorpusSettings) -> bytes:
 def _frames_at(
     decoding: Decoding, frames: Iterator[tuple[float, av.VideoFrame]], start_s: float, end_s: float, fps: float
 ) -> Iterator[av.VideoFrame]:
-    """For each output time start_s + n / fps before end_s: the last of the frames at or before it."""
+    """Yield, for each output time start_s + n / fps before end_s, the last frame at or before it."""
     slot, slots = 0, max(1, round((end_s - start_s) * fps))
-    slack_s = min(0.25 / fps, 0.01)  # Time bases are coarse: a frame a hair late still counts as on time.
+    slack_s = min(0.25 / fps, 0.01)  # Time bases are coarse: a frame that is slightly late counts as on time.
     current, current_end = None, 0.0
     for time_s, frame in frames:
         while slot < slots and start_s + slot / fps < time_s - slack_s:
@@ -115,7 +115,7 @@ def _frames_at(
             elif slot == 0 and time_s >= end_s:
                 return
             else:
-                yield frame  # The stream begins late: its first picture stands for what is missing.
+                yield frame  # The stream begins late: its first picture is repeated for the missing time.
             slot += 1
         if slot >= slots:
             return
@@ -126,7 +126,7 @@ def _frames_at(
 
 
 def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -> tuple[int, int]:
-    """Even width and height, before rotation, with square pixels and the wanted shorter side."""
+    """Return an even width and height, before rotation, with square pixels and the wanted shorter side."""
     aspect = video.sample_aspect_ratio or video.codec_context.sample_aspect_ratio or 1
     width, height = frame.width * float(aspect or 1), float(frame.height)
     scale = short_side / min(width, height)
@@ -173,11 +173,11 @@ def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatt
 
 
 def _turns(frame: av.VideoFrame) -> tuple[int, bool]:
-    """How a picture is to be displayed: mirrored left to right or not, then turned counter-clockwise by quarters."""
+    """Return the counter-clockwise quarter turns for display, and whether to mirror left to right before."""
     stored: Any
     try:
         stored = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know every kind of side data; FFmpeg tells the turn without the mirror.
+    except ValueError:  # PyAV does not know all kinds of side data; FFmpeg gives the rotation alone.
         return round(frame.rotation / 90) % 4, False
     if stored is None:
         return 0, False
@@ -190,12 +190,12 @@ def _turns(frame: av.VideoFrame) -> tuple[int, bool]:
 
 
 def _sound_of(path: Path, start_s: float, duration_s: float, sample_rate: int) -> tuple[np.ndarray, int]:
-    """float32 [round(duration_s * sample_rate)], mono in [-1, 1], and the samples after which there is only silence.
+    """Return float32 [round(duration_s * sample_rate)], mono in [-1, 1], and its samples before the final silence.
 
-    Where channels cancel each other in the mix, it is the loudest of them.
+    If channels cancel each other in the mix, the loudest channel is returned.
 
     Raises:
-        MediaError: there is not one sample in the span, or too many packets do not decode.
+        MediaError: there is no sample in the span, or too many packets do not decode.
     """
     sound, end, layout = _place_sound(path, start_s, duration_s, sample_rate)
     if end == 0:
@@ -211,24 +211,25 @@ def _sound_of(path: Path, start_s: float, duration_s: float, sample_rate: int) -
 
 
 def _loudness(sound: np.ndarray) -> float:
-    """Root mean square."""
+    """Return the root mean square of a sound; 0 for an empty one."""
     return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) if len(sound) else 0.0
 
 
 def _place_sound(
     path: Path, start_s: float, duration_s: float, sample_rate: int, layout: str = "mono"
 ) -> tuple[np.ndarray, int, str]:
-    """float32 [channels of `layout`, round(duration_s * sample_rate)], placed by times, silence where none is.
+    """Return float32 [channels of `layout`, round(duration_s * sample_rate)]: sound placed by time, silence elsewhere.
 
-    Also the number of samples after which there is nothing but that silence, and the layout of the first frame. Frames
-    of another layout than `layout` are mixed to mono. Where times do not hold by themselves, they are counted from the
-    beginning of the stream on.
+    Also return the number of samples before the final silence, and the layout of the first frame. Frames of another
+    layout than `layout` are mixed to mono. If the times of the frames are inconsistent, they are counted from the
+    beginning of the stream.
 
     Raises:
         MediaError: too many packets do not decode.
     """
+    # First from near the span; if times turn out to be inconsistent, again from the beginning of the stream.
     for from_s in (start_s, -math.inf):
-        # Times that are counted may be far behind those of the packets.
+        # Counted times may be much later than those of the packets.
         end_s = start_s + duration_s if from_s == start_s else math.inf
         with decode_from(path, "audio", from_s, end_s) as decoding:
             placed = _place_frames(decoding, start_s, duration_s, sample_rate, layout)
@@ -241,15 +242,17 @@ def _place_sound(
 def _place_frames(
     decoding: Decoding, start_s: float, duration_s: float, sample_rate: int, layout: str
 ) -> tuple[np.ndarray, int, str]:
+    # Frames without a gap between them are resampled as one piece, whose samples follow each other from `position` on.
     channels = av.AudioLayout(layout).nb_channels
     sound = np.zeros((channels, round(duration_s * sample_rate)), np.float32)
     first_layout = layout
-    position: int | None = None  # Where the next resampled sample goes.
+    position: int | None = None  # Position of the next resampled sample.
     expected_s, end = 0.0, 0
     make: tuple[str, str, int] | None = None
     resampler = _resampler(sample_rate, layout)
 
     def place(frames: list[av.AudioFrame]) -> None:
+        # Write resampled frames into `sound`; parts outside of the span are dropped.
         nonlocal position, end
         for frame in frames:
             samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T / np.float32(2**31)
@@ -265,10 +268,10 @@ def _place_frames(
         if time_s >= start_s + duration_s:
             break
         if position is None and time_s + lasts_s < start_s - SETTLING_S:
-            continue
+            continue  # Ends before the part that the resampler needs.
         before, make = make, (frame.format.name, frame.layout.name, frame.sample_rate)
         if position is None or make != before or abs(time_s - expected_s) > 1e-6:
-            # The first frame, one of another make, or a jump in time: flush what went before, start at the new place.
+            # The first frame, another format, or a jump in time: flush the resampler, and continue at the new position.
             if position is not None:
                 place(resampler.resample(None))
             else:
@@ -276,7 +279,7 @@ def _place_frames(
             resampler = _resampler(sample_rate, layout if frame.layout.name == layout else "mono")
             position = math.floor((time_s - start_s) * sample_rate + 0.5)
         expected_s = time_s + lasts_s
-        frame.pts = None  # The resampler would fill gaps by itself; we place by time.
+        frame.pts = None  # With times the resampler would fill gaps itself.
         place(resampler.resample(frame))
     if position is not None:
         place(resampler.resample(None))
@@ -284,13 +287,13 @@ def _place_frames(
 
 
 def _resampler(sample_rate: int, layout: str) -> av.AudioResampler:
-    # Whole numbers: only then does FFmpeg mix channels so that the sum of full ones does not clip. Not planar: of eight
-    # planes PyAV reads memory that is none.
+    # Integers: only then does FFmpeg mix channels so that the sum of full-scale channels does not clip. Not planar:
+    # with eight planes PyAV reads invalid memory.
     return av.AudioResampler(format="s32", layout=layout, rate=sample_rate)
 
 
 def _high_pass(sound: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
-    """Second-order Butterworth, forward only."""
+    """Apply a second-order Butterworth high-pass, forward only, to float32 [samples]."""
     from scipy.signal import butter, sosfilt
 
     return sosfilt(butter(2, cutoff_hz, "highpass", fs=sample_rate, output="sos"), sound).astype(np.float32)

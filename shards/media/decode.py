@@ -1,4 +1,4 @@
-"""From a stored clip's bytes back to arrays."""
+"""Decode the bytes of a stored clip into arrays."""
 
 import io
 
@@ -10,16 +10,16 @@ from shards.errors import MediaError
 
 
 def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
-    """Frames first .. first + count - 1 of a stored clip: uint8 [count, height, width, 3], RGB.
+    """Return frames first .. first + count - 1 of a stored clip: uint8 [count, height, width, 3], RGB.
 
     Stored clips have a constant frame rate and a short GOP: decoding starts at the key frame before `first`.
 
     Raises:
-        MediaError: the bytes do not decode, or hold fewer frames.
-        MemoryError: there is not enough memory for them.
+        MediaError: the bytes do not decode, or have fewer frames.
+        MemoryError: there is not enough memory.
     """
     frames: list[np.ndarray] = []
-    # One converter on one thread: a converter a frame, on threads of its own, costs ten times the decoding.
+    # One converter on one thread: a converter per frame, with its own threads, takes ten times as long as decoding.
     converter = VideoReformatter()
     try:
         with av.open(
@@ -38,7 +38,7 @@ def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
                     frames.append(converter.reformat(frame, format="rgb24", threads=1).to_ndarray())
                 if len(frames) == count:
                     break
-    except MemoryError as error:  # Of these is FFmpeg's own, which is an FFmpegError too: no fault of the clip.
+    except MemoryError as error:  # FFmpeg's own is also an FFmpegError. It is not an error of the clip.
         raise MemoryError("to decode a stored picture") from error
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the stored picture does not decode: {error}") from error
@@ -50,20 +50,20 @@ def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
 
 
 def decode_sound(flac: bytes, first: int = 0, count: int | None = None) -> np.ndarray:
-    """Samples first .. first + count - 1 (None: to the end) of a stored clip: float32 in [-1, 1), mono.
+    """Return samples first .. first + count - 1 (None: to the end) of a stored clip: float32 in [-1, 1), mono.
 
-    FLAC's blocks stand alone: those outside are not decoded.
+    FLAC's blocks are independent: those outside are not decoded.
 
     Raises:
-        MediaError: the bytes do not decode, or hold fewer samples.
-        MemoryError: there is not enough memory for them.
+        MediaError: the bytes do not decode, or have fewer samples.
+        MemoryError: there is not enough memory.
     """
     parts: list[np.ndarray] = []
-    begin = 0  # The number of the first sample in `parts`.
+    begin = 0  # Number of the first sample in `parts`.
     try:
         with av.open(io.BytesIO(flac), "r", format="flac", metadata_errors="replace") as container:
             for packet in container.demux(audio=0):
-                start, length = packet.pts, packet.duration  # In samples, as all of FLAC; the last packet has none.
+                start, length = packet.pts, packet.duration  # In samples; the last packet has neither.
                 if start is not None and length is not None:
                     if start + length <= first:
                         continue

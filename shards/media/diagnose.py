@@ -1,4 +1,4 @@
-"""What a file is that FFmpeg does not read: what a person can see from its first bytes and its boxes."""
+"""A hint for files that FFmpeg does not read, from their first bytes and their boxes."""
 
 import struct
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _ENCRYPTED_MATROSKA = (b"\x62\x40", b"\x50\x35")
 
 
 def what_it_is(path: Path) -> str:
-    """ " (it is ...)" to put behind what FFmpeg says, or "" where nothing is known."""
+    """Return " (it is ...)" to append to FFmpeg's error, or "" if nothing is known."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -44,13 +44,13 @@ def _is_text(head: bytes) -> bool:
 
 
 def _from_boxes(path: Path, head: bytes) -> str:
-    """For MP4 and its relatives."""
+    """Return what is wrong with an MP4 or a related file; "" if nothing is known."""
     if head[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
         return ""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - HEAD))
-        tail = file.read()  # Where the header stands behind the media.
+        tail = file.read()  # In some files the header follows the media.
     if any(tag in head or tag in tail for tag in (b"encv", b"enca", b"pssh")):
         return "it seems to be encrypted"
     boxes = list(_boxes(path, size))
@@ -65,7 +65,7 @@ def _from_boxes(path: Path, head: bytes) -> str:
 
 
 def _boxes(path: Path, size: int) -> Iterator[tuple[str, int]]:
-    """The outermost boxes, at most 1,000: name, and the byte behind the end."""
+    """Yield the outermost boxes, at most 1,000: name, and the offset after the end in bytes."""
     with path.open("rb") as file:
         at = 0
         for _ in range(1000):

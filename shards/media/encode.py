@@ -12,8 +12,8 @@ from av.video.reformatter import VideoReformatter
 
 from shards.media.limits import check_bytes
 
-# No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads memory that it has not written
-# (shown by other values of MALLOC_PERTURB_), and once in a thousand clips the same frames give other bytes.
+# No B-frames, no look-ahead, no macroblock tree: with them the x264 in PyAV 18 reads uninitialised memory (shown by
+# other values of MALLOC_PERTURB_), and for one clip in a thousand the same frames give other bytes.
 X264 = {"preset": "veryfast", "bf": "0", "x264-params": "mbtree=0:rc-lookahead=0:weightp=0:scenecut=0"}
 
 
@@ -22,10 +22,10 @@ def encode_picture(
 ) -> tuple[bytes, int, tuple[int, int]]:
     """Encode frames of one size as H.264 in MP4: short GOP, no B-frames, one thread (the bytes are repeatable).
 
-    Returns the bytes, the number of frames, and (width, height). No frame at all gives (b"", 0, (0, 0)).
+    Returns the bytes, the number of frames, and (width, height) in pixels. Without frames these are (b"", 0, (0, 0)).
 
     Raises:
-        MediaError: it becomes larger than `most_mb`.
+        MediaError: the result is larger than `most_mb` megabytes.
     """
     rate = Fraction(fps).limit_denominator(1001)
     buffer, count, stream, converter = io.BytesIO(), 0, None, VideoReformatter()
@@ -52,7 +52,7 @@ def encode_picture(
 
 
 def encode_sound(pcm: np.ndarray, sample_rate: int) -> bytes:
-    """int16 [samples] -> FLAC bytes, mono."""
+    """Encode int16 [samples] as mono FLAC bytes; `sample_rate` in Hz."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="flac") as output:
         stream = output.add_stream("flac", rate=sample_rate, layout="mono", format="s16")

@@ -1,4 +1,4 @@
-"""What is too much of one file: decided by its header before anything is decoded, and held while it is decoded."""
+"""Limits for one file: checked against its header before decoding, and again during decoding."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from shards.settings import CorpusSettings
 
 
 def too_much(width: int, height: int, fps: float, duration_s: float, settings: CorpusSettings) -> str:
-    """Why a file is not even begun with, by what its header says; "" where nothing is too much."""
+    """Return why a file exceeds the limits according to its header; "" if it does not. Pixels, frames/s, seconds."""
     if width * height > settings.max_pixels:
         return _too_large(width, height, settings)
     if fps > settings.max_fps:
@@ -29,9 +29,9 @@ def _too_fast(fps: float, settings: CorpusSettings) -> str:
 
 
 def allowed_frames(frames: Iterator[tuple[float, Any]], settings: CorpusSettings) -> Iterator[tuple[float, Any]]:
-    """Pass on frames with their times. Raises MediaError for more pixels or more frames a second than are allowed.
+    """Yield frames with their times. Raises MediaError for more pixels or more frames per second than are allowed.
 
-    A header may lie, and a picture may change its size in the middle.
+    A header may be wrong, and a picture may change its size in the middle.
     """
     first_s, last_s = math.inf, -math.inf
     for seen, (time_s, frame) in enumerate(frames, start=1):
@@ -45,11 +45,11 @@ def allowed_frames(frames: Iterator[tuple[float, Any]], settings: CorpusSettings
 
 
 def check_bytes(size: int, most_mb: float) -> None:
-    """Raises MediaError where an encoded clip of `size` bytes is larger than `most_mb` megabytes."""
+    """Raise MediaError if an encoded clip of `size` bytes is larger than `most_mb` megabytes."""
     if size > most_mb * 1e6:
         raise MediaError(f"the encoded clip is larger than max_clip_mb ({most_mb:g})", "too_large")
 
 
 def limits_of(settings: CorpusSettings) -> Limits:
-    """What a child process may use for one file or clip."""
+    """Return what a child process may use for one file or clip."""
     return Limits(settings.clip_timeout_s, settings.clip_cpu_s, settings.clip_memory_mb)

@@ -1,4 +1,4 @@
-"""What a raw media file says of itself, and what its packets say (PyAV)."""
+"""Probe a raw media file: its headers and its packets (PyAV)."""
 
 import math
 from collections.abc import Collection
@@ -14,23 +14,23 @@ from shards.media.container import choose_streams, decode_from, open_media, orig
 from shards.media.timing import frame_s, tick_of
 from shards.settings import BOTH
 
-# Sound without a header that tells its length: FFmpeg guesses it from the bit rate of the beginning, or takes the last
-# timestamp, which stands for a third of a second; in MPEG-PS that goes for pictures too.
+# Sound without a duration in its header: FFmpeg estimates it from the first bit rate, or takes the last timestamp,
+# which covers a third of a second; in MPEG-PS the same holds for pictures.
 GUESSED = frozenset({"aac", "ac3", "eac3", "mp3", "mpeg", "mpegts"})
-LONG_S = 60.0  # One packet that lies so far behind all others has a damaged timestamp.
-# Bytes. Larger files are not read through: their packets are read from shortly before the end that the header tells of.
+LONG_S = 60.0  # A single packet that is so long after all others has a damaged timestamp.
+# Bytes. The packets of larger files are read only from shortly before the end that the header states.
 READ_THROUGH = 1 << 26
-DECODED_S = 3600.0  # Longer sound is not decoded only to see where it ends.
+DECODED_S = 3600.0  # Longer sound is not decoded just to find its end.
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file says of itself. Seconds, pixels (as displayed before rotation), Hz; 0 and "" where not asked for.
+    """The result for a file: seconds, pixels (as displayed before rotation), Hz; 0 and "" for absent modalities.
 
-    `duration_s` is where the last packet of the picture ends (without "video" among the modalities, of the sound), and
-    `sound_duration_s` where that of the sound ends. `header_duration_s` is what the header states, 0 where it states
-    none. `last_packet_s` is where the last packet ends of all streams of these kinds: among them are streams that are
-    not used, and a single packet far behind all others, whose timestamp is damaged.
+    `duration_s` is the end of the last packet of the picture (without "video" among the modalities, of the sound), and
+    `sound_duration_s` the end of the last packet of the sound. `header_duration_s` is the duration in the header, 0 if
+    there is none. `last_packet_s` is the end of the last packet of all streams of these kinds, including unused
+    streams and a single packet long after all others, whose timestamp is damaged.
     """
 
     duration_s: float = 0.0
@@ -46,7 +46,7 @@ class Probe:
 
 
 def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:
-    """The duration that a header states; 0 where it states none, or where FFmpeg only guesses."""
+    """Return the duration in the header, in seconds; 0 if there is none, or if FFmpeg only estimates it."""
     name = container.format.name
     if name == "mpeg" or (stream.type == "audio" and name in GUESSED):
         return 0.0
@@ -58,25 +58,25 @@ def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream
 
 
 class _End(NamedTuple):
-    """Where the last packet of a stream ends, and the one before it, in seconds; whether packets tell durations."""
+    """The ends of the last packet of a stream and of the one before it, in seconds; whether packets have durations."""
 
     last_s: float = -math.inf
     before_s: float = -math.inf
     has_durations: bool = False
 
     def by(self, header_s: float) -> float:
-        """Where the stream ends. One packet alone that is far behind all others has a damaged timestamp, unless the
-        header says the same.
+        """Return the end of the stream in seconds. A single packet long after all others has a damaged timestamp,
+        unless the header has the same end.
         """
         strays = self.last_s - self.before_s > LONG_S and self.before_s > 0
         return self.before_s if strays and abs(self.last_s - header_s) > LONG_S else self.last_s
 
 
 def _ends(path: Path, header_s: float, modalities: Collection[str]) -> dict[int, _End]:
-    """The ends of all picture and sound streams (as `modalities` go) that have a packet, by the stream's number.
+    """Return the ends of all picture and sound streams (of `modalities`) with a packet, by the stream's number.
 
     Raises:
-        av.FFmpegError: not one packet can be read.
+        av.FFmpegError: no packet can be read.
     """
     if path.stat().st_size > READ_THROUGH and header_s > 0:
         near_s = header_s - max(10.0, 0.05 * header_s)
@@ -87,9 +87,9 @@ def _ends(path: Path, header_s: float, modalities: Collection[str]) -> dict[int,
 
 
 def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) -> dict[int, _End]:
-    """The same, of packets from a time on; None: of all."""
+    """Return the same for packets from a time on; None: for all packets."""
     ends: dict[int, _End] = {}
-    stated: dict[int, int] = {}  # The last time of a packet. A repeated one is ignored.
+    stated: dict[int, int] = {}  # The last timestamp of a packet. A repeated one is ignored.
     with open_media(path) as container:
         origin_s = origin_of(container)
         streams = [stream for stream in playable(container) if stream.time_base and stream.type in modalities]
@@ -105,7 +105,7 @@ def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) 
                     continue
                 tick_s = ticks[packet.stream_index]
                 last_s, before_s, has_durations = ends.get(packet.stream_index, _End())
-                # AVI has decode times alone, of which FFmpeg makes presentation times that are late.
+                # AVI has only decode times. FFmpeg derives presentation times from them that are late.
                 stamp = packet.dts if packet.pts is None or container.format.name == "avi" else packet.pts
                 if stamp is not None and stamp != stated.get(packet.stream_index):
                     stated[packet.stream_index] = stamp
@@ -124,31 +124,31 @@ def _ends_behind(path: Path, from_s: float | None, modalities: Collection[str]) 
 
 
 def _decoded_s(path: Path) -> float:
-    """Where the last sample of a sound ends that decodes; 0 where none does."""
+    """Return the end of the last decodable sample of a sound, in seconds; 0 if nothing decodes."""
     end_s = 0.0
     try:
         with decode_from(path, "audio", -math.inf) as decoding:
             for time_s, frame in decoding.frames:
                 end_s = max(end_s, time_s + frame.samples / frame.sample_rate)
-    except MediaError:  # What decodes of it is for `cut` to say.
+    except MediaError:  # `cut` reports what does not decode.
         pass
     return end_s
 
 
 def _fps(video: av.VideoStream) -> float:
-    """Frames a second as the header has them; where FFmpeg could only take the clock's rate, its other guess."""
+    """Return the header's frames per second; if that is only the clock's rate, FFmpeg's other estimate."""
     rate, guess = float(video.average_rate or 0), float(video.base_rate or 0)
     return guess if video.time_base and rate * float(video.time_base) >= 1 and 0 < guess < rate else rate
 
 
 def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
-    """Read a file's headers and packets, as far as `modalities` go.
+    """Read a file's headers and packets, for the streams of `modalities`.
 
-    Decodes nothing but sound alone (of at most an hour) whose packets do not tell their durations.
+    Only one kind of file is decoded: sound alone (of at most an hour) whose packets have no durations.
 
     Raises:
-        MediaError: it cannot be opened, lacks one of `modalities`, or its packets cannot be read.
-        SourceError: the system cannot read it to its end.
+        MediaError: the file cannot be opened, lacks one of `modalities`, or its packets cannot be read.
+        SourceError: the operating system cannot read it to its end.
     """
     with open_media(path) as container:
         video, audio = choose_streams(container, modalities)
@@ -186,7 +186,7 @@ def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
 
 
 def reach_of(path: Path, modalities: Collection[str]) -> float:
-    """Where the last packet of these kinds of streams ends, in seconds; 0 where none can be read."""
+    """Return the end of the last packet of the streams of `modalities`, in seconds; 0 if none can be read."""
     try:
         with open_media(path) as container:
             header_s = (container.duration or 0) / av.time_base

@@ -1,9 +1,9 @@
-"""Media work in child processes that may die: a crash, a hang or a memory bomb costs one file, and the pool goes on.
+"""Media work in child processes with limits: a crash, a hang or too much memory affects one file only.
 
-A child serves many files. It has a limit on its memory and its open files from the first one on, and on processor time
-for each. One that died, ran out of memory, or grew by what the files left in it is replaced.
+A child handles many files. It has limits on its memory and its open files from the start, and on processor time for
+each file. A child that died, ran out of memory, or kept too much memory after earlier files is replaced.
 
-What may be trouble of the machine (a kill from outside, a source file that cannot be read) is tried once more.
+Possible errors of the machine (a kill from outside, a source file that cannot be read) are tried once more.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from typing import Any
 from shards.errors import Killed, MediaError, SourceError, XdcError
 from shards.reject import Kind
 
-# Not fork: the caller may hold threads and libraries that do not survive it.
+# Not fork: the caller may have threads and libraries that do not survive it.
 _context = multiprocessing.get_context("spawn")
 
 MB = 1 << 20
-HANDLES = 32  # Files that a child may open beside those it begins with.
-WRITTEN = 16 * MB  # Bytes of any one file: a child writes none, but what it prints may go to one.
+HANDLES = 32  # Files that a child may open in addition to those it begins with.
+WRITTEN = 16 * MB  # Bytes per file. A child writes no files, but its output may go to one.
 DONE = "done"
 KILLED: Kind = "killed"
 UNREADABLE: Kind = "unreadable"
@@ -40,9 +40,9 @@ CRASHED: Kind = "crashed"
 
 @dataclass(frozen=True)
 class Limits:
-    """What one job may use: seconds of wall time and of processor time, and megabytes beside what the libraries take.
+    """The limits of one job: seconds of wall time and of processor time, and megabytes above those of the libraries.
 
-    A child is replaced when it has kept more than half of its megabytes after a job.
+    A child that keeps more than half of its megabytes after a job is replaced.
     """
 
     seconds: float
@@ -60,7 +60,7 @@ class _Child:
 
 
 def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
-    """The child: take arguments, answer with (verdict, result or reason, whether it can take another job).
+    """Run the child: receive arguments; send the verdict, the result or reason, and whether it can continue.
 
     The verdict is DONE, or the kind of the reject.
     """
@@ -69,7 +69,7 @@ def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
     too_much = "needed more memory than there is"
     if limits.memory_mb < math.inf:
         too_much = f"needed more than {limits.memory_mb:g} MB of memory (corpus.clip_memory_mb)"
-    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # The parent is gone: so are we.
+    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # The parent is gone: end.
         while True:
             arguments = pipe.recv()
             _allow_cpu(limits.cpu_seconds)
@@ -82,7 +82,7 @@ def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
                 answer, sound = (UNREADABLE, str(error)), False
             except MemoryError:
                 answer, sound = (OVER_LIMIT, too_much), False
-            except Exception as error:  # noqa: BLE001 - hostile files find every path; each costs itself only
+            except Exception as error:  # noqa: BLE001 - hostile files may raise any error; it rejects that file only
                 answer = (
                     CRASHED,
                     f"a defect of xdc, please report it with the file ({type(error).__name__}: {error})",
@@ -94,7 +94,7 @@ def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
 
 
 def _limit(limits: Limits) -> int:
-    """Set what holds for the child's whole life. Returns the address space that its libraries take, in bytes."""
+    """Set the limits for the child's whole life. Return the address space of its libraries, in bytes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (WRITTEN, WRITTEN))
     handles = _handles() + HANDLES
@@ -107,7 +107,7 @@ def _limit(limits: Limits) -> int:
 
 
 def _allow_cpu(seconds: float) -> None:
-    """The kernel ends a child that uses more; it counts from the process's beginning, in whole seconds."""
+    """Limit the processor time of the next job. The kernel counts from the process's start, in whole seconds."""
     if seconds < math.inf:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         _, most = resource.getrlimit(resource.RLIMIT_CPU)
@@ -115,7 +115,7 @@ def _allow_cpu(seconds: float) -> None:
 
 
 def _address_space() -> int:
-    """Bytes; 0 where the system does not tell (then there is no limit on memory)."""
+    """Return the address space of this process in bytes; 0 if it is not known (then memory is not limited)."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except OSError:
@@ -123,7 +123,7 @@ def _address_space() -> int:
 
 
 def _handles() -> int:
-    """One more than the highest number of an open file."""
+    """Return one more than the highest number of an open file."""
     try:
         return 1 + max(int(name) for name in os.listdir("/proc/self/fd"))
     except OSError:
@@ -131,12 +131,12 @@ def _handles() -> int:
 
 
 def _worn(begun_with: int, limits: Limits) -> bool:
-    """Whether earlier files have left so much behind that a later one would pay for it."""
+    """Return whether memory kept after earlier files leaves too little for later ones."""
     return bool(begun_with) and _address_space() - begun_with > limits.memory_mb * MB / 2
 
 
 def _end_with_parent() -> None:
-    """Even where a decoder hangs, a child does not outlive a parent that was killed."""
+    """End this child when its parent ends, even if a decoder hangs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -158,7 +158,7 @@ def _end(child: _Child) -> None:
 
 
 def _cause_of_death(process: BaseProcess, limits: Limits) -> tuple[Kind, str]:
-    """The verdict, and the cause in words that a person can do something with."""
+    """Return the kind of the reject, and the cause in words."""
     code = process.exitcode or 0
     if -code == signal.SIGKILL:
         return KILLED, "the decoding process was killed from outside (signal 9), most often for lack of memory"
@@ -182,26 +182,28 @@ def _error(verdict: Any, reason: str) -> XdcError:
 def ordered_map(
     work: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int, limits: Limits
 ) -> Generator[Any, None, None]:
-    """Do `work(*job)` for each job in `workers` child processes; yield in the order of the jobs.
+    """Call `work(*job)` for each job in `workers` child processes; yield the results in the order of the jobs.
 
-    Yields what `work` returned, or a MediaError: what it raised, or that its process died or went beyond its limits
-    (the process is then replaced). A job whose process was killed from outside, or that raised a SourceError, is done
-    once more by another process; the second time it yields Killed (a MediaError), or that SourceError. At most 8 jobs a
-    worker are in flight or waiting to be taken, so memory does not grow with the number of jobs. `work` must be
-    importable by name.
+    A result is what `work` returned, or a MediaError: the one that it raised, or one for a process that died or
+    exceeded its limits (the process is then replaced). A job whose process was killed from outside, or that raised a
+    SourceError, is repeated once by another process; the second time the result is Killed (a MediaError), or that
+    SourceError. At most 8 jobs per worker are in progress or wait to be yielded, so memory does not grow with the
+    number of jobs. `work` must be importable by name.
     """
     source = enumerate(jobs)
     waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
     finished: dict[int, Any] = {}
     tried: set[int] = set()
-    exhausted, following = False, 0
+    exhausted, following = False, 0  # `following`: number of the next job to yield.
     children: list[_Child] = []
     try:
         while True:
+            # Results in the order of the jobs, as far as they are finished.
             while following in finished:
                 yield finished.pop(following)
                 following += 1
             busy = [child for child in children if child.job is not None]
+            # Take new jobs, but not more than may be in memory.
             while not exhausted and len(waiting) + len(busy) + len(finished) < 8 * workers:
                 job = next(source, None)
                 if job is None:
@@ -210,9 +212,10 @@ def ordered_map(
                     waiting.append(job)
             if exhausted and not waiting and not busy and not finished:
                 return
+            # Give waiting jobs to idle children, or to new ones.
             while waiting and len(busy) < workers:
                 idle = next((child for child in children if child.job is None), None)
-                if idle is not None and not idle.process.is_alive():  # Ended from outside, as for lack of memory.
+                if idle is not None and not idle.process.is_alive():  # Killed from outside.
                     children.remove(idle)
                     _end(idle)
                     idle = None
@@ -221,9 +224,10 @@ def ordered_map(
                     children.append(idle)
                 idle.job, idle.arguments = waiting.popleft()
                 idle.deadline = time.monotonic() + limits.seconds
-                with contextlib.suppress(ConnectionError):  # It just died: then there is no answer either.
+                with contextlib.suppress(ConnectionError):  # It just died, so there is no answer either.
                     idle.pipe.send(idle.arguments)
                 busy.append(idle)
+            # Wait for an answer, the death of a child (its pipe closes), or the first deadline.
             patience = max(0.0, min(child.deadline for child in busy) - time.monotonic())
             ready = wait([child.pipe for child in busy], timeout=patience)
             for child in busy:
@@ -231,7 +235,7 @@ def ordered_map(
                 if child.pipe in ready:
                     try:
                         verdict, value, good = child.pipe.recv()
-                    except (EOFError, OSError):  # Closed, reset, or cut off in the middle of an answer.
+                    except (EOFError, OSError):  # Closed, reset, or ended in the middle of an answer.
                         child.process.join()
                         verdict, value = _cause_of_death(child.process, limits)
                         good = False
@@ -243,6 +247,7 @@ def ordered_map(
                     )
                 else:
                     continue
+                # Possible errors of the machine are tried once more; any other verdict is final.
                 if verdict in (KILLED, UNREADABLE) and child.job not in tried:
                     tried.add(child.job)
                     waiting.appendleft((child.job, child.arguments))

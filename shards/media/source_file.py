@@ -1,6 +1,7 @@
-"""A source file as the system sees it: whether it is there, the same as before, and can be read.
+"""A source file from the operating system's point of view: whether it exists, is unchanged, and can be read.
 
-What a decoder says of a file is mostly the file's fault. What the system says is the machine's, and may pass.
+Errors of a decoder are mostly caused by the file. Errors of the operating system are caused by the machine, and may be
+temporary.
 """
 
 import errno
@@ -12,13 +13,13 @@ from pathlib import Path
 from shards.errors import MediaError, SourceError
 
 BLOCK = 1 << 20
-SPARSE = 1 << 40  # Bytes. Nobody waits for holes of this size to be hashed.
-# Trouble of this process or of the whole machine: no file's, and the stage cannot go on.
+SPARSE = 1 << 40  # Bytes. Holes of this size are not hashed.
+# Errors of this process or of the whole machine, not of a file: the stage cannot continue.
 EVERYWHERE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def stat_of(path: Path) -> tuple[int, int]:
-    """Size in bytes and modification time in ns; (-1, -1) where there is no such file."""
+    """Return size in bytes and modification time in ns; (-1, -1) if there is no such file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # A name that no file can have.
@@ -27,10 +28,10 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 
 def check_readable(path: Path, at: int = 0, size: int = 1) -> None:
-    """Raises SourceError where there is no file, or one of the `size` bytes from `at` on that it has cannot be read."""
+    """Raise SourceError if there is no file, or if one of its `size` bytes from offset `at` on cannot be read."""
     end = at + size
     try:
-        if stat.S_ISREG(os.stat(path).st_mode):  # To open a pipe would wait for somebody who writes to it.
+        if stat.S_ISREG(os.stat(path).st_mode):  # Opening a pipe would wait for a writer.
             with path.open("rb", buffering=0) as file:
                 file.seek(at)
                 while at < end and (block := file.read(min(BLOCK, end - at))):
@@ -40,11 +41,11 @@ def check_readable(path: Path, at: int = 0, size: int = 1) -> None:
 
 
 def hash_source(path: Path) -> str:
-    """sha256 of all bytes, as 64 hex digits; "" where there is no such file, or it is not a regular one.
+    """Return the sha256 of all bytes, as 64 hex digits; "" if there is no such file, or it is not a regular one.
 
     Raises:
-        SourceError: it cannot be read, tried twice; tells from which byte on.
-        MediaError: it is next to nothing but holes.
+        SourceError: it cannot be read, tried twice; `at` is the first unreadable byte.
+        MediaError: it consists mostly of holes.
     """
     try:
         status = os.stat(path)
@@ -63,7 +64,7 @@ def hash_source(path: Path) -> str:
 
 
 def read_through(path: Path) -> str:
-    """sha256 of all bytes. Raises SourceError where one of them cannot be read."""
+    """Return the sha256 of all bytes, as 64 hex digits. Raises SourceError if one of them cannot be read."""
     digest, at = hashlib.sha256(), 0
     try:
         with path.open("rb", buffering=0) as file:

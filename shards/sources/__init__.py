@@ -1,1 +1,1 @@
-"""What a corpus is made from: files of a folder, rows of a manifest, their paths and splits."""
+"""The sources of a corpus: files of a folder, rows of a manifest, their paths and splits."""

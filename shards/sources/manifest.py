@@ -1,4 +1,4 @@
-"""The rows of a manifest as sources: its columns are checked, and every row becomes a source or a reject."""
+"""Read a manifest: its columns are checked, and every row becomes a source or a reject."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ COLUMNS = ("path", "start_s", "end_s", "split")
 
 
 def list_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> Listing:
-    """The rows of a manifest. A row that makes no sense is a reject that names its number (the first is 1).
+    """Return the sources and rejects of a manifest. An invalid row is a reject with its number (the first is 1).
 
-    Paths are those of SourcePaths. The columns in `passed_over` are the caller's matter, and not looked at.
+    Paths are stored as SourcePaths does. The columns in `passed_over` are ignored.
 
     Raises:
-        ConfigError: no column `path`, a column that is neither known nor starts with `label` or whose type is of no
-            use, or rows on the same span of one file that disagree about its split or a label; says which.
+        ConfigError: no column `path`; a column that is neither known nor starts with `label`, or has an unusable type;
+            or rows with the same file and span that differ in split or a label. The text names them.
     """
     columns = [column for column in table.columns if column not in passed_over and not _is_index(column, table)]
     _check_columns(manifest, columns)
@@ -60,7 +60,7 @@ def list_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> 
 
 
 def _is_index(column: str, table: Table) -> bool:
-    """Whether a column is a pandas frame's index and nothing that a manifest has."""
+    """Return whether a column is a pandas frame's index and not a column of manifests."""
     return column in table.index and column not in COLUMNS and not column.startswith("label")
 
 
@@ -91,7 +91,7 @@ def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
 
 
 def _nearest(column: str) -> str | None:
-    """The column that is meant by an unknown name, if one is near."""
+    """Return the known column with the most similar name, if there is one."""
     if column in COLUMNS or column.startswith("label"):
         return None
     known = (*COLUMNS, "label")
@@ -101,7 +101,7 @@ def _nearest(column: str) -> str | None:
 
 
 def _check_types(manifest: Path, columns: Sequence[str], types: Mapping[str, pa.DataType]) -> None:
-    """Raises ConfigError for a Parquet column of which no path, number of seconds or text can be made."""
+    """Raise ConfigError for a Parquet column that cannot be converted to a path, seconds or text."""
     for column in columns:
         if column not in types:
             continue
@@ -128,7 +128,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _conflict(first: Source, earlier: Row, source: Source, row: Row) -> list[str]:
-    """What two rows on the same span say differently, in words; empty if they agree."""
+    """Return how two rows with the same span differ, in words; empty if they agree."""
     differing = [
         f"{name} is {first.labels.get(name, '')!r} and {source.labels.get(name, '')!r}"
         for name in sorted({*first.labels, *source.labels})
@@ -140,7 +140,7 @@ def _conflict(first: Source, earlier: Row, source: Source, row: Row) -> list[str
 
 
 def _source_of(row: Mapping[str, object], name: str, paths: SourcePaths) -> Source:
-    """Raises ValueError with the reason for which the row is of no use."""
+    """Return a row as a source. Raises ValueError with the reason if the row cannot be used."""
     if not name:
         raise ValueError("no path")
     if "://" in name or name.startswith("pipe:"):

@@ -1,4 +1,4 @@
-"""One source of a corpus, the listing of all of them, and the files of a folder as sources."""
+"""A source of a corpus, the listing of all sources, and the files of a folder as sources."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _VIDEO = (
 )
 
 
-# Sound files are always listed: where pictures are needed they are rejected, which is better than not being mentioned.
+# Sound files are always listed. If pictures are needed they are rejected, so that every file is mentioned.
 _SOUND = "aac aif aiff amr au flac m4a mka mp2 mp3 oga ogg opus wav weba wma"
 
 
@@ -26,9 +26,9 @@ MEDIA_SUFFIXES = SOUND_SUFFIXES | {f".{suffix}" for suffix in _VIDEO.split()}
 
 @dataclass(frozen=True)
 class Source:
-    """A video, or the part of one from start_s to end_s, that shall become clips.
+    """A file, or its part from start_s to end_s (seconds), to be cut into clips.
 
-    `path` is relative to the listing's root, with forward slashes. Labels have names that start with `label`.
+    `path` is relative to the listing's root, with forward slashes. Names of labels start with `label`.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """Every input of a corpus: sources to try, and rejects that are clear without opening a file."""
+    """All inputs of a corpus: sources, and inputs that are rejected without opening a file."""
 
     root: Path
     sources: tuple[Source, ...]
@@ -48,14 +48,15 @@ class Listing:
 
     @property
     def label_names(self) -> list[str]:
-        """The label columns, sorted; `label` itself comes first."""
+        """Return the names of the label columns, sorted; `label` itself comes first."""
         return sorted({name for source in self.sources for name in source.labels})
 
 
 def list_folder(folder: Path, label_from_folder: bool) -> Listing:
-    """Every file below `folder` but hidden ones; what is no media file by its name is rejected, with a reason.
+    """List every file below `folder` except hidden ones. Files without a media suffix are rejected, with a reason.
 
-    So is a folder that cannot be read. It is tried again whenever the folder is listed.
+    A folder that cannot be read is rejected, too, and tried again whenever the sources are listed. Raises OSError if no
+    file can be opened any more (too many open files, no memory).
     """
     sources, rejects = [], []
     found: dict[Path, bool] = {}  # Whether it is a link to a folder.
@@ -91,7 +92,7 @@ def list_folder(folder: Path, label_from_folder: bool) -> Listing:
 
 
 def _shown(name: str) -> str:
-    """A name that need not be UTF-8, so that it can be printed."""
+    """Return a printable form of a name that need not be UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

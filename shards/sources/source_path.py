@@ -1,24 +1,24 @@
-"""The path under which a manifest's file is stored: one for every way to write it."""
+"""The stored path of a manifest's file: the same for every way to write it."""
 
 import os
 from pathlib import Path
 
 
 class SourcePaths:
-    """The paths in a manifest that lies in `folder`.
+    """Paths in a manifest in `folder`.
 
     Links are not followed: a link and its target are two files, as in a listed folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = os.path.realpath(folder)
-        # The folder may be reached by a link, and the manifest may name its files by either path.
+        # The folder may be a link, and the manifest may use either path for its files.
         self._above = tuple(base.rstrip("/") + "/" for base in (self._folder, os.path.abspath(folder)))
 
     def stored(self, name: str) -> str:
-        """Return the path without `.`, `..` and `//`, relative to the folder where the file lies below it.
+        """Return the path without `.`, `..` and `//`, relative to the folder if the file is below it.
 
-        A `..` that follows a link to a folder leads elsewhere than the path without the two: then the path stays as
+        If `..` follows a link to a folder, the path without both would name another file: then the path is returned as
         it is written.
         """
         full = self._absolute(name)
@@ -30,11 +30,11 @@ class SourcePaths:
         return full if name.startswith("/") else os.path.normpath(name)
 
     def identity(self, stored: str) -> str:
-        """Return the absolute path of what `stored` returned: `../a.mp4` and the path that it means have the same."""
+        """Return the absolute path of a stored path: `../a.mp4` and the absolute path of this file give the same."""
         if stored != os.path.normpath(stored):
             return os.path.realpath(os.path.join(self._folder, stored))
         return self._absolute(stored)
 
     def _absolute(self, name: str) -> str:
         full = os.path.normpath(os.path.join(self._folder, name))
-        return full[1:] if full.startswith("//") else full  # POSIX lets two slashes at the beginning stand.
+        return full[1:] if full.startswith("//") else full  # POSIX keeps two slashes at the beginning.

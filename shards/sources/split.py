@@ -1,4 +1,4 @@
-"""The name of a split, as splits are compared."""
+"""Comparison of the names of splits."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,15 +6,15 @@ from shards.errors import ConfigError
 
 
 def split_name(text: str | None) -> str:
-    """Return the name without surrounding space and regard to case: ` Train` and `train` are one split."""
+    """Return the name without surrounding space and in one case: ` Train` and `train` are the same split."""
     return (text or "").strip().casefold()
 
 
 def check_learn_splits(wanted: Sequence[str] | None, there: Iterable[str | None], where: str) -> None:
-    """Check that every one of corpus.learn_splits is the split of something in `where`; `there` are all its splits.
+    """Check that every split in corpus.learn_splits exists in `where`; `there` are its splits.
 
     Raises:
-        ConfigError: one is not; says which splits there are.
+        ConfigError: one does not exist; the text lists the existing splits.
     """
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""Tables that people write: CSV and Parquet."""
+"""Read tables written by users: CSV and Parquet."""
 
 import csv
 import io
@@ -18,17 +18,17 @@ import pyarrow.parquet as pq
 from shards.errors import ConfigError
 
 TABLE_SUFFIXES = (".csv", ".parquet")
-# What programs write where there is no value, as text: numpy and pandas, Python, pandas for times and for integers.
+# Texts for a missing value: of numpy and pandas, of Python, of pandas for times and for integers.
 NO_VALUE = frozenset({"", "nan", "NaN", "NAN", "None", "NaT", "<NA>"})
 _SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
-_BLANK_INDEX = re.compile(r"__index_level_\d+__")  # How pandas calls an index without a name in Parquet.
+_BLANK_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name in Parquet for an index without a name.
 _FILE_NAME = re.compile(r"\S.*\.\w{2,5}\s*")
 _QUOTES = "put a cell that holds a comma or a quote in double quotes, and double the quotes in it"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table. `where` says which, for messages. `problem` says why it cannot be used; empty if it can."""
+    """A row of a table. `where` names it in messages. `problem` says why it cannot be used; empty if it can."""
 
     where: str
     values: Mapping[str, object]
@@ -37,10 +37,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The content of a table: every row, those of no use too.
+    """The content of a table: all rows, including unusable ones.
 
-    `index` names the columns that hold the index of a pandas frame. `types` are the columns' types in Parquet; a CSV
-    has none, all its values are text.
+    `index` has the names of columns with the index of a pandas frame. `types` are the columns' types in Parquet; empty
+    for a CSV, in which all values are text.
     """
 
     columns: tuple[str, ...]
@@ -50,25 +50,25 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a .csv (UTF-8, commas, with a header) or .parquet file. A row that is too short has None.
+    """Read a .csv (UTF-8, commas, with a header) or .parquet file. Missing cells of a short row are None.
 
     Raises:
-        ConfigError: it is neither by its name, or cannot be read; two columns have one name; a quote of a CSV is not
-            closed in its line (says in which); its separator is no comma.
+        ConfigError: the file has another suffix, or cannot be read; two columns have one name; a quote of a CSV is not
+            closed in its line (the text names the line); its separator is not a comma.
     """
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise ConfigError(f"{path} ends in {path.suffix!r}. Give a table that ends in .csv or .parquet.")
     try:
         return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    except OSError as error:  # Of Arrow's there is no strerror.
+    except OSError as error:  # Arrow's errors have no strerror.
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (csv.Error, pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # A damaged one raises any.
+    except (csv.Error, pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # By damaged files.
         kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV file in UTF-8"
         raise ConfigError(f"{path} is no {kind}: {error}") from error
 
 
 def text_of(value: object) -> str:
-    """Return a cell's text; "" where it is empty or stands for no value (NO_VALUE). Whole numbers have no `.0`."""
+    """Return a cell's text; "" if it is empty or a text for a missing value (NO_VALUE). Whole numbers have no `.0`."""
     if value is None:
         return ""
     if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
@@ -78,7 +78,7 @@ def text_of(value: object) -> str:
 
 
 def _read_parquet(path: Path) -> Table:
-    # Not by `pq.read_table`: that takes folders such as a=b above the file for columns, and imports pandas.
+    # Not by `pq.read_table`: it treats folders such as a=b above the file as columns, and imports pandas.
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         _check_names(path, schema.names)
@@ -92,18 +92,18 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _index_columns(schema: pa.Schema) -> Iterator[str]:
-    """The columns that pandas notes as a frame's index, and those that are named as such."""
+    """Yield the columns that pandas' metadata name as the index, and those with pandas' index names."""
     yield from (name for name in schema.names if _BLANK_INDEX.fullmatch(name))
     try:
         noted = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
-    except (ValueError, KeyError, TypeError):  # No note, or not one of pandas.
+    except (ValueError, KeyError, TypeError):  # No metadata, or not those of pandas.
         return
-    # An index that only counts the rows is no column: it is noted as a dictionary.
+    # An index that only counts the rows is not a column: its entry is a dictionary.
     yield from (name for name in noted if isinstance(name, str) and name in schema.names)
 
 
 def _check_names(path: Path, columns: Sequence[str]) -> None:
-    """Raises ConfigError where two columns have one name. Those without a name are the caller's matter."""
+    """Raise ConfigError if two columns have one name. Columns without a name are ignored."""
     for name, count in Counter(columns).items():
         if name and count > 1:
             places = [str(place) for place, column in enumerate(columns, start=1) if column == name]
@@ -146,11 +146,11 @@ def _decoded(path: Path) -> str:
 
 
 def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str], str]]:
-    """(number of its first line, its cells, problem) of every record. A line with stray quotes is a problem.
+    """Yield (number of its first line, its cells, problem) of every record. A line with stray quotes has a problem.
 
     Raises:
-        ConfigError: a quote is not closed in its line, so that the rows after it would be part of a cell. A cell may
-            have line breaks where its row has as many cells as the header, and none of its lines looks like a row.
+        ConfigError: a quote is not closed in its line, so that the following rows would be part of a cell. A cell may
+            have line breaks if its row has as many cells as the header, and none of its lines looks like a row.
     """
     reader = csv.reader(lines, strict=True)
     columns = 0
@@ -175,16 +175,16 @@ def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str],
 
 
 def _holds_row(folder: Path, cell: str) -> bool:
-    """Whether a line of a cell after its first looks like a row: what stands between commas is a file's name.
+    """Return whether a later line of a cell looks like a row, that is, has a file name between commas.
 
-    A file may have line breaks in its own name: then it is there.
+    A file may have line breaks in its own name; then it exists.
     """
     looks_so = any(_FILE_NAME.fullmatch(part) for line in cell.splitlines()[1:] for part in line.split(","))
     return looks_so and not os.path.exists(folder / cell)
 
 
 def _leaves_open(line: str) -> bool:
-    """Whether a line ends inside a quoted cell: then a line after it is no record of its own."""
+    """Return whether a line ends inside a quoted cell, so that the next line belongs to it."""
     return len(list(csv.reader([line, "x"]))) == 1
 
 

@@ -1,1 +1,1 @@
-"""Files and directories that are whole or absent: atomic writes, manifests, locks, and the stage contract."""
+"""Files and directories that are complete or absent: atomic writes, manifests, locks, and the stage contract."""

@@ -1,4 +1,4 @@
-"""The contract that every stage keeps: reuse what is whole and unchanged, resume what is partial, commit at once."""
+"""The contract of every stage: reuse a finished directory, resume a partial one, commit with one rename."""
 
 import datetime
 import importlib.metadata
@@ -34,7 +34,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Identity:
-    """What a directory is: which stage makes it, from what. The fingerprint covers all the rest."""
+    """The identity of a directory: its stage, settings and inputs. The fingerprint covers all of them."""
 
     stage: str
     version: int
@@ -47,9 +47,9 @@ class Identity:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage's work says of itself: rows written, inputs rejected, and a summary for people and reports.
+    """The result of a stage's work: rows written, inputs rejected, and a summary for people and reports.
 
-    files: names of files without which the directory is not whole: it is not committed where one is missing.
+    files: names of required files. The directory is not committed if one is missing.
     """
 
     rows: int
@@ -60,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """What a stage returns: where its directory is and what stands in its manifest. Small, JSON-serialisable."""
+    """What a stage returns: the path of its directory and the contents of its manifest. Small, JSON-serialisable."""
 
     stage: str
     modality: str | None
@@ -75,7 +75,7 @@ class Record:
 
 
 def record_of(target: Path, manifest: Manifest, reused: bool) -> Record:
-    """The record of a committed directory."""
+    """Return the record of a committed directory."""
     return Record(
         manifest.stage,
         manifest.modality,
@@ -91,7 +91,7 @@ def record_of(target: Path, manifest: Manifest, reused: bool) -> Record:
 
 
 def reusable(target: Path, fingerprint: str) -> Record | None:
-    """The record of `target`, if it is committed with this fingerprint and its files are there in full size."""
+    """Return the record of `target` if it is committed with this fingerprint and its files have their full size."""
     manifest = read_manifest(target)
     if manifest is None or manifest.fingerprint != fingerprint or missing_files(target, manifest):
         return None
@@ -99,7 +99,7 @@ def reusable(target: Path, fingerprint: str) -> Record | None:
 
 
 def package_versions() -> dict[str, str]:
-    """The installed versions of what decides about results."""
+    """Return the installed versions of Python and of the packages that influence results."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -111,8 +111,9 @@ def package_versions() -> dict[str, str]:
 
 @contextmanager
 def machine_trouble_explained(stage: str, target: Path) -> Iterator[None]:
-    """A full disk, a missing permission or too little memory is no defect of ours: say what it is, and that nothing is
-    lost.
+    """Raise errors of the machine (a full disk, a missing permission, too little memory) as StageError.
+
+    The text names the cause and says that finished work is kept.
     """
     try:
         yield
@@ -131,21 +132,21 @@ def machine_trouble_explained(stage: str, target: Path) -> Iterator[None]:
 
 
 def _cpu_seconds() -> float:
-    """Of this process, and of its children that have ended."""
+    """Return the processor time of this process and of its ended children, in seconds."""
     return sum(os.times()[:4])
 
 
 def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], force: bool = False) -> Record:
-    """Have `target` hold what `identity` describes: reuse it, or call `work` on a partial directory and commit.
+    """Build the directory `target` that `identity` describes: reuse it, or call `work` on a partial one and commit.
 
-    `work` finds in its directory what an earlier, killed call with the same identity left there. `force` starts
-    from nothing. A directory that stands in the way is set aside, not deleted.
+    The directory given to `work` contains what an earlier, killed call with the same identity finished. `force`
+    starts from an empty directory. An existing directory at `target` is set aside, not deleted.
 
     Raises:
         Busy: another process is building it.
-        StageError: the disk is full, a permission is missing, or the like; files that the outcome names are not there;
-            or another process, which this machine's locks do not keep out, has taken the directory away.
-        Whatever `work` raises; what it had finished stays for the next call.
+        StageError: the disk is full, a permission is missing, or the like; required files of the outcome are missing;
+            or another process, which the locks do not exclude, has renamed or removed the directory.
+        Any exception of `work`; its finished parts are kept for the next call.
     """
     if not force and (record := reusable(target, identity.fingerprint)):
         clear_left_overs(target)
@@ -157,12 +158,12 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
         begun = partial_directories(target, identity.fingerprint)
         for partial in begun if force else ():
             discard(partial)
-        # One that only lacks its name is newer than what was set aside: it was to take that one's place.
+        # A partial directory with a manifest is newer than a directory set aside: it was about to replace it.
         finished = any(read_manifest(partial) is not None for partial in begun)
         if not (force or finished) and (manifest := restore(target, identity.fingerprint)):
             return record_of(target, manifest, reused=True)
         partial = begin(target, identity.fingerprint)
-        (partial / MANIFEST).unlink(missing_ok=True)  # Of a commit that was killed: it will be written anew.
+        (partial / MANIFEST).unlink(missing_ok=True)  # Of a commit that was killed: it is written again.
         own = os.stat(partial)
         fault_point("after begin")
         started, clock, used = datetime.datetime.now(datetime.UTC), time.monotonic(), _cpu_seconds()
@@ -195,7 +196,7 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
 
 
 def _is_still(partial: Path, own: os.stat_result) -> bool:
-    """Whether a partial directory is the one that was begun, not another that has its name now."""
+    """Return whether a partial directory is still the same one, and not another one with its name."""
     try:
         return os.path.samestat(os.stat(partial), own)
     except FileNotFoundError:

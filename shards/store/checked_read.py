@@ -1,4 +1,4 @@
-"""The bytes of files that stages have committed, checked as they are read."""
+"""Reading committed files with a check of their sha256."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from shards.store.manifest import MANIFEST, Manifest, read_manifest
 
 
 def read_stored(path: Path, stage: str) -> bytes:
-    """All bytes of a file that `stage` wrote, checked against the sha256 in the manifest of its directory.
+    """Return all bytes of a file that `stage` wrote, checked against the sha256 in the manifest of its directory.
 
-    A file of a directory without a manifest, one that is being built, is read as it is.
+    Files of a directory without a manifest, which is being built, are read without a check.
 
     Raises:
-        StageError: the file is not there, or is not what was committed; says which stage makes it anew.
+        StageError: the file is missing, or differs from what was committed; the text has the command that rebuilds it.
     """
     try:
         data = path.read_bytes()
@@ -38,7 +38,7 @@ def read_stored(path: Path, stage: str) -> bytes:
 
 
 def read_stored_json(path: Path, stage: str) -> Any:
-    """The value in a JSON file that `stage` wrote. Raises StageError as `read_stored` does."""
+    """Return the value in a JSON file that `stage` wrote. Raises StageError as `read_stored` does."""
     try:
         return json.loads(read_stored(path, stage))
     except ValueError as error:
@@ -46,7 +46,7 @@ def read_stored_json(path: Path, stage: str) -> Any:
 
 
 def remedy(manifest: Manifest | None, stage: str) -> str:
-    """The command that makes a committed directory anew. `stage` counts where there is no manifest to tell."""
+    """Return a sentence with the command that rebuilds a committed directory. `stage` is used without a manifest."""
     if manifest is None:
         return f"Build it anew: xdc stage {stage} ... --force"
     words = stage_command(manifest.stage, modality=manifest.modality, round=manifest.round, force=True)
@@ -54,12 +54,12 @@ def remedy(manifest: Manifest | None, stage: str) -> str:
 
 
 def remedy_of(path: Path, stage: str) -> str:
-    """The same for the directory of a file that `stage` wrote."""
+    """Return the same sentence for the directory of a file that `stage` wrote."""
     return remedy(_manifest_of(path)[0], stage)
 
 
 def _manifest_of(path: Path) -> tuple[Manifest | None, str]:
-    """The manifest of the directory, or of the one above, that a file belongs to, and the file's name in it."""
+    """Return the manifest of the file's directory, or of the one above, and the file's name in it."""
     for directory in (path.parent, path.parent.parent):
         try:
             status = os.stat(directory / MANIFEST)
@@ -72,5 +72,5 @@ def _manifest_of(path: Path) -> tuple[Manifest | None, str]:
 
 @lru_cache(maxsize=256)
 def _manifest(directory: Path, inode: int, mtime_ns: int, size: int) -> Manifest | None:
-    """Read once as long as the file is the same: a stage reads its shards one by one."""
+    """Read a manifest once while its file is the same, because a stage reads its shards one by one."""
     return read_manifest(directory)

@@ -1,17 +1,17 @@
-"""A directory is whole, or it does not exist.
+"""Committed directories: a directory is complete, or it does not exist.
 
-A stage builds a directory beside its target, named after the fingerprint of what it makes:
-`.<name>.<fingerprint>.partial`. What is finished in there survives a kill and is found again by the same
-fingerprint. `commit` writes the manifest last and renames. What stood at the target before is set aside in
-`.stale/`, where a later run with the old settings finds it again; unless it is replaced by one of the same fingerprint,
-because it was not whole or was to be made anew: then it gets a name there by which nobody looks for it.
+A stage builds a directory beside its target. Its name contains the fingerprint of the result:
+`.<name>.<fingerprint>.partial`. The finished parts in it survive a kill, and the next call finds them by the same
+fingerprint. `commit` writes the manifest last and renames the directory. The previous directory at the target is set
+aside in `.stale/`, where a later run with the old settings finds it. If it is replaced by one of the same fingerprint
+(because it was damaged, or by `--force`), it gets a name there under which it is never restored.
 
-Two builders at once, where locks do not exclude them, cannot mix what they write: whoever goes on with a partial
-directory renames it first, nothing makes one again under the old name, and a commit refuses what is not whole. So the
-slower one ends with an error (`taken_away`), at its next write or at its commit.
+Two builders that locks do not exclude cannot mix their files: a process that continues a partial directory renames it
+first, nothing creates one again under the old name, and a commit refuses an incomplete directory. So the slower one
+ends with an error (`taken_away`), at its next write or at its commit.
 
-What a killed process leaves beside a target is removed by its next commit, or by `clear_left_overs` where the target
-turned out to be finished.
+Left-overs of a killed process beside a target are removed by its next commit, or by `clear_left_overs` if the target is
+finished.
 """
 
 import errno
@@ -37,30 +37,32 @@ from shards.store.manifest import (
 )
 
 STALE = ".stale"
-# What a rename fails with where another process has taken its source away, or has been there before.
+# Errors of a rename if another process has moved its source, or was faster.
 OVERTAKEN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
 
 
 def partial_directory(target: Path, fingerprint: str) -> Path:
-    """Where the directory `target` with this fingerprint is built, as long as nobody else goes on with it."""
+    """Return the path at which `target` with this fingerprint is built first; a later call continues under another."""
     return target.with_name(f".{target.name}.{fingerprint[:12]}.partial")
 
 
 def partial_directories(target: Path, fingerprint: str) -> list[Path]:
-    """What was begun of `target` with this fingerprint; several only where several processes began at once."""
+    """Return the partial directories of `target` with this fingerprint. There are several only if several processes
+    began at once.
+    """
     if not target.parent.is_dir():
         return []
     return _beside(target, re.escape(fingerprint[:12]) + r"(-[0-9a-f]+)?\.partial")
 
 
 def begin(target: Path, fingerprint: str) -> Path:
-    """Make the partial directory of `target`, or go on with one that is there, which gets a new name.
+    """Make the partial directory of `target`, or rename an existing one and continue it. Return its path.
 
-    By the new name this process alone knows it: where its former owner still lives, on another machine or as a child of
-    a process that was killed, its next write fails.
+    Only this process knows the new name. If the former owner is still alive, on another machine or as a child of a
+    killed process, its next write fails.
 
     Raises:
-        StageError: another process has begun, or gone on with it, at the same instant.
+        StageError: another process has begun or continued it at the same instant.
     """
     begun, partial = partial_directories(target, fingerprint), partial_directory(target, fingerprint)
     try:
@@ -75,12 +77,12 @@ def begin(target: Path, fingerprint: str) -> Path:
 
 
 def stale_directory(target: Path, fingerprint: str) -> Path:
-    """Where a replaced `target` with this fingerprint is kept."""
+    """Return the path at which a replaced `target` with this fingerprint is kept."""
     return target.parent / STALE / f"{target.name}-{fingerprint[:12]}"
 
 
 def discard(directory: Path) -> None:
-    """Delete a partial directory. Killed in the middle of it, nobody takes what is left for finished parts."""
+    """Delete a partial directory. It is renamed first, so that the rest of a killed deletion is not taken for work."""
     doomed = directory.with_suffix(".removed")
     _remove_tree(doomed)
     os.rename(directory, doomed)
@@ -89,21 +91,22 @@ def discard(directory: Path) -> None:
 
 
 def _remove_tree(directory: Path) -> None:
-    """Delete a directory, if it is there and no other process is about the same."""
+    """Delete a directory if it exists and no other process deletes it at the same time."""
     with suppress(FileNotFoundError):
         shutil.rmtree(directory)
 
 
 def replaced_directory(target: Path, fingerprint: str) -> Path:
-    """Where a `target` is kept in whose place another of the same fingerprint was put. It never comes back."""
+    """Return the path of a `target` that was replaced by one of the same fingerprint. It is never restored."""
     aside = stale_directory(target, fingerprint)
     return aside.with_name(f"{aside.name}.replaced")
 
 
 def set_aside(target: Path, replaced_by: str | None = None) -> Path | None:
-    """Move a committed `target` into `.stale/`; None where there was nothing. Of a fingerprint the last one is kept.
+    """Move a committed `target` into `.stale/` and return its new path; None if it does not exist.
 
-    Where its fingerprint is that of what takes its place, `replaced_by`, `restore` does not find it again.
+    Only the last directory of a fingerprint is kept. If the fingerprint equals `replaced_by`, that of its replacement,
+    `restore` does not find it again.
 
     Raises:
         ConfigError: it is a folder of other committed directories.
@@ -113,7 +116,7 @@ def set_aside(target: Path, replaced_by: str | None = None) -> Path | None:
     manifest = read_manifest(target)
     if manifest is None and any(target.glob("*/" + MANIFEST)):
         raise ConfigError(f"{target} holds other finished directories. Give this one a directory of its own.")
-    # One that has lost its manifest gets a name of its own: nothing may be deleted for it.
+    # A directory without a manifest gets a unique name, so that nothing is deleted for it.
     aside = stale_directory(target, manifest.fingerprint if manifest else uuid.uuid4().hex)
     if manifest is not None and manifest.fingerprint == replaced_by:
         aside = replaced_directory(target, replaced_by)
@@ -126,9 +129,9 @@ def set_aside(target: Path, replaced_by: str | None = None) -> Path | None:
 
 
 def _put_in_place(directory: Path, target: Path, fingerprint: str, *point: str) -> None:
-    """Set aside what stands at `target`, and give its name to `directory`. `point`: a fault point before the latter.
+    """Set aside the present `target` and rename `directory` to it. `point`: a fault point before the rename.
 
-    Where another process has taken `directory` away meanwhile, what was set aside was perhaps its work: it returns.
+    If another process has moved `directory` meanwhile, the directory set aside may be its work: it is put back.
     """
     aside = set_aside(target, fingerprint)
     fault_point(*point)
@@ -142,30 +145,30 @@ def _put_in_place(directory: Path, target: Path, fingerprint: str, *point: str) 
 
 
 def _returning(target: Path) -> list[Path]:
-    """Directories on their way back from `.stale/`, by names that tell their fingerprints."""
+    """Return the directories that are being restored from `.stale/`. Their names contain their fingerprints."""
     return _beside(target, r"[^.]+\.returning")
 
 
 def _beside(target: Path, pattern: str) -> list[Path]:
-    # A dot in between makes it a neighbour's.
+    # A name with another dot belongs to another target.
     named = re.compile(re.escape(f".{target.name}.") + pattern)
     return [path for path in sorted(target.parent.iterdir()) if named.fullmatch(path.name)]
 
 
 def put_back(target: Path) -> None:
-    """Undo a restoring that a kill broke off between its renames: nothing that was set aside may get lost."""
+    """Undo a restoration that was killed between its renames, so that nothing set aside is lost."""
     for returning in _returning(target):
         mark = returning.name.split(".")[-2]
         aside = stale_directory(target, mark)
         aside.parent.mkdir(parents=True, exist_ok=True)
-        _give_up(target, mark)  # Of two of a fingerprint the one on its way was found whole, the other one was not.
+        _give_up(target, mark)  # Of two with one fingerprint, the one being restored was complete.
         fault_point("before put_back")
         os.rename(returning, aside)
         fault_point("after put_back")
 
 
 def _give_up(target: Path, fingerprint: str) -> None:
-    """Have `restore` not find what was set aside with this fingerprint, if there is anything: it is replaced."""
+    """Rename a directory set aside with this fingerprint, if there is one, so that `restore` does not find it."""
     aside, replaced = stale_directory(target, fingerprint), replaced_directory(target, fingerprint)
     if not aside.exists():
         return
@@ -176,19 +179,19 @@ def _give_up(target: Path, fingerprint: str) -> None:
 
 
 def restore(target: Path, fingerprint: str) -> Manifest | None:
-    """Bring back a directory that was set aside with this very fingerprint, whole; None where there is none.
+    """Restore a complete directory that was set aside with this fingerprint; return None if there is none.
 
-    What was begun beside it is given up, as by a commit.
+    Partial directories of the target are deleted, as by a commit.
 
     Raises:
-        StageError: another process has taken it, or what it was to replace.
+        StageError: another process has moved it, or the directory that it replaces.
     """
     put_back(target)
     aside = stale_directory(target, fingerprint)
     manifest = read_manifest(aside)
     if manifest is None or manifest.fingerprint != fingerprint or missing_files(aside, manifest):
         return None
-    # Out of the way first: setting the present one aside must not meet the one that returns.
+    # Move it out of `.stale/` first, so that setting the present one aside does not overwrite it.
     returning = target.with_name(f".{target.name}.{fingerprint[:12]}.returning")
     try:
         fault_point("before restore")
@@ -206,10 +209,10 @@ def restore(target: Path, fingerprint: str) -> Manifest | None:
 
 
 def clear_left_overs(target: Path) -> None:
-    """Remove what a killed process left beside a `target` that is finished: its lock, and partial directories.
+    """Remove the left-overs of a killed process beside a finished `target`: its lock, and partial directories.
 
-    A lock that is there tells of it, so this costs one look where nobody was killed. Where another process is at work
-    at the target, or where nothing may be written, it is left alone.
+    Only a killed process leaves a lock file, so without one this costs a single look. If another process is building
+    the target, or the folder is not writable, nothing is removed.
     """
     if lock_of(target).exists():
         with suppress(Busy, OSError), exclusive(target, patience=0):
@@ -218,7 +221,7 @@ def clear_left_overs(target: Path) -> None:
 
 
 def _remove_partials(target: Path) -> None:
-    # Of other fingerprints: what they were begun for is not asked for any more.
+    # They have other fingerprints, and their settings are no longer current.
     for left_over in _beside(target, r"[^.]+\.partial"):
         with suppress(FileNotFoundError):  # Its owner, on another machine, has just committed or renamed it.
             discard(left_over)
@@ -227,12 +230,12 @@ def _remove_partials(target: Path) -> None:
 
 
 def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[str] = ()) -> Manifest:
-    """Give a finished partial directory its manifest and its name. Returns the manifest with its files listed.
+    """Write the manifest of a finished partial directory and rename it. Return the manifest with its files listed.
 
-    `files`: names of files that it must have.
+    `files`: names of required files.
 
     Raises:
-        StageError: one of `files` is not there, or another process has taken the directory away. Nothing is committed.
+        StageError: one of `files` is missing, or another process has moved the directory. Nothing is committed.
     """
     for path in sorted(partial.rglob(".*.tmp")):
         path.unlink(missing_ok=True)  # Left by a killed writer.
@@ -253,7 +256,7 @@ def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[st
         raise
     fault_point("after commit")
     sync(target.parent)
-    # What was renamed is what was listed, unless another process took the manifest out of it and went on with it.
+    # The renamed directory is the listed one, unless another process removed the manifest and continued it.
     found = read_manifest(target)
     if found is None or (found.started, found.files) != (manifest.started, manifest.files):
         raise taken_away(partial)

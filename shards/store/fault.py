@@ -1,10 +1,10 @@
-"""Named points around every step that commits something, at which the tests of resumption have a process die.
+"""Named fault points around every step of a commit, at which tests of resumption kill a process.
 
 In a normal run nothing is armed, and passing a point costs one comparison with None. The environment variable
 `XDC_FAULT` is read once, when this module is imported:
 
     kill:3:before rename 000001.tar     at the third passing of this point, SIGKILL to this process
-    stop:1:before commit                the same with SIGSTOP: another process can work while this one stands still
+    stop:1:before commit                the same with SIGSTOP: another process can work while this one is stopped
     trace:/tmp/points                   append the name of every point that is passed to this file
 """
 
@@ -18,9 +18,9 @@ _armed: tuple[str, str] | None = None
 
 
 def arm(order: str | None) -> None:
-    """Do as the text of `XDC_FAULT` says from now on; None: nothing. For a test that forks instead of starting anew.
+    """Arm a fault point as the text of `XDC_FAULT` says; None disarms. For tests that fork a process.
 
-    Raises ValueError where it is no such text: a harness that kills nothing must not pass.
+    Raises ValueError for any other text, because a harness that kills nothing must not pass.
     """
     global _armed, _left
     if not order:
@@ -40,7 +40,7 @@ def arm(order: str | None) -> None:
 
 
 def fault_point(when: str, step: str = "") -> None:
-    """Pass the point `when step` ("before rename", "000001.tar"). Does nothing unless a test has armed it."""
+    """Pass the point `when step` ("before rename", "000001.tar"). This does nothing unless a test has armed it."""
     if _armed is not None:
         _pass(f"{when} {step}".strip())
 

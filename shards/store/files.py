@@ -1,6 +1,6 @@
-"""A file is whole, or it does not exist: it is written under another name and renamed.
+"""Atomic files: a file is complete, or it does not exist. It is written under another name and renamed.
 
-What a killed process leaves is removed by the next writer of that file, or by the commit of its directory.
+Left-overs of a killed process are removed by the next writer of the file, or by the commit of its directory.
 """
 
 import hashlib
@@ -19,12 +19,13 @@ PARTIAL = re.compile(r"\..+\.partial")
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, as 64 hex digits."""
+    """Return the sha256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
+    """Flush a file or directory to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -33,7 +34,7 @@ def sync(path: Path) -> None:
 
 
 def _orphans(path: Path) -> Iterator[Path]:
-    """Temporary files for `path` whose writers were processes of this machine that are dead."""
+    """Yield temporary files for `path` whose writers were processes of this machine and are dead."""
     pattern = re.compile(re.escape(f".{path.name}.") + r"(\d+)" + re.escape(f"@{platform.node()}.tmp"))
     with os.scandir(path.parent) as entries:
         names = [entry.name for entry in entries if entry.name.endswith(".tmp")]
@@ -54,12 +55,12 @@ def _alive(process: int) -> bool:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: renamed to it when the block ends well, removed when it raises.
+    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it raises.
 
-    The folder is made where it is not there; a partial directory is not.
+    A missing folder is created; a missing partial directory is not.
 
     Raises:
-        StageError: the partial directory in which the file was to lie is gone.
+        StageError: the partial directory of the file is gone.
     """
     partial = _partial_around(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.tmp")
@@ -82,7 +83,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def _partial_around(path: Path) -> Path | None:
-    """The partial directory in which a file lies, however deep."""
+    """Return the partial directory around a file, at any depth."""
     return next((folder for folder in path.parents if PARTIAL.fullmatch(folder.name)), None)
 
 
@@ -91,11 +92,11 @@ def _make_folder(folder: Path, partial: Path | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     elif folder != partial:
         for part in reversed([folder, *folder.parents][: len(folder.relative_to(partial).parts)]):
-            part.mkdir(exist_ok=True)  # Without parents: FileNotFoundError where the partial directory is gone.
+            part.mkdir(exist_ok=True)  # Without parents: FileNotFoundError if the partial directory is gone.
 
 
 def taken_away(directory: Path) -> StageError:
-    """What is raised by who works on a directory that another process has renamed, committed or deleted meanwhile."""
+    """Return the error for a directory that another process has renamed, committed or deleted meanwhile."""
     return StageError(
         f"{directory} is not what it was, or is gone: another process has gone on with it, committed it or deleted it. "
         "Do two machines build the same, on a disk whose locks hold on each of them alone (see: xdc doctor)? Nothing "
@@ -104,11 +105,11 @@ def taken_away(directory: Path) -> StageError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, whole."""
+    """Write a text file atomically (UTF-8): a reader sees the old file or the new one."""
     with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinity are refused."""
+    """Write `value` as indented JSON, atomically. Raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

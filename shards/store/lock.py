@@ -1,14 +1,14 @@
-"""One builder of a directory at a time.
+"""The lock of a directory: only one process builds it at a time.
 
-Two things say who builds: `flock` on a lock file, and what stands in that file. On one machine the kernel's lock is
-enough. On a disk that several machines share it may hold on each machine alone (Lustre with `localflock`, BeeGFS, NFS
-with `local_lock`). So the file is created exclusively, which is atomic everywhere; it names its holder; and the holder
-renews its modification time. A holder on another machine counts as dead once its file has not changed for `PATIENCE`
-seconds. Whether it changes is observed, for clocks of two machines differ; or the file is compared with one that was
-just made beside it, by the same clock: where it is older than `ABANDONED` seconds its holder is dead, without waiting.
+Two things decide who builds: `flock` on a lock file, and the contents of that file. On one machine the kernel's lock is
+enough. On a disk that several machines share it may hold only within each machine (Lustre with `localflock`, BeeGFS,
+NFS with `local_lock`). So the file is created exclusively, which is atomic everywhere; it names its holder; and the
+holder renews its modification time. A holder on another machine counts as dead once its file has not changed for
+`PATIENCE` seconds. The file is watched for changes, because clocks of two machines differ. A file that is more than
+`ABANDONED` seconds older than one just created beside it, by the same clock, counts as dead without this wait.
 
-A holder that is only paused for longer loses the lock and does not know it. What it writes then is not mixed with what
-the next one writes: its partial directory has been renamed (`shards.store.commit.begin`), and it ends with an error.
+A holder that is only paused for longer loses the lock without notice. Its files are not mixed with those of the next
+holder: its partial directory has been renamed (`shards.store.commit.begin`), and it ends with an error.
 """
 
 import errno
@@ -31,13 +31,13 @@ from shards.store.fault import fault_point
 
 RENEWAL = 5.0  # Seconds from one renewal of a held lock file to the next.
 PATIENCE = 30.0  # Seconds without a renewal after which a holder on another machine counts as dead.
-ABANDONED = 100 * PATIENCE  # Seconds since the last renewal, on the disk's clock, after which nobody watches.
+ABANDONED = 100 * PATIENCE  # Seconds since the last renewal, by the disk's clock, after which a file counts as dead.
 MOMENT = 1.0  # Seconds for a process of this machine to write its name into its file, or to finish dying.
 WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 
-# A lock belongs to every process that has inherited its file: a decoding worker must not hold it when we are killed.
+# Every process that inherited the file holds the lock: a decoding worker must not keep it when its parent is killed.
 _locks: set[TextIO] = set()
-_inherited: list[TextIO] = []  # Never collected: that would close a number that is another file's by then.
+_inherited: list[TextIO] = []  # Never collected: that would close a file number that may belong to another file.
 
 
 def _let_go() -> None:
@@ -52,10 +52,10 @@ os.register_at_fork(after_in_child=_let_go)
 
 @dataclass(frozen=True)
 class Holder:
-    """What a lock file says of the process that made it.
+    """The process that made a lock file.
 
-    host: the machine's name. started: when the process took the lock, ISO 8601, UTC. machine: tells machines of one
-    name apart, and a machine before and after a restart. born: tells processes apart that had the same pid.
+    host: the machine's name. started: when the process took the lock, ISO 8601, UTC. machine: distinguishes machines
+    with one name, and a machine before and after a restart. born: distinguishes processes with the same pid.
     """
 
     host: str
@@ -69,7 +69,7 @@ class Holder:
 
 
 def this_machine() -> str:
-    """A word that no other running system has, container or machine: Linux's boot id and the space of its pids."""
+    """Return a text that is unique to this container or machine: Linux's boot id and its pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -83,16 +83,16 @@ def _this_process() -> Holder:
 
 
 def _born(pid: int) -> str:
-    """In clock ticks since the system's start; "" where a process is not there, or where there is no /proc."""
+    """Return the start of a process in clock ticks since boot; "" if the process or /proc does not exist."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except OSError:
         return ""
-    return "" if state in "ZX" else fields[18]  # One that is dead and not yet waited for has no lock any more.
+    return "" if state in "ZX" else fields[18]  # A dead process that was not yet waited for has no lock any more.
 
 
 def _runs(holder: Holder) -> bool:
-    """Whether a holder on this machine is still there."""
+    """Return whether a holder on this machine is alive."""
     if holder.born:
         return _born(holder.pid) == holder.born
     try:
@@ -105,12 +105,12 @@ def _runs(holder: Holder) -> bool:
 
 
 def lock_of(target: Path) -> Path:
-    """The file that is locked while `target` is built. One that is there but not locked is a killed process's."""
+    """Return the file that is locked while `target` is built. If it exists unlocked, its process was killed."""
     return target.with_name(f".{target.name}.lock")
 
 
 def read_holder(lock: Path) -> Holder | None:
-    """Who made a lock file; None where it is not there, or names nobody (it was made by xdc 0.1.0, or this instant)."""
+    """Return the holder of a lock file; None if it does not exist or is empty (made by xdc 0.1.0, or just now)."""
     try:
         return _parsed(lock.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
@@ -125,10 +125,10 @@ def _parsed(text: str) -> Holder | None:
 
 
 def in_progress(target: Path) -> str:
-    """Who builds `target` now, in words, as far as that can be seen from here without waiting; "" for nobody.
+    """Return who builds `target` now, in words, as far as this machine can tell without waiting; "" for nobody.
 
-    A lock file of another machine counts as held until it is older than `ABANDONED`: whether its holder lives can only
-    be told by watching it.
+    A lock file of another machine counts as held until it is older than `ABANDONED`, because only watching it shows
+    whether its holder is alive.
     """
     lock = lock_of(target)
     try:
@@ -147,13 +147,13 @@ def in_progress(target: Path) -> str:
 
 @contextmanager
 def exclusive(target: Path, patience: float | None = None) -> Iterator[None]:
-    """Only one process builds `target` at a time. The kernel frees the lock of a killed process.
+    """Hold the lock of `target`, so that only one process builds it. The kernel frees the lock of a killed process.
 
-    `patience`: for how many seconds a lock file that names a process of another machine is watched before that one
-    counts as dead; 0: it counts as living, at once. One that is older than `ABANDONED` is not watched.
+    `patience`: seconds for which a lock file of another machine is watched before its holder counts as dead; 0: the
+    holder counts as alive at once. A file older than `ABANDONED` is not watched.
 
     Raises:
-        Busy: another living process holds it; the text names host, process and since when.
+        Busy: another living process holds it; the text names the host, the process and the time since when.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = lock_of(target)
@@ -169,7 +169,7 @@ def exclusive(target: Path, patience: float | None = None) -> Iterator[None]:
         renewal.join()
         _locks.discard(file)
         fault_point("before unlock", target.name)
-        if _is_at(file, lock):  # Else another one has taken it over: see the top of this file.
+        if _is_at(file, lock):  # Else another process has taken it over: see the top of this file.
             lock.unlink(missing_ok=True)
         fault_point("after unlock", target.name)
         file.close()
@@ -179,12 +179,12 @@ def _renew(file: TextIO, released: threading.Event) -> None:
     while not released.wait(RENEWAL):
         try:
             os.utime(file.fileno())
-        except OSError:  # Taken over, or a disk that is away for a while: told where something is written.
+        except OSError:  # Taken over, or the disk is not available: the next write reports it.
             continue
 
 
 def _acquired(target: Path, patience: float) -> TextIO:
-    """The lock file of `target`, locked and with this process's name in it. Raises Busy."""
+    """Return the lock file of `target`, locked and with this process as its holder. Raises Busy."""
     lock, seen, renewed, since = lock_of(target), None, 0, 0.0
     while True:
         if (file := _created(lock)) is not None:
@@ -204,15 +204,15 @@ def _acquired(target: Path, patience: float) -> TextIO:
             here = holder is not None and holder.machine == this_machine() and _runs(holder)
             strange = holder is not None and holder.machine != this_machine() and not _abandoned(file, lock)
             if strange and (not patience or (seen is not None and (found, state.st_mtime_ns) != (seen, renewed))):
-                raise _busy(target, holder)  # It was renewed, or is new: its holder lives.
+                raise _busy(target, holder)  # It was renewed, or is new: its holder is alive.
             if found != seen:
                 seen, since = found, now
             renewed = state.st_mtime_ns
-            if here and now - since >= MOMENT:  # The kernel would have told us, where its locks work.
+            if here and now - since >= MOMENT:  # The kernel's lock does not work here.
                 raise _busy(target, holder)
             wait = patience if strange else MOMENT if not text else 0
             if not here and now - since >= wait:
-                # Removed and made again, not written over: of two that find it abandoned only one makes the next.
+                # Removed and created again, not overwritten: of two processes that do this only one creates the next.
                 if _is_at(file, lock):
                     lock.unlink(missing_ok=True)
                 continue
@@ -220,7 +220,7 @@ def _acquired(target: Path, patience: float) -> TextIO:
 
 
 def _abandoned(file: TextIO, lock: Path) -> bool:
-    """Whether a lock file was renewed so long ago that its holder is dead. Both times are of the disk's clock."""
+    """Return whether a lock file is so old that its holder is dead. Both times are by the disk's clock."""
     try:
         with tempfile.NamedTemporaryFile(dir=lock.parent, prefix=".xdc-lock-", suffix=".tmp") as now:
             age = os.fstat(now.fileno()).st_mtime - os.fstat(file.fileno()).st_mtime
@@ -230,28 +230,28 @@ def _abandoned(file: TextIO, lock: Path) -> bool:
 
 
 def _created(lock: Path) -> TextIO | None:
-    """A lock file of this process, which was not there; None where one is."""
+    """Create a lock file of this process and return it; None if one exists."""
     try:
         file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "r+", encoding="utf-8")
     except FileExistsError:
         return None
     try:
-        _flock(file, fcntl.LOCK_EX)  # Who has opened it before us looks into it, and closes it.
+        _flock(file, fcntl.LOCK_EX)  # A process that opened it before reads it and closes it.
         text = json.dumps(asdict(_this_process())).encode()
         if os.write(file.fileno(), text) < len(text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(lock))
-    except OSError:  # As on a full disk: a lock that names nobody would be in everybody's way.
+    except OSError:  # As on a full disk: an empty lock file would block every process.
         lock.unlink(missing_ok=True)
         file.close()
         raise
     if _is_at(file, lock):
         return file
-    file.close()  # We took so long that another one found it abandoned.
+    file.close()  # This took so long that another process considered it dead.
     return None
 
 
 def _flock(file: TextIO, how: int) -> bool:
-    """Whether the lock is ours. A file system without locks refuses nobody: the file's content decides."""
+    """Take the lock and return whether this succeeded. It does on file systems without locks: the content decides."""
     try:
         fcntl.flock(file, how)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Whether locks on files hold in a directory: between two processes of this machine, and what is known of others."""
+"""A check whether file locks hold in a directory, between processes and, as far as is known, between machines."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MOUNTS = Path("/proc/mounts")
-TIMEOUT_S = 60.0  # For the second process, which takes less than one second where locks are answered.
+TIMEOUT_S = 60.0  # For the second process, which takes less than one second if locks work.
 
 # File systems of one machine, and those whose `flock` holds on all machines that have them mounted.
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "vfat", "exfat", "ntfs3"})
@@ -28,10 +28,10 @@ else:
 
 @dataclass(frozen=True)
 class LockCheck:
-    """What was found of one directory.
+    """The result for one directory.
 
-    here: whether a lock of one process is seen by another one on this machine. sure: whether it also holds between
-    machines, or there are none that share the directory, as far as the file system's type and options tell.
+    here: whether a lock of one process excludes another one on this machine. sure: whether it also holds between
+    machines, or no other machine shares the directory, according to the file system's type and options.
     """
 
     file_system: str
@@ -43,11 +43,11 @@ class LockCheck:
 def check_locks(directory: Path) -> LockCheck:
     """Lock a file in `directory`, have a second process try the same, and look up the file system.
 
-    One machine cannot prove that a lock holds on another one: `sure` is what is known of the type and its options.
+    One machine cannot prove that a lock holds on another one: `sure` follows from the file system's type and options.
 
     Raises:
-        OSError: no file can be made there.
-        subprocess.TimeoutExpired: the second process has no answer within `TIMEOUT_S`, as where NFS's locks hang.
+        OSError: no file can be created there.
+        subprocess.TimeoutExpired: the second process has no answer within `TIMEOUT_S`, as when NFS's locks hang.
     """
     kind, options = file_system_of(directory)
     here, between = _refused(directory), _between_machines(kind, options)
@@ -63,7 +63,7 @@ AT_ONCE = "do not build one directory from two machines at once: a stage may end
 
 
 def _between_machines(kind: str, options: frozenset[str]) -> str:
-    """Why locks may not hold between machines; "" where they do, or where there is but one machine."""
+    """Return why locks may not hold between machines; "" if they do, or if there is only one machine."""
     if kind in LOCAL or kind in ACROSS:
         return ""
     if kind in ("nfs", "nfs4"):
@@ -91,7 +91,7 @@ def _refused(directory: Path) -> bool:
 
 
 def file_system_of(directory: Path) -> tuple[str, frozenset[str]]:
-    """The type of the file system in which a directory lies, and its mount options; "unknown" where none is listed."""
+    """Return the type and mount options of a directory's file system; "unknown" if none is listed."""
     place = Path(os.path.realpath(directory))
     found: tuple[Path, str, frozenset[str]] | None = None
     try:
@@ -101,7 +101,7 @@ def file_system_of(directory: Path) -> tuple[str, frozenset[str]]:
     for line in lines:
         _, mounted, kind, options = line.split()[:4]
         point = Path(mounted.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
-        # The innermost one; of two on the same place the later one lies over the earlier one.
+        # The innermost mount; of two at the same place the later one hides the earlier one.
         if place.is_relative_to(point) and (found is None or point.is_relative_to(found[0])):
             found = point, kind, frozenset(options.split(","))
     return found[1:] if found is not None else ("unknown", frozenset())

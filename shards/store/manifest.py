@@ -1,4 +1,4 @@
-"""The manifest of a committed directory: what it holds, and everything it was made from. It is written last."""
+"""The manifest of a committed directory: its files, and everything it was made from. It is written last."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a committed directory holds, and everything it was made from."""
+    """The contents of manifest.json: the files of a committed directory, and everything it was made from."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,23 +41,25 @@ class Manifest(BaseModel):
     versions: dict[str, str] = {}
     summary: dict[str, Any] = {}
     files: dict[str, FileEntry] = {}
-    seal: str | None = None  # sha256 of all the rest; None in those that are older than it.
+    seal: str | None = None  # sha256 of all other fields; None in older manifests.
 
 
 def fingerprint(value: object) -> str:
-    """sha256, as 64 hex digits, over the canonical JSON of `value` (sorted keys, no white space)."""
+    """Return the sha256, as 64 hex digits, of the canonical JSON of `value` (sorted keys, no white space)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """With the sha256 of everything it says, so that a change of one digit is noticed."""
+    """Write manifest.json with a seal: the sha256 of all other fields, so that any change is noticed."""
     said = json.loads(manifest.model_dump_json(exclude={"seal"}))
     write_json(directory / MANIFEST, said | {"seal": fingerprint(said)})
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a committed directory, or None where there is no sound one: the directory counts as not there."""
+    """Return the manifest of a committed directory; None if it is missing or damaged (the directory then counts as
+    missing).
+    """
     try:
         data = (directory / MANIFEST).read_bytes()
         manifest = Manifest.model_validate_json(data)
@@ -70,7 +72,7 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def missing_files(directory: Path, manifest: Manifest) -> list[str]:
-    """Names of files that the manifest lists and that are absent or of another size (bytes are not read)."""
+    """Return names of files in the manifest that are absent or have another size (bytes are not read)."""
 
     def sound(name: str, entry: FileEntry) -> bool:
         try:
@@ -82,7 +84,7 @@ def missing_files(directory: Path, manifest: Manifest) -> list[str]:
 
 
 def list_files(directory: Path) -> dict[str, FileEntry]:
-    """Size and hash of every file below `directory` but the manifest, by relative name."""
+    """Return size and sha256 of every file below `directory` except the manifest, by relative name."""
     return {
         str(path.relative_to(directory)): FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
         for path in sorted(directory.rglob("*"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Node:
-    """One box of the graph: a stage, on a modality (or label source), in a round. Has a directory of its own."""
+    """A node of the graph: a stage, on a modality (or label source), in a round. It has its own directory."""
 
     stage: str
     modality: str | None = None
@@ -13,7 +13,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        """For people: `extract.video`, `shard`."""
+        """Return the name in messages: `extract.video`, `shard`."""
         return f"{self.stage}.{self.modality}" if self.modality else self.stage
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Tables in Parquet: written whole or not at all, and checked as they are read."""
+"""Parquet tables: written atomically, and checked when they are read."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from shards.store.files import new_file
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table so that the file is whole or absent."""
+    """Write a table atomically: the file is complete or absent."""
     with new_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -20,21 +20,21 @@ def read_parquet(path: Path, stage: str, columns: list[str] | None = None) -> pa
     """Read a table that `stage` wrote.
 
     Raises:
-        StageError: the file is missing or damaged; says which stage makes it anew.
+        StageError: the file is missing or damaged; the text has the command that rebuilds it.
     """
     try:
         # Not by `read_table`: that imports pandas, where it is installed.
         table = pq.ParquetFile(pa.BufferReader(read_stored(path, stage))).read(columns)
-        table.validate(full=True)  # Text that is no UTF-8, too: it would be found where it is used, by any error.
+        table.validate(full=True)  # Also finds text that is not UTF-8, which would fail later.
         if absent := set(columns or ()).difference(table.column_names):
             raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(absent))}")
         return table
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno:  # Not what is in the file: the machine's trouble.
+        if isinstance(error, OSError) and error.errno:  # An error of the machine, not of the file.
             raise
         raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error
 
 
 def count_rows(path: Path, stage: str) -> int:
-    """The number of rows of a table that `stage` wrote. Raises StageError as `read_parquet` does."""
+    """Return the number of rows of a table that `stage` wrote. Raises StageError as `read_parquet` does."""
     return len(read_parquet(path, stage, ["key"]))

@@ -1,4 +1,4 @@
-"""Rows and rejects that stand in the files of a directory, shard by shard: what is missing counts as neither."""
+"""Counting rows and rejects in the files of a directory, shard by shard. Missing rows count as neither."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,11 +15,11 @@ def count_rows_and_rejects(
 ) -> tuple[int, int]:
     """Count the rows of `<shard>.parquet` and the entries of `<shard>.rejects.json` over all shards.
 
-    `wanted`: shard -> how many rows it must have, rejected ones among them. `rows_of`: how many rows a rejected key
-    stands for. Reads footers and rejects, no rows.
+    `wanted`: shard -> number of rows it must have, including rejected ones. `rows_of`: number of rows per rejected
+    key. Reads footers and rejects, no rows. Returns the number of rows and of rejects.
 
     Raises:
-        StageError: the two do not add up in some shard, or its file is missing or cannot be read.
+        StageError: rows and rejects of a shard do not add up, or its file is missing or cannot be read.
     """
     total_rows = total_rejects = 0
     for shard, size in wanted.items():
@@ -42,6 +42,6 @@ def count_rows_and_rejects(
 
 
 def rejected_keys(directory: Path, stage: str, shard: str) -> list[str]:
-    """The keys in `<shard>.rejects.json`; none where there is no such file. Raises StageError as `read_stored` does."""
+    """Return the keys in `<shard>.rejects.json`; none without the file. Raises StageError as `read_stored` does."""
     path = directory / f"{shard}.rejects.json"
     return [entry["key"] for entry in read_stored_json(path, stage)] if path.exists() else []

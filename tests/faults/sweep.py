@@ -1,6 +1,6 @@
 """Kill every stage at every named point, and a whole run at random instants; resume; compare. Prints a table.
 
-    python tests/faults/sweep.py OUT [--points] [--sample N] [--instants N] [--xdc-run N] [--stage NAME] [--seed N]
+    python -m tests.faults.sweep OUT [--points] [--sample N] [--instants N] [--xdc-run N] [--stage NAME] [--seed N]
 
 OUT is a folder on a disk with some 100 MB of room; OUT/results.json gets every trial, and trials that stand there are
 not done again: a sweep that was stopped goes on. Exits with 1 where a trial failed.
@@ -26,9 +26,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from crash import MARK, ended, family, forked, kill_tree, survivors
-from small_run import write_small_run, write_videos
-from traces import contents, differences, left_over
+from tests.faults.crash import MARK, ended, family, forked, kill_tree, survivors
+from tests.faults.small_run import write_small_run, write_videos
+from tests.faults.traces import contents, differences, left_over
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = (

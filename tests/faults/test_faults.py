@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from crash import MARK, ended, forked, kill_tree, survivors
-from sweep import Sweep, broken_off
-from traces import contents, differences, left_over
 
 from shards.store.build import Identity, Outcome, build
 from shards.store.commit import partial_directory, replaced_directory, restore, set_aside, stale_directory
 from shards.store.fault import arm
 from shards.store.files import new_file, write_text
 from shards.store.manifest import read_manifest
+from tests.faults.crash import MARK, ended, forked, kill_tree, survivors
+from tests.faults.sweep import Sweep, broken_off
+from tests.faults.traces import contents, differences, left_over
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE, OTHER = "a" * 64, "b" * 64
@@ -48,7 +48,7 @@ def build_here(target: Path, mark: str, force: bool = False) -> bool:
 def test_a_run_that_is_killed_at_points_of_every_stage_and_at_random_instants_ends_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, str(ROOT / "tests/faults/sweep.py"), str(tmp_path), "--points", "--sample", "2"]
+    command = [sys.executable, "-m", "tests.faults.sweep", str(tmp_path), "--points", "--sample", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--instants", "3"], env=environment, cwd=ROOT, capture_output=True, text=True, check=False

@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from crash import ended, forked
-from processes import wait_for
-from traces import contents, left_over
 
 import shards.store.build
 import shards.store.commit
@@ -24,6 +21,9 @@ from shards.errors import Busy, XdcError
 from shards.store.build import Identity, Outcome, build, reusable
 from shards.store.files import write_text
 from shards.store.manifest import read_manifest
+from tests.faults.crash import ended, forked
+from tests.faults.traces import contents, left_over
+from tests.processes import wait_for
 
 ONE, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
 SHARDS = ("000000", "000001")

@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from interrupted import INTERRUPTED
 
+from tests.flows.interrupted import INTERRUPTED
+from tests.sharing import made_once
 from xdc_core.config.load import FILE_NAME, parse_config
 from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import reuse, run_stage
@@ -16,17 +17,20 @@ from xdc_core.runs.run import Run, open_run
 @pytest.fixture(scope="session")
 def whole(worked_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run whose trainings had two ranks under torchrun, and were long enough to be interrupted."""
-    root = tmp_path_factory.mktemp("whole") / "run"
-    shutil.copytree(worked_run.root, root)
-    values = worked_run.config.model_dump()
-    values["train"] |= {"processes": 2, "clips": 1280, "checkpoint_every": 4}
-    config = parse_config(values, "the tests' settings")
-    (root / FILE_NAME).write_text(commented_yaml(config), encoding="utf-8")
-    run = open_run(root)
-    for node in all_nodes(run.config):
-        if reuse(run, node) is None:
-            run_stage(run, node)
-    return run
+
+    def make(directory: Path) -> None:
+        root = directory / "run"
+        shutil.copytree(worked_run.root, root)
+        values = worked_run.config.model_dump()
+        values["train"] |= {"processes": 2, "clips": 1280, "checkpoint_every": 4}
+        config = parse_config(values, "the tests' settings")
+        (root / FILE_NAME).write_text(commented_yaml(config), encoding="utf-8")
+        run = open_run(root)
+        for node in all_nodes(run.config):
+            if reuse(run, node) is None:
+                run_stage(run, node)
+
+    return open_run(made_once(tmp_path_factory, "whole", make) / "run")
 
 
 @pytest.fixture

@@ -5,29 +5,29 @@ import re
 from xml.etree import ElementTree
 
 from flows.orchestration.artifacts import cluster_sizes, summary
-from shards.store.checked_read import read_stored_json
+from xdc_core.documents.report import Report, read_report
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 
 def test_the_summary_of_a_round_holds_its_curves_and_tells_where_its_files_are(worked_run: Run) -> None:
     directory = worked_run.directory(Node("report", None, 1))
-    facts = read_stored_json(directory / "report.json", "report")
-    text = summary(facts, worked_run)
+    report = read_report(directory)
+    text = summary(report, worked_run)
     pictures = re.findall(r"!\[[^]]+\]\(data:image/svg\+xml;base64,([^)]+)\)", text)
     assert len(pictures) == 2
     assert {ElementTree.fromstring(base64.b64decode(picture)).tag for picture in pictures} == {
         "{http://www.w3.org/2000/svg}svg"
     }
     assert f"`{directory.resolve()}/report.html`" in text
-    assert len(cluster_sizes(facts)) == sum(source["k"] for source in facts["sources"].values())
+    assert len(cluster_sizes(report)) == sum(source.k for source in report.sources.values())
 
 
 def test_labels_with_next_to_no_share_are_left_out_and_names_are_no_markdown(worked_run: Run) -> None:
-    facts = read_stored_json(worked_run.directory(Node("report", None, 1)) / "report.json", "report")
+    facts = read_report(worked_run.directory(Node("report", None, 1))).content()
     top = [{"label": "[a](b)", "share": 0.996}, {"label": "rare", "share": 0.004}]
     for source in facts["sources"].values():
         source["clusters"] = [row | {"purity": 0.996, "top": top} for row in source["clusters"]]
-    text = summary(facts, worked_run)
+    text = summary(Report.model_validate(facts), worked_run)
     assert r"\[a\](b) 100%" in text
     assert "rare" not in text

@@ -11,11 +11,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Pending, Running, State
-from prefect_server import PrefectServer, prefect_server
 
 from flows.cli.machine.doctor import flow_runs
 from flows.orchestration.flow_process import FlowProcess, this_process
 from shards.errors import ConfigError
+from tests.flows.prefect_server import PrefectServer, prefect_server
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from interrupted import TRAINING, assert_as_if_nothing_had_happened
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_server import ENDS, ROOT, PrefectServer, prefect_server
-from processes import wait_for
 
 from flows.cli.machine.doctor import flow_runs
 from shards.errors import ConfigError
+from tests.flows.interrupted import TRAINING, assert_as_if_nothing_had_happened
+from tests.flows.prefect_server import ENDS, ROOT, PrefectServer, prefect_server
+from tests.processes import wait_for
 from xdc_core.runs.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.matrix]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from prefect_server import ROOT, PrefectServer, prefect_server
-from processes import wait_for
 
 from flows.orchestration.dead_runs import FLOWS
+from tests.flows.prefect_server import ROOT, PrefectServer, prefect_server
+from tests.processes import wait_for
 from xdc_core.runs.run import Run, open_run
 
 

@@ -12,7 +12,7 @@ from flows.cli.app import app
 from flows.cli.running import evaluate as evaluations
 from shards.errors import ConfigError
 from xdc_core.config.load import ASKED, FILE_NAME
-from xdc_core.evaluation.table import markdown_table, read_results
+from xdc_core.inspection.results import ListedResults, markdown_table, read_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
@@ -99,7 +99,7 @@ def test_given_weights_are_evaluated_without_a_corpus(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--protocol", "svn", "--modality", "audio"), "'svn' is not allowed"),
+        (("--protocol", "svn", "--modality", "audio"), "'svn' is unknown. Did you mean 'svm'?"),
         (("--protocol", "fc"), "modality must be video or audio"),
         (("--protocol", "fc", "--data", "esc10", "--modality", "audio"), "also needs --root"),
         (("--only", "nothing"), "has no evaluation 'nothing'. There are: none"),
@@ -126,7 +126,7 @@ def test_a_failed_evaluation_says_why_and_the_others_are_done(copy_run: MakeRun)
     assert code == 1
     assert "1 of 2 evaluations failed" in shown
     assert "no label column 'label_colour'" in shown
-    assert [facts["evaluation"] for facts in read_results([run])] == ["good"]
+    assert [results.evaluation for results in read_results([run])] == ["good"]
 
 
 def test_a_run_whose_newest_encoder_is_stale_is_evaluated_at_the_last_that_is_not(copy_run: MakeRun) -> None:
@@ -145,12 +145,19 @@ def test_the_file_of_asked_evaluations_has_no_other_settings(copy_run: MakeRun) 
         open_run(run.root)
 
 
-def facts(method: str, number: int, layout: str | None, value: float, **more: object) -> dict[str, object]:
-    plain = {"evaluation": "e", "run": "r", "round": number, "method": method, "control": False, "weights": None}
+def facts(method: str, number: int, layout: str | None, value: float, **more: object) -> ListedResults:
+    plain: dict[str, object] = {
+        "evaluation": "e",
+        "run": "r",
+        "round": number,
+        "method": method,
+        "control": False,
+        "weights": None,
+    }
     plain |= {"data": layout or "corpus", "layout": layout, "protocol": "all", "modality": "video"}
     spread = {"mean": value, "sd": 0.01, "n": 3, "min": value, "max": value}
     plain |= {"settings": {"label": "label"}, "metrics": {"accuracy": spread}, "path": "p", "stale": False}
-    return plain | more
+    return ListedResults.model_validate(plain | more)
 
 
 def test_the_papers_numbers_stand_in_rows_of_their_own_and_are_marked() -> None:

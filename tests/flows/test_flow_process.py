@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from processes import wait_for
 
 from flows.orchestration.flow_process import FlowProcess, process_of, this_process
+from tests.processes import wait_for
 
 
 @pytest.fixture

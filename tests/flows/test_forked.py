@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import wait_for
 
 from flows.runners.forked import TORCH, Children, log_path
 from flows.runners.process_output import written
 from shards.errors import ConfigError, StageError
 from shards.progress import silent
+from tests.processes import wait_for
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run

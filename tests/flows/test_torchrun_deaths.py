@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from interrupted import assert_as_if_nothing_had_happened
-from processes import alive, children_of, wait_for
 
 from flows.runners.forked import TORCH, Children
 from shards.errors import StageError
+from tests.flows.interrupted import assert_as_if_nothing_had_happened
+from tests.processes import alive, children_of, wait_for
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run

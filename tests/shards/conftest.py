@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_maker import Array, plain, tone, write_video
 
 from shards.corpus.stage import shard
 from shards.settings import CorpusSettings
+from tests.shards.media_maker import Array, plain, tone, write_video
+from tests.sharing import made_once
 
 
 def moving(seconds: float, shade: int) -> list[Array]:
@@ -18,7 +19,12 @@ def moving(seconds: float, shade: int) -> list[Array]:
 @pytest.fixture(scope="session")
 def raw_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten clips' worth of good videos, and one of each kind that is no use."""
-    folder = tmp_path_factory.mktemp("raw") / "videos"
+    return made_once(tmp_path_factory, "raw", write_raw_videos) / "videos"
+
+
+def write_raw_videos(root: Path) -> None:
+    """The folder `videos` of the fixture `raw_videos`."""
+    folder = root / "videos"
     write_video(folder / "dog/bark.mp4", moving(3.0, 40), tone(300, 3.0))
     write_video(folder / "dog/two v1.0.mkv", moving(2.4, 80), tone(400, 2.4), audio_codec="pcm_s16le")
     stereo = np.stack([tone(500, 3.0, 44100), tone(700, 3.0, 44100)])
@@ -29,7 +35,6 @@ def raw_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_video(folder / "short.mp4", moving(0.28, 10), tone(300, 0.28))
     (folder / "broken.mp4").write_bytes(np.random.default_rng(0).bytes(3000))
     (folder / "notes.txt").write_text("the dog's name is Rex\n")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +56,5 @@ def corpus_settings() -> CorpusSettings:
 @pytest.fixture(scope="session")
 def built_corpus(raw_videos: Path, corpus_settings: CorpusSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of `raw_videos`, made in one go."""
-    corpus = tmp_path_factory.mktemp("built") / "corpus"
-    shard(corpus, raw_videos, corpus_settings)
-    return corpus
+    made = made_once(tmp_path_factory, "built", lambda root: shard(root / "corpus", raw_videos, corpus_settings))
+    return made / "corpus"

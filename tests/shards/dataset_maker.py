@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from media_maker import plain, tone, write_video
-
 from shards.datasets.dataset import Dataset
+from tests.shards.media_maker import plain, tone, write_video
 
 CODECS = {".wav": "pcm_s16le", ".flac": "flac", ".ogg": "libopus", ".mp3": "libmp3lame"}
 

@@ -1,6 +1,6 @@
 """Small valid videos, damaged at random. As a program: a corpus of many of them, and what became of each.
 
-    python tests/shards/mutants.py [--mutants 2000] [--seed 0]
+    python -m tests.shards.mutants [--mutants 2000] [--seed 0]
 
 prints how many became clips and how many were rejected for which reason. It fails where a mutant is not accounted for,
 or where a reason is none that a person can do something with.
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from media_maker import plain, tone, write_video
-from packet_reader import last_packets_end
 
 from shards.corpus.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
 from shards.corpus.stage import shard
 from shards.reject import KINDS as KINDS_OF_REJECTS
 from shards.settings import CorpusSettings
+from tests.shards.media_maker import plain, tone, write_video
+from tests.shards.packet_reader import last_packets_end
 
 KINDS = {
     "mp4": ("libx264", "aac"),

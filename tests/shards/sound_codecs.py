@@ -1,6 +1,6 @@
 """Every sound codec that PyAV can encode and decode, in containers of every kind: is what is in the file stored?
 
-    PYTHONPATH=.:tests/shards python tests/shards/sound_codecs.py [--most 99]
+    python -m tests.shards.sound_codecs [--most 99]
 
 prints a line per codec and container, and exits with 1 where a stored sound is not like the stream decoded from its
 beginning to its end without looking at times. The tests take at most three containers a codec.
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import av
 import numpy as np
-from media_maker import Array
-from sound_reference import Likeness, compare, decoded
 
 from shards.errors import MediaError
 from shards.media.cut import cut
 from shards.media.decode import decode_sound
 from shards.media.probe import probe
 from shards.settings import CorpusSettings
+from tests.shards.media_maker import Array
+from tests.shards.sound_reference import Likeness, compare, decoded
 
 RATE = 16000
 SETTINGS = CorpusSettings(clip_seconds=60, min_seconds=0.1, sample_rate=RATE, modalities=("audio",))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from media_maker import Array
+
+from tests.shards.media_maker import Array
 
 SILENT = 1 / 32768  # Stored sounds have 16 bits.
 

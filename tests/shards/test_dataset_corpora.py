@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dataset_maker import make_esc50, make_ucf101, put, write_lines
-from media_maker import plain, tone, write_video
 
 from shards.corpus.index import label_columns, read_whole_index
 from shards.corpus.reader import ClipReader
@@ -16,6 +14,8 @@ from shards.layouts.registry import read_dataset
 from shards.media.decode import decode_frames, decode_sound
 from shards.settings import CorpusSettings
 from shards.store.manifest import read_manifest
+from tests.shards.dataset_maker import make_esc50, make_ucf101, put, write_lines
+from tests.shards.media_maker import plain, tone, write_video
 
 ID, ID_2 = "-0RWZT-miFs", "aB3_defghij"
 

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dataset_maker import (
+
+from shards.errors import ConfigError
+from shards.layouts.registry import read_dataset
+from tests.shards.dataset_maker import (
     make_esc50,
     make_esc_folders,
     make_hmdb51,
@@ -17,9 +20,6 @@ from dataset_maker import (
     ucf_video,
     write_lines,
 )
-
-from shards.errors import ConfigError
-from shards.layouts.registry import read_dataset
 
 DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 FOLDS = [f"fold-{n}" for n in range(1, 6)]

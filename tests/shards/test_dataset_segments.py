@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from dataset_maker import put, reasons_of, roles_of, write_lines
 
 from shards.errors import ConfigError
 from shards.layouts.registry import read_dataset
 from shards.sources.source import Source
+from tests.shards.dataset_maker import put, reasons_of, roles_of, write_lines
 
 ID, ID_2, ID_3, ID_4 = "-0RWZT-miFs", "aB3_defghij", "Yes_thatsid", "ab3_defghij"
 COLUMNS = "label,youtube_id,time_start,time_end,split,is_cc"

@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_maker import labels_of, make_esc50, make_scenes, put, reasons_of, roles_of, write_lines
 from pydantic import ValidationError
 
 from shards.corpus.listing import list_corpus
@@ -14,6 +13,7 @@ from shards.errors import ConfigError
 from shards.layouts.registry import LAYOUTS, read_dataset
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import Source
+from tests.shards.dataset_maker import labels_of, make_esc50, make_scenes, put, reasons_of, roles_of, write_lines
 
 DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 

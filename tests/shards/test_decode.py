@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_maker import Array, tone
 
 from shards.errors import MediaError
 from shards.media.decode import decode_frames, decode_sound
 from shards.media.encode import encode_picture, encode_sound
+from tests.shards.media_maker import Array, tone
 
 FRAMES = 43
 

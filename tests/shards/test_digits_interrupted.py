@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import alive, wait_for
 
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
+from tests.processes import alive, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from media_maker import Array, pictures_of, plain, tone, write_video
 
 from shards.corpus.index import read_whole_index
 from shards.corpus.listing import list_corpus
@@ -21,6 +20,7 @@ from shards.media.decode import decode_sound
 from shards.media.probe import probe
 from shards.settings import CorpusSettings
 from shards.store.manifest import read_manifest
+from tests.shards.media_maker import Array, pictures_of, plain, tone, write_video
 
 SMALL = CorpusSettings(short_side=48, fps=25, min_seconds=0.5)
 PICTURE = SMALL.model_copy(update={"modalities": ("video",)})

@@ -10,7 +10,6 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
-from media_maker import Array, beeps_s, flash_and_beep, flashes_s, pictures_of, plain, tone, write_video
 
 from shards.errors import MediaError
 from shards.media.cut import Clip, cut
@@ -18,6 +17,7 @@ from shards.media.decode import decode_sound
 from shards.media.limits import too_much
 from shards.media.probe import probe
 from shards.settings import CorpusSettings
+from tests.shards.media_maker import Array, beeps_s, flash_and_beep, flashes_s, pictures_of, plain, tone, write_video
 
 SMALL = CorpusSettings(short_side=48, fps=25)
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 120, 40), (128, 128, 128), (255, 255, 255), (0, 0, 0)]

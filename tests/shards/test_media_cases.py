@@ -6,12 +6,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from media_maker import Array, pictures_of, plain, tone, write_video
 
 from shards.media.cut import cut
 from shards.media.decode import decode_sound
 from shards.media.probe import probe
 from shards.settings import CorpusSettings
+from tests.shards.media_maker import Array, pictures_of, plain, tone, write_video
 
 SMALL = CorpusSettings(short_side=48, fps=25)
 ORANGE = (200, 120, 40)

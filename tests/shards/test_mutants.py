@@ -6,11 +6,11 @@ The long version is a program: python tests/shards/mutants.py --mutants 2000
 from pathlib import Path
 
 import pytest
-from mutants import KINDS, NO_REASON, SETTINGS, mutate, shard_mutants, valid_videos
 
 from shards.errors import MediaError
 from shards.media.cut import cut
 from shards.media.probe import probe
+from tests.shards.mutants import KINDS, NO_REASON, SETTINGS, mutate, shard_mutants, valid_videos
 
 
 def test_what_is_not_damaged_is_used(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from media_maker import Array, beeps_s, plain, tone, write_video
 from pydantic import ValidationError
 
 from shards.corpus.index import read_index, read_whole_index
@@ -24,6 +23,7 @@ from shards.media.probe import probe
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import Listing, Source
 from shards.store.manifest import read_manifest
+from tests.shards.media_maker import Array, beeps_s, plain, tone, write_video
 
 DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 SMALL = CorpusSettings(

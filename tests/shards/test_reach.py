@@ -10,8 +10,6 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from media_maker import Array, pictures_of, plain, tone, write_video
-from packet_reader import last_packets_end
 
 from shards.corpus.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
@@ -26,6 +24,8 @@ from shards.media.probe import probe
 from shards.reject import KINDS
 from shards.settings import CorpusSettings
 from shards.sources.source import Listing, Source
+from tests.shards.media_maker import Array, pictures_of, plain, tone, write_video
+from tests.shards.packet_reader import last_packets_end
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data")

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sandbox_dead_on_arrival
-import sandbox_jobs
-from processes import alive, children_of, wait_for
 
 from shards.errors import Killed, MediaError, SourceError
 from shards.media.sandbox import Limits, ordered_map
+from tests.processes import alive, children_of, wait_for
+from tests.shards import sandbox_dead_on_arrival, sandbox_jobs
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 MINUTE = Limits(60.0)
 linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes through /proc")
 
@@ -176,11 +175,12 @@ def test_no_child_is_left_when_the_source_of_jobs_fails() -> None:
 def test_a_child_that_hangs_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     code = (
-        "import sandbox_jobs, sys\n"
+        "import sys\n"
+        "from tests.shards import sandbox_jobs\n"
         "from shards.media.sandbox import Limits, ordered_map\n"
         "list(ordered_map(sandbox_jobs.note_and_hang, [(sys.argv[1],)], 1, Limits(600.0)))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, "-c", code, str(note)], env=environment)
     try:
         wait_for("the child", lambda: note.exists() and note.read_text())

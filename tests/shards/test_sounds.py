@@ -8,16 +8,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from media_maker import Array, plain, tone, write_video
 from scipy.signal import resample_poly
-from sound_codecs import RATE, codecs, likeness, written
-from sound_reference import Likeness, compare, decoded, placed
-from torture import VERDICTS, Sound
 
 from shards.media.cut import cut
 from shards.media.decode import decode_sound
 from shards.media.probe import probe
 from shards.settings import CorpusSettings
+from tests.shards.media_maker import Array, plain, tone, write_video
+from tests.shards.sound_codecs import RATE, codecs, likeness, written
+from tests.shards.sound_reference import Likeness, compare, decoded, placed
+from tests.shards.torture import VERDICTS, Sound
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data")

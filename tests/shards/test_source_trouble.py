@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from media_maker import tone, write_video
-from trouble import Disk, obeying_modes, open_folder
 
 from shards.corpus.index import read_whole_index
 from shards.corpus.listing import list_corpus
@@ -25,6 +23,8 @@ from shards.progress import silent
 from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
 from shards.store.lock import exclusive
+from tests.shards.media_maker import tone, write_video
+from tests.shards.trouble import Disk, obeying_modes, open_folder
 
 SMALL = CorpusSettings(
     clip_seconds=1.0, min_seconds=0.5, short_side=32, fps=12.5, sample_rate=8000, clips_per_shard=1, workers=1

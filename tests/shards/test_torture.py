@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from mutants import NO_REASON
-from packet_reader import last_packets_end
-from torture import VERDICTS, Picture, Sound, Verdict
 
 from shards.corpus.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
@@ -19,6 +16,9 @@ from shards.corpus.reader import ClipReader
 from shards.corpus.stage import shard
 from shards.media.decode import decode_frames, decode_sound
 from shards.settings import BOTH, CorpusSettings
+from tests.shards.mutants import NO_REASON
+from tests.shards.packet_reader import last_packets_end
+from tests.shards.torture import VERDICTS, Picture, Sound, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data") / "torture"

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from processes import alive, children_of, wait_for
 
 from shards.corpus.index import MEMBERS, in_splits, label_columns, read_index, read_whole_index, shard_names
 from shards.corpus.reader import ClipReader
@@ -25,6 +24,7 @@ from shards.media.decode import decode_frames, decode_sound
 from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
+from tests.processes import alive, children_of, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 Stored = dict[str, tuple[int, int]]

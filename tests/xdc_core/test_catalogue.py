@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commits import commit_as_it_is
 
 from shards.errors import ConfigError
+from tests.commits import commit_as_it_is
 from xdc_core.inspection.catalogue import describe_run, find_runs
 from xdc_core.inspection.difference import difference, differing_settings
 from xdc_core.runs.node import Node

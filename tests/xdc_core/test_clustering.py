@@ -11,7 +11,7 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
 from shards.progress import silent
 from xdc_core.clustering.kmeans import kmeans
-from xdc_core.clustering.kmeans_check import FaissGpus
+from xdc_core.compute.kmeans_check import FaissGpus
 from xdc_core.config.schema import ClusterSettings
 from xdc_core.data.features import write_features
 from xdc_core.graph.run_stage import run_stage

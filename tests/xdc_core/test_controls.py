@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commits import commit_as_it_is
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
+from tests.commits import commit_as_it_is
 from xdc_core.config.methods import TRUTH
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes

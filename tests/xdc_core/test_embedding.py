@@ -16,13 +16,13 @@ from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from xdc_core.config.load import parse_config
 from xdc_core.data.features import read_features
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.file import load_encoder
 from xdc_core.evaluation.recordings import read_recordings
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes, evaluation_nodes
 from xdc_core.graph.state import node_state
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commits import commit_as_it_is
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
+from tests.commits import commit_as_it_is
 from xdc_core.config.evaluation import EvaluationSettings
 from xdc_core.config.load import parse_config
 from xdc_core.data.features import read_features, write_features

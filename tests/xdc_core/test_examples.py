@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from gaussians import gaussians
 
 from shards.errors import ConfigError, StageError
+from tests.xdc_core.gaussians import gaussians
 from xdc_core.evaluation.examples import Examples, check_split, listed
 
 

@@ -12,20 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from commits import commit_as_it_is
 from safetensors.torch import load_file, save_file
 
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.progress import silent
 from shards.store.parquet import write_parquet
+from tests.commits import commit_as_it_is
 from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import STAGES, all_nodes
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.extract import extract

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from gaussians import gaussians
 
 from shards.errors import ConfigError
+from tests.xdc_core.gaussians import gaussians
 from xdc_core.evaluation.held_out import hold_out
 
 

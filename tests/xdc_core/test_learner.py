@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from xdc_core.config.schema import TrainSettings
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.build import build_encoder
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import Learner, head_weights, make_learner
@@ -112,6 +112,11 @@ def test_a_single_head_is_not_weighted_whosever_clusters_it_learns() -> None:
     assert head_weights(("video",), "audio", 3.0) == {"video": 1.0}
     assert head_weights(("joint",), "audio", 3.0) == {"joint": 1.0}
     assert head_weights(("video", "audio"), "video", 3.0) == {"video": 3.0, "audio": 1.0}
+
+
+def test_the_heads_for_other_modalities_have_the_mean_of_their_losses() -> None:
+    assert head_weights(("video", "third"), "audio", 3.0) == {"video": 0.5, "third": 0.5}
+    assert head_weights(("audio", "video", "third"), "audio", 3.0) == {"audio": 3.0, "video": 0.5, "third": 0.5}
 
 
 # --- how it is computed ------------------------------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from gaussians import gaussians
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from shards.errors import ConfigError
+from tests.xdc_core.gaussians import gaussians
 from xdc_core.evaluation.examples import Examples
 from xdc_core.probes.linear import fc
 from xdc_core.probes.standardise import fit_standard
@@ -26,22 +26,22 @@ def scaled(examples: Examples, factor: float, shift: float) -> Examples:
 
 
 def test_the_head_of_fc_is_that_of_logistic_regression_on_all_training_views() -> None:
-    verdict = fc(TRAIN, TEST, 5, seed=0)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=verdict.chosen["C"], tol=1e-7, max_iter=5000))
+    predictions = fc(TRAIN, TEST, 5, seed=0)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=predictions.chosen["C"], tol=1e-7, max_iter=5000))
     model.fit(TRAIN.features.astype(np.float64), TRAIN.labels)
     expected = by_recording(model.predict_proba(TEST.features.astype(np.float64)))
-    np.testing.assert_allclose(verdict.scores, expected, atol=2e-3)
-    np.testing.assert_allclose(verdict.scores.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(predictions.scores, expected, atol=2e-3)
+    np.testing.assert_allclose(predictions.scores.sum(axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(("scaling", "scaler"), [("standard", StandardScaler()), ("length", Normalizer())])
 def test_the_planes_of_svm_are_those_of_linear_svc_on_all_training_views(scaling: str, scaler: object) -> None:
-    verdict = svm(TRAIN, TEST, 5, seed=0, scaling=scaling)  # type: ignore[arg-type]
-    model = make_pipeline(scaler, LinearSVC(C=verdict.chosen["C"], dual=False, tol=1e-6, max_iter=5000))
+    predictions = svm(TRAIN, TEST, 5, seed=0, scaling=scaling)  # type: ignore[arg-type]
+    model = make_pipeline(scaler, LinearSVC(C=predictions.chosen["C"], dual=False, tol=1e-6, max_iter=5000))
     model.fit(TRAIN.features.astype(np.float64), TRAIN.labels)
     expected = by_recording(model.decision_function(TEST.features.astype(np.float64)))
     # The probe stops a little before the optimum.
-    np.testing.assert_allclose(verdict.scores, expected, atol=0.03)
+    np.testing.assert_allclose(predictions.scores, expected, atol=0.03)
 
 
 def test_a_class_that_training_lacks_has_probability_0_or_the_worst_decision() -> None:

@@ -9,17 +9,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from processes import alive, children_of, wait_for
 from safetensors.torch import load_file
-from stage_process import ROOT
 
 from shards.corpus.index import shard_names
+from tests.processes import alive, children_of, wait_for
+from tests.xdc_core.stage_process import ROOT
 from xdc_core.data import loader
 from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features
 from xdc_core.data.loader import start_method
-from xdc_core.data.modality import MODALITIES
 from xdc_core.graph.run_stage import run_stage
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.embed import PlacedViews

@@ -4,9 +4,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from gaussians import gaussians
 
 from shards.errors import ConfigError
+from tests.xdc_core.gaussians import gaussians
 from xdc_core.evaluation.examples import Examples
 from xdc_core.evaluation.predictions import accuracy
 from xdc_core.probes import neighbours as module
@@ -29,9 +29,9 @@ def expected(train: Examples, test: Examples, k: int, temperature: float) -> np.
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (7, 0.07), (7, 1.0), (120, 0.2)])
 def test_votes_weigh_the_exponential_of_the_cosine(k: int, temperature: float) -> None:
-    verdict = neighbours(TRAIN, TEST, 5, seed=0, counts=(k,), temperature=temperature)
-    assert verdict.chosen["k"] == k
-    np.testing.assert_allclose(verdict.scores, expected(TRAIN, TEST, k, temperature), atol=1e-4)
+    predictions = neighbours(TRAIN, TEST, 5, seed=0, counts=(k,), temperature=temperature)
+    assert predictions.chosen["k"] == k
+    np.testing.assert_allclose(predictions.scores, expected(TRAIN, TEST, k, temperature), atol=1e-4)
 
 
 def test_the_number_of_neighbours_is_chosen_well() -> None:

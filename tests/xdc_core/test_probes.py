@@ -6,19 +6,19 @@ from functools import partial
 
 import numpy as np
 import pytest
-from gaussians import gaussians, relabelled
 from sklearn.datasets import load_digits
 
 from shards.errors import ConfigError, StageError
+from tests.xdc_core.gaussians import gaussians, relabelled
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.predictions import Verdict, accuracy, mean_class_accuracy, per_class
+from xdc_core.evaluation.predictions import Predictions, accuracy, mean_class_accuracy, per_class
 from xdc_core.probes import linear
 from xdc_core.probes import svm as svm_module
 from xdc_core.probes.linear import fc
 from xdc_core.probes.neighbours import neighbours
 from xdc_core.probes.svm import svm
 
-Probe = Callable[..., Verdict]
+Probe = Callable[..., Predictions]
 
 PROBES = pytest.mark.parametrize(
     ("probe", "name"),
@@ -37,12 +37,12 @@ def without(examples: Examples, *classes: int) -> Examples:
 
 @PROBES
 def test_separable_classes_are_told_apart(probe: Probe, name: str) -> None:
-    verdict = probe(gaussians(200, 5.0), gaussians(100, 5.0, first=1000), 5, seed=0)
-    assert accuracy(verdict) >= 0.99
-    assert verdict.warnings == ()
-    assert verdict.scores.shape == (100, 5)
-    assert verdict.groups.tolist() == list(range(1000, 1100))
-    assert (verdict.truth == np.arange(1000, 1100) % 5).all()
+    predictions = probe(gaussians(200, 5.0), gaussians(100, 5.0, first=1000), 5, seed=0)
+    assert accuracy(predictions) >= 0.99
+    assert predictions.warnings == ()
+    assert predictions.scores.shape == (100, 5)
+    assert predictions.groups.tolist() == list(range(1000, 1100))
+    assert (predictions.truth == np.arange(1000, 1100) % 5).all()
 
 
 @PROBES
@@ -68,13 +68,13 @@ def test_real_handwriting_is_told_apart(probe: Probe, name: str) -> None:
     images, digits = load_digits(return_X_y=True)
     whole = Examples(images.astype(np.float32), digits.astype(np.int64), np.arange(len(digits)))
     # The end of the set is by other writers.
-    verdict = probe(whole.where(whole.groups < 1000), whole.where(whole.groups >= 1000), 10, seed=0)
-    assert 0.88 < accuracy(verdict) < 0.99
-    assert verdict.warnings == ()
+    predictions = probe(whole.where(whole.groups < 1000), whole.where(whole.groups >= 1000), 10, seed=0)
+    assert 0.88 < accuracy(predictions) < 0.99
+    assert predictions.warnings == ()
 
 
 @PROBES
-def test_the_same_seed_gives_the_same_verdict(probe: Probe, name: str) -> None:
+def test_the_same_seed_gives_the_same_predictions(probe: Probe, name: str) -> None:
     train, test = gaussians(100, 0.6, views=2), gaussians(50, 0.6, views=2, first=1000)
     one, two = (probe(train, test, 5, seed=3) for _ in range(2))
     assert one.scores.tobytes() == two.scores.tobytes()
@@ -142,33 +142,35 @@ def test_of_candidates_that_are_equally_good_the_middle_one_is_taken(probe: Prob
 @PROBES
 def test_a_class_that_training_lacks_is_never_predicted_and_warned_of(probe: Probe, name: str) -> None:
     train, test = without(gaussians(100, 5.0), 0, 3), gaussians(50, 5.0, first=1000)
-    verdict = probe(train, test, 5, seed=0)
-    assert verdict.warnings == ("no training recording of classes 0, 3: never predicted",)
-    assert not np.isin(verdict.predicted, [0, 3]).any()
-    assert [row["accuracy"] for row in per_class(verdict)] == [0, 1, 1, 0, 1]
-    assert verdict.scores.shape == (50, 5)
+    predictions = probe(train, test, 5, seed=0)
+    assert predictions.warnings == ("no training recording of classes 0, 3: never predicted",)
+    assert not np.isin(predictions.predicted, [0, 3]).any()
+    assert [row["accuracy"] for row in per_class(predictions)] == [0, 1, 1, 0, 1]
+    assert predictions.scores.shape == (50, 5)
 
 
 @PROBES
 def test_a_class_that_the_test_lacks_is_left_out_of_the_mean_and_warned_of(probe: Probe, name: str) -> None:
-    verdict = probe(gaussians(100, 5.0), without(gaussians(50, 5.0, first=1000), 4), 5, seed=0)
-    assert verdict.warnings == ("no test recording of class 4: left out of the mean over classes",)
-    assert mean_class_accuracy(verdict) == accuracy(verdict) == 1
+    predictions = probe(gaussians(100, 5.0), without(gaussians(50, 5.0, first=1000), 4), 5, seed=0)
+    assert predictions.warnings == ("no test recording of class 4: left out of the mean over classes",)
+    assert mean_class_accuracy(predictions) == accuracy(predictions) == 1
 
 
 @PROBES
 def test_a_test_of_one_class_has_an_accuracy_and_a_warning(probe: Probe, name: str) -> None:
-    verdict = probe(gaussians(100, 5.0), without(gaussians(50, 5.0, first=1000), 0, 1, 3, 4), 5, seed=0)
-    assert (len(verdict.groups), accuracy(verdict), mean_class_accuracy(verdict)) == (10, 1, 1)
-    assert verdict.warnings == ("all test recordings are of class 2: the accuracy says nothing about other classes",)
+    predictions = probe(gaussians(100, 5.0), without(gaussians(50, 5.0, first=1000), 0, 1, 3, 4), 5, seed=0)
+    assert (len(predictions.groups), accuracy(predictions), mean_class_accuracy(predictions)) == (10, 1, 1)
+    assert predictions.warnings == (
+        "all test recordings are of class 2: the accuracy says nothing about other classes",
+    )
 
 
 @PROBES
 def test_two_classes_are_enough(probe: Probe, name: str) -> None:
     train, test = (without(gaussians(100, 5.0, first=first), 0, 2, 4) for first in (0, 1000))
-    verdict = probe(train, test, 5, seed=0)
-    assert accuracy(verdict) == 1
-    assert set(verdict.predicted.tolist()) == {1, 3}
+    predictions = probe(train, test, 5, seed=0)
+    assert accuracy(predictions) == 1
+    assert set(predictions.predicted.tolist()) == {1, 3}
 
 
 @PROBES
@@ -197,10 +199,10 @@ def test_a_recording_may_not_be_in_training_and_test(probe: Probe, name: str) ->
 def test_features_of_a_collapsed_encoder_give_a_warning_and_chance(probe: Probe, name: str, value: float) -> None:
     train, test = gaussians(100, 5.0), gaussians(50, 5.0, first=1000)
     train, test = (Examples(np.full_like(own.features, value), own.labels, own.groups) for own in (train, test))
-    verdict = probe(train, test, 5, seed=0)
-    assert accuracy(verdict) == pytest.approx(0.2)
-    assert np.isfinite(verdict.scores).all()
-    assert [warning for warning in verdict.warnings if "all training features are the same" in warning]
+    predictions = probe(train, test, 5, seed=0)
+    assert accuracy(predictions) == pytest.approx(0.2)
+    assert np.isfinite(predictions.scores).all()
+    assert [warning for warning in predictions.warnings if "all training features are the same" in warning]
 
 
 @PROBES
@@ -223,20 +225,22 @@ def test_very_large_features_are_no_trouble(probe: Probe, name: str) -> None:
 def test_classes_with_a_single_recording_are_learnt_but_choose_nothing(probe: Probe, name: str) -> None:
     whole = gaussians(100, 5.0)
     train = whole.where(~np.isin(whole.labels, [1, 4]) | (whole.groups < 5))
-    verdict = probe(train, gaussians(50, 5.0, first=1000), 5, seed=0)
-    assert verdict.warnings == (f"a single training recording of classes 1, 4: has no part in the choice of {name}",)
-    assert verdict.chosen["held_out"] == 12
-    assert accuracy(verdict) > 0.9
+    predictions = probe(train, gaussians(50, 5.0, first=1000), 5, seed=0)
+    assert predictions.warnings == (
+        f"a single training recording of classes 1, 4: has no part in the choice of {name}",
+    )
+    assert predictions.chosen["held_out"] == 12
+    assert accuracy(predictions) > 0.9
 
 
 @PROBES
 def test_where_nothing_can_be_held_out_a_middle_value_is_taken_and_told(probe: Probe, name: str) -> None:
     candidates = {"counts": (1, 2, 3)} if name == "k" else {"strengths": (0.01, 1.0, 30.0)}
     middle = 2 if name == "k" else 1.0
-    verdict = probe(gaussians(5, 5.0), gaussians(50, 5.0, first=1000), 5, seed=0, **candidates)
-    assert verdict.chosen == {name: middle, "held_out": 0, "tried": []}
-    assert verdict.warnings[-1] == f"no recording could be held out: {name} is {middle:g}, without a choice"
-    assert accuracy(verdict) > 0.9
+    predictions = probe(gaussians(5, 5.0), gaussians(50, 5.0, first=1000), 5, seed=0, **candidates)
+    assert predictions.chosen == {name: middle, "held_out": 0, "tried": []}
+    assert predictions.warnings[-1] == f"no recording could be held out: {name} is {middle:g}, without a choice"
+    assert accuracy(predictions) > 0.9
 
 
 @PROBES
@@ -253,8 +257,8 @@ def test_strengths_that_are_none_are_refused(probe: Probe, strengths: tuple[floa
 
 
 def test_a_strength_of_its_own_is_used_without_a_choice() -> None:
-    verdict = fc(gaussians(50, 5.0), gaussians(50, 5.0, first=1000), 5, seed=0, strengths=(0.3,))
-    assert (verdict.chosen["C"], verdict.chosen["tried"], verdict.warnings) == (0.3, [], ())
+    predictions = fc(gaussians(50, 5.0), gaussians(50, 5.0, first=1000), 5, seed=0, strengths=(0.3,))
+    assert (predictions.chosen["C"], predictions.chosen["tried"], predictions.warnings) == (0.3, [], ())
 
 
 def wrong_labels(first: int) -> Examples:
@@ -286,16 +290,16 @@ def test_the_choice_of_c_matters_and_is_made_well(probe: Probe, make: Callable[[
 
 
 @pytest.mark.parametrize(("probe", "module"), [(fc, linear), (svm, svm_module)])
-def test_a_fit_that_does_not_converge_is_a_warning_of_the_verdict_and_of_nobody_else(
+def test_a_fit_that_does_not_converge_is_a_warning_of_the_predictions_and_of_nobody_else(
     probe: Probe, module: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ITERATIONS", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        verdict = probe(gaussians(100, 0.6), gaussians(50, 0.6, first=1000), 5, seed=0, strengths=(0.1, 1.0))
-    choosing = [text for text in verdict.warnings if text.startswith("while choosing C: C = ")]
+        predictions = probe(gaussians(100, 0.6), gaussians(50, 0.6, first=1000), 5, seed=0, strengths=(0.1, 1.0))
+    choosing = [text for text in predictions.warnings if text.startswith("while choosing C: C = ")]
     assert [text.split(":")[1] for text in choosing] == [" C = 0.1", " C = 1"]
-    (final,) = set(verdict.warnings) - set(choosing)
-    assert final.startswith(f"C = {verdict.chosen['C']:g}: ")
+    (final,) = set(predictions.warnings) - set(choosing)
+    assert final.startswith(f"C = {predictions.chosen['C']:g}: ")
     assert "converge" in final
     assert "\n" not in final

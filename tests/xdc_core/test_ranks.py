@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import alive, children_of, wait_for
 from safetensors.torch import load_file
-from stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
 
 from shards.corpus.index import read_index, shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
+from tests.processes import alive, children_of, wait_for
+from tests.xdc_core.stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
 from xdc_core.compute.seed import derive_seed
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.fingerprints import Fingerprints

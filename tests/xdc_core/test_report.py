@@ -14,19 +14,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commits import commit_as_it_is
 from PIL import Image
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from shards.corpus.index import read_whole_index, shard_names
 from shards.progress import silent
 from shards.store.manifest import read_manifest
+from tests.commits import commit_as_it_is
 from xdc_core.config.load import load_config
 from xdc_core.data.labels import read_labels
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.report.clips import write_examples
-from xdc_core.report.facts import examples_of
+from xdc_core.report.gather import examples_of
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.report import report

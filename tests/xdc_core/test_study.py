@@ -7,10 +7,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from commits import commit_as_it_is
 
 from shards.errors import ConfigError
+from tests.commits import commit_as_it_is
 from xdc_core.config.load import ASKED, load_config, parse_section
+from xdc_core.documents.results import Results, Trial, write_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run
 from xdc_core.study.cells import make_cells
@@ -224,12 +225,23 @@ def test_the_probes_of_a_cell_are_those_of_its_evaluations(tmp_path: Path, worke
     for modality, label, values in (("video", "label", (0.3, 0.2)), ("audio", "label_spoken", (0.6, 0.5))):
         folder = cell.run.directory(Node("eval", f"probe-{modality}", 1))
         trials = [
-            {"split": split, "metrics": {"accuracy": value}}
+            Trial(split=split, seed=0, train=40, test=8, metrics={"accuracy": value})
             for split, value in zip(("validation", "test"), values, strict=True)
         ]
         shutil.copytree(worked_run.directory(Node("label", modality, 1)), folder)
-        facts = {"modality": modality, "settings": {"label": label}, "trials": trials}
-        (folder / "results.json").write_text(json.dumps(facts))
+        results = Results(
+            evaluation=f"probe-{modality}",
+            run="run",
+            round=1,
+            method="xdc",
+            data="corpus",
+            protocol="fc",
+            modality=modality,
+            settings={"label": label},
+            metrics={},
+            trials=trials,
+        )
+        write_results(folder, results)
         commit_as_it_is(folder)
     rows = [entry for entry in cell_rows(cell) if entry["metric"] == "probe"]
     assert {(entry["round"], entry["modality"], entry["split"], entry["factor"]): entry["value"] for entry in rows} == {

@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from stage_process import checkpointed_step, signalled_after, start
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directories, partial_directory
 from shards.store.files import sha256_of
-from xdc_core.config.methods import METHODS
+from tests.xdc_core.stage_process import checkpointed_step, signalled_after, start
+from xdc_core.config import methods
 from xdc_core.config.schema import TrainSettings
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.fingerprints import Fingerprints
@@ -96,12 +96,12 @@ def test_the_warning_stands_in_summary_and_log(copy_run: MakeRun) -> None:
     assert summary["warning"] in (run.directory(AUDIO) / "train.log").read_text()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_all_methods_train_the_heads_of_their_table(copy_run: MakeRun, method: str) -> None:
     run = copy_run(method=method)
     for node in (node for node in all_nodes(run.config) if node.round == 0 and node.stage != "report"):
         run_stage(run, node)
-    for modality, sources in METHODS[method].items():
+    for modality, sources in methods.heads(method).items():
         node = Node("train", modality, 0)
         lines = metrics_of(run, node)
         assert {name for name in lines[0] if name.startswith("accuracy")} == {f"accuracy_{name}" for name in sources}

@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commits import commit_as_it_is
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from shards.store.commit import partial_directory, set_aside
 from shards.store.lock import exclusive, lock_of
 from shards.store.manifest import MANIFEST, list_files, read_manifest
 from shards.store.parquet import write_parquet
+from tests.commits import commit_as_it_is
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes, inputs

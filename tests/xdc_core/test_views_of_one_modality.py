@@ -13,7 +13,7 @@ from shards.settings import CorpusSettings
 from xdc_core.config.load import load_preset, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.data.clips import ClipRows, ClipViews
-from xdc_core.data.modality import MODALITIES
+from xdc_core.modalities.registry import MODALITIES
 
 
 @pytest.fixture(scope="module")

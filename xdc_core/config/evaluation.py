@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shards.section import NotHashed
-from xdc_core.config.section import LayoutName, Positive, Section
+from shards.section import NotHashed, Positive, Section
+from xdc_core.config.protocols import ProtocolName
+from xdc_core.config.section import LayoutName
+from xdc_core.modalities.registry import ModalityName
 
 CORPUS = "corpus"
-Protocol = Literal["fc", "all", "svm", "knn", "retrieval", "clusters"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -17,7 +18,7 @@ class DatasetSettings(Section):
 
     layout: LayoutName = Field(description="how its files lie; see docs/evaluation.md")
     root: str = Field(description="where its files lie; relative to this file")
-    modality: Literal["video", "audio"] = Field(description="what is looked at; files need nothing else")
+    modality: ModalityName = Field(description="what is looked at; files need nothing else")
     clip_seconds: Positive = Field(10.0, description="longer recordings are stored in clips of this length")
     views: int = Field(10, ge=1, description="views of a recording, equally spaced; what is said of them is averaged")
     frames: int | None = Field(
@@ -44,12 +45,13 @@ class EvaluationSettings(Section):
     """One evaluation of the encoders that a round begins with (those of round 0 are untrained)."""
 
     data: str = Field(CORPUS, description="corpus (the run's own), or the name of one of datasets")
-    protocol: Protocol = Field(
+    protocol: ProtocolName = Field(
         description="fc: linear softmax head on frozen features; all: fine-tuning; svm: linear SVM on frozen features; "
-        "knn: nearest neighbours; retrieval: the other modality's clip; clusters: k-means against labels"
+        "knn: nearest neighbours; retrieval: a clip by another of its modalities; clusters: the run's clustering "
+        "against labels; or the probe of an installed package"
     )
-    modality: Literal["video", "audio"] | None = Field(
-        None, description="whose encoder; null: that of the data set (retrieval has both)"
+    modality: ModalityName | None = Field(
+        None, description="whose encoder; null: that of the data set (retrieval has all)"
     )
     when: Annotated[Literal["rounds", "end", "asked"], NotHashed()] = Field(
         "asked", description="part of every round, of the last look, or of none (then: xdc eval)"
@@ -72,7 +74,9 @@ class EvaluationSettings(Section):
     @model_validator(mode="after")
     def _fits(self) -> "EvaluationSettings":
         if self.data == CORPUS and self.modality is None and self.protocol != "retrieval":
-            raise ValueError("modality must be video or audio where data is corpus")
+            raise ValueError(
+                "modality must be set where data is corpus: video or audio, or another that the run learns"
+            )
         if self.protocol == "retrieval" and (self.data != CORPUS or self.modality is not None):
-            raise ValueError("retrieval needs clips with pictures and sound: data must be corpus, and modality null")
+            raise ValueError("retrieval needs every modality of a clip: data must be corpus, and modality null")
         return self

@@ -9,7 +9,10 @@ from pydantic import BaseModel, ValidationError
 from shards.command import command
 from shards.errors import ConfigError
 from xdc_core.config.explain import explain_problem, nearest_hint
+from xdc_core.config.model import config_model
 from xdc_core.config.schema import Config
+from xdc_core.encoders.registry import check_encoder
+from xdc_core.modalities.registry import BUILT_IN
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 
@@ -79,15 +82,12 @@ def parse_section(section: type[AnySection], values: dict[str, Any], where: str)
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
     """A run's whole configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
-    config = parse_section(Config, values, where)
-    from xdc_core.encoders.build import ENCODERS
-
-    for modality in ("video", "audio"):
-        name = getattr(config, modality).encoder
-        fitting = [spec.name for spec in ENCODERS.values() if spec.modality == modality]
-        if name not in fitting:
-            hint = nearest_hint(name, fitting)
-            raise ConfigError(f"{where}:\n  {modality}.encoder: {name!r}{hint} Allowed: {', '.join(fitting)}.")
+    config = parse_section(config_model(values), values, where)
+    for modality in dict.fromkeys((*BUILT_IN, *config.modalities)):
+        try:
+            check_encoder(getattr(config, modality).encoder, modality)
+        except ConfigError as error:
+            raise ConfigError(f"{where}:\n  {modality}.encoder: {error}") from None
     return config
 
 

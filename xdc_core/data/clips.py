@@ -17,7 +17,7 @@ from shards.corpus.reader import ClipReader
 from shards.errors import MediaError
 from shards.sources.split import check_learn_splits
 from xdc_core.config.schema import Config
-from xdc_core.data.modality import Modality
+from xdc_core.modalities.modality import Modality
 
 
 class Rows(Protocol):

@@ -48,7 +48,7 @@ def source_part(run: Run, number: int, source: str, shard: str) -> tuple[np.ndar
     """
     parts = [
         read_features(run.directory(Node("extract", modality, number)) / f"{shard}.parquet")
-        for modality in clustered_from(run.config.method, source)
+        for modality in clustered_from(source, run.config.modalities)
     ]
     keys, _ = parts[0]
     if all(len(other) == len(keys) and (other == keys).all() for other, _ in parts[1:]):
@@ -63,7 +63,7 @@ def source_part(run: Run, number: int, source: str, shard: str) -> tuple[np.ndar
 
 def source_rows(run: Run, number: int, source: str, shard: str) -> int:
     """The number of a shard's clips that every modality behind a label source has a feature of; reads keys alone."""
-    modalities = clustered_from(run.config.method, source)
+    modalities = clustered_from(source, run.config.modalities)
     paths = [run.directory(Node("extract", modality, number)) / f"{shard}.parquet" for modality in modalities]
     if len(paths) == 1:
         return int(pq.read_metadata(paths[0]).num_rows)

@@ -4,25 +4,20 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.errors import StageError
-from shards.store.checked_read import read_stored_json, remedy_of
 from shards.store.parquet import read_parquet
+from xdc_core.documents.scores import read_scores
 
 
 def read_k(labels: Path) -> int:
-    """How many clusters a label directory's numbers come from, empty ones among them.
+    """Return how many clusters the pseudo-labels of a directory number, empty ones among them.
 
     Raises:
         StageError: scores.json is missing or damaged.
     """
-    path = labels / "scores.json"
-    try:
-        return int(read_stored_json(path, "label")["k"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, 'label')}") from error
+    return read_scores(labels).k
 
 
 def read_labels(directory: Path, shard: str) -> tuple[np.ndarray, np.ndarray]:
-    """Keys, object [clips], and clusters, int32 [clips], of one shard."""
+    """Read the keys, object [clips], and clusters, int32 [clips], of one shard."""
     table = read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"])
     return table["key"].to_numpy(), table["cluster"].to_numpy()

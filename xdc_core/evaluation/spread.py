@@ -3,11 +3,14 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
+
+from xdc_core.documents.results import Spread
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """n, mean, sd (of a sample, with n - 1), min and max. What n does not suffice for is None.
+def spread(values: Sequence[float]) -> Spread:
+    """Return n, mean, standard deviation (of a sample, with n - 1), lowest and highest of some values.
+
+    What n does not suffice for is None.
 
     Raises:
         ValueError: a value that is not finite.
@@ -15,11 +18,11 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     bad = [value for value in values if not math.isfinite(value)]
     if bad:
         raise ValueError(f"{len(bad)} of {len(values)} values are not finite, the first is {bad[0]}")
-    return {
-        "n": len(values),
-        # Not fmean, which can leave the range of equal values by a rounding.
-        "mean": float(statistics.mean(values)) if values else None,
-        "sd": float(statistics.stdev(values)) if len(values) > 1 else None,
-        "min": min(values, default=None),
-        "max": max(values, default=None),
-    }
+    return Spread(
+        n=len(values),
+        # Not fmean: its rounding can give a mean outside the range of the values.
+        mean=float(statistics.mean(values)) if values else None,
+        sd=float(statistics.stdev(values)) if len(values) > 1 else None,
+        min=min(values, default=None),
+        max=max(values, default=None),
+    )

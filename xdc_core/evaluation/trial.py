@@ -2,55 +2,39 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from shards.store.parquet import write_parquet
-from xdc_core.evaluation.predictions import Verdict, accuracy, mean_class_accuracy, per_class
-
-
-class Trial(BaseModel):
-    """What came out. `train` and `test` count recordings; `chosen` has the candidates and their held-out scores."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    split: str
-    seed: int
-    train: int
-    test: int
-    metrics: dict[str, float]
-    chosen: dict[str, Any] = {}
-    per_class: list[dict[str, Any]] = []
-    warnings: tuple[str, ...] = ()
+from xdc_core.documents.results import Trial as Trial
+from xdc_core.evaluation.predictions import Predictions, accuracy, mean_class_accuracy, per_class
 
 
 def trial_of(
-    verdict: Verdict, classes: Sequence[str], split: str, seed: int, train: int, warnings: tuple[str, ...] = ()
+    predictions: Predictions, classes: Sequence[str], split: str, seed: int, train: int, warnings: tuple[str, ...] = ()
 ) -> Trial:
-    """The figures of a classification. `warnings` are added to the verdict's."""
-    metrics = {"accuracy": accuracy(verdict), "mean_class_accuracy": mean_class_accuracy(verdict)}
-    rows = [row | {"class": classes[row["class"]]} for row in per_class(verdict)]
+    """Return the figures of a classification. `warnings` are added to those of the predictions."""
+    metrics = {"accuracy": accuracy(predictions), "mean_class_accuracy": mean_class_accuracy(predictions)}
+    rows = [row | {"class": classes[row["class"]]} for row in per_class(predictions)]
     return Trial(
         split=split,
         seed=seed,
         train=train,
-        test=len(verdict.groups),
+        test=len(predictions.groups),
         metrics={name: round(value, 6) for name, value in metrics.items()},
-        chosen=verdict.chosen,
+        chosen=predictions.chosen,
         per_class=rows,
-        warnings=verdict.warnings + warnings,
+        warnings=predictions.warnings + warnings,
     )
 
 
-def write_predictions(path: Path, verdict: Verdict, names: Sequence[str], classes: Sequence[str]) -> None:
-    """A row a test recording: source, label, predicted, and the scores float32 [classes] in the order of `classes`."""
-    scores = pa.FixedSizeListArray.from_arrays(pa.array(verdict.scores.reshape(-1), pa.float32()), len(classes))
+def write_predictions(path: Path, predictions: Predictions, names: Sequence[str], classes: Sequence[str]) -> None:
+    """Write a row per test recording: source, label, predicted, and scores, float32 [classes]."""
+    scores = pa.FixedSizeListArray.from_arrays(pa.array(predictions.scores.reshape(-1), pa.float32()), len(classes))
     columns = {
-        "source": pa.array([names[group] for group in verdict.groups], pa.string()),
-        "label": pa.array([classes[label] for label in verdict.truth], pa.string()),
-        "predicted": pa.array([classes[label] for label in verdict.predicted], pa.string()),
+        "source": pa.array([names[group] for group in predictions.groups], pa.string()),
+        "label": pa.array([classes[label] for label in predictions.truth], pa.string()),
+        "predicted": pa.array([classes[label] for label in predictions.predicted], pa.string()),
         "scores": scores,
     }
     write_parquet(path, pa.table(columns))

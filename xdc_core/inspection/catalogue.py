@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError, XdcError
-from shards.store.checked_read import read_stored_json
 from xdc_core.config.load import FILE_NAME
+from xdc_core.documents.report import FILE_NAME as REPORT
+from xdc_core.documents.report import Report, read_report
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
@@ -29,17 +30,16 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def newest_report(run: Run) -> dict[str, Any] | None:
-    """The report.json of the last round that has one, whether it is up to date or not; None without any.
+def newest_report(run: Run) -> Report | None:
+    """Read the report of the last round that has one, whether it is up to date or not; None without any.
 
     Raises:
         StageError: it is damaged.
     """
     for number in range(run.config.rounds, -1, -1):
-        path = run.directory(Node("report", None, number)) / "report.json"
-        if path.exists():
-            facts: dict[str, Any] = read_stored_json(path, "report")
-            return facts
+        directory = run.directory(Node("report", None, number))
+        if (directory / REPORT).exists():
+            return read_report(directory)
     return None
 
 
@@ -50,7 +50,7 @@ def describe_run(root: Path) -> dict[str, Any]:
     """
     try:
         run = open_run(root)
-        facts = newest_report(run)
+        report = newest_report(run)
     except XdcError as error:
         return {"run": str(root), "problem": str(error).splitlines()[0]}
     config = run.config
@@ -67,16 +67,14 @@ def describe_run(root: Path) -> dict[str, Any]:
         "agreement": {},
         "evaluations": {},
     }
-    if facts is None:
+    if report is None:
         return described
-    label = next(iter(facts["label_columns"]), None)
-    last = [row for row in facts["history"] if row["round"] == facts["round"]]
+    label = report.first_label
+    last = [row for row in report.history if row.round == report.round]
     return described | {
-        "reported": facts["round"],
-        "finished": max(node["finished"] for node in facts["nodes"]),
-        "clips": facts["corpus"].get("clips"),
-        "agreement": {row["source"]: row[f"ami:{label}"] for row in last} if label else {},
-        "evaluations": {
-            row["evaluation"]: row["mean"] for row in facts["evaluation_history"] if row["round"] == facts["round"]
-        },
+        "reported": report.round,
+        "finished": max(node.finished for node in report.nodes),
+        "clips": report.corpus.get("clips"),
+        "agreement": {row.source: row.score("ami", label) for row in last} if label else {},
+        "evaluations": {row.evaluation: row.mean for row in report.evaluation_history if row.round == report.round},
     }

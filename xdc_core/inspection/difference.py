@@ -6,8 +6,9 @@ from typing import Any
 from shards.corpus.index import read_whole_index, shard_names
 from shards.store.manifest import read_manifest
 from xdc_core.clustering.agreement import Contingency, agreement
-from xdc_core.config.schema import LABEL_SOURCES
+from xdc_core.config.methods import clustered_sources
 from xdc_core.data.labels import read_labels
+from xdc_core.documents.report import Report
 from xdc_core.inspection.catalogue import newest_report
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -76,23 +77,24 @@ def _results(a: Run, b: Run) -> Iterator[dict[str, Any]]:
         yield {"round": number, "measure": measure, "a": ours[place], "b": theirs[place]}
 
 
-def _measures(report: dict[str, Any]) -> Iterator[tuple[tuple[int, str], float]]:
-    """Numbers of every round in a report's histories, by round and name."""
-    label = next(iter(report["label_columns"]), None)
-    for row in report["history"]:
+def _measures(report: Report) -> Iterator[tuple[tuple[int, str], float]]:
+    """Yield the numbers of every round in a report's histories, by round and name."""
+    label = report.first_label
+    for row in report.history:
+        values = row.content()
         names = {"nmi_previous": "NMI with the round before", "empty": "empty clusters", "loss": "loss"}
         names |= {f"{score}:{label}": f"{score.upper()} with {label}" for score in ("nmi", "ami")} if label else {}
         for name, shown in names.items():
-            if row.get(name) is not None:
-                yield (row["round"], f"{row['source']}: {shown}"), row[name]
-    for row in report["evaluation_history"]:
-        if row["mean"] is not None:
-            yield (row["round"], f"{row['evaluation']}: {row['metric']}"), row["mean"]
+            if values.get(name) is not None:
+                yield (row.round, f"{row.source}: {shown}"), values[name]
+    for evaluation in report.evaluation_history:
+        if evaluation.mean is not None:
+            yield (evaluation.round, f"{evaluation.evaluation}: {evaluation.metric}"), evaluation.mean
 
 
 def _clusters(a: Run, b: Run, shared: set[str]) -> Iterator[dict[str, Any]]:
     rounds = range(min(a.config.rounds, b.config.rounds), -1, -1)
-    for source in LABEL_SOURCES:
+    for source in dict.fromkeys(name for run in (a, b) for name in _clustered(run)):
         both = (n for n in rounds if all(read_manifest(run.directory(Node("label", source, n))) for run in (a, b)))
         if (number := next(both, None)) is None:
             continue
@@ -101,6 +103,10 @@ def _clusters(a: Run, b: Run, shared: set[str]) -> Iterator[dict[str, Any]]:
         counts.counts.update((ours[key], str(theirs[key])) for key in shared & ours.keys() & theirs.keys())
         scores = agreement(counts)
         yield {"source": source, "round": number} | {name: scores[name] for name in ("clips", "nmi", "ami")}
+
+
+def _clustered(run: Run) -> tuple[str, ...]:
+    return clustered_sources(run.config.method, run.config.modalities)
 
 
 def _assigned(run: Run, source: str, number: int) -> dict[str, int]:

@@ -22,14 +22,15 @@ from xdc_core.config.evaluation import CORPUS, FinetuneSettings
 from xdc_core.config.schema import Config, evaluated_modality
 from xdc_core.config.views import with_frames
 from xdc_core.data.clips import ClipRows
-from xdc_core.data.modality import MODALITIES, Modality, Where
 from xdc_core.data.placing import PLACED, views_by_row
 from xdc_core.encoders.file import FILE_NAME, load_encoder
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.predictions import Verdict, accuracy, judge
+from xdc_core.evaluation.predictions import Predictions, accuracy, judge
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.trial import Trial, trial_of
+from xdc_core.modalities.modality import Modality, Where
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
@@ -78,7 +79,7 @@ def finetune(
     seed: int,
     out: Path,
     progress: Progress,
-) -> tuple[Trial, Verdict]:
+) -> tuple[Trial, Predictions]:
     """Train on a split's training recordings but those held out, keep the epoch that is best on these, test.
 
     The best epoch's weights are tested as they are; nothing is trained on the held-out part afterwards. An epoch that
@@ -254,7 +255,7 @@ def _judge(
     chosen: Sequence[int] | np.ndarray,
     recordings: Recordings,
     device: torch.device,
-) -> Verdict:
+) -> Predictions:
     """Softmax averaged over the views of every recording that has one."""
     model.eval()
     scores: list[np.ndarray] = []

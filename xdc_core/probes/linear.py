@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.predictions import Verdict
+from xdc_core.evaluation.predictions import Predictions
 from xdc_core.probes.probe import Attempt, fit_quietly, probe
 from xdc_core.probes.standardise import fit_standard
 
@@ -21,7 +21,7 @@ def fc(
     seed: int,
     held_out_share: float = 0.2,
     strengths: Sequence[float] = STRENGTHS,
-) -> Verdict:
+) -> Predictions:
     """Multinomial logistic regression on standardised features; softmax averaged over a recording's views.
 
     strengths: candidates for C, which weighs the summed cross-entropy against half the squared weights. Scores are

@@ -7,7 +7,7 @@ import numpy as np
 
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.predictions import Verdict
+from xdc_core.evaluation.predictions import Predictions
 from xdc_core.probes.probe import Attempt, probe
 from xdc_core.probes.standardise import directions
 
@@ -25,7 +25,7 @@ def neighbours(
     held_out_share: float = 0.2,
     counts: Sequence[int] = COUNTS,
     temperature: float = TEMPERATURE,
-) -> Verdict:
+) -> Predictions:
     """Weighted vote of the k training views with the largest cosine, averaged over a recording's views.
 
     A neighbour's vote weighs exp(cosine / temperature), as in facebookresearch/dino; the votes for a view are scaled

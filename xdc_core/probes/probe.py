@@ -10,7 +10,7 @@ import numpy as np
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.predictions import Verdict, accuracy, judge
+from xdc_core.evaluation.predictions import Predictions, accuracy, judge
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def probe(
     classes: int,
     seed: int,
     held_out_share: float,
-) -> Verdict:
+) -> Predictions:
     """Choose by the accuracy over held-out training recordings; of equals the nearest to the middle one is taken.
 
     The recordings of one original are held out together.

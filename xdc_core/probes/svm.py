@@ -8,7 +8,7 @@ import numpy as np
 
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.predictions import Verdict
+from xdc_core.evaluation.predictions import Predictions
 from xdc_core.probes.probe import Attempt, fit_quietly, probe
 from xdc_core.probes.standardise import directions, fit_standard
 
@@ -30,7 +30,7 @@ def svm(
     held_out_share: float = 0.2,
     scaling: Scaling = "standard",
     strengths: Sequence[float] | None = None,
-) -> Verdict:
+) -> Predictions:
     """One linear SVM a class (squared hinge loss, L2); decisions averaged over a recording's views.
 
     The paper's protocol for ESC-50 and DCASE, as far as remembered; loss, C and scaling are not known (unverified

@@ -1,4 +1,4 @@
-"""The charts of the pages, as SVG to stand in HTML: readable on light and on dark."""
+"""The charts of the pages, as SVG for HTML that is readable on a light and on a dark background."""
 
 import io
 import re
@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
-COLOURS = {"video": "#D55E00", "audio": "#0072B2", "joint": "#009E73"}  # Okabe and Ito's, told apart by everyone.
+# Okabe and Ito's colours, which people with colour blindness can distinguish.
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLOURS = {"video": PALETTE[0], "audio": PALETTE[1], "joint": PALETTE[2]}
 GREY = "#808080"
 WIDTH = 5.2  # Inches, as are the margins: left, right, bottom, top.
 MARGINS = (0.8, 0.1, 0.45, 0.08)
@@ -28,6 +31,12 @@ STYLE: Any = {
 }
 
 
+def source_colour(name: str) -> str:
+    """Return the colour of a modality or label source: always the same for a name."""
+    others = PALETTE[len(_COLOURS) :]
+    return _COLOURS.get(name) or others[crc32(name.encode()) % len(others)]
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a chart. style: matplotlib's, "-" or "--"."""
@@ -40,7 +49,7 @@ class Line:
 
 
 def sizes_chart(sizes: Sequence[int], colour: str) -> str:
-    """Clips by cluster, largest first, on a logarithmic scale; empty clusters leave a gap at the end."""
+    """Draw clips per cluster, largest first, on a logarithmic scale; empty clusters leave a gap at the end."""
     ordered = sorted(sizes, reverse=True)
 
     def paint(axis: Any) -> None:
@@ -55,7 +64,7 @@ def sizes_chart(sizes: Sequence[int], colour: str) -> str:
 
 
 def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float | None = 0.0) -> str:
-    """Lines, with gaps where a value is None. `bottom`: where the axis of values begins; None: where they do."""
+    """Draw lines; values that are None are left out. `bottom`: where the axis of values begins; None: at the lowest."""
 
     def paint(axis: Any) -> None:
         for line in lines:
@@ -75,7 +84,7 @@ def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float
 
 
 def cross_chart(shares: np.ndarray, rows: str, columns: str) -> str:
-    """A matrix float [rows, columns] of shares of each row, rows and columns in the given order."""
+    """Draw a matrix, float [rows, columns], of shares of each row; rows and columns in the given order."""
 
     def paint(axis: Any) -> None:
         axis.imshow(shares, cmap="viridis", aspect="auto", interpolation="nearest", vmin=0)

@@ -1,4 +1,4 @@
-"""The clips of a round's page: where each is from, in which clusters it is, and what there is to see and hear."""
+"""The clips of a round's page: their sources, their clusters, and their pictures and sounds."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,7 +12,7 @@ from xdc_core.report.media import take_media, write_media
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-SEARCHED = 20_000  # Clips that a page can hold to be searched; of a larger corpus it has the examples only.
+SEARCHED = 20_000  # Most clips that a page holds for its search; of a larger corpus it holds the examples only.
 MEDIA_COLUMNS = (
     "frames",
     "sample_rate",
@@ -23,7 +23,7 @@ MEDIA_COLUMNS = (
 def page_clips(
     run: Run, number: int, sources: Collection[str], examples: Collection[str], clips: int
 ) -> dict[str, Any]:
-    """What the page knows of its clips, to be searched: all of them, or of more than 20,000 the examples.
+    """Return what the page's search knows of clips: of all of them, or of more than 20,000 of the examples only.
 
     files: names of sources. rows: key -> [place in `files`, start in seconds, cluster by label source, in their order;
     None where it has none there]. all: whether these are all clips.
@@ -46,9 +46,9 @@ def page_clips(
 
 
 def write_examples(run: Run, keys: Collection[str], folder: Path, before: Path, progress: Progress) -> dict[str, str]:
-    """Have media of the clips `keys` in `folder`; what an earlier report has in `before` is taken from there.
+    """Write media of the clips `keys` into `folder`; what an earlier report has in `before` is copied from there.
 
-    Returns the reason for every clip of which something cannot be shown.
+    Returns, by key, why something of a clip cannot be shown.
     """
     folder.mkdir(exist_ok=True)  # Without parents: a partial directory that is gone is not made again.
     wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not take_media(key, before, folder)}

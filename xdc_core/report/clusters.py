@@ -1,26 +1,24 @@
-"""The clusters of one label source in one round: how large, how pure, how tight, and their nearest clips."""
+"""The clusters of one label source in one round: size, purity, mean distance, and the clips nearest to the centroid."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.store.parquet import read_parquet
+from xdc_core.documents.report import Cluster, TopLabel
 from xdc_core.runs.run import Run
 
 TOP_LABELS = 3
 
 
-def cluster_rows(run: Run, labels: Path, k: int, nearest: int) -> list[dict[str, Any]]:
-    """A row a cluster, by number, from a committed directory of pseudo-labels. Reads it shard by shard.
+def cluster_rows(run: Run, labels: Path, k: int, nearest: int) -> list[Cluster]:
+    """Return the k clusters in order of their numbers, from a committed directory of pseudo-labels.
 
-    size: clips. distance: their mean distance to the centroid; None for an empty cluster. purity: the share of the
-    most frequent label among the labelled clips, and top: the three most frequent with their shares, by the corpus's
-    first label column; None and [] without labels. examples: the keys of the `nearest` clips, nearest first (of equal
-    distances the smaller key).
+    Reads it shard by shard. Labels are those of the corpus's first label column. Of each cluster the `nearest` clips
+    are examples, nearest first (of equal distances the smaller key first).
     """
     column = next(iter(label_columns(run.corpus)), None)
     sizes, sums = np.zeros(k, np.int64), np.zeros(k, np.float64)
@@ -39,22 +37,33 @@ def cluster_rows(run: Run, labels: Path, k: int, nearest: int) -> list[dict[str,
             for cluster, key in zip(clusters.tolist(), keys.tolist(), strict=True):
                 if truth.get(key) is not None:
                     counts[cluster][truth[key]] += 1
-    return [
-        {
-            "cluster": cluster,
-            "size": int(sizes[cluster]),
-            "distance": round(float(sums[cluster] / sizes[cluster]), 4) if sizes[cluster] else None,
-            **_purity(counts[cluster]),
-            "examples": [key for _, key in closest[cluster]],
-        }
-        for cluster in range(k)
-    ]
+    rows = []
+    for cluster in range(k):
+        top = _top_labels(counts[cluster])
+        rows.append(
+            Cluster(
+                cluster=cluster,
+                size=int(sizes[cluster]),
+                distance=round(float(sums[cluster] / sizes[cluster]), 4) if sizes[cluster] else None,
+                purity=top[0].share if top else None,
+                top=top,
+                examples=[key for _, key in closest[cluster]],
+            )
+        )
+    return rows
+
+
+def purest_first(clusters: Iterable[Cluster]) -> list[Cluster]:
+    """Return the clusters whose purity is known, the purest first."""
+    known = [(cluster.purity, cluster) for cluster in clusters if cluster.purity is not None]
+    known.sort(key=lambda pair: (-pair[0], -pair[1].size, pair[1].cluster))
+    return [cluster for _, cluster in known]
 
 
 def _first_of_each(
     clusters: np.ndarray, distances: np.ndarray, keys: np.ndarray, nearest: int
 ) -> Iterator[tuple[int, list[tuple[float, str]]]]:
-    """Of every cluster that occurs: its `nearest` clips of one shard, as (distance, key)."""
+    """Yield every cluster that occurs in one shard, with its `nearest` clips there as (distance, key)."""
     if not len(keys):
         return
     order = np.lexsort((keys.astype(str), distances, clusters))
@@ -64,17 +73,17 @@ def _first_of_each(
         yield int(clusters[order[start]]), list(zip(distances[chosen].tolist(), keys[chosen].tolist(), strict=True))
 
 
-def _purity(counts: Counter[str]) -> dict[str, Any]:
-    labelled = counts.total()
-    if not labelled:
-        return {"purity": None, "top": []}
-    found = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_LABELS]
-    top = [{"label": name, "share": round(count / labelled, 4)} for name, count in found]
-    return {"purity": top[0]["share"], "top": top}
+def _top_labels(counts: Counter[str]) -> list[TopLabel]:
+    """The most frequent labels, of equally frequent ones the first by name."""
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_LABELS]
+    return [TopLabel(label=name, share=round(count / counts.total(), 4)) for name, count in ordered]
 
 
 def cross_table(run: Run, rows: Path, columns: Path, shape: tuple[int, int]) -> np.ndarray:
-    """int64 `shape`: how many clips have which cluster in the one directory of pseudo-labels and which in the other."""
+    """Count the clips by their cluster in one directory of pseudo-labels and in another.
+
+    Returns int64 `shape`, [clusters of `rows`, clusters of `columns`].
+    """
     counts = np.zeros(shape, np.int64)
     for shard in shard_names(run.corpus):
         ours, theirs = (

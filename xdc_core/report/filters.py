@@ -1,4 +1,4 @@
-"""The first layer of an encoder as a picture: in space, and for the video encoder in time."""
+"""The first layer of an encoder as a picture: in space, and in time where it has a convolution in time."""
 
 import base64
 import io
@@ -12,13 +12,13 @@ from safetensors.numpy import load
 from shards.errors import StageError
 from shards.store.checked_read import read_stored
 
-# The first convolution, and for video the one in time that follows; the names are the encoders' own.
+# The first convolution in space, and the one in time that follows it in an R(2+1)D: names of the encoders here.
 IN_SPACE = ("stem.0.weight", "stem.weight")
 IN_TIME = "stem.3.weight"
 
 
 def stored_weights(path: Path) -> dict[str, np.ndarray]:
-    """Parameters and buffers of a stored encoder, by name.
+    """Read parameters and buffers of a stored encoder, by name.
 
     Raises:
         StageError: the file is missing or damaged.
@@ -31,17 +31,19 @@ def stored_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def first_filters(weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """float32 [filters, height, width, 1 or 3] of the first convolution in space; None where it has another name."""
-    name = next((name for name in IN_SPACE if name in weights), None)
-    if name is None:
+    """Return the first convolution in space, float32 [filters, height, width, 1 or 3].
+
+    None where it has another name, or takes planes that cannot be shown as grey or as colours.
+    """
+    found = next((weights[name] for name in IN_SPACE if name in weights), None)
+    if found is None or found.ndim not in (4, 5) or found.shape[1] not in (1, 3):
         return None
-    found = weights[name]
     found = found[:, :, 0] if found.ndim == 5 else found
     return np.ascontiguousarray(found.transpose(0, 2, 3, 1), np.float32)
 
 
 def time_filters(weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """float32 [filters, inputs * 3] of the first convolution in time: a row an output plane; None without one."""
+    """Return the first convolution in time, float32 [filters, inputs * 3], a row per output plane; None without one."""
     found = weights.get(IN_TIME)
     if found is None or found.ndim != 5:
         return None
@@ -49,7 +51,7 @@ def time_filters(weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 
 def tiles(filters: np.ndarray, scale: int = 6) -> np.ndarray:
-    """uint8 [rows, columns, 3]: filters side by side, each over its own range, 12 a row, a line of grey between."""
+    """Draw filters side by side, uint8 [rows, columns, 3]: each over its own range, 12 per row, grey lines between."""
     count, height, width, _ = filters.shape
     low, high = filters.min(axis=(1, 2, 3), keepdims=True), filters.max(axis=(1, 2, 3), keepdims=True)
     shown = ((filters - low) / np.maximum(high - low, 1e-12) * 255).astype(np.uint8)
@@ -64,7 +66,7 @@ def tiles(filters: np.ndarray, scale: int = 6) -> np.ndarray:
 
 
 def matrix(values: np.ndarray, scale: int = 5) -> np.ndarray:
-    """uint8 [rows, columns, 3]: a matrix in blue (negative), white (0) and red (positive)."""
+    """Draw a matrix, uint8 [rows, columns, 3], in blue (negative), white (0) and red (positive)."""
     from matplotlib import colormaps
 
     limit = max(float(np.abs(values).max()), 1e-12)
@@ -73,7 +75,7 @@ def matrix(values: np.ndarray, scale: int = 5) -> np.ndarray:
 
 
 def data_address(picture: np.ndarray) -> str:
-    """A picture, uint8 [height, width, 3], as a data: address of a PNG."""
+    """Return a picture, uint8 [height, width, 3], as a data: address of a PNG."""
     from PIL import Image
 
     file = io.BytesIO()

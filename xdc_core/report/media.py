@@ -1,4 +1,4 @@
-"""What one sees and hears of an example clip: a strip of its pictures above its spectrogram, and its sound."""
+"""The media of an example clip: a strip of pictures above the spectrogram, and the sound."""
 
 import io
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from shards.errors import MediaError
 from shards.media.decode import decode_frames, decode_sound
 from shards.store.checked_read import read_stored
 from shards.store.files import new_file
-from xdc_core.data.logmel import LogMel, log_mel
+from xdc_core.modalities.logmel import LogMel, log_mel
 
 PICTURES, HEIGHT, SPECTROGRAM = 8, 72, 40  # Frames a strip; pixels of a frame's height and of the spectrogram's.
 WIDEST = 128  # Pixels of a frame.
@@ -46,7 +46,7 @@ def write_media(reader: ClipReader, shard: str, row: Mapping[str, Any], folder: 
 def take_media(key: str, before: Path, folder: Path) -> bool:
     """Copy a clip's files from an earlier report. Returns whether they were there.
 
-    Not links: what damages the one shall not damage the other.
+    Copies, not links: damage to one must not damage the other.
 
     Raises:
         StageError: one of them is not what was committed.
@@ -63,7 +63,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def strip(pictures: np.ndarray | None, sound: np.ndarray | None, sample_rate: int) -> bytes:
-    """A WebP: 8 pictures side by side, evenly over the clip, and under them the log-mel spectrogram, low tones below.
+    """Return a WebP: 8 pictures, evenly over the clip, above the log-mel spectrogram, whose low tones are below.
 
     pictures: uint8 [frames, height, width, 3]. sound: float32 [samples]. What is None is left black.
     """
@@ -86,7 +86,7 @@ def strip(pictures: np.ndarray | None, sound: np.ndarray | None, sample_rate: in
 
 
 def spectrogram(sound: np.ndarray, sample_rate: int) -> Any:
-    """The log-mel spectrogram as a coloured PIL image: time to the right, low tones below, full range of colours."""
+    """Return the log-mel spectrogram as a coloured PIL image: time to the right, low tones below, full colour range."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -97,13 +97,13 @@ def spectrogram(sound: np.ndarray, sample_rate: int) -> Any:
 
 
 def opus(sound: np.ndarray, sample_rate: int) -> bytes:
-    """Sound, float32 [samples] in [-1, 1), as Opus in Ogg at 32 kbit/s: a tenth of the FLAC."""
+    """Return sound, float32 [samples] in [-1, 1), as Opus in Ogg at 32 kbit/s: a tenth of the FLAC."""
     rate = next((known for known in OPUS_RATES if known >= sample_rate), OPUS_RATES[-1])
     pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)[None]
     frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
     resampler, file = av.AudioResampler("s16", "mono", rate), io.BytesIO()
-    # Else its serial number is drawn anew every time: the same clip shall give the same file.
+    # Without the flag its serial number is random: the same clip must give the same file.
     with av.open(file, "w", format="ogg", options={"fflags": "+bitexact"}) as output:
         stream = output.add_stream("libopus", rate=rate, layout="mono")
         stream.bit_rate = 32000

@@ -1,4 +1,4 @@
-"""The overview of a run: every reported round in a line, and how it went over the rounds."""
+"""The overview of a run: a row per reported round, and curves over the rounds."""
 
 from pathlib import Path
 from typing import Any
@@ -6,56 +6,51 @@ from typing import Any
 from markupsafe import Markup
 
 from shards.store.files import write_text
-from xdc_core.report.charts import COLOURS, GREY, Line, lines_chart
-from xdc_core.report.facts import read_report
+from xdc_core.documents.report import Report
+from xdc_core.report.charts import Line, lines_chart, source_colour
+from xdc_core.report.gather import round_report
 from xdc_core.report.page import history_charts, render
 from xdc_core.runs.run import Run
 
 FILE_NAME = "overview.html"
 
 
-def write_overview(run: Run, facts: dict[str, Any]) -> Path:
+def write_overview(run: Run, newest: Report) -> Path:
     """Write `overview.html` of a run from the report of its newest round and those of the rounds before it."""
-    rounds = [_of(read_report(run, number)) for number in range(facts["round"])] + [_of(facts)]
+    reports = [*(round_report(run, number) for number in range(newest.round)), newest]
     path = run.root / FILE_NAME
-    page = render(
-        "overview.html", **facts, rounds=rounds, charts=history_charts(facts) | _losses(rounds), last=facts["round"]
-    )
+    rounds = [_of_round(report) for report in reports]
+    charts = history_charts(newest) | _losses(reports)
+    page = render("overview.html", **newest.content(), rounds=rounds, charts=charts, last=newest.round)
     write_text(path, page)
     return path
 
 
-def _of(facts: dict[str, Any]) -> dict[str, Any]:
-    """What the overview says of one round. seconds: of its stages, by stage, without what was done once a run."""
-    number = facts["round"]
+def _of_round(report: Report) -> dict[str, Any]:
+    """The overview's row of one round. seconds: of its stages, by stage, without what is done once a run."""
+    number = report.round
     seconds: dict[str, float] = {}
-    for node in facts["nodes"]:
-        if node["round"] == number:
-            seconds[node["stage"]] = seconds.get(node["stage"], 0) + node["seconds"]
+    for node in report.nodes:
+        if node.round == number:
+            seconds[node.stage] = seconds.get(node.stage, 0) + node.seconds
     return {
         "round": number,
-        "rows": [row for row in facts["history"] if row["round"] == number],
-        "evaluations": {
-            row["evaluation"]: row["mean"] for row in facts["evaluation_history"] if row["round"] == number
-        },
-        "training": {name: found["loss"] for name, found in facts["training"].items()},
+        "rows": [row.content() for row in report.history if row.round == number],
+        "evaluations": {row.evaluation: row.mean for row in report.evaluation_history if row.round == number},
+        "training": {name: training.loss for name, training in report.training.items()},
         "seconds": seconds,
-        "worst": facts["signs"][0][0] if facts["signs"] else "good",
-        "finished": max((node["finished"] for node in facts["nodes"]), default=""),
+        "worst": report.diagnostics[0][0] if report.diagnostics else "good",
+        "finished": max((node.finished for node in report.nodes), default=""),
     }
 
 
-def _losses(rounds: list[dict[str, Any]]) -> dict[str, Markup]:
-    names = list(dict.fromkeys(name for line in rounds for name in line["training"]))
+def _losses(reports: list[Report]) -> dict[str, Markup]:
+    names = list(dict.fromkeys(name for report in reports for name in report.training))
     if not names:
         return {}
-    lines = [
-        Line(
-            name,
-            [line["round"] for line in rounds],
-            [line["training"].get(name) for line in rounds],
-            COLOURS.get(name, GREY),
-        )
-        for name in names
-    ]
+    rounds = [report.round for report in reports]
+    losses = {
+        name: [report.training[name].loss if name in report.training else None for report in reports] for name in names
+    }
+    lines = [Line(name, rounds, losses[name], source_colour(name)) for name in names]
     return {"Loss at the end of training": Markup(lines_chart(lines, "round", "loss", "Loss by round", bottom=None))}

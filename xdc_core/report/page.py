@@ -1,4 +1,4 @@
-"""The pages: HTML that asks no server for anything. Pictures and sounds lie beside it and are loaded when seen."""
+"""The pages: HTML that loads nothing from elsewhere. Pictures and sounds lie beside it and are loaded when visible."""
 
 import json
 from pathlib import Path
@@ -7,55 +7,58 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from xdc_core.report.charts import COLOURS, GREY, Line, lines_chart
+from xdc_core.documents.report import EvaluationRow, HistoryRow, Report
+from xdc_core.report.charts import PALETTE, Line, lines_chart, source_colour
 
 PAGES = Path(__file__).parent / "pages"
-# Names and labels come from strangers' files: everything is escaped.
+# Names and labels come from files of unknown origin: everything is escaped.
 _templates = Environment(
     loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
 
 
 def render(name: str, **values: Any) -> str:
-    """A page from its template, with the style of all pages."""
+    """Return a page made from its template, with the style and script of all pages."""
     style, script = (Markup((PAGES / file).read_text(encoding="utf-8")) for file in ("style.css", "gallery.js"))
     return _templates.get_template(name).render(**values, style=style, script=script)
 
 
 def embedded(value: object) -> Markup:
-    """JSON that can stand in a script element: nothing in it can end that."""
+    """Return JSON that can stand in a script element: nothing in it can end the element. Raises ValueError for NaN."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def history_charts(facts: dict[str, Any]) -> dict[str, Markup]:
-    """Charts over all rounds so far, by heading."""
-    label = next(iter(facts["label_columns"]), None)
+def history_charts(report: Report) -> dict[str, Markup]:
+    """Return charts over all rounds so far, by heading."""
     charts = {}
-    if label and facts["sources"]:
-        name = label.removeprefix("label_")
-        charts[f"Agreement of the clusters with {name} (AMI)"] = _by_source(facts, f"ami:{label}", "AMI")
-    if any(row["nmi_previous"] is not None for row in facts["history"]):
-        charts["NMI with the clusters of the round before"] = _by_source(facts, "nmi_previous", "NMI")
-    if facts["evaluation_history"]:
-        charts["Evaluations of the encoders"] = _evaluations(facts["evaluation_history"])
+    if (label := report.first_label) and report.sources:
+        ami = {source: [row.score("ami", label) for row in _rows_of(report, source)] for source in report.sources}
+        charts[f"Agreement of the clusters with {label.removeprefix('label_')} (AMI)"] = _by_source(report, ami, "AMI")
+    if any(row.nmi_previous is not None for row in report.history):
+        nmi = {source: [row.nmi_previous for row in _rows_of(report, source)] for source in report.sources}
+        charts["NMI with the clusters of the round before"] = _by_source(report, nmi, "NMI")
+    if report.evaluation_history:
+        charts["Evaluations of the encoders"] = _evaluations(report.evaluation_history)
     return charts
 
 
-def _by_source(facts: dict[str, Any], measure: str, shown: str) -> Markup:
-    lines = []
-    for source in facts["sources"]:
-        rows = [row for row in facts["history"] if row["source"] == source]
-        places, values = [row["round"] for row in rows], [row[measure] for row in rows]
-        lines.append(Line(source, places, values, COLOURS.get(source, GREY)))
+def _rows_of(report: Report, source: str) -> list[HistoryRow]:
+    return [row for row in report.history if row.source == source]
+
+
+def _by_source(report: Report, values: dict[str, list[float | None]], shown: str) -> Markup:
+    lines = [
+        Line(source, [row.round for row in _rows_of(report, source)], measured, source_colour(source))
+        for source, measured in values.items()
+    ]
     return Markup(lines_chart(lines, "round", shown, f"{shown} by round", bottom=None))
 
 
-def _evaluations(history: list[dict[str, Any]]) -> Markup:
-    colours = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+def _evaluations(history: list[EvaluationRow]) -> Markup:
     lines = []
-    for place, name in enumerate(dict.fromkeys(row["evaluation"] for row in history)):
-        rows = [row for row in history if row["evaluation"] == name]
-        values = [row["mean"] for row in rows]
-        lines.append(Line(name, [row["round"] for row in rows], values, colours[place % len(colours)]))
+    for place, name in enumerate(dict.fromkeys(row.evaluation for row in history)):
+        rows = [row for row in history if row.evaluation == name]
+        values = [row.mean for row in rows]
+        lines.append(Line(name, [row.round for row in rows], values, PALETTE[place % len(PALETTE)]))
     return Markup(lines_chart(lines, "round", "score", "Evaluations by round"))

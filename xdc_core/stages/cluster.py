@@ -1,4 +1,4 @@
-"""The cluster stage: k-means over the features behind a label source (faiss)."""
+"""The cluster stage: clusters of the features behind a label source, by k-means (faiss) or another algorithm."""
 
 import sys
 from pathlib import Path
@@ -9,37 +9,36 @@ import numpy as np
 from shards.corpus.index import in_splits, read_index
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress
-from shards.section import hashed_settings
 from shards.sources.split import check_learn_splits
 from shards.store.build import Outcome
-from shards.store.files import new_file, write_json
 from shards.store.stage import Stage
-from xdc_core.clustering.kmeans import kmeans
-from xdc_core.clustering.kmeans_check import faiss_gpus
+from xdc_core.clustering.model import write_model
 from xdc_core.clustering.preprocess import fit_preprocess
+from xdc_core.compute.kmeans_check import faiss_gpus
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
-from xdc_core.config.schema import ClusterSettings, Config
+from xdc_core.config.schema import ClusterSettings, Config, algorithm_of, clustering_settings
 from xdc_core.data.features import source_parts
+from xdc_core.documents.kmeans import Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
 
 def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
-    """Write centroids.npy (float32 [k, components]), preprocess.npz and kmeans.json (settings, objective, sizes).
+    """Write the algorithm's model (of k-means centroids.npy, float32 [k, components]), preprocess.npz and kmeans.json.
 
-    k-means runs on the GPUs if `runs_on.device` allows them and faiss works there, else on the CPU; kmeans.json says
-    where (`on`), and why not on a GPU that is there.
-    A new seed every round, as in DeepCluster. k-means trains on all clips to learn from, or on a random sample of
-    `sample_mb`; kmeans.json says how many.
+    kmeans.json has the algorithm with its settings, objective and sizes, and where it ran (`on`): k-means on the GPUs
+    if `runs_on.device` allows them and faiss works there, else on the CPU, and why not on a GPU that is there.
+    A new seed every round, as in DeepCluster. The algorithm is fitted to all clips to learn from, or to a random
+    sample of `sample_mb`; kmeans.json says how many.
 
     Raises:
         ConfigError: fewer clips than clusters, or a sample of fewer.
     """
     config, source = run.config, str(node.modality)
     assert node.round is not None
-    k = config.cluster.k[source]  # type: ignore[index]
+    k = config.cluster.k[source]
     seed = derive_seed(config.seed, node.round, "cluster", source)
     parts, clips = read_sample(run, node.round, source, seed, progress)
     if len(parts[0]) < k <= clips:
@@ -55,15 +54,18 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     preprocess, kept = fit_preprocess(parts, config.cluster)
     points = preprocess(parts)
     del parts
-    gpus, why, _ = (0, "", "") if config.runs_on.device == "cpu" else faiss_gpus()
-    centroids, facts = kmeans(points, k, config.cluster.iterations, seed, threads, gpus)
-    if not gpus and (why or config.runs_on.device == "cuda"):
+    clusterer, settings = algorithm_of(config.cluster)
+    on_gpus = clusterer.uses_gpus and config.runs_on.device != "cpu"
+    gpus, why, _ = faiss_gpus() if on_gpus else (0, "", "")
+    model, facts = clusterer.fit(points, k, settings, seed, threads, gpus)
+    if on_gpus and not gpus and (why or config.runs_on.device == "cuda"):
         facts["on"] += f" ({why or 'faiss finds no GPU'})"
         print(f"warning: k-means on {facts['on']}", file=sys.stderr, flush=True)
-    with new_file(out / "centroids.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, centroids, allow_pickle=False)
+    write_model(out, model)
     preprocess.save(out / "preprocess.npz")
     facts = {
+        "algorithm": clusterer.name,
+        "settings": settings.model_dump(mode="json"),
         "k": k,
         "clips": clips,
         "sample": len(points),
@@ -72,8 +74,8 @@ def cluster(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         **kept,
         **facts,
     }
-    write_json(out / "kmeans.json", facts)
-    summary = {name: value for name, value in facts.items() if name not in ("sizes", "iterations")}
+    write_kmeans(out, Kmeans.model_validate(facts))
+    summary = {name: value for name, value in facts.items() if name not in ("sizes", "settings")}
     return Outcome(k, 0, summary)
 
 
@@ -129,7 +131,8 @@ def _learnable(run: Run, shard: str, keys: np.ndarray, splits: list[str] | None,
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    return [] if number is None else [Node("cluster", source, number) for source in clustered_sources(config.method)]
+    sources = clustered_sources(config.method, config.modalities)
+    return [] if number is None else [Node("cluster", source, number) for source in sources]
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:
@@ -138,13 +141,13 @@ def _inputs(config: Config, node: Node) -> list[Node]:
 
 def clustered_features(config: Config, node: Node) -> list[Node]:
     """Return the nodes whose features a label source is clustered from."""
-    return [Node("extract", name, node.round) for name in clustered_from(config.method, str(node.modality))]
+    return [Node("extract", name, node.round) for name in clustered_from(str(node.modality), config.modalities)]
 
 
 def _settings(config: Config, node: Node) -> dict[str, Any]:
     source = str(node.modality)
-    own = hashed_settings(config.cluster, {"k"} if source == JOINT else {"k", "joint_l2"})
-    k = config.cluster.k.get(source)  # type: ignore[call-overload]
+    own = clustering_settings(config.cluster) | ({"joint_l2": config.cluster.joint_l2} if source == JOINT else {})
+    k = config.cluster.k.get(source)
     return {"seed": config.seed, "learn_splits": config.corpus.learn_splits, "k": k, **own}
 
 

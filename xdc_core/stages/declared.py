@@ -14,9 +14,9 @@ from shards.store.files import sha256_of
 from shards.store.stage import Stage
 from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.load import FILE_NAME
-from xdc_core.config.methods import modalities
 from xdc_core.config.schema import Config
 from xdc_core.config.views import encoding_settings, view_settings, with_frames
+from xdc_core.encoders.registry import encoder_spec, outside, source_file
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.stages.clips import DATA_STAGE, SHARD_STAGE
@@ -26,6 +26,7 @@ from xdc_core.stages.label import LABEL
 from xdc_core.stages.train import TRAIN
 
 WEIGHTS = "weights"
+SOURCE = "the encoder's source"
 
 
 def _later(module: str, function: str) -> Callable[[Run, Node, Path, Progress], Outcome]:
@@ -37,7 +38,7 @@ def _later(module: str, function: str) -> Callable[[Run, Node, Path, Progress], 
 
 
 def _init_nodes(config: Config, number: int | None) -> list[Node]:
-    return [Node("init", modality) for modality in modalities(config.method)] if number is None else []
+    return [Node("init", modality) for modality in config.modalities] if number is None else []
 
 
 def _init_inputs(config: Config, node: Node) -> list[Node]:
@@ -56,6 +57,25 @@ def _init_settings(config: Config, node: Node) -> dict[str, Any]:
         "batch": config.extract.batch,
         "view": view_settings(config, name, training=False),
     }
+
+
+def _init_outside(run: Run, node: Node) -> dict[str, str]:
+    return weights_read(run, node) | source_read(run, node)
+
+
+def source_read(run: Run, node: Node) -> dict[str, str]:
+    """Return the sha256 of the file with the function that makes an encoder, if it is not one of xdc's own.
+
+    Raises:
+        ConfigError: the encoder is unknown, or there is no such file.
+    """
+    modality = str(node.modality)
+    name = getattr(run.config, modality).encoder
+    if not outside(name):
+        return {}
+    path = source_file(encoder_spec(name, modality))
+    status = path.stat()
+    return {SOURCE: _sha256(path, status.st_size, status.st_mtime_ns)}
 
 
 def weights_read(run: Run, node: Node) -> dict[str, str]:
@@ -96,12 +116,12 @@ INIT: Stage[Config, Run] = Stage(
     inputs=_init_inputs,
     settings=_init_settings,
     work=_later("xdc_core.stages.init", "make_initial_encoder"),
-    outside=weights_read,
+    outside=_init_outside,
 )
 
 
 def _extract_nodes(config: Config, number: int | None) -> list[Node]:
-    return [] if number is None else [Node("extract", modality, number) for modality in modalities(config.method)]
+    return [] if number is None else [Node("extract", modality, number) for modality in config.modalities]
 
 
 def _extract_inputs(config: Config, node: Node) -> list[Node]:
@@ -181,7 +201,7 @@ def _report_inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     shown = [other for stage in _SHOWN for other in stage.nodes(config, node.round)]
     # Of the encoders that the round begins with it shows the first layers.
-    begun_with = [encoder_node(modality, node.round) for modality in modalities(config.method)]
+    begun_with = [encoder_node(modality, node.round) for modality in config.modalities]
     return [SHARD, *begun_with, *shown, *([Node("report", None, node.round - 1)] if node.round else [])]
 
 

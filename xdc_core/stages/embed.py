@@ -19,8 +19,9 @@ from xdc_core.config.schema import Config
 from xdc_core.config.views import with_frames
 from xdc_core.data.clips import ClipRows, ClipViews
 from xdc_core.data.features import write_features
-from xdc_core.data.modality import MODALITIES, Modality
 from xdc_core.data.placing import PLACED, views_by_row
+from xdc_core.modalities.modality import Modality
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.extract import Counted, check_finite, encode_shards, extracting_encoder, write_rejects

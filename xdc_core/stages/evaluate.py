@@ -24,23 +24,19 @@ from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS, EvaluationSettings
-from xdc_core.config.methods import modalities
-from xdc_core.config.schema import Config, evaluated_modality
+from xdc_core.config.protocols import PROBES, probe_settings
+from xdc_core.config.schema import Config, algorithm_of, clustering_settings, evaluated_modality
 from xdc_core.config.views import view_settings, with_frames
 from xdc_core.data.features import read_features
+from xdc_core.documents.results import Results, Spread, Trial, write_results
 from xdc_core.evaluation.examples import Examples, check_split
-from xdc_core.evaluation.predictions import Verdict
+from xdc_core.evaluation.predictions import Predictions
 from xdc_core.evaluation.recordings import Recordings, read_recordings
 from xdc_core.evaluation.spread import spread
-from xdc_core.evaluation.trial import Trial, trial_of, write_predictions
-from xdc_core.probes.linear import fc
-from xdc_core.probes.neighbours import neighbours
+from xdc_core.evaluation.trial import trial_of, write_predictions
 from xdc_core.probes.retrieval import retrieve
-from xdc_core.probes.svm import svm
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
-
-PROBES: dict[str, Callable[[Examples, Examples, int, int, float], Verdict]] = {"fc": fc, "svm": svm, "knn": neighbours}
 
 
 def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
@@ -64,19 +60,19 @@ def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         if path.exists():
             trial = Trial.model_validate_json(path.read_bytes())
         else:
-            trial, verdict = do_trial(out, split, seed)
-            if verdict is not None:
-                predictions = out / "predictions" / f"{split}-{seed}.parquet"
-                write_predictions(predictions, verdict, recordings.names, recordings.classes)
+            trial, predictions = do_trial(out, split, seed)
+            if predictions is not None:
+                file = out / "predictions" / f"{split}-{seed}.parquet"
+                write_predictions(file, predictions, recordings.names, recordings.classes)
             write_json(path, trial.model_dump(mode="json"))
         _forget_checkpoints(out / f"{split}-{seed}")
         trials.append(trial)
         progress(done, len(todo), f"trials, {_headline(trial)}")
-    facts = summarise(run, node, recordings, trials)
-    write_json(out / "results.json", facts)
-    write_parquet(out / "results.parquet", table_of(facts))
-    summary = {metric: found["mean"] for metric, found in facts["metrics"].items()}
-    return Outcome(len(trials), sum(recordings.missing.values()), summary | {"warnings": len(facts["warnings"])})
+    results = summarise(run, node, recordings, trials)
+    write_results(out, results)
+    write_parquet(out / "results.parquet", table_of(results))
+    summary = {metric: spread.mean for metric, spread in results.metrics.items()}
+    return Outcome(len(trials), sum(recordings.missing.values()), summary | {"warnings": len(results.warnings)})
 
 
 def _forget_checkpoints(folder: Path) -> None:
@@ -91,7 +87,7 @@ def _forget_checkpoints(folder: Path) -> None:
         fault_point("after removal", folder.name)
 
 
-TrialWorker = Callable[[Path, str, int], tuple[Trial, Verdict | None]]
+TrialWorker = Callable[[Path, str, int], tuple[Trial, Predictions | None]]
 
 
 def _worker(
@@ -115,16 +111,17 @@ def _worker(
     features, owners = read_views(run, node, evaluation, recordings)
     if evaluation.protocol == "clusters":
         return _clusters(run, evaluation, recordings, features, owners, draw)
-    probe = PROBES[evaluation.protocol]
+    probe = PROBES.find(evaluation.protocol)
 
-    def classify(out: Path, split: str, seed: int) -> tuple[Trial, Verdict]:
+    def classify(out: Path, split: str, seed: int) -> tuple[Trial, Predictions]:
         train, test = (
             _examples(features, recordings, owners, np.isin(owners, recordings.part(split, role)))
             for role in ("train", "test")
         )
-        verdict = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
+        predictions: Predictions = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
         unread = unread_recordings(recordings, split, owners)
-        return trial_of(verdict, recordings.classes, split, seed, len(np.unique(train.groups)), unread), verdict
+        size = len(np.unique(train.groups))
+        return trial_of(predictions, recordings.classes, split, seed, size, unread), predictions
 
     return classify
 
@@ -151,12 +148,11 @@ def _clusters(
     owners: np.ndarray,
     draw: Callable[[str, int], int],
 ) -> TrialWorker:
-    """k-means, as in a round, on the training recordings' views; then the test recordings' views against labels."""
-    from xdc_core.clustering.assign import nearest
-    from xdc_core.clustering.kmeans import kmeans
+    """The algorithm of the rounds on the training recordings' views; then the test recordings' views against labels."""
     from xdc_core.clustering.preprocess import fit_preprocess
 
     settings, threads = run.config.cluster, thread_count(run.config)
+    clusterer, own = algorithm_of(settings)
 
     def compare(out: Path, split: str, seed: int) -> tuple[Trial, None]:
         k = evaluation.k or len(recordings.classes)
@@ -166,10 +162,10 @@ def _clusters(
         if int(train.sum()) < k:
             raise ConfigError(f"{split}: {int(train.sum())} views to learn from are fewer than k ({k}). Lower k.")
         preprocess, _ = fit_preprocess([features[train]], settings)
-        centroids, _ = kmeans(preprocess([features[train]]), k, settings.iterations, draw(split, seed), threads)
+        model, _ = clusterer.fit(preprocess([features[train]]), k, own, draw(split, seed), threads)
         counts = Contingency()
         labels = [recordings.classes[recordings.labels[owner]] for owner in owners[test]]
-        counts.add(nearest(preprocess([features[test]]), centroids)[1], labels)
+        counts.add(clusterer.assign(model, preprocess([features[test]]), k)[1], labels)
         scores = agreement(counts)
         metrics = {
             name: value for name, value in scores.items() if name not in ("clips", "labels") and value is not None
@@ -190,26 +186,29 @@ def _retrieval(
     run: Run, node: Node, evaluation: EvaluationSettings, recordings: Recordings, draw: Callable[[str, int], int]
 ) -> TrialWorker:
     assert node.round is not None
-    parts = [dict(_features_of_corpus(run, modality, node.round)) for modality in ("video", "audio")]
-    keys = [key for key in recordings.of_clip if all(key in part for part in parts)]
+    parts = {name: dict(_features_of_corpus(run, name, node.round)) for name in run.config.modalities}
+    keys = [key for key in recordings.of_clip if all(key in part for part in parts.values())]
     owners = np.array([recordings.of_clip[key] for key in keys], np.int64)
-    video, audio = (np.stack([part[key] for key in keys]) for part in parts)
+    features = {name: np.stack([part[key] for key in keys]) for name, part in parts.items()}
 
     def search(out: Path, split: str, seed: int) -> tuple[Trial, None]:
         train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
         labels = recordings.labels[owners[test]] if recordings.classes else None
-        found = retrieve(
-            video[train],
-            audio[train],
-            video[test],
-            audio[test],
-            labels,
-            draw(split, seed),
-            owners[train] if recordings.originals is None else recordings.originals[owners[train]],
-            evaluation.held_out,
-        )
-        metrics, chosen = dict(_flat(found)), found.get("chosen", {})
-        warnings = (*found.get("warnings", ()), *unread_recordings(recordings, split, owners))
+        found = {
+            (first, second): retrieve(
+                features[first][train],
+                features[second][train],
+                features[first][test],
+                features[second][test],
+                labels,
+                draw(split, seed),
+                owners[train] if recordings.originals is None else recordings.originals[owners[train]],
+                evaluation.held_out,
+                names=(first, second),
+            )
+            for first, second in itertools.combinations(features, 2)
+        }
+        metrics, chosen, warnings = _of_all_pairs(found)
         trial = Trial(
             split=split,
             seed=seed,
@@ -217,11 +216,24 @@ def _retrieval(
             test=int(test.sum()),
             metrics=metrics,
             chosen=chosen,
-            warnings=warnings,
+            warnings=(*warnings, *unread_recordings(recordings, split, owners)),
         )
         return trial, None
 
     return search
+
+
+def _of_all_pairs(
+    found: dict[tuple[str, str], dict[str, Any]],
+) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
+    """Return metrics, what was chosen, and warnings. Of more than one pair, what was chosen is by pair."""
+    metrics = {name: value for result in found.values() for name, value in _flat(result)}
+    if len(found) == 1:
+        (result,) = found.values()
+        return metrics, result["chosen"], tuple(result["warnings"])
+    chosen = {"-".join(pair): result["chosen"] for pair, result in found.items()}
+    warnings = [f"{' and '.join(pair)}: {text}" for pair, result in found.items() for text in result["warnings"]]
+    return metrics, chosen, tuple(warnings)
 
 
 def _flat(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
@@ -267,8 +279,8 @@ def _headline(trial: Trial) -> str:
     return f"{trial.split}: {name} {value:.3f}"
 
 
-def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial]) -> dict[str, Any]:
-    """The content of results.json."""
+def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial]) -> Results:
+    """Return all trials, with the mean and spread of every metric over those that count."""
     config, name = run.config, str(node.modality)
     evaluation = config.evaluate[name]
     modality = evaluated_modality(config, name)
@@ -278,48 +290,49 @@ def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial])
     warnings = [f"{trial.split}, seed {trial.seed}: {text}" for trial in trials for text in trial.warnings]
     warnings += [f"{count} recordings: {reason}" for reason, count in recordings.missing.items()]
     warnings += recordings.notes
-    return {
-        "evaluation": name,
-        "run": run.root.resolve().name,
-        "round": node.round,
-        "method": config.method,
-        "control": config.train.shuffle_labels,
-        "data": evaluation.data,
-        "layout": None if evaluation.data == CORPUS else config.datasets[evaluation.data].layout,
-        "protocol": evaluation.protocol,
-        "modality": modality,
-        "encoder": getattr(config, modality).encoder if modality else None,
-        "weights": getattr(getattr(config, modality), "weights", None) if modality else None,
-        "settings": evaluation.model_dump(mode="json"),
-        "dataset": None if evaluation.data == CORPUS else config.datasets[evaluation.data].model_dump(mode="json"),
-        "classes": list(recordings.classes),
-        "metrics": spreads(counting),
-        "by_split": {split: spreads([t for t in trials if t.split == split]) for split in recordings.splits},
-        "warnings": warnings,
-        "trials": [trial.model_dump(mode="json") for trial in trials],
-    }
+    assert node.round is not None
+    return Results(
+        evaluation=name,
+        run=run.root.resolve().name,
+        round=node.round,
+        method=config.method,
+        control=config.train.shuffle_labels,
+        data=evaluation.data,
+        layout=None if evaluation.data == CORPUS else config.datasets[evaluation.data].layout,
+        protocol=evaluation.protocol,
+        modality=modality,
+        encoder=getattr(config, modality).encoder if modality else None,
+        weights=getattr(getattr(config, modality), "weights", None) if modality else None,
+        settings=evaluation.model_dump(mode="json"),
+        dataset=None if evaluation.data == CORPUS else config.datasets[evaluation.data].model_dump(mode="json"),
+        classes=list(recordings.classes),
+        metrics=spreads(counting),
+        by_split={split: spreads([t for t in trials if t.split == split]) for split in recordings.splits},
+        warnings=warnings,
+        trials=trials,
+    )
 
 
-def spreads(trials: list[Trial]) -> dict[str, Any]:
-    """Of every metric: mean, standard deviation, lowest and highest over the trials that have it."""
+def spreads(trials: list[Trial]) -> dict[str, Spread]:
+    """Return of every metric the mean, standard deviation, lowest and highest value over the trials that have it."""
     names = sorted({name for trial in trials for name in trial.metrics})
     return {name: spread([trial.metrics[name] for trial in trials if name in trial.metrics]) for name in names}
 
 
-def table_of(facts: dict[str, Any]) -> pa.Table:
-    """results.parquet: a row a split, seed and metric, with everything that tells them apart."""
+def table_of(results: Results) -> pa.Table:
+    """Return results.parquet: a row per split, seed and metric, with everything that identifies them."""
     same = ("evaluation", "run", "round", "method", "control", "data", "protocol", "modality", "encoder", "weights")
     rows = [
-        {name: facts[name] for name in same}
-        | {"split": trial["split"], "seed": trial["seed"], "train": trial["train"], "test": trial["test"]}
+        {name: getattr(results, name) for name in same}
+        | {"split": trial.split, "seed": trial.seed, "train": trial.train, "test": trial.test}
         | {"metric": metric, "value": value}
         | {
-            "settings": json.dumps(facts["settings"], sort_keys=True),
-            "dataset": json.dumps(facts["dataset"], sort_keys=True),
-            "chosen": json.dumps(trial["chosen"], sort_keys=True),
+            "settings": json.dumps(results.settings, sort_keys=True),
+            "dataset": json.dumps(results.dataset, sort_keys=True),
+            "chosen": json.dumps(trial.chosen, sort_keys=True),
         }
-        for trial in facts["trials"]
-        for metric, value in trial["metrics"].items()
+        for trial in results.trials
+        for metric, value in trial.metrics.items()
     ]
     return pa.Table.from_pylist(rows)
 
@@ -344,7 +357,7 @@ def _inputs(config: Config, node: Node) -> list[Node]:
         return [data, encoder_node(str(modality), node.round)]
     if not corpus:
         return [data, Node("embed", evaluation.data, node.round)]
-    chosen = [modality] if modality else modalities(config.method)
+    chosen = [modality] if modality else config.modalities
     return [data, *(Node("extract", each, node.round) for each in chosen)]
 
 
@@ -360,8 +373,8 @@ def _settings(config: Config, node: Node) -> dict[str, Any]:
         settings["view"] = view_settings(seen, str(evaluated_modality(config, name)), training=True)
         settings["views"] = data.views if data else 1
     if evaluation.protocol == "clusters":
-        settings["cluster"] = hashed_settings(config.cluster, {"k", "joint_l2"})
-    return {"seed": config.seed, **settings}
+        settings["cluster"] = clustering_settings(config.cluster)
+    return {"seed": config.seed, **settings, **probe_settings(evaluation.protocol)}
 
 
 def _outside(run: Run, node: Node) -> dict[str, str]:

@@ -23,8 +23,10 @@ from xdc_core.config.schema import Config
 from xdc_core.data.clips import ClipViews, ShardRows
 from xdc_core.data.features import feature_rows, write_features
 from xdc_core.data.loader import load_views
-from xdc_core.data.modality import MODALITIES, Modality
 from xdc_core.encoders.file import FILE_NAME, load_encoder
+from xdc_core.encoders.spec import check_feature
+from xdc_core.modalities.modality import Modality
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node, encoder_node
 from xdc_core.runs.run import Run
 
@@ -177,4 +179,5 @@ def encode(
     half = config.extract.precision == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         result: torch.Tensor = encoder(batch)
+    check_feature(result, encoder, len(batch))
     return result.float()

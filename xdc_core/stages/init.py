@@ -14,11 +14,12 @@ from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.data.clips import ClipRows, ClipViews
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.batch_norm import calibrate_batch_norm
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import FILE_NAME, save_encoder
 from xdc_core.encoders.import_weights import load_weights
+from xdc_core.encoders.registry import ENCODERS
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.declared import WEIGHTS, weights_read
@@ -36,7 +37,7 @@ def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) ->
     name = getattr(run.config, modality).encoder
     summary: dict[str, Any] = {"encoder": name, "calibration_batches": 0}
     if path := run.weights(modality):
-        encoder, dropped = load_weights(path, name)
+        encoder, dropped = load_weights(path, name, modality)
         summary[WEIGHTS] = {"file": path.name, "sha256": weights_read(run, node)[WEIGHTS], "dropped": dropped}
     else:
         torch.set_num_threads(thread_count(run.config))
@@ -45,6 +46,8 @@ def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) ->
             summary["device"] = str(device)
         encoder = build_encoder(name, derive_seed(run.config.seed, "init", modality)).to(device.device)
         summary["calibration_batches"] = _calibrate(run, node, encoder, device.device, progress)
+    if package := ENCODERS.distribution(name):
+        summary["package"] = package
     save_encoder(out / FILE_NAME, encoder, name)
     summary["parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
     return Outcome(1, 0, summary)

@@ -1,4 +1,4 @@
-"""The label stage: every clip's nearest centroid is its pseudo-label. Streams shard by shard."""
+"""The label stage: every clip's cluster is its pseudo-label. Streams shard by shard."""
 
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,29 @@ from shards.corpus.index import label_columns, read_index, shard_names
 from shards.errors import ConfigError
 from shards.progress import Progress
 from shards.store.build import Outcome
-from shards.store.files import write_json
 from shards.store.parquet import write_parquet
 from shards.store.row_count import count_rows_and_rejects
 from shards.store.stage import Stage
 from xdc_core.clustering.agreement import Contingency, agreement
-from xdc_core.clustering.assign import nearest, read_centroids
+from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
+from xdc_core.clustering.registry import CLUSTERERS
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import TRUTH, label_sources
 from xdc_core.config.schema import Config
 from xdc_core.data.features import source_part, source_rows
 from xdc_core.data.labels import read_labels
+from xdc_core.documents.kmeans import read_kmeans
+from xdc_core.documents.scores import FILE_NAME, Agreement, Scores, write_scores
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.cluster import clustered_features
 
 
 def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
-    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32, Euclidean, to its centroid).
+    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32) to it.
 
+    Of k-means the distance is the Euclidean one to the centroid.
     Rows are those of the features, in their order. scores.json holds sizes, empty clusters, and the agreement with
     the round before and with every label column of the corpus.
     """
@@ -38,7 +41,9 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     if source == TRUTH:
         return label_with_truth(run, node, out, progress)
     clusters = run.directory(Node("cluster", source, node.round))
-    centroids, preprocess = read_centroids(clusters), load_preprocess(clusters / "preprocess.npz")
+    fitted = read_kmeans(clusters)
+    clusterer, k = CLUSTERERS.find(fitted.algorithm), fitted.k
+    model, preprocess = read_model(clusters, clusterer), load_preprocess(clusters / "preprocess.npz")
     limit_faiss(run.config)
     shards = shard_names(run.corpus)
     for done, shard in enumerate(shards, start=1):
@@ -47,7 +52,7 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
             continue
         keys, parts = source_part(run, node.round, source, shard)
         points = preprocess(parts)
-        distance, cluster = nearest(points, centroids)
+        distance, cluster = clusterer.assign(model, points, k)
         columns = {
             "key": pa.array(keys, pa.string()),
             "cluster": pa.array(cluster, pa.int32()),
@@ -55,8 +60,8 @@ def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         }
         write_parquet(path, pa.table(columns))
         progress(done, len(shards), "shards labelled")
-    scores = score(run, node, out, len(centroids))
-    write_json(out / "scores.json", scores)
+    scores = score(run, node, out, k)
+    write_scores(out, scores)
     sizes = {shard: source_rows(run, node.round, source, shard) for shard in shards}
     rows, _ = count_rows_and_rejects(out, "label", sizes)
     return Outcome(rows, 0, _without_sizes(scores), _files(shards))
@@ -92,22 +97,22 @@ def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Out
         rows, clips = rows + len(labelled), clips + len(table)
         sizes[shard] = len(labelled)
         progress(done, len(shards), "shards labelled")
-    scores = score(run, node, out, len(names)) | {"classes": names, "unlabelled": clips - rows}
-    write_json(out / "scores.json", scores)
+    scores = score(run, node, out, len(names)).model_copy(update={"classes": names, "unlabelled": clips - rows})
+    write_scores(out, scores)
     count_rows_and_rejects(out, "label", sizes)
     return Outcome(rows, clips - rows, _without_sizes(scores), _files(shards))
 
 
-def _without_sizes(scores: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in scores.items() if name != "sizes"}
+def _without_sizes(scores: Scores) -> dict[str, Any]:
+    return {name: value for name, value in scores.content().items() if name != "sizes"}
 
 
 def _files(shards: list[str]) -> tuple[str, ...]:
-    return (*(f"{shard}.parquet" for shard in shards), "scores.json")
+    return (*(f"{shard}.parquet" for shard in shards), FILE_NAME)
 
 
-def score(run: Run, node: Node, directory: Path, k: int) -> dict[str, Any]:
-    """Sizes, and the agreement with the round before and with the corpus's labels; reads the shards again."""
+def score(run: Run, node: Node, directory: Path, k: int) -> Scores:
+    """Return sizes, and the agreement with the round before and with the corpus's labels; reads the shards again."""
     names = label_columns(run.corpus)
     with_labels = {name: Contingency() for name in names}
     with_before = Contingency()
@@ -127,20 +132,21 @@ def score(run: Run, node: Node, directory: Path, k: int) -> dict[str, Any]:
         if before is not None:
             earlier = dict(zip(*(values.tolist() for values in read_labels(before, shard)), strict=True))
             with_before.add(clusters, [str(earlier[key]) if key in earlier else None for key in keys])
-    return {
-        "k": k,
-        "clips": int(sizes.sum()),
-        "empty": int((sizes == 0).sum()),
-        "largest": int(sizes.max()),
-        "largest_share": round(float(sizes.max() / max(1, sizes.sum())), 6),
-        "nmi_previous": agreement(with_before)["nmi"] if before is not None else None,
-        "labels": {name: agreement(counts) for name, counts in with_labels.items()},
-        "sizes": sizes.tolist(),
-    }
+    return Scores(
+        k=k,
+        clips=int(sizes.sum()),
+        empty=int((sizes == 0).sum()),
+        largest=int(sizes.max()),
+        largest_share=round(float(sizes.max() / max(1, sizes.sum())), 6),
+        nmi_previous=agreement(with_before)["nmi"] if before is not None else None,
+        labels={name: Agreement(**agreement(counts)) for name, counts in with_labels.items()},
+        sizes=sizes.tolist(),
+    )
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    return [] if number is None else [Node("label", source, number) for source in label_sources(config.method)]
+    sources = label_sources(config.method, config.modalities)
+    return [] if number is None else [Node("label", source, number) for source in sources]
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:

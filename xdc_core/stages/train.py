@@ -18,7 +18,7 @@ from shards.store.build import Outcome
 from shards.store.fault import fault_point
 from shards.store.stage import Stage
 from xdc_core.compute.parent_death import die_with_parent
-from xdc_core.config.methods import METHODS, modalities
+from xdc_core.config.methods import heads
 from xdc_core.config.schema import Config, TrainSettings
 from xdc_core.config.views import view_settings
 from xdc_core.runs.node import SHARD, Node, encoder_node
@@ -170,20 +170,20 @@ def _sigterm_passed_on(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], 
 def _nodes(config: Config, number: int | None) -> list[Node]:
     if number is None or number >= config.rounds:  # The last round trains nothing.
         return []
-    return [Node("train", modality, number) for modality in modalities(config.method)]
+    return [Node("train", modality, number) for modality in config.modalities]
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     modality = str(node.modality)
-    labels = [Node("label", source, node.round) for source in METHODS[config.method][modality]]
+    labels = [Node("label", source, node.round) for source in heads(config.method, config.modalities)[modality]]
     # Its own features tell which of the clips with a pseudo-label decode in this modality.
     return [SHARD, encoder_node(modality, node.round), Node("extract", modality, node.round), *labels]
 
 
 def _settings(config: Config, node: Node) -> dict[str, Any]:
     modality = str(node.modality)
-    sources = list(METHODS[config.method][modality])
+    sources = list(heads(config.method, config.modalities)[modality])
     return {
         "seed": config.seed,
         "learn_splits": config.corpus.learn_splits,

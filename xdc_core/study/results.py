@@ -1,12 +1,13 @@
-"""What a study found: raw numbers of every cell and round, and their mean and spread by contender."""
+"""The numbers of a study: of every cell and round, and their mean and spread by contender."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from shards.store.checked_read import read_stored_json
 from shards.store.manifest import read_manifest
+from xdc_core.documents.results import read_results
+from xdc_core.documents.scores import read_scores
 from xdc_core.evaluation.spread import spread
 from xdc_core.graph.stages import all_nodes
 from xdc_core.study.cells import PROBES, Cell
@@ -16,10 +17,10 @@ Row = dict[str, Any]
 
 
 def cell_rows(cell: Cell) -> Iterator[Row]:
-    """Of every round that is there: probes, agreement of clusters with every factor, and training losses.
+    """Yield a row per number of every finished round: probes, agreement of clusters with every factor, losses.
 
-    A row: variant, contender, draw, seed, round, modality, split, metric, factor, value. Clusters are compared over the
-    clips of all splits: `all`.
+    A row has: variant, contender, draw, seed, round, modality, split, metric, factor, value. Clusters are
+    compared over the clips of all splits: `all`.
     """
     same = {
         "variant": json.dumps(cell.variant, sort_keys=True),
@@ -34,30 +35,31 @@ def cell_rows(cell: Cell) -> Iterator[Row]:
             continue
         at = same | {"round": node.round}
         if node.stage == "eval" and node.modality in PROBES:
-            facts = read_stored_json(directory / "results.json", "eval")
-            label = facts["settings"]["label"].removeprefix("label_")
-            for trial in facts["trials"]:
-                own = {"modality": facts["modality"], "split": trial["split"], "metric": "probe", "factor": label}
-                yield at | own | {"value": trial["metrics"]["accuracy"]}
+            results = read_results(directory)
+            label = results.settings["label"].removeprefix("label_")
+            for trial in results.trials:
+                own = {"modality": results.modality, "split": trial.split, "metric": "probe", "factor": label}
+                yield at | own | {"value": trial.metrics["accuracy"]}
         elif node.stage == "label":
-            for column, scores in manifest.summary["labels"].items():
+            for column, scores in read_scores(directory).labels.items():
                 factor = column.removeprefix("label_")
                 own = {"modality": node.modality, "split": "all", "factor": factor}
-                yield from (at | own | {"metric": name, "value": scores[name]} for name in ("nmi", "ami", "purity"))
+                measured = {"nmi": scores.nmi, "ami": scores.ami, "purity": scores.purity}
+                yield from (at | own | {"metric": name, "value": value} for name, value in measured.items())
         elif node.stage == "train":
             own = {"modality": node.modality, "split": "train", "factor": None}
             yield at | own | {"metric": "loss", "value": manifest.summary["loss"]}
 
 
 def seconds_of(cell: Cell) -> float:
-    """CPU seconds of a cell's stages, without the sharding, which cells share. A killed attempt is not counted."""
+    """Return the CPU seconds of a cell's stages, without those of the corpus and of attempts that were killed."""
     nodes = [node for node in all_nodes(cell.run.config) if node.stage != "shard"]
     manifests = [read_manifest(cell.run.directory(node)) for node in nodes]
     return sum(manifest.cpu_seconds or manifest.seconds for manifest in manifests if manifest)
 
 
 def summarise(rows: Iterable[Row], last: int) -> list[Row]:
-    """Mean and spread over seeds, by variant, contender, round, modality, split, metric and factor.
+    """Return mean and spread over seeds, by variant, contender, round, modality, split, metric and factor.
 
     `scratch` is added: round 0, whose encoders are untrained, over every contender's runs, each seed once.
     """
@@ -72,7 +74,7 @@ def summarise(rows: Iterable[Row], last: int) -> list[Row]:
             # All contenders begin with the same random encoders.
             groups[tuple((row | {"contender": SCRATCH, "round": last})[key] for key in keys)][of_cell] = row["value"]
     return [
-        dict(zip(keys, group, strict=True)) | spread(list(values.values()))
+        dict(zip(keys, group, strict=True)) | spread(list(values.values())).content()
         for group, values in sorted(groups.items(), key=_order)
     ]
 

@@ -16,18 +16,18 @@ class MLflow:
         self.client, self.run_id = client, run_id
 
     def log(self, axis: str, step: int, values: Mapping[str, float]) -> None:
-        """Metrics by their names; MLflow has no colons in names."""
+        """Log metrics by their names; MLflow allows no colons in them."""
         for name, value in values.items():
             self.client.log_metric(self.run_id, name.replace(":", "_"), value, step=step)
 
     def close(self) -> dict[str, Any]:
-        """Its id: the next call goes on with it."""
+        """Mark the run as finished. Returns its id; the next call continues it."""
         self.client.set_terminated(self.run_id)
         return {"run_id": self.run_id}
 
 
 def track(run: Run, known: dict[str, Any]) -> MLflow:
-    """Go on with a run, or begin one, in the experiment `xdc`."""
+    """Continue a run, or begin one, in the experiment `xdc`."""
     folder = (run.root / "tracking").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db")

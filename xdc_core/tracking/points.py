@@ -1,4 +1,4 @@
-"""The curves of a run, as trackers want them: named values over steps. Read from what the stages left."""
+"""The curves of a run for trackers: named values over steps, read from what the stages left."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from typing import Any
 
 from shards.store.commit import partial_directories
 from shards.store.manifest import read_manifest
-from xdc_core.config.methods import modalities
+from xdc_core.documents.report import Report
 from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.report.facts import read_report
+from xdc_core.report.gather import round_report
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.training.metrics import read_metrics
@@ -18,8 +18,10 @@ ROUND = "round"
 
 @dataclass(frozen=True)
 class Point:
-    """Values at one place of an axis. axis: "video" or "audio" for steps of that encoder's training, counted over all
-    rounds, or "round". part: the directory that it comes from and what that was made of.
+    """Values at one step of an axis.
+
+    axis: a modality for the steps of its encoder's training, counted over all rounds, or "round". part: the node that
+    the values come from, and the first digits of its fingerprint.
     """
 
     axis: str
@@ -29,9 +31,9 @@ class Point:
 
 
 def points(run: Run) -> Iterator[Point]:
-    """All points of a run, in order: of every round its training, as far as it has come, and its report."""
+    """Yield all points of a run: per round its trainings, as far as they have come, and its report."""
     fingerprints = Fingerprints(run)
-    before = dict.fromkeys(modalities(run.config.method), 0)
+    before = dict.fromkeys(run.config.modalities, 0)
     for number in range(run.config.rounds + 1):
         for modality in before:
             node = Node("train", modality, number)
@@ -42,9 +44,9 @@ def points(run: Run) -> Iterator[Point]:
                 yield Point(modality, before[modality] + int(line["step"]), _part(node, fingerprints), values)
             before[modality] += steps
         node = Node("report", None, number)
-        facts = read_report(run, number) if read_manifest(run.directory(node)) else None
-        if facts is not None:
-            yield Point(ROUND, number, _part(node, fingerprints), dict(_of_round(facts)))
+        if read_manifest(run.directory(node)):
+            values = dict(_of_round(round_report(run, number)))
+            yield Point(ROUND, number, _part(node, fingerprints), values)
 
 
 def _part(node: Node, fingerprints: Fingerprints) -> str:
@@ -52,7 +54,7 @@ def _part(node: Node, fingerprints: Fingerprints) -> str:
 
 
 def _metrics(run: Run, node: Node, fingerprints: Fingerprints) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl: of the committed directory, or of a training that is at work."""
+    """Lines of metrics.jsonl: of the committed directory, or of a training in progress."""
     wanted = fingerprints.of(node)
     directory = run.directory(node)
     manifest = read_manifest(directory)
@@ -68,12 +70,12 @@ def _numbers(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
             yield name, value
 
 
-def _of_round(facts: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for row in facts["history"]:
-        if row["round"] == facts["round"]:
-            for name, value in row.items():
+def _of_round(report: Report) -> Iterator[tuple[str, float]]:
+    for row in report.history:
+        if row.round == report.round:
+            for name, value in row.content().items():
                 if name not in ("round", "source") and value is not None:
-                    yield f"clusters_{row['source']}/{name.replace(':', '_')}", float(value)
-    for row in facts["evaluation_history"]:
-        if row["round"] == facts["round"] and row["mean"] is not None:
-            yield f"evaluations/{row['evaluation']}", float(row["mean"])
+                    yield f"clusters_{row.source}/{name.replace(':', '_')}", float(value)
+    for evaluation in report.evaluation_history:
+        if evaluation.round == report.round and evaluation.mean is not None:
+            yield f"evaluations/{evaluation.evaluation}", float(evaluation.mean)

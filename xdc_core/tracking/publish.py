@@ -1,4 +1,4 @@
-"""Curves to TensorBoard, Weights & Biases or MLflow: copies for their pages. The run's own files stay the truth."""
+"""Curves for TensorBoard, Weights & Biases or MLflow, copied from the files of a run."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,20 +19,20 @@ class Tracker(Protocol):
     """One run in one tracker."""
 
     def log(self, axis: str, step: int, values: Mapping[str, float]) -> None:
-        """Add values at a place of an axis."""
+        """Add values at a step of an axis."""
 
     def close(self) -> dict[str, Any]:
-        """Write what is waiting. Returns what must be known to go on with the same run next time."""
+        """Write what is buffered. Returns what is needed to continue the same run next time."""
 
 
 def publish(run: Run, name: str) -> int:
-    """Bring a tracker up to date with a run. What it has already is not sent again: RUN/tracking/<name>.json knows.
+    """Send a tracker the points of a run that it does not have yet; RUN/tracking/<name>.json lists what was sent.
 
     Returns the number of points sent.
 
     Raises:
         ConfigError: the tracker is unknown, or its package is not installed (says how to).
-        Busy: another process is at it.
+        Busy: another process is sending them.
     """
     if name not in TRACKERS:
         raise ConfigError(f"there is no tracker {name!r}. There are: {', '.join(TRACKERS)}.")

@@ -16,17 +16,17 @@ class TensorBoard:
         self.writer = writer
 
     def log(self, axis: str, step: int, values: Mapping[str, float]) -> None:
-        """Scalars by their names."""
+        """Write scalars by their names."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> dict[str, Any]:
-        """Nothing must be known: the directory is the run."""
+        """Close the event file. Returns nothing to remember: the directory is the run."""
         self.writer.close()
         return {}
 
 
 def track(run: Run, known: dict[str, Any]) -> TensorBoard:
-    """Go on with a run's event files."""
-    # Without the suffix, two files that are begun in the same second are one, and the first is lost.
+    """Begin another event file of a run."""
+    # Without the suffix, a file that is begun in the same second as another would replace it.
     return TensorBoard(SummaryWriter(str(run.root / "tracking" / "tensorboard"), filename_suffix=f".{time.time_ns()}"))

@@ -6,28 +6,29 @@ from typing import Any
 
 import wandb
 
+from xdc_core.config.methods import clustered_sources
 from xdc_core.runs.run import Run
 
 
 class WeightsAndBiases:
-    """One run there. Its own step counter only grows, so that each axis is a value of its own."""
+    """One run there. Its step counter only grows; each axis is therefore logged as a metric of its own."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
 
     def log(self, axis: str, step: int, values: Mapping[str, float]) -> None:
-        """Values with the place on their axis."""
+        """Log values with their step on their axis."""
         self.run.log({f"{axis}/step" if axis != "round" else "round": step, **values})
 
     def close(self) -> dict[str, Any]:
-        """Its id: the next call goes on with it."""
+        """Finish sending. Returns the id of the run, which the next call continues."""
         known = {"id": self.run.id}
         self.run.finish()
         return known
 
 
 def track(run: Run, known: dict[str, Any]) -> WeightsAndBiases:
-    """Go on with a run, or begin one, in the project `xdc` (WANDB_PROJECT is heeded)."""
+    """Continue a run, or begin one, in the project of WANDB_PROJECT, else `xdc`."""
     folder = run.root / "tracking"
     folder.mkdir(parents=True, exist_ok=True)
     opened = wandb.init(
@@ -40,9 +41,10 @@ def track(run: Run, known: dict[str, Any]) -> WeightsAndBiases:
         settings=wandb.Settings(console="off", silent=True),
     )
     opened.define_metric("round")
-    for axis in ("video", "audio"):
+    for axis in run.config.modalities:
         opened.define_metric(f"{axis}/step")
         opened.define_metric(f"{axis}/*", step_metric=f"{axis}/step")
-    for group in ("clusters_video", "clusters_audio", "clusters_joint", "evaluations"):
+    sources = clustered_sources(run.config.method, run.config.modalities)
+    for group in (*(f"clusters_{source}" for source in sources), "evaluations"):
         opened.define_metric(f"{group}/*", step_metric="round")
     return WeightsAndBiases(opened)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from xdc_core.config.schema import TrainSettings
-from xdc_core.data.modality import Modality
+from xdc_core.modalities.modality import Modality
 from xdc_core.training.compiled import compiled
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.onednn import avoid_small_strided_convolutions
@@ -91,8 +91,10 @@ def make_learner(
 
 
 def head_weights(sources: tuple[str, ...], modality: str, own: float) -> dict[str, float]:
-    """The weight of each head in the loss: 1, but `own` for that of a modality's own clusters beside another's (MDC).
+    """Return the weight of each head in the loss: `own` for a modality's own clusters beside those of others (MDC), and
+    for the others together 1, in equal shares: the mean of their losses. A head that is alone has 1.
 
-    Unverified option: the paper does not tell MDC's weights.
+    Unverified options: the paper does not tell MDC's weights, and has two modalities.
     """
-    return {source: own if source == modality and len(sources) > 1 else 1.0 for source in sources}
+    others = [source for source in sources if source != modality]
+    return {source: 1 / len(others) if source in others else own if others else 1.0 for source in sources}

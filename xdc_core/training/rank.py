@@ -19,9 +19,10 @@ from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import TrainSettings
 from xdc_core.data.clips import ClipViews
 from xdc_core.data.loader import load_views
-from xdc_core.data.modality import MODALITIES, Modality
 from xdc_core.data.sampling import batch_positions
 from xdc_core.encoders.file import FILE_NAME, load_encoder, save_encoder
+from xdc_core.modalities.modality import Modality
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint

@@ -8,11 +8,11 @@ from shards.corpus.index import shard_names
 from shards.errors import StageError
 from shards.store.parquet import read_parquet
 from xdc_core.compute.seed import derive_seed
-from xdc_core.config.methods import METHODS
+from xdc_core.config.methods import heads
 from xdc_core.data.clips import ClipRows
 from xdc_core.data.labels import read_k, read_labels
-from xdc_core.data.modality import MODALITIES
 from xdc_core.data.sampling import draw_clips
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -43,7 +43,7 @@ def read_assignment(run: Run, node: Node) -> Assignment:
     config, modality = run.config, str(node.modality)
     assert node.round is not None
     rows = ClipRows(run.corpus, shard_names(run.corpus), MODALITIES[modality].member)
-    sources = METHODS[config.method][modality]
+    sources = heads(config.method, config.modalities)[modality]
     labels = {source: run.directory(Node("label", source, node.round)) for source in sources}
     targets = {source: np.full(len(rows), -1, np.int32) for source in sources}
     classes = {source: read_k(labels[source]) for source in sources}

@@ -5,13 +5,14 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shards.command import command
 from shards.errors import ConfigError
-from shards.store.checked_read import read_stored_json
+from xdc_core.documents.report import Report
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.state import node_state
+from xdc_core.report.gather import round_report
 from xdc_core.runs.corpora import lost_corpus
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def read_report(run: Run, number: int | None) -> dict[str, Any]:
+def read_report(run: Run, number: int | None) -> Report:
     """Read a round's report.json; of the newest reported round where no number is given.
 
     Raises:
@@ -35,46 +36,45 @@ def read_report(run: Run, number: int | None) -> dict[str, Any]:
     if not _report(run, number).exists():
         make_it = command("xdc", "round", root, "--round", number)
         raise ConfigError(f"{root} has no report of round {number}. Make it: {make_it}")
-    found: dict[str, Any] = read_stored_json(_report(run, number), "report")
-    return found
+    return round_report(run, number)
 
 
 def _report(run: Run, number: int) -> Path:
     return run.round_directory(number) / "report" / "report.json"
 
 
-def print_summary(run: Run, facts: dict[str, Any]) -> None:
+def print_summary(run: Run, facts: Report) -> None:
     """Print a table of the rounds, where the files are, and what to try next. Says so where it is out of date."""
     from rich.console import Console
     from rich.table import Table
 
-    label = next(iter(facts["label_columns"]), None)
+    label = facts.first_label
     heads = ["k", "empty", "NMI with round before"] + ([f"NMI {label}", f"AMI {label}", "purity"] if label else [])
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("round", justify="right")
     table.add_column("clusters of")
     for head in heads:
         table.add_column(head, justify="right")
-    for row in facts["history"]:
-        cells = [str(row["round"]), row["source"], str(row["k"]), str(row["empty"]), _number(row["nmi_previous"])]
+    for row in facts.history:
+        cells = [str(row.round), row.source, str(row.k), str(row.empty), _number(row.nmi_previous)]
         if label:
-            cells += [_number(row[f"{score}:{label}"]) for score in ("nmi", "ami", "purity")]
+            cells += [_number(row.score(name, label)) for name in ("nmi", "ami", "purity")]
         table.add_row(*cells)
     console = Console(highlight=False)
     console.print(
-        f"{facts['run']}: what the clusters agree with, by round (0 is the encoder at the start)\n", markup=False
+        f"{facts.run}: what the clusters agree with, by round (0 is the encoder at the start)\n", markup=False
     )
     console.print(table)
-    if facts.get("evaluation_history"):
+    if facts.evaluation_history:
         console.print("\nEvaluations of the encoders that a round begins with\n")
         console.print(_evaluations(facts))
     for line in _what_next(run, facts):
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _what_next(run: Run, facts: dict[str, Any]) -> Iterator[str]:
+def _what_next(run: Run, facts: Report) -> Iterator[str]:
     """Yield whether the report is out of date, where the files are, and commands to try next."""
-    number, root = facts["round"], run.root
+    number, root = facts.round, run.root
     state, why = node_state(run, Node("report", None, number), Fingerprints(run))
     if state != "fresh":
         yield f"\nThis report is {state}: {why or 'not finished'}. See: {command('xdc', 'status', root)}"
@@ -82,11 +82,11 @@ def _what_next(run: Run, facts: dict[str, Any]) -> Iterator[str]:
         yield lost
     yield f"\nReport         {root}/rounds/{number:03d}/report/report.html"
     yield f"Pseudo-labels  {root}/rounds/{number:03d}/labels/*/*.parquet"
-    trained = number if facts["trained"] else number - 1
+    trained = number if facts.trained else number - 1
     if trained >= 0:
         yield f"Encoders       {root}/rounds/{trained:03d}/train/*/encoder.safetensors"
     yield f"Clips          {run.corpus}"
-    source = next(iter(facts["sources"]), "truth")
+    source = next(iter(facts.sources), "truth")
     yield f"\nNext:\n  {command('xdc', 'status', root)}"
     yield f"  {_count_clusters(root, f'rounds/{number:03d}/labels/{source}/*.parquet')}"
     again = command("xdc", "run", root)
@@ -107,16 +107,16 @@ def _count_clusters(root: Path, labels: str) -> str:
     return f"python -c {quoted}"
 
 
-def _evaluations(facts: dict[str, Any]) -> "Table":
+def _evaluations(facts: Report) -> "Table":
     """Return a table with a row per round and a column per evaluation."""
     from rich.table import Table
 
-    names = list(dict.fromkeys(row["evaluation"] for row in facts["evaluation_history"]))
+    names = list(dict.fromkeys(row.evaluation for row in facts.evaluation_history))
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for head in ("round", *names):
         table.add_column(head, justify="right")
-    for number in dict.fromkeys(row["round"] for row in facts["evaluation_history"]):
-        means = {row["evaluation"]: row["mean"] for row in facts["evaluation_history"] if row["round"] == number}
+    for number in dict.fromkeys(row.round for row in facts.evaluation_history):
+        means = {row.evaluation: row.mean for row in facts.evaluation_history if row.round == number}
         table.add_row(str(number), *(_number(means.get(name)) for name in names))
     return table
 

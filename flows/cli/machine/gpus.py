@@ -60,7 +60,7 @@ def convolutions(device: str) -> dict[str, str]:
 
 def faiss() -> dict[str, str]:
     """Try faiss's k-means in a process of its own, on GPUs as the cluster stage does; where that fails, on the CPU."""
-    from xdc_core.clustering.kmeans_check import faiss_gpus, kmeans_tried
+    from xdc_core.compute.kmeans_check import faiss_gpus, kmeans_tried
 
     gpus, trouble, version = faiss_gpus()
     try:

@@ -15,12 +15,11 @@ from shards.store.files import write_text
 from shards.store.manifest import fingerprint
 from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.load import ASKED, read_yaml
-from xdc_core.config.methods import modalities
 from xdc_core.config.schema import evaluated_modality
-from xdc_core.evaluation.table import markdown_table, read_results
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
 from xdc_core.graph.stages import evaluation_nodes, inputs
+from xdc_core.inspection.results import ListedResults, markdown_table, read_results
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run, open_run
 
@@ -99,7 +98,7 @@ def newest_round(run: Run, name: str) -> int:
         ConfigError: there is none.
     """
     modality = evaluated_modality(run.config, name)
-    names = [modality] if modality else list(modalities(run.config.method))
+    names = [modality] if modality else list(run.config.modalities)
     fingerprints = Fingerprints(run)
     for number in range(run.config.rounds, -1, -1):
         if all(reuse(run, encoder_node(str(each), number), fingerprints) for each in names):
@@ -121,8 +120,8 @@ def needed(run: Run, name: str, number: int) -> list[Node]:
     return list(dict.fromkeys([*data, *given, *features, *nodes]))
 
 
-def evaluate(roots: list[Path], names: list[str], number: int | None, force: bool) -> list[dict[str, Any]]:
-    """Do evaluations of runs: those named, or all. Returns the content of their results.json.
+def evaluate(roots: list[Path], names: list[str], number: int | None, force: bool) -> list[ListedResults]:
+    """Do evaluations of runs: those named, or all. Returns their results.
 
     Features that an evaluation needs are computed on the way; rounds are not trained.
 
@@ -163,7 +162,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
         kind = Busy if all(isinstance(error, Busy) for error in errors) else StageError
         raise kind(f"{len(failed)} of {len(wanted)} evaluations failed. {errors[0]}")
     paths = {str(job.run.directory(job.node) / "results.json") for job in wanted}
-    return [result for result in read_results(runs) if result["path"] in paths]
+    return [result for result in read_results(runs) if result.path in paths]
 
 
 def table(roots: list[Path]) -> str:

@@ -15,6 +15,7 @@ from flows.runners.do_node import do_node
 from flows.runners.forked import CHILDREN, Children
 from flows.terminal import shown
 from shards.errors import Busy, ConfigError, XdcError
+from xdc_core.documents.report import Report
 from xdc_core.graph.rounds import check_round, next_round
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import all_nodes, check_node, round_nodes, setup_nodes
@@ -23,7 +24,7 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 
-def run_flow(run: Run, whole: bool, number: int | None) -> dict[str, Any]:
+def run_flow(run: Run, whole: bool, number: int | None) -> Report:
     """Run the flow `xdc` (whole) or `xdc-round`, with Prefect's server if one is set, else a temporary one.
 
     Where everything is fresh Prefect is not even started. Returns the content of the last report.json.

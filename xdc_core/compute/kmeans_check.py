@@ -1,6 +1,6 @@
 """Whether faiss's k-means works on the GPUs here. As a program it tries k-means, and prints JSON:
 
-    python -m xdc_core.clustering.kmeans_check PARENT [cpu]
+    python -m xdc_core.compute.kmeans_check PARENT [cpu]
 
 PARENT is the process id of the one that starts it, and ends it.
 
@@ -71,7 +71,7 @@ def kmeans_tried(gpu: bool) -> KmeansCheck:
     Raises:
         RuntimeError: it failed or did not end in time; the text is what it said last.
     """
-    command = [sys.executable, "-m", "xdc_core.clustering.kmeans_check", str(os.getpid()), *([] if gpu else [CPU])]
+    command = [sys.executable, "-m", "xdc_core.compute.kmeans_check", str(os.getpid()), *([] if gpu else [CPU])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=ROOT, check=False)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""The paper's results, to stand beside ours and never among them (Alwassel et al., NeurIPS 2020).
+"""The paper's results, shown beside ours in rows of their own (Alwassel et al., NeurIPS 2020).
 
 Top-1 in per cent. Pretraining on Kinetics unless said otherwise; full fine-tuning (`all`) but where `fc` is said;
 averaged over the official splits. From tables 1, 4 and 6 of the paper, by way of notes: compare with the paper before

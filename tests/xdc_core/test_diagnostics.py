@@ -1,0 +1,57 @@
+"""What a round's page says first: of clusters and trainings that went wrong, and of those that did not."""
+
+from typing import Any
+
+import pytest
+
+from xdc_core.documents.report import Report
+from xdc_core.report.diagnostics import diagnostics
+
+SOURCE = {"k": 16, "clips": 48, "sample": 48, "empty": 0, "largest": 5, "largest_share": 0.1, "sizes": [3] * 16}
+TRAINING = {"steps": 8, "clips": 128, "first_loss": 2.7, "loss": 1.3}
+
+
+def report(source: dict[str, Any], training: dict[str, Any] = TRAINING) -> Report:
+    row = {"source": "video", "round": 1, "k": 16, "empty": 0, "nmi_previous": 0.4, "ami:label": 0.3}
+    values: dict[str, Any] = {"run": "run", "round": 1, "method": "xdc", "trained": True, "nodes": []}
+    values |= {"sources": {"video": SOURCE | {"agreement": {}} | source}, "training": {"video": training}}
+    values |= {"history": [row | {"round": 0, "nmi_previous": None}, row], "label_columns": ["label"]}
+    return Report.model_validate(values)
+
+
+def test_of_a_round_that_went_well_there_is_only_good_to_say() -> None:
+    assert {level for level, _ in diagnostics(report({}))} == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("source", "training", "expected"),
+    [
+        (
+            {"largest_share": 0.9},
+            {},
+            ("bad", "video: one cluster holds 90% of the clips: the encoder tells little apart."),
+        ),
+        (
+            {"largest_share": 0.51},
+            {},
+            ("bad", "video: one cluster holds 51% of the clips: the encoder tells little apart."),
+        ),
+        ({"empty": 5}, {}, ("bad", "video: 5 of 16 clusters are empty.")),
+        ({"empty": 4}, {}, ("look", "video: 4 of 16 clusters are empty.")),
+        (
+            {"k": 100, "largest_share": 0.2},
+            {},
+            ("look", "video: the largest cluster holds 20% of the clips, 20 times its part."),
+        ),
+        (
+            {},
+            {"loss": 2.69},
+            ("look", "video: training brought the loss from 2.70 to 2.69: it learnt next to nothing."),
+        ),
+        ({}, {"loss": float("inf")}, ("bad", "video: the loss is inf. Lower train.lr, or clip gradients.")),
+    ],
+)
+def test_what_went_wrong_stands_first(
+    source: dict[str, Any], training: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    assert diagnostics(report(source, TRAINING | training))[0] == expected

@@ -1,0 +1,1 @@
+"""The JSON documents that stages leave for people, reports and tables, as typed models."""

@@ -1,0 +1,155 @@
+"""report.json: everything that was measured in a round, and the histories up to it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from xdc_core.documents.document import Document, Number, read_document, write_document
+from xdc_core.documents.results import Spread
+from xdc_core.documents.scores import Agreement
+
+FILE_NAME = "report.json"
+Level = Literal["good", "look", "bad"]
+Diagnostic = tuple[Level, str]
+
+
+class ReportedNode(Document):
+    """A node that the round has used, as its manifest says: seconds of work, end in UTC, first digits of the
+    fingerprint.
+    """
+
+    node: str
+    stage: str = ""
+    round: int | None = None
+    rows: int
+    rejects: int
+    seconds: Number
+    finished: str
+    fingerprint: str
+
+
+class TopLabel(Document):
+    """A label of a cluster's clips, and its share of those that have a label."""
+
+    label: str
+    share: Number
+
+
+class Cluster(Document):
+    """One cluster.
+
+    size: clips. distance: their mean distance to the centroid; None for an empty cluster. purity: share of the most
+    frequent label among the labelled clips; top: the three most frequent; None and [] without labels. examples: keys of
+    the clips nearest to the centroid, nearest first.
+    """
+
+    cluster: int
+    size: int
+    distance: Number | None = None
+    purity: Number | None
+    top: list[TopLabel]
+    examples: list[str] = Field([])
+
+
+class ReportedSource(Document):
+    """The clusters of one label source, from kmeans.json, scores.json and the pseudo-labels."""
+
+    k: int
+    sample: int
+    objective: list[Number] = Field([])
+    on: str = ""
+    clips: int
+    empty: int
+    largest: int
+    largest_share: Number
+    nmi_previous: Number | None = None
+    sizes: list[int]
+    agreement: dict[str, Agreement]
+    clusters: list[Cluster] = Field([])
+
+
+class ReportedTraining(Document):
+    """One encoder's training: loss of the first step, and means over the last tenth of the steps. Also has
+    `accuracy_<label source>`. curve: lines of metrics.jsonl, 200 to 400 at most.
+    """
+
+    steps: int
+    clips: int
+    first_loss: Number
+    loss: Number
+    clips_per_s: Number | None = None
+    curve: list[dict[str, Any]] = Field([])
+
+
+class ReportedEvaluation(Document):
+    """An evaluation that is part of the round. headline: the metric that stands for it."""
+
+    protocol: str
+    data: str
+    modality: str | None
+    metrics: dict[str, Spread]
+    warnings: list[str]
+    headline: str
+
+
+class HistoryRow(Document):
+    """One label source in one round. Also has `nmi:<label column>`, `ami:<...>` and `purity:<...>`: see `score`."""
+
+    round: int
+    source: str
+    k: int
+    empty: int
+    largest_share: Number | None = None
+    nmi_previous: Number | None = None
+    loss: Number | None = None
+
+    def score(self, name: Literal["nmi", "ami", "purity"], column: str) -> float | None:
+        """Return the agreement with a label column; None where it was not measured."""
+        found: float | None = (self.model_extra or {}).get(f"{name}:{column}")
+        return found
+
+
+class EvaluationRow(Document):
+    """The headline metric of one evaluation in one round: mean and standard deviation over its trials."""
+
+    round: int
+    evaluation: str
+    metric: str
+    mean: Number | None
+    sd: Number | None = None
+
+
+class Report(Document):
+    """A round in numbers. corpus: the summary of its manifest. The histories have a row per round and label source
+    (or evaluation), from the first round to this one. diagnostics: sentences on what to notice first, the worst first.
+    """
+
+    run: str
+    round: int
+    method: str
+    trained: bool
+    corpus: dict[str, Any] = Field({})
+    nodes: list[ReportedNode]
+    label_columns: list[str]
+    sources: dict[str, ReportedSource]
+    training: dict[str, ReportedTraining] = Field({})
+    evaluations: dict[str, ReportedEvaluation] = Field({})
+    history: list[HistoryRow]
+    evaluation_history: list[EvaluationRow] = Field([])
+    diagnostics: list[Diagnostic] = Field([], alias="signs")
+
+    @property
+    def first_label(self) -> str | None:
+        """The label column that stands for all where there is room for one; None without labels."""
+        return next(iter(self.label_columns), None)
+
+
+def read_report(directory: Path) -> Report:
+    """Read report.json of a report stage's directory. Raises StageError as `read_document` does."""
+    return read_document(Report, directory / FILE_NAME, "report")
+
+
+def write_report(directory: Path, report: Report) -> None:
+    """Write report.json into a report stage's directory."""
+    write_document(directory / FILE_NAME, report)

@@ -1,0 +1,57 @@
+"""scores.json: the sizes of a label source's clusters, and what they agree with."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from xdc_core.documents.document import Document, Number, read_document, write_document
+
+FILE_NAME = "scores.json"
+
+
+class Agreement(Document):
+    """How far clusters agree with another grouping of the same clips. The scores are None where there is no second
+    group to tell apart.
+
+    clips: clips that are compared. labels: groups that they are compared with. nmi, ami, purity: see docs/method.md.
+    entropy: bits, mean over clips. accuracy: after Hungarian matching of clusters and labels.
+    """
+
+    clips: int
+    labels: int
+    nmi: Number | None
+    ami: Number | None
+    purity: Number | None
+    entropy: Number | None = None
+    accuracy: Number | None = None
+
+
+class Scores(Document):
+    """Sizes and agreement of the pseudo-labels of one label source in one round.
+
+    k: clusters, empty ones among them. clips: clips that have a pseudo-label. largest: clips of the largest cluster;
+    largest_share: of all. nmi_previous: NMI with the round before; None in the first. labels: agreement by label column
+    of the corpus. sizes: clips per cluster. classes, unlabelled: only where the labels are the truth (the baseline
+    `supervised`): their names, and how many clips have none.
+    """
+
+    k: int
+    clips: int
+    empty: int
+    largest: int
+    largest_share: Number
+    nmi_previous: Number | None = None
+    labels: dict[str, Agreement]
+    sizes: list[int]
+    classes: list[str] = Field([])
+    unlabelled: int = 0
+
+
+def read_scores(directory: Path) -> Scores:
+    """Read scores.json of a label stage's directory. Raises StageError as `read_document` does."""
+    return read_document(Scores, directory / FILE_NAME, "label")
+
+
+def write_scores(directory: Path, scores: Scores) -> None:
+    """Write scores.json into a label stage's directory."""
+    write_document(directory / FILE_NAME, scores)

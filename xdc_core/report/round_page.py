@@ -1,0 +1,119 @@
+"""The page of a round: its clusters with example clips, charts, and the stages it used."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from markupsafe import Markup
+
+from xdc_core.config.methods import JOINT
+from xdc_core.documents.report import Report, ReportedNode, ReportedSource
+from xdc_core.encoders.file import FILE_NAME as ENCODER
+from xdc_core.report.charts import GREY, Line, cross_chart, lines_chart, sizes_chart, source_colour
+from xdc_core.report.clips import page_clips
+from xdc_core.report.clusters import cross_table
+from xdc_core.report.filters import data_address, first_filters, matrix, stored_weights, tiles, time_filters
+from xdc_core.report.page import embedded, history_charts, render
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+
+FILE_NAME = "report.html"
+
+
+def round_page(
+    run: Run,
+    report: Report,
+    encoders: Mapping[str, Node],
+    unseen: Mapping[str, str],
+    nodes_before: Sequence[ReportedNode],
+) -> str:
+    """Return the HTML of a round's page.
+
+    encoders: modality -> the node that made the encoder with which the round begins. unseen: example clip -> why
+    something of it cannot be shown. nodes_before: the nodes of the report that this one replaces; those that have not
+    changed since are marked as reused.
+    """
+    examples = example_keys(report)
+    gallery = {
+        "sources": {
+            name: [cluster.content() for cluster in source.clusters] for name, source in report.sources.items()
+        },
+        "clips": page_clips(run, report.round, list(report.sources), examples, report.corpus.get("clips", 0)),
+        "media": {key: unseen.get(key, "") for key in sorted(examples)},
+    }
+    return render(
+        "round.html",
+        **report.content(),
+        gallery=embedded(gallery),
+        charts=history_charts(report),
+        source_charts={name: _source_charts(name, source) for name, source in report.sources.items()},
+        training_charts=dict(_training_charts(report)),
+        cross=list(_cross_charts(run, report)),
+        filters=dict(_filters(run, encoders)),
+        reused=[node.node for node in report.nodes if node in nodes_before],
+        slowest=max((node.seconds for node in report.nodes), default=0) or 1,
+    )
+
+
+def example_keys(report: Report) -> set[str]:
+    """Return the keys of the example clips of all clusters."""
+    return {key for source in report.sources.values() for cluster in source.clusters for key in cluster.examples}
+
+
+def _source_charts(name: str, source: ReportedSource) -> list[Markup]:
+    colour, charts = source_colour(name), []
+    charts.append(sizes_chart(source.sizes, colour))
+    if source.objective:
+        line = Line("objective", range(1, len(source.objective) + 1), source.objective, colour)
+        charts.append(lines_chart([line], "iteration of k-means", "objective", "Objective of k-means", bottom=None))
+    return [Markup(text) for text in charts]
+
+
+def _training_charts(report: Report) -> Iterator[tuple[str, list[Markup]]]:
+    for name, training in report.training.items():
+        curve, colour = training.curve, source_colour(name)
+        steps = [line["step"] for line in curve]
+        loss = Line("loss", steps, [line["loss"] for line in curve], colour)
+        accuracies = [
+            Line(key, steps, [line.get(key) for line in curve], GREY if place else colour)
+            for place, key in enumerate(key for key in curve[0] if key.startswith("accuracy_"))
+        ]
+        rate = Line("learning rate", steps, [line["lr"] for line in curve], colour)
+        yield (
+            name,
+            [
+                Markup(lines_chart([loss], "step", "loss", f"Loss of {name}")),
+                Markup(lines_chart(accuracies, "step", "accuracy", f"Accuracy of {name}")),
+                Markup(lines_chart([rate], "step", "learning rate", f"Learning rate of {name}")),
+            ],
+        )
+
+
+def _cross_charts(run: Run, report: Report) -> Iterator[tuple[str, str, Markup]]:
+    """Of every two modalities: the clusters of one against those of the other.
+
+    Columns are ordered so that agreement lies on the diagonal.
+    """
+    for first, second in combinations([name for name in report.sources if name != JOINT], 2):
+        shape = (report.sources[first].k, report.sources[second].k)
+        rows, columns = (run.directory(Node("label", name, report.round)) for name in (first, second))
+        counts = cross_table(run, rows, columns, shape)
+        counts = counts[np.argsort(-counts.sum(axis=1), kind="stable")]
+        best = counts.argmax(axis=0)
+        counts = counts[:, np.lexsort((-counts.max(axis=0), best))]
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        chart = cross_chart(shares, f"{first} clusters, largest above", f"{second} clusters")
+        yield first, second, Markup(chart)
+
+
+def _filters(run: Run, encoders: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
+    """Pictures of the encoders' first layers, by caption; of an encoder whose layers have other names, none."""
+    for modality, node in encoders.items():
+        weights = stored_weights(run.directory(node) / ENCODER)
+        if (filters := first_filters(weights)) is not None:
+            yield f"{modality}: first layer, in space", data_address(tiles(filters))
+        if (times := time_filters(weights)) is not None:
+            yield (
+                f"{modality}: first layer, in time (a row per plane; before, at and after a frame)",
+                data_address(matrix(times)),
+            )
