@@ -61,26 +61,34 @@ def init(
     method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="every random draw comes from it")] = None,
-    video_weights: Annotated[
-        Path | None, typer.Option("--init", help="start video from these weights, not from random ones")
+    modalities: Annotated[str | None, typer.Option(help="what is learnt, with commas  [default: video,audio]")] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--init",
+            metavar="[MODALITY=]FILE",
+            help="start an encoder (of video, or of the modality named) from these weights, not from random ones",
+        ),
     ] = None,
-    audio_weights: Annotated[Path | None, typer.Option("--init-audio", help="the same for audio")] = None,
+    audio_weights: Annotated[
+        Path | None, typer.Option("--init-audio", metavar="FILE", help="the same as --init audio=FILE")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="leave a run that is there as it is")] = False,
 ) -> None:
     """Make a run: write its configuration, RUN/xdc.yaml, with every setting explained."""
     with errors_as_exit_codes():
-        from flows.cli.running.new_run import make_run
+        from flows.cli.running.new_run import make_run, weights_by_modality
         from shards.command import command
 
-        choices = {"method": method, "rounds": rounds, "seed": seed}
-        weights = {"video": video_weights, "audio": audio_weights}
+        names = modalities.split(",") if modalities else None
+        choices = {"method": method, "modalities": names, "rounds": rounds, "seed": seed}
         made = make_run(
             run,
             videos,
             preset,
             corpus,
             {name: value for name, value in choices.items() if value is not None},
-            {name: path for name, path in weights.items() if path is not None},
+            weights_by_modality(weights or []) | ({"audio": audio_weights} if audio_weights else {}),
             keep,
         )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
@@ -241,11 +249,11 @@ def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = Fa
         from xdc_core.runs.run import open_run
 
         opened = open_run(run)
-        document = read_report(opened, round)
+        content = read_report(opened, round)
         if as_json:
-            print(json.dumps(document.content(), indent=2))
+            print(json.dumps(content.content(), indent=2))
         else:
-            print_summary(opened, document)
+            print_summary(opened, content)
 
 
 @app.command()
@@ -313,7 +321,7 @@ def evaluate(
         int | None, typer.Option("--round", help="its first encoders; 0: untrained ones (scratch)")
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="ask for one: fc, all, svm, knn, retrieval or clusters")] = None,
-    modality: Annotated[str | None, typer.Option(help="of what is asked for: video or audio")] = None,
+    modality: Annotated[str | None, typer.Option(help="of what is asked for: video, audio, or another")] = None,
     data: Annotated[str | None, typer.Option(help="layout of a data set, such as esc50  [default: the corpus]")] = None,
     root: Annotated[Path | None, typer.Option(help="where that data set's files lie")] = None,
     label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from flows.cli.app import app
 from flows.cli.running import evaluate as evaluations
 from shards.errors import ConfigError
-from xdc_core.config.load import ASKED, FILE_NAME
+from xdc_core.config.load import EVALUATIONS_FILE, FILE_NAME
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
@@ -116,7 +116,7 @@ def test_what_cannot_be_asked_for_is_refused_and_leaves_nothing(
     assert code == 2
     assert message in shown
     assert "Traceback" not in shown
-    assert not (run.root / ASKED).exists() or "--round" in arguments
+    assert not (run.root / EVALUATIONS_FILE).exists() or "--round" in arguments
 
 
 def test_a_failed_evaluation_says_why_and_the_others_are_done(copy_run: MakeRun) -> None:
@@ -140,7 +140,7 @@ def test_a_run_whose_newest_encoder_is_stale_is_evaluated_at_the_last_that_is_no
 
 def test_the_file_of_asked_evaluations_has_no_other_settings(copy_run: MakeRun) -> None:
     run = copy_run()
-    (run.root / ASKED).write_text("train: {lr: 3}\n")
+    (run.root / EVALUATIONS_FILE).write_text("train: {lr: 3}\n")
     with pytest.raises(ConfigError, match="'train' has no place here"):
         open_run(run.root)
 

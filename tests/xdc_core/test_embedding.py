@@ -224,16 +224,14 @@ def test_what_lists_name_and_cannot_be_used_is_counted_in_a_warning(copy_run: Ma
     assert "1 recordings: named by the lists, but without a label" in warnings
 
 
-def test_a_data_set_that_nobody_has_divided_is_divided_by_lot_and_says_so(copy_run: MakeRun, manifest: Path) -> None:
+def test_a_data_set_that_has_no_splits_is_divided_at_random_and_says_so(copy_run: MakeRun, manifest: Path) -> None:
     with_columns(manifest, "path,label", lambda n, path, label: [path, label])
     facts = do(evaluated(copy_run, manifest, "audio", "knn"))
     (trial,) = facts["trials"]
     assert (trial["split"], trial["train"] + trial["test"]) == ("all", 48)
     assert 8 <= trial["test"] <= 11
-    assert (
-        f"nothing says which recordings are for testing: {trial['test']} of 48, by lot, of every class"
-        in facts["warnings"]
-    )
+    held_out = f"{trial['test']} of 48 recordings were held out at random, stratified by class"
+    assert f"No test split is given: {held_out}." in facts["warnings"]
 
 
 def test_a_validation_part_stands_for_a_test_part_that_is_not_there(copy_run: MakeRun, manifest: Path) -> None:

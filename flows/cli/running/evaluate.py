@@ -14,7 +14,7 @@ from shards.errors import Busy, ConfigError, StageError
 from shards.store.files import write_text
 from shards.store.manifest import fingerprint
 from xdc_core.config.evaluation import CORPUS
-from xdc_core.config.load import ASKED, read_yaml
+from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
 from xdc_core.config.schema import evaluated_modality
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
@@ -46,7 +46,7 @@ def ask(
     Raises:
         ConfigError: what was asked for makes no sense; nothing is written then.
     """
-    there = read_yaml(root / ASKED) if (root / ASKED).exists() else {}
+    there = read_yaml(root / EVALUATIONS_FILE) if (root / EVALUATIONS_FILE).exists() else {}
     values = {"datasets": there.get("datasets") or {}, "evaluate": there.get("evaluate") or {}}
     evaluation: dict[str, Any] = {"protocol": protocol}
     asked = {name: value for name, value in views.items() if value is not None}
@@ -69,16 +69,16 @@ def ask(
         evaluation["data"] = data
         parts = [data, protocol]
     name = "-".join(part for part in parts if part)
-    old = (root / ASKED).read_bytes() if (root / ASKED).exists() else None
+    old = (root / EVALUATIONS_FILE).read_bytes() if (root / EVALUATIONS_FILE).exists() else None
     values["evaluate"] = values["evaluate"] | {name: (values["evaluate"].get(name) or {}) | evaluation}
-    write_text(root / ASKED, NOTES + yaml.safe_dump(values, sort_keys=False))
+    write_text(root / EVALUATIONS_FILE, NOTES + yaml.safe_dump(values, sort_keys=False))
     try:
         open_run(root)
     except ConfigError:
         if old is None:
-            (root / ASKED).unlink()
+            (root / EVALUATIONS_FILE).unlink()
         else:
-            write_text(root / ASKED, old.decode())
+            write_text(root / EVALUATIONS_FILE, old.decode())
         raise
     return name
 
