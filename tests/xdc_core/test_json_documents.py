@@ -116,12 +116,6 @@ def test_measured_values_are_found_by_name() -> None:
 
 
 def test_a_report_lists_the_nodes_of_its_round_and_what_is_done_once(worked_run: Run) -> None:
+    stages = ("init", "extract", "cluster", "label")
     listed = [node.name for node in reported_nodes(worked_run.config, 1)]
-    assert listed == [
-        "shard",
-        *(
-            f"{stage}.{modality}"
-            for stage in ("init", "extract", "cluster", "label")
-            for modality in ("video", "audio")
-        ),
-    ]
+    assert listed == ["shard", *(f"{stage}.{modality}" for stage in stages for modality in ("video", "audio"))]
