@@ -1,7 +1,8 @@
-"""Zombies: flow runs that say Running for ever, because no one was left to say that their process is gone.
+"""Dead flow runs: Prefect says Running for ever, because their process ended without reporting how.
 
-A flow signs its run when it starts (`sign`). `look` finds the flow runs that are not at an end and whose process is,
-`bury` tells Prefect. A flow run is buried only by the machine that it ran on, or by a person who knows.
+A flow records its process when it starts (`record_process`). `find_unfinished` lists the flow runs that have no final
+state, with the state of their process, and `mark_crashed` gives them one. That is done only on the machine on which the
+process ran, or by a person who knows that it is gone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,33 +12,34 @@ from uuid import UUID
 
 from flows.orchestration.flow_process import process_of, this_process
 from shards.errors import ConfigError
+from xdc_core.graph.stages import STAGES
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, State
 
-FLOWS = ("xdc", "xdc-round", "shard", "init", "extract", "cluster", "label", "train", "report", "data", "embed", "eval")
+FLOWS = ("xdc", "xdc-round", *STAGES)
 PAGE = 100
-Fate = Literal["alive", "gone", "elsewhere", "starting"]
+ProcessState = Literal["alive", "gone", "elsewhere", "starting"]
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """A flow run of ours that is not at an end. `state` is the one in which it was seen."""
+class UnfinishedRun:
+    """A flow run of xdc without a final state. `state` is the id of the one that it had when it was read."""
 
     id: UUID
     name: str
     state: UUID
     cancelling: bool
-    fate: Fate
+    process_state: ProcessState
     text: str
 
 
-def sign() -> None:
-    """Write into the labels of the flow run at work which process does it.
+def record_process() -> None:
+    """Write into the labels of the current flow run which process does it.
 
     Raises:
-        Whatever talking to a server raises.
+        Exception: whatever talking to the server raises.
     """
     from prefect.client.orchestration import get_client
     from prefect.runtime import flow_run
@@ -47,41 +49,44 @@ def sign() -> None:
         client.update_flow_run_labels(UUID(flow_run.id), this_process(attempt).labels())
 
 
-def look(client: "SyncPrefectClient") -> list[Sighting]:
-    """The flow runs of xdc that are Pending, Running or Cancelling, whoever does them."""
-    return [_sighting(flow_run, flow_run.state) for flow_run in _unfinished(client) if flow_run.state]
+def find_unfinished(client: "SyncPrefectClient") -> list[UnfinishedRun]:
+    """Return the flow runs of xdc that are Pending, Running or Cancelling, of whichever process."""
+    return [_unfinished_run(flow_run, flow_run.state) for flow_run in _read_unfinished(client) if flow_run.state]
 
 
-def bury(client: "SyncPrefectClient", sighting: Sighting) -> bool:
-    """Have Prefect say Crashed (or Cancelled, where that was asked for). False: it has changed since it was seen."""
+def mark_crashed(client: "SyncPrefectClient", run: UnfinishedRun) -> bool:
+    """Set a flow run's state to Crashed, or to Cancelled where that was asked for.
+
+    Returns False, and changes nothing, where its state has changed since it was read.
+    """
     from prefect.states import Cancelled, Crashed
 
-    state = client.read_flow_run(sighting.id).state
-    if state is None or state.id != sighting.state:
+    state = client.read_flow_run(run.id).state
+    if state is None or state.id != run.state:
         return False
-    end = Cancelled if sighting.cancelling else Crashed
-    client.set_flow_run_state(sighting.id, end(message=f"xdc doctor: {sighting.text}."), force=True)
+    final = Cancelled if run.cancelling else Crashed
+    client.set_flow_run_state(run.id, final(message=f"xdc doctor: {run.text}."), force=True)
     return True
 
 
-def known_dead(sightings: list[Sighting], ids: Sequence[str]) -> list[Sighting]:
-    """Those that a person has named as dead, by id or by the beginning of one.
+def known_dead(runs: list[UnfinishedRun], ids: Sequence[str]) -> list[UnfinishedRun]:
+    """Return the flow runs that a person has named as dead, by id or by the beginning of one.
 
     Raises:
         ConfigError: none or several begin like that, or its process is alive here.
     """
     named = []
     for text in ids:
-        found = [sighting for sighting in sightings if str(sighting.id).startswith(text)]
-        if len(found) != 1:
-            raise ConfigError(f"--dead {text}: {len(found)} unfinished flow runs have such an id. See: xdc doctor")
-        if found[0].fate == "alive":
-            raise ConfigError(f"--dead {text}: {found[0].text}. To end it: prefect flow-run cancel {found[0].id}")
-        named.append(found[0])
+        matches = [run for run in runs if str(run.id).startswith(text)]
+        if len(matches) != 1:
+            raise ConfigError(f"--dead {text}: {len(matches)} unfinished flow runs have such an id. See: xdc doctor")
+        if matches[0].process_state == "alive":
+            raise ConfigError(f"--dead {text}: {matches[0].text}. To end it: prefect flow-run cancel {matches[0].id}")
+        named.append(matches[0])
     return named
 
 
-def _unfinished(client: "SyncPrefectClient") -> Iterator["FlowRun"]:
+def _read_unfinished(client: "SyncPrefectClient") -> Iterator["FlowRun"]:
     from prefect.client.schemas.filters import (
         FlowFilter,
         FlowFilterName,
@@ -106,17 +111,18 @@ def _unfinished(client: "SyncPrefectClient") -> Iterator["FlowRun"]:
         offset += PAGE
 
 
-def _sighting(flow_run: "FlowRun", state: "State") -> Sighting:
+def _unfinished_run(flow_run: "FlowRun", state: "State") -> UnfinishedRun:
     from prefect.client.schemas.objects import StateType
 
     process = process_of(flow_run.labels)
-    fate: Fate
+    process_state: ProcessState
     if process is None or process.attempt != flow_run.run_count or state.type == StateType.PENDING:
-        # Between the worker's taking it and its first line of Python, or killed there.
-        fate = "starting"
-        text = f"{state.name} since {state.timestamp:%Y-%m-%d %H:%M} UTC, and its process has not said where it is"
+        # Its process has not got to its first line of Python, or was killed before it.
+        process_state = "starting"
+        text = f"{state.name} since {state.timestamp:%Y-%m-%d %H:%M} UTC, and its process has not been recorded"
     else:
-        fate = process.fate()
-        how = {"alive": "is alive", "gone": "is gone", "elsewhere": "cannot be seen from here"}[fate]
+        process_state = process.state()
+        how = {"alive": "is alive", "gone": "is gone", "elsewhere": "cannot be seen from here"}[process_state]
         text = f"{state.name}, and {process} {how}"
-    return Sighting(flow_run.id, flow_run.name, state.id, state.type == StateType.CANCELLING, fate, text)
+    cancelling = state.type == StateType.CANCELLING
+    return UnfinishedRun(flow_run.id, flow_run.name, state.id, cancelling, process_state, text)

@@ -1,4 +1,4 @@
-"""Which process does a flow run, and whether that is alive. It stands in the flow run's labels.
+"""Which process does a flow run, and whether that process is alive. Recorded in the flow run's labels.
 
 Prefect knows too little for that: of a flow run from a deployment a process id without a machine, of one that was
 started by hand nothing.
@@ -17,7 +17,7 @@ PREFIX = "xdc.process."
 
 @dataclass(frozen=True)
 class FlowProcess:
-    """A process that no other one is taken for: not one of another machine, nor a later one with the same number.
+    """A process, described so that no other is taken for it: of another machine, or a later one with its number.
 
     `boot` is the machine's number of its last start, `namespace` the set of process numbers (a container has its
     own), `started` the clock ticks from boot to the process's start, `attempt` the flow run's count of starts.
@@ -31,11 +31,11 @@ class FlowProcess:
     attempt: int
 
     def labels(self) -> dict[str, Any]:
-        """As labels of a flow run."""
+        """Return it as labels of a flow run."""
         return {f"{PREFIX}{name}": value for name, value in vars(self).items()}
 
-    def fate(self) -> Literal["alive", "gone", "elsewhere"]:
-        """What has become of it, as far as this machine can tell."""
+    def state(self) -> Literal["alive", "gone", "elsewhere"]:
+        """Return whether it is alive, or "elsewhere" where this machine cannot see it."""
         if self.machine != _machine():
             return "elsewhere"
         here = this_process(self.attempt)
@@ -50,7 +50,7 @@ class FlowProcess:
 
 
 def this_process(attempt: int) -> FlowProcess:
-    """The one that asks, at a flow run's so-many-th start. Linux only.
+    """Return this process, which has started a flow run for the `attempt`-th time. Linux only.
 
     Raises:
         OSError: there is no /proc.
@@ -63,27 +63,27 @@ def this_process(attempt: int) -> FlowProcess:
 
 
 def process_of(labels: dict[str, Any]) -> FlowProcess | None:
-    """What a flow run's labels say; None where nothing was written, or by another version of xdc."""
-    told = {name.removeprefix(PREFIX): value for name, value in labels.items() if name.startswith(PREFIX)}
+    """Return the process that a flow run's labels name; None without such labels, or with those of another version."""
+    fields = {name.removeprefix(PREFIX): value for name, value in labels.items() if name.startswith(PREFIX)}
     kinds = FlowProcess.__annotations__
-    if told.keys() != kinds.keys() or any(not isinstance(told[name], kind) for name, kind in kinds.items()):
+    if fields.keys() != kinds.keys() or any(not isinstance(fields[name], kind) for name, kind in kinds.items()):
         return None
-    return FlowProcess(**told)
+    return FlowProcess(**fields)
 
 
 def _machine() -> str:
-    """Name, installation and network card: copies of a disk, and machines with the same name, are told apart."""
+    """Return name, installation and network card, for copies of a disk and machines with the same name to differ."""
     try:
         installation = Path("/etc/machine-id").read_text().strip()
     except OSError:
         installation = ""
     card = uuid.getnode()
-    invented = card >> 40 & 1  # So says a number that Python has made up, for want of a card.
+    invented = card >> 40 & 1  # Python sets this bit in the number that it makes up where it finds no card.
     return f"{socket.gethostname()}/{installation}/{'' if invented else f'{card:012x}'}"
 
 
 def _started(pid: int) -> int | None:
-    """Clock ticks from boot to a living process's start; None where it is gone."""
+    """Return the clock ticks from boot to a living process's start; None where it is gone."""
     try:
         fields = (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):

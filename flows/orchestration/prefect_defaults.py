@@ -1,4 +1,4 @@
-"""Prefect settings that make it behave where nobody has set any. Import this before Prefect: it sets them."""
+"""Defaults for Prefect's settings where they are not set. Import this before Prefect: it sets them."""
 
 import os
 
@@ -8,12 +8,12 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
-# For the xdc command, which tells about progress itself.
+# For the xdc command, which shows progress itself.
 QUIET = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"}
 
 
 def set_defaults(quiet: bool = False) -> None:
-    """Set what is not set yet."""
+    """Set the environment variables that are not set yet. `quiet`: no logs on the terminal either."""
     for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
         os.environ.setdefault(name, value)
 

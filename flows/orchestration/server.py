@@ -24,7 +24,7 @@ START_S = 180.0
 
 @contextmanager
 def prefect_server() -> Iterator[None]:
-    """Inside the block Prefect talks to a server that answers.
+    """Have Prefect talk to a server that answers, while the block runs.
 
     Raises:
         XdcError: the server that is set does not answer, or the temporary one does not start.
@@ -45,10 +45,10 @@ def prefect_server() -> Iterator[None]:
 
 @contextmanager
 def temporary_server() -> Iterator[str]:
-    """The URL of a server that lives as long as the block, with Prefect's ordinary database.
+    """Start a server that lives as long as the block, with Prefect's ordinary database; yields its URL.
 
     Raises:
-        XdcError: it does not start; says what it has written.
+        XdcError: it does not start; with its last error.
     """
     import prefect
     from prefect.settings import get_current_settings
@@ -61,22 +61,22 @@ def temporary_server() -> Iterator[str]:
     owner = os.getpid()
     settings = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     settings |= get_current_settings().to_environment_variables(exclude_unset=True)
-    with tempfile.TemporaryFile() as said:  # Not for the terminal, but where it fails it must say why.
+    with tempfile.TemporaryFile() as output:  # Shown only where the server fails.
         server = subprocess.Popen(
             [*command, "--log-level", "error", "--lifespan", "on"],
             env=os.environ | settings | {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR"},
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(signal.SIGTERM, owner),
         )
         try:
-            _wait(server, url := f"http://127.0.0.1:{port}/api", said.fileno())
+            _wait(server, url := f"http://127.0.0.1:{port}/api", output.fileno())
             try:
                 yield url
-            finally:  # Where it has died, what was done in the block has most likely raised an error of its own.
+            finally:  # Where it has died, the block has most likely raised an error, too.
                 if (code := server.poll()) is not None:
-                    print(_failure(how_ended(code), said.fileno()), file=sys.stderr)
+                    print(_failure(how_ended(code), output.fileno()), file=sys.stderr)
         finally:
             server.terminate()
             try:
@@ -87,7 +87,7 @@ def temporary_server() -> Iterator[str]:
 
 
 def answers(url: str) -> bool:
-    """Whether a Prefect server says that it is healthy."""
+    """Return whether a Prefect server answers that it is healthy."""
     import httpx
 
     try:
@@ -96,24 +96,24 @@ def answers(url: str) -> bool:
         return False
 
 
-def _wait(server: "subprocess.Popen[bytes]", url: str, said: int) -> None:
+def _wait(server: "subprocess.Popen[bytes]", url: str, output: int) -> None:
     deadline = time.monotonic() + START_S
     while not answers(url):
         if (code := server.poll()) is not None:
-            raise XdcError(_failure(how_ended(code), said))
+            raise XdcError(_failure(how_ended(code), output))
         if time.monotonic() > deadline:
-            raise XdcError(_failure(f"did not answer within {START_S:.0f} s", said))
+            raise XdcError(_failure(f"did not answer within {START_S:.0f} s", output))
         time.sleep(0.2)
 
 
-def _failure(how: str, said: int) -> str:
-    """How the temporary server failed, its last error, and what can be done. Keeps what it has written in a file.
+def _failure(how: str, output: int) -> str:
+    """Return how the temporary server failed, its last error, and what can be done. Keeps its output in a file.
 
-    `said`: its output, an open file.
+    `output`: descriptor of the file that has it.
     """
     from prefect.settings import PREFECT_HOME
 
-    text = written(said).strip()
+    text = written(output).strip()
     reason = ", and has written nothing"
     if text:
         descriptor, log = tempfile.mkstemp(".log", "prefect-server-")

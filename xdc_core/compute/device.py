@@ -28,12 +28,13 @@ class Choice(NamedTuple):
         return f"{self.device} ({self.why})" if self.why else str(self.device)
 
 
-def choose_device(config: "Config") -> Choice:
+def choose_device(config: "Config", processes: str = "train.processes") -> Choice:
     """Choose the device of this process: the CPU, or of the GPUs that work the one at this process's local rank.
 
     A GPU counts if CUDA starts, if PyTorch was built for its architecture, and if it adds two numbers: this starts CUDA
     in this process, and makes the chosen GPU its current one. With `auto`, a GPU that cannot be used is passed over for
-    another one, or for the CPU, and a warning on stderr says why.
+    another one, or for the CPU, and a warning on stderr says why. `processes` is the setting that has the number of
+    training processes.
 
     Raises:
         ConfigError: cuda was asked for, and no GPU works; or this is one of several training processes, and fewer GPUs
@@ -51,8 +52,8 @@ def choose_device(config: "Config") -> Choice:
         torch.cuda.set_device(choice.device)  # Else whatever names no GPU, as pinning memory does, would use GPU 0.
     elif ranks > 1 and found.there:  # Some processes on GPUs and others on the CPU could not train together.
         raise ConfigError(
-            f"training process {rank} (of train.processes, counted from 0) has no GPU of its own: {len(found.working)} "
-            f"of {found.there} GPUs work{f' ({why})' if why else ''}. Lower train.processes, or set runs_on.device to "
+            f"training process {rank} (of {processes}, counted from 0) has no GPU of its own: {len(found.working)} "
+            f"of {found.there} GPUs work{f' ({why})' if why else ''}. Lower {processes}, or set runs_on.device to "
             "cpu."
         )
     elif wanted == "cuda":

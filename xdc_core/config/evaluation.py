@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shards.section import NotHashed, Positive, Section
+from shards.section import NotHashed, Positive, Section, Since
 from xdc_core.config.protocols import ProtocolName
 from xdc_core.config.section import LayoutName
 from xdc_core.modalities.registry import ModalityName
@@ -39,6 +39,35 @@ class FinetuneSettings(Section):
     factor: float = Field(0.05, gt=0, le=1, description="what they are multiplied by then")
     weight_decay: float = Field(5e-3, ge=0, description="on all parameters")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
+    precision: Annotated[Literal["float32", "bfloat16"], Since("0.2.0")] = Field(
+        "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
+    )
+    channels_last: Annotated[bool, Since("0.2.0")] = Field(
+        False, description="the memory layout that GPUs convolve fastest; for GPUs"
+    )
+    processes: Annotated[int, Since("0.2.0")] = Field(
+        1, ge=1, description="processes (GPUs) that share every batch, joined by torchrun"
+    )
+    workers: Annotated[int, NotHashed()] = Field(
+        0,
+        ge=0,
+        description="decoding processes beside every training process. With any, as with several processes, each "
+        "random view has a seed of its own: other views than with 0 and 1, whatever the numbers",
+    )
+
+    @model_validator(mode="after")
+    def _batch_is_shared_out(self) -> "FinetuneSettings":
+        if self.batch % self.processes or self.batch < 2 * self.processes:
+            raise ValueError(
+                f"batch ({self.batch}) must be a multiple of processes ({self.processes}), and at least twice that: "
+                "every process gets the same number of clips, and batch norm needs two"
+            )
+        return self
+
+    @property
+    def seed_per_view(self) -> bool:
+        """Whether every random view has a seed of its own; else one generator draws all views of an epoch in turn."""
+        return self.workers > 0 or self.processes > 1
 
 
 class EvaluationSettings(Section):

@@ -1,5 +1,6 @@
 """Read a configuration from YAML: xdc.yaml, presets, and what was asked for beside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,8 +37,10 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load_preset(name: str) -> dict[str, Any]:
-    """The values that a preset sets; all else has its default.
+def load_preset(name: str, modalities: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the values that a preset sets; all else has its default.
+
+    Of `modalities`, those that the preset does not know get as many clusters as its largest label source.
 
     Raises:
         ConfigError: there is no such preset.
@@ -45,7 +48,10 @@ def load_preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         hint = nearest_hint(name, preset_names())
         raise ConfigError(f"the preset {name!r}{hint} There are: {', '.join(preset_names())}.")
-    return read_yaml(PRESETS / f"{name}.yaml")
+    values = read_yaml(PRESETS / f"{name}.yaml")
+    k = values["cluster"]["k"]
+    values["cluster"]["k"] = dict.fromkeys(modalities, max(k.values())) | k if modalities else k
+    return values
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,10 @@ from xdc_core.modalities.video import VIDEO
 
 def view_settings(config: Config, modality: str, training: bool) -> dict[str, Any]:
     """Return what decides how a clip becomes this modality's tensor, and which encoder takes it; JSON values."""
-    settings = MODALITIES[modality].settings_in(config).view_settings(training)
+    viewed = MODALITIES[modality]
+    settings = viewed.settings_in(config).view_settings(training)
+    if viewed.version > 1:
+        settings["view_version"] = viewed.version
     # The length of a video view decides which part of a clip goes with it.
     return settings if modality == VIDEO.name else settings | {"video_frames": config.video.frames}
 

@@ -1,5 +1,6 @@
 """results.json: what an evaluation of a round's encoders measured."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,14 @@ class Results(Document):
 _HEADLINES = {"clusters": "nmi", "retrieval": "video_to_audio.pair.10"}
 
 
-def headline(protocol: str) -> str:
-    """Return the name of the metric that stands for a protocol in tables and curves."""
-    return _HEADLINES.get(protocol, "accuracy")
+def headline(protocol: str, metrics: Collection[str] = ()) -> str:
+    """Return the name of the metric that stands for a protocol in tables and curves.
+
+    Of a retrieval whose `metrics` are of other modalities it is the first recall of another modality's clip.
+    """
+    name = _HEADLINES.get(protocol, "accuracy")
+    others = sorted(metric for metric in metrics if "_to_" in metric and metric.endswith(".pair.10"))
+    return others[0] if others and name not in metrics else name
 
 
 def read_results(directory: Path) -> Results:

@@ -55,6 +55,5 @@ AUDIO = Modality(
     columns=("frames", "fps", "sample_rate", "samples"),
     module="xdc_core.modalities.audio_view",
     memory_format="channels_last",
-    example="sound",
     colour="#0072B2",
 )

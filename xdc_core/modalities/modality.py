@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -71,7 +71,8 @@ class Modality:
         view(data: bytes, row, settings, frames: int, where) -> Tensor, one clip's
         normalise(batch: Tensor, settings) -> Tensor
     memory_format: the name in torch of the one in which the channels of one place lie side by side.
-    example: how a report presents a clip of a cluster, by its pictures or by its sound. colour: in charts, #rrggbb.
+    colour: in charts, #rrggbb.
+    version: raised when the same settings would give another view; it is hashed from 2 on.
     """
 
     name: str
@@ -82,8 +83,8 @@ class Modality:
     columns: tuple[str, ...]
     module: str
     memory_format: str
-    example: Literal["video", "sound"]
     colour: str
+    version: int = 1
 
     def view(self, data: bytes, row: Row, config: Sections, where: Where) -> "torch.Tensor":
         """Decode a clip's member and return one view of it: random with a generator (training), the centre with None

@@ -46,6 +46,5 @@ VIDEO = Modality(
     columns=("frames",),
     module="xdc_core.modalities.video_view",
     memory_format="channels_last_3d",
-    example="video",
     colour="#D55E00",  # The colours are Okabe and Ito's, told apart by everyone.
 )

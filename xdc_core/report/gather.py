@@ -129,7 +129,7 @@ def _evaluation(run: Run, number: int, name: str) -> ReportedEvaluation:
         modality=results.modality,
         metrics=results.metrics,
         warnings=results.warnings,
-        headline=headline(results.protocol),
+        headline=headline(results.protocol, results.metrics),
     )
 
 

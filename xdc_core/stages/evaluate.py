@@ -100,6 +100,10 @@ def _worker(
         return derive_seed(run.config.seed, "eval", node.modality, split, seed)
 
     if evaluation.protocol == "all":
+        if evaluation.finetune.processes > 1:
+            from xdc_core.probes.finetuning_rank import finetune_in_ranks
+
+            return lambda out, split, seed: finetune_in_ranks(run, node, split, seed, draw(split, seed), out, progress)
         from xdc_core.probes.finetuning import finetune
 
         return lambda out, split, seed: finetune(run, node, recordings, split, seed, draw(split, seed), out, progress)
@@ -368,6 +372,8 @@ def _settings(config: Config, node: Node) -> dict[str, Any]:
     tuned = evaluation.protocol == "all"
     settings = hashed_settings(evaluation, unused | (set() if tuned else {"finetune"}))
     if tuned:
+        if evaluation.finetune.seed_per_view:
+            settings["finetune"]["seed_per_view"] = True
         data = config.datasets.get(evaluation.data)
         seen = with_frames(config, data.frames if data else None)
         settings["view"] = view_settings(seen, str(evaluated_modality(config, name)), training=True)

@@ -20,9 +20,9 @@ from shards.store.row_count import count_rows_and_rejects
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import Config
-from xdc_core.data.clips import ClipViews, ShardRows
+from xdc_core.data.clips import ClipItem, ClipViews, ShardRows
 from xdc_core.data.features import feature_rows, write_features
-from xdc_core.data.loader import load_views
+from xdc_core.data.loader import batches_by_shard, load_views
 from xdc_core.encoders.file import FILE_NAME, load_encoder
 from xdc_core.encoders.spec import check_feature
 from xdc_core.modalities.modality import Modality
@@ -50,15 +50,15 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     rows = ShardRows(run.corpus, missing, modality.member)
     counted = Counted(feature_rows(out), sum(sizes.values()), progress)
     views = ClipViews(run.corpus, rows, modality, config)
-    for shard, found in encode_shards(encoder, views, rows.spans, config.extract.batch, device.device, counted):
+    for shard, encoded in encode_shards(encoder, views, rows.spans, config.extract.batch, device.device, counted):
         first, keys = rows.spans[shard].start, rows.of(shard).keys
-        lost = {number - first: reason for number, reason in found.rejects.items()}
-        _check_rows(node, shard, len(keys), [*(number - first for number in found.numbers), *lost])
-        good = keys.take(np.asarray(found.numbers, np.int64) - first).to_pylist()
-        check_finite(node, good, found.features)
+        lost = {number - first: reason for number, reason in encoded.rejects.items()}
+        _check_rows(node, shard, len(keys), [*(number - first for number in encoded.rows), *lost])
+        good = keys.take(np.asarray(encoded.rows, np.int64) - first).to_pylist()
+        check_finite(node, good, encoded.features)
         rejects = [Reject(run.corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
         write_rejects(out, shard, rejects)
-        write_features(out / f"{shard}.parquet", good, found.features)
+        write_features(out / f"{shard}.parquet", good, encoded.features)
     written, refused = count_rows_and_rejects(out, "extract", sizes)
     summary = {"width": int(encoder.width), "device": str(device)}  # type: ignore[arg-type]
     return Outcome(written, refused, summary, tuple(f"{shard}.parquet" for shard in sizes))
@@ -79,11 +79,11 @@ class Counted:
 
 
 class Encoded(NamedTuple):
-    """The clips `numbers` of a shard, in order, the features of their views, float32 [views, width], and why others
-    did not decode, by row number.
+    """The clips `rows` of a shard, in order, the features of their views, float32 [views, width], and by row the
+    reasons why others did not decode.
     """
 
-    numbers: list[int]
+    rows: list[int]
     features: np.ndarray
     rejects: dict[int, str]
 
@@ -95,37 +95,31 @@ def encode_shards(
     batch: int,
     device: torch.device,
     counted: Counted,
-    join: Callable[[list[torch.Tensor]], torch.Tensor] = torch.stack,
+    item: Callable[[int], ClipItem] = ClipItem,
 ) -> Iterator[tuple[str, Encoded]]:
     """Compute the features of shard after shard, of the rows that are `wanted` of each, `batch` clips at a time.
 
-    One loader for all shards: its worker processes start once, and read ahead into the next shard.
+    One loader for all shards: its worker processes start once, and read ahead into the next shard. `item` makes the
+    loader's item of a row; as it is, that of the centre view.
 
     Raises:
         RuntimeError: the encoder fails on `device`, for want of memory for instance.
         StageError: a stored clip cannot be read, as `load_views`.
     """
     config, modality, workers = views.config, views.modality, views.config.extract.workers
-    batches = load_views(views, centres(wanted, batch), workers, device, join)
+    batches = load_views(views, batches_by_shard(wanted, batch, item), workers, device)
     for shard, numbers in wanted.items():
         good: list[int] = []
         rejects: dict[int, str] = {}
         parts = [torch.empty((0, int(encoder.width)))]  # type: ignore[arg-type]
-        for found in islice(batches, -(-len(numbers) // batch)):
-            if found.views is not None:
-                parts.append(encode(encoder, found.views, modality, config, device))
-            good += found.numbers
-            rejects |= dict(found.rejects)
-            counted.add(len(found.numbers), len(found.rejects))
+        for loaded in islice(batches, -(-len(numbers) // batch)):
+            if loaded.views is not None:
+                parts.append(encode(encoder, loaded.views, modality, config, device))
+            good += loaded.rows
+            rejects |= dict(loaded.rejects)
+            counted.add(len(loaded.rows), len(loaded.rejects))
         # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
         yield shard, Encoded(good, torch.cat([part.to("cpu") for part in parts]).numpy(), rejects)
-
-
-def centres(wanted: Mapping[str, Sequence[int]], batch: int) -> Iterator[list[tuple[int, int | None]]]:
-    """Items of `ClipViews` for the rows of every shard, in batches of which none is of two shards."""
-    for numbers in wanted.values():
-        for first in range(0, len(numbers), batch):
-            yield [(number, None) for number in numbers[first : first + batch]]
 
 
 def _check_rows(node: Node, shard: str, clips: int, found: list[int]) -> None:

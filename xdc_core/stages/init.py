@@ -14,6 +14,7 @@ from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.data.clips import ClipRows, ClipViews
+from xdc_core.data.loader import batches_by_shard, load_views
 from xdc_core.encoders.batch_norm import calibrate_batch_norm
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import FILE_NAME, save_encoder
@@ -54,7 +55,7 @@ def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) ->
 
 
 def _calibrate(run: Run, node: Node, encoder: torch.nn.Module, device: torch.device, progress: Progress) -> int:
-    """Measure a random encoder's batch-norm statistics; returns how many batches were used.
+    """Measure a random encoder's batch-norm statistics over batches that may span shards. Returns their number.
 
     Without that its features are those of statistics nobody measured (mean 0, variance 1).
     """
@@ -71,13 +72,14 @@ def _calibrate(run: Run, node: Node, encoder: torch.nn.Module, device: torch.dev
             f"{config.corpus.learn_splits}; look at the column split of {run.corpus}/*.parquet."
         )
 
-    def views() -> Iterator[torch.Tensor]:
-        clips = ClipViews(run.corpus, rows, modality, config)
-        for first in range(0, len(chosen), config.extract.batch):
-            items = [clips[int(number), None] for number in chosen[first : first + config.extract.batch]]
-            good = [view for _, view, _ in items if view is not None]
-            progress(first + len(items), len(chosen), "clips seen by batch norm")
-            if len(good) > 1:
-                yield modality.normalise(torch.stack(good).to(device), config)
+    def calibration() -> Iterator[torch.Tensor]:
+        clips, size = ClipViews(run.corpus, rows, modality, config), config.extract.batch
+        seen = 0
+        for batch in load_views(clips, batches_by_shard({"": chosen.tolist()}, size), config.extract.workers, device):
+            seen += len(batch.rows) + len(batch.rejects)
+            progress(seen, len(chosen), "clips seen by batch norm")
+            if len(batch.rows) > 1:
+                assert batch.views is not None
+                yield modality.normalise(batch.views.to(device), config)
 
-    return calibrate_batch_norm(encoder, views())
+    return calibrate_batch_norm(encoder, calibration())

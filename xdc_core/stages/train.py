@@ -1,23 +1,15 @@
 """The train stage: one process here, or several under torchrun."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ConfigError, StageError
+from shards.errors import ConfigError
 from shards.progress import Progress
 from shards.section import hashed_settings
 from shards.store.build import Outcome
 from shards.store.fault import fault_point
 from shards.store.stage import Stage
-from xdc_core.compute.parent_death import die_with_parent
 from xdc_core.config.methods import heads
 from xdc_core.config.schema import Config, TrainSettings
 from xdc_core.config.views import view_settings
@@ -26,8 +18,6 @@ from xdc_core.runs.run import Run
 from xdc_core.training.metrics import read_metrics
 
 LOG = "train.log"
-# How a rank tells the stage of a logged step, and of the error that ended it.
-METRICS_PREFIX, ERROR_PREFIX = "metrics ", "error "
 FEW = 16  # Clips over which batch norm is noisy.
 
 
@@ -67,12 +57,15 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     if (out / FILE_NAME).exists():
         pass  # Killed between the end of the training and the commit: all is there.
     elif settings.processes == 1:
-        from xdc_core.training.process_rank import Place
+        from xdc_core.training.process_rank import ProcessRank
         from xdc_core.training.rank import train_rank
 
-        train_rank(run, node, out, Place(0, 1), listen)
+        train_rank(run, node, out, ProcessRank(0, 1), listen)
     else:
-        _torchrun(run, node, out, settings.processes, listen)
+        from xdc_core.training.ranks import run_ranks
+
+        arguments = [str(node.modality), str(node.round), str(out)]
+        run_ranks("xdc_core.training", run, node, arguments, settings.processes, log, listen)
     for checkpoint in out.glob("checkpoint-*.pt"):
         fault_point("before removal", "checkpoint")
         checkpoint.unlink()  # The encoder is there; the optimiser's state is not carried over.
@@ -92,75 +85,6 @@ def small_batch(settings: TrainSettings) -> str:
         return ""
     remedy = "Raise train.batch" if seen == settings.batch else "Set train.sync_batch_norm, or raise train.batch"
     return f"batch norm sees {seen} clips at a time (train.batch counts all processes): noisy below {FEW}. {remedy}."
-
-
-def _torchrun(run: Run, node: Node, out: Path, processes: int, listen: Any) -> None:
-    command = [sys.executable, "-m", "xdc_core.training.agent", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "xdc_core.training", str(run.root), str(node.modality), str(node.round), str(out)]
-    environment, stage = os.environ | {"OMP_NUM_THREADS": "1"}, os.getpid()
-    agent = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        # The ranks die with the agent, and it with us: whoever outlived us would write into a directory that is no
-        # longer locked.
-        preexec_fn=lambda: die_with_parent(signal.SIGKILL, stage),
-        process_group=0,  # A signal to our group is for us to pass on.
-    )
-    assert agent.stdout is not None
-    errors: list[tuple[str, str]] = []
-    try:
-        with (out / LOG).open("a", encoding="utf-8") as log, _sigterm_passed_on(agent) as came:
-            for text in agent.stdout:
-                if text.startswith(METRICS_PREFIX):
-                    listen(json.loads(text.removeprefix(METRICS_PREFIX)))
-                    continue
-                if text.startswith(ERROR_PREFIX):
-                    errors.append(json.loads(text.removeprefix(ERROR_PREFIX)))
-                log.write(text)
-                log.flush()
-            code = agent.wait()
-    except BaseException:
-        agent.terminate()
-        try:
-            agent.wait(15)
-        except subprocess.TimeoutExpired:
-            agent.kill()
-            agent.wait()
-        raise
-    if code and errors:  # The first rank that failed; the others only missed it.
-        kind, said = errors[0]
-        raise (ConfigError if kind == "ConfigError" else StageError)(said)
-    if code and came():
-        raise StageError(f"SIGTERM before the first step of this call. {node} goes on where it was.")
-    if code:
-        tail = "".join((out / LOG).read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
-        raise StageError(f"{node}: torchrun ended with exit code {code}. The end of {out / LOG}:\n{tail}")
-
-
-@contextmanager
-def _sigterm_passed_on(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], bool]]:
-    """While active, SIGTERM goes to torchrun, which tells the ranks; yields whether it came.
-
-    The directory stays locked until they have written their checkpoint. Only once: a second SIGTERM would break into
-    torchrun's waiting for them. Outside the main thread nothing is passed on.
-    """
-    came: list[int] = []
-
-    def pass_on(number: int, _: object) -> None:
-        if not came:
-            agent.terminate()
-        came.append(number)
-
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, pass_on) if main else None
-    try:
-        yield lambda: bool(came)
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:

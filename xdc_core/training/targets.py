@@ -18,7 +18,7 @@ from xdc_core.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Assignment:
+class TrainingTargets:
     """`targets[source]` is int32 [rows of the index], -1 for clips that are not learnt from; `classes[source]` is k.
     `draws` holds row numbers, int64 [steps * batch].
     """
@@ -31,7 +31,7 @@ class Assignment:
     steps: int
 
 
-def read_assignment(run: Run, node: Node) -> Assignment:
+def read_targets(run: Run, node: Node) -> TrainingTargets:
     """Put together what `node` (train, modality, round) learns. The same in every rank and after every restart.
 
     Learns from clips of `learn_splits` that have a feature of this modality and a pseudo-label from every source.
@@ -50,12 +50,12 @@ def read_assignment(run: Run, node: Node) -> Assignment:
     # A pseudo-label of the other modality does not tell whether this one decodes.
     decodes = np.zeros(len(rows), bool)
     for shard, span in rows.by_shard():  # Keys of one shard at a time: those of all would be most of the memory.
-        place = {key: number for number, key in enumerate(rows.keys[span].to_pylist(), start=span.start)}
+        row_of = {key: number for number, key in enumerate(rows.keys[span].to_pylist(), start=span.start)}
         for source in sources:
             keys, clusters = read_labels(labels[source], shard)
-            targets[source][[place[key] for key in keys]] = clusters
+            targets[source][[row_of[key] for key in keys]] = clusters
         features = run.directory(Node("extract", modality, node.round)) / f"{shard}.parquet"
-        decodes[[place[key] for key in read_parquet(features, "extract", ["key"])["key"].to_pylist()]] = True
+        decodes[[row_of[key] for key in read_parquet(features, "extract", ["key"])["key"].to_pylist()]] = True
     learnable = rows.learnable(config.corpus.learn_splits)
     usable = learnable[np.all([decodes[learnable], *(targets[name][learnable] >= 0 for name in sources)], axis=0)]
     if len(usable) == 0:
@@ -70,4 +70,4 @@ def read_assignment(run: Run, node: Node) -> Assignment:
             rng = np.random.default_rng(derive_seed(seed, "shuffle", source))
             target[usable] = rng.permutation(target[usable])
     drawn = draw_clips(targets[sources[0]][usable], steps * config.train.batch, config.train.uniform, seed)
-    return Assignment(rows, sources, targets, classes, usable[drawn], steps)
+    return TrainingTargets(rows, sources, targets, classes, usable[drawn], steps)

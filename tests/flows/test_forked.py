@@ -86,17 +86,33 @@ def test_an_error_of_the_stage_arrives_with_its_kind_and_text(children: Children
     run = make_run()
     with pytest.raises(StageError, match=r"extract.video of round 0 needs init.video.*xdc stage init"):
         children.run_stage(run, Node("extract", "video", 0))
+    wrong = make_run(k={"video": 900, "audio": 900, "joint": 900})
+    for node in (Node("init", "audio"), Node("extract", "audio", 0)):
+        children.run_stage(wrong, node)
+    cluster = Node("cluster", "audio", 0)
+    with pytest.raises(ConfigError, match=r"cluster\.k\.audio is 900, but there are only"):
+        children.run_stage(wrong, cluster)
+    assert "cluster.k.audio is 900" in log_path(wrong, cluster).read_text()
+
+
+def test_a_child_and_torchrun_work_with_the_configuration_they_are_given_whatever_xdc_yaml_says_by_then(
+    children: Children, copy_run: MakeRun
+) -> None:
+    run = copy_run(train_processes=2, train_clips=64)
     (run.root / "xdc.yaml").write_text("rouns: 1\n")
-    with pytest.raises(ConfigError, match="Did you mean 'rounds'"):
-        children.run_stage(run, Node("init", "video"))
-    assert "Did you mean" in log_path(run, Node("init", "video")).read_text()
+    record = children.run_stage(run, TRAIN)
+    assert not record.reused
+    assert record.rows == 64
+    assert sorted(path.name for path in run.directory(TRAIN).iterdir()) == [
+        *("encoder.safetensors", "manifest.json", "metrics.jsonl", "train.log")
+    ]
 
 
 LONG_TRAINING = {"train_clips": 10**7, "checkpoint_every": 5}
 TRAIN = Node("train", "audio", 0)
 
 
-def test_a_child_that_is_killed_is_told_of_and_the_server_goes_on(children: Children, copy_run: MakeRun) -> None:
+def test_a_child_that_is_killed_is_reported_and_the_server_goes_on(children: Children, copy_run: MakeRun) -> None:
     run = copy_run(**LONG_TRAINING)
 
     def kill_it(done: int, total: int, note: str = "") -> None:
@@ -118,7 +134,7 @@ def test_stopping_in_the_middle_ends_the_child(children: Children, copy_run: Mak
     with pytest.raises(KeyboardInterrupt):
         children.run_stage(run, TRAIN, progress=stop)
     assert gone_within(20, processes_below(children.server(TORCH).process_id))
-    assert checkpoints(run), "told to stop, the training writes a checkpoint"
+    assert checkpoints(run), "at SIGTERM the training writes a checkpoint"
 
 
 def test_no_child_survives_a_parent_that_is_killed(copy_run: MakeRun) -> None:
@@ -126,7 +142,7 @@ def test_no_child_survives_a_parent_that_is_killed(copy_run: MakeRun) -> None:
     code = (
         "import sys; from flows.runners.forked import CHILDREN; from xdc_core.runs.run import Node, open_run\n"
         "CHILDREN.run_stage(open_run(sys.argv[1]), Node('train', 'audio', 0), False,"
-        " lambda *told: print('going', flush=True))"
+        " lambda *_: print('going', flush=True))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(run.root)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -137,7 +153,7 @@ def test_no_child_survives_a_parent_that_is_killed(copy_run: MakeRun) -> None:
     parent.wait()
     parent.stdout.close()
     assert gone_within(20, family)
-    assert checkpoints(run), "told to stop, the training writes a checkpoint"
+    assert checkpoints(run), "at SIGTERM the training writes a checkpoint"
 
 
 def test_a_killed_server_takes_its_children_along(copy_run: MakeRun) -> None:
@@ -193,18 +209,18 @@ def test_a_broken_package_that_is_only_imported_ahead_stops_no_stage(make_run: M
     children.close()
 
 
-def test_a_child_that_dies_while_it_starts_is_told_of_in_its_log(children: Children, make_run: MakeRun) -> None:
+def test_a_child_that_dies_while_it_starts_is_reported_in_its_log(children: Children, make_run: MakeRun) -> None:
     run = make_run()
     log = log_path(run, TRAIN)
     log.parent.mkdir()
     os.mkfifo(log)  # The child waits in opening it, for a reader.
     family_before = processes_below(children.server(TORCH).process_id)
-    told: list[str] = []
+    errors: list[str] = []
 
     def ask() -> None:
         with pytest.raises(StageError) as caught:
             children.run_stage(run, TRAIN)
-        told.append(str(caught.value))
+        errors.append(str(caught.value))
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -213,7 +229,7 @@ def test_a_child_that_dies_while_it_starts_is_told_of_in_its_log(children: Child
     for process in processes_below(children.server(TORCH).process_id) - family_before:
         os.kill(process, signal.SIGKILL)
     asking.join(30)
-    assert "the stage's process was ended by signal 9" in told[0]
+    assert "the stage's process was ended by signal 9" in errors[0]
     assert "was ended by signal 9" in log.read_text()
 
 
@@ -227,8 +243,8 @@ def test_a_child_that_cannot_open_its_log_says_why(children: Children, make_run:
 def test_what_a_crash_of_a_library_writes_is_in_the_message(make_run: MakeRun, tmp_path: Path) -> None:
     text = "terminate called after throwing an instance of 'c10::Error'"
     (tmp_path / "aborts.py").write_text(
-        "import os, sys\nimport xdc_core.graph.run_stage\n\ndef abort(*_):\n"
-        f"    print({text!r}, file=sys.stderr, flush=True)\n    os.abort()\n\nxdc_core.stage.run_stage = abort\n"
+        "import os, sys\nimport xdc_core.graph.run_stage as module\n\ndef abort(*_):\n"
+        f"    print({text!r}, file=sys.stderr, flush=True)\n    os.abort()\n\nmodule.run_stage = abort\n"
     )
     run, children = make_run(), Children()
     with pytest.MonkeyPatch.context() as patch:

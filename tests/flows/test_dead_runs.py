@@ -1,4 +1,4 @@
-"""Flow runs whose process is gone, on a real server: found, told to Prefect, and nothing else is touched."""
+"""Flow runs whose process is gone, on a real server: found, marked as Crashed, and nothing else is touched."""
 
 import subprocess
 import sys
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.slow
 SLEEPER = """
 import sys, time
 from prefect import flow
-from flows.orchestration.dead_runs import sign
+from flows.orchestration.dead_runs import record_process
 
 @flow(name="xdc")
 def sleeper():
-    sign()
+    record_process()
     from prefect.runtime import flow_run
     print(flow_run.id, flush=True)
     time.sleep(600)
@@ -52,7 +52,7 @@ def client(server: PrefectServer) -> Iterator[SyncPrefectClient]:
 
 
 def claim(client: SyncPrefectClient, flow: str, state: State, process: FlowProcess | None = None) -> FlowRun:
-    """A flow run that only the server knows of, signed by `process`."""
+    """A flow run that only the server knows of, with `process` recorded as its own."""
     flow_id = client.create_flow_from_name(flow)
     body = {"flow_id": str(flow_id), "state": {"type": "SCHEDULED"}}
     made = client.request("POST", "/flow_runs/", json=body).json()
@@ -85,7 +85,7 @@ def test_of_two_flow_runs_the_one_whose_process_was_killed_is_repaired(
         with pytest.raises(ConfigError, match=rf"process {sleepers[1].pid} on .* is alive"):
             flow_runs(repair=True, dead=[living])
         said = flow_runs(repair=True, dead=[])
-        assert [row["state"] for row in said if killed in row["text"]] == ["buried"]
+        assert [row["state"] for row in said if killed in row["text"]] == ["repaired"]
         assert states() == {living: "works"}
         assert client.read_flow_run(UUID(killed)).state_type == StateType.CRASHED
         assert client.read_flow_run(UUID(living)).state_type == StateType.RUNNING
@@ -98,12 +98,12 @@ def test_of_two_flow_runs_the_one_whose_process_was_killed_is_repaired(
 
 
 def test_a_cancel_that_nobody_was_left_to_do_ends_as_cancelled(client: SyncPrefectClient) -> None:
-    zombie = claim(client, "xdc-round", Cancelling(), replace(this_process(0), boot="before"))
+    dead = claim(client, "xdc-round", Cancelling(), replace(this_process(0), boot="before"))
     flow_runs(repair=True, dead=[])
-    assert client.read_flow_run(zombie.id).state_type == StateType.CANCELLED
+    assert client.read_flow_run(dead.id).state_type == StateType.CANCELLED
 
 
-def test_of_another_machine_or_not_yet_signed_is_left_alone_unless_a_person_knows(client: SyncPrefectClient) -> None:
+def test_of_another_machine_or_not_yet_recorded_is_left_alone_unless_a_person_knows(client: SyncPrefectClient) -> None:
     away = claim(client, "train", Running(), replace(this_process(0), machine="away//"))
     starting = claim(client, "xdc-round", Pending())
     flow_runs(repair=True, dead=[])
@@ -125,7 +125,7 @@ def test_a_retried_flow_run_that_still_carries_the_label_of_its_dead_attempt_is_
     assert states() == {str(retried.id): "unseen"}
 
 
-def test_flow_runs_of_other_projects_are_not_looked_at(client: SyncPrefectClient) -> None:
+def test_flow_runs_of_other_projects_are_not_listed(client: SyncPrefectClient) -> None:
     other = claim(client, "billing", Running(), replace(this_process(0), boot="before"))
     assert flow_runs(repair=True, dead=[]) == []
     assert client.read_flow_run(other.id).state_type == StateType.RUNNING

@@ -46,7 +46,7 @@ def left_over(home: Path) -> list[str]:
 
 
 def flow_runs_seen_by_doctor(home: Path, *options: str) -> list[dict[str, str]]:
-    """What it says of flow runs that are at no end."""
+    """Its findings on flow runs without a final state."""
     done = xdc(home, "doctor", "--json", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return [row for row in json.loads(done.stdout) if row["what"] == "flow run"]
@@ -112,9 +112,9 @@ def test_an_ended_run_leaves_a_checkpoint_and_no_process(
         assert "the same command goes on from there" in told
         assert "Traceback" not in told
     else:
-        # The flow xdc and that of its round: nobody was left to tell the records of the temporary server.
+        # The flow xdc and that of its round: their process ended without writing it into the server's records.
         assert [row["state"] for row in flow_runs_seen_by_doctor(tmp_path)] == ["dead"] * 2
-        assert [row["state"] for row in flow_runs_seen_by_doctor(tmp_path, "--repair")] == ["buried"] * 2
+        assert [row["state"] for row in flow_runs_seen_by_doctor(tmp_path, "--repair")] == ["repaired"] * 2
     assert flow_runs_seen_by_doctor(tmp_path) == []
     assert left_over(tmp_path) == []
 

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from shards.errors import XdcError
+from shards.errors import Busy, XdcError
 from shards.store.build import Record
 from xdc_core.runs.node import Node
 
@@ -27,10 +27,10 @@ PLAIN_S = 10.0
 
 
 class RateColumn(ProgressColumn):
-    """Clips a second, or whatever a stage counts."""
+    """The rate of a stage: clips a second, or of whatever else it counts."""
 
     def render(self, task: Task) -> Text:
-        """Over the last half minute; nothing until it is known."""
+        """Return the rate over the last half minute; nothing until it is known."""
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s" if task.speed >= 10 else f"{task.speed:.1f}/s")
 
 
@@ -41,49 +41,56 @@ def _bars() -> Progress:
 
 
 class TerminalListener:
-    """Shows the nodes that are at work, and prints a line for each that has ended."""
+    """Shows the nodes in progress, and prints a line per node that has ended (not with `results=False`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, results: bool = True) -> None:
+        self.results = results
         self.bars = _bars() if sys.stderr.isatty() else None
         self.tasks: dict[Node, TaskID] = {}
-        self.told: dict[Node, float] = {}
+        self.printed_at: dict[Node, float] = {}
         self.reused = 0
         self.errors: list[XdcError] = []
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
 
     def line(self, text: str) -> None:
         """Print a line, above the bars where there are any."""
-        if self.bars:
-            self.bars.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        with self.lock:
+            if self.bars:
+                self.bars.console.print(text, markup=False, highlight=False)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     def progress(self, node: Node, done: int, total: int, note: str) -> None:
-        """A bar that moves, or a line every ten seconds."""
+        """Move the node's bar, or print a line every ten seconds."""
         with self.lock:
             if self.bars:
                 if node not in self.tasks:
                     self.tasks[node] = self.bars.add_task(str(node), note=note)
                 self.bars.update(self.tasks[node], completed=done, total=total, note=note)
-            elif time.monotonic() - self.told.setdefault(node, time.monotonic()) > PLAIN_S:
-                self.told[node] = time.monotonic()
+            elif time.monotonic() - self.printed_at.setdefault(node, time.monotonic()) > PLAIN_S:
+                self.printed_at[node] = time.monotonic()
                 self.line(f"  {node}: {done} of {total} {note}")
 
+    def waiting(self, node: Node, busy: Busy) -> None:
+        """Show for which process a node waits."""
+        self.progress(node, 0, 1, f"waiting: {busy}")
+
     def finished(self, node: Node, record: Record) -> None:
-        """A line; what was reused is only counted."""
+        """Print a line; what was reused is only counted."""
         with self.lock:
             self._remove(node)
             if record.reused:
                 self.reused += 1
-                return
-            self.line(f"{node}: {record.rows} rows, {record.seconds:.1f} s{_rejects(record)}")
+            elif self.results:
+                self.line(f"{node}: {record.rows} rows, {record.seconds:.1f} s{_rejects(record)}")
 
     def failed(self, node: Node, error: XdcError) -> None:
-        """A line."""
+        """Print a line."""
         with self.lock:
             self._remove(node)
             self.errors.append(error)
-            self.line(f"{node}: FAILED. {error}")
+            if self.results:
+                self.line(f"{node}: FAILED. {error}")
 
     def _remove(self, node: Node) -> None:
         if self.bars and node in self.tasks:
@@ -95,11 +102,14 @@ def _rejects(record: Record) -> str:
 
 
 @contextmanager
-def shown() -> Iterator[TerminalListener]:
-    """Show what the stages do while the block runs."""
+def shown(results: bool = True) -> Iterator[TerminalListener]:
+    """Show on the terminal what the stages of this process do while the block runs.
+
+    `results`: print a line per node that has ended, too.
+    """
     from flows.runners.events import LISTENERS
 
-    listener = TerminalListener()
+    listener = TerminalListener(results)
     LISTENERS.append(listener)
     try:
         if listener.bars:
@@ -113,18 +123,18 @@ def shown() -> Iterator[TerminalListener]:
 
 @contextmanager
 def counter(what: str) -> Iterator[Callable[..., None]]:
-    """A single bar, or a line every ten seconds."""
+    """Show progress in a single bar, or by a line every ten seconds."""
     if sys.stderr.isatty():
         with _bars() as bars:
             task = bars.add_task(what, note="")
             yield lambda done, total, note="": bars.update(task, completed=done, total=total, note=note)
         return
-    told = time.monotonic()
+    printed_at = time.monotonic()
 
-    def tell(done: int, total: int, note: str = "") -> None:
-        nonlocal told
-        if time.monotonic() - told > PLAIN_S or done == total:
-            told = time.monotonic()
+    def show(done: int, total: int, note: str = "") -> None:
+        nonlocal printed_at
+        if time.monotonic() - printed_at > PLAIN_S or done == total:
+            printed_at = time.monotonic()
             print(f"  {what}: {done} of {total}", file=sys.stderr, flush=True)
 
-    yield tell
+    yield show
