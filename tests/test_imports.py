@@ -19,7 +19,7 @@ ROOMS = {
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "training"),
         *("evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
     ),
-    "flows": ("runners", "", "orchestration", "cli/inspecting", "cli/machine", "cli/running", "cli"),
+    "flows": ("runners", "", "server", "orchestration", "cli/inspecting", "cli/machine", "cli/running", "cli"),
 }
 # Imports that still go upward: module, what it imports. Nothing is to be added.
 UPWARD: set[tuple[str, str]] = set()

@@ -1,6 +1,6 @@
 """A flow per stage, so that each has a deployment: one node looked at, done again, or scheduled alone."""
 
-import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
 from inspect import Parameter, Signature
 from typing import Any

@@ -1,6 +1,6 @@
 """One Prefect task per node, and the flow runs' graph of them."""
 
-import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
 import signal
 import threading
@@ -18,12 +18,12 @@ from flows.orchestration.artifacts import publish_round
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.broken_pipe import outlive_reader
 from flows.orchestration.curves import await_curves, send_curves
-from flows.orchestration.dead_runs import record_process
 from flows.orchestration.failure import Commands, failure_published, publish_stage_failures
 from flows.orchestration.progress import ProgressArtifact
 from flows.runners.do_node import do_node
 from flows.runners.events import LISTENERS
 from flows.runners.forked import CHILDREN
+from flows.server.dead_runs import record_process
 from shards.errors import XdcError
 from shards.store.build import Record
 from xdc_core.graph.run_stage import all_fresh

@@ -4,7 +4,7 @@ A round begins as soon as what it reads of the round before is done: the report 
 which no training reads, go on beside it.
 """
 
-import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -17,11 +17,11 @@ from prefect.states import Completed, Crashed, Failed
 
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.broken_pipe import outlive_reader
-from flows.orchestration.dead_runs import record_process
 from flows.orchestration.failure import failure_published, run_commands
 from flows.orchestration.tasks import Futures
 from flows.orchestration.xdc_round import round_flow
 from flows.runners.forked import CHILDREN
+from flows.server.dead_runs import record_process
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import inputs, round_nodes, setup_nodes
 from xdc_core.runs.run import Run, open_run

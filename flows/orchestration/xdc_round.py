@@ -1,6 +1,6 @@
 """The flow `xdc-round`: one DeepCluster iteration as one graph of tasks."""
 
-import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
 from collections.abc import Callable
 from typing import Any

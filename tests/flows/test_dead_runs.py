@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Pending, Running, State
 
 from flows.cli.machine.doctor import flow_runs
-from flows.orchestration.flow_process import FlowProcess, this_process
+from flows.server.flow_process import FlowProcess, this_process
 from shards.errors import ConfigError
 from tests.flows.prefect_server import PrefectServer, prefect_server
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 SLEEPER = """
 import sys, time
 from prefect import flow
-from flows.orchestration.dead_runs import record_process
+from flows.server.dead_runs import record_process
 
 @flow(name="xdc")
 def sleeper():

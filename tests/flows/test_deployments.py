@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.orchestration.dead_runs import FLOWS
+from flows.server.dead_runs import FLOWS
 from tests.flows.prefect_server import ROOT, PrefectServer, prefect_server
 from tests.processes import wait_for
 from xdc_core.runs.run import Run, open_run

@@ -8,8 +8,8 @@ import pytest
 from prefect.states import Failed, State
 
 from flows.orchestration import failure, tasks, xdc
-from flows.orchestration import server as temporary_server
 from flows.orchestration.tasks import run_nodes
+from flows.server import temporary as temporary_server
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.orchestration.flow_process import FlowProcess, process_of, this_process
+from flows.server.flow_process import FlowProcess, process_of, this_process
 from tests.processes import wait_for
 
 
@@ -21,7 +21,7 @@ def here() -> FlowProcess:
 def test_a_living_process_is_alive_and_one_that_ended_is_gone(here: FlowProcess) -> None:
     assert here.state() == "alive"
     code = (
-        "import json, sys; from flows.orchestration.flow_process import this_process;"
+        "import json, sys; from flows.server.flow_process import this_process;"
         "print(json.dumps(this_process(3).labels()), flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

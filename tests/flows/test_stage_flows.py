@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.orchestration import stages
-from flows.orchestration.dead_runs import FLOWS
 from flows.orchestration.node_parameters import node_of, parameters_of
+from flows.server.dead_runs import FLOWS
 from xdc_core.graph.stages import STAGES
 from xdc_core.runs.node import Node
 

@@ -20,6 +20,7 @@ from shards.store.commit import partial_directory
 from tests.processes import alive, children_of, wait_for
 from tests.xdc_core.stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
 from xdc_core.compute.seed import derive_seed
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
@@ -27,7 +28,6 @@ from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.training.agent import AGENT
-from xdc_core.training.metrics import read_metrics
 from xdc_core.training.targets import read_targets
 
 MakeRun = Callable[..., Run]

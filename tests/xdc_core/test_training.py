@@ -23,6 +23,7 @@ from shards.store.files import sha256_of
 from tests.xdc_core.stage_process import checkpointed_step, signalled_after, start
 from xdc_core.config import methods
 from xdc_core.config.schema import TrainSettings
+from xdc_core.documents.metrics import append_metrics, read_metrics, rewind_metrics
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
@@ -33,7 +34,6 @@ from xdc_core.runs.run import Run
 from xdc_core.stages.train import small_batch
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
-from xdc_core.training.metrics import append_metrics, read_metrics, rewind_metrics
 from xdc_core.training.targets import read_targets
 
 MakeRun = Callable[..., Run]

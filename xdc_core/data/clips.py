@@ -16,8 +16,8 @@ from shards.corpus.index import in_splits, read_index
 from shards.corpus.reader import ClipReader
 from shards.errors import MediaError
 from shards.sources.split import check_learn_splits
-from xdc_core.config.schema import Config
-from xdc_core.modalities.modality import Modality, Where
+from xdc_core.modalities.modality import Where
+from xdc_core.modalities.view import Views
 
 
 class Rows(Protocol):
@@ -43,8 +43,8 @@ class ClipItem(NamedTuple):
 class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
     """Views of clips by item: (row, views [n, ...], ""), or (row, None, reason) if the clip does not decode."""
 
-    def __init__(self, corpus: Path, rows: Rows, modality: Modality, config: Config) -> None:
-        self.corpus, self.rows, self.modality, self.config = corpus, rows, modality, config
+    def __init__(self, corpus: Path, rows: Rows, views: Views) -> None:
+        self.corpus, self.rows, self.views = corpus, rows, views
         self._reader: ClipReader | None = None
 
     def __getitem__(self, item: ClipItem) -> tuple[int, Tensor | None, str]:
@@ -58,8 +58,8 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
         shard, row = self.rows[item.row]
         places: tuple[Where, ...] = item.starts if item.seed is None else (np.random.default_rng(item.seed),)
         try:
-            data = self._reader.read(shard, row, self.modality.member)
-            views = [self.modality.view(data, row, self.config, where) for where in places]
+            data = self._reader.read(shard, row, self.views.modality.member)
+            views = [self.views.view(data, row, where) for where in places]
         except MediaError as error:
             return item.row, None, str(error)
         return item.row, torch.stack(views), ""

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from flows.cli.machine.finding import finding
 from flows.cli.machine.gpus import faiss, torch_and_gpus
-from flows.orchestration.dead_runs import find_unfinished, known_dead, mark_crashed
-from flows.orchestration.prefect_defaults import set_defaults
-from flows.orchestration.server import answers, temporary_server
+from flows.server.dead_runs import find_unfinished, known_dead, mark_crashed
+from flows.server.prefect_defaults import set_defaults
+from flows.server.temporary import answers, temporary_server
 from shards.errors import ConfigError, XdcError
 from shards.store.lock_check import AT_ONCE, check_locks
 from xdc_core.config.load import FILE_NAME

@@ -9,10 +9,10 @@ from typing import Any
 import typer
 
 from flows.cli.inspecting.summary import read_report
-from flows.orchestration.prefect_defaults import set_defaults
-from flows.orchestration.server import prefect_server
 from flows.runners.do_node import do_node
 from flows.runners.forked import CHILDREN, Children
+from flows.server.prefect_defaults import set_defaults
+from flows.server.temporary import prefect_server
 from flows.terminal import shown
 from shards.errors import Busy, ConfigError, XdcError
 from xdc_core.documents.report import Report

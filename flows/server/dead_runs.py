@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
-from flows.orchestration.flow_process import process_of, this_process
+from flows.server.flow_process import process_of, this_process
 from shards.errors import ConfigError
 from xdc_core.graph.stages import STAGES
 
