@@ -16,7 +16,6 @@ from xdc_core.documents.results import Results, Trial, read_results
 from xdc_core.documents.scores import Scores, read_scores
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.stages.declared import reported_nodes
 
 # Of round 1 of a run of 0.1.0: 48 digits, k = 4, a probe in every round.
 STORED = Path(__file__).parent / "documents_of_0_1_0"
@@ -113,9 +112,3 @@ def test_measured_values_are_found_by_name() -> None:
     assert report.first_label == "label"
     assert report.sources["video"].objective == kmeans.objective
     assert sum(scores.sizes) == scores.clips == 48
-
-
-def test_a_report_lists_the_nodes_of_its_round_and_what_is_done_once(worked_run: Run) -> None:
-    stages = ("init", "extract", "cluster", "label")
-    listed = [node.name for node in reported_nodes(worked_run.config, 1)]
-    assert listed == ["shard", *(f"{stage}.{modality}" for stage in stages for modality in ("video", "audio"))]
