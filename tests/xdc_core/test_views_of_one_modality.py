@@ -14,6 +14,7 @@ from xdc_core.config.load import load_preset, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.config.views import views_of
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
+from xdc_core.modalities.registry import MODALITIES
 
 
 @pytest.fixture(scope="module")
