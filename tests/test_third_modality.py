@@ -20,8 +20,8 @@ from flows.cli.running.new_run import weights_by_modality
 from shards.errors import ConfigError
 from xdc_core.config.load import load_config, parse_config
 from xdc_core.config.schema import Config
+from xdc_core.config.views import views_of
 from xdc_core.data.features import read_features
-from xdc_core.modalities.registry import MODALITIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tests" / "motion_modality"
@@ -169,8 +169,9 @@ def test_a_configuration_with_it_goes_to_another_process_as_it_is() -> None:
     config = parse_config({"modalities": THREE, "cluster": {"k": k}, "motion": {"size": 32}}, "a test")
     assert pickle.loads(pickle.dumps(config)) == config
     assert parse_config(json.loads(config.model_dump_json()), "a test") == config
-    assert MODALITIES["motion"].settings_in(config).view_settings(training=True) == {
+    assert views_of(config, "motion").hashed(training=True) == {
         "encoder": "xdc_motion.encoder:motion_tiny",
         "size": 32,
         "gain": 8.0,
+        "video_frames": 8,
     }

@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from shards.corpus.listing import check_places, list_corpus
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
@@ -166,6 +167,17 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
     return corpus_fingerprint(settings, listing, known), ""
 
 
+@dataclass(frozen=True)
+class StoredSettings:
+    """The part of the configuration for making clips."""
+
+    corpus: CorpusSettings
+
+    def hashed(self) -> dict[str, Any]:
+        """Return the settings that decide the clips."""
+        return stored_part(self.corpus)
+
+
 def clip_stage(
     name: str,
     summary: str,
@@ -173,7 +185,7 @@ def clip_stage(
     nodes: Callable[[ConfigT, int | None], list[Node]],
     settings: Callable[[ConfigT, Node], CorpusSettings],
     stored_from: Callable[[RunT, Node], tuple[Path, Path | None, CorpusSettings]],
-) -> Stage[ConfigT, RunT]:
+) -> Stage[ConfigT, RunT, StoredSettings]:
     """Return the stage that makes directories of clips.
 
     `stored_from` returns, for a node, the path of its directory, the path of the videos, and the settings.
@@ -193,7 +205,7 @@ def clip_stage(
         modules=("shards.corpus.stage", "webdataset.writer"),
         nodes=nodes,
         inputs=reads_no_stage,
-        settings=lambda config, node: stored_part(settings(config, node)),
+        settings=lambda config, node: StoredSettings(settings(config, node)),
         work=builds_itself,
         build=build,
     )

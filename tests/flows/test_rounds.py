@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_server import ROOT, PrefectServer
-from processes import wait_for
 
 from flows.runners.do_node import do_node
 from flows.runners.in_process import InProcess
 from shards.errors import ConfigError
 from shards.store.lock import exclusive
 from shards.store.manifest import MANIFEST, Manifest, read_manifest
+from tests.flows.prefect_server import ROOT, PrefectServer
+from tests.processes import wait_for
 from xdc_core.config.load import FILE_NAME, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml

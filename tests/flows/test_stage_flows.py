@@ -5,13 +5,13 @@ import re
 import pytest
 import yaml
 from prefect import Flow
-from prefect_server import ROOT
 from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.orchestration import stages
 from flows.orchestration.node_parameters import node_of, parameters_of
 from flows.server.dead_runs import FLOWS
+from tests.flows.prefect_server import ROOT
 from xdc_core.graph.stages import STAGES
 from xdc_core.runs.node import Node
 

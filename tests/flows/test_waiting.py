@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from processes import wait_for
 
 from flows.runners.do_node import do_node
 from flows.runners.in_process import InProcess
@@ -13,6 +12,7 @@ from shards.errors import Busy, StageError, XdcError
 from shards.progress import Progress, silent
 from shards.store.build import Record
 from shards.store.lock import exclusive
+from tests.processes import wait_for
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run

@@ -176,9 +176,7 @@ def test_a_name_or_setting_that_it_does_not_have_is_refused(spheres: Path, clust
         ("return {'centroids': points[:k] * np.nan}, {}", "values that are not finite"),
     ],
 )
-def test_a_model_that_is_none_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, why: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_model_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, why: str) -> None:
     name = f"wrong_fit_{abs(hash(work))}"
     (tmp_path / f"{name}.py").write_text(f"import numpy as np\ndef fit(points, k, *others):\n    {work}\n")
     monkeypatch.syspath_prepend(tmp_path)

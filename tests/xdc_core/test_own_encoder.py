@@ -13,6 +13,7 @@ from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
 from tests.installed_package import install_package
 from xdc_core.config.load import parse_config
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.encoders.batch_norm import calibrate_batch_norm
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import FILE_NAME, read_encoder, save_encoder
@@ -23,7 +24,6 @@ from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.training.metrics import read_metrics
 
 MakeRun = Callable[..., Run]
 

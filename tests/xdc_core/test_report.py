@@ -21,8 +21,10 @@ from shards.corpus.index import read_whole_index, shard_names
 from shards.progress import silent
 from shards.store.manifest import read_manifest
 from tests.commits import commit_as_it_is
+from tests.xdc_core.tasks import task_for
 from xdc_core.config.load import load_config
 from xdc_core.data.labels import read_labels
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.report.clips import write_examples
@@ -30,7 +32,6 @@ from xdc_core.report.gather import examples_of
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.report import report
-from xdc_core.training.metrics import read_metrics
 
 MakeRun = Callable[..., Run]
 ROUNDS = pytest.mark.parametrize("number", [0, 1])
@@ -126,15 +127,15 @@ def test_a_clip_that_was_an_example_before_is_not_made_again(worked_run: Run, tm
     (tmp_path / "before").mkdir()
     for suffix in (".ogg", ".webp"):
         (tmp_path / "before" / f"{first}{suffix}").write_bytes(b"made earlier")
-    assert write_examples(worked_run, {first, second}, tmp_path / "now", tmp_path / "before", silent) == {}
+    assert write_examples(worked_run.corpus, {first, second}, tmp_path / "now", tmp_path / "before", silent) == {}
     assert (tmp_path / "now" / f"{first}.webp").read_bytes() == b"made earlier"
     assert (tmp_path / "now" / f"{second}.webp").read_bytes().startswith(b"RIFF")
     assert len(list((tmp_path / "now").iterdir())) == 4
 
 
 def test_many_clusters_get_fewer_examples_each_but_one(worked_run: Run, copy_run: MakeRun) -> None:
-    assert [examples_of(worked_run, k) for k in (4, 166, 167, 500, 512, 5000)] == [6, 6, 5, 2, 1, 1]
-    assert examples_of(copy_run(report={"examples": 0}), 4) == 0
+    assert [examples_of(worked_run.config.report, k) for k in (4, 166, 167, 500, 512, 5000)] == [6, 6, 5, 2, 1, 1]
+    assert examples_of(copy_run(report={"examples": 0}).config.report, 4) == 0
 
 
 def test_a_training_is_told_with_its_curve(worked_run: Run) -> None:
@@ -296,7 +297,7 @@ def hostile(copy_run: MakeRun, tiny_corpus: Path) -> Run:
 def test_labels_and_names_are_text_and_never_markup(hostile: Run) -> None:
     out = hostile.root / "out"
     out.mkdir()
-    report(hostile, Node("report", None, 0), out, silent)
+    report(task_for(hostile, Node("report", None, 0), out))
     text = (out / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert (page.tags["script"], page.tags["b"]) == (2, 0)  # The data and the one script that comes with us.

@@ -10,7 +10,7 @@ import torch
 from shards.errors import ConfigError
 
 if TYPE_CHECKING:
-    from xdc_core.config.schema import Config
+    from xdc_core.config.schema import RunsOn
 
 # CUDA's major version -> the oldest NVIDIA driver that runs programs built for it (CUDA's release notes).
 DRIVERS = {12: 525, 13: 580}
@@ -28,7 +28,7 @@ class Choice(NamedTuple):
         return f"{self.device} ({self.why})" if self.why else str(self.device)
 
 
-def choose_device(config: "Config", processes: str = "train.processes") -> Choice:
+def choose_device(runs_on: "RunsOn", processes: str = "train.processes") -> Choice:
     """Choose the device of this process: the CPU, or the working GPU at this process's local rank.
 
     A GPU counts if CUDA starts, if PyTorch was built for its architecture, and if it adds two numbers: this starts CUDA
@@ -40,7 +40,7 @@ def choose_device(config: "Config", processes: str = "train.processes") -> Choic
         ConfigError: cuda was requested and no GPU works; or this is one of several training processes, and there are
             fewer working GPUs. The text says why.
     """
-    wanted = config.runs_on.device
+    wanted = runs_on.device
     if wanted == "cpu":
         return Choice(torch.device("cpu"), "")
     rank, ranks = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

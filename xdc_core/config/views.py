@@ -1,30 +1,22 @@
-"""The settings of a view: how a clip becomes a modality's tensor."""
+"""The views of a configuration, and the settings with which encoders compute features of them."""
 
 from typing import Any
 
 from shards.section import hashed_settings
-from xdc_core.config.schema import Config
+from xdc_core.config.schema import Config, ExtractSettings
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.modalities.video import VIDEO
+from xdc_core.modalities.view import Views
 
 
-def view_settings(config: Config, modality: str, training: bool) -> dict[str, Any]:
-    """Return the settings that decide a clip's tensor and the encoder of this modality, as JSON values."""
-    viewed = MODALITIES[modality]
-    settings = viewed.settings_in(config).view_settings(training)
-    if viewed.version > 1:
-        settings["view_version"] = viewed.version
-    # The length of a video view decides which part of the sound belongs to it.
-    return settings if modality == VIDEO.name else settings | {"video_frames": config.video.frames}
+def views_of(config: Config, modality: str, frames: int | None = None) -> Views:
+    """Return a modality's views; with `frames`, views of another number of frames than in training."""
+    video = config.video if frames is None else config.video.model_copy(update={"frames": frames})
+    settings = video if modality == VIDEO.name else getattr(config, modality)
+    # The file of weights does not affect a view.
+    return Views(MODALITIES[modality], settings.model_copy(update={"weights": None}), video.frames)
 
 
-def encoding_settings(config: Config) -> dict[str, Any]:
-    """Return the settings that decide how an encoder computes features of views."""
-    return hashed_settings(config.extract, exclude=("batch", "calibration_batches"))
-
-
-def with_frames(config: Config, frames: int | None) -> Config:
-    """Return the configuration with views of another number of frames."""
-    if frames is None:
-        return config
-    return config.model_copy(update={"video": config.video.model_copy(update={"frames": frames})})
+def encoding_settings(extract: ExtractSettings) -> dict[str, Any]:
+    """Return the settings that decide how an encoder computes features of views, as JSON values."""
+    return hashed_settings(extract, exclude=("batch", "calibration_batches"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -47,18 +47,6 @@ class ModalitySettings(Section):
         return hashed_settings(self, exclude={"weights"})
 
 
-class _Timed(Protocol):
-    @property
-    def frames(self) -> int: ...
-
-
-class Sections(Protocol):
-    """The part of a run's configuration that modalities use: a section per modality, and `video.frames`."""
-
-    @property
-    def video(self) -> _Timed: ...
-
-
 @dataclass(frozen=True)
 class Modality:
     """One modality. It is cheap to import: `module`, and with it torch, is imported with the first view.
@@ -86,29 +74,22 @@ class Modality:
     colour: str
     version: int = 1
 
-    def view(self, data: bytes, row: Row, config: Sections, where: Where) -> "torch.Tensor":
+    def view(self, data: bytes, row: Row, settings: ModalitySettings, frames: int, where: Where) -> "torch.Tensor":
         """Decode a clip's member and return one view of it: random with a generator (training), the centre with None
         (extraction), or from a frame on (evaluation).
 
-        The views of all modalities that have the same `where` cover the same `video.frames` frames of the clip.
+        The views of all modalities that have the same `where` cover the same `frames` frames of the clip.
 
         Raises:
             MediaError: the member does not decode.
         """
-        view: torch.Tensor = import_module(self.module).view(
-            data, row, self.settings_in(config), config.video.frames, where
-        )
+        view: torch.Tensor = import_module(self.module).view(data, row, settings, frames, where)
         return view
 
-    def normalise(self, batch: "torch.Tensor", config: Sections) -> "torch.Tensor":
+    def normalise(self, batch: "torch.Tensor", settings: ModalitySettings) -> "torch.Tensor":
         """Convert a batch of views [B, ...], on any device, to the encoder's input: float32 [B, ...]."""
-        made: torch.Tensor = import_module(self.module).normalise(batch, self.settings_in(config))
+        made: torch.Tensor = import_module(self.module).normalise(batch, settings)
         return made
-
-    def settings_in(self, config: Sections) -> ModalitySettings:
-        """Return the modality's section of a run's configuration."""
-        settings: ModalitySettings = getattr(config, self.name)
-        return settings
 
     @property
     def channels_last(self) -> "torch.memory_format":

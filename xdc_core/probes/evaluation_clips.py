@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.corpus.index import shard_names
+from shards.store.node import Node
+from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
-from xdc_core.config.evaluation import CORPUS
-from xdc_core.config.views import with_frames
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
 from xdc_core.data.view_starts import START_COLUMNS, starts_by_row
 from xdc_core.evaluation.recordings import Recordings
-from xdc_core.modalities.registry import MODALITIES
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
+from xdc_core.evaluation.settings import Evaluation
+from xdc_core.runs.node import SHARD
 
 
 @dataclass(frozen=True)
@@ -29,22 +28,22 @@ class EvaluationClips:
     starts: dict[int, tuple[int | None, ...]]
 
 
-def read_evaluation_clips(run: Run, node: Node, recordings: Recordings, modality: str) -> EvaluationClips:
+def read_evaluation_clips(task: Task[Evaluation], recordings: Recordings) -> EvaluationClips:
     """Read which clips the recordings of an evaluation have.
 
     Of the run's corpus the centre of each clip is tested; of a data set, as many equally spaced views of each recording
     as its settings say.
     """
-    evaluation, member = run.config.evaluate[str(node.modality)], MODALITIES[modality].member
-    if evaluation.data == CORPUS:
-        corpus, config = run.corpus, run.config
-        rows = ClipRows(corpus, shard_names(corpus), member)
-        spaced: list[list[int]] | None = None
+    dataset, wanted = task.settings.dataset, task.settings.views
+    assert wanted is not None
+    spaced: list[list[int]] | None = None
+    if dataset is None:
+        corpus = task.directory(SHARD)
+        rows = ClipRows(corpus, shard_names(corpus), wanted.modality)
     else:
-        dataset = run.config.datasets[evaluation.data]
-        corpus, config = run.directory(Node("data", evaluation.data)), with_frames(run.config, dataset.frames)
-        rows = ClipRows(corpus, shard_names(corpus), member, START_COLUMNS)
-        spaced = starts_by_row(rows, config.video.frames, dataset.views)
+        corpus = task.directory(Node("data", task.settings.evaluation.data))
+        rows = ClipRows(corpus, shard_names(corpus), wanted.modality, START_COLUMNS)
+        spaced = starts_by_row(rows, wanted.frames, dataset.views)
     clips: list[list[int]] = [[] for _ in recordings.names]
     recording_of: dict[int, int] = {}
     starts: dict[int, tuple[int | None, ...]] = {}
@@ -53,8 +52,7 @@ def read_evaluation_clips(run: Run, node: Node, recordings: Recordings, modality
             recording_of[row] = recordings.of_clip[key]
             clips[recording_of[row]].append(row)
             starts[row] = (None,) if spaced is None else tuple(spaced[row])
-    views = ClipViews(corpus, rows, MODALITIES[modality], config)
-    return EvaluationClips(views, clips, recording_of, starts)
+    return EvaluationClips(ClipViews(corpus, rows, wanted), clips, recording_of, starts)
 
 
 def epoch_items(

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softmax
 
 from shards.errors import ConfigError, StageError
-from shards.progress import Progress
+from shards.store.stage import Task
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import FinetuneSettings
-from xdc_core.config.schema import evaluated_modality
 from xdc_core.data.clips import ClipBatch, ClipItem
 from xdc_core.data.loader import load_views
 from xdc_core.encoders.file import FILE_NAME, load_encoder
@@ -25,10 +23,10 @@ from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.predictions import Predictions, accuracy, judge
 from xdc_core.evaluation.recordings import Recordings
+from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.trial import Trial, trial_of
 from xdc_core.probes.evaluation_clips import EvaluationClips, epoch_items, items_to_test, read_evaluation_clips
-from xdc_core.runs.node import Node, encoder_node
-from xdc_core.runs.run import Run
+from xdc_core.runs.node import encoder_node
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.learner import Learner, StepSettings, make_learner
 from xdc_core.training.process_rank import (
@@ -59,20 +57,17 @@ class Classifier(nn.Module):
 
 
 def finetune(
-    run: Run,
-    node: Node,
+    task: Task[Evaluation],
     recordings: Recordings,
     split: str,
     number: int,
     seed: int,
-    out: Path,
-    progress: Progress,
     process: ProcessRank = ALONE,
 ) -> tuple[Trial, Predictions]:
     """Train on a split's training recordings but those held out, keep the epoch that is best on these, test.
 
     The best epoch's weights are tested as they are; nothing is trained on the held-out part afterwards. An epoch that
-    is finished is kept across a kill, in the folder `<split>-<number>` of `out`, which the caller removes once the
+    is finished is kept across a kill, in the folder `<split>-<number>`, which the caller removes once the
     trial is written. A view that does not decode is left out; so is a recording without any, and a warning counts
     those. Every process returns the same.
 
@@ -80,16 +75,15 @@ def finetune(
         ConfigError: a single class to learn, or too few recordings; or too few GPUs.
         StageError: the loss is not finite.
     """
-    config = run.config
-    evaluation, name = config.evaluate[str(node.modality)], str(evaluated_modality(config, str(node.modality)))
-    settings = evaluation.finetune
-    assert node.round is not None
-    torch.set_num_threads(thread_count(config, sharers=2 * process.world_size))
-    chosen = choose_device(config, f"evaluate.{node.modality}.finetune.processes")
+    given, evaluation = task.settings, task.settings.evaluation
+    settings, views = evaluation.finetune, task.settings.views
+    assert views is not None
+    torch.set_num_threads(thread_count(given.runs_on, sharers=2 * process.world_size))
+    chosen = choose_device(given.runs_on, f"evaluate.{task.about}.finetune.processes")
     join_ranks(process, chosen.device)
 
     # Who learns, who is held out, who is tested. Checked before anything is computed.
-    clips = read_evaluation_clips(run, node, recordings, name)
+    clips = read_evaluation_clips(task, recordings)
     train, test = recordings.part(split, "train"), recordings.part(split, "test")
     warnings = list(_check(recordings, train, test))
     if chosen.why:
@@ -101,12 +95,14 @@ def finetune(
         raise ConfigError(f"{split}: {len(learnt)} recordings are left to learn from. The least are {least}.")
 
     # The model: the encoder that the round begins with, and a head drawn from the seed.
-    encoder = load_encoder(run.directory(encoder_node(name, node.round)) / FILE_NAME, getattr(config, name).encoder)
+    encoder = load_encoder(
+        task.directory(encoder_node(views.modality.name, task.round)) / FILE_NAME, views.settings.encoder
+    )
     torch.manual_seed(seed)
     model = Classifier(encoder, len(recordings.classes), settings.dropout)
     learner = make_learner(
         model,
-        clips.views.modality,
+        views.modality,
         StepSettings(settings.precision, settings.channels_last),
         chosen.device,
         process,
@@ -115,7 +111,7 @@ def finetune(
     )
 
     # Go on after the last epoch that an earlier call has finished.
-    folder = out / f"{split}-{number}"
+    folder = task.out / f"{split}-{number}"
     epoch, history = 0, []
     best: dict[str, Tensor] = {}
     if checkpoint := load_checkpoint(folder):
@@ -136,13 +132,13 @@ def finetune(
         epoch += 1
         if process.rank == 0:
             save_checkpoint(folder, epoch, learner.state() | {"history": history, "best": best})
-            progress(epoch, settings.epochs, f"epochs of {split}, {row}")
+            task.progress(epoch, settings.epochs, f"epochs of {split}, {row}")
 
     model.load_state_dict(best)
-    verdict = _predict(work, test)
-    if lost := len(test) - len(verdict.groups):
+    predictions = _predict(work, test)
+    if lost := len(test) - len(predictions.groups):
         warnings.append(f"{lost} test recordings could not be read, and are not counted")
-    trial = trial_of(verdict, recordings.classes, split, number, len(train))
+    trial = trial_of(predictions, recordings.classes, split, number, len(train))
     best_epoch = max(history, key=lambda row: row["accuracy"])["epoch"] if len(watched) else settings.epochs
     trial = trial.model_copy(
         update={
@@ -150,7 +146,7 @@ def finetune(
             "warnings": (*warnings, *trial.warnings),
         }
     )
-    return trial, verdict
+    return trial, predictions
 
 
 def _check(recordings: Recordings, train: np.ndarray, test: np.ndarray) -> tuple[str, ...]:
@@ -193,8 +189,7 @@ class Work:
 
     def normalised(self, views: Tensor) -> Tensor:
         """Bring views to the device, as the encoder takes them."""
-        views = views.to(self.device, non_blocking=True)
-        return self.clips.views.modality.normalise(views, self.clips.views.config)
+        return self.clips.views.views.normalise(views.to(self.device, non_blocking=True))
 
 
 def _optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.Optimizer:

@@ -1,27 +1,25 @@
 """The train stage: one process here, or several under torchrun."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError
-from shards.progress import Progress
-from shards.section import hashed_settings
 from shards.store.build import Outcome
 from shards.store.fault import fault_point
-from shards.store.stage import Stage
+from shards.store.stage import Stage, Task
 from xdc_core.config.methods import heads
 from xdc_core.config.schema import Config, TrainSettings
-from xdc_core.config.views import view_settings
+from xdc_core.config.views import views_of
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
-from xdc_core.training.metrics import read_metrics
+from xdc_core.training.settings import Training
 
 LOG = "train.log"
 FEW = 16  # Clips over which batch norm is noisy.
 
 
-def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+def train(task: Task[Training]) -> Outcome:
     """Train one modality's encoder for a round.
 
     Leaves encoder.safetensors, metrics.jsonl and train.log. With `train.processes` of 1 the work is done in this
@@ -34,23 +32,23 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     """
     from xdc_core.encoders.file import FILE_NAME  # Imports torch.
 
-    settings = run.config.train
+    out, settings = task.out, task.settings.train
     if settings.batch % settings.processes:
         raise ConfigError(
             f"train.batch ({settings.batch}) is no multiple of train.processes ({settings.processes}): every process "
             "must get equal work. Change one of them."
         )
     log = out / LOG
-    facts: dict[str, Any] = {}  # The device, and warnings.
+    noted: dict[str, Any] = {}  # The device, and warnings.
 
     def listen(line: dict[str, Any]) -> None:
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if "step" not in line:
-            facts.update(line)
+            noted.update(line)
             return
         accuracy = ", ".join(f"{name} {value:.2f}" for name, value in line.items() if name.startswith("accuracy"))
-        progress(line["step"] + 1, line["steps"], f"steps, loss {line['loss']:.3f}, {accuracy}")
+        task.progress(line["step"] + 1, line["steps"], f"steps, loss {line['loss']:.3f}, {accuracy}")
 
     if warning := small_batch(settings):
         listen({"warning": warning})
@@ -60,12 +58,11 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         from xdc_core.training.process_rank import ProcessRank
         from xdc_core.training.rank import train_rank
 
-        train_rank(run, node, out, ProcessRank(0, 1), listen)
+        train_rank(task, ProcessRank(0, 1), listen)
     else:
         from xdc_core.training.ranks import run_ranks
 
-        arguments = [str(node.modality), str(node.round), str(out)]
-        run_ranks("xdc_core.training", run, node, arguments, settings.processes, log, listen)
+        run_ranks("xdc_core.training", task, [], settings.processes, log, listen)
     for checkpoint in out.glob("checkpoint-*.pt"):
         fault_point("before removal", "checkpoint")
         checkpoint.unlink()  # The encoder is there; the optimiser's state is not carried over.
@@ -75,7 +72,7 @@ def train(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     summary = {"steps": last["steps"], "clips": last["steps"] * settings.batch, "first_loss": lines[0]["loss"]}
     for name in ("loss", *(name for name in last if name.startswith("accuracy")), "clips_per_s"):
         summary[name] = round(sum(line[name] for line in tail) / len(tail), 4)
-    return Outcome(last["steps"] * settings.batch, 0, summary | facts)
+    return Outcome(last["steps"] * settings.batch, 0, summary | noted)
 
 
 def small_batch(settings: TrainSettings) -> str:
@@ -101,19 +98,19 @@ def _inputs(config: Config, node: Node) -> list[Node]:
     return [SHARD, encoder_node(modality, node.round), Node("extract", modality, node.round), *labels]
 
 
-def _settings(config: Config, node: Node) -> dict[str, Any]:
+def _settings(config: Config, node: Node) -> Training:
     modality = str(node.modality)
-    sources = list(heads(config.method, config.modalities)[modality])
-    return {
-        "seed": config.seed,
-        "learn_splits": config.corpus.learn_splits,
-        "sources": sources,
-        "view": view_settings(config, modality, training=True),
-        **hashed_settings(config.train, {"own_head_weight"} if len(sources) == 1 else ()),
-    }
+    return Training(
+        seed=config.seed,
+        learn_splits=config.corpus.learn_splits,
+        sources=heads(config.method, config.modalities)[modality],
+        views=views_of(config, modality),
+        train=config.train,
+        runs_on=config.runs_on,
+    )
 
 
-TRAIN: Stage[Config, Run] = Stage(
+TRAIN: Stage[Config, Run, Training] = Stage(
     name="train",
     version=2,
     summary="Train one modality's encoder on its pseudo-labels.",

@@ -6,12 +6,12 @@ from typing import Any
 
 from shards.store.commit import partial_directories
 from shards.store.manifest import read_manifest
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.documents.report import Report
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.report.gather import round_report
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.training.metrics import read_metrics
 
 ROUND = "round"
 

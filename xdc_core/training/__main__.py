@@ -1,20 +1,18 @@
-"""One rank, as torchrun's agent starts it: `python -m xdc_core.training RUN MODALITY ROUND OUT`."""
+"""One rank, as torchrun's agent starts it: `python -m xdc_core.training`."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
+from shards.store.stage import Task
 from xdc_core.training.ranks import work_as_rank
+from xdc_core.training.settings import Training
 
 
-def train(run: Run, arguments: list[str], send: Callable[[object], None]) -> None:
+def train(task: Task[Training], arguments: list[str], send: Callable[[object], None]) -> None:
     """Train as one of several ranks; rank 0 sends the lines of metrics.jsonl."""
     from xdc_core.training.process_rank import rank_from_environment
     from xdc_core.training.rank import train_rank
 
-    modality, number, out = arguments
-    train_rank(run, Node("train", modality, int(number)), Path(out), rank_from_environment(), send)
+    train_rank(task, rank_from_environment(), send)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,25 +11,25 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from shards.errors import ConfigError, StageError, XdcError
+from shards.progress import silent
+from shards.store.stage import Task
 from xdc_core.compute.parent_death import die_with_parent
-from xdc_core.config.load import parse_config
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
 from xdc_core.training.agent import AGENT
 
 # How a line of a rank begins that is for the stage: what it listens for, and the error that ended the rank.
 MESSAGE_PREFIX, ERROR_PREFIX = "metrics ", "error "
-CONFIG = "XDC_RANK_CONFIG"  # In the environment of the ranks: the file with the stage's configuration.
+TASK = "XDC_RANK_TASK"  # In the environment of the ranks: the file with their task.
 
 
 def run_ranks(
-    module: str, run: Run, node: Node, arguments: list[str], processes: int, log: Path, listen: Callable[[Any], None]
+    module: str, task: Task[Any], arguments: list[str], processes: int, log: Path, listen: Callable[[Any], None]
 ) -> None:
-    """Run `python -m MODULE ROOT ARGUMENTS` as the ranks of one training, and wait until all of them have ended.
+    """Run `python -m MODULE ARGUMENTS` as the ranks of one training, and wait until all of them have ended.
 
     The module calls `work_as_rank`. `listen` gets what the ranks send; all else that they write goes to `log`. SIGTERM
     is passed on to them.
@@ -37,19 +38,20 @@ def run_ranks(
         ConfigError, StageError: a rank failed (with its error, or the end of `log`), or SIGTERM ended the ranks.
     """
     command = [sys.executable, "-m", "xdc_core.training.agent", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", module, str(run.root), *arguments]
+    command += ["-m", module, *arguments]
     stage = os.getpid()
     errors: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="xdc-") as folder, log.open("a", encoding="utf-8") as written:
-        # Not read again from xdc.yaml, which may have been edited since this stage began.
-        config = Path(folder) / "config.json"
-        config.write_text(run.config.model_dump_json(), encoding="utf-8")
+        # As it is, not read again from xdc.yaml, which may have been edited since this stage began. The file is for
+        # these processes alone, and gone with them.
+        file = Path(folder) / "task.pickle"
+        file.write_bytes(pickle.dumps(replace(task, progress=silent)))
         agent = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", CONFIG: str(config)},
+            env=os.environ | {"OMP_NUM_THREADS": "1", TASK: str(file)},
             # The ranks die with the agent, and it with us: whoever outlived us would write into a directory that is no
             # longer locked.
             preexec_fn=lambda: die_with_parent(signal.SIGKILL, stage),
@@ -79,10 +81,10 @@ def run_ranks(
         kind, message = errors[0]
         raise (ConfigError if kind == "ConfigError" else StageError)(message)
     if code and came():
-        raise StageError(f"SIGTERM ended the processes of {node}. It goes on from its last checkpoint.")
+        raise StageError(f"SIGTERM ended the processes of {task.node}. It goes on from its last checkpoint.")
     if code:
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
-        raise StageError(f"{node}: torchrun ended with exit code {code}. The end of {log}:\n{tail}")
+        raise StageError(f"{task.node}: torchrun ended with exit code {code}. The end of {log}:\n{tail}")
 
 
 @contextmanager
@@ -108,18 +110,17 @@ def _sigterm_passed_on(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], 
             signal.signal(signal.SIGTERM, before)
 
 
-def work_as_rank(work: Callable[[Run, list[str], Callable[[object], None]], None]) -> NoReturn:
+def work_as_rank(work: Callable[[Task[Any], list[str], Callable[[object], None]], None]) -> NoReturn:
     """Do the work of this rank, which `run_ranks` started, and end the process.
 
-    work: gets the run, the ARGUMENTS, and a function that sends a value to the stage.
+    work: gets the stage's task, the ARGUMENTS, and a function that sends a value to the stage.
     """
     code = 1
     try:
         # The agent may have died before we came so far; then nobody would end us.
         die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
-        root, *arguments = sys.argv[1:]
-        config = parse_config(json.loads(Path(os.environ[CONFIG]).read_bytes()), "the configuration of the stage")
-        work(Run(Path(root), config), arguments, lambda value: _send(MESSAGE_PREFIX, value))
+        task: Task[Any] = pickle.loads(Path(os.environ[TASK]).read_bytes())
+        work(task, sys.argv[1:], lambda value: _send(MESSAGE_PREFIX, value))
         code = 0
     except XdcError as error:
         _send(ERROR_PREFIX, [type(error).__name__, str(error)[:2000]])
