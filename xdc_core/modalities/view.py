@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Views:
-    """The conversion of clips to one modality's tensors. The views of all modalities cover the same `frames` frames of a clip."""
+    """Convert clips to one modality's tensors. Views of all modalities cover the same `frames` frames of a clip."""
 
     modality: Modality
     settings: ModalitySettings
