@@ -91,17 +91,23 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
             assert torch.equal(again[item][1], before)
 
 
+def open_tars() -> list[str]:
+    """Return the tars that this process has open."""
+    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return sorted(os.readlink(link) for link in links if os.path.islink(link) and os.readlink(link).endswith(".tar"))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_no_batch_has_clips_of_two_shards_and_no_tar_stays_open(worked_run: Run, workers: int) -> None:
     modality = MODALITIES["audio"]
     rows = ShardRows(worked_run.corpus, dict.fromkeys(shard_names(worked_run.corpus), 16), MODALITIES["audio"])
     views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, modality.name))
+    before = open_tars()
     batches = list(load_views(views, batches_by_shard(rows.spans, 10), workers, CPU))
     assert [len(batch.rows) for batch in batches] == [10, 6] * 3
     assert [row for batch in batches for row in batch.rows] == list(range(48))
     assert all(batch.views is not None and len(batch.views) == len(batch.rows) for batch in batches)
-    still_open = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)]
-    assert not [path for path in still_open if path.endswith(".tar")]
+    assert open_tars() == before
 
 
 def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -> None:
