@@ -1,4 +1,4 @@
-"""Progress on a terminal, or as plain lines where there is none."""
+"""Progress on a terminal, or as plain lines if there is none."""
 
 import sys
 import threading
@@ -27,7 +27,7 @@ PLAIN_S = 10.0
 
 
 class RateColumn(ProgressColumn):
-    """The rate of a stage: clips a second, or of whatever else it counts."""
+    """The rate of a stage: clips, or whatever else it counts, per second."""
 
     def render(self, task: Task) -> Text:
         """Return the rate over the last half minute; nothing until it is known."""
@@ -41,7 +41,7 @@ def _bars() -> Progress:
 
 
 class TerminalListener:
-    """Shows the nodes in progress, and prints a line per node that has ended (not with `results=False`)."""
+    """A listener that shows the nodes in progress and prints a line per ended node (not with `results=False`)."""
 
     def __init__(self, results: bool = True) -> None:
         self.results = results
@@ -53,7 +53,7 @@ class TerminalListener:
         self.lock = threading.RLock()
 
     def line(self, text: str) -> None:
-        """Print a line, above the bars where there are any."""
+        """Print a line, above the bars if there are any."""
         with self.lock:
             if self.bars:
                 self.bars.console.print(text, markup=False, highlight=False)
@@ -72,11 +72,11 @@ class TerminalListener:
                 self.line(f"  {node}: {done} of {total} {note}")
 
     def waiting(self, node: Node, busy: Busy) -> None:
-        """Show for which process a node waits."""
+        """Show which process a node is waiting for."""
         self.progress(node, 0, 1, f"waiting: {busy}")
 
     def finished(self, node: Node, record: Record) -> None:
-        """Print a line; what was reused is only counted."""
+        """Print a line; reused nodes are only counted."""
         with self.lock:
             self._remove(node)
             if record.reused:
@@ -102,10 +102,10 @@ def _rejects(record: Record) -> str:
 
 
 @contextmanager
-def shown(results: bool = True) -> Iterator[TerminalListener]:
-    """Show on the terminal what the stages of this process do while the block runs.
+def show_progress(results: bool = True) -> Iterator[TerminalListener]:
+    """Show the progress of this process's stages on the terminal while the block runs.
 
-    `results`: print a line per node that has ended, too.
+    `results`: also print a line per node that has ended.
     """
     from flows.runners.events import LISTENERS
 

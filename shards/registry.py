@@ -38,7 +38,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return name in self.built_in or name in self._added()
 
     def __getitem__(self, name: str) -> T:
-        """Return the object of a name. Raises KeyError where there is none, else as `find`."""
+        """Return the object of a name. Raises KeyError if there is none, otherwise as `find`."""
         if name not in self:
             raise KeyError(name)
         return self.find(name)
@@ -47,7 +47,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the object of a name.
 
         Raises:
-            ConfigError: the name is unknown (says which is meant, and which there are), given twice, or the package
+            ConfigError: the name is unknown (the text suggests a name and lists all), given twice, or the package
                 that gives it cannot be loaded.
         """
         self.check(name)
@@ -66,21 +66,21 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._loaded[point]
 
     def check(self, name: str) -> None:
-        """Raise ConfigError where the name is unknown; says which is meant, and which there are. Loads nothing."""
+        """Raise ConfigError if the name is unknown; the text suggests a name and lists all. Loads nothing."""
         if name not in self:
             near = difflib.get_close_matches(name, self, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"the {self.kind} {name!r} is unknown.{hint} There are: {', '.join(self)}.")
 
     def loadable(self) -> dict[str, T]:
-        """Return all objects, without those whose package cannot be loaded: for lists of what there is."""
-        found = {}
+        """Return all objects except those whose package cannot be loaded, for lists."""
+        objects = {}
         for name in self:
             try:
-                found[name] = self.find(name)
+                objects[name] = self.find(name)
             except ConfigError:
                 continue
-        return found
+        return objects
 
     def distribution(self, name: str) -> str:
         """Return name and version of the installed package that gives an object, "" where it is built in."""
@@ -111,14 +111,14 @@ def distribution_of(point: EntryPoint) -> str:
 
 @lru_cache
 def _by_name(group: str, path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
-    """Return the entry points of a group by name; of one name several where packages disagree."""
-    found: dict[str, list[EntryPoint]] = {}
+    """Return the entry points of a group by name; several for one name if packages disagree."""
+    by_name: dict[str, list[EntryPoint]] = {}
     for point in _installed(path).select(group=group):
-        found.setdefault(point.name, []).append(point)
-    return {name: tuple(points) for name, points in found.items()}
+        by_name.setdefault(point.name, []).append(point)
+    return {name: tuple(points) for name, points in by_name.items()}
 
 
 @lru_cache
 def _installed(path: tuple[str, ...]) -> Any:
-    """Return all entry points of what is installed on a search path. Read once, for it takes a tenth of a second."""
+    """Return all entry points on a search path. They are read once, because this takes a tenth of a second."""
     return entry_points()

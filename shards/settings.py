@@ -19,7 +19,7 @@ class CorpusSettings(Section):
     videos: Annotated[str | None, NotHashed()] = Field(
         None,
         description="a folder of videos, or a CSV or Parquet manifest (columns path, start_s, end_s, split, "
-        "label...); relative to this file. null: take the corpus as it stands",
+        "label...); relative to this file. null: use the existing corpus",
     )
     layout: Annotated[str | None, Since("0.2.0")] = Field(
         None,
@@ -51,12 +51,14 @@ class CorpusSettings(Section):
     silence: Literal["reject", "keep"] = Field(
         "reject", description="what to do with clips whose sound is digital silence"
     )
-    clips_per_shard: int = Field(1000, ge=1, description="clips a tar")
+    clips_per_shard: int = Field(1000, ge=1, description="clips per tar")
     shuffle_seed: int = Field(0, description="seed of the order in which clips are put into shards")
     max_reject_share: Annotated[float, NotHashed()] = Field(
         0.5, ge=0, le=1, description="stop when more than this share of the clips is rejected"
     )
-    workers: Annotated[int | None, NotHashed()] = Field(None, ge=1, description="decoding processes; null: one a core")
+    workers: Annotated[int | None, NotHashed()] = Field(
+        None, ge=1, description="decoding processes; null: one per core"
+    )
     clip_timeout_s: Annotated[Positive, NotHashed()] = Field(
         120.0, description="a file or clip that takes longer is rejected"
     )
@@ -72,7 +74,7 @@ class CorpusSettings(Section):
         8192 * 4320, ge=1, description="a video with a larger picture is rejected"
     )
     max_fps: Annotated[Positive, Since("0.2.0")] = Field(
-        1000.0, description="a video with more frames a second is rejected"
+        1000.0, description="a video with more frames per second is rejected"
     )
     max_hours: Annotated[Positive, Since("0.2.0")] = Field(24.0, description="a longer video is rejected")
     max_clip_mb: Annotated[Positive, Since("0.2.0")] = Field(

@@ -1,4 +1,4 @@
-"""`python -m flows.cli`: the command `xdc` without its being installed."""
+"""`python -m flows.cli`: the command `xdc` without installation."""
 
 from flows.cli.app import main
 

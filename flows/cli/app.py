@@ -1,7 +1,7 @@
 """The `xdc` command. Imports what a subcommand needs when it runs, so that --help answers at once.
 
 Exit codes: 0 done; 1 a stage failed (what it had finished is kept); 2 wrong usage, configuration or input; 3 another
-process builds the same (`stage`, `eval`), or there is work to do (`status --check`); 130 interrupted.
+process is building the same directory (`stage`, `eval`), or there is work to do (`status --check`); 130 interrupted.
 """
 
 import json
@@ -30,7 +30,7 @@ RoundOption = Annotated[int | None, typer.Option("--round", help="number of the 
 
 @contextmanager
 def errors_as_exit_codes() -> Iterator[None]:
-    """Turn errors that a person can put right into a message and an exit code, without a traceback."""
+    """Turn errors that a user can correct into a message and an exit code, without a traceback."""
     from shards.errors import Busy, ConfigError, XdcError
 
     try:
@@ -38,15 +38,15 @@ def errors_as_exit_codes() -> Iterator[None]:
     except XdcError as error:
         print(f"xdc: {error}", file=sys.stderr)
         raise typer.Exit(3 if isinstance(error, Busy) else 2 if isinstance(error, ConfigError) else 1) from None
-    except OSError as error:  # The machine's trouble: a full disk, a missing permission, too many open files.
+    except OSError as error:  # Of the machine: a full disk, a missing permission, too many open files.
         where = f" ({error.filename})" if error.filename else ""
         print(
-            f"xdc: cannot read or write: {error.strerror or error}{where}. Put this right, and run the same again.",
+            f"xdc: cannot read or write: {error.strerror or error}{where}. Correct this and run the command again.",
             file=sys.stderr,
         )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        print("\nxdc: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nxdc: interrupted. Finished work is kept; the same command continues from there.", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -57,25 +57,27 @@ def init(
     preset: Annotated[
         str, typer.Option(help="tiny (laptops), digits, or for GPUs paper-kinetics, paper-audioset, deepcluster-recipe")
     ] = "tiny",
-    corpus: Annotated[Path | None, typer.Option(help="where the clips go  [default: corpora/NAME OF RUN]")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="directory of the clips  [default: corpora/NAME OF RUN]")] = None,
     method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
-    seed: Annotated[int | None, typer.Option(help="every random draw comes from it")] = None,
-    modalities: Annotated[str | None, typer.Option(help="what is learnt, with commas  [default: video,audio]")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of every random draw")] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="modalities to learn, separated by commas  [default: video,audio]")
+    ] = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(
             "--init",
             metavar="[MODALITY=]FILE",
-            help="start an encoder (of video, or of the modality named) from these weights, not from random ones",
+            help="start an encoder (of video, or of the named modality) from these weights instead of random ones",
         ),
     ] = None,
     audio_weights: Annotated[
         Path | None, typer.Option("--init-audio", metavar="FILE", help="the same as --init audio=FILE")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="leave a run that is there as it is")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep an existing run unchanged")] = False,
 ) -> None:
-    """Make a run: write its configuration, RUN/xdc.yaml, with every setting explained."""
+    """Create a run: write its configuration, RUN/xdc.yaml, with an explanation of every setting."""
     with errors_as_exit_codes():
         from flows.cli.running.new_run import make_run, weights_by_modality
         from shards.command import command
@@ -93,22 +95,22 @@ def init(
         )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
         if made:
-            print(f"Look at it, then: {command('xdc', 'run', run)}")
+            print(f"Check it, then: {command('xdc', 'run', run)}")
 
 
 @app.command()
 def digits(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder to make")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder to create")],
     clips: Annotated[int, typer.Option(help="clips to learn from")] = 3000,
     validation_clips: Annotated[int, typer.Option(help="clips of the split `validation`")] = 0,
     test_clips: Annotated[int, typer.Option(help="clips of the split `test`")] = 0,
-    seed: Annotated[int, typer.Option(help="another seed gives other clips")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the clips")] = 0,
     speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
     nuisance: Annotated[float, typer.Option(help="0 to 1: how strong the backgrounds are")] = 0.15,
     mismatched: Annotated[float, typer.Option(help="0 to 1: share of clips with the sound of another digit")] = 0.0,
-    workers: Annotated[int | None, typer.Option(help="processes  [default: one a core]")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes  [default: one per core]")] = None,
 ) -> None:
-    """Make audio-visual digits: videos whose picture and sound share nothing but the digit."""
+    """Create audio-visual digits: videos whose picture and sound have only the digit in common."""
     with errors_as_exit_codes():
         from pydantic import ValidationError
 
@@ -138,18 +140,18 @@ def digits(
 
 @app.command()
 def run(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Do all rounds of a run, or go on with them."""
+    """Run all rounds of a run, or continue them."""
     do_rounds(run, whole=True, number=None, as_json=as_json)
 
 
 @app.command("round")
 def one_round(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
-    """Do one round  [default: the first that is not finished]."""
+    """Run one round  [default: the first that is not finished]."""
     do_rounds(run, whole=False, number=round, as_json=as_json)
 
 
 def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None:
-    """Do rounds of a run, then print what was learnt."""
+    """Run rounds of a run, then print the results."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary
         from flows.cli.running.run import run_flow
@@ -171,13 +173,13 @@ def stage(
     ],
     run: RunArgument,
     modality: Annotated[
-        str | None, typer.Option(help="video, audio, joint; or of data, embed and eval the name")
+        str | None, typer.Option(help="video, audio or joint; for data, embed and eval the name")
     ] = None,
     round: RoundOption = None,
-    force: Annotated[bool, typer.Option("--force", help="rebuild it, even where it is fresh")] = False,
+    force: Annotated[bool, typer.Option("--force", help="rebuild it even if it is fresh")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Do one stage of a round, without Prefect."""
+    """Run one stage of a round, without Prefect."""
     with errors_as_exit_codes():
         from flows.cli.running.run import run_one
         from xdc_core.runs.node import Node
@@ -192,10 +194,10 @@ def stage(
 def status(
     run: RunArgument,
     as_json: JsonOption = False,
-    check: Annotated[bool, typer.Option("--check", help="exit with 3 if anything is left to do")] = False,
-    nodes: Annotated[bool, typer.Option("--nodes", help="a line for every node, with its directory")] = False,
+    check: Annotated[bool, typer.Option("--check", help="exit with 3 if there is work to do")] = False,
+    nodes: Annotated[bool, typer.Option("--nodes", help="print a line per node, with its directory")] = False,
 ) -> None:
-    """Show the state of every round: seconds where it is fresh, else stale (and why), partial or missing."""
+    """Show the state of every round: the seconds it took if it is fresh, else stale (and why), partial or missing."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.status import print_status, read_status
 
@@ -210,7 +212,7 @@ def status(
 
 @app.command()
 def verify(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Check every stored byte and row of a run, and say how to repair what is damaged. Exits with 1 if something is."""
+    """Check every stored byte and row of a run, and print how to repair damage. Exits with 1 if there is any."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.verify import print_verification
         from flows.cli.inspecting.verify import verify as verify_all
@@ -228,11 +230,12 @@ def verify(run: RunArgument, as_json: JsonOption = False) -> None:
 def recut(
     run: RunArgument,
     source: Annotated[
-        list[str] | None, typer.Option(help="a source's path as in sources.parquet  [default: those xdc verify names]")
+        list[str] | None,
+        typer.Option(help="a source's path as in sources.parquet  [default: those that xdc verify lists]"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut the shards again that hold clips of sources which an earlier version damaged, and no others."""
+    """Cut again only the shards that contain clips of sources damaged by an earlier version."""
     with errors_as_exit_codes():
         from flows.cli.running.recut import recut_run
 
@@ -243,7 +246,7 @@ def recut(
 
 @app.command()
 def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
-    """Show what was learnt, by round, and where the reports are. --json prints a round's report.json."""
+    """Show the results by round, and where the reports are. --json prints a round's report.json."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary, read_report
         from xdc_core.runs.run import open_run
@@ -258,7 +261,7 @@ def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = Fa
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="searched with all folders in it")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="searched with all its subfolders")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
     """List the runs in a folder, with their settings and results."""
@@ -279,7 +282,7 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="RUN_B", help="another's")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what differs between two runs: settings, data, results, and how alike their clusters are."""
+    """Show the differences between two runs: settings, data, results, and the agreement of their clusters."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.overview import print_difference
         from xdc_core.inspection.difference import difference
@@ -296,9 +299,11 @@ def diff(
 def track(
     run: RunArgument,
     to: Annotated[str, typer.Option(help="tensorboard, wandb or mlflow")] = "tensorboard",
-    every: Annotated[float | None, typer.Option(help="go on, looking again after so many seconds")] = None,
+    every: Annotated[
+        float | None, typer.Option(help="keep running and check for new values at this interval, in seconds")
+    ] = None,
 ) -> None:
-    """Send a run's curves to a tracker: what it has not got yet, also of a training in progress."""
+    """Send a run's new metrics to a tracker, including those of a training in progress."""
     with errors_as_exit_codes():
         import time
 
@@ -318,20 +323,26 @@ def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' directories")],
     only: Annotated[list[str] | None, typer.Option(help="name of an evaluation  [default: all of xdc.yaml]")] = None,
     round: Annotated[
-        int | None, typer.Option("--round", help="its first encoders; 0: untrained ones (scratch)")
+        int | None,
+        typer.Option("--round", help="evaluate the encoders at the start of this round; 0: untrained (scratch)"),
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="ask for one: fc, all, svm, knn, retrieval or clusters")] = None,
-    modality: Annotated[str | None, typer.Option(help="of what is asked for: video, audio, or another")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="add an evaluation by this protocol: fc, all, svm, knn, retrieval or clusters")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="modality of the added evaluation: video, audio, or another")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="layout of a data set, such as esc50  [default: the corpus]")] = None,
-    root: Annotated[Path | None, typer.Option(help="where that data set's files lie")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of that data set")] = None,
     label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",
-    views: Annotated[int | None, typer.Option(help="of a data set: views of a recording  [default: 10]")] = None,
+    views: Annotated[int | None, typer.Option(help="for a data set: views per recording  [default: 10]")] = None,
     frames: Annotated[
-        int | None, typer.Option(help="of a data set: frames of a view, of sound their time  [default: as in training]")
+        int | None,
+        typer.Option(help="for a data set: frames per view (for sound, their duration)  [default: as in training]"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="do it again, even where it is fresh")] = False,
+    force: Annotated[bool, typer.Option("--force", help="run it again even if it is fresh")] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="only print what is there, beside the paper's numbers")
+        bool, typer.Option("--table", help="only print existing results, beside the paper's numbers")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -361,18 +372,22 @@ def evaluate(
 
 @app.command()
 def compare(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="the study's directory (made if it is not there)")],
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="the study's directory (created if it does not exist)")
+    ],
     speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
-    contenders: Annotated[str | None, typer.Option(help="which, with commas  [default: all six]")] = None,
-    seeds: Annotated[int | None, typer.Option(help="runs of each contender  [default: 3]")] = None,
-    draws: Annotated[int | None, typer.Option(help="corpora they are spread over  [default: 2]")] = None,
+    contenders: Annotated[str | None, typer.Option(help="which ones, separated by commas  [default: all six]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="runs per contender  [default: 3]")] = None,
+    draws: Annotated[int | None, typer.Option(help="number of corpora to distribute them over  [default: 2]")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
     vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
-    change: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="of all runs: train.lr=0.001")] = None,
-    preset: Annotated[str | None, typer.Option(help="of the runs  [default: digits]")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of all runs, such as train.lr=0.001")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="preset of the runs  [default: digits]")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the methods, a control and baselines on audio-visual digits. Goes on where an earlier call ended."""
+    """Compare the methods, a control and baselines on audio-visual digits. Continues an earlier call."""
     with errors_as_exit_codes():
         from flows.cli.running.compare import make_study, parse_overrides, print_study, run_study
 
@@ -387,11 +402,11 @@ def compare(
             "preset": preset,
         }
         make_study(study, {name: value for name, value in choices.items() if value is not None})
-        facts = run_study(study)
+        results = run_study(study)
         if as_json:
-            print(json.dumps(facts, indent=2))
+            print(json.dumps(results, indent=2))
         else:
-            print_study(study, facts)
+            print_study(study, results)
 
 
 @app.command()
@@ -399,21 +414,22 @@ def doctor(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="where locks are tried, beside here, runs and corpora; of a run also where its corpus lies"
+            help="folders in which to test locks, in addition to this one, runs and corpora; for a run also its corpus"
         ),
     ] = None,
     as_json: JsonOption = False,
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="mark as Crashed the flow runs that Prefect holds for running and whose process is gone"
+            "--repair", help="mark as Crashed the flow runs that Prefect considers running but whose process is gone"
         ),
     ] = False,
     dead: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="with --repair: a flow run known to be dead, wherever it ran")
+        list[str] | None,
+        typer.Option(metavar="ID", help="with --repair: a flow run known to be dead, on whichever machine it ran"),
     ] = None,
 ) -> None:
-    """Check what of this machine works: packages, codecs, GPU, faiss, locks, Prefect and its unfinished flow runs.
+    """Check what works on this machine: packages, codecs, GPU, faiss, locks, Prefect and its unfinished flow runs.
 
     Exits with 1 if xdc cannot run.
     """
@@ -422,7 +438,7 @@ def doctor(
         from shards.errors import ConfigError
 
         if dead and not repair:
-            raise ConfigError("--dead names a flow run to repair: give --repair with it.")
+            raise ConfigError("--dead names a flow run to repair: use it with --repair.")
         findings = examine(folders or [], repair, dead or [])
         if as_json:
             print(json.dumps(findings, indent=2))

@@ -1,1 +1,1 @@
-"""What Prefect runs and sees: flows, tasks, artifacts, its server."""
+"""What Prefect runs and shows: flows, tasks, artifacts."""

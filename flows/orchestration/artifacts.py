@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a round. The same is in report.json and report.html."""
+"""The artifacts of a round on Prefect's pages. report.json and report.html have the same content."""
 
 import itertools
 import re
@@ -17,12 +17,12 @@ from xdc_core.report.page import history_charts
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-SHOWN = 0.005  # Less would be shown as 0 %.
+SHOWN = 0.005  # A smaller share would be shown as 0 %.
 PAGE = 50
 
 
 def artifact_key(run_name: str, what: str) -> str:
-    """Return a key of lowercase letters, digits and dashes. A run's rounds share it, and so form a history."""
+    """Return a key of lowercase letters, digits and dashes. A run's rounds share it and so form a history."""
     return re.sub(r"[^a-z0-9]+", "-", f"xdc-{run_name}-{what}".lower()).strip("-")
 
 
@@ -31,7 +31,7 @@ def publish_round(run: Run, node: Node) -> None:
     report = read_report(run.directory(node))
     name = report.run
     about = f"Round {report.round} of {name}, {node_fingerprint(run, node)}"
-    # The smallest of the three is published last: where it is, the others are.
+    # The smallest of the three is published last: if it exists, the others do, too.
     if is_published(artifact_key(name, "rounds"), about):
         return
     create_table_artifact(cluster_sizes(report), artifact_key(name, "cluster-sizes"), about)
@@ -40,10 +40,10 @@ def publish_round(run: Run, node: Node) -> None:
 
 
 def is_published(key: str, about: str) -> bool:
-    """Return whether the server has an artifact of this key with this description, however many came after it.
+    """Return whether the server has an artifact of this key with this description, even if newer ones exist.
 
     Raises:
-        Exception: whatever talking to the server raises.
+        Exception: any error of the communication with the server.
     """
     with get_client(sync_client=True) as client:
         for offset in itertools.count(0, PAGE):
@@ -61,16 +61,16 @@ def is_published(key: str, about: str) -> bool:
 
 
 def node_fingerprint(run: Run, node: Node) -> str:
-    """Return the first digits of the fingerprint of what is committed; "" where nothing is."""
+    """Return the first digits of the committed directory's fingerprint; "" if there is none."""
     manifest = read_manifest(run.directory(node))
     return manifest.fingerprint[:12] if manifest else ""
 
 
 def cluster_sizes(report: Report) -> list[dict[str, Any]]:
-    """Return a row per cluster: label source, number, size, and the purity and labels where they are known."""
+    """Return a row per cluster: label source, number, size, and the purity and labels if they are known."""
     rows = []
-    for source, found in report.sources.items():
-        for cluster in found.clusters:
+    for source, clusters in report.sources.items():
+        for cluster in clusters.clusters:
             row: dict[str, Any] = {"source": source, "cluster": cluster.cluster, "clips": cluster.size}
             if cluster.top:
                 top = ", ".join(f"{label.label} {label.share:.0%}" for label in cluster.top)
@@ -88,14 +88,14 @@ def summary(report: Report, run: Run) -> str:
     ]
     for heading, chart in history_charts(report).items():
         lines.append(f"\n## {heading}\n![{heading}]({_as_picture(chart)})")
-    for source, found in report.sources.items():
-        lines.append(f"\n## Clusters of {source}: {found.k}, {found.empty} empty")
-        if found.nmi_previous is not None:
-            lines.append(f"- NMI with the round before: {found.nmi_previous:.3f}")
-        for column, scores in found.agreement.items():
+    for source, clusters in report.sources.items():
+        lines.append(f"\n## Clusters of {source}: {clusters.k}, {clusters.empty} empty")
+        if clusters.nmi_previous is not None:
+            lines.append(f"- NMI with the round before: {clusters.nmi_previous:.3f}")
+        for column, scores in clusters.agreement.items():
             if scores.nmi is not None:
                 lines.append(f"- `{column}`: NMI {scores.nmi:.3f}, AMI {scores.ami:.3f}, purity {scores.purity:.3f}")
-        if purest := purest_first(found.clusters):
+        if purest := purest_first(clusters.clusters):
             lines += ["\n| cluster | clips | purity | most frequent |", "|---|---|---|---|"]
             for row in purest[:8]:
                 shares = [label for label in row.top if label.share >= SHOWN]

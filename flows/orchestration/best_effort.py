@@ -1,4 +1,4 @@
-"""What fails in informing Prefect or a tracker must not undo the work that it is about."""
+"""Report failures of Prefect or a tracker as warnings, so that they do not fail the work itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""A flow goes on when its output is read no more.
+"""Let a flow continue when nobody reads its output any more.
 
 A worker reads the output of the flow runs that it has started. When it dies, Prefect's console handler finds a broken
 pipe, and rich, with which it prints, then ends the process: the flow run would crash with its worker.

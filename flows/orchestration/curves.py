@@ -1,4 +1,4 @@
-"""Curves are sent to trackers beside the stages: no stage waits for a tracker, which may import torch or be slow."""
+"""Send metrics to trackers in another thread, because a tracker may import torch or be slow."""
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +13,12 @@ _PENDING: set[Future[None]] = set()
 
 
 def send_curves(run: Run) -> None:
-    """Send what is new to the trackers of the configuration, in another thread. Returns at once."""
+    """Send new metrics to the trackers of the configuration, in another thread. Return at once."""
     _PENDING.add(_SENDER.submit(_send, run))
 
 
 def await_curves() -> None:
-    """Return when all that was sent has arrived, or has failed."""
+    """Wait until everything has been sent, or has failed."""
     for sent in tuple(_PENDING):
         sent.result()
         _PENDING.discard(sent)
@@ -26,6 +26,6 @@ def await_curves() -> None:
 
 def _send(run: Run) -> None:
     for name in run.config.report.track:
-        # A process that is sending sends these points, too, or the next one does.
-        with only_reported(f"the curves in {name}"), contextlib.suppress(Busy):
+        # The process that is sending now, or the next one, sends these points, too.
+        with only_reported(f"the metrics in {name}"), contextlib.suppress(Busy):
             publish(run, name)

@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a flow run that failed: which stages, why, and the commands that repeat them."""
+"""The artifact of a failed flow run on Prefect's pages: which stages failed, why, and how to repeat them."""
 
 import json
 import re
@@ -17,14 +17,14 @@ from shards.errors import XdcError
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-NOT_PLAIN = re.compile(r'["\\{\[\x00-\x1f]')  # Prefect does not take a parameter with one of these as it is.
-Commands = Callable[[], Sequence[str]]  # Called only after a failure: they ask the server.
+NOT_PLAIN = re.compile(r'["\\{\[\x00-\x1f]')  # Prefect would interpret these characters in a parameter.
+Commands = Callable[[], Sequence[str]]  # Called only after a failure, because they ask the server.
 
 
 def deployment_command(flow: str, run: Path | str, **parameters: object) -> str:
-    """Return the command that has a worker do a flow run of a deployment. Parameters that are None are left out.
+    """Return the command with which a worker does a flow run of a deployment. Parameters that are None are left out.
 
-    The run's path is made absolute: a deployment takes a relative one from the folder in which it was deployed.
+    The run's path is made absolute, because a deployment resolves it in the folder in which it was deployed.
     """
     given = {"run": str(Path(run).resolve())} | {name: value for name, value in parameters.items() if value is not None}
     words = [word for name, value in given.items() for word in ("-p", f"{name}={_parameter(value)}")]
@@ -32,7 +32,7 @@ def deployment_command(flow: str, run: Path | str, **parameters: object) -> str:
 
 
 def _deployment_of(flow: str) -> str:
-    """Return the name of this flow run's deployment, if that is one of this flow; else the name in prefect.yaml."""
+    """Return the name of this flow run's deployment, if it is one of this flow; else the name in prefect.yaml."""
     from prefect.runtime import deployment, flow_run
 
     own = flow_run.flow_name == flow and flow_run.parent_flow_run_id is None
@@ -40,7 +40,7 @@ def _deployment_of(flow: str) -> str:
 
 
 def _parameter(value: object) -> str:
-    """Return a value as Prefect's option -p reads it: as JSON, and what is no JSON as text."""
+    """Return a value in the form for Prefect's option -p: JSON, or text that is not valid JSON."""
     if not isinstance(value, str):
         return json.dumps(value)
     try:
@@ -51,18 +51,18 @@ def _parameter(value: object) -> str:
 
 
 def round_commands(run: Path | str, number: int | None) -> list[str]:
-    """Return the commands that do a round, without a worker and by one. None: the next round."""
+    """Return the commands that run a round, without and with a worker. None: the next round."""
     there = ["--round", number] if number is not None else []
     return [command("xdc", "round", run, *there), deployment_command("xdc-round", run=run, round=number)]
 
 
 def run_commands(run: Path | str) -> list[str]:
-    """Return the commands that do all rounds, without a worker and by one."""
+    """Return the commands that run all rounds, without and with a worker."""
     return [command("xdc", "run", run), deployment_command("xdc", run=run)]
 
 
 def stage_commands(run: Path | str, node: Node, force: bool) -> list[str]:
-    """Return the commands that do one stage, without a worker and by one."""
+    """Return the commands that run one stage, without and with a worker."""
     deployed = deployment_command(node.stage, run=run, **parameters_of(node), force=force or None)
     return [stage_command(node.stage, run, node.modality, node.round, force), deployed]
 
@@ -83,7 +83,7 @@ def failure_published(run: str, what: str, again: Commands) -> Iterator[None]:
 
 
 def publish_flow_failure(run: str, what: str, reason: str, again: Commands) -> None:
-    """Publish why a flow run failed, and the commands that repeat it, where no stage failed."""
+    """Publish why a flow run failed although no stage failed, and the commands that repeat it."""
     with only_reported(f"{what}: {reason}"):
         text = "\n".join([f"# {what}: failed", _verbatim(reason), *_again(again())])
         create_markdown_artifact(text, artifact_key(Path(run).resolve().name, "failures"), what)
@@ -92,33 +92,33 @@ def publish_flow_failure(run: str, what: str, reason: str, again: Commands) -> N
 def publish_stage_failures(
     run: Run, failed: Mapping[Node, str], not_reached: Sequence[Node], force: bool, whole: Commands | None
 ) -> None:
-    """Publish why stages failed, and the commands that do them again.
+    """Publish why stages failed, and the commands that repeat them.
 
-    `whole`: makes the commands for all nodes of the flow, if these are several.
+    `whole` returns the commands for all nodes of the flow, if there are several.
 
     Raises:
-        Exception: whatever talking to the server raises.
+        Exception: any error of the communication with the server.
     """
     name = run.root.resolve().name
     what = f"{', '.join(map(str, failed or not_reached))} of {name}"
     lines = [f"# {what}: failed"]
     for node, reason in failed.items():
-        lines += [f"\n## {node}", _verbatim(reason), f"\nLog, if the stage began: `{log_path(run, node)}`"]
+        lines += [f"\n## {node}", _verbatim(reason), f"\nLog, if the stage started: `{log_path(run, node)}`"]
         lines += _again(stage_commands(run.root, node, force))
     if not_reached:
-        lines.append(f"\nNot reached, because they read what failed: {', '.join(map(str, not_reached))}.")
+        lines.append(f"\nNot run, because they depend on failed stages: {', '.join(map(str, not_reached))}.")
     if whole:
-        lines += ["\n## All that is left", "What is finished is reused.", *_again(whole())]
+        lines += ["\n## Everything that remains", "Finished stages are reused.", *_again(whole())]
     create_markdown_artifact("\n".join(lines), artifact_key(name, "failures"), what)
 
 
 def _again(commands: Sequence[str]) -> list[str]:
     """Return lines with the commands, and the folder to which their paths are relative."""
-    return [f"\nTo do it again, in the folder `{Path.cwd()}` (without a worker, or by one):", _verbatim(*commands)]
+    return [f"\nTo repeat it, in the folder `{Path.cwd()}` (without and with a worker):", _verbatim(*commands)]
 
 
 def _verbatim(*lines: str) -> str:
-    """Return a block of lines in which nothing is Markdown."""
+    """Return lines as a block without Markdown."""
     text = "\n".join(lines)
     longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

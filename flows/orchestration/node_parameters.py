@@ -1,4 +1,4 @@
-"""The parameters of the flow of a single stage that name the node: `modality` or `name`, and `round`."""
+"""The parameters that name the node in the flow of a single stage: `modality` or `name`, and `round`."""
 
 from xdc_core.graph.stages import STAGES
 from xdc_core.runs.node import Node

@@ -1,4 +1,4 @@
-"""Progress of a node on Prefect's pages, and in the log of its task."""
+"""The progress of a node on Prefect's pages and in the log of its task."""
 
 import time
 from typing import cast
@@ -26,7 +26,7 @@ class ProgressArtifact:
         self.waited = False
 
     def progress(self, node: Node, done: int, total: int, note: str) -> None:
-        """Show the share that is done, unless that was shown less than two seconds ago."""
+        """Show the finished share, unless it was shown less than two seconds ago."""
         now = time.monotonic()
         if now - self.updated < UPDATE_S:
             return
@@ -34,7 +34,7 @@ class ProgressArtifact:
         self.updated = now
         with only_reported(text):
             if self.artifact is None:
-                # From synchronous code it returns no coroutine, although its signature allows one.
+                # Called from synchronous code it returns no coroutine, although its signature allows one.
                 self.artifact = cast(UUID, create_progress_artifact(share, key=self.key, description=text))
             else:
                 update_progress_artifact(self.artifact, share, description=text)
@@ -42,7 +42,7 @@ class ProgressArtifact:
     def waiting(self, node: Node, busy: Busy) -> None:
         """Show for which process the node waits; the first time also in the log."""
         if not self.waited:
-            get_run_logger().warning("%s waits, and goes on by itself: %s", node, busy)
+            get_run_logger().warning("%s waits, and will continue without intervention: %s", node, busy)
             self.waited = True
         self.progress(node, 0, 1, f"waiting: {busy}")
 
@@ -53,4 +53,4 @@ class ProgressArtifact:
                 update_progress_artifact(self.artifact, 100.0, description=f"{node}: done")
 
     def failed(self, node: Node, error: XdcError) -> None:
-        """Leave the artifact where it is; the task's state gives the error."""
+        """Leave the artifact unchanged; the task's state has the error."""

@@ -1,4 +1,4 @@
-"""A flow per stage, so that each has a deployment: one node looked at, done again, or scheduled alone."""
+"""A flow per stage, so that each has a deployment: to run, repeat or schedule a single node."""
 
 import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
@@ -17,7 +17,7 @@ from xdc_core.runs.run import open_run
 
 
 def run_stage_flow(run: str, node: Node, force: bool) -> State[Any]:
-    """Do one node of a run, as a flow of one task."""
+    """Run one node of a run, as a flow of one task."""
 
     def again() -> list[str]:
         return stage_commands(run, node, force)
@@ -29,7 +29,7 @@ def run_stage_flow(run: str, node: Node, force: bool) -> State[Any]:
 
 
 def stage_flow(stage: str) -> Flow[..., State[Any]]:
-    """Return the flow of a stage. Its parameters: those that name the node, then `run` and `force`."""
+    """Return the flow of a stage. Its parameters are those that name the node, then `run` and `force`."""
     named = node_parameters(stage)
 
     def do(run: str, force: bool, **parameters: Any) -> State[Any]:
@@ -40,10 +40,10 @@ def stage_flow(stage: str) -> Flow[..., State[Any]]:
         Parameter("run", Parameter.POSITIONAL_OR_KEYWORD, annotation=str, default="runs/demo"),
         Parameter("force", Parameter.POSITIONAL_OR_KEYWORD, annotation=bool, default=False),
     ]
-    # Prefect reads this for the form of a deployment and to check what it is given.
+    # Prefect reads this for the form of a deployment and to check parameters.
     do.__signature__ = Signature([*own, *common], return_annotation=State)  # type: ignore[attr-defined]
     do.__name__ = do.__qualname__ = stage
-    do.__doc__ = f"{STAGES[stage].summary} What is fresh is reused, unless `force` is set."
+    do.__doc__ = f"{STAGES[stage].summary} A fresh result is reused, unless `force` is set."
     title = ", ".join(["{run}", *(f"round {{{name}}}" if name == "round" else f"{{{name}}}" for name in named)])
     return flow(name=stage, flow_run_name=title, persist_result=False)(do)
 

@@ -1,4 +1,4 @@
-"""One Prefect task per node, and the flow runs' graph of them."""
+"""One Prefect task per node, and the graph of tasks in a flow run."""
 
 import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
@@ -36,12 +36,12 @@ Futures = dict[Node, PrefectFuture[Any]]
 
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, persist_result=False)
 def node_task(run: Run, node: Node, force: bool = False, shard: Record | None = None) -> State[Any] | Record:
-    """Do one node. The manifest is the truth: a fresh one gives the state Cached, whatever Prefect remembers.
+    """Run one node. The manifest decides: a fresh one gives the state Cached, independent of Prefect's records.
 
-    `shard` is the record of the corpus in this flow run, where it is known: the sources are then not listed again.
+    `shard` is the record of the corpus in this flow run, if it is known: the sources are then not listed again.
 
     Raises:
-        XdcError: the stage failed; what it had finished is kept.
+        XdcError: the stage failed; its finished parts are kept.
     """
     listeners = [*LISTENERS, ProgressArtifact(run.root.resolve().name, node)]
     corpus = shard.fingerprint if shard else None
@@ -64,15 +64,15 @@ def run_nodes(
     earlier: Mapping[Node, PrefectFuture[Any]] | None = None,
     submitted: Callable[[Futures], None] = lambda futures: None,
 ) -> State[Any]:
-    """Submit a task per node, each after those that it reads; return the flow's state when all have ended.
+    """Submit a task per node, each after its inputs. Return the flow's state when all have ended.
 
     Args:
-        run: with the configuration that holds for all of them.
-        nodes: each after all that it reads.
-        force: rebuild them, even where they are fresh.
-        again: returns the commands that do the nodes again; they are published with failures.
-        earlier: tasks of flow runs that are in progress in this process: nodes may read theirs, too.
-        submitted: is called with the tasks of all nodes as soon as they are submitted.
+        run: the run, with the configuration for all nodes.
+        nodes: each after its inputs.
+        force: rebuild them even if they are fresh.
+        again: returns the commands that repeat the nodes; they are published with failures.
+        earlier: tasks of other flow runs in this process whose results the nodes may read, too.
+        submitted: called with the tasks of all nodes as soon as they are submitted.
 
     Raises:
         TerminationSignal: the stages were ended, because the flow that started this one in a thread is being stopped.
@@ -96,17 +96,17 @@ def run_nodes(
             for future in futures.values():
                 future.wait()
             await_curves()
-        except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when these do.
+        except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when the children do.
             CHILDREN.close()
             raise
     if CHILDREN.closed and threading.current_thread() is not threading.main_thread():
-        # The main thread has been interrupted, and has closed them. This flow run ends as its parent does.
+        # The main thread was interrupted and has closed them. This flow run ends as its parent does.
         raise TerminationSignal(signal.SIGTERM)
     return _state_of(run, futures, force, again)
 
 
 def _state_of(run: Run, futures: Futures, force: bool, again: Commands) -> State[Any]:
-    """Return a flow's state after all of its tasks; publish those that failed."""
+    """Return a flow's state after all its tasks; publish failures."""
     bad = {node: future for node, future in futures.items() if not future.state.is_completed()}
     if not bad:
         reused = sum(future.state.name == "Cached" for future in futures.values())
@@ -121,6 +121,6 @@ def _state_of(run: Run, futures: Futures, force: bool, again: Commands) -> State
 
 
 def _reason(future: PrefectFuture[Any]) -> str:
-    """Return why a task did not complete, in the words of the stage where it has given a reason."""
+    """Return why a task did not complete: the stage's error, if there is one."""
     error = future.result(raise_on_failure=False)
     return str(error) if isinstance(error, XdcError) else str(future.state.message)

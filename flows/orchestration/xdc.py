@@ -1,7 +1,7 @@
 """The flow `xdc`: all rounds of a run, each a flow run of `xdc-round`.
 
-A round begins as soon as what it reads of the round before is done: the report and the evaluations of the round before,
-which no training reads, go on beside it.
+A round begins as soon as its inputs from the previous round are finished. The previous round's report and evaluations,
+which no training reads, run in parallel.
 """
 
 import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
@@ -29,13 +29,13 @@ from xdc_core.runs.run import Run, open_run
 
 @flow(name="xdc", flow_run_name="{run}", persist_result=False)
 def xdc(run: str = "runs/demo") -> State[Any]:
-    """All rounds of a run, and a last look at what the encoders have learnt. Goes on where an earlier call ended.
+    """Run all rounds of a run, and evaluate the last encoders. Continues where an earlier call ended.
 
     Args:
         run: the run's directory, relative to the project's root.
 
-    Rounds in which everything is fresh are passed over. After a failure no further round begins. The configuration is
-    read when the flow run begins; a later change of xdc.yaml is for the next one.
+    Rounds in which everything is fresh are skipped. After a failure no further round begins. The configuration is read
+    when the flow run begins; a later change of xdc.yaml affects the next flow run.
     """
     outlive_reader()
     with only_reported("which process this is"):
@@ -47,16 +47,16 @@ def xdc(run: str = "runs/demo") -> State[Any]:
     if failures:
         return Failed(message=" | ".join(failures))  # The rounds' own flow runs have published why.
     fresh = opened.config.rounds + 1 - len(states)
-    return Completed(message=f"{len(states)} rounds worked on, {fresh} were finished already")
+    return Completed(message=f"{len(states)} rounds were run, {fresh} were finished already")
 
 
 def run_rounds(run: Run) -> dict[int, State[Any]]:
-    """Do the rounds in which not everything is fresh; return the states of their flow runs when all have ended.
+    """Run the rounds in which not everything is fresh. Return the states of their flow runs when all have ended.
 
-    After one that failed none begins any more; those in progress are finished.
+    After a failure no further round begins; those in progress are finished.
     """
     rounds: dict[int, Future[State[Any]]] = {}
-    tasks: Futures = {}  # Of all rounds: a report waits for that of the round before.
+    tasks: Futures = {}  # Of all rounds: a report waits for that of the previous round.
     with ThreadPoolExecutor(run.config.rounds + 1, thread_name_prefix="round") as threads:
         try:
             for number in range(run.config.rounds + 1):
@@ -77,7 +77,7 @@ def run_rounds(run: Run) -> dict[int, State[Any]]:
 
 
 def _run_round(run: Run, number: int, earlier: Futures, submitted: "Future[Futures]") -> State[Any]:
-    """Do a round in a thread of its own. `submitted` gets its tasks; none where it failed before it had any."""
+    """Run a round in its own thread. `submitted` gets its tasks, or none if it failed earlier."""
     try:
         return round_flow(run, earlier, submitted.set_result)(str(run.root), number, return_state=True)
     except TerminationSignal:
@@ -88,7 +88,7 @@ def _run_round(run: Run, number: int, earlier: Futures, submitted: "Future[Futur
 
 
 def _next_may_begin(run: Run, number: int, tasks: Futures) -> bool:
-    """Wait for what the next round reads of this one, its report apart; return whether all of it is done."""
+    """Wait for what the next round reads from this one, except the report. Return whether all of it is finished."""
     readers = [node for node in round_nodes(run.config, number + 1) if node.stage != "report"]
     read = {source for node in readers for source in inputs(run.config, node)}
     awaited = [node for node in round_nodes(run.config, number) if node in read]

@@ -35,14 +35,14 @@ _as_flow = flow(
 
 @_as_flow
 def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
-    """One round of a run: extract, cluster, label, train, report, for every modality.
+    """Run one round of a run: extract, cluster, label and train for every modality, and report.
 
     Args:
         run: the run's directory, relative to the project's root.
-        round: its number. None: the first that is not finished, or the last one when all are.
+        round: its number. None: the first that is not finished, or the last one if all are.
 
-    What is fresh is reused. When a stage fails, those that do not need it still run; the rest waits for the next run.
-    The configuration is read when the flow run begins; a later change of xdc.yaml is for the next one.
+    Fresh results are reused. If a stage fails, those that do not need it still run; the others wait for the next run.
+    The configuration is read when the flow run begins; a later change of xdc.yaml affects the next flow run.
     """
     with failure_published(run, _flow_run_name(), lambda: round_commands(run, round)):
         opened = open_run(run)
@@ -55,7 +55,7 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
 
 
 def round_flow(opened: Run, earlier: Futures, submitted: Callable[[Futures], None]) -> Flow[[str, int], State[Any]]:
-    """Return `xdc-round` for a flow of all rounds, which has read the configuration already.
+    """Return `xdc-round` for the flow of all rounds, with the configuration that it has read.
 
     `earlier` and `submitted`: see `run_nodes`.
     """
@@ -68,10 +68,10 @@ def round_flow(opened: Run, earlier: Futures, submitted: Callable[[Futures], Non
 
 
 def rename_flow_run(name: str) -> None:
-    """Give this flow run another name.
+    """Rename this flow run.
 
     Raises:
-        Exception: whatever talking to the server raises.
+        Exception: any error of the communication with the server.
     """
     with get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), name=name)

@@ -1,1 +1,1 @@
-"""How a node gets done, and in which process."""
+"""How a node is run, and in which process."""

@@ -1,4 +1,4 @@
-"""How a node gets done, for every caller: flow tasks, `xdc stage`, evaluations and studies."""
+"""Run a node, for every caller: flow tasks, `xdc stage`, evaluations and studies."""
 
 import contextlib
 import threading
@@ -14,8 +14,8 @@ from xdc_core.graph.run_stage import reuse
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-WAIT_S, LONGEST_WAIT_S = 1.0, 20.0  # Between two attempts at a directory that another process builds.
-# By run: held while a stage is in progress where the configuration wants one at a time.
+WAIT_S, LONGEST_WAIT_S = 1.0, 20.0  # Seconds between two attempts at a directory that another process is building.
+# By run: held while a stage is in progress, if the configuration allows only one at a time.
 _ONE_AT_A_TIME: dict[Path, threading.Lock] = {}
 
 
@@ -29,20 +29,20 @@ def do_node(
     wait: bool = False,
     corpus_fingerprint: str | None = None,
 ) -> Record:
-    """Reuse a node's directory, or have `runner` do its stage; returns the record.
+    """Reuse a node's directory, or have `runner` run its stage. Return the record.
 
     Args:
-        run: with the configuration that holds for the node, whatever xdc.yaml says by now.
-        listeners: are informed of progress, of waiting, and of how it ended.
-        force: rebuild it, even where it is fresh.
-        wait: where another process builds it, wait until that one has finished (its result is reused) or has died.
-        corpus_fingerprint: that of the corpus, where it is known: the sources are then not listed again.
+        run: the run, with the configuration for the node, even if xdc.yaml has changed since.
+        listeners: informed of progress, of waiting, and of the result.
+        force: rebuild it even if it is fresh.
+        wait: if another process is building it, wait until that one has finished (its result is reused) or died.
+        corpus_fingerprint: that of the corpus, if it is known: the sources are then not listed again.
 
     With `runs_on.parallel: false` one stage of the run is in progress at a time; others wait here.
 
     Raises:
-        StageError, ConfigError: the stage failed; what it had finished is kept.
-        Busy: another process builds it, and `wait` is False.
+        StageError, ConfigError: the stage failed; its finished parts are kept.
+        Busy: another process is building it, and `wait` is False.
     """
     try:
         record = None if force else reuse(run, node, Fingerprints(run, corpus_fingerprint))
@@ -59,7 +59,7 @@ def do_node(
 
 
 def _turn(run: Run) -> contextlib.AbstractContextManager[object]:
-    """Return what is held while a stage of the run is in progress."""
+    """Return the lock that is held while a stage of the run is in progress."""
     if run.config.runs_on.parallel:
         return contextlib.nullcontext()
     return _ONE_AT_A_TIME.setdefault(run.root.resolve(), threading.Lock())

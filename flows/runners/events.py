@@ -1,4 +1,4 @@
-"""Listeners: who in this process is informed of how the stages get on, such as the terminal of `xdc run`."""
+"""Listeners, which are informed of the progress of stages, such as the terminal of `xdc run`."""
 
 from typing import Protocol
 
@@ -8,19 +8,19 @@ from xdc_core.runs.node import Node
 
 
 class Listener(Protocol):
-    """Informed of every node, from the thread in which the node gets done."""
+    """A listener, called for every node in the thread in which the node is run."""
 
     def progress(self, node: Node, done: int, total: int, note: str) -> None:
-        """Take note that a stage has done so much of its work."""
+        """Receive the progress of a stage: `done` of `total`, and a note."""
 
     def waiting(self, node: Node, busy: Busy) -> None:
-        """Take note that another process builds the node; repeated as long as it does."""
+        """Receive that another process is building the node; repeated while it does."""
 
     def finished(self, node: Node, record: Record) -> None:
-        """Take note that a node is done, or was reused."""
+        """Receive that a node is finished, or was reused."""
 
     def failed(self, node: Node, error: XdcError) -> None:
-        """Take note that a node failed."""
+        """Receive that a node failed."""
 
 
 LISTENERS: list[Listener] = []

@@ -2,17 +2,17 @@
 
     python -m flows.runners.fork_server MODULE ... [--later MODULE ...]
 
-imports the modules, then takes requests from stdin, a line each; when there are none it imports those for later.
+imports the modules, then takes requests from stdin, one per line. While there are none it imports those for later.
 
 Importing torch takes seconds, and a round starts a dozen children. This process never touches CUDA and starts no
-threads, so a fork of it is a clean start. (The standard library's fork server imports the parent's main module in
+threads, so a fork of it is clean. (The standard library's fork server imports the parent's main module in
 every child, which under Prefect means Prefect itself, again and again.)
 
 A request is {"id", "run", "config", "stage", "modality", "round", "force", "corpus", "log"}, or {"cancel": id}. The
-configuration comes along because xdc.yaml may say something else by then. Answers go to stdout as lines of JSON:
-{"id", "progress": [done, total, note]}, {"id", "error": [kind, text]} or {"id", "record"}, and at last
-{"id", "exit": code} (negative: the signal). When stdin ends, whatever way the parent ended, or when SIGTERM comes, the
-children get SIGTERM, and after GRACE_S seconds SIGKILL; when this process is killed, the kernel kills them.
+configuration is part of it because xdc.yaml may have changed since. Answers go to stdout as lines of JSON:
+{"id", "progress": [done, total, note]}, {"id", "error": [kind, text]} or {"id", "record"}, and finally
+{"id", "exit": code} (negative: the signal). When stdin ends, because the parent ended, or SIGTERM arrives, the children
+get SIGTERM, and after GRACE_S seconds SIGKILL; when this process is killed, the kernel kills them.
 """
 
 import importlib
@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 from xdc_core.compute.parent_death import die_with_parent
 
 GRACE_S = 15.0
-# A write of at most this many bytes to a pipe is not mixed with others' (PIPE_BUF).
+# Writes to a pipe of at most this many bytes are not mixed (PIPE_BUF).
 LINE_BYTES = 4096
 
 
@@ -39,16 +39,16 @@ def main(modules: list[str]) -> None:
     """Serve until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
     answers = os.dup(1)
-    os.dup2(2, 1)  # Whatever a library prints must not land among the answers.
+    os.dup2(2, 1)  # Output of libraries must not be mixed with the answers.
     later = modules[modules.index("--later") + 1 :] if "--later" in modules else []
     for module in modules[: len(modules) - len(later) - bool(later)]:
         importlib.import_module(module)
-    # From here on a child's end interrupts the waiting, through a pipe.
+    # From here on the end of a child interrupts the wait, through a pipe.
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    terminations: list[int] = []  # SIGTERM to the whole group must leave the children time for a checkpoint.
+    terminations: list[int] = []  # After SIGTERM to the whole group the children need time for a checkpoint.
     signal.signal(signal.SIGTERM, lambda number, _: terminations.append(number))
     children: dict[int, int] = {}  # Process id -> request id.
     selector = selectors.DefaultSelector()
@@ -76,14 +76,14 @@ def main(modules: list[str]) -> None:
 
 
 def import_if_there(module: str, answers: int) -> None:
-    """Import a module; an optional package may be absent, or broken: the stage that needs it says so.
+    """Import a module. If an optional package is absent or broken, the stage that needs it reports this.
 
-    The traceback goes to the parent, apart from what this process writes: it is no cause of this process's end.
+    The traceback goes to the parent as a message, because it does not explain the end of this process.
     """
     try:
         if importlib.util.find_spec(module.split(".")[0]):
             importlib.import_module(module)
-    except Exception:  # noqa: BLE001 - whatever a broken package raises must not end the stages in progress
+    except Exception:  # noqa: BLE001 - a broken package must not end the stages in progress
         text = traceback.format_exc().encode("ascii", "replace").decode()
         send(answers, {"not imported": [text[-LINE_BYTES // 2 :]]})
 
@@ -103,23 +103,23 @@ def serve(request: dict[str, Any], children: dict[int, int], answers: int) -> No
 
 
 def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
-    """Do the stage, in the forked child, and leave without running what the server would run at its exit."""
+    """Run the stage in the forked child, and exit without the server's exit handlers."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        # What goes wrong from here on is in the log.
+        # Errors from here on are in the log.
         log = Path(request["log"])
         log.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):
             os.dup2(source, target)
-        os.setpgid(0, 0)  # Ctrl-C in a terminal is for the parent, which then cancels us.
+        os.setpgid(0, 0)  # The parent handles Ctrl-C and then cancels this process.
         die_with_parent(signal.SIGKILL, server)
         code = work(request, answers)
-    except BaseException:  # noqa: BLE001 - the boundary of the process: only the log can show it
+    except BaseException:  # noqa: BLE001 - outermost level of the process: only the log can show it
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -128,7 +128,7 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
 
 
 def work(request: dict[str, Any], answers: int) -> int:
-    """Run the stage; its progress and its error go to the parent, a traceback also into the log."""
+    """Run the stage. Progress and errors go to the parent, tracebacks also to the log."""
     from shards.errors import XdcError
     from xdc_core.config.load import parse_config
     from xdc_core.graph.run_stage import run_stage
@@ -151,7 +151,7 @@ def work(request: dict[str, Any], answers: int) -> int:
         print(f"{node}: {error}", file=sys.stderr)
         send(answers, {"id": number, "error": [type(error).__name__, str(error)]})
         return 1
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: its text to the parent, the traceback to the log
+    except Exception as error:  # noqa: BLE001 - outermost level of the process: the text goes to the parent, the traceback to the log
         traceback.print_exc()
         send(answers, {"id": number, "error": ["defect", f"{type(error).__name__}: {error}"]})
         return 1
@@ -186,7 +186,7 @@ def end(children: dict[int, int], answers: int) -> None:
 
 
 def send(answers: int, message: dict[str, Any]) -> None:
-    """Send one line, in one write. Where the parent reads no more it is dropped."""
+    """Send one line in one write. It is dropped if the parent does not read any more."""
     line = json.dumps(message)
     if len(line) >= LINE_BYTES and "error" in message:
         kind, text = message["error"]

@@ -1,4 +1,4 @@
-"""Stages in child processes: memory returns, CUDA never meets a fork of ours, and a cancel ends them all."""
+"""Stages in child processes: their memory is freed, CUDA is never forked, and a cancel ends all of them."""
 
 import threading
 from pathlib import Path
@@ -17,10 +17,10 @@ OWN = ("xdc_core", "shards", "faiss")
 
 
 def _modules_of(library: Library) -> tuple[str, ...]:
-    """Return the arguments of the fork server for stages that need a library: what it imports ahead of its children.
+    """Return the arguments of the fork server for stages that need a library: the modules that it imports.
 
-    Two servers, because faiss brings other CUDA libraries than torch: no process has both. After `--later` comes what a
-    stage would else import on the way, again in every child: torch._dynamo at an optimiser's first step, pandas (where
+    There are two servers, because faiss brings other CUDA libraries than torch: no process has both. After `--later`
+    are modules that every child would otherwise import itself: torch._dynamo at an optimiser's first step, pandas (if
     it is installed) at pyarrow's first conversion.
     """
     stages = [stage for stage in STAGES.values() if callable(stage.library) or stage.library == library]
@@ -35,7 +35,7 @@ TORCH, FAISS = _modules_of("torch"), _modules_of("faiss")
 class Children:
     """A `StageRunner` with fork servers, which are started when they are first needed.
 
-    As a context manager it is closed at the end of the block.
+    It is closed at the end of a `with` block.
     """
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class Children:
 
     @property
     def closed(self) -> bool:
-        """Return whether no stage is started any more."""
+        """Return whether this is closed: no further stage is started."""
         return self._closed.is_set()
 
     def server(self, modules: tuple[str, ...]) -> ServerProcess:
-        """Return the server that imports these modules; at once, its imports go on by themselves.
+        """Return the server that imports these modules, without waiting for the imports.
 
         Raises:
             StageError: this is closed.
@@ -68,7 +68,7 @@ class Children:
             return self._servers[modules]
 
     def warm_up(self) -> None:
-        """Start both servers now, because they will be needed soon."""
+        """Start both servers, if they will be needed soon."""
         for modules in (TORCH, FAISS):
             self.server(modules)
 
@@ -80,10 +80,10 @@ class Children:
         progress: Progress = silent,
         corpus_fingerprint: str | None = None,
     ) -> Record:
-        """Do a stage in a child, with the configuration that `run` holds. Its prints go to the run's logs/.
+        """Run a stage in a child, with the configuration of `run`. Its output goes to the run's logs/.
 
         Raises:
-            StageError, ConfigError, Busy: what the stage raised; StageError also where its process died.
+            StageError, ConfigError, Busy: what the stage raised; StageError also if its process died.
         """
         request = {
             "run": str(run.root.resolve()),
@@ -99,15 +99,18 @@ class Children:
         answer = self.server(modules).run(request, progress)
         manifest = read_manifest(Path(answer["path"]))
         if manifest is None or manifest.fingerprint != answer["fingerprint"]:
-            raise StageError(f"{node}: {answer['path']} was replaced by something else as soon as it was finished.")
+            raise StageError(
+                f"{node}: {answer['path']} was replaced by another process as soon as it was finished. "
+                "Nothing is lost: run this again."
+            )
         return record_of(Path(answer["path"]), manifest, answer["reused"])
 
     def pause(self, seconds: float) -> None:
-        """Wait, but no longer than until this is closed."""
+        """Wait, at most until this is closed."""
         self._closed.wait(seconds)
 
     def close(self) -> None:
-        """End all servers and their children, and start no more. Returns when they are gone."""
+        """End all servers and their children, and start no more. Return when they have ended."""
         with self._lock:
             self._closed.set()
             servers = list(self._servers.values())
@@ -119,10 +122,10 @@ class Children:
 
 
 def log_path(run: Run, node: Node) -> Path:
-    """Return the file into which a stage's prints and tracebacks go."""
+    """Return the file for a stage's output and tracebacks."""
     number = "" if node.round is None else f"{node.round:03d}-"
     return run.root.resolve() / "logs" / f"{number}{node.name}.log"
 
 
-# Of the flows of this process: their tasks have no other way to share servers.
+# For the flows of this process, whose tasks cannot share servers otherwise.
 CHILDREN = Children()

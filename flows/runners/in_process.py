@@ -1,4 +1,4 @@
-"""Stages in this process: for scripts, notebooks and tests, where no fork server is wanted."""
+"""Stages in this process: for scripts, notebooks and tests, without a fork server."""
 
 import threading
 
@@ -11,7 +11,7 @@ from xdc_core.runs.run import Run
 
 
 class InProcess:
-    """A `StageRunner` that calls the stage in the thread that asks for it."""
+    """A `StageRunner` that runs the stage in the calling thread."""
 
     def __init__(self) -> None:
         self._closed = threading.Event()
@@ -24,17 +24,17 @@ class InProcess:
         progress: Progress = silent,
         corpus_fingerprint: str | None = None,
     ) -> Record:
-        """Do a stage. A stage in progress cannot be ended from another thread.
+        """Run a stage. A stage in progress cannot be ended from another thread.
 
         Raises:
-            StageError, ConfigError, Busy: what the stage raised; StageError also once this is closed.
+            StageError, ConfigError, Busy: what the stage raised; StageError also if this is closed.
         """
         if self._closed.is_set():
             raise StageError("not started: the run is being stopped.")
         return run_stage(run, node, force, progress, corpus_fingerprint)
 
     def pause(self, seconds: float) -> None:
-        """Wait, but no longer than until this is closed."""
+        """Wait, at most until this is closed."""
         self._closed.wait(seconds)
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
-"""Nodes of one or more runs, done in an order in which each comes after those that it reads.
+"""Run nodes of one or more runs, each after its inputs.
 
-For commands that are no round: evaluations, and studies of many runs. Rounds are Prefect's
-(`flows/orchestration/xdc_round.py`).
+It is for evaluations and for studies of many runs. Prefect runs the rounds (`flows/orchestration/xdc_round.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -30,21 +29,21 @@ class Job:
 
     @property
     def sources(self) -> list["Job"]:
-        """The jobs whose directories this one reads."""
+        """Return the jobs whose directories this one reads."""
         return [Job(self.run, node) for node in inputs(self.run.config, self.node)]
 
     @property
     def key(self) -> JobKey:
-        """The directory and the node: two runs may share the directory of a corpus, which is then one job."""
+        """Return the directory and the node: two runs that share a corpus have one job for it."""
         return self.run.directory(self.node).resolve(), self.node
 
 
 @dataclass
 class Scheduler:
-    """Jobs, and how they ended. `listener` returns who is informed of a run's nodes.
+    """Run jobs and record their results. `listener` returns the listener for a run's nodes.
 
-    `done` has the record of each job that was done or reused, `failed` the error of each that failed, `not_reached`
-    those that read one of these.
+    `done` has the record of each finished or reused job, `failed` the error of each failed job, and `not_reached` the
+    jobs that depend on a failed one.
     """
 
     runner: StageRunner
@@ -55,9 +54,9 @@ class Scheduler:
     not_reached: list[JobKey] = field(default_factory=list)
 
     def run(self, jobs: Sequence[Job], max_parallel: int) -> None:
-        """Do all jobs, at most `max_parallel` at once; of those that are ready the first goes first.
+        """Run all jobs, at most `max_parallel` at once, in their order as far as their inputs allow.
 
-        A job that fails stops only those that read it. A sequence with a job twice does it once.
+        A failed job stops only those that depend on it. A repeated job is run once.
         """
         pending = {job.key: job for job in jobs}
         reads = {key: {source.key for source in job.sources} for key, job in pending.items()}
@@ -79,7 +78,7 @@ class Scheduler:
                         finished, _ = wait(running, return_when=FIRST_COMPLETED)
                         for future in finished:
                             self._keep(running.pop(future), future)
-            except BaseException:  # Ctrl-C: the threads that wait for stages end when these do.
+            except BaseException:  # Ctrl-C: the threads that wait for stages end when the stages do.
                 self.runner.close()
                 raise
 

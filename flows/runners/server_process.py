@@ -1,4 +1,4 @@
-"""A fork server as its parent sees it: requests to it, and answers and ends of its children."""
+"""The parent's side of a fork server: requests, answers, and the ends of children."""
 
 import contextlib
 import itertools
@@ -23,8 +23,8 @@ class ServerProcess:
     """One fork server and the threads that wait for its children."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
-        # Errors of the server itself, as of its imports. A stage's go to its log.
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
+        # Errors of the server itself, such as of imports. Those of a stage go to its log.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open for the life of this object
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flows.runners.fork_server", *modules],
             stdin=subprocess.PIPE,
@@ -32,11 +32,11 @@ class ServerProcess:
             stderr=self._stderr,
             text=True,
             bufsize=1,
-            # A library that asks whether there is a GPU must not start CUDA in a process that will be forked. Whether
-            # a GPU works is found out in each child (xdc_core/compute/device.py, which unsets this).
+            # A library that looks for a GPU must not start CUDA in a process that will be forked. Each child checks
+            # its GPU itself (xdc_core/compute/device.py, which unsets this).
             env=os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
         )
-        # Tracebacks of packages that the server could not import ahead: no cause of its end.
+        # Tracebacks of packages that the server could not import. They do not explain its end.
         self.not_imported: list[str] = []
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
@@ -54,7 +54,7 @@ class ServerProcess:
             waiting.put(None)
 
     def _send(self, message: dict[str, Any]) -> bool:
-        """Return whether it could be sent: not to a server that is dead or being closed."""
+        """Send a message, and return whether it could be sent: the server may be dead or closed."""
         assert self._process.stdin is not None
         with self._lock:
             try:
@@ -65,22 +65,22 @@ class ServerProcess:
 
     @property
     def process_id(self) -> int:
-        """Return the process id of the server itself; its children are below it."""
+        """Return the process id of the server, the parent of the children."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Return whether it can take requests."""
+        """Return whether the server can take requests."""
         return self._process.poll() is None
 
     def run(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        """Have a child do a stage; returns its record (without the summary) when it is done.
+        """Run a stage in a child. Return its record (without the summary) when it has finished.
 
         `request`: see `flows/runners/fork_server.py`; its "id" is added here.
 
         Raises:
             StageError, ConfigError, Busy: what the stage raised, or that its process died.
-            Exception: whatever `progress` raises; the child then gets SIGTERM.
+            Exception: what `progress` raises; the child then gets SIGTERM.
         """
         number = next(self._numbers)
         answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -118,7 +118,7 @@ class ServerProcess:
             del self._waiting[number]
 
     def _died(self, log: Path) -> StageError:
-        """Return this server's end as an error. Its output goes to the log of the stage that was not done."""
+        """Return the error for this server's end. Its output goes to the log of the stage that was not run."""
         code: int | None = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(5)
@@ -126,16 +126,16 @@ class ServerProcess:
         if code is None:
             what = "the process that starts the stages does not answer any more, and is being stopped"
         else:
-            # One that a signal has ended may have gone on after an error that it wrote earlier.
+            # If a signal ended it, errors that it wrote earlier are not the cause.
             last = last_line(output) if code < 0 else last_error(output)
             what = f"the process that starts the stages died: it {how_ended(code)}{_last(last)}"
         _append(log, f"{''.join(self.not_imported)}{output}{what}.\n")
         return StageError(f"{what}; see {log}, and run again.")
 
     def _child_died(self, how: str, log: Path, before: tuple[int, int]) -> StageError:
-        """Return a child's end without an answer as an error.
+        """Return the error for a child that ended without an answer.
 
-        `before`: bytes of its log and of the server's stderr when it began.
+        `before`: sizes of its log and of the server's stderr when it started, in bytes.
         """
         output = ""
         with contextlib.suppress(OSError), log.open("rb") as file:
@@ -146,22 +146,22 @@ class ServerProcess:
         return StageError(f"the stage's process {how}{_last(last_error(output))}; see {log}, and run again.")
 
     def end(self) -> None:
-        """Have it end its children and itself. Returns at once."""
+        """Ask the server to end its children and itself. Return at once."""
         assert self._process.stdin is not None
         with self._lock, contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def wait(self) -> None:
-        """Return when it and its children are gone."""
+        """Wait until the server and its children have ended."""
         self._process.wait()
 
 
 def _last(line: str) -> str:
-    return f". The last that it wrote: {line}" if line else ""
+    return f". Its last output: {line}" if line else ""
 
 
 def _append(log: Path, text: str) -> None:
-    """Append to a log. Where it cannot be written the error's own message must do."""
+    """Append to a log. If it cannot be written, the error message alone must suffice."""
     with contextlib.suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What every way to run a stage offers: in this process (`in_process.py`) or in a forked child (`forked.py`)."""
+"""The interface for running stages: in this process (`in_process.py`) or in a forked child (`forked.py`)."""
 
 from typing import Protocol
 
@@ -19,14 +19,14 @@ class StageRunner(Protocol):
         progress: Progress = silent,
         corpus_fingerprint: str | None = None,
     ) -> Record:
-        """Do what `xdc_core.graph.run_stage.run_stage` does, with the configuration of `run` as it is in memory.
+        """Call `xdc_core.graph.run_stage.run_stage` with the configuration of `run` in memory.
 
         Raises:
-            StageError, ConfigError, Busy: what the stage raised; StageError also once this is closed.
+            StageError, ConfigError, Busy: what the stage raised; StageError also if this is closed.
         """
 
     def pause(self, seconds: float) -> None:
-        """Wait, but no longer than until this is closed."""
+        """Wait, at most until this is closed."""
 
     def close(self) -> None:
-        """End the stages in progress where they can be ended, and start no more."""
+        """End the stages in progress if possible, and start no more."""

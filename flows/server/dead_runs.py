@@ -1,8 +1,8 @@
-"""Dead flow runs: Prefect says Running for ever, because their process ended without reporting how.
+"""Dead flow runs: Prefect shows them as Running for ever, because their process ended without a report.
 
 A flow records its process when it starts (`record_process`). `find_unfinished` lists the flow runs that have no final
-state, with the state of their process, and `mark_crashed` gives them one. That is done only on the machine on which the
-process ran, or by a person who knows that it is gone.
+state, with the state of their process, and `mark_crashed` sets one. This is done only on the machine on which the
+process ran, or by a person who knows that it has ended.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ ProcessState = Literal["alive", "gone", "elsewhere", "starting"]
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """A flow run of xdc without a final state. `state` is the id of the one that it had when it was read."""
+    """A flow run of xdc without a final state. `state` is the id of its state when it was read."""
 
     id: UUID
     name: str
@@ -36,10 +36,10 @@ class UnfinishedRun:
 
 
 def record_process() -> None:
-    """Write into the labels of the current flow run which process does it.
+    """Record this process in the labels of the current flow run.
 
     Raises:
-        Exception: whatever talking to the server raises.
+        Exception: any error of the communication with the server.
     """
     from prefect.client.orchestration import get_client
     from prefect.runtime import flow_run
@@ -50,14 +50,14 @@ def record_process() -> None:
 
 
 def find_unfinished(client: "SyncPrefectClient") -> list[UnfinishedRun]:
-    """Return the flow runs of xdc that are Pending, Running or Cancelling, of whichever process."""
+    """Return the flow runs of xdc that are Pending, Running or Cancelling, on all machines."""
     return [_unfinished_run(flow_run, flow_run.state) for flow_run in _read_unfinished(client) if flow_run.state]
 
 
 def mark_crashed(client: "SyncPrefectClient", run: UnfinishedRun) -> bool:
-    """Set a flow run's state to Crashed, or to Cancelled where that was asked for.
+    """Set a flow run's state to Crashed, or to Cancelled if a cancel was requested.
 
-    Returns False, and changes nothing, where its state has changed since it was read.
+    Return False, and change nothing, if its state has changed since it was read.
     """
     from prefect.states import Cancelled, Crashed
 
@@ -73,7 +73,7 @@ def known_dead(runs: list[UnfinishedRun], ids: Sequence[str]) -> list[Unfinished
     """Return the flow runs that a person has named as dead, by id or by the beginning of one.
 
     Raises:
-        ConfigError: none or several begin like that, or its process is alive here.
+        ConfigError: no flow run or several have such an id, or its process is alive here.
     """
     named = []
     for text in ids:
@@ -117,7 +117,7 @@ def _unfinished_run(flow_run: "FlowRun", state: "State") -> UnfinishedRun:
     process = process_of(flow_run.labels)
     process_state: ProcessState
     if process is None or process.attempt != flow_run.run_count or state.type == StateType.PENDING:
-        # Its process has not got to its first line of Python, or was killed before it.
+        # Its process has not recorded itself yet, or was killed before.
         process_state = "starting"
         text = f"{state.name} since {state.timestamp:%Y-%m-%d %H:%M} UTC, and its process has not been recorded"
     else:

@@ -1,7 +1,7 @@
-"""Which process does a flow run, and whether that process is alive. Recorded in the flow run's labels.
+"""The process of a flow run, recorded in the flow run's labels, and whether it is alive.
 
-Prefect knows too little for that: of a flow run from a deployment a process id without a machine, of one that was
-started by hand nothing.
+Prefect does not record enough: for a flow run of a deployment a process id without a machine, for one that was
+started from the command line nothing.
 """
 
 import os
@@ -17,9 +17,9 @@ PREFIX = "xdc.process."
 
 @dataclass(frozen=True)
 class FlowProcess:
-    """A process, described so that no other is taken for it: of another machine, or a later one with its number.
+    """A process, distinguished from those on other machines and from later ones with the same id.
 
-    `boot` is the machine's number of its last start, `namespace` the set of process numbers (a container has its
+    `boot` is the id of the machine's last start, `namespace` the set of process ids (a container has its
     own), `started` the clock ticks from boot to the process's start, `attempt` the flow run's count of starts.
     """
 
@@ -31,11 +31,11 @@ class FlowProcess:
     attempt: int
 
     def labels(self) -> dict[str, Any]:
-        """Return it as labels of a flow run."""
+        """Return the process as labels of a flow run."""
         return {f"{PREFIX}{name}": value for name, value in vars(self).items()}
 
     def state(self) -> Literal["alive", "gone", "elsewhere"]:
-        """Return whether it is alive, or "elsewhere" where this machine cannot see it."""
+        """Return "alive" or "gone", or "elsewhere" if this machine cannot see the process."""
         if self.machine != _machine():
             return "elsewhere"
         here = this_process(self.attempt)
@@ -50,10 +50,10 @@ class FlowProcess:
 
 
 def this_process(attempt: int) -> FlowProcess:
-    """Return this process, which has started a flow run for the `attempt`-th time. Linux only.
+    """Return this process, which starts a flow run for the `attempt`-th time. Linux only.
 
     Raises:
-        OSError: there is no /proc.
+        OSError: /proc does not exist.
     """
     started = _started(os.getpid())
     if started is None:
@@ -63,7 +63,7 @@ def this_process(attempt: int) -> FlowProcess:
 
 
 def process_of(labels: dict[str, Any]) -> FlowProcess | None:
-    """Return the process that a flow run's labels name; None without such labels, or with those of another version."""
+    """Return the process in a flow run's labels; None without such labels, or with those of another version."""
     fields = {name.removeprefix(PREFIX): value for name, value in labels.items() if name.startswith(PREFIX)}
     kinds = FlowProcess.__annotations__
     if fields.keys() != kinds.keys() or any(not isinstance(fields[name], kind) for name, kind in kinds.items()):
@@ -72,18 +72,18 @@ def process_of(labels: dict[str, Any]) -> FlowProcess | None:
 
 
 def _machine() -> str:
-    """Return name, installation and network card, for copies of a disk and machines with the same name to differ."""
+    """Return name, installation and network card, so that copies of a disk and machines with one name differ."""
     try:
         installation = Path("/etc/machine-id").read_text().strip()
     except OSError:
         installation = ""
     card = uuid.getnode()
-    invented = card >> 40 & 1  # Python sets this bit in the number that it makes up where it finds no card.
+    invented = card >> 40 & 1  # Python sets this bit in the random number that it returns without a card.
     return f"{socket.gethostname()}/{installation}/{'' if invented else f'{card:012x}'}"
 
 
 def _started(pid: int) -> int | None:
-    """Return the clock ticks from boot to a living process's start; None where it is gone."""
+    """Return the clock ticks from boot to a living process's start; None if it has ended."""
     try:
         fields = (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):

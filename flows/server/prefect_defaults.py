@@ -1,4 +1,4 @@
-"""Defaults for Prefect's settings where they are not set. Import this before Prefect: it sets them."""
+"""Set defaults of Prefect's settings. Import this module before Prefect."""
 
 import os
 

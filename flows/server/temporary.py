@@ -1,7 +1,7 @@
 """The Prefect server of a command: the one that is set, or a temporary one that ends with the command.
 
-Prefect starts a temporary server by itself, but in the terminal's process group and without a tie to our life: Ctrl-C
-would kill it before the flow can say how it ended, and a killed command would leave it running.
+Prefect can start a temporary server itself, but in the terminal's process group and independent of this process: Ctrl-C
+would kill it before the flow can report its end, and a killed command would leave it running.
 """
 
 import os
@@ -24,7 +24,7 @@ START_S = 180.0
 
 @contextmanager
 def prefect_server() -> Iterator[None]:
-    """Have Prefect talk to a server that answers, while the block runs.
+    """Connect Prefect to a server that answers, while the block runs.
 
     Raises:
         XdcError: the server that is set does not answer, or the temporary one does not start.
@@ -45,10 +45,10 @@ def prefect_server() -> Iterator[None]:
 
 @contextmanager
 def temporary_server() -> Iterator[str]:
-    """Start a server that lives as long as the block, with Prefect's ordinary database; yields its URL.
+    """Start a server that runs until the block ends, with Prefect's ordinary database. Yield its URL.
 
     Raises:
-        XdcError: it does not start; with its last error.
+        XdcError: it does not start; the text has its last error.
     """
     import prefect
     from prefect.settings import get_current_settings
@@ -61,7 +61,7 @@ def temporary_server() -> Iterator[str]:
     owner = os.getpid()
     settings = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     settings |= get_current_settings().to_environment_variables(exclude_unset=True)
-    with tempfile.TemporaryFile() as output:  # Shown only where the server fails.
+    with tempfile.TemporaryFile() as output:  # Shown only if the server fails.
         server = subprocess.Popen(
             [*command, "--log-level", "error", "--lifespan", "on"],
             env=os.environ | settings | {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR"},
@@ -74,7 +74,7 @@ def temporary_server() -> Iterator[str]:
             _wait(server, url := f"http://127.0.0.1:{port}/api", output.fileno())
             try:
                 yield url
-            finally:  # Where it has died, the block has most likely raised an error, too.
+            finally:  # If it has died, the block has most likely raised an error, too.
                 if (code := server.poll()) is not None:
                     print(_failure(how_ended(code), output.fileno()), file=sys.stderr)
         finally:
@@ -107,21 +107,21 @@ def _wait(server: "subprocess.Popen[bytes]", url: str, output: int) -> None:
 
 
 def _failure(how: str, output: int) -> str:
-    """Return how the temporary server failed, its last error, and what can be done. Keeps its output in a file.
+    """Return how the temporary server failed, its last error, and what to do. Keep its output in a file.
 
-    `output`: descriptor of the file that has it.
+    `output`: descriptor of the file with its output.
     """
     from prefect.settings import PREFECT_HOME
 
     text = written(output).strip()
-    reason = ", and has written nothing"
+    reason = ", without output"
     if text:
         descriptor, log = tempfile.mkstemp(".log", "prefect-server-")
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(f"{text}\n")
-        reason = f": {last_error(text)} (all that it wrote: {log})"
+        reason = f": {last_error(text)} (all output: {log})"
     return (
-        f"Prefect's temporary server {how}{reason}. Its records are in PREFECT_HOME, {PREFECT_HOME.value()}: that must "
-        "be a folder in which files can be written, and prefect.db in it a sound database (it may be moved away: only "
+        f"Prefect's temporary server {how}{reason}. Its records are in PREFECT_HOME, {PREFECT_HOME.value()}: this must "
+        "be a writable folder, and prefect.db in it an undamaged database (it can be moved away: only "
         "records of past flow runs are lost). Or set PREFECT_HOME to another folder, or PREFECT_API_URL to a server."
     )

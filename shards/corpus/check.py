@@ -25,10 +25,10 @@ def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
     path = corpus / f"{shard}.tar"
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            found = list(archive)
-            yield from _wrong_members(found, expected)
+            members = list(archive)
+            yield from _wrong_members(members, expected)
             if not _ends_well(file, archive.offset):
-                yield "it has no end: the file was cut, at the end of a member or within one"
+                yield "its end is missing: the file was cut, at the end of a member or within one"
     except FileNotFoundError:
         yield "the file is missing"
         return
@@ -46,23 +46,23 @@ def _members(row: dict[str, Any]) -> list[str]:
     return sorted(there, key=lambda member: row[f"{member}_offset"])
 
 
-def _wrong_members(found: list[tarfile.TarInfo], expected: list[tuple[str, dict[str, Any], str]]) -> Iterator[str]:
+def _wrong_members(members: list[tarfile.TarInfo], expected: list[tuple[str, dict[str, Any], str]]) -> Iterator[str]:
     names = [name for name, _, _ in expected]
-    for member in found:
+    for member in members:
         if member.name.startswith("/") or ".." in member.name.split("/"):
             yield f"member {member.name!r} points out of the archive"
         elif not member.isfile():
             yield f"member {member.name!r} is a link, a folder or a device, not a plain file"
-    if [member.name for member in found] != names:
-        there = {member.name for member in found}
+    if [member.name for member in members] != names:
+        there = {member.name for member in members}
         lost, more = [name for name in names if name not in there], sorted(there - set(names))
-        doubled = len(found) - len(there)
+        doubled = len(members) - len(there)
         yield (
             f"its members are not those of the index, in its order: {len(lost)} are missing{_first(lost)}, "
             f"{len(more)} do not belong there{_first(more)}, {doubled} are there twice"
         )
         return
-    for member, (name, row, kind) in zip(found, expected, strict=True):
+    for member, (name, row, kind) in zip(members, expected, strict=True):
         if (member.offset_data, member.size) != (row[f"{kind}_offset"], row[f"{kind}_size"]):
             yield f"member {name} lies at byte {member.offset_data} with {member.size} bytes, not where the index says"
 
@@ -88,27 +88,27 @@ def _wrong_clip(file: Any, row: dict[str, Any]) -> Iterator[str]:
     whole = hashes[0].copy() if there else hashlib.sha256()  # The first member's bytes are hashed once.
     for member in there[1:]:
         whole.update(data[member])
-    wrong = [name for name, found in zip(there, hashes, strict=True) if found.hexdigest() != row[f"{name}_sha256"]]
+    wrong = [name for name, digest in zip(there, hashes, strict=True) if digest.hexdigest() != row[f"{name}_sha256"]]
     for member in wrong:
         yield f"the {member} of clip {row['key']} is not what was stored (sha256)"
     if not wrong and whole.hexdigest() != row["sha256"]:
         yield f"clip {row['key']} is what was stored, but its sha256 in the index is another"
     try:
-        told = json.loads(data.get("json", b""))
+        stored = json.loads(data.get("json", b""))
     except ValueError:
-        told = None
-    if not isinstance(told, dict) or any(row.get(name) != value for name, value in told.items()):
+        stored = None
+    if not isinstance(stored, dict) or any(row.get(name) != value for name, value in stored.items()):
         yield f"the json of clip {row['key']} is not what the index says"
 
 
 def key_faults(keys: list[str], rejected: Collection[str], wanted: list[str], what: str) -> Iterator[str]:
     """Yield the faults of a table's rows: each of `wanted` must be among `keys`, in this order, or `rejected`."""
-    found, known = set(keys), set(wanted)
-    if len(found) < len(keys):
-        yield f"{len(keys) - len(found)} {what} are there twice"
-    if more := found - known:
+    present, known = set(keys), set(wanted)
+    if len(present) < len(keys):
+        yield f"{len(keys) - len(present)} {what} are there twice"
+    if more := present - known:
         yield f"{len(more)} {what} are of clips that are not in the corpus's index ({min(more)!r} first)"
-    if lost := known - found - set(rejected):
+    if lost := known - present - set(rejected):
         yield f"{len(lost)} {what} are missing ({min(lost)!r} first)"
-    if not more and len(found) == len(keys) and keys != [key for key in wanted if key in found]:
+    if not more and len(present) == len(keys) and keys != [key for key in wanted if key in present]:
         yield f"the {what} are not in the order of the corpus's index"

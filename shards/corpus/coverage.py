@@ -20,13 +20,13 @@ class Span(NamedTuple):
     end_s: float
 
 
-def uncovered(asked: Iterable[Span], found: Iterable[Span], slack_s: float) -> Iterator[Span]:
-    """Yield the requested parts, longer than `slack_s`, that no found span covers, by source.
+def uncovered(requested: Iterable[Span], covered: Iterable[Span], slack_s: float) -> Iterator[Span]:
+    """Yield the requested parts, longer than `slack_s`, that no span of `covered` covers, by source.
 
-    Spans may overlap. Found spans may exceed the requested ones.
+    Spans may overlap. Covered spans may exceed the requested ones.
     """
-    there = _merged(found)
-    for source, wanted in _merged(asked).items():
+    there = _merged(covered)
+    for source, wanted in _merged(requested).items():
         spans = there.get(source, [])
         at = 0
         for start_s, end_s in wanted:

@@ -79,8 +79,8 @@ def _check_keys(path: Path, keys: pa.ChunkedArray) -> None:
         wrong = keys
     if len(wrong):
         raise StageError(
-            f"{path}: the key {wrong[0].as_py()!r} is none that shard makes (letters, digits, - and _). Do not use "
-            "this corpus, or build it anew from its videos: xdc stage shard ... --force"
+            f"{path}: the key {wrong[0].as_py()!r} is not one that xdc makes (letters, digits, - and _). Do not use "
+            "this corpus, or rebuild it from its videos: xdc stage shard ... --force"
         )
 
 
@@ -111,5 +111,5 @@ def in_splits(column: pa.ChunkedArray, splits: Sequence[str] | None) -> np.ndarr
         return np.ones(len(column), bool)
     wanted = {split_name(split) for split in splits}
     spelt = [text for text in column.unique().to_pylist() if split_name(text) in wanted]
-    found: np.ndarray = pc.is_in(column, pa.array(spelt, column.type)).to_numpy()
-    return found
+    chosen: np.ndarray = pc.is_in(column, pa.array(spelt, column.type)).to_numpy()
+    return chosen

@@ -49,7 +49,7 @@ class Plan:
         return 1 + max((clip.shard for clip in self.clips), default=-1)
 
 
-def corpus_fingerprint(settings: CorpusSettings, listing: Listing, found: Mapping[str, Surveyed]) -> str:
+def corpus_fingerprint(settings: CorpusSettings, listing: Listing, surveyed: Mapping[str, Surveyed]) -> str:
     """Return the fingerprint of a corpus: settings, and per source path, span, split, labels, size and content."""
     sources = [
         [
@@ -58,8 +58,8 @@ def corpus_fingerprint(settings: CorpusSettings, listing: Listing, found: Mappin
             source.end_s,
             source.split,
             sorted(source.labels.items()),
-            found[source.path].size,
-            found[source.path].sha256,
+            surveyed[source.path].size,
+            surveyed[source.path].sha256,
         ]
         for source in listing.sources
     ]
@@ -87,7 +87,7 @@ def spans(start_s: float, end_s: float, clip_s: float, min_s: float) -> tuple[li
     return cuts, rest if rest > 1e-3 else 0.0
 
 
-def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Surveyed]) -> Plan:
+def make_plan(settings: CorpusSettings, listing: Listing, surveyed: Mapping[str, Surveyed]) -> Plan:
     """Return the plan of a corpus. The same settings and sources give the same keys in the same shuffled order."""
     wanted: list[tuple[str, Source, float, float]] = []
     asked: list[Span] = []
@@ -95,23 +95,23 @@ def make_plan(settings: CorpusSettings, listing: Listing, found: Mapping[str, Su
     keys: set[str] = set()
     what = "video" if "video" in settings.modalities else "sound"
     for source in listing.sources:
-        facts = found[source.path]
+        entry = surveyed[source.path]
         start_s = source.start_s or 0.0
         wanted_s = source.end_s if source.end_s is not None else math.inf
-        reach_s, far_s = (min(wanted_s, at_s) for at_s in (facts.reach_s, max(facts.reach_s, facts.last_packet_s)))
-        if far_s > start_s and facts.probe_version >= PROBE_VERSION:  # Earlier versions trusted headers.
+        reach_s, far_s = (min(wanted_s, at_s) for at_s in (entry.reach_s, max(entry.reach_s, entry.last_packet_s)))
+        if far_s > start_s and entry.probe_version >= PROBE_VERSION:  # Earlier versions trusted headers.
             asked.append(Span(source.path, start_s, far_s))
-        if reason := facts.reason or too_much(facts.width, facts.height, facts.fps, facts.duration_s, settings):
-            kind: Kind = (facts.kind or "damaged") if facts.reason else "too_large"
+        if reason := entry.reason or too_much(entry.width, entry.height, entry.fps, entry.duration_s, settings):
+            kind: Kind = (entry.kind or "damaged") if entry.reason else "too_large"
             span = (start_s, far_s) if far_s > start_s else (source.start_s, source.end_s)
             rejects.append(Reject(source.path, "probe", kind, reason, "", *span))
             continue
         if far_s - max(start_s, reach_s) > SLACK_S:
             reason = f"behind {reach_s:.2f} s there are only streams that are not used, or one damaged timestamp"
             rejects.append(Reject(source.path, "plan", "outside", reason, "", max(start_s, reach_s), far_s))
-        end_s = min(wanted_s, facts.duration_s)
+        end_s = min(wanted_s, entry.duration_s)
         if end_s <= start_s:
-            reason = f"start_s ({start_s:g}) lies behind the end of the {what} ({facts.duration_s:.2f} s)"
+            reason = f"start_s ({start_s:g}) is after the end of the {what} ({entry.duration_s:.2f} s)"
             rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(start_s, reach_s)))
             continue
         if reach_s - end_s > SLACK_S:  # Sound after the end of the picture.

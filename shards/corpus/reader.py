@@ -12,7 +12,7 @@ from shards.corpus.index import HASHED, NO_MEMBER
 from shards.errors import StageError
 
 MAX_OPEN = 64
-REMEDY = "Build it anew: xdc stage shard RUN --force"
+REMEDY = "Rebuild it: xdc stage shard RUN --force"
 
 
 class ClipReader:

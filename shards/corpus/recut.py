@@ -100,18 +100,20 @@ def recut(
         or (source.path not in names and not still_holds(listing.root, known[source.path]))
         or (source.path in names and looked_at[source.path].sha256 != known[source.path].sha256)
     ]
-    found = known | looked_at
-    if changed or corpus_fingerprint(settings, listing, found) != manifest.fingerprint:
+    surveyed = known | looked_at
+    if changed or corpus_fingerprint(settings, listing, surveyed) != manifest.fingerprint:
         what = f"the source {changed[0]} has changed" if changed else "sources or settings have changed"
         raise StageError(f"{corpus}: {what} since it was made. Make it as a whole: xdc stage shard RUN")
-    found = {source.path: found[source.path] for source in sorted(listing.sources, key=lambda source: source.path)}
-    plan = _merged(corpus, make_plan(settings, listing, found), settings)
+    surveyed = {
+        source.path: surveyed[source.path] for source in sorted(listing.sources, key=lambda source: source.path)
+    }
+    plan = _merged(corpus, make_plan(settings, listing, surveyed), settings)
 
     def work(out: Path) -> Outcome:
         if read_manifest(corpus) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
         _keep_others(corpus, out, names)
-        summary = write_corpus(listing.root, plan, found, settings, out, progress)
+        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress)
         summary["accepted"] = accepted_of(out, plan, corpus, manifest.fingerprint)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 

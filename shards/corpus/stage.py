@@ -53,17 +53,17 @@ def shard(
     check_places(corpus, videos)
     listing = list_corpus(videos, settings.label_from_folder, settings.layout)
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
-    found = _surveyed(corpus, listing, settings, progress, force)
+    surveyed = _surveyed(corpus, listing, settings, progress, force)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
-        fingerprint=corpus_fingerprint(settings, listing, found),
+        fingerprint=corpus_fingerprint(settings, listing, surveyed),
         settings=stored_part(settings),
     )
 
     def work(out: Path) -> Outcome:
-        plan = make_plan(settings, listing, found)
-        summary = write_corpus(listing.root, plan, found, settings, out, progress)
+        plan = make_plan(settings, listing, surveyed)
+        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress)
         summary["accepted"] = accepted_of(out, plan, corpus, identity.fingerprint)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
@@ -88,12 +88,12 @@ def _surveyed(
     with machine_trouble_explained("shard", notes):
         if not force:
             # A finished corpus stays fresh, even if an earlier version probed its files.
-            found, unknown = recall(listing, known(), notes)
-            finished = not unknown and reusable(corpus, corpus_fingerprint(settings, listing, found))
+            surveyed, unknown = recall(listing, known(), notes)
+            finished = not unknown and reusable(corpus, corpus_fingerprint(settings, listing, surveyed))
             if not finished:
-                found, unknown = recall(listing, known(), notes, PROBE_VERSION)
+                surveyed, unknown = recall(listing, known(), notes, PROBE_VERSION)
             if not unknown:
-                return {name: found[name] for name in sorted({source.path for source in listing.sources})}
+                return {name: surveyed[name] for name in sorted({source.path for source in listing.sources})}
         with exclusive(corpus):  # Two processes started at once would both read all files.
             if force:
                 notes.unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def forget_notes(corpus: Path, settings: CorpusSettings) -> None:
 def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
     if lost := missing_files(corpus, manifest):
         raise StageError(
-            f"{corpus}: {', '.join(lost[:3])} missing or cut off, and there are no videos to make the corpus anew. "
+            f"{corpus}: {', '.join(lost[:3])} missing or cut off, and there are no videos to rebuild the corpus from. "
             "Bring the files back from a copy, or set corpus.videos."
         )
     return record_of(corpus, manifest, reused=True)
@@ -151,7 +151,7 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
     manifest = read_manifest(corpus)
     if videos is None or not videos.exists():
         if manifest is None:
-            return None, "nothing to make it from"
+            return None, "no videos to make it from"
         if videos is None or manifest.settings == stored_part(settings):
             return manifest.fingerprint, ""
         return None, f"{videos} is gone, and the settings changed"
@@ -169,12 +169,12 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
 
 @dataclass(frozen=True)
 class StoredSettings:
-    """What making clips is given of the configuration."""
+    """The part of the configuration for making clips."""
 
     corpus: CorpusSettings
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the clips."""
+        """Return the settings that decide the clips."""
         return stored_part(self.corpus)
 
 

@@ -112,12 +112,12 @@ def recall(
 
     `oldest`: results of earlier versions of the probe than this one do not count.
     """
-    found = {
+    valid = {
         entry.path: entry
         for entry in (*known, *read_survey(notes))
         if entry.probe_version >= oldest and still_holds(listing.root, entry)
     }
-    return found, sorted({source.path for source in listing.sources} - set(found))
+    return valid, sorted({source.path for source in listing.sources} - set(valid))
 
 
 def survey(
@@ -137,22 +137,22 @@ def survey(
 
     Files are probed in child processes, within `limits`. Threads of this process hash them, without a time limit.
     """
-    found, unknown = recall(listing, known, notes, PROBE_VERSION)
+    surveyed, unknown = recall(listing, known, notes, PROBE_VERSION)
     if unknown:
         bad = 0
         notes.parent.mkdir(parents=True, exist_ok=True)
         new = _look_at(listing.root, unknown, workers, limits, modalities)
         with notes.open("a", encoding="utf-8") as file, contextlib.closing(new):
             for count, (entry, for_good) in enumerate(new, start=1):
-                found[entry.path] = entry
+                surveyed[entry.path] = entry
                 if for_good:
                     fault_point("before note")
                     file.write("\n" + json.dumps(asdict(entry)))
                     file.flush()
                     fault_point("after note")
                 bad += bool(entry.reason)
-                progress(count, len(unknown), f"files probed, {bad} of no use" if bad else "files probed")
-    return {name: found[name] for name in sorted({source.path for source in listing.sources})}
+                progress(count, len(unknown), f"files probed, {bad} unusable" if bad else "files probed")
+    return {name: surveyed[name] for name in sorted({source.path for source in listing.sources})}
 
 
 def _look_at(

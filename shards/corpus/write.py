@@ -77,7 +77,7 @@ def cut_clip(root: str, source: str, start_s: float, end_s: float, settings: Cor
 def write_corpus(
     root: Path,
     plan: Plan,
-    found: dict[str, Surveyed],
+    surveyed: dict[str, Surveyed],
     settings: CorpusSettings,
     out: Path,
     progress: Progress,
@@ -92,7 +92,7 @@ def write_corpus(
             rejected, or a row went missing.
     """
     _take_plan(out, plan)
-    write_parquet(out / "sources.parquet", _sources_table(plan, found))
+    write_parquet(out / "sources.parquet", _sources_table(plan, surveyed))
     todo = [number for number in range(plan.shards) if not (out / f"{shard_name(number)}.parquet").exists()]
     planned: dict[int, list[PlannedClip]] = {number: [] for number in range(plan.shards)}
     for clip in plan.clips:
@@ -117,7 +117,7 @@ def write_corpus(
             write_json(out / f"{shard_name(number)}.rejects.json", [asdict(reject) for reject in rejects])
             schema = index_schema(plan.label_names)
             write_parquet(out / f"{shard_name(number)}.parquet", pa.Table.from_pylist(rows, schema))
-    return _finish(plan, settings, out) | {"wrong_headers": sum(map(_header_is_wrong, found.values()))}
+    return _finish(plan, settings, out) | {"wrong_headers": sum(map(_header_is_wrong, surveyed.values()))}
 
 
 def _write_tar(
@@ -142,8 +142,8 @@ def _write_tar(
             if isinstance(made, SourceError):
                 raise StageError(
                     f"{root / source.path} was there when it was surveyed, and cannot be read now: {made}. What is "
-                    "finished is kept. Bring it back (is its disk there?) and run the same again; or take it out of "
-                    "corpus.videos for good, and run the same again: the clips are then planned without it."
+                    "finished is kept. Bring it back (is its disk mounted?) and run the same command again. Or remove "
+                    "it from corpus.videos and run the same command again: the clips are then planned without it."
                 )
             if isinstance(made, MediaError):
                 rejects.append(Reject(source.path, "cut", made.kind, str(made), clip.key, clip.start_s, clip.end_s))
@@ -198,12 +198,12 @@ def _take_plan(out: Path, plan: Plan) -> None:
     write_parquet(path, table)
 
 
-def _sources_table(plan: Plan, found: dict[str, Surveyed]) -> pa.Table:
+def _sources_table(plan: Plan, surveyed: dict[str, Surveyed]) -> pa.Table:
     """Return sources.parquet: a row per file. `asked_s`: the requested spans, up to the last packet, in seconds."""
     asked: dict[str, list[list[float]]] = {}
     for span in plan.asked:
         asked.setdefault(span.source, []).append([span.start_s, span.end_s])
-    rows = [asdict(facts) | {"asked_s": asked.get(facts.path, [])} for facts in found.values()]
+    rows = [asdict(entry) | {"asked_s": asked.get(entry.path, [])} for entry in surveyed.values()]
     return pa.Table.from_pylist(rows, SOURCES_SCHEMA)
 
 
@@ -218,10 +218,10 @@ def _add_offsets(tar: Path, rows: list[dict[str, Any]]) -> None:
             by_key[key][f"{extension}_size"] = member.size
 
 
-def _header_is_wrong(facts: Surveyed) -> bool:
+def _header_is_wrong(entry: Surveyed) -> bool:
     """Return whether a header's duration is wrong by more than a second and by more than a twentieth."""
-    off_s = abs(facts.header_duration_s - facts.duration_s)
-    return not facts.reason and facts.header_duration_s > 0 and off_s > max(1.0, 0.05 * facts.duration_s)
+    off_s = abs(entry.header_duration_s - entry.duration_s)
+    return not entry.reason and entry.header_duration_s > 0 and off_s > max(1.0, 0.05 * entry.duration_s)
 
 
 def _finish(plan: Plan, settings: CorpusSettings, out: Path) -> dict[str, Any]:
@@ -319,6 +319,6 @@ def _check_share(plan: Plan, rejects: list[Reject], clips: int, allowed: float) 
     raise StageError(
         f"{len(bad)} inputs were rejected and {clips} clips are good: more than the share allowed by "
         f"corpus.max_reject_share ({allowed:g}). The most frequent reasons: {common or 'none'}. "
-        "Look at the sources, or raise max_reject_share and run again (what is done is kept). Where the machine was "
-        "to blame, as for lack of memory, cut all anew: xdc stage shard ... --force"
+        "Check the sources, or raise max_reject_share and run again (what is done is kept). If the machine was "
+        "the cause, for example by lack of memory, rebuild the corpus: xdc stage shard ... --force"
     )

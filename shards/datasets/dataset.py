@@ -91,16 +91,16 @@ def check_splits(dataset: Dataset) -> Dataset:
     for source in dataset.sources:
         labels_of.setdefault(source.path, set()).add(source.labels["label"])
     for split in dataset.splits:
-        found: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+        classes: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
         for path, role in split.roles.items():
-            found[role] |= labels_of[path]
-        for role, items in (("train", found["train"]), ("test", found["test"] | found["validation"])):
+            classes[role] |= labels_of[path]
+        for role, items in (("train", classes["train"]), ("test", classes["test"] | classes["validation"])):
             if not items:
                 raise ConfigError(
                     f"{dataset.root}: split {split.name} of {dataset.name} has no {role} item. "
                     f"{_first_reject(dataset.rejects)}"
                 )
-        unseen = sorted((found["validation"] | found["test"]) - found["train"])
+        unseen = sorted((classes["validation"] | classes["test"]) - classes["train"])
         if unseen:
             raise ConfigError(
                 f"{dataset.root}: split {split.name} of {dataset.name} tests {len(unseen)} of "

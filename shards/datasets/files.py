@@ -74,7 +74,7 @@ def unlisted(files: Files, used: Iterable[str], key: Callable[[str], str]) -> li
     for path in sorted(set(files.names) - used):
         twin = taken.get(key(path))
         if twin:
-            rejects.append(Reject(path, "list", "duplicate", f"{twin} has the same name and was taken"))
+            rejects.append(Reject(path, "list", "duplicate", f"{twin} has the same name and was used"))
         else:
             rejects.append(Reject(path, "list", "unlisted", "no list names it"))
     return rejects
@@ -118,4 +118,4 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. It is part of the layout.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text file in UTF-8: {error}") from error
+        raise ConfigError(f"{path} is not a text file in UTF-8: {error}") from error

@@ -15,4 +15,4 @@ def fold_roles(fold: int) -> dict[str, Role]:
 def fold_splits(folds: Mapping[str, int]) -> list[Split]:
     """Return the splits for files and their folds."""
     roles = {path: fold_roles(fold) for path, fold in folds.items()}
-    return [Split(name, {path: found[name] for path, found in roles.items()}) for name in fold_roles(1)]
+    return [Split(name, {path: role_in[name] for path, role_in in roles.items()}) for name in fold_roles(1)]

@@ -31,7 +31,7 @@ def segment_of(
         start_s, end_s = float(start), float(end)
     except ValueError:
         return Reject(
-            video or where, "list", "bad_row", f"{where}: start {start!r} and end {end!r} are no numbers of seconds"
+            video or where, "list", "bad_row", f"{where}: start {start!r} and end {end!r} are not numbers of seconds"
         )
     if not video:
         return Reject(where, "list", "bad_row", f"{where}: no video")
@@ -71,7 +71,7 @@ def read_segments(name: str, files: Files, segments: Iterable[Segment | Reject])
         path = cut or by_stem.get(row.video)
         start_s, end_s = (None, None) if cut else (row.start_s, row.end_s)
         if path is None:
-            kind, reason = "missing", "there is no file of it"
+            kind, reason = "missing", "no file of it exists"
         elif (path, start_s) in sources:
             kind, reason = "duplicate", f"{path} was listed before"
         elif claimed.setdefault(path, row.role) != row.role:

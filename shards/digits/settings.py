@@ -31,7 +31,7 @@ class DigitsSettings(BaseModel):
         0.0, ge=0, le=1, description="share of clips whose sound says another digit than the one shown"
     )
     speech: Path | None = Field(None, description="a folder of the Free Spoken Digit Dataset; null: synthesised voices")
-    workers: int | None = Field(None, ge=1, description="processes; null: one a core")
+    workers: int | None = Field(None, ge=1, description="processes; null: one per core")
 
     @model_validator(mode="after")
     def _ranges(self) -> "DigitsSettings":

@@ -41,7 +41,7 @@ def list_recordings(folder: Path) -> dict[tuple[int, str, int], Recording]:
     """
     if not folder.is_dir():
         raise ConfigError(f"speech: {folder} is not a folder. Give the folder that holds the WAV files.")
-    found: dict[tuple[int, str, int], Recording] = {}
+    by_take: dict[tuple[int, str, int], Recording] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() != ".wav":
             continue
@@ -52,18 +52,18 @@ def list_recordings(folder: Path) -> dict[tuple[int, str, int], Recording]:
                 "Rename it or take it out of the folder."
             )
         digit, speaker, take = int(match[1]), match[2], int(match[3])
-        if (digit, speaker, take) in found:
+        if (digit, speaker, take) in by_take:
             raise ConfigError(
-                f"speech: {path} and {found[digit, speaker, take].path.name} are both take {take} of digit "
+                f"speech: {path} and {by_take[digit, speaker, take].path.name} are both take {take} of digit "
                 f"{digit} by {speaker}. Take one of them out of the folder."
             )
-        found[digit, speaker, take] = Recording(path, digit, speaker, take)
-    if not found:
+        by_take[digit, speaker, take] = Recording(path, digit, speaker, take)
+    if not by_take:
         raise ConfigError(
             f"speech: {folder} holds no WAV file. Files named digit_speaker_index.wav, as 3_jackson_12.wav "
             "is, are expected in the folder itself, not below it."
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(by_take.items()))
 
 
 def split_of(take: int, validated: bool) -> str:

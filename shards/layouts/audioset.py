@@ -66,11 +66,11 @@ def _rows(lists: Mapping[Path, Role], names: Mapping[str, str]) -> Iterator[Segm
                 yield Reject(text, "list", "bad_row", f'{where}: not of the form id, start, end, "labels"')
                 continue
             video, start, end, positive = row
-            found = [label for label in positive.split(",") if label]
-            unknown = [label for label in found if label not in names]
+            classes = [label for label in positive.split(",") if label]
+            unknown = [label for label in classes if label not in names]
             if names and unknown:
                 yield Reject(video, "list", "bad_row", f"{where}: the class {unknown[0]} is not in {NAMES}")
                 continue
-            all_names = [names.get(label, label) for label in found]
-            labels = {"label": all_names[0], "label_all": ";".join(all_names)} if found else {}
+            all_names = [names.get(label, label) for label in classes]
+            labels = {"label": all_names[0], "label_all": ";".join(all_names)} if classes else {}
             yield segment_of(video, start, end, role, labels, where)

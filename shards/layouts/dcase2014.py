@@ -62,7 +62,7 @@ def read_dcase2014(root: Path) -> Dataset:
             continue
         held_back = bool(match["test"]) or _for_evaluation(folder)
         if (twin := taken.setdefault((held_back, stem), path)) != path:
-            rejects.append(Reject(path, "list", "duplicate", f"{twin} has the same name and was taken"))
+            rejects.append(Reject(path, "list", "duplicate", f"{twin} has the same name and was used"))
             continue
         (evaluation if held_back else development)[path] = match["label"]
     if not evaluation and _for_evaluation(root.name):
@@ -86,24 +86,24 @@ def _for_evaluation(folder: str) -> bool:
 def _official_folds(key: Path, labels: Mapping[str, str], rejects: list[Reject]) -> dict[str, int]:
     """Return the fold of every path in the key file; other files are rejects and in no fold."""
     by_stem = {without_suffix(tail(path, 1)).removeprefix("test_"): path for path in labels}
-    found: dict[str, str] = {}
+    fold_of: dict[str, str] = {}
     for number, (where, text) in enumerate(read_lines(key)):
         row = [cell.strip() for cell in next(csv.reader([text]))]
         fold, path = _FOLD.match(row[0]), by_stem.get(without_suffix(tail(row[-1], 1)))
         if fold and path:
-            found[path] = fold[0].lower()
+            fold_of[path] = fold[0].lower()
         elif fold:
             rejects.append(Reject(row[-1], "list", "missing", f"{where} names it, but there is no such file"))
         elif number > 0:  # The first may be a header.
             rejects.append(Reject(text, "list", "bad_row", f"{where}: it does not begin with a fold such as fold1"))
-    names = sorted(set(found.values()))
+    names = sorted(set(fold_of.values()))
     if len(names) != len(FOLDS):
         raise ConfigError(
             f"{key}: {len(FOLDS)} folds were expected, of which there are files for {', '.join(names) or 'none'}."
         )
-    unnamed = sorted(set(labels) - set(found))
+    unnamed = sorted(set(labels) - set(fold_of))
     rejects += [Reject(path, "list", "unlisted", f"{key.name} does not name it: it is in no fold") for path in unnamed]
-    return {path: 1 + names.index(fold) for path, fold in found.items()}
+    return {path: 1 + names.index(fold) for path, fold in fold_of.items()}
 
 
 def _dealt(labels: Mapping[str, str]) -> dict[str, int]:

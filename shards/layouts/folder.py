@@ -24,20 +24,18 @@ def read_folder(root: Path) -> Dataset:
     roles = {top: role for top in {path.split("/")[0] for path in files.names} if (role := _role(top))}
     divided = "train" in roles.values() and len(set(roles.values())) > 1
     sources, rejects = [], list(files.rejects)
-    found: dict[str, Role] = {}
+    assigned: dict[str, Role] = {}
     for path in files.names:
         *folders, _ = path.split("/")
         if len(folders) < (2 if divided else 1):
-            rejects.append(Reject(path, "list", "unlisted", "it lies in no class folder"))
+            rejects.append(Reject(path, "list", "unlisted", "it is not in a class folder"))
         elif divided and folders[0] not in roles:
-            rejects.append(
-                Reject(path, "list", "unlisted", f"it lies in none of the folders {', '.join(sorted(roles))}")
-            )
+            rejects.append(Reject(path, "list", "unlisted", f"it is in none of the folders {', '.join(sorted(roles))}"))
         else:
             sources.append(Source(path, labels={"label": folders[-1]}))
-            found[path] = roles[folders[0]] if divided else "train"
-    split = Split("1" if divided else "all", found)
-    dataset = make_dataset("folder", certain_modalities(found), root, sources, rejects, [split])
+            assigned[path] = roles[folders[0]] if divided else "train"
+    split = Split("1" if divided else "all", assigned)
+    dataset = make_dataset("folder", certain_modalities(assigned), root, sources, rejects, [split])
     return check_splits(dataset) if divided else dataset
 
 

@@ -46,10 +46,10 @@ def read_split_manifest(path: Path) -> Dataset:
         else:
             sources.append(source)
     used = {source.path for source in sources}
-    found = [Split(name, _roles(path, table, column, used)) for column, name in splits.items()]
+    official = [Split(name, _roles(path, table, column, used)) for column, name in splits.items()]
     everything = [Split("all", dict.fromkeys(sorted(used), "train"))]
-    dataset = make_dataset("manifest", certain_modalities(used), listing.root, sources, rejects, found or everything)
-    return check_splits(dataset) if found else dataset
+    dataset = make_dataset("manifest", certain_modalities(used), listing.root, sources, rejects, official or everything)
+    return check_splits(dataset) if official else dataset
 
 
 def _roles(path: Path, table: Table, column: str, used: set[str]) -> dict[str, Role]:

@@ -62,7 +62,7 @@ def open_media(path: Path) -> InputContainer:
         if path.stat().st_size == 0:
             raise MediaError("the file is empty")
     except OSError as error:
-        raise MediaError(f"the file cannot be looked at: {error.strerror}", "unreadable") from error
+        raise MediaError(f"the file cannot be accessed: {error.strerror}", "unreadable") from error
     try:
         # Absolute: FFmpeg takes what precedes a colon for a protocol. Tags may be in any encoding and are not needed.
         container = av.open(
@@ -86,7 +86,7 @@ def open_media(path: Path) -> InputContainer:
 def choose_streams(
     container: InputContainer, modalities: Collection[str]
 ) -> tuple[av.VideoStream | None, av.AudioStream | None]:
-    """Return the first picture stream that is no cover art, and the first sound stream; None for other modalities.
+    """Return the first picture stream that is not cover art, and the first sound stream; None for other modalities.
 
     Raises:
         MediaError: "no picture" or "no sound" if one of `modalities` is missing, or FFmpeg has no decoder for it.
@@ -184,7 +184,7 @@ def decode_from(
             video, audio = choose_streams(container, (kind,))
             stream: Any = video or audio
             if kind == "video":
-                stream.thread_type = "NONE"  # The pool runs one process a core; more threads only contend.
+                stream.thread_type = "NONE"  # The pool runs one process per core; more threads only contend.
             begin_s = time_s - (lead_s(stream.codec_context.name) if kind == "audio" else 0.0)
             origin_s = origin_of(container)
             # In a file with pictures FFmpeg seeks to a picture: earlier sound must be decoded from the start.
@@ -301,12 +301,12 @@ def _decode(
 
 def _words(error: av.FFmpegError) -> str:
     """Return FFmpeg's text for an error; some of its decoders give numbers without a meaning."""
-    said = error.strerror or "Error number"
-    return "for no reason that FFmpeg tells" if said.startswith("Error number") else said
+    text = error.strerror or "Error number"
+    return "FFmpeg gives no reason" if text.startswith("Error number") else text
 
 
 def playable(container: InputContainer) -> list[av.VideoStream | av.AudioStream]:
-    """Return the picture streams that are no cover art, and the sound streams, including those without a decoder."""
+    """Return the picture streams that are not cover art, and the sound streams, including those without a decoder."""
     return [*_pictures(container), *container.streams.audio]
 
 

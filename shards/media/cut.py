@@ -132,7 +132,7 @@ def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -
     scale = short_side / min(width, height)
     even = [max(16, 2 * round(side * scale / 2)) for side in (width, height)]
     if max(even) > 16 * short_side:
-        raise MediaError(f"the picture is {frame.width}x{frame.height}: too narrow to be of use", "too_large")
+        raise MediaError(f"the picture is {frame.width}x{frame.height}: too narrow to be useful", "too_large")
     return even[0], even[1]
 
 

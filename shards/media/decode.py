@@ -44,7 +44,7 @@ def decode_frames(mp4: bytes, first: int, count: int) -> np.ndarray:
         raise MediaError(f"the stored picture does not decode: {error}") from error
     if len(frames) < count:
         raise MediaError(
-            f"frames {first} to {first + count - 1} were asked for, the stored picture has {len(frames)} of them"
+            f"frames {first} to {first + count - 1} were requested, the stored picture has {len(frames)} of them"
         )
     return np.stack(frames)
 
@@ -81,6 +81,6 @@ def decode_sound(flac: bytes, first: int = 0, count: int | None = None) -> np.nd
     sound = np.concatenate(parts)[first - begin :][:count]
     if count is not None and len(sound) < count:
         raise MediaError(
-            f"samples {first} to {first + count - 1} were asked for, the stored sound has {len(sound)} of them"
+            f"samples {first} to {first + count - 1} were requested, the stored sound has {len(sound)} of them"
         )
     return sound.astype(np.float32) / 32768.0

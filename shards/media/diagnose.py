@@ -16,10 +16,10 @@ def what_it_is(path: Path) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
-        found = _from_head(head) or _from_boxes(path, head)
+        cause = _from_head(head) or _from_boxes(path, head)
     except OSError:
         return ""
-    return f" ({found})" if found else ""
+    return f" ({cause})" if cause else ""
 
 
 def _from_head(head: bytes) -> str:

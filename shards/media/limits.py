@@ -25,7 +25,7 @@ def _too_large(width: int, height: int, settings: CorpusSettings) -> str:
 
 
 def _too_fast(fps: float, settings: CorpusSettings) -> str:
-    return f"the video has {fps:.0f} frames a second: more than max_fps ({settings.max_fps:g})"
+    return f"the video has {fps:.0f} frames per second: more than max_fps ({settings.max_fps:g})"
 
 
 def allowed_frames(frames: Iterator[tuple[float, Any]], settings: CorpusSettings) -> Iterator[tuple[float, Any]]:

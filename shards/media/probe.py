@@ -80,9 +80,9 @@ def _ends(path: Path, header_s: float, modalities: Collection[str]) -> dict[int,
     """
     if path.stat().st_size > READ_THROUGH and header_s > 0:
         near_s = header_s - max(10.0, 0.05 * header_s)
-        found = _ends_behind(path, max(0.0, near_s), modalities)
-        if found and max(end.by(header_s) for end in found.values()) >= near_s:
-            return found
+        ends = _ends_behind(path, max(0.0, near_s), modalities)
+        if ends and max(end.by(header_s) for end in ends.values()) >= near_s:
+            return ends
     return _ends_behind(path, None, modalities)
 
 

@@ -60,9 +60,9 @@ class _Child:
 
 
 def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
-    """Run the child: receive arguments; send the verdict, the result or reason, and whether it can continue.
+    """Run the child: receive arguments; send the outcome, the result or reason, and whether it can continue.
 
-    The verdict is DONE, or the kind of the reject.
+    The outcome is DONE, or the kind of the reject.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     begun_with = _limit(limits)
@@ -173,10 +173,10 @@ def _cause_of_death(process: BaseProcess, limits: Limits) -> tuple[Kind, str]:
     return CRASHED, f"the decoder crashed (signal {-code}{name})"
 
 
-def _error(verdict: Any, reason: str) -> XdcError:
-    if verdict == KILLED:
+def _error(outcome: Any, reason: str) -> XdcError:
+    if outcome == KILLED:
         return Killed(reason)
-    return SourceError(reason) if verdict == UNREADABLE else MediaError(reason, verdict)
+    return SourceError(reason) if outcome == UNREADABLE else MediaError(reason, outcome)
 
 
 def ordered_map(
@@ -234,26 +234,26 @@ def ordered_map(
                 assert child.job is not None
                 if child.pipe in ready:
                     try:
-                        verdict, value, good = child.pipe.recv()
+                        outcome, value, good = child.pipe.recv()
                     except (EOFError, OSError):  # Closed, reset, or ended in the middle of an answer.
                         child.process.join()
-                        verdict, value = _cause_of_death(child.process, limits)
+                        outcome, value = _cause_of_death(child.process, limits)
                         good = False
                 elif time.monotonic() >= child.deadline:
-                    verdict, value, good = (
+                    outcome, value, good = (
                         OVER_LIMIT,
                         f"took longer than {limits.seconds:g} s (corpus.clip_timeout_s)",
                         False,
                     )
                 else:
                     continue
-                # Possible errors of the machine are tried once more; any other verdict is final.
-                if verdict in (KILLED, UNREADABLE) and child.job not in tried:
+                # Possible errors of the machine are tried once more; any other outcome is final.
+                if outcome in (KILLED, UNREADABLE) and child.job not in tried:
                     tried.add(child.job)
                     waiting.appendleft((child.job, child.arguments))
                 else:
                     tried.discard(child.job)
-                    finished[child.job] = value if verdict == DONE else _error(verdict, value)
+                    finished[child.job] = value if outcome == DONE else _error(outcome, value)
                 child.job = None
                 if not good:
                     children.remove(child)

@@ -43,7 +43,7 @@ def list_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> 
             first, earlier = seen.setdefault(span, (source, row))
             if earlier is not row:
                 conflicts += _conflict(first, earlier, source, row)
-                reason = f"{row.where}: the same path, start_s and end_s stand in an earlier row"
+                reason = f"{row.where}: an earlier row has the same path, start_s and end_s"
                 rejects.append(Reject(name, "list", "duplicate", reason))
                 continue
         except ValueError as error:

@@ -59,7 +59,7 @@ def list_folder(folder: Path, label_from_folder: bool) -> Listing:
     file can be opened any more (too many open files, no memory).
     """
     sources, rejects = [], []
-    found: dict[Path, bool] = {}  # Whether it is a link to a folder.
+    is_folder_link: dict[Path, bool] = {}
 
     def reject_folder(error: OSError) -> None:
         if error.errno in EVERYWHERE:
@@ -69,13 +69,13 @@ def list_folder(folder: Path, label_from_folder: bool) -> Listing:
 
     for place, folders, files in os.walk(folder, onerror=reject_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found |= {path: True for name in folders if (path := Path(place, name)).is_symlink()}
-        found |= {Path(place, name): False for name in files if not name.startswith(".")}
-    for path in sorted(found):
+        is_folder_link |= {path: True for name in folders if (path := Path(place, name)).is_symlink()}
+        is_folder_link |= {Path(place, name): False for name in files if not name.startswith(".")}
+    for path in sorted(is_folder_link):
         name = path.relative_to(folder).as_posix()
         if not _is_unicode(name):
             rejects.append(Reject(_shown(name), "list", "unreadable", "the file's name is not valid UTF-8: rename it"))
-        elif found[path]:
+        elif is_folder_link[path]:
             rejects.append(
                 Reject(
                     name, "list", "unreadable", "a link to a folder is not followed: use a manifest for what is in it"

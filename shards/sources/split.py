@@ -20,8 +20,8 @@ def check_learn_splits(wanted: Sequence[str] | None, there: Iterable[str | None]
         return
     known = {split_name(split): (split or "").strip() for split in there}
     if lacking := [split for split in wanted if split_name(split) not in known]:
-        found = ", ".join(f"{split!r}" if split else "'' (no split)" for split in sorted(known.values())) or "none"
+        listed = ", ".join(f"{split!r}" if split else "'' (no split)" for split in sorted(known.values())) or "none"
         raise ConfigError(
             f"corpus.learn_splits: nothing in {where} has the split {', '.join(map(repr, lacking))}. Its splits are: "
-            f"{found}. Correct corpus.learn_splits, or set it to null to learn from every clip."
+            f"{listed}. Correct corpus.learn_splits, or set it to null to learn from every clip."
         )

@@ -64,7 +64,7 @@ def read_table(path: Path) -> Table:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except (csv.Error, pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # By damaged files.
         kind = "Parquet file" if path.suffix.lower() == ".parquet" else "CSV file in UTF-8"
-        raise ConfigError(f"{path} is no {kind}: {error}") from error
+        raise ConfigError(f"{path} is not a {kind}: {error}") from error
 
 
 def text_of(value: object) -> str:
@@ -134,14 +134,14 @@ def _read_csv(path: Path) -> Table:
 def _decoded(path: Path) -> str:
     data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
-        raise ConfigError(f"{path} is no CSV file in UTF-8: it looks like UTF-16. Save it as UTF-8.")
+        raise ConfigError(f"{path} is not a CSV file in UTF-8: it looks like UTF-16. Save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + len(data[: error.start].splitlines()) - (not data[: error.start].endswith((b"\n", b"\r")))
         raise ConfigError(
-            f"{path} is no CSV file in UTF-8: line {max(line, 1)} holds the byte 0x{data[error.start]:02x}. Save it as "
-            "UTF-8 (it may be in latin-1 or another older encoding)."
+            f"{path} is not a CSV file in UTF-8: line {max(line, 1)} holds the byte 0x{data[error.start]:02x}. Save it "
+            "as UTF-8 (it may be in latin-1 or another older encoding)."
         ) from error
 
 

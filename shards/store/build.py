@@ -119,15 +119,15 @@ def machine_trouble_explained(stage: str, target: Path) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise StageError(
-            f"{stage} has not enough memory{f' ({error})' if str(error) else ''}. Older results are as they were, and "
-            "what is finished of the new ones is kept: free some, and run the same again."
+            f"{stage} does not have enough memory{f' ({error})' if str(error) else ''}. Older results are unchanged, "
+            "and what is finished of the new ones is kept: free some memory, and run the same command again."
         ) from error
     except OSError as error:
         where = error.filename or target
         what = error.strerror or str(error).strip().splitlines()[-1]  # From a worker process it comes with a traceback.
         raise StageError(
-            f"{stage} cannot write or read: {what} ({where}). Older results are as they "
-            "were, and what is finished of the new ones is kept: put this right, and run the same again."
+            f"{stage} cannot write or read: {what} ({where}). Older results are "
+            "unchanged, and what is finished of the new ones is kept: correct this, and run the same command again."
         ) from error
 
 

@@ -48,9 +48,9 @@ def read_stored_json(path: Path, stage: str) -> Any:
 def remedy(manifest: Manifest | None, stage: str) -> str:
     """Return a sentence with the command that rebuilds a committed directory. `stage` is used without a manifest."""
     if manifest is None:
-        return f"Build it anew: xdc stage {stage} ... --force"
+        return f"Rebuild it: xdc stage {stage} ... --force"
     words = stage_command(manifest.stage, modality=manifest.modality, round=manifest.round, force=True)
-    return f"Build it anew: {words}"
+    return f"Rebuild it: {words}"
 
 
 def remedy_of(path: Path, stage: str) -> str:
@@ -65,8 +65,8 @@ def _manifest_of(path: Path) -> tuple[Manifest | None, str]:
             status = os.stat(directory / MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        found = _manifest(directory, status.st_ino, status.st_mtime_ns, status.st_size)
-        return found, path.relative_to(directory).as_posix()
+        manifest = _manifest(directory, status.st_ino, status.st_mtime_ns, status.st_size)
+        return manifest, path.relative_to(directory).as_posix()
     return None, path.name
 
 

@@ -257,8 +257,8 @@ def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[st
     fault_point("after commit")
     sync(target.parent)
     # The renamed directory is the listed one, unless another process removed the manifest and continued it.
-    found = read_manifest(target)
-    if found is None or (found.started, found.files) != (manifest.started, manifest.files):
+    committed = read_manifest(target)
+    if committed is None or (committed.started, committed.files) != (manifest.started, manifest.files):
         raise taken_away(partial)
     _give_up(target, manifest.fingerprint)
     _remove_partials(target)

@@ -98,9 +98,9 @@ def _make_folder(folder: Path, partial: Path | None) -> None:
 def taken_away(directory: Path) -> StageError:
     """Return the error for a directory that another process has renamed, committed or deleted meanwhile."""
     return StageError(
-        f"{directory} is not what it was, or is gone: another process has gone on with it, committed it or deleted it. "
-        "Do two machines build the same, on a disk whose locks hold on each of them alone (see: xdc doctor)? Nothing "
-        "is lost: run this again."
+        f"{directory} has changed or is gone: another process has continued, committed or deleted it. Do two machines "
+        "build the same directory, on a disk whose locks hold only within each machine (see: xdc doctor)? Nothing is "
+        "lost: run this again."
     )
 
 

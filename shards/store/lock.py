@@ -142,7 +142,7 @@ def in_progress(target: Path) -> str:
         return "" if free else "another process"
     if not free or (holder.machine == this_machine() and _runs(holder)):
         return f"a process {holder},"
-    return f"a process {holder}, if that one lives, which cannot be told from this machine," if strange else ""
+    return f"a process {holder}, which may be dead and cannot be checked from this machine," if strange else ""
 
 
 @contextmanager
@@ -200,13 +200,13 @@ def _acquired(target: Path, patience: float) -> TextIO:
             if not free:
                 raise _busy(target, holder)
             state = os.fstat(file.fileno())
-            found, now = (text, state.st_ino), time.monotonic()
+            current, now = (text, state.st_ino), time.monotonic()
             here = holder is not None and holder.machine == this_machine() and _runs(holder)
             strange = holder is not None and holder.machine != this_machine() and not _abandoned(file, lock)
-            if strange and (not patience or (seen is not None and (found, state.st_mtime_ns) != (seen, renewed))):
+            if strange and (not patience or (seen is not None and (current, state.st_mtime_ns) != (seen, renewed))):
                 raise _busy(target, holder)  # It was renewed, or is new: its holder is alive.
-            if found != seen:
-                seen, since = found, now
+            if current != seen:
+                seen, since = current, now
             renewed = state.st_mtime_ns
             if here and now - since >= MOMENT:  # The kernel's lock does not work here.
                 raise _busy(target, holder)

@@ -93,7 +93,7 @@ def _refused(directory: Path) -> bool:
 def file_system_of(directory: Path) -> tuple[str, frozenset[str]]:
     """Return the type and mount options of a directory's file system; "unknown" if none is listed."""
     place = Path(os.path.realpath(directory))
-    found: tuple[Path, str, frozenset[str]] | None = None
+    innermost: tuple[Path, str, frozenset[str]] | None = None
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -102,6 +102,6 @@ def file_system_of(directory: Path) -> tuple[str, frozenset[str]]:
         _, mounted, kind, options = line.split()[:4]
         point = Path(mounted.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
         # The innermost mount; of two at the same place the later one hides the earlier one.
-        if place.is_relative_to(point) and (found is None or point.is_relative_to(found[0])):
-            found = point, kind, frozenset(options.split(","))
-    return found[1:] if found is not None else ("unknown", frozenset())
+        if place.is_relative_to(point) and (innermost is None or point.is_relative_to(innermost[0])):
+            innermost = point, kind, frozenset(options.split(","))
+    return innermost[1:] if innermost is not None else ("unknown", frozenset())

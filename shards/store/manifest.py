@@ -52,8 +52,8 @@ def fingerprint(value: object) -> str:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json with a seal: the sha256 of all other fields, so that any change is noticed."""
-    said = json.loads(manifest.model_dump_json(exclude={"seal"}))
-    write_json(directory / MANIFEST, said | {"seal": fingerprint(said)})
+    content = json.loads(manifest.model_dump_json(exclude={"seal"}))
+    write_json(directory / MANIFEST, content | {"seal": fingerprint(content)})
 
 
 def read_manifest(directory: Path) -> Manifest | None:
@@ -63,8 +63,8 @@ def read_manifest(directory: Path) -> Manifest | None:
     try:
         data = (directory / MANIFEST).read_bytes()
         manifest = Manifest.model_validate_json(data)
-        said = json.loads(data)
-        if manifest.seal is not None and said.pop("seal") != fingerprint(said):
+        content = json.loads(data)
+        if manifest.seal is not None and content.pop("seal") != fingerprint(content):
             return None
     except (FileNotFoundError, NotADirectoryError, ValueError):  # Of these is pydantic's ValidationError.
         return None

@@ -1,4 +1,4 @@
-"""What a stage is: its name and version, its nodes, what they read, which settings decide their files, and the work."""
+"""The description of a stage: name, version, nodes, inputs, the settings that decide its files, and its work."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,15 +22,15 @@ def reads_no_stage(config: Any, node: Node) -> list[Node]:
 
 
 def reads_no_file(run: Any, node: Node) -> dict[str, str]:
-    """Return no digests: the stage reads nothing but what other stages wrote."""
+    """Return no digests: the stage reads only what other stages wrote."""
     return {}
 
 
 class HashedSettings(Protocol):
-    """What a stage's work is given of the configuration."""
+    """The part of the configuration for a stage's work."""
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the files that the work writes, as JSON has it: it enters the fingerprint."""
+        """Return the settings that decide the written files, as JSON values. They enter the fingerprint."""
 
 
 SettingsT = TypeVar("SettingsT", bound=HashedSettings)
@@ -38,12 +38,13 @@ SettingsT = TypeVar("SettingsT", bound=HashedSettings)
 
 @dataclass(frozen=True)
 class Task(Generic[SettingsT]):
-    """All that a stage's work is given: it sees no other settings and no other directories.
+    """The arguments of a stage's work, which uses no other settings and directories.
 
     settings: its part of the configuration. inputs: the directories of the nodes that it reads, in declared order.
-    listed: those of nodes of which it may only show that they are there.
-    out: the partial directory into which it writes. target: where that will lie; what stands there now is of the call
-    before. root: the run's directory, for names, messages and commands. outside: digests of what it reads from outside.
+    listed: directories whose existence it may show, but whose content it does not read.
+    out: the partial directory into which it writes. target: its final path, at which an earlier
+    result may exist. root: the run's directory, for names, messages and commands. outside: digests of files outside the
+    run that it reads.
     """
 
     node: Node
@@ -58,12 +59,12 @@ class Task(Generic[SettingsT]):
 
     @property
     def about(self) -> str:
-        """The modality, label source, data set or evaluation that the node is about."""
+        """Return the modality, label source, data set or evaluation of the node."""
         return str(self.node.modality)
 
     @property
     def round(self) -> int:
-        """The number of the node's round."""
+        """Return the number of the node's round."""
         assert self.node.round is not None
         return self.node.round
 
@@ -71,14 +72,14 @@ class Task(Generic[SettingsT]):
         """Return the directory of an input.
 
         Raises:
-            LookupError: the stage does not declare this input: a defect.
+            LookupError: the stage does not declare this input, which is a defect.
         """
         if node not in self.inputs:
             raise LookupError(f"{self.node} reads {node}, which its stage does not declare as an input")
         return self.inputs[node]
 
     def shown_directory(self, node: Node) -> Path:
-        """Return the directory of an input, or of a node of which the work may show that it is there."""
+        """Return the directory of an input, or of a node in `listed`."""
         return self.listed[node] if node in self.listed else self.directory(node)
 
     def directories(self, stage: str) -> list[Path]:
@@ -87,29 +88,29 @@ class Task(Generic[SettingsT]):
 
 
 def builds_itself(task: Task[Any]) -> Outcome:
-    """Raise NotImplementedError: the stage has `build`, and no work of its own in a partial directory."""
+    """Raise NotImplementedError: the stage has `build` and therefore no `work`."""
     raise NotImplementedError(f"{task.node} is built by its stage's `build`.")
 
 
 @dataclass(frozen=True)
 class Stage(Generic[ConfigT, RunT, SettingsT]):
-    """Everything that is said of one stage. The graph, the command line and Prefect's deployments follow from it.
+    """The description of one stage. The graph, the command line and Prefect's deployments follow from it.
 
     name: as in `xdc stage NAME`, and in manifests.
     version: raised when the same settings and inputs would give other files.
     summary: one sentence for the command's help.
-    folder: where its directories lie, in a round or in the run.
-    of: what a node is about: a modality (or label source), the name of a data set or evaluation, or nothing.
-    each_round: whether its nodes belong to rounds, or are done once a run.
-    library: which of two heavy libraries the process of a node needs; a function where nodes differ.
-    modules: what the work imports. A process that forks a child per node imports them once, ahead.
+    folder: where its directories are, in a round or in the run.
+    of: what a node is for: a modality (or label source), the name of a data set or evaluation, or nothing.
+    each_round: whether its nodes belong to rounds, or are done once per run.
+    library: which of two heavy libraries the process of a node needs; a function if nodes differ.
+    modules: what the work imports. A process that forks a child per node imports them once, in advance.
     nodes: the nodes that a configuration has in a round (None: before the first round).
     inputs: the nodes whose directories a node reads.
-    settings: the part of the configuration that the work is given; what is hashed of it enters the fingerprint.
+    settings: the part of the configuration for the work; its hashed settings enter the fingerprint.
     work: writes a node's files into a partial directory.
-    lists: nodes of which the work may show that they are there; they are no inputs, and enter no fingerprint.
-    outside: digests of what a node reads from outside the run, by what it is; they enter the fingerprint.
-    build: replaces the work where the fingerprint is known only after files from outside were read: (run, node,
+    lists: nodes whose existence the work may show; they are not inputs and do not enter the fingerprint.
+    outside: digests of files outside the run that a node reads, by what they are; they enter the fingerprint.
+    build: replaces the work if the fingerprint is known only after files from outside were read: (run, node,
         progress, force) -> record.
     """
 

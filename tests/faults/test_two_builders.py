@@ -269,7 +269,7 @@ def test_without_flock_who_stands_still_on_another_machine_is_taken_for_dead_and
     first = stopped(builder(tmp_path / "out", ONE, False, "one"), point, tmp_path / "first.log")
     assert ended(forked(builder(tmp_path / "out", ONE, False, "other"), tmp_path / "second.log")) == 0
     assert gone_on(first) == ERROR
-    assert "another process has gone on with it, committed it or deleted it" in (tmp_path / "first.log").read_text()
+    assert "another process has continued, committed or deleted it" in (tmp_path / "first.log").read_text()
     assert is_right(tmp_path / "out", ONE)
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None

@@ -92,7 +92,7 @@ def test_init_does_not_overwrite_a_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "xdc.yaml").write_text("rounds: 9\n")
     code, output = xdc("init", tmp_path / "run")
     assert code == 2
-    assert "is there already" in output
+    assert "exists already" in output
     assert xdc("init", tmp_path / "run", "--keep")[0] == 0
     assert (tmp_path / "run" / "xdc.yaml").read_text() == "rounds: 9\n"
 
@@ -141,7 +141,7 @@ def test_weights_that_went_missing_are_wrong_input(tmp_path: Path) -> None:
         (("--videos", "/no/such/folder"), "does not exist"),
         (("--init", "/no/such/file.pth"), "the video weights /no/such/file.pth do not exist"),
         (("--init-audio", "/no/such/file.pth"), "the audio weights /no/such/file.pth do not exist"),
-        (("--init", __file__), "is no file of weights. Allowed: .safetensors"),
+        (("--init", __file__), "is not a file of weights. Allowed: .safetensors"),
         (("--preset", "tinny"), "Did you mean 'tiny'?"),
         (("--method", "xdd"), "Did you mean 'xdc'?"),
         (("--rounds", "-1"), "greater than or equal to 0"),
@@ -230,7 +230,7 @@ def test_status_has_a_row_a_round_and_says_of_what_is_stale_why(copy_run: MakeRu
     assert re.fullmatch(r" *0 +[\d.]+ s +[\d.]+ s +[\d.]+ s +stale +stale", lines[2].rstrip()), lines[2]
     assert lines[3].split() == ["1", "stale", "stale", "1", "of", "2", "stale", "stale"]
     assert f"{run.root}/rounds/000/train/video is stale: lr: " in output
-    assert f"To do what is left: xdc run {run.root}" in output
+    assert f"To run the rest: xdc run {run.root}" in output
     by_node = xdc("status", run.root, "--nodes")[1]
     assert len(by_node.splitlines()) >= len(read_status(run.root))
     assert "label.audio" in by_node

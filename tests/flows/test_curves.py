@@ -55,5 +55,5 @@ def test_trouble_of_a_tracker_keeps_neither_the_run_nor_the_next_tracker(
     curves.await_curves()
     assert told == ["wandb"]
     warned = [record.getMessage() for record in caplog.records if record.name.startswith("prefect.xdc")]
-    said = f"the curves in tensorboard could not be shown: {error}"
+    said = f"the metrics in tensorboard could not be shown: {error}"
     assert warned == ([] if isinstance(error, Busy) else [said])

@@ -139,7 +139,7 @@ def test_what_a_machine_left_running_when_it_died_is_found_and_repaired_and_what
     assert all("is gone. To mark it as Crashed: xdc doctor --repair" in row["text"] for row in found)
     assert prefect.state(flow_run) == "Running"
     repaired = prefect.xdc("doctor", "--repair")
-    assert f"To go on: prefect flow-run retry {flow_run}" in in_one_line(repaired)
+    assert f"To continue: prefect flow-run retry {flow_run}" in in_one_line(repaired)
     assert prefect.state(flow_run) == "Crashed"
     worker = prefect.start_worker()
     retry(prefect, flow_run)

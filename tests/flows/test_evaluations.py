@@ -103,7 +103,7 @@ def test_given_weights_are_evaluated_without_a_corpus(
         (("--protocol", "fc"), "modality must be set where data is corpus"),
         (("--protocol", "fc", "--data", "esc10", "--modality", "audio"), "also needs --root"),
         (("--only", "nothing"), "has no evaluation 'nothing'. There are: none"),
-        ((), "has no evaluations. Ask for one"),
+        ((), "has no evaluations. Add one"),
         (("--table",), "has been evaluated yet"),
         (("--protocol", "fc", "--modality", "audio", "--round", 7), "has rounds 0 to 1"),
     ],
@@ -141,7 +141,7 @@ def test_a_run_whose_newest_encoder_is_stale_is_evaluated_at_the_last_that_is_no
 def test_the_file_of_asked_evaluations_has_no_other_settings(copy_run: MakeRun) -> None:
     run = copy_run()
     (run.root / EVALUATIONS_FILE).write_text("train: {lr: 3}\n")
-    with pytest.raises(ConfigError, match="'train' has no place here"):
+    with pytest.raises(ConfigError, match="'train' is not allowed here"):
         open_run(run.root)
 
 

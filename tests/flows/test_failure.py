@@ -67,4 +67,4 @@ def test_a_temporary_server_that_died_says_why_also_where_the_work_failed_for_it
         raise ConnectionError("the server does not answer")
     said = capsys.readouterr().err
     assert said.startswith("Prefect's temporary server ended with exit code 3: OSError: no space left (all that it ")
-    Path(said.partition("all that it wrote: ")[2].partition(")")[0]).unlink()
+    Path(said.partition("all output: ")[2].partition(")")[0]).unlink()

@@ -269,7 +269,7 @@ def test_of_a_server_that_a_signal_ends_an_error_that_it_wrote_earlier_is_not_gi
         wait_for("the complaint", lambda: "went" in written(server._stderr.fileno()), 60)
         os.kill(server.process_id, signal.SIGKILL)
         server._process.wait()
-        with pytest.raises(StageError, match=r"ended by signal 9 .*The last that it wrote: and on it went; see "):
+        with pytest.raises(StageError, match=r"ended by signal 9 .*Its last output: and on it went; see "):
             server.run({"log": str(log_path(run, SHARD))}, silent)
     children.close()
 

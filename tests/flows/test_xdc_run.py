@@ -109,7 +109,7 @@ def test_an_ended_run_leaves_a_checkpoint_and_no_process(
     assert left_over(tmp_path) == []
     assert list(training.glob(".video.*.partial/checkpoint-*.pt"))
     if number == signal.SIGINT:
-        assert "the same command goes on from there" in told
+        assert "the same command continues from there" in told
         assert "Traceback" not in told
     else:
         # The flow xdc and that of its round: their process ended without writing it into the server's records.
@@ -154,7 +154,7 @@ def test_a_temporary_server_that_does_not_start_says_why_and_where_its_records_a
 def test_a_run_without_its_corpus_says_so(copy_run: MakeRun, tmp_path: Path) -> None:
     gone = {"path": "../elsewhere/corpus", "videos": "../elsewhere/videos"}
     run = copy_run(corpus=gone)
-    expected = f"corpus.path: {tmp_path}/elsewhere/corpus is not there, and corpus.videos, {tmp_path}/elsewhere/videos"
+    expected = f"corpus.path: {tmp_path}/elsewhere/corpus is missing, and corpus.videos, {tmp_path}/elsewhere/videos"
     for command, code in (
         (("run", run.root), 2),
         (("round", run.root), 2),

@@ -59,7 +59,7 @@ def test_a_clip_of_which_one_bit_changed_is_an_error_and_never_decoded(built_cor
 def test_a_missing_tar_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with (
         ClipReader(tmp_path) as reader,
-        pytest.raises(StageError, match=r"000007\.tar cannot be opened \(No such file or directory\)\. Build it anew"),
+        pytest.raises(StageError, match=r"000007\.tar cannot be opened \(No such file or directory\)\. Rebuild it"),
     ):
         reader.read("000007", row("a", 0, b"x"), "mp4")
 
@@ -67,7 +67,7 @@ def test_a_missing_tar_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
 def test_a_missing_or_damaged_index_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "000001.parquet").write_bytes(b"no parquet")
     for name in ("000000", "000001"):
-        with pytest.raises(StageError, match=rf"{name}\.parquet cannot be read .*Build it anew: xdc stage shard"):
+        with pytest.raises(StageError, match=rf"{name}\.parquet cannot be read .*Rebuild it: xdc stage shard"):
             read_index(tmp_path, name)
 
 
@@ -80,7 +80,7 @@ def test_a_key_that_shard_does_not_make_is_refused_with_its_file(tmp_path: Path,
     pq.write_table(pa.table({"key": keys, "source": ["a.mp4", "b.mp4"]}), tmp_path / "000000.parquet")
     with pytest.raises(StageError) as caught:
         read_index(tmp_path, "000000", ["key", "source"])
-    assert str(caught.value).startswith(f"{tmp_path}/000000.parquet: the key {key!r} is none that shard makes")
+    assert str(caught.value).startswith(f"{tmp_path}/000000.parquet: the key {key!r} is not one that xdc makes")
     assert read_index(tmp_path, "000000", ["source"]).num_rows == 2
 
 

@@ -118,7 +118,7 @@ def test_a_killed_writers_temporary_file_is_not_committed(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["a.txt", "trials/deep/a.txt"])
 def test_nothing_makes_a_partial_directory_again_that_is_gone(tmp_path: Path, name: str) -> None:
     partial = partial_directory(tmp_path / "out", NEW)
-    with pytest.raises(StageError, match=rf"{partial} is not what it was, or is gone"):
+    with pytest.raises(StageError, match=rf"{partial} has changed or is gone"):
         write_text(partial / name, "late")
     partial.mkdir()
 

@@ -169,7 +169,7 @@ def test_the_same_span_twice_is_a_reject_but_another_span_of_the_same_file_is_no
     listing = list_corpus(manifest(tmp_path / "l.csv", ["path", "start_s", "end_s"], *rows))
     assert [(source.start_s, source.end_s) for source in listing.sources] == [(None, None), (5.0, 9.0)]
     assert [reject.reason for reject in listing.rejects] == [
-        f"row {number}: the same path, start_s and end_s stand in an earlier row" for number in (3, 4)
+        f"row {number}: an earlier row has the same path, start_s and end_s" for number in (3, 4)
     ]
 
 
@@ -215,9 +215,9 @@ def test_a_row_that_is_too_short_has_no_value_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("l.csv", "path,label\ncafé.mp4,x\n".encode("latin-1"), "is no CSV file in UTF-8"),
-        ("l.csv", b'path\n"' + b"a" * 200_000 + b'"\n', "is no CSV file in UTF-8: field larger"),
-        ("l.parquet", b"path\na.mp4\n", "is no Parquet file"),
+        ("l.csv", "path,label\ncafé.mp4,x\n".encode("latin-1"), "is not a CSV file in UTF-8"),
+        ("l.csv", b'path\n"' + b"a" * 200_000 + b'"\n', "is not a CSV file in UTF-8: field larger"),
+        ("l.parquet", b"path\na.mp4\n", "is not a Parquet file"),
         ("l.tsv", b"path\na.mp4\n", r"is a file that ends in '\.tsv'.*\.csv or \.parquet"),
         ("a.mp4", b"x", r"is a file that ends in '\.mp4'"),
         ("l.csv", b"path\n", "holds no video. It is empty"),

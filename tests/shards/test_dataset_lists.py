@@ -81,7 +81,7 @@ def test_names_are_compared_without_regard_to_case_and_to_the_suffix(tmp_path: P
         "UCF-101/YoYo/v_YoYo_g03_c01.avi",
     ]
     assert reasons_of(found) == {
-        "UCF-101/YoYo/v_YoYo_g03_c01.mp4": "UCF-101/YoYo/v_YoYo_g03_c01.avi has the same name and was taken"
+        "UCF-101/YoYo/v_YoYo_g03_c01.mp4": "UCF-101/YoYo/v_YoYo_g03_c01.avi has the same name and was used"
     }
 
 
@@ -172,7 +172,7 @@ def test_a_list_that_is_missing_or_not_text_is_an_error(
 ) -> None:
     make(tmp_path)
     (tmp_path / list_).write_bytes(b"caf\xe9 1\n")
-    with pytest.raises(ConfigError, match=rf"{Path(list_).name} is no text file in UTF-8"):
+    with pytest.raises(ConfigError, match=rf"{Path(list_).name} is not a text file in UTF-8"):
         read_dataset(layout, tmp_path)
     (tmp_path / list_).unlink()
     with pytest.raises(ConfigError, match=rf"{Path(list_).name} cannot be read: No such file.*part of the layout"):
@@ -408,5 +408,5 @@ def test_a_recording_of_dcase2014_that_is_there_twice_is_taken_once(tmp_path: Pa
     put(tmp_path, "scenes_stereo_copy/BUS01.wav")
     found = read_dataset("dcase2014", tmp_path)
     assert reasons_of(found) == {
-        "scenes_stereo_copy/BUS01.wav": "scenes_stereo/bus01.wav has the same name and was taken"
+        "scenes_stereo_copy/BUS01.wav": "scenes_stereo/bus01.wav has the same name and was used"
     }

@@ -77,7 +77,10 @@ def test_ids_of_videos_differ_by_case(tmp_path: Path) -> None:
     (tmp_path / f"{ID_2}.mp4").unlink()
     put(tmp_path, f"{ID_2.upper()}.mp4")
     reasons = reasons_of(read_dataset("kinetics", tmp_path))
-    assert reasons == {ID_2: "train.csv, row 2: there is no file of it", f"{ID_2.upper()}.mp4": "no list names it"}
+    assert reasons == {
+        ID_2: "train.csv, row 2: no file of it exists",
+        f"{ID_2.upper()}.mp4": "no list names it",
+    }
 
 
 def test_what_kinetics_lists_and_what_is_there_need_not_agree(tmp_path: Path) -> None:
@@ -95,8 +98,8 @@ def test_what_kinetics_lists_and_what_is_there_need_not_agree(tmp_path: Path) ->
     put(tmp_path, "other.mp4", f"copy/{ID}_000005_000015.mp4")
     found = read_dataset("kinetics", tmp_path)
     assert {(reject.source, reject.start_s, reject.reason) for reject in found.rejects} == {
-        ("gone_gone_g", 5.0, "train.csv, row 3: there is no file of it"),
-        (ID, None, "train.csv, row 4: start 'five' and end '15' are no numbers of seconds"),
+        ("gone_gone_g", 5.0, "train.csv, row 3: no file of it exists"),
+        (ID, None, "train.csv, row 4: start 'five' and end '15' are not numbers of seconds"),
         (ID, 15.0, "train.csv, row 5: it ends (5) before it starts (15)"),
         ("train.csv, row 6", None, "train.csv, row 6: no video"),
         (ID_3, 0.0, "train.csv, row 7: the split is not train, validation or test"),
@@ -105,7 +108,7 @@ def test_what_kinetics_lists_and_what_is_there_need_not_agree(tmp_path: Path) ->
         (
             f"train/archery/{ID}_000005_000015.mp4",
             None,
-            f"copy/{ID}_000005_000015.mp4 has the same name and was taken",
+            f"copy/{ID}_000005_000015.mp4 has the same name and was used",
         ),
     }
 
@@ -207,7 +210,7 @@ def test_audioset_rejects_lines_that_make_no_sense(tmp_path: Path) -> None:
     assert [reject.reason for reject in found.rejects] == [
         'eval_segments.csv, line 5: not of the form id, start, end, "labels"',
         "eval_segments.csv, line 6: the class /m/xyz is not in class_labels_indices.csv",
-        "eval_segments.csv, line 7: start 'a' and end '10.000' are no numbers of seconds",
+        "eval_segments.csv, line 7: start 'a' and end '10.000' are not numbers of seconds",
         f"eval_segments.csv, line 8: it is for test, but {ID}.mp4 is for train",
     ]
 
@@ -261,8 +264,8 @@ def test_vggsound_has_segments_of_ten_seconds_and_one_split(tmp_path: Path) -> N
     )
     assert roles_of(found) == {"1": {"train": 1, "test": 1}}
     assert [(reject.source, reject.reason) for reject in found.rejects] == [
-        (ID_3, "vggsound.csv, line 3: there is no file of it"),
-        (ID_4, "vggsound.csv, line 4: start 'x' and end '' are no numbers of seconds"),
+        (ID_3, "vggsound.csv, line 3: no file of it exists"),
+        (ID_4, "vggsound.csv, line 4: start 'x' and end '' are not numbers of seconds"),
         (ID_4, "vggsound.csv, line 5: not of the form id, start, label, train or test"),
         (ID_4, "vggsound.csv, line 6: the split is not train, validation or test"),
     ]

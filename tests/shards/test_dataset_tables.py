@@ -24,7 +24,7 @@ def test_a_folder_for_every_class_is_one_split_for_training(tmp_path: Path) -> N
     assert (found.modalities, found.classes) == (("audio",), ("cat", "dog"))
     assert labels_of(found) == {"dog/a.wav": "dog", "dog/b.wav": "dog", "pets/cat/c.wav": "cat"}
     assert roles_of(found) == {"all": {"train": 3}}
-    assert reasons_of(found) == {"loose.wav": "it lies in no class folder"}
+    assert reasons_of(found) == {"loose.wav": "it is not in a class folder"}
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_folders_on_top_are_roles(tmp_path: Path, train: str, test: str, validat
     assert {source.path: source.split for source in found.sources} == split.roles
     tops = ", ".join(sorted([train, test, validation]))
     assert reasons_of(found) == {
-        f"{train}/e.mp4": "it lies in no class folder",
-        "extra/dog/f.mp4": f"it lies in none of the folders {tops}",
-        "g.mp4": "it lies in no class folder",
+        f"{train}/e.mp4": "it is not in a class folder",
+        "extra/dog/f.mp4": f"it is in none of the folders {tops}",
+        "g.mp4": "it is not in a class folder",
     }
 
 
@@ -137,7 +137,7 @@ def test_rows_of_a_manifest_of_no_use_are_rejects(tmp_path: Path) -> None:
         "c.wav": "it has no label",
         "gone.wav": "there is no such file",
         "http://x/y.wav": "row 5: only local files are read, no addresses and no pipes",
-        "a.wav": "row 6: the same path, start_s and end_s stand in an earlier row",
+        "a.wav": "row 6: an earlier row has the same path, start_s and end_s",
     }
     assert roles_of(found) == {"1": {"train": 1, "test": 1}}
 

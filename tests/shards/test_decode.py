@@ -59,7 +59,7 @@ def test_frames_are_rgb_bytes_and_come_alone_too() -> None:
 
 @pytest.mark.parametrize(("first", "count", "there"), [(40, 4, 3), (0, 44, 43), (43, 1, 0), (100, 2, 0)])
 def test_more_frames_than_there_are_is_an_error_with_the_numbers(first: int, count: int, there: int) -> None:
-    says = f"frames {first} to {first + count - 1} were asked for, the stored picture has {there} of them"
+    says = f"frames {first} to {first + count - 1} were requested, the stored picture has {there} of them"
     with pytest.raises(MediaError, match=says):
         decode_frames(stored(30.0, 8), first, count)
 
@@ -104,7 +104,7 @@ def test_a_part_of_the_sound_is_that_part_of_the_whole(samples: int, rate: int) 
 
 @pytest.mark.parametrize(("first", "count", "there"), [(15_999, 2, 1), (0, 16_001, 16_000), (9000, 9000, 7000)])
 def test_more_samples_than_there_are_is_an_error_with_the_numbers(first: int, count: int, there: int) -> None:
-    says = f"samples {first} to {first + count - 1} were asked for, the stored sound has {there} of them"
+    says = f"samples {first} to {first + count - 1} were requested, the stored sound has {there} of them"
     with pytest.raises(MediaError, match=says):
         decode_sound(encode_sound(np.ones(16_000, np.int16), 16000), first, count)
 

@@ -46,7 +46,7 @@ def good(tmp_path: Path) -> Path:
     ("changes", "reason"),
     [
         ({"max_pixels": 6000}, r"the picture is 96x64: larger than max_pixels \(6000\)"),
-        ({"max_fps": 10.0}, r"the video has 25 frames a second: more than max_fps \(10\)"),
+        ({"max_fps": 10.0}, r"the video has 25 frames per second: more than max_fps \(10\)"),
         ({"max_clip_mb": 0.001}, r"the encoded clip is larger than max_clip_mb \(0.001\)"),
     ],
 )
@@ -60,7 +60,7 @@ def test_caps_hold_while_a_file_is_decoded_whatever_its_header_said(
     ("changes", "reason"),
     [
         ({"max_pixels": 6000}, "the picture is 96x64: larger than max_pixels (6000)"),
-        ({"max_fps": 10.0}, "the video has 25 frames a second: more than max_fps (10)"),
+        ({"max_fps": 10.0}, "the video has 25 frames per second: more than max_fps (10)"),
         ({"max_hours": 0.0001}, "it is 0.0 hours long: more than max_hours (0.0001)"),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_holder_on_another_machine_is_respected_while_it_renews_its_lock_and_f
     with holder(target, "another machine") as process:
         with pytest.raises(Busy, match=rf"pid {process.pid}"), exclusive(target):
             pass
-        assert "if that one lives, which cannot be told from this machine" in in_progress(target)
+        assert "which may be dead and cannot be checked from this machine" in in_progress(target)
         with pytest.raises(Busy), exclusive(target, patience=0):
             pass
         process.kill()
@@ -166,7 +166,7 @@ def test_a_lock_that_another_machine_left_long_ago_is_removed_without_waiting(ta
     begun = target.with_name(f".{target.name}.{'a' * 64}.partial")
     begun.mkdir()
     clear_left_overs(target)
-    assert "if that one lives" in in_progress(target), "it may live"
+    assert "which may be dead" in in_progress(target), "it may live"
     assert begun.exists()
     long_ago = lock_of(target).stat().st_mtime - lock.ABANDONED - 60
     os.utime(lock_of(target), (long_ago, long_ago))

@@ -99,7 +99,7 @@ def test_the_doctor_looks_at_given_folders_and_of_a_run_at_its_corpus_too(
     (disk / "not yet" / "clips").mkdir(parents=True)
     assert lock_folders([run])[-1].resolve() == disk / "not yet", "the corpus's lock lies beside it"
     assert lock_folders([disk]) == [tmp_path, disk]
-    with pytest.raises(ConfigError, match="nowhere is no folder"):
+    with pytest.raises(ConfigError, match="nowhere is not a folder"):
         lock_folders([Path("nowhere")])
 
 

@@ -134,7 +134,7 @@ def test_another_separator_is_an_error_that_asks_for_commas(tmp_path: Path, sepa
     ],
 )
 def test_another_encoding_is_an_error_that_names_it_or_its_line(tmp_path: Path, content: bytes, says: str) -> None:
-    with pytest.raises(ConfigError, match=rf"l\.csv is no CSV file in UTF-8: {says}"):
+    with pytest.raises(ConfigError, match=rf"l\.csv is not a CSV file in UTF-8: {says}"):
         listed(tmp_path, content)
 
 
@@ -257,7 +257,7 @@ def test_a_file_is_one_source_however_its_path_is_written(tmp_path: Path) -> Non
         assert found(listing) == {"a.mp4": ("", {"label": "x"})}
         assert len(listing.rejects) == len(ways)
         assert {reject.reason.split(": ", 1)[1] for reject in listing.rejects} == {
-            "the same path, start_s and end_s stand in an earlier row"
+            "an earlier row has the same path, start_s and end_s"
         }
 
 

@@ -186,7 +186,7 @@ def test_pixels_that_are_not_square_become_square(tmp_path: Path) -> None:
 
 def test_a_picture_that_is_a_line_is_no_use(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", [grey(99, (1000, 2))] * 30, tone(440, 1.2))
-    with pytest.raises(MediaError, match="the picture is 1000x2: too narrow to be of use"):
+    with pytest.raises(MediaError, match="the picture is 1000x2: too narrow to be useful"):
         cut(path, 0, 1.2, SMALL)
 
 

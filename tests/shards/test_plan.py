@@ -135,7 +135,7 @@ def test_every_source_that_gives_no_clip_or_loses_a_rest_is_accounted_for() -> N
     assert [(reject.source, reject.step, reject.reason) for reject in plan.rejects[1:]] == [
         ("good.mp4", "plan", "the rest of the video is 1.50 s long, shorter than min_seconds (2)"),
         ("broken.mp4", "probe", "no sound: the file has no audio stream"),
-        ("late.mp4", "plan", "start_s (50) lies behind the end of the video (31.50 s)"),
+        ("late.mp4", "plan", "start_s (50) is after the end of the video (31.50 s)"),
         ("short.mp4", "plan", "the video is 1.25 s long, shorter than min_seconds (2)"),
     ]
     assert (plan.rejects[1].start_s, plan.rejects[1].end_s) == (30.0, 31.5)

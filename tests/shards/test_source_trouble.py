@@ -156,7 +156,7 @@ def test_a_disk_that_goes_away_while_clips_are_cut_ends_the_stage_and_commits_no
 ) -> None:
     (videos / "noise.mkv").symlink_to(disk.place / "noise.mkv")
     generous = SMALL.model_copy(update={"max_reject_share": 1.0})
-    with pytest.raises(StageError, match=r"noise\.mkv was there .*No such file or directory.*run the same again"):
+    with pytest.raises(StageError, match=r"noise\.mkv was there .*No such file or directory.*the same command again"):
         shard(place / "corpus", videos, generous, Listener(disk.umount))
     assert not (place / "corpus").exists()
     (partial,) = place.glob(".corpus.*.partial")

@@ -331,7 +331,10 @@ def test_without_its_videos_a_damaged_corpus_is_an_error_that_names_the_file(
 def test_neither_videos_nor_corpus_is_an_error(corpus_settings: CorpusSettings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"corpus\.videos is not set, and .*corpus holds no finished corpus"):
         shard(tmp_path / "corpus", None, corpus_settings)
-    assert corpus_fingerprint_now(tmp_path / "corpus", None, corpus_settings) == (None, "nothing to make it from")
+    assert corpus_fingerprint_now(tmp_path / "corpus", None, corpus_settings) == (
+        None,
+        "no videos to make it from",
+    )
 
 
 @pytest.mark.parametrize("place", ["videos", "videos/.."])

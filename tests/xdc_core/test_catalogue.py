@@ -27,7 +27,7 @@ def test_runs_are_found_at_any_depth_and_what_they_hold_is_not_searched(tmp_path
     assert list((tmp_path / "c" / "rounds").rglob("xdc.yaml")), "reports have copies of the configuration"
     assert find_runs(tmp_path) == [tmp_path / name for name in ("a", "b/deep", "c")]
     assert find_runs(tmp_path / "a") == [tmp_path / "a"]
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         find_runs(tmp_path / "none")
 
 

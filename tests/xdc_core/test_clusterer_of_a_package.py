@@ -173,7 +173,7 @@ def test_a_name_or_setting_that_it_does_not_have_is_refused(spheres: Path, clust
     ("work", "why"),
     [
         ("return {'other': points}, {}", "gives the arrays other, but it declares centroids"),
-        ("return {'centroids': points[:k] * np.nan}, {}", "values that are no finite numbers"),
+        ("return {'centroids': points[:k] * np.nan}, {}", "values that are not finite"),
     ],
 )
 def test_a_model_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, why: str) -> None:
@@ -187,8 +187,8 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("work", "why"),
     [
-        ("return np.zeros(9), np.full(9, 3)", "no integers from 0 to 2"),
-        ("return np.zeros(9), np.zeros(9)", "no integers from 0 to 2"),
+        ("return np.zeros(9), np.full(9, 3)", "not integers from 0 to 2"),
+        ("return np.zeros(9), np.zeros(9)", "not integers from 0 to 2"),
         ("return np.zeros(8), np.zeros(9, int)", r"distances \(8,\) and clusters \(9,\)"),
         ("return np.full(9, np.inf), np.zeros(9, int)", "distances that it assigns are not finite"),
     ],

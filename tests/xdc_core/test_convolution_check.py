@@ -69,7 +69,7 @@ def worst(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_the_doctor_tells_how_far_the_worst_layer_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     row = worst(monkeypatch)
     assert row["state"] == "works"
-    assert "convolutions are float32's but for rounding" in row["text"]
+    assert "convolutions equal float32 up to rounding" in row["text"]
 
 
 @pytest.mark.usefixtures("wrong_conv3d")

@@ -172,7 +172,7 @@ def test_an_extraction_that_another_process_overtakes_ends_with_an_error_and_tha
         if done == 16 and not records:  # After the first shard of three; nothing keeps the other one out.
             records.append(run_stage(run, node))
 
-    with pytest.raises(StageError, match="another process has gone on with it"):
+    with pytest.raises(StageError, match="another process has continued, committed or deleted it"):
         run_stage(run, node, progress=overtake)
     assert [(record.rows, record.rejects) for record in records] == [(48, 0)]
     assert run_stage(run, node).reused
@@ -231,7 +231,7 @@ def test_a_tar_that_was_cut_is_no_reject_but_an_error_with_a_remedy(copy_run: Ma
     tar.write_bytes(tar.read_bytes()[:5000])
     out = run.root / "out"
     out.mkdir()
-    with pytest.raises(StageError, match=r"000002\.tar ends before the mp4 of clip .*Build it anew: xdc stage shard"):
+    with pytest.raises(StageError, match=r"000002\.tar ends before the mp4 of clip .*Rebuild it: xdc stage shard"):
         extract(task_for(run, Node("extract", "video", 0), out, silent))
     assert sorted(path.name for path in out.iterdir()) == ["000000.parquet", "000001.parquet"]
 

@@ -186,7 +186,7 @@ def test_a_file_that_may_not_grow_is_told_of(copy_run: MakeRun) -> None:
     before, limits = outcome(run, node), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(StageError, match=r"File too large.*run the same again"):
+        with pytest.raises(StageError, match=r"File too large.*run the same command again"):
             run_stage(run, node, force=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

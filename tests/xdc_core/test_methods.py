@@ -100,7 +100,7 @@ def test_an_installed_package_adds_a_method_as_data(tmp_path: Path, monkeypatch:
 
 
 def test_one_modality_has_nothing_to_learn_from_another() -> None:
-    with pytest.raises(ConfigError, match=r"method xdc has nothing for audio to learn from .* is \[audio\]"):
+    with pytest.raises(ConfigError, match=r"method xdc has no label source for audio .* is \[audio\]"):
         parse_config({"modalities": ["audio"]}, "a test")
     config = parse_config({"modalities": ["audio"], "method": "sdc"}, "a test")
     assert {node.modality for node in all_nodes(config) if node.stage in ("init", "extract", "label")} == {"audio"}

@@ -116,7 +116,7 @@ def test_an_entry_point_gives_it_a_name(place: Path) -> None:
         ("import no_such_package\n", "cannot be imported: ModuleNotFoundError: No module named 'no_such_package'"),
         ("other = 3\n", "has no function 'make'"),
         ("make = 3\n", "has no function 'make'"),
-        ("def make(): return 3\n", r"make\(\) gives an object of type int, but a torch.nn.Module is needed"),
+        ("def make(): return 3\n", r"make\(\) returns an object of type int, but a torch.nn.Module is needed"),
         ("from torch import nn\ndef make(): return nn.Linear(2, 3)\n", "its attribute `width` is None"),
     ],
 )

@@ -293,7 +293,7 @@ def test_a_features_file_of_other_rows_is_found_though_its_hash_is_right(run: Ru
     commit_as_it_is(directory)
     whats = [finding.what for finding in verify_run(run) if finding.kind == "damaged"]
     assert any("1 rows are missing" in what for what in whats)
-    assert any("47 rows, its manifest says 48" in what for what in whats)
+    assert any("47 rows, but its manifest says 48" in what for what in whats)
 
 
 def test_features_that_were_committed_without_a_shard_are_found_whatever_their_manifest_says(run: Run) -> None:
@@ -309,7 +309,7 @@ def test_features_that_were_committed_without_a_shard_are_found_whatever_their_m
     assert found[:3] == [
         ("000001.parquet", lost),
         ("000002.parquet", lost),
-        ("audio", "0 rejects are written in it, its manifest says 32"),
+        ("audio", "it has 0 rejects, but its manifest says 32"),
     ]
 
 
@@ -318,7 +318,7 @@ def test_a_directory_at_the_place_of_another_is_found(run: Run) -> None:
     shutil.rmtree(one)
     shutil.copytree(other, one)
     (finding, *_) = [finding for finding in verify_run(run) if finding.kind == "damaged"]
-    assert finding.what == "it is the directory of cluster.audio of round 1, at the place of cluster.audio of round 0"
+    assert finding.what == "it is the directory of cluster.audio of round 1, but stored as cluster.audio of round 0"
 
 
 def test_what_lies_beside_is_told_of_and_is_no_damage(run: Run) -> None:
@@ -383,7 +383,7 @@ def test_a_corpus_whose_videos_are_gone_must_come_back_from_a_copy(run: Run) -> 
     )
     flip(run.corpus / "000002.tar")
     (command,) = commands(verify_run(gone))
-    assert command == f"# bring {run.corpus} back from a copy: its videos are not there to make it anew"
+    assert command == f"# restore {run.corpus} from a copy: its videos do not exist, so it cannot be rebuilt"
     assert SHARD in inputs(run.config, Node("extract", "video", 0))
 
 
@@ -393,7 +393,7 @@ def test_the_command_says_what_is_damaged_and_ends_with_1(run: Run) -> None:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     sound = verify()
-    assert (sound.returncode, "is what was committed" in sound.stdout) == (0, True), sound.stderr
+    assert (sound.returncode, "all committed files are unchanged" in sound.stdout) == (0, True), sound.stderr
     flip(run.corpus / "000001.tar")
     told = verify("--json")
     assert told.returncode == 1

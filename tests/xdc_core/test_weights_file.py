@@ -178,7 +178,7 @@ def test_other_keys_are_refused_and_the_first_of_them_named(tiny: dict[str, Tens
     assert refusal(saved(tmp_path / "a.pth", tiny | more)) == (
         " does not fit r2plus1d_tiny:\n"
         "  unexpected: extra.0; extra.1; extra.2; and 2 more\n"
-        "  Give weights of r2plus1d_tiny, or set video.encoder to the encoder that they are of."
+        "  Use weights of r2plus1d_tiny, or set video.encoder to the encoder of this file."
     )
 
 
@@ -258,7 +258,7 @@ def test_weights_of_the_other_modality_are_recognised(tiny: dict[str, Tensor], t
         ("audio_resnet_tiny", "'r2plus1d_tiny': it belongs to audio.weights, with audio.encoder set to audio_resnet"),
         (
             "of_the_future",
-            "holds the encoder 'of_the_future', but video.encoder is 'r2plus1d_tiny': give other weights.",
+            "holds the encoder 'of_the_future', but video.encoder is 'r2plus1d_tiny': use other weights.",
         ),
     ],
 )
@@ -273,7 +273,7 @@ def test_a_file_of_xdc_with_another_encoder_is_refused(
 
 def test_safetensors_without_an_encoders_name_are_refused(tiny: dict[str, Tensor], tmp_path: Path) -> None:
     save_file(tiny, tmp_path / "model.safetensors")
-    assert "names no encoder in its header" in refusal(tmp_path / "model.safetensors")
+    assert "has no encoder's name in its header" in refusal(tmp_path / "model.safetensors")
 
 
 def test_the_content_of_a_file_of_xdc_is_checked_too(tiny: dict[str, Tensor], tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_file_that_is_cut_off_is_refused(tiny: dict[str, Tensor], tmp_path: Pa
     path.write_bytes(data[: int(kept * len(data))])
     text = refusal(path)
     assert "cannot be read: " in text
-    assert text.endswith("Get the file anew.")
+    assert text.endswith("Download or export the file again.")
 
 
 @pytest.mark.parametrize("content", [b"404: Not Found", b"<html>moved</html>", b"\x80\x02}q\x00."])

@@ -1,1 +1,1 @@
-"""Clustering algorithms, what is done to features before, and the agreement of two partitions."""
+"""Clustering algorithms, the preprocessing of features, and the agreement of two partitions."""

@@ -1,4 +1,4 @@
-"""How well clusters agree with something else that is known of the clips. Counted part by part."""
+"""The agreement of clusters with labels or other clusters of the same clips, counted in parts."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ SCORES = ("nmi", "ami", "purity", "entropy", "accuracy")
 
 @dataclass
 class Contingency:
-    """How many clips have cluster c and label l. Grows with the number of pairs seen, not of clips."""
+    """The number of clips per pair of cluster and label. Its size grows with the number of pairs, not of clips."""
 
     counts: Counter[tuple[int, str]] = field(default_factory=Counter)
 
     def add(self, clusters: np.ndarray, labels: list[str | None]) -> None:
-        """Count clips: clusters int [n], and a label each; clips without a label are left out."""
+        """Count clips: clusters int [n], and one label per clip. Clips without a label are left out."""
         pairs = zip(clusters.tolist(), labels, strict=True)
         self.counts.update((cluster, label) for cluster, label in pairs if label is not None)
 
     def matrix(self) -> np.ndarray:
-        """int64 [clusters that occur, labels that occur]."""
+        """Return the counts, int64 [clusters that occur, labels that occur]."""
         rows = {cluster: n for n, cluster in enumerate(sorted({cluster for cluster, _ in self.counts}))}
         columns = {label: n for n, label in enumerate(sorted({label for _, label in self.counts}))}
         matrix = np.zeros((len(rows), len(columns)), np.int64)
@@ -31,13 +31,13 @@ class Contingency:
 
 
 def agreement(contingency: Contingency) -> dict[str, Any]:
-    """NMI (arithmetic mean), AMI (NMI corrected for chance, 0 for random clusters), purity, entropy and accuracy.
+    """Return NMI (arithmetic mean), AMI (corrected for chance, 0 for random clusters), purity, entropy and accuracy.
 
     purity: the share of clips that have the dominant label of their cluster. entropy: of the labels inside a cluster,
-    in bits, averaged over clips; 0 where every cluster has one label, at most log2(labels), lower is better.
-    accuracy: the share of clips that have the label of their cluster when every label is given to at most one cluster
-    and every cluster gets at most one label, as best for the clips (Hungarian matching). Also counts clips and labels;
-    with fewer than two labels there is nothing to agree with, and the scores are None.
+    in bits, averaged over clips; 0 if every cluster has one label, at most log2(labels), lower is better.
+    accuracy: the share of clips with the label of their cluster, for the best one-to-one matching of clusters and
+    labels (Hungarian matching). The result also has the numbers of clips and labels. With fewer than two labels
+    agreement is not defined, and the scores are None.
     """
     matrix = contingency.matrix()
     clips, labels = int(matrix.sum()), matrix.shape[1]
@@ -46,7 +46,7 @@ def agreement(contingency: Contingency) -> dict[str, Any]:
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import adjusted_mutual_info_score, normalized_mutual_info_score
 
-    # scikit-learn takes a pair per clip; the counts give them back without the clips' order.
+    # scikit-learn needs a pair per clip. These follow from the counts; their order does not matter.
     cells = np.argwhere(matrix)
     repeats = matrix[tuple(cells.T)]
     clusters, truth = (np.repeat(cells[:, axis], repeats) for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""k-means of faiss, on GPUs where there are some."""
+"""k-means with faiss, on GPUs if there are any."""
 
 import sys
 from typing import Any
@@ -19,7 +19,7 @@ def fit(
 
 
 def assign(model: Model, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return of every point the Euclidean distance to its nearest centroid, and that one's number."""
+    """Return the Euclidean distance of each point to its nearest centroid, and the centroid's number."""
     return nearest(points, model["centroids"])
 
 
@@ -28,16 +28,16 @@ def kmeans(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Cluster points, float32 [n, d], n >= k, with faiss's k-means, which uses all of them.
 
-    Returns centroids, float32 [k, d], and details.
+    Return centroids, float32 [k, d], and details.
 
-    With `gpus` it runs on all GPUs that faiss sees; where these have no memory left it runs on the CPU, and a warning
-    on stderr says so.
+    With `gpus` it runs on all GPUs that faiss sees. If their memory is not sufficient it runs on the CPU, with a
+    warning on stderr.
 
-    Details: objective per iteration (sum of squared distances), sizes at the end, how many clusters ended empty and
-    how many were refilled by splitting a large one on the way, and where it ran.
+    Details: objective per iteration (sum of squared distances), final sizes, the number of empty clusters at
+    the end, the number refilled by splitting a large one, and where it ran.
 
     Raises:
-        RuntimeError: k-means fails, but for want of memory on a GPU.
+        RuntimeError: k-means fails for another reason than lack of GPU memory.
     """
     import faiss
 
@@ -50,7 +50,7 @@ def kmeans(
             niter=iterations,
             seed=seed,
             gpu=on_gpus,
-            # faiss otherwise trains on 256 points a centroid without saying so, and complains below 39.
+            # By default faiss silently trains on 256 points per centroid, and warns below 39.
             max_points_per_centroid=-(-len(points) // k),
             min_points_per_centroid=1,
         )

@@ -1,4 +1,4 @@
-"""What a clustering algorithm keeps of a fit, on disk: <name>.npy for each of its arrays."""
+"""The model of a clustering algorithm on disk: <name>.npy per array."""
 
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,7 @@ def write_model(directory: Path, model: Model) -> None:
 
 
 def read_model(directory: Path, clusterer: Clusterer) -> dict[str, np.ndarray]:
-    """Read the arrays of an algorithm's model. Raises StageError where a file is missing or damaged."""
+    """Read the arrays of an algorithm's model. Raises StageError if a file is missing or damaged."""
     return {name: _read_array(directory / f"{name}.npy") for name in clusterer.arrays}
 
 

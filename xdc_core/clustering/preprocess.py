@@ -1,4 +1,4 @@
-"""What is done to features before k-means: normalise, PCA, whiten, normalise. Stored beside the centroids."""
+"""The preprocessing of features before k-means: normalise, PCA, whiten, normalise. Stored beside the centroids."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,12 +12,12 @@ from shards.errors import ConfigError, StageError
 from shards.store.checked_read import read_stored, remedy_of
 from shards.store.files import new_file
 
-# Components with less than this share of the largest variance are rounding noise: whitening would blow them up.
+# Components with less than this share of the largest variance are rounding noise: whitening would amplify them.
 NOISE = 1e-6
 
 
 class PreprocessSettings(Protocol):
-    """Those of the settings of a clustering that say how features are prepared; see `ClusterSettings`."""
+    """The settings of preprocessing, a part of `ClusterSettings`."""
 
     @property
     def pca(self) -> int | None: ...
@@ -32,7 +32,7 @@ class PreprocessSettings(Protocol):
 @dataclass(frozen=True)
 class Preprocess:
     """x -> l2(A x + b). `matrix` float32 [components, width] and `bias` [components] hold PCA and whitening; both are
-    None without PCA. `part_l2`: every modality's part is scaled to length 1 first.
+    None without PCA. `part_l2`: each modality's part is first scaled to length 1.
     """
 
     matrix: np.ndarray | None
@@ -41,14 +41,14 @@ class Preprocess:
     l2: bool
 
     def __call__(self, parts: list[np.ndarray]) -> np.ndarray:
-        """Features float32 [clips, width], one a modality -> float32 [clips, components]."""
+        """Transform features float32 [clips, width], one array per modality, to float32 [clips, components]."""
         points = np.concatenate([unit_length(part) if self.part_l2 else part for part in parts], axis=1)
         if self.matrix is not None:
             points = points @ self.matrix.T + self.bias
         return np.ascontiguousarray(unit_length(points) if self.l2 else points, np.float32)
 
     def save(self, path: Path) -> None:
-        """Write an .npz without pickles."""
+        """Write an .npz file without pickles."""
         arrays = {"part_l2": np.array(self.part_l2), "l2": np.array(self.l2)}
         if self.matrix is not None and self.bias is not None:
             arrays |= {"matrix": self.matrix, "bias": self.bias}
@@ -57,7 +57,7 @@ class Preprocess:
 
 
 def load_preprocess(path: Path) -> Preprocess:
-    """Raises StageError where the file is missing or damaged."""
+    """Read what `Preprocess.save` wrote. Raises StageError if the file is missing or damaged."""
     try:
         with np.load(BytesIO(read_stored(path, "cluster")), allow_pickle=False) as stored:
             matrix, bias = (stored.get(name) for name in ("matrix", "bias"))
@@ -67,16 +67,16 @@ def load_preprocess(path: Path) -> Preprocess:
 
 
 def unit_length(points: np.ndarray) -> np.ndarray:
-    """Scale every row to length 1; a row of zeros stays."""
+    """Scale every row to length 1; rows of zeros stay zero."""
     norms = np.linalg.norm(points, axis=1, keepdims=True)
     return points / np.where(norms > 0, norms, 1)
 
 
 def fit_preprocess(parts: list[np.ndarray], settings: PreprocessSettings) -> tuple[Preprocess, dict[str, object]]:
-    """Fit PCA on a sample (float32 [clips, width], one a modality). Returns it and what was kept.
+    """Fit PCA on a sample (float32 [clips, width], one array per modality). Return it, and details of what was kept.
 
-    PCA and whitening are faiss's, as in DeepCluster (eigen_power -0.5). Fewer components than asked for are kept
-    where the data has fewer (a dead unit, say); `pca_kept` tells.
+    PCA and whitening are faiss's, as in DeepCluster (eigen_power -0.5). Fewer components than requested are
+    kept if the data has fewer (for example because of a dead unit); `pca_kept` has their number.
 
     Raises:
         ConfigError: more components than the features are wide.
@@ -99,7 +99,7 @@ def fit_preprocess(parts: list[np.ndarray], settings: PreprocessSettings) -> tup
     kept = min(settings.pca, count)
     pca = faiss.PCAMatrix(width, kept, -0.5 if settings.whiten else 0.0)
     pca.train(points)
-    # Of more points than this faiss uses a random sample, and its sums are over that sample.
+    # Of more points than this, faiss uses a random sample, and its sums are over this sample.
     seen = min(count, pca.max_points_per_d * width)
     variances = faiss.vector_to_array(pca.eigenvalues)[:kept]
     kept = max(1, int((variances > NOISE * variances.max()).sum()))

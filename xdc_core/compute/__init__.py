@@ -1,1 +1,1 @@
-"""The machine as the method sees it: seeds, threads, GPUs, and the death of a parent process."""
+"""Resources of the machine: seeds, threads, GPUs, and the death of a parent process."""

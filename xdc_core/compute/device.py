@@ -1,4 +1,4 @@
-"""Which device a stage computes on, and what PyTorch says of the GPUs that it cannot use. Needs torch alone."""
+"""Choose the device of a stage, and explain why PyTorch cannot use a GPU. This needs only torch."""
 
 import os
 import re
@@ -19,7 +19,7 @@ NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 class Choice(NamedTuple):
-    """A device, and why it is not the GPU that one might expect ("" where nothing is amiss)."""
+    """A device, and why it is not the expected GPU ("" if it is)."""
 
     device: torch.device
     why: str
@@ -29,31 +29,33 @@ class Choice(NamedTuple):
 
 
 def choose_device(runs_on: "RunsOn", processes: str = "train.processes") -> Choice:
-    """Choose the device of this process: the CPU, or of the GPUs that work the one at this process's local rank.
+    """Choose the device of this process: the CPU, or the working GPU at this process's local rank.
 
     A GPU counts if CUDA starts, if PyTorch was built for its architecture, and if it adds two numbers: this starts CUDA
-    in this process, and makes the chosen GPU its current one. With `auto`, a GPU that cannot be used is passed over for
-    another one, or for the CPU, and a warning on stderr says why. `processes` is the setting that has the number of
+    in this process and makes the chosen GPU its current one. With `auto`, a GPU that cannot be used is replaced
+    by another one or by the CPU, with a warning on stderr. `processes` is the setting that has the number of
     training processes.
 
     Raises:
-        ConfigError: cuda was asked for, and no GPU works; or this is one of several training processes, and fewer GPUs
-            work than these need. Says why.
+        ConfigError: cuda was requested and no GPU works; or this is one of several training processes, and there are
+            fewer working GPUs. The text says why.
     """
     wanted = runs_on.device
     if wanted == "cpu":
         return Choice(torch.device("cpu"), "")
     rank, ranks = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    found = find_gpus(rank + 1)
-    why = "; ".join(found.refused)
-    if rank < len(found.working):
+    gpus = find_gpus(rank + 1)
+    why = "; ".join(gpus.refused)
+    if rank < len(gpus.working):
         tune_gpu()
-        choice = Choice(torch.device("cuda", found.working[rank]), why)
-        torch.cuda.set_device(choice.device)  # Else whatever names no GPU, as pinning memory does, would use GPU 0.
-    elif ranks > 1 and found.there:  # Some processes on GPUs and others on the CPU could not train together.
+        choice = Choice(torch.device("cuda", gpus.working[rank]), why)
+        torch.cuda.set_device(
+            choice.device
+        )  # Otherwise calls without a GPU number, such as pinning memory, would use GPU 0.
+    elif ranks > 1 and gpus.there:  # Some processes on GPUs and others on the CPU could not train together.
         raise ConfigError(
-            f"training process {rank} (of {processes}, counted from 0) has no GPU of its own: {len(found.working)} "
-            f"of {found.there} GPUs work{f' ({why})' if why else ''}. Lower {processes}, or set runs_on.device to "
+            f"training process {rank} (of {processes}, counted from 0) has no GPU of its own: {len(gpus.working)} "
+            f"of {gpus.there} GPUs work{f' ({why})' if why else ''}. Lower {processes}, or set runs_on.device to "
             "cpu."
         )
     elif wanted == "cuda":
@@ -67,9 +69,9 @@ def choose_device(runs_on: "RunsOn", processes: str = "train.processes") -> Choi
 
 
 class Gpus(NamedTuple):
-    """The numbers of GPUs that work, in order, why those before or between them do not, and how many are there.
+    """The numbers of the working GPUs, in order, why others before or between them do not work, and the number of all.
 
-    `there` is 0 where CUDA does not start; `refused` then says why, or is empty where the machine has no GPU.
+    `there` is 0 if CUDA does not start; `refused` then says why, or is empty if the machine has no GPU.
     """
 
     working: list[int]
@@ -78,23 +80,23 @@ class Gpus(NamedTuple):
 
 
 def find_gpus(wanted: int) -> Gpus:
-    """Find the first `wanted` GPUs that work. Every process that asks finds them in the same order."""
+    """Find the first `wanted` working GPUs. The order is the same in every process."""
     count, trouble = start_cuda()
-    found = Gpus([], [trouble] if trouble else [], 0 if trouble else count)
-    for number in range(found.there):
-        if len(found.working) == wanted:
+    gpus = Gpus([], [trouble] if trouble else [], 0 if trouble else count)
+    for number in range(gpus.there):
+        if len(gpus.working) == wanted:
             break
         if trouble := gpu_trouble(number):
-            found.refused.append(trouble)
+            gpus.refused.append(trouble)
         else:
-            found.working.append(number)
-    return found
+            gpus.working.append(number)
+    return gpus
 
 
 def start_cuda() -> tuple[int, str]:
-    """Start CUDA in this process. Returns the number of GPUs, and why PyTorch can use none of them ("": it can)."""
+    """Start CUDA in this process. Return the number of GPUs, and why PyTorch cannot use any ("" if it can)."""
     os.environ.pop(NVML_CHECK, None)  # From here on PyTorch counts only GPUs that it can use.
-    count = torch.cuda.device_count()  # By NVML, where that is there: it counts what an old driver cannot use, too.
+    count = torch.cuda.device_count()  # By NVML, if it is installed: it also counts GPUs that an old driver cannot use.
     if not count:
         return 0, ""
     try:
@@ -105,12 +107,12 @@ def start_cuda() -> tuple[int, str]:
 
 
 def explain(error: BaseException) -> str:
-    """In one line why CUDA does not start."""
+    """Return in one line why CUDA does not start."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    found = re.search(r"driver on your system is too old \(found version (\d+)\)", text)
-    if not found:
+    match = re.search(r"driver on your system is too old \(found version (\d+)\)", text)
+    if not match:
         return text
-    supports = f"{int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}"
+    supports = f"{int(match[1]) // 1000}.{int(match[1]) % 1000 // 10}"
     built = str(torch.version.cuda)
     oldest = DRIVERS.get(int(built.split(".")[0]))
     needed = f", which needs driver {oldest} or newer" if oldest else ""
@@ -121,7 +123,7 @@ def explain(error: BaseException) -> str:
 
 
 def gpu_trouble(number: int) -> str:
-    """Why PyTorch cannot use GPU `number` ("": it can). CUDA must have been started."""
+    """Return why PyTorch cannot use GPU `number` ("" if it can). CUDA must have been started."""
     name = f"GPU {number} ({torch.cuda.get_device_name(number)})"
     capability, built = torch.cuda.get_device_capability(number), torch.cuda.get_arch_list()
     if not runs_on(capability, built):
@@ -131,7 +133,7 @@ def gpu_trouble(number: int) -> str:
         )
     try:
         return "" if one_plus_one(torch.device("cuda", number)) == 2 else f"{name} computes 1 + 1 wrongly"
-    except RuntimeError as error:  # Out of memory, in use by another process alone, a broken card.
+    except RuntimeError as error:  # Out of memory, in exclusive use by another process, or defective.
         return f"{name} does not work: {str(error).strip().splitlines()[0]}"
 
 
@@ -145,13 +147,13 @@ def one_plus_one(device: torch.device) -> float:
 
 
 def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
-    """Whether code for `built` (such as sm_90, sm_90a, compute_120) runs on a GPU of this compute capability.
+    """Return whether code for `built` (such as sm_90, sm_90a, compute_120) runs on a GPU of this compute capability.
 
     sm_XY holds machine code for GPUs X.Y and later ones of the same X; compute_XY is translated by the driver for any
-    GPU from X.Y on. With an `a` both are for X.Y alone, with an `f` for the same X. True where none of these is listed.
+    GPU from X.Y on. With an `a` both are for X.Y only, with an `f` for the same X. True if none of these is listed.
     """
-    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name) for name in built]
-    kinds = [(match[1], (int(match[2]), int(match[3])), match[4]) for match in found if match]
+    matches = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name) for name in built]
+    kinds = [(match[1], (int(match[2]), int(match[3])), match[4]) for match in matches if match]
     for kind, target, only in kinds:
         if only == "a":
             fits = capability == target
@@ -165,11 +167,11 @@ def runs_on(capability: tuple[int, int], built: list[str]) -> bool:
 
 
 def tune_gpu() -> None:
-    """Set what stages and benchmarks compute with on GPUs: float32 products as TF32, convolutions chosen by trying.
+    """Set up computation on GPUs: float32 products as TF32, and convolution algorithms chosen by measurement.
 
-    TF32 rounds the factors of a float32 product to 10 bits of mantissa and adds in float32; PyTorch's own default is so
-    for convolutions, but not for matrix products. Trying out convolutions (cudnn.benchmark) costs a moment at each new
-    shape. Neither concerns CPUs.
+    TF32 rounds the factors of a float32 product to 10 bits of mantissa and adds in float32; this is PyTorch's
+    default for convolutions, but not for matrix products. Measuring convolutions (cudnn.benchmark) takes a moment at
+    each new shape. Neither affects CPUs.
     """
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True

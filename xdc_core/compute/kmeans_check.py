@@ -1,11 +1,11 @@
-"""Whether faiss's k-means works on the GPUs here. As a program it tries k-means, and prints JSON:
+"""Check whether faiss's k-means works on the GPUs of this machine. As a program it runs k-means and prints JSON:
 
     python -m xdc_core.compute.kmeans_check PARENT [cpu]
 
-PARENT is the process id of the one that starts it, and ends it.
+PARENT is the process id of the caller; the program ends with it.
 
-In a process of its own, because what goes wrong with CUDA inside faiss (too old a driver, a GPU for which it has no
-code) does not raise an error: it ends the process.
+It has its own process, because errors of CUDA inside faiss (a driver that is too old, a GPU for which it has no code)
+end the process instead of raising an exception.
 """
 
 import ctypes
@@ -24,14 +24,14 @@ from xdc_core.compute.parent_death import die_with_parent
 
 CPU = "cpu"  # As argument: without the GPUs.
 TIMEOUT_S = 120.0
-TOLERANCE = 0.01  # Between the objectives: both start from the same centroids and differ by rounding.
+TOLERANCE = 0.01  # Relative difference of the objectives: both start from the same centroids and differ by rounding.
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # NVIDIA's driver for Linux lists the machine's GPUs here.
 
 
 @dataclass(frozen=True)
 class KmeansCheck:
-    """What was found: the sum of squared distances at the end on the CPU, and on the GPUs (None: there are none)."""
+    """The result: the final sum of squared distances on the CPU, and on the GPUs (None if there are none)."""
 
     version: str
     gpus: int
@@ -40,7 +40,7 @@ class KmeansCheck:
 
 
 class FaissGpus(NamedTuple):
-    """On how many GPUs faiss's k-means works; if on none, why not ("": there is none); faiss's version, if it ran."""
+    """The number of GPUs on which faiss's k-means works; if 0, why ("" without GPUs); faiss's version, if it ran."""
 
     gpus: int
     why: str
@@ -48,9 +48,9 @@ class FaissGpus(NamedTuple):
 
 
 def check_kmeans(gpu: bool) -> KmeansCheck:
-    """Cluster the same points on the CPU and, if asked to and if faiss sees GPUs, on these.
+    """Cluster the same points on the CPU and, if requested and if faiss sees GPUs, on these.
 
-    Ends the process where CUDA fails.
+    The process ends if CUDA fails.
     """
     import faiss
 
@@ -66,10 +66,10 @@ def check_kmeans(gpu: bool) -> KmeansCheck:
 
 
 def kmeans_tried(gpu: bool) -> KmeansCheck:
-    """Run `check_kmeans` in a process of its own, which ends with this one.
+    """Run `check_kmeans` in its own process, which ends with this one.
 
     Raises:
-        RuntimeError: it failed or did not end in time; the text is what it said last.
+        RuntimeError: it failed or did not end in time; the text is its last output.
     """
     command = [sys.executable, "-m", "xdc_core.compute.kmeans_check", str(os.getpid()), *([] if gpu else [CPU])]
     try:
@@ -82,23 +82,23 @@ def kmeans_tried(gpu: bool) -> KmeansCheck:
 
 
 def faiss_gpus() -> FaissGpus:
-    """Find out on how many GPUs faiss's k-means works. Takes seconds where NVIDIA's driver is installed."""
+    """Return on how many GPUs faiss's k-means works. This takes seconds if NVIDIA's driver is installed."""
     if not driver_there():
         return FaissGpus(0, "", "")
     try:
-        found = kmeans_tried(gpu=True)
+        check = kmeans_tried(gpu=True)
     except RuntimeError as error:
         return FaissGpus(0, f"k-means fails on the GPU: {error}", "")
-    if found.gpu is not None and abs(found.gpu / found.cpu - 1) > TOLERANCE:
-        why = f"k-means is wrong on the GPU: its objective is {found.gpu:.6g}, on the CPU {found.cpu:.6g}"
-        return FaissGpus(0, why, found.version)
-    if not found.gpus and any(DRIVER_GPUS.glob("*")):
-        return FaissGpus(0, "faiss does not use the GPU of this machine: faiss-cpu cannot", found.version)
-    return FaissGpus(found.gpus, "", found.version)
+    if check.gpu is not None and abs(check.gpu / check.cpu - 1) > TOLERANCE:
+        why = f"k-means is wrong on the GPU: its objective is {check.gpu:.6g}, on the CPU {check.cpu:.6g}"
+        return FaissGpus(0, why, check.version)
+    if not check.gpus and any(DRIVER_GPUS.glob("*")):
+        return FaissGpus(0, "faiss does not use the GPU of this machine: faiss-cpu cannot", check.version)
+    return FaissGpus(check.gpus, "", check.version)
 
 
 def driver_there() -> bool:
-    """Whether NVIDIA's driver is installed; without it there is nothing to try. Does not start CUDA."""
+    """Return whether NVIDIA's driver is installed; without it no GPU can work. Does not start CUDA."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

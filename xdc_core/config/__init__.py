@@ -1,1 +1,1 @@
-"""What a user sets: the sections of xdc.yaml, how it is read, explained and written."""
+"""The configuration of a run: the sections of xdc.yaml, and how it is read, checked and written."""

@@ -1,4 +1,4 @@
-"""One line for people for each of pydantic's errors."""
+"""Explain pydantic's errors, one line per error."""
 
 import difflib
 import reprlib
@@ -32,7 +32,7 @@ def _is_section(annotation: Any) -> bool:
 
 
 def explain_problem(problem: Any, whole: type[BaseModel]) -> str:
-    """One line for one of pydantic's errors."""
+    """Return one line for one of pydantic's errors."""
     location = tuple(part for part in problem["loc"] if part != "[key]")
     name = ".".join(map(str, location))
     if problem["type"] == "string_pattern_mismatch" and "[key]" in problem["loc"]:
@@ -52,7 +52,7 @@ def explain_problem(problem: Any, whole: type[BaseModel]) -> str:
 
 
 def _shown(value: object) -> str:
-    """Short: a few lines of YAML can stand for billions of entries."""
+    """Return a short form of a value: a few lines of YAML can expand to billions of entries."""
     whole = reprlib.Repr()
     whole.maxstring = whole.maxother = whole.maxlong = 200
     return whole.repr(value)

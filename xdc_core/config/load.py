@@ -1,4 +1,4 @@
-"""Read a configuration from YAML: xdc.yaml, presets, and what was asked for beside it."""
+"""Read a configuration from YAML: xdc.yaml, presets, and evaluate.yaml."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,20 +27,20 @@ FILE_NAME = "xdc.yaml"
 EVALUATIONS_FILE = "evaluate.yaml"
 
 
-# What PyYAML raises for a text that it cannot make sense of: its own error, and Python's for values such as 2001-99-99
-# or !!bool x. An endless nesting ends in a RecursionError.
+# Errors of PyYAML for invalid texts: its own, and Python's for values such as 2001-99-99 or !!bool x. Endless nesting
+# ends in a RecursionError.
 _NO_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package."""
+    """Return the names of the presets in the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def load_preset(name: str, modalities: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the values that a preset sets; all else has its default.
+    """Return the values that a preset sets; other settings have their defaults.
 
-    Of `modalities`, those that the preset does not know get as many clusters as its largest label source.
+    `modalities` without a number of clusters in the preset get that of its largest label source.
 
     Raises:
         ConfigError: there is no such preset.
@@ -55,19 +55,19 @@ def load_preset(name: str, modalities: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+    """Read a YAML file that contains a mapping.
 
     Raises:
-        ConfigError: it is missing, no YAML, or no mapping.
+        ConfigError: it is missing, not valid YAML, or not a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Make a run with: {command('xdc', 'init', path.parent)}") from None
+        raise ConfigError(f"{path} does not exist. Create a run with: {command('xdc', 'init', path.parent)}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except _NO_YAML as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict | None):
         raise ConfigError(f"{path} holds a {type(values).__name__}, but keys and values were expected.")
     return values or {}
@@ -77,7 +77,7 @@ def parse_section(section: type[AnySection], values: dict[str, Any], where: str)
     """Check values and fill in defaults.
 
     Raises:
-        ConfigError: names every wrong key with its nearest match, and every wrong value with what is allowed.
+        ConfigError: a key or value is wrong; the text lists all of them, with similar keys and allowed values.
     """
     try:
         return section.model_validate(values)
@@ -87,7 +87,7 @@ def parse_section(section: type[AnySection], values: dict[str, Any], where: str)
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
-    """A run's whole configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
+    """Return a run's configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
     config = parse_section(config_model(values), values, where)
     for modality in dict.fromkeys((*BUILT_IN, *config.modalities)):
         try:
@@ -98,14 +98,14 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a run's xdc.yaml, and evaluate.yaml beside it: evaluations asked for on the command line."""
+    """Read and check a run's xdc.yaml, and evaluate.yaml beside it with the evaluations added by `xdc eval`."""
     values = read_yaml(path)
     asked = path.with_name(EVALUATIONS_FILE)
     if not asked.exists():
         return parse_config(values, str(path))
     for section, entries in read_yaml(asked).items():
         if section not in ("datasets", "evaluate"):
-            raise ConfigError(f"{asked}: {section!r} has no place here, but datasets and evaluate have.")
+            raise ConfigError(f"{asked}: {section!r} is not allowed here, only datasets and evaluate.")
         both = [values.get(section) or {}, entries or {}]
         for file, part in zip((path, asked), both, strict=True):
             if not isinstance(part, dict):

@@ -1,6 +1,6 @@
-"""Who supervises whom: the only thing in which the four methods differ (XDC paper, Figure 1).
+"""The label sources of each encoder, in which alone the four methods differ (XDC paper, Figure 1).
 
-`supervised` is a baseline beside them: its label source, TRUTH, is a label column of the corpus instead of clusters.
+`supervised` is an additional baseline: its label source, TRUTH, is a label column of the corpus instead of clusters.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def heads(method: str, modalities: Sequence[str] = PAIR) -> dict[str, tuple[str,
     """Return the label sources of each modality's encoder, one head each.
 
     Raises:
-        ConfigError: the method's package cannot be loaded, or its words name no label source.
+        ConfigError: the method's package cannot be loaded, or it names an unknown label source.
     """
     words = METHODS.find(method)
     known = (OWN, OTHERS, JOINT, TRUTH, *modalities)
@@ -61,7 +61,7 @@ def _sources(method: tuple[str, ...], own: str, modalities: Sequence[str]) -> li
 
 
 def label_sources(method: str, modalities: Sequence[str] = PAIR) -> tuple[str, ...]:
-    """Return what a method learns from: clusters of modalities, of "joint" for all of them together, or "truth"."""
+    """Return the label sources of a method: clusters of a modality, of "joint" (all together), or "truth"."""
     needed = {source for sources in heads(method, modalities).values() for source in sources}
     return tuple(source for source in (*modalities, JOINT, TRUTH) if source in needed)
 

@@ -16,9 +16,9 @@ from xdc_core.modalities.registry import BUILT_IN, MODALITIES
 
 
 def config_model(values: Mapping[str, Any]) -> type[Config]:
-    """Return the class for a configuration's values: that with the sections of the modalities that they name.
+    """Return the class for a configuration's values, with a section for each modality that they name.
 
-    What is wrong with the names is left for the class to find.
+    The class itself reports wrong names.
 
     Raises:
         ConfigError: a modality's package cannot be loaded, or its name has another meaning.
@@ -30,7 +30,7 @@ def config_model(values: Mapping[str, Any]) -> type[Config]:
 
 
 class _ExtendedConfig(Config):
-    """A configuration with more sections. Its class is made where it is needed: a pickle has the values instead."""
+    """A configuration with additional sections. Its class is created at run time, so a pickle contains the values."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.model_dump(),)
@@ -56,6 +56,6 @@ def _check_name(name: str, modality: Modality) -> None:
         raise ConfigError(f"{giver} calls itself {modality.name!r}. Give its entry point the same name.")
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in (*Config.model_fields, JOINT, TRUTH, CORPUS):
         raise ConfigError(
-            f"{giver} needs another name: one of small letters, digits and _ that is no key of xdc.yaml, "
+            f"{giver} needs another name: one of small letters, digits and _ that is neither a key of xdc.yaml "
             f"nor {JOINT}, {TRUTH} or {CORPUS}."
         )

@@ -1,4 +1,4 @@
-"""The protocols of evaluations by name: probes of frozen features, built in or of installed packages, and others."""
+"""The protocols of evaluations by name: probes of frozen features (built in or of installed packages), and others."""
 
 import difflib
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from pydantic import AfterValidator
 
 from shards.registry import Registry
 
-# These look at more than the features of labelled views.
+# These need more than the features of labelled views.
 WHOLE = ("all", "retrieval", "clusters")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe: it learns labels from frozen features, and is tested. Light to import.
+    """A probe: it learns labels from frozen features, and is tested. It is cheap to import.
 
-    name: that of the protocol. module: the module with the function, imported when a probe is first used. function:
+    name: of the protocol. module: the module with the function, imported when a probe is first used. function:
         (train: Examples, test: Examples, classes: int, seed: int, held_out_share: float) -> Predictions
-    with the types of `xdc_core.evaluation`; `xdc_core.probes.probe.probe` does what all of them have in common.
-    version: to be raised when the same settings give other figures; from 2 on it is part of the fingerprint.
+    with the types of `xdc_core.evaluation`; `xdc_core.probes.probe.probe` contains their common part.
+    version: to be raised if the same settings give other results; from 2 on it is part of the fingerprint.
     """
 
     name: str
@@ -46,7 +46,7 @@ PROBES: Registry[Probe] = Registry(
 
 
 def probe_settings(protocol: str) -> dict[str, int]:
-    """Return what of a protocol itself enters the fingerprint of an evaluation: the version of a probe, from 2 on."""
+    """Return the part of a protocol that enters an evaluation's fingerprint: a probe's version, from 2 on."""
     version = PROBES.find(protocol).version if protocol not in WHOLE else 1
     return {} if version == 1 else {"probe_version": version}
 

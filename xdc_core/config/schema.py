@@ -1,4 +1,4 @@
-"""The configuration of a run: one YAML file, every key of it described here."""
+"""The configuration of a run: one YAML file, with a description of every key."""
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -21,13 +21,13 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 def known_label_sources() -> tuple[str, ...]:
-    """Return the label sources that are clusters: every modality that is known, and "joint"."""
+    """Return the label sources that are clusters: every known modality, and "joint"."""
     return (*MODALITIES, JOINT)
 
 
 def _known_label_source(name: str) -> str:
     if name not in (*BUILT_IN, JOINT) and name not in known_label_sources():
-        raise ValueError(f"{name!r} is no label source")
+        raise ValueError(f"{name!r} is not a label source")
     return name
 
 
@@ -35,20 +35,19 @@ LabelSource = Annotated[str, AfterValidator(_known_label_source)]
 
 
 class ExtractSettings(Section):
-    """How features are computed. Of a given encoder only `precision` and, by rounding, `channels_last` change them."""
+    """The computation of features. For a given encoder only `precision` and (by rounding) `channels_last` matter."""
 
-    batch: int = Field(32, ge=1, description="clips a forward pass (and a calibration batch)")
-    workers: Annotated[int, NotHashed()] = Field(
-        0, ge=0, description="decoding processes beside the one with the encoder"
-    )
+    batch: int = Field(32, ge=1, description="clips per forward pass (and per calibration batch)")
+    workers: Annotated[int, NotHashed()] = Field(0, ge=0, description="additional decoding processes")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 is for GPUs")
     channels_last: Annotated[bool, Since("0.2.0")] = Field(
-        False, description="the memory layout that GPUs convolve fastest; a third less time with r2plus1d_18 on CPUs"
+        False,
+        description="memory layout with the fastest convolutions on GPUs; a third less time with r2plus1d_18 on CPUs",
     )
     calibration_batches: int = Field(
         20,
         ge=0,
-        description="batches that set a random first encoder's batch-norm statistics; 0 leaves them at 0 and 1",
+        description="batches to set a random first encoder's batch-norm statistics; 0: leave them at 0 and 1",
     )
 
 
@@ -67,7 +66,7 @@ class ClusterSettings(Section):
         KMEANS.name, description="kmeans, or the clustering algorithm of an installed package"
     )
     algorithm_settings: Annotated[dict[str, Any], Since("0.2.0")] = Field(
-        {}, description="its own settings, where it is not kmeans; {}: their defaults"
+        {}, description="settings of another algorithm than kmeans; {}: defaults"
     )
 
     k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
@@ -77,7 +76,7 @@ class ClusterSettings(Section):
     whiten: bool = Field(True, description="scale the components to unit variance (needs pca). Unverified for XDC")
     l2: bool = Field(True, description="scale every vector to length 1 before k-means. Unverified for XDC")
     joint_l2: bool = Field(
-        True, description="scale every modality to length 1 before they are put together. Unverified for XDC"
+        True, description="scale every modality to length 1 before concatenation. Unverified for XDC"
     )
     iterations: int = Field(20, ge=1, description="iterations of kmeans (20 in DeepCluster)")
     sample_mb: Positive = Field(
@@ -117,7 +116,7 @@ def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
 
 
 def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
-    """Return what decides how features are clustered, but for `k` and `joint_l2`: it enters fingerprints."""
+    """Return the settings of clustering that enter fingerprints, except `k` and `joint_l2`."""
     clusterer, own = algorithm_of(settings)
     if clusterer is KMEANS:
         return hashed_settings(settings, {"k", "joint_l2"})
@@ -126,55 +125,57 @@ def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
 
 
 class TrainSettings(Section):
-    """A training round of one encoder."""
+    """The training of one encoder in one round."""
 
-    clips: int = Field(1_000_000, ge=1, description="clips a round, whatever the size of the corpus")
-    batch: int = Field(32, ge=1, description="clips a step, over all processes")
+    clips: int = Field(1_000_000, ge=1, description="clips per round, independent of the size of the corpus")
+    batch: int = Field(32, ge=1, description="clips per step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
-    lr: Positive = Field(0.01, description="peak learning rate, for the batch as given unless lr_per is set")
+    lr: Positive = Field(0.01, description="peak learning rate; for the configured batch unless lr_per is set")
     lr_per: int | None = Field(
-        None, ge=1, description="clips that lr is for: the peak is lr * batch / lr_per (32 in VMZ). null: the batch"
+        None,
+        ge=1,
+        description="batch size for which lr is given: the peak is lr * batch / lr_per (32 in VMZ); null: batch",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(1e-4, ge=0, description="on what decay_on names")
+    weight_decay: float = Field(1e-4, ge=0, description="applied to the parameters of decay_on")
     decay_on: Literal["all", "weights_and_scales", "weights"] = Field(
         "all",
         description="all parameters; weights_and_scales: not biases (VMZ in Caffe2); weights: nor the scales of norms",
     )
     clip_gradient: Positive | None = Field(
-        None, description="scale longer gradients (norm over all parameters) down to this length; null: leave them"
+        None, description="largest norm of the gradient over all parameters; null: not limited"
     )
     warmup: float = Field(0.05, ge=0, le=0.5, description="share of the steps in which the learning rate rises")
     schedule: Literal["constant", "cosine", "step"] = Field(
-        "step", description="of the learning rate after the warm-up; step: it falls at milestones"
+        "step", description="learning rate after the warm-up; step: reduced at milestones"
     )
     milestones: tuple[Share, ...] = Field(
-        (1 / 3, 2 / 3), min_length=1, description="of schedule step: shares of the steps after the warm-up, rising"
+        (1 / 3, 2 / 3), min_length=1, description="for schedule step: shares of the steps after the warm-up, increasing"
     )
-    gamma: Positive = Field(0.1, le=1, description="of schedule step: the factor at each milestone")
+    gamma: Positive = Field(0.1, le=1, description="for schedule step: factor at each milestone")
     uniform: bool = Field(True, description="draw clips uniformly over clusters; false: uniformly over clips")
     shuffle_labels: bool = Field(
-        False, description="a control: permute the pseudo-labels among the clips, so that there is only noise to learn"
+        False, description="control: permute the pseudo-labels among the clips, so that they carry no information"
     )
     head_std: Positive = Field(0.01, description="standard deviation of a new head's weights")
     own_head_weight: Positive = Field(
         1.0,
-        description="mdc: weight in the loss of the head for a modality's own clusters; the others have 1. Unverified",
+        description="mdc: loss weight of the head for a modality's own clusters; the others have 1. Unverified",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
+        "float32", description="of forward and backward passes; bfloat16 is for GPUs. Weights stay float32"
     )
-    channels_last: bool = Field(False, description="the memory layout that GPUs convolve fastest; for GPUs")
-    compile: bool = Field(False, description="torch.compile the encoder; minutes at the start of a round, for GPUs")
+    channels_last: bool = Field(False, description="memory layout with the fastest convolutions; for GPUs")
+    compile: bool = Field(
+        False, description="compile the encoder with torch.compile; takes minutes at the start of a round, for GPUs"
+    )
     checkpoint_every: Annotated[int, NotHashed()] = Field(500, ge=1, description="steps")
     log_every: Annotated[int, NotHashed()] = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
-    processes: int = Field(1, ge=1, description="processes (GPUs) a modality, joined by torchrun")
+    processes: int = Field(1, ge=1, description="processes (GPUs) per modality, started by torchrun")
     sync_batch_norm: bool = Field(
-        False, description="batch norm over the batch of all processes; false: over that of each (VMZ in Caffe2)"
+        False, description="batch norm over the batch of all processes; false: of each process (VMZ in Caffe2)"
     )
-    workers: Annotated[int, NotHashed()] = Field(
-        0, ge=0, description="decoding processes beside every training process"
-    )
+    workers: Annotated[int, NotHashed()] = Field(0, ge=0, description="decoding processes per training process")
 
     @model_validator(mode="after")
     def _milestones_rise(self) -> "TrainSettings":
@@ -184,23 +185,25 @@ class TrainSettings(Section):
 
 
 class ReportSettings(Section):
-    """What a round's page shows beside numbers."""
+    """The contents of a round's page in addition to numbers."""
 
-    examples: int = Field(6, ge=0, description="clips of every cluster to look at and listen to, the nearest; 0: none")
+    examples: int = Field(6, ge=0, description="example clips per cluster, nearest to the centroid; 0: none")
     most_examples: int = Field(
-        1000, ge=1, description="of a label source, over all clusters: many clusters get fewer each, but one"
+        1000,
+        ge=1,
+        description="limit of examples per label source; with many clusters each gets fewer, but at least one",
     )
     track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], NotHashed()] = Field(
-        ("tensorboard",), description="who gets the curves after every training and report; [] for nobody"
+        ("tensorboard",), description="trackers that receive metrics after every training and report; []: none"
     )
 
 
 class RunsOn(Section):
-    """Where the work is done. Nothing here changes what is computed, but for rounding."""
+    """The resources of a run. They do not change the results, except by rounding."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
-    parallel: bool = Field(True, description="work on the modalities side by side")
-    threads: int | None = Field(None, ge=1, description="CPU threads a stage; null: its share of the cores")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if available")
+    parallel: bool = Field(True, description="process the modalities in parallel")
+    threads: int | None = Field(None, ge=1, description="CPU threads per stage; null: its share of the cores")
 
 
 def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
@@ -210,22 +213,23 @@ def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
 
 
 class Config(Section):
-    """Everything that decides what a run computes."""
+    """The configuration of a run."""
 
     method: MethodName = Field(
         "xdc",
-        description="who supervises whom: sdc, mdc, cdc, xdc, supervised, or a method of an installed package; see "
-        "docs/method.md",
+        description="sdc, mdc, cdc, xdc, supervised, or a method of an installed package; see docs/method.md",
     )
-    truth: str = Field("label", description="label column that the baseline `supervised` learns; others never see it")
+    truth: str = Field(
+        "label", description="label column that the baseline `supervised` learns; other methods do not use it"
+    )
     modalities: Annotated[tuple[ModalityName, ...], AfterValidator(in_order), Since("0.2.0")] = Field(
         BUILT_IN,
         min_length=1,
-        description="what is learnt of the clips, an encoder each; a modality of an installed package has a section of "
+        description="modalities to learn, with one encoder each; a modality of an installed package has a section with "
         "its name in this file",
     )
-    rounds: int = Field(5, ge=0, le=999, description="training rounds; a last look without training follows them")
-    seed: int = Field(0, ge=0, description="every random draw of the run comes from it")
+    rounds: int = Field(5, ge=0, le=999, description="training rounds; a last round without training follows")
+    seed: int = Field(0, ge=0, description="seed of all random draws of the run")
     corpus: Annotated[CorpusSettings, AfterValidator(_with_known_layout)] = Field(
         CorpusSettings(), description="raw videos -> clips"
     )
@@ -238,27 +242,27 @@ class Config(Section):
     evaluate: dict[Name, EvaluationSettings] = Field(
         {}, description="evaluations of the encoders, by name; see docs/evaluation.md"
     )
-    report: ReportSettings = Field(ReportSettings(), description="what a round's page shows")
-    runs_on: RunsOn = Field(RunsOn(), description="where the work is done")
+    report: ReportSettings = Field(ReportSettings(), description="contents of a round's page")
+    runs_on: RunsOn = Field(RunsOn(), description="resources; they do not change the results, except by rounding")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "Config":
         without = [name for name, sources in heads(self.method, self.modalities).items() if not sources]
         if without:
             raise ValueError(
-                f"method {self.method} has nothing for {', '.join(without)} to learn from where modalities is "
-                f"[{', '.join(self.modalities)}]: name another modality, or choose another method"
+                f"method {self.method} has no label source for {', '.join(without)} if modalities is "
+                f"[{', '.join(self.modalities)}]: add a modality, or choose another method"
             )
         return self
 
     @model_validator(mode="after")
     def _data_of_evaluations(self) -> "Config":
         if CORPUS in self.datasets:
-            raise ValueError(f"datasets.{CORPUS}: this name means the run's own corpus; choose another")
+            raise ValueError(f"datasets.{CORPUS}: this name is reserved for the run's own corpus; choose another")
         there = ", ".join([CORPUS, *self.datasets])
         for name, evaluation in self.evaluate.items():
             if evaluation.data not in (CORPUS, *self.datasets):
-                raise ValueError(f"evaluate.{name}.data is {evaluation.data!r}, which is none of: {there}")
+                raise ValueError(f"evaluate.{name}.data is {evaluation.data!r}, but it must be one of: {there}")
             modality = evaluated_modality(self, name)
             if evaluation.modality not in (None, modality):
                 raise ValueError(
@@ -266,11 +270,11 @@ class Config(Section):
                 )
             if modality is None and len(self.modalities) < 2:
                 raise ValueError(
-                    f"evaluate.{name}: retrieval needs two modalities, but the run has {self.modalities[0]} alone"
+                    f"evaluate.{name}: retrieval needs two modalities, but the run has only {self.modalities[0]}"
                 )
             if modality is not None and modality not in self.modalities:
                 raise ValueError(
-                    f"evaluate.{name} is of {modality}, but the run has encoders of {', '.join(self.modalities)} only. "
+                    f"evaluate.{name} is of {modality}, but the run only has encoders of {', '.join(self.modalities)}. "
                     "Add it to modalities, or leave the evaluation out"
                 )
         return self
@@ -285,6 +289,6 @@ class Config(Section):
 
 
 def evaluated_modality(config: Config, name: str) -> str | None:
-    """Return whose encoder an evaluation is of; None for all."""
+    """Return the modality whose encoder is evaluated; None for all."""
     evaluation = config.evaluate[name]
     return config.datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality

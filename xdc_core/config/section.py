@@ -1,4 +1,4 @@
-"""What sections of the configuration have in common, beside what every section of settings has."""
+"""Types that sections of the configuration share."""
 
 from typing import Annotated
 
@@ -10,8 +10,8 @@ from shards.section import Section as Section
 
 
 def known_layout(name: str) -> str:
-    """Return the name of a layout of data sets. Raises ValueError where there is none; says which is meant."""
-    from shards.layouts.registry import LAYOUTS  # Reads of Parquet manifests need pyarrow, which is slow to load.
+    """Return the name of a layout of data sets. Raises ValueError if it is unknown; the text suggests a name."""
+    from shards.layouts.registry import LAYOUTS  # Reading Parquet manifests needs pyarrow, which is slow to import.
 
     try:
         LAYOUTS.check(name)

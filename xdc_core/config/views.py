@@ -1,4 +1,4 @@
-"""The views that a configuration wants, and how encoders make features of them."""
+"""The views of a configuration, and the settings with which encoders compute features of them."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ def views_of(config: Config, modality: str, frames: int | None = None) -> Views:
     """Return a modality's views; with `frames`, views of another number of frames than in training."""
     video = config.video if frames is None else config.video.model_copy(update={"frames": frames})
     settings = video if modality == VIDEO.name else getattr(config, modality)
-    # The file of weights has no part in a view.
+    # The file of weights does not affect a view.
     return Views(MODALITIES[modality], settings.model_copy(update={"weights": None}), video.frames)
 
 
 def encoding_settings(extract: ExtractSettings) -> dict[str, Any]:
-    """Return what decides how an encoder makes features of views, as JSON has it."""
+    """Return the settings that decide how an encoder computes features of views, as JSON values."""
     return hashed_settings(extract, exclude=("batch", "calibration_batches"))

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 
 def commented_yaml(config: BaseModel, notes: str = "") -> str:
-    """The whole configuration as YAML, every key with its description as a comment."""
+    """Return the configuration as YAML, with the description of every key as a comment."""
     lines = [f"# {line}".rstrip() for line in notes.splitlines()]
     lines += _commented(config, 0)
     return "\n".join(lines) + "\n"
@@ -37,7 +37,7 @@ def _commented(section: BaseModel, depth: int) -> list[str]:
 
 
 def _allowed(annotation: Any) -> str:
-    """The choices of a Literal, as text."""
+    """Return the choices of a Literal as text."""
     if isinstance(annotation, types.UnionType):
         return ""
     if typing.get_origin(annotation) is Literal:

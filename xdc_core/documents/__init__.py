@@ -1,1 +1,1 @@
-"""The JSON documents that stages leave for people, reports and tables, as typed models."""
+"""The JSON documents that stages write for users, reports and tables, as typed models."""

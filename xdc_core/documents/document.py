@@ -1,4 +1,4 @@
-"""What all JSON documents have in common: how they are checked, read and written."""
+"""The base class of all JSON documents: how they are checked, read and written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +27,8 @@ Number = int | float
 class Document(BaseModel):
     """A JSON object of a stored file.
 
-    Keys that this version does not know are kept as they are: a document of a later version can be read. Fields with a
-    default may be missing: documents of earlier versions do not have them. What was given is written, in the order in
-    which it was given, and nothing else.
+    Unknown keys are kept, so that documents of later versions can be read. Fields with a default may be missing, as in
+    documents of earlier versions. Only the given fields are written, in the order in which they were given.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, protected_namespaces=())
@@ -61,14 +60,14 @@ def read_document(kind: type[AnyDocument], path: Path, stage: str) -> AnyDocumen
     """Read a JSON document that `stage` wrote.
 
     Raises:
-        StageError: it is missing, damaged, or lacks a key; names the stage that rebuilds it.
+        StageError: it is missing, damaged, or lacks a key; the text names the stage that rebuilds it.
     """
     try:
         return kind.model_validate(read_stored_json(path, stage))
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"])) or "the document"
-        raise StageError(f"{path} cannot be read ({place}: {problem['msg']}). {remedy_of(path, stage)}") from error
+        location = ".".join(map(str, problem["loc"])) or "the document"
+        raise StageError(f"{path} cannot be read ({location}: {problem['msg']}). {remedy_of(path, stage)}") from error
 
 
 def write_document(path: Path, document: Document) -> None:

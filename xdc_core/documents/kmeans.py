@@ -1,4 +1,4 @@
-"""kmeans.json: how the clusters of one label source in one round were fitted."""
+"""kmeans.json: the fit of one label source's clusters in one round."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ FILE_NAME = "kmeans.json"
 
 
 class Kmeans(Document):
-    """How a label source was clustered.
+    """The clustering of a label source.
 
-    algorithm: its name; settings: its own. k: clusters. clips: clips to learn from; sample: how many of them the
-    clustering was fitted on. components: width of what was clustered. objective: a number per iteration, of k-means the
-    sum of squared distances. splits: empty clusters that were refilled on the way. sizes: points of the sample per
+    algorithm: its name; settings: its own. k: clusters. clips: clips to learn from; sample: number of clips
+    for the fit. components: width of the clustered vectors. objective: a number per iteration, for k-means the sum of
+    squared distances. splits: empty clusters that were refilled during the fit. sizes: points of the sample per
     cluster; empty: clusters without any. on: the device.
     """
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a step that is worth one."""
+"""metrics.jsonl: one line per logged training step."""
 
 import json
 from pathlib import Path
@@ -17,9 +17,9 @@ def append_metrics(path: Path, line: dict[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a last one that a kill cut short is left out. None where there is no file.
+    """Return all complete lines, without a last one cut short by a kill; [] if the file does not exist.
 
-    Raises StageError where a committed file is not what was committed.
+    Raises StageError if a committed file has changed.
     """
     lines = []
     if path.exists():
@@ -32,6 +32,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def rewind_metrics(path: Path, step: int) -> None:
-    """Forget the lines of steps from `step` on: they will be done again."""
+    """Remove the lines of steps from `step` on, which will be repeated."""
     kept = [line for line in read_metrics(path) if line["step"] < step]
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

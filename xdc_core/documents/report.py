@@ -1,4 +1,4 @@
-"""report.json: everything that was measured in a round, and the histories up to it."""
+"""report.json: all measurements of a round, and the histories up to it."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ Diagnostic = tuple[Level, str]
 
 
 class ReportedNode(Document):
-    """A node that the round has used, as its manifest says: seconds of work, end in UTC, first digits of the
+    """A node that the round used, from its manifest: seconds of work, end in UTC, first digits of the
     fingerprint.
     """
 
@@ -83,7 +83,7 @@ class ReportedTraining(Document):
 
 
 class ReportedEvaluation(Document):
-    """An evaluation that is part of the round. headline: the metric that stands for it."""
+    """An evaluation that is part of the round. headline: its main metric."""
 
     protocol: str
     data: str
@@ -105,9 +105,9 @@ class HistoryRow(Document):
     loss: Number | None = None
 
     def score(self, name: Literal["nmi", "ami", "purity"], column: str) -> float | None:
-        """Return the agreement with a label column; None where it was not measured."""
-        found: float | None = (self.model_extra or {}).get(f"{name}:{column}")
-        return found
+        """Return the agreement with a label column; None if it was not measured."""
+        value: float | None = (self.model_extra or {}).get(f"{name}:{column}")
+        return value
 
 
 class EvaluationRow(Document):
@@ -122,7 +122,7 @@ class EvaluationRow(Document):
 
 class Report(Document):
     """A round in numbers. corpus: the summary of its manifest. The histories have a row per round and label source
-    (or evaluation), from the first round to this one. diagnostics: sentences on what to notice first, the worst first.
+    (or evaluation), from the first round to this one. diagnostics: sentences on problems, the worst first.
     """
 
     run: str
@@ -141,7 +141,7 @@ class Report(Document):
 
     @property
     def first_label(self) -> str | None:
-        """The label column that stands for all where there is room for one; None without labels."""
+        """Return the label column for displays with room for one; None without labels."""
         return next(iter(self.label_columns), None)
 
 

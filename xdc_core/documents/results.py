@@ -1,4 +1,4 @@
-"""results.json: what an evaluation of a round's encoders measured."""
+"""results.json: the measurements of an evaluation of a round's encoders."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,7 +12,7 @@ FILE_NAME = "results.json"
 
 
 class Spread(Document):
-    """One number, measured n times. sd: of a sample (n - 1); None for a single value. The rest is None for n = 0."""
+    """A number that was measured n times. sd: of a sample (n - 1); None for a single value. For n = 0 all are None."""
 
     n: int
     mean: Number | None
@@ -25,7 +25,7 @@ class Trial(BaseModel):
     """An evaluation on one split with one seed, also stored alone as trials/<split>-<seed>.json, with all its fields.
 
     train, test: recordings. chosen: the hyper-parameter, and the held-out score of every candidate. per_class: a row
-    per class, with its recordings and accuracy. warnings: what a reader of the metrics should know.
+    per class, with its recordings and accuracy. warnings: for readers of the metrics.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -41,10 +41,10 @@ class Trial(BaseModel):
 
 
 class Results(Document):
-    """An evaluation of the encoders that a round begins with.
+    """An evaluation of the encoders at the start of a round.
 
     control: whether they were trained on shuffled labels. data: "corpus", or the name of a data set, and its layout.
-    modality, encoder, weights: of the encoder that is evaluated; None where the protocol uses several. settings and
+    modality, encoder, weights: of the evaluated encoder; None if the protocol uses several. settings and
     dataset: as in the configuration. metrics: by name, over the trials that count; by_split: over those of a split.
     """
 
@@ -69,18 +69,18 @@ class Results(Document):
 
     @field_serializer("trials")
     def _with_all_fields(self, trials: list[Trial]) -> list[dict[str, Any]]:
-        # A trial that was read from its file after an interruption must give the same bytes as one just measured.
+        # A trial that was read from its file after an interruption must give the same bytes as a new one.
         return [trial.model_dump(mode="json") for trial in trials]
 
 
-# The metric of a protocol that stands for it where there is room for one; results.json has all.
+# The main metric of each protocol, for displays with room for one; results.json has all.
 _HEADLINES = {"clusters": "nmi", "retrieval": "video_to_audio.pair.10"}
 
 
 def headline(protocol: str, metrics: Collection[str] = ()) -> str:
-    """Return the name of the metric that stands for a protocol in tables and curves.
+    """Return the name of a protocol's main metric, for tables and curves.
 
-    Of a retrieval whose `metrics` are of other modalities it is the first recall of another modality's clip.
+    For retrieval with other modalities in `metrics` it is the first recall of another modality's clip.
     """
     name = _HEADLINES.get(protocol, "accuracy")
     others = sorted(metric for metric in metrics if "_to_" in metric and metric.endswith(".pair.10"))

@@ -1,4 +1,4 @@
-"""scores.json: the sizes of a label source's clusters, and what they agree with."""
+"""scores.json: the sizes of a label source's clusters, and their agreement with labels."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ FILE_NAME = "scores.json"
 
 
 class Agreement(Document):
-    """How far clusters agree with another grouping of the same clips. The scores are None where there is no second
-    group to tell apart.
+    """The agreement of clusters with another grouping of the same clips. The scores are None with fewer than two
+    groups.
 
-    clips: clips that are compared. labels: groups that they are compared with. nmi, ami, purity: see docs/method.md.
+    clips: number of compared clips. labels: number of groups. nmi, ami, purity: see docs/method.md.
     entropy: bits, mean over clips. accuracy: after Hungarian matching of clusters and labels.
     """
 
@@ -29,10 +29,10 @@ class Agreement(Document):
 class Scores(Document):
     """Sizes and agreement of the pseudo-labels of one label source in one round.
 
-    k: clusters, empty ones among them. clips: clips that have a pseudo-label. largest: clips of the largest cluster;
+    k: clusters, including empty ones. clips: clips that have a pseudo-label. largest: clips of the largest cluster;
     largest_share: of all. nmi_previous: NMI with the round before; None in the first. labels: agreement by label column
-    of the corpus. sizes: clips per cluster. classes, unlabelled: only where the labels are the truth (the baseline
-    `supervised`): their names, and how many clips have none.
+    of the corpus. sizes: clips per cluster. classes, unlabelled: only for true labels (the baseline `supervised`):
+    their names, and the number of clips without one.
     """
 
     k: int

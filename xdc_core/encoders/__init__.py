@@ -1,1 +1,1 @@
-"""The networks that turn a clip's tensor into a feature. `build` has the table of their names."""
+"""The networks that map a clip's tensor to a feature. `registry` has the table of their names."""

@@ -78,7 +78,7 @@ class AudioResNet(nn.Module):
         self.width: int = planes
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """spectrograms float32 [B,1,T,M], time before frequency -> feature [B,width].
+        """Map spectrograms, float32 [B,1,T,M], time before frequency, to features [B,width].
 
         The pool is the maximum over the whole last map. For 100 x 40 and five stages that map is 4 x 2, so it
         is VMZ's 4 x 2 max-pool; other sizes are accepted too.
@@ -88,15 +88,15 @@ class AudioResNet(nn.Module):
 
 
 def audio_resnet_18() -> AudioResNet:
-    """The audio encoder of VMZ, 512-d, 11,202,528 parameters: a stem of 16 planes, then 3 blocks of 32 planes and
-    2 each of 64, 128, 256 and 512."""
+    """Return the audio encoder of VMZ, 512-d, 11,202,528 parameters: a stem of 16 planes, then 3 blocks of 32 planes
+    and 2 each of 64, 128, 256 and 512."""
     return AudioResNet(16, (32, 64, 128, 256, 512), (3, 2, 2, 2, 2))
 
 
 def audio_resnet_tiny() -> AudioResNet:
-    """A small one of the same family for one CPU core, 64-d, 76,016 parameters. Not from the paper.
+    """Return a small encoder of the same family for one CPU core, 64-d, 76,016 parameters. Not from the paper.
 
-    It pools by the mean: with random weights a maximum over so large a map tells digits apart much worse
+    It pools by the mean: with random weights the maximum over such a large map separates digits much worse
     (docs/evidence.md), and XDC starts from random weights. The stem's stride of 2 makes it four times as fast.
     """
     return AudioResNet(8, (16, 32, 64), (1, 1, 1), average=True, stem_stride=2)

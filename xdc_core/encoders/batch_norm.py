@@ -1,7 +1,7 @@
 """Batch-norm statistics of an encoder that has not been trained.
 
-Round 1's features come from random encoders. Their running statistics are still 0 and 1, not those of the data: in
-evaluation mode each layer would pass on whatever scale its random weights give.
+The features of the first round come from random encoders. Their running statistics are still 0 and 1, not those of
+the data: in evaluation mode each layer's output would have an arbitrary scale.
 """
 
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ from xdc_core.encoders.spec import check_feature
 def calibrate_batch_norm(encoder: nn.Module, batches: Iterable[Tensor]) -> int:
     """Set the running mean and variance of every batch norm to their average over `batches`.
 
-    batches: what the encoder takes, on the encoder's device. Each counts the same, so make them equally large.
-    Returns the number of batches. Parameters, momentum and training or evaluation mode are left as they are.
+    batches: inputs of the encoder, on its device. Each has the same weight, so they should be equally large.
+    Return the number of batches. Parameters, momentum and training or evaluation mode do not change.
     An unverified option: the paper does not say how its random encoders are normalised.
 
     Raises:
         ValueError: there is no batch; the statistics are then unchanged.
-        ConfigError: what the encoder makes of a batch is not [B, width].
+        ConfigError: the encoder's output for a batch is not [B, width].
     """
     rest = iter(batches)
     first = next(rest, None)

@@ -1,4 +1,4 @@
-"""How an encoder is made from a name and a seed."""
+"""Build an encoder from a name and a seed."""
 
 import hashlib
 from typing import TYPE_CHECKING
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 def build_encoder(name: str, seed: int) -> "nn.Module":
     """Return a randomly initialised encoder in training mode on the CPU, float32, with the attribute `width: int`.
 
-    Its weights depend on name and seed only; the process's own random generators are neither read nor moved.
-    Encoders with the same seed and different names are unrelated. Of xdc's own encoders convolutions are normal with
-    variance 2 / fan_out (VMZ's filling) and bias 0; batch norm: weight 1, bias 0, running mean 0 and variance 1.
-    Others have the weights that they draw themselves.
+    Its weights depend on name and seed only; the process's random generators are neither used nor changed.
+    Encoders with the same seed and different names are unrelated. xdc's own encoders have convolution weights from
+    a normal distribution with variance 2 / fan_out (as in VMZ) and bias 0; batch norm: weight 1, bias 0, running mean 0
+    and variance 1. Other encoders draw their weights themselves.
 
     Raises:
         ConfigError: as `encoder_spec` and `EncoderSpec.build`.
@@ -24,8 +24,8 @@ def build_encoder(name: str, seed: int) -> "nn.Module":
     import torch
     from torch import nn
 
-    # The modules' own first weights are drawn from the process's generator: put it back. (Building on the meta device
-    # would draw nothing, but loads sympy, which takes longer than drawing.)
+    # The modules draw their first weights from the process's generator: restore it. (Building on the meta device would
+    # not draw any, but imports sympy, which takes longer.)
     digest = hashlib.sha256(f"{name}/{seed}".encode()).digest()
     own_seed = int.from_bytes(digest[:8], "big") >> 1
     with torch.random.fork_rng(devices=[]):

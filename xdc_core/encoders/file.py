@@ -19,15 +19,15 @@ def save_encoder(path: Path, encoder: torch.nn.Module, name: str) -> None:
     """Write an encoder's parameters and buffers, float32, on the CPU."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     with new_file(path) as temporary:
-        # One entry only: safetensors writes several in a random order, and equal encoders shall be equal files. And
-        # not by `save_file`, which lets nobody else read what it writes.
+        # One entry only: safetensors writes several in a random order, and equal encoders must give equal files. Not by
+        # `save_file`, whose files other users cannot read.
         temporary.write_bytes(save(tensors, metadata={"encoder": name}))
 
 
 def read_encoder(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
-    """The encoder's name in a file's header, and its parameters and buffers by name.
+    """Return the encoder's name in a file's header, and its parameters and buffers by name.
 
-    Raises OSError or SafetensorError where the file is missing or damaged.
+    Raises OSError or SafetensorError if the file is missing or damaged.
     """
     with safe_open(path, framework="pt") as file:
         name = (file.metadata() or {}).get("encoder")
@@ -35,14 +35,14 @@ def read_encoder(path: Path) -> tuple[str | None, dict[str, torch.Tensor]]:
 
 
 def _header(data: bytes) -> dict[str, str]:
-    """What stands beside the tensors in the bytes of a safetensors file. Raises ValueError where there is none."""
+    """Return the metadata in the bytes of a safetensors file. Raises ValueError if there is none."""
     size = int.from_bytes(data[:8], "little")
-    found: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-    return found
+    metadata: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return metadata
 
 
 def load_encoder(path: Path, name: str) -> torch.nn.Module:
-    """The encoder `name` with the weights of a file, on the CPU, in training mode.
+    """Return the encoder `name` with the weights of a file, on the CPU, in training mode.
 
     Raises:
         StageError: the file is missing or damaged, or holds another encoder.

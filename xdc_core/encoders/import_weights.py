@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a file from which an encoder starts, instead of from random weights."""
+"""Import weights from a file, from which an encoder starts instead of random weights."""
 
 import pickle
 import re
@@ -15,7 +15,7 @@ from xdc_core.encoders.file import read_encoder
 from xdc_core.encoders.registry import ENCODERS, encoder_spec
 from xdc_core.encoders.spec import EncoderSpec
 
-# The published XDC weights leave the head out, torchvision's have one. Encoders have none.
+# The published XDC weights have no head, torchvision's have one. Encoders have none.
 HEAD = ("fc.weight", "fc.bias")
 NESTED_UNDER = ("state_dict", "model")
 PARALLEL_PREFIX = "module."
@@ -24,17 +24,17 @@ SHOWN = 3
 
 
 def load_weights(path: Path, name: str, modality: str = "") -> tuple[nn.Module, list[str]]:
-    """Return the encoder `name` with the weights of a file, on the CPU, in training mode, and the names of what was
-    dropped. `modality`: of an encoder that is a user's own function.
+    """Return the encoder `name` with the weights of a file, on the CPU, in training mode, and the names of dropped
+    tensors. `modality`: needed if the encoder is a user's function.
 
-    path: a .safetensors as xdc writes it, or what torch.save made of a state dict: by itself or under the key
-    `state_dict` or `model`, with or without the prefix `module.` on all names. Pickled code is refused, not run.
-    It must have every parameter and buffer of the encoder in its shape, and nothing else but a head (`fc.weight` and
-    `fc.bias`, both or neither), which is dropped; batch norm's counters may all be absent. Running statistics are the
-    file's; eps and momentum of batch norm are the encoder's.
+    path: a .safetensors written by xdc, or a state dict written by torch.save: alone or under the key `state_dict` or
+    `model`, with or without the prefix `module.` on all names. Pickled code is refused, not run. The file must have
+    every parameter and buffer of the encoder in its shape, and nothing else except a head (`fc.weight` and `fc.bias`,
+    both or neither), which is dropped. Batch norm's counters may all be absent. Running statistics are from the file;
+    eps and momentum of batch norm are those of the encoder.
 
     Raises:
-        ConfigError: the file cannot be read, or is not of this encoder (says which encoder it fits, where one does).
+        ConfigError: the file cannot be read, or does not fit the encoder (the text names one that it fits, if any).
     """
     spec = encoder_spec(name, modality)
     where = f"{spec.modality}.weights: {path}"
@@ -45,19 +45,21 @@ def load_weights(path: Path, name: str, modality: str = "") -> tuple[nn.Module, 
     encoder = spec.build()
     expected = encoder.state_dict()
     if not any(key.endswith(COUNTER) for key in tensors):
-        # Converted from Caffe2, or older than torch 0.4.1. They count batches, and nothing here reads them.
+        # Files converted from Caffe2, or older than torch 0.4.1, lack these counters of batches, which are not used.
         tensors |= {key: value for key, value in expected.items() if key.endswith(COUNTER)}
     if misfits := _misfits(tensors, expected):
         lines = [f"{where} does not fit {name}:", *(f"  {line}" for line in misfits)]
         if other := _fitting(tensors):
             lines.append(f"  This looks like {other.name}: {_where_it_belongs(other, spec)}")
         else:
-            lines.append(f"  Give weights of {name}, or set {spec.modality}.encoder to the encoder that they are of.")
+            lines.append(f"  Use weights of {name}, or set {spec.modality}.encoder to the encoder of this file.")
         raise ConfigError("\n".join(lines))
     encoder.load_state_dict({key: tensors[key] for key in expected})
     for key, value in encoder.state_dict().items():
         if not torch.isfinite(value).all():
-            raise ConfigError(f"{where}: {key} has values that are not finite. Get the file anew, or another one.")
+            raise ConfigError(
+                f"{where}: {key} has values that are not finite. Download or export the file again, or use another one."
+            )
     return encoder, [key for key in HEAD if key in tensors]
 
 
@@ -65,22 +67,24 @@ def _read_safetensors(path: Path, spec: EncoderSpec, where: str) -> dict[str, Te
     try:
         stored, tensors = read_encoder(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{where} cannot be read: {error}. Get the file anew.") from error
+        raise ConfigError(f"{where} cannot be read: {error}. Download or export the file again.") from error
     if stored == spec.name:
         return tensors
     if stored is None:
-        raise ConfigError(f"{where} names no encoder in its header, so xdc did not write it. Give it as .pth instead.")
-    advice = "give other weights."
+        raise ConfigError(
+            f"{where} has no encoder's name in its header, so xdc did not write it. Use a .pth file instead."
+        )
+    advice = "use other weights."
     if stored in ENCODERS or ":" in stored:
         advice = _where_it_belongs(encoder_spec(stored, spec.modality), spec)
     raise ConfigError(f"{where} holds the encoder {stored!r}, but {spec.modality}.encoder is {spec.name!r}: {advice}")
 
 
 def _read_pickle(path: Path, where: str) -> Any:
-    """Tensors and plain values; nothing else is unpickled."""
+    """Read tensors and plain values; nothing else is unpickled."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged pickle raises nearly anything.
+    except Exception as error:  # A damaged pickle can raise almost any error.
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise ConfigError(
@@ -89,30 +93,30 @@ def _read_pickle(path: Path, where: str) -> Any:
             ) from None
         raise ConfigError(
             f"{where} cannot be read: it is cut off, damaged, or not written by torch.save ({type(error).__name__}). "
-            "Get the file anew."
+            "Download or export the file again."
         ) from error
 
 
-def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
-    """The state dict in what a file holds, names without the prefix of parallel training."""
+def _state_dict(content: Any, where: str) -> dict[str, Tensor]:
+    """Return the state dict in a file's content, with names without the prefix of parallel training."""
     for key in NESTED_UNDER:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found:
-        what = "an empty state dict" if isinstance(found, dict) else f"an object of {type(found).__name__}"
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        what = "an empty state dict" if isinstance(content, dict) else f"an object of {type(content).__name__}"
         raise ConfigError(f"{where} holds {what}, but a state dict was expected: tensors by name.")
-    for key, value in found.items():
+    for key, value in content.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             raise ConfigError(
                 f"{where}: {key!r} is of type {type(value).__name__}, but a state dict was expected: tensors by "
                 f"name, by itself or under one of the keys {', '.join(NESTED_UNDER)}."
             )
-    prefix = PARALLEL_PREFIX if all(key.startswith(PARALLEL_PREFIX) for key in found) else ""
-    return {key.removeprefix(prefix): value for key, value in found.items()}
+    prefix = PARALLEL_PREFIX if all(key.startswith(PARALLEL_PREFIX) for key in content) else ""
+    return {key.removeprefix(prefix): value for key, value in content.items()}
 
 
 def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What keeps tensors from being an encoder's, a line a kind; none where they are, with a whole head or without."""
+    """Return why tensors do not fit an encoder, one line per kind; [] if they fit, with a complete head or without."""
     head = set(HEAD) if tensors.keys() & set(HEAD) else set()
     missing = [key for key in (*expected, *HEAD) if key in expected.keys() | head and key not in tensors]
     unexpected = [key for key in tensors if key not in expected and key not in HEAD]
@@ -121,7 +125,7 @@ def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> l
         for key, value in expected.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
-    # Integers or complex numbers would be converted without a word.
+    # Integers or complex numbers would be converted silently.
     retyped = [
         f"{key} is {tensors[key].dtype}, expected {value.dtype}"
         for key, value in expected.items()
@@ -137,11 +141,11 @@ def _first(words: list[str]) -> str:
 
 
 def _fitting(tensors: Mapping[str, Tensor]) -> EncoderSpec | None:
-    """Return the encoder of which these are the weights, if it is one of xdc's own."""
+    """Return the encoder of xdc that these weights fit, if there is one."""
     return next((spec for spec in ENCODERS.built_in.values() if not _misfits(tensors, spec.build().state_dict())), None)
 
 
-def _where_it_belongs(found: EncoderSpec, wanted: EncoderSpec) -> str:
-    if found.modality == wanted.modality:
-        return f"set {wanted.modality}.encoder to {found.name}."
-    return f"it belongs to {found.modality}.weights, with {found.modality}.encoder set to {found.name}."
+def _where_it_belongs(fitting: EncoderSpec, wanted: EncoderSpec) -> str:
+    if fitting.modality == wanted.modality:
+        return f"set {wanted.modality}.encoder to {fitting.name}."
+    return f"it belongs to {fitting.modality}.weights, with {fitting.modality}.encoder set to {fitting.name}."

@@ -1,4 +1,4 @@
-"""Whether a device's half-precision convolutions are right: some builds of cuDNN have had 3-d ones that were not."""
+"""Check a device's half-precision convolutions: some builds of cuDNN had wrong 3-d ones."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from xdc_core.encoders.build import build_encoder
 
-# A bfloat16 has 8 bits: sums of thousands of products differ from float32's by about 1 %; wrong kernels by far more.
+# A bfloat16 has 8 bits: sums of thousands of products differ from float32 by about 1 %, wrong kernels by far more.
 TOLERANCE = 0.05
 Convolution = nn.Conv2d | nn.Conv3d
-# Encoders, and a batch of views for each, whose layers have the shapes that GPUs work on.
+# Encoders, and the shape of a batch of views for each, as in training on GPUs.
 CHECKED: Mapping[str, tuple[int, ...]] = {"r2plus1d_18": (2, 3, 8, 112, 112), "audio_resnet_18": (2, 1, 100, 40)}
 
 
 @dataclass(frozen=True)
 class ConvolutionError:
-    """How far a layer in bfloat16 is from float32: norm of the difference over the norm, of three results."""
+    """The relative error of a layer in bfloat16: norm of the difference to float32 over the norm, for three results."""
 
     layer: str
     shape: tuple[int, ...]
@@ -28,28 +28,28 @@ class ConvolutionError:
 
     @property
     def worst(self) -> float:
-        """The largest of the three."""
+        """Return the largest of the three."""
         return max(self.output, self.input_gradient, self.weight_gradient)
 
 
 def check_encoders(
     device: torch.device, encoders: Mapping[str, tuple[int, ...]] = CHECKED
 ) -> Iterator[tuple[str, ConvolutionError]]:
-    """Every layer of these encoders, by name, in both memory layouts. Takes seconds on a GPU."""
+    """Check every layer of these encoders, by name, in both memory layouts. This takes seconds on a GPU."""
     for name, shape in encoders.items():
         encoder = build_encoder(name, 0).to(device)
         views = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         for channels_last in (False, True):
-            for found in check_convolutions(encoder, views, channels_last):
-                yield name, found
+            for error in check_convolutions(encoder, views, channels_last):
+                yield name, error
 
 
 def check_convolutions(
     encoder: nn.Module, views: Tensor, channels_last: bool = False, dtype: torch.dtype = torch.bfloat16
 ) -> Iterator[ConvolutionError]:
-    """Every convolution of an encoder, on the views' device, with the input that it gets for `views`.
+    """Check every convolution of an encoder on the views' device, with its input for `views`.
 
-    views: float32, what the encoder takes. A shape that occurs twice is checked once. The reference is float32 on the
+    views: float32, an input of the encoder. A shape that occurs twice is checked once. The reference is float32 on the
     same device, without TF32.
     """
     inputs: dict[tuple[object, ...], tuple[str, Convolution, Tensor]] = {}
@@ -77,7 +77,7 @@ def check_convolutions(
 
 
 def _results(module: Convolution, given: Tensor, dtype: torch.dtype | None, channels_last: bool) -> tuple[Tensor, ...]:
-    """Output, and the gradients of input and weight for a gradient that is the same for all precisions."""
+    """Return the output, and the gradients of input and weight for one fixed gradient of the output."""
     last = torch.channels_last_3d if given.dim() == 5 else torch.channels_last
     layout = last if channels_last else torch.contiguous_format
     x = given.clone(memory_format=layout).requires_grad_()

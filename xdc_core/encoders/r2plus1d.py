@@ -2,7 +2,7 @@
 
 `r2plus1d_18` is the network of the published XDC weights (Tran et al., CVPR 2018; as in facebookresearch/VMZ). Its
 parameter names are those of torchvision's `r2plus1d_18`, its shapes are not: here the middle planes follow from
-each convolution's own planes, torchvision shares them between the two convolutions of a block.
+each convolution's own planes, while torchvision shares them between the two convolutions of a block.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ BATCH_NORM_MOMENTUM = 0.1
 
 
 def middle_planes(planes_in: int, planes_out: int) -> int:
-    """Planes between the two halves of a (2+1)-d 3x3x3 convolution.
+    """Return the number of planes between the two halves of a (2+1)-d 3x3x3 convolution.
 
-    As many as give both halves together the parameters of the full 3-d convolution (Tran et al.).
+    With it both halves together have as many parameters as the full 3-d convolution (Tran et al.).
     """
     return (planes_in * planes_out * 3 * 9) // (planes_in * 9 + 3 * planes_out)
 
@@ -28,7 +28,7 @@ def batch_norm(planes: int) -> nn.BatchNorm3d:
 def conv2plus1d(
     planes_in: int, planes_out: int, space_stride: int = 1, time_stride: int = 1, middle_share: float = 1.0
 ) -> nn.Sequential:
-    """A 3x3x3 convolution in two halves, batch norm and ReLU between them: [B,I,T,H,W] -> [B,O,T',H',W']."""
+    """Return a 3x3x3 convolution in two halves with batch norm and ReLU between: [B,I,T,H,W] -> [B,O,T',H',W']."""
     middle = max(1, int(middle_planes(planes_in, planes_out) * middle_share))
     space, time = (1, space_stride, space_stride), (time_stride, 1, 1)
     return nn.Sequential(
@@ -72,7 +72,7 @@ class R2Plus1D(nn.Module):
 
     stem_planes: middle planes of the stem, whose output has widths[0] planes and half the height and width.
     widths, blocks: planes and number of blocks of each stage, named layer1, layer2, ...; 0 blocks: no stage.
-    time_strides: by how much a stage shortens time; None: 1 for the first stage, 2 for the others.
+    time_strides: factor by which a stage shortens time; None: 1 for the first stage, 2 for the others.
     Every stage but the first halves height and width.
     stem_kernel: side of the stem's spatial kernel, odd, in pixels.
     middle_share: share of the formula's middle planes that are kept, 1 in the published network.
@@ -119,7 +119,7 @@ class R2Plus1D(nn.Module):
         self.width: int = planes
 
     def forward(self, clips: Tensor) -> Tensor:
-        """clips float32 [B,3,T,H,W], normalised RGB -> feature [B,width], the mean over time and space."""
+        """Map clips, float32 [B,3,T,H,W], normalised RGB, to features [B,width], the mean over time and space."""
         x = self.stem(clips)
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
@@ -127,7 +127,7 @@ class R2Plus1D(nn.Module):
 
 
 def r2plus1d_18() -> R2Plus1D:
-    """The paper's video encoder, 512-d. With a 400-way head `fc` it has 33,370,839 parameters.
+    """Return the paper's video encoder, 512-d. With a 400-way head `fc` it has 33,370,839 parameters.
 
     Time shrinks by 8 and each side by 16: a clip of 8 frames ends as one step in time.
     """
@@ -135,7 +135,7 @@ def r2plus1d_18() -> R2Plus1D:
 
 
 def r2plus1d_tiny() -> R2Plus1D:
-    """A small one of the same family, for clips of 6 to 8 frames of 32 x 32 pixels on one CPU core.
+    """Return a small encoder of the same family, for clips of 6 to 8 frames of 32 x 32 pixels on one CPU core.
 
     Not from the paper. 64-d, 86,862 parameters: a stem of 16 planes, a block of 32 and one of 64. It halves time
     once, at the end (6 frames become 3 steps, 8 become 4), and each side three times.

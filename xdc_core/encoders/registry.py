@@ -1,4 +1,4 @@
-"""The encoders by name: those that come with xdc, those of installed packages, and a user's own functions."""
+"""The encoders by name: those of xdc, those of installed packages, and a user's own functions."""
 
 import difflib
 from importlib.machinery import ModuleSpec, PathFinder
@@ -47,10 +47,10 @@ def encoder_spec(name: str, modality: str = "") -> EncoderSpec:
 
 
 def check_encoder(name: str, modality: str) -> EncoderSpec:
-    """Return the entry of an encoder for a modality, whose module is there. Imports no module.
+    """Return the entry of an encoder for a modality, and check that its module exists, without importing it.
 
     Raises:
-        ConfigError: as `encoder_spec`; or it is one for another modality, or there is no such module.
+        ConfigError: as `encoder_spec`; or the encoder is for another modality, or its module does not exist.
     """
     spec = encoder_spec(name, modality) if ":" in name or name in ENCODERS else None
     if spec is None or spec.modality != modality:
@@ -59,7 +59,7 @@ def check_encoder(name: str, modality: str) -> EncoderSpec:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         why = f"is for {spec.modality}, not for {modality}" if spec else "is unknown"
         raise ConfigError(
-            f"{name!r} {why}.{hint} Allowed: {', '.join(fitting)}, or package.module:function of another one."
+            f"{name!r} {why}.{hint} Allowed: {', '.join(fitting)}, or package.module:function for another one."
         )
     if outside(name):
         source_file(spec)
@@ -67,26 +67,26 @@ def check_encoder(name: str, modality: str) -> EncoderSpec:
 
 
 def outside(name: str) -> bool:
-    """Return whether an encoder is not one of those that come with xdc."""
+    """Return whether an encoder is not one of xdc's own."""
     return ":" in name or ENCODERS.distribution(name) != ""
 
 
 def source_file(spec: EncoderSpec) -> Path:
-    """Return the file of the module that makes an encoder. Imports nothing, for that would load torch.
+    """Return the file of the module that defines an encoder. It is not imported, because this would load torch.
 
     Raises:
-        ConfigError: there is no such module.
+        ConfigError: the module does not exist.
     """
     first, *rest = spec.module.split(".")
-    found: ModuleSpec | None = find_spec(first)
+    module_spec: ModuleSpec | None = find_spec(first)
     name = first
     for part in rest:
         name = f"{name}.{part}"
-        places = found.submodule_search_locations if found else None
-        found = PathFinder.find_spec(name, places) if places else None
-    if found is None or found.origin is None or not Path(found.origin).is_file():
+        places = module_spec.submodule_search_locations if module_spec else None
+        module_spec = PathFinder.find_spec(name, places) if places else None
+    if module_spec is None or module_spec.origin is None or not Path(module_spec.origin).is_file():
         raise ConfigError(
             f"the encoder {spec.name!r}: there is no module {spec.module}. Install its package, or put the folder in "
             "which it lies on PYTHONPATH."
         )
-    return Path(found.origin)
+    return Path(module_spec.origin)

@@ -1,4 +1,4 @@
-"""What is known of an encoder before it is made, readable without torch; and what it must be once it is."""
+"""The description of an encoder, importable without torch, and the checks of the built encoder."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 class EncoderSpec:
     """One encoder.
 
-    name: the name in a configuration. modality: whose tensors it takes. width: numbers in its feature; None: the
-    network's attribute `width` says. module: where the function that makes it is; imported only when it is built.
-    function: the function's name; "": that of the encoder. It takes no arguments.
-    filled: whether `build_encoder` fills convolutions and batch norms as VMZ does. Otherwise the weights are those
-    that the function draws from torch's generator, which has a seed then.
+    name: the name in a configuration. modality: of its input. width: length of its feature; None: given by
+    the network's attribute `width`. module: the module of its function; imported when the encoder is built.
+    function: the function's name; "": the encoder's name. It has no arguments.
+    filled: whether `build_encoder` initialises convolutions and batch norms as in VMZ. Otherwise the function draws the
+    weights from torch's generator, which is seeded.
     """
 
     name: str
@@ -29,10 +29,10 @@ class EncoderSpec:
     filled: bool = False
 
     def build(self) -> "nn.Module":
-        """Return the network without meaningful weights; see `build_encoder`.
+        """Return the network, not yet initialised; see `build_encoder`.
 
         Raises:
-            ConfigError: its module cannot be imported, has no such function, or what that gives is no encoder.
+            ConfigError: its module cannot be imported, has no such function, or that does not return an encoder.
         """
         from torch import nn
 
@@ -40,7 +40,7 @@ class EncoderSpec:
         where = f"the encoder {self.name!r}"
         try:
             module = import_module(self.module)
-        except Exception as error:  # The module may be a user's own, whose import may fail in any way.
+        except Exception as error:  # The module may be a user's, whose import can raise any error.
             raise ConfigError(
                 f"{where}: {self.module} cannot be imported: {type(error).__name__}: {error}. Install its package, or "
                 "put the folder in which it lies on PYTHONPATH."
@@ -50,7 +50,7 @@ class EncoderSpec:
         encoder = make()
         if not isinstance(encoder, nn.Module):
             raise ConfigError(
-                f"{where}: {self.module}:{function}() gives an object of type {type(encoder).__name__}, but a "
+                f"{where}: {self.module}:{function}() returns an object of type {type(encoder).__name__}, but a "
                 "torch.nn.Module is needed."
             )
         width = getattr(encoder, "width", None)
@@ -63,7 +63,7 @@ class EncoderSpec:
 
 
 def check_feature(feature: "Tensor", encoder: "nn.Module", clips: int) -> None:
-    """Raise ConfigError where what an encoder makes of a number of clips is not float [clips, width]."""
+    """Raise ConfigError if an encoder's output for a number of clips is not float [clips, width]."""
     wanted = [clips, int(encoder.width)]  # type: ignore[arg-type]
     shape = list(getattr(feature, "shape", ()))
     if shape != wanted:

@@ -10,21 +10,23 @@ from xdc_core.runs.run import Run
 
 
 class Fingerprints:
-    """The fingerprints that the nodes of a run should have now. Looked up once each; forget it after a stage ran."""
+    """The fingerprints that the nodes of a run should have now. Use a new object after a stage has run."""
 
     def __init__(self, run: Run, corpus: str | None = None) -> None:
-        """`corpus` is the corpus's fingerprint, where it is known; else the sources are listed."""
+        """`corpus` is the corpus's fingerprint, if it is known; otherwise the sources are listed."""
         self.run = run
         self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
-        self._rounds = 0  # So many rounds are known, from the first on.
+        self._rounds = 0  # The number of known rounds, from the first on.
         self.reasons: dict[Node, str] = {}
         self._read_outside: dict[tuple[str, str | None], dict[str, str]] = {}
         self._read_as: dict[Node, str] = {}
 
     def of(self, node: Node) -> str | None:
-        """The fingerprint, or None where it is not known because the corpus must be made first."""
+        """Return the fingerprint; None if it is not known because the corpus must be built first."""
         if node not in self._known:
-            while self._rounds < (node.round or 0):  # Earlier rounds first, or a long run would recurse too deep.
+            while self._rounds < (
+                node.round or 0
+            ):  # Earlier rounds first: otherwise a long run would exceed the recursion limit.
                 for earlier in round_nodes(self.run.config, self._rounds):
                     if earlier not in self._known:
                         self._known[earlier] = self._derive(earlier)
@@ -33,12 +35,12 @@ class Fingerprints:
         return self._known[node]
 
     def inputs_of(self, node: Node) -> dict[str, str | None]:
-        """The fingerprints of what a node reads, by the name of the node or, of a file, by what it is."""
+        """Return the fingerprints of a node's inputs: of nodes by their name, of files by what they are."""
         return {str(source): self._as_input(source) for source in inputs(self.run.config, node)} | self._outside(node)
 
     def _as_input(self, source: Node) -> str | None:
-        """The fingerprint under which a node is read. That of a directory of clips depends on which were accepted, too:
-        made anew of the same sources, it may have others. One that is older than the digest of its keys has its own.
+        """Return the fingerprint of a node as an input. For a directory of clips it also depends on the accepted clips:
+        rebuilt from the same sources it may have others. One older than the digest of its keys has its own.
         """
         own = self.of(source)
         if own is None or not is_corpus(source):
@@ -52,7 +54,7 @@ class Fingerprints:
         return self._read_as[source]
 
     def _outside(self, node: Node) -> dict[str, str]:
-        """What a node reads from outside the run. It is read once for all rounds."""
+        """Return digests of what a node reads from outside the run, read once for all rounds."""
         key = node.stage, node.modality
         if key not in self._read_outside:
             self._read_outside[key] = stage_of(node).outside(self.run, node)

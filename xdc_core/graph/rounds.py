@@ -1,4 +1,4 @@
-"""Which round a person means."""
+"""The number of the next round, and its check."""
 
 from shards.errors import ConfigError
 from xdc_core.graph.fingerprints import Fingerprints
@@ -8,7 +8,7 @@ from xdc_core.runs.run import Run
 
 
 def next_round(run: Run) -> int:
-    """The first round that is not finished; the last one when all are."""
+    """Return the first round that is not finished; the last one if all are."""
     fingerprints = Fingerprints(run)
     for number in range(run.config.rounds):
         if not all_fresh(run, round_nodes(run.config, number), fingerprints):
@@ -17,7 +17,7 @@ def next_round(run: Run) -> int:
 
 
 def check_round(run: Run, number: int) -> int:
-    """Raises ConfigError for a round that the configuration does not have."""
+    """Raise ConfigError for a round that the configuration does not have."""
     if not 0 <= number <= run.config.rounds:
         raise ConfigError(
             f"round {number}: {run.root} has rounds 0 to {run.config.rounds} (the last one without training). "

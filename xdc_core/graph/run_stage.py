@@ -1,4 +1,4 @@
-"""One node of the graph, done as a plain function: no Prefect, no child process.
+"""Run one node of the graph by a function call: without Prefect, without a child process.
 
 from xdc_core.runs.run import Node, open_run
 from xdc_core.graph.run_stage import run_stage
@@ -24,7 +24,7 @@ from xdc_core.runs.task import task_of
 
 
 def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Record | None:
-    """The record of a node that is fresh, else None. Reads manifests only; what a kill left beside it is removed."""
+    """Return the record of a fresh node, else None. Read only manifests; remove left-overs of a kill beside it."""
     wanted = (fingerprints or Fingerprints(run)).of(node)
     record = reusable(run.directory(node), wanted) if wanted else None
     if record is not None:
@@ -35,7 +35,7 @@ def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Rec
 
 
 def all_fresh(run: Run, nodes: Iterable[Node], fingerprints: Fingerprints | None = None) -> bool:
-    """Whether there is nothing left to do for these nodes."""
+    """Return whether all of these nodes are fresh."""
     fingerprints = fingerprints or Fingerprints(run)
     return all(reuse(run, node, fingerprints) is not None for node in nodes)
 
@@ -47,15 +47,15 @@ def run_stage(
     progress: Progress = silent,
     corpus_fingerprint: str | None = None,
 ) -> Record:
-    """Have a node's directory hold what the configuration asks for: reuse it, continue it, or make it.
+    """Make a node's directory correspond to the configuration: reuse it, continue it, or build it.
 
-    `force` makes it anew. `corpus_fingerprint` is that of the corpus, where it is known already: the sources are then
-    not listed again. Returns the record; `record.reused` tells whether anything was done.
+    `force` rebuilds it. `corpus_fingerprint` is that of the corpus, if it is known already: the sources are then not
+    listed again. Return the record; `record.reused` says whether the directory was reused.
 
     Raises:
-        StageError: an input is missing or stale (says which, and the command), or the work cannot be done.
-        ConfigError: the configuration does not fit the data, or the corpus and its videos are not where it says.
-        Busy: another process is at it.
+        StageError: an input is missing or stale (the text has the command that builds it), or the work fails.
+        ConfigError: the configuration does not fit the data, or neither the corpus nor its videos exist.
+        Busy: another process is building it.
     """
     with machine_trouble_explained(str(node), run.directory(node)):
         return _run_stage(run, node, force, progress, corpus_fingerprint)
@@ -90,7 +90,7 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
         outcome = stage.work(task_of(stage, run, node, out, progress))
         for source, manifest in read.items():
             if read_manifest(run.directory(source)) != manifest:
-                discard(out)  # Made from two different things.
+                discard(out)  # It was made from two different versions.
                 raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
         for name, content in stage.outside(run, node).items():
             if identity.inputs[name] != content:

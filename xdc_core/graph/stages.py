@@ -3,8 +3,8 @@
     shard -> extract.video -> cluster.video -> label.video -> train.audio -> report
              extract.audio -> cluster.audio -> label.audio -> train.video      (xdc)
 
-`init` makes the encoders of which the first round extracts; every later round extracts with what the round before
-trained. The round after the last training (number `rounds`) is a last look: all but training.
+`init` creates the encoders for the first round's extraction; later rounds use the encoders trained in the previous
+round. The round after the last training (number `rounds`) has all stages except training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from xdc_core.stages.label import LABEL
 from xdc_core.stages.report import REPORT
 from xdc_core.stages.train import TRAIN
 
-# By name, each after those that it reads.
+# By name, each after its inputs.
 STAGES: dict[str, Stage[Config, Run, Any]] = {
     stage.name: stage
     for stage in (SHARD_STAGE, DATA_STAGE, INIT, EXTRACT, CLUSTER, LABEL, TRAIN, EMBED, EVALUATE, REPORT)
@@ -33,37 +33,37 @@ STAGES: dict[str, Stage[Config, Run, Any]] = {
 
 
 def stage_of(node: Node) -> Stage[Config, Run, Any]:
-    """Return the stage of a node. Raises ConfigError where there is none of this name; says which there are."""
+    """Return the stage of a node. Raises ConfigError if there is none with this name; the text lists all."""
     if node.stage not in STAGES:
         raise ConfigError(f"there is no stage {node.stage!r}. There are: {', '.join(STAGES)}.")
     return STAGES[node.stage]
 
 
 def setup_nodes(config: Config) -> list[Node]:
-    """Return what is done once a run."""
+    """Return the nodes that are built once per run."""
     return [node for stage in STAGES.values() for node in stage.nodes(config, None)]
 
 
 def round_nodes(config: Config, number: int) -> list[Node]:
-    """Return the nodes of one round, each after all that it reads."""
+    """Return the nodes of one round, each after its inputs."""
     return [node for stage in STAGES.values() for node in stage.nodes(config, number)]
 
 
 def evaluation_nodes(config: Config, names: Sequence[str], number: int) -> list[Node]:
-    """Return what evaluations of a round need beside its features, and themselves, each after all that it reads."""
+    """Return the nodes of a round's evaluations, and of the data sets that they need, each after its inputs."""
     embedded = [Node("embed", name, number) for name in embedded_data_sets(config, list(names))]
     return [*embedded, *(Node("eval", name, number) for name in names)]
 
 
 def all_nodes(config: Config) -> Iterator[Node]:
-    """Yield every node of the run, each after all that it reads."""
+    """Yield every node of the run, each after its inputs."""
     yield from setup_nodes(config)
     for number in range(config.rounds + 1):
         yield from round_nodes(config, number)
 
 
 def check_node(run: Run, node: Node) -> None:
-    """Raise ConfigError where a run's graph has no such node; say which there are."""
+    """Raise ConfigError if a run's graph has no such node; the text lists similar ones."""
     config = run.config
     stage_of(node)
     nodes = list(all_nodes(config))
@@ -84,6 +84,6 @@ def inputs(config: Config, node: Node) -> list[Node]:
 
 
 def settings_of(config: Config, node: Node) -> dict[str, Any]:
-    """Return the part of the configuration that decides what a node's files hold."""
+    """Return the part of the configuration that decides the contents of a node's files."""
     settings: dict[str, Any] = stage_of(node).settings(config, node).hashed()
     return settings

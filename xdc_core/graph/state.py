@@ -15,10 +15,11 @@ from xdc_core.stages.init import WEIGHTS
 
 
 def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, str]:
-    """How a node stands: ("fresh" | "stale" | "partial" | "missing", why).
+    """Return the state of a node and why it has it: "fresh", "stale", "partial" or "missing".
 
-    fresh: committed with the fingerprint it should have. stale: committed, but its settings or inputs changed since,
-    or files are gone. partial: begun, and will be continued. missing: not there (why: only where it cannot be made).
+    fresh: committed with the current fingerprint. stale: committed, but its settings or inputs changed since,
+    or files are gone. partial: begun, and will be continued. missing: it does not exist
+    (with a reason only if it cannot be built).
     """
     directory, wanted = run.directory(node), fingerprints.of(node)
     manifest = read_manifest(directory)
@@ -36,7 +37,7 @@ def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, s
 
 
 def explain_stale(run: Run, node: Node, manifest: Any, fingerprints: Fingerprints) -> str:
-    """What changed since a committed directory was made."""
+    """Return what has changed since a committed directory was built."""
     if manifest.fingerprint == fingerprints.of(node):
         return "files are missing or of another size"
     sources = fingerprints.inputs_of(node)

@@ -1,1 +1,1 @@
-"""A look at finished runs: what there is, how two differ, whether all bytes are right."""
+"""Inspection of runs: list them, compare two, verify all bytes."""

@@ -1,4 +1,4 @@
-"""The runs below a folder, and what became of each."""
+"""The runs below a folder, with their settings and results."""
 
 import os
 from pathlib import Path
@@ -13,25 +13,25 @@ from xdc_core.runs.run import Run, open_run
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Every directory at or below `folder` that holds an xdc.yaml, sorted. Hidden folders, and what a run holds, are
-    not searched: a round's report has a copy of the configuration too.
+    """Return every directory at or below `folder` with an xdc.yaml, sorted. Hidden folders and the folders of a run are
+    not searched, because a round's report has a copy of the configuration.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder. Name one that holds runs: xdc runs runs")
-    found = []
+        raise ConfigError(f"{folder} is not a folder. Name one that contains runs: xdc runs runs")
+    runs = []
     for root, folders, files in os.walk(folder):
         if FILE_NAME in files:
-            found.append(Path(root))
+            runs.append(Path(root))
             folders.clear()
         folders[:] = [name for name in folders if not name.startswith(".")]
-    return sorted(found)
+    return sorted(runs)
 
 
 def newest_report(run: Run) -> Report | None:
-    """Read the report of the last round that has one, whether it is up to date or not; None without any.
+    """Read the report of the last round that has one, even if it is stale; None if there is no report.
 
     Raises:
         StageError: it is damaged.
@@ -44,7 +44,7 @@ def newest_report(run: Run) -> Report | None:
 
 
 def describe_run(root: Path) -> dict[str, Any]:
-    """Return what a run is and how far it came: run, method, modalities, control, seed, rounds, reported, finished,
+    """Return a run's settings and progress: run, method, modalities, control, seed, rounds, reported, finished,
     clips, agreement, evaluations. `reported` is the last round that has a report. `agreement`: AMI of the last round's
     clusters with the first label column, by label source. `problem` says why a run cannot be read; the rest is then
     missing.

@@ -1,4 +1,4 @@
-"""What differs between two runs: settings, data and results."""
+"""The differences between two runs: settings, data and results."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,9 +18,9 @@ def difference(a: Run, b: Run) -> dict[str, Any]:
     """Compare two runs.
 
     settings: name -> [value in a, value in b], of settings that differ. data: clips of each corpus, how many are in
-    both (same key, same bytes), and whether they are the same corpus. results: a row a measure of rounds that both
-    have reported (round, measure, a, b). clusters: a row a label source of the last round that both have labelled,
-    with the NMI and AMI of a's clusters with b's over the clips in both.
+    both (same key, same bytes), and whether they are the same corpus. results: a row per measure and round that both
+    have reported (round, measure, a, b). clusters: a row per label source, for the last round that both have labelled,
+    with the NMI and AMI between a's and b's clusters over the clips in both.
     """
     shared = _shared(a, b)
     return {
@@ -33,7 +33,7 @@ def difference(a: Run, b: Run) -> dict[str, Any]:
 
 
 def differing_settings(a: dict[str, Any], b: dict[str, Any], path: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Dotted names of what differs in two nested dictionaries; what only one of them has is None in the other."""
+    """Yield the dotted names and values that differ in two nested dictionaries; a missing value is None."""
     for name in dict.fromkeys((*a, *b)):
         ours, theirs = a.get(name), b.get(name)
         if isinstance(ours, dict) and isinstance(theirs, dict):
@@ -43,7 +43,7 @@ def differing_settings(a: dict[str, Any], b: dict[str, Any], path: str = "") -> 
 
 
 def _contents(run: Run) -> dict[str, str]:
-    """The sha256 of every clip, by key."""
+    """Return the sha256 of every clip, by key."""
     if not shard_names(run.corpus):
         return {}
     index = read_whole_index(run.corpus, ["key", "sha256"])
@@ -51,7 +51,7 @@ def _contents(run: Run) -> dict[str, str]:
 
 
 def _shared(a: Run, b: Run) -> set[str]:
-    """The clips that both corpora have, with the same bytes: a key alone is a place in a source of some name."""
+    """Return the clips with the same key and bytes in both corpora: a key is only a name and a time."""
     ours, theirs = _contents(a), _contents(b)
     return {key for key in ours.keys() & theirs.keys() if ours[key] == theirs[key]}
 
@@ -72,9 +72,9 @@ def _results(a: Run, b: Run) -> Iterator[dict[str, Any]]:
     if None in reports:
         return
     ours, theirs = (dict(_measures(report)) for report in reports if report is not None)
-    for place in sorted(ours.keys() & theirs.keys()):
-        number, measure = place
-        yield {"round": number, "measure": measure, "a": ours[place], "b": theirs[place]}
+    for measured in sorted(ours.keys() & theirs.keys()):
+        number, measure = measured
+        yield {"round": number, "measure": measure, "a": ours[measured], "b": theirs[measured]}
 
 
 def _measures(report: Report) -> Iterator[tuple[tuple[int, str], float]]:

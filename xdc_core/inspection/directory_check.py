@@ -1,4 +1,4 @@
-"""What is wrong with one committed directory of a run: its files, and its rows against the corpus's index."""
+"""Check one committed directory of a run: its files, and its rows against the corpus's index."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,39 +20,39 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.cluster import clustered_features
 
-Fault = tuple[Path, str]  # A file or a directory, and what is wrong with it.
+Fault = tuple[Path, str]  # A file or a directory, and its fault.
 
 
 def file_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
-    """Files that are missing, damaged, or not of the directory. Reads every byte."""
-    found = list_files(directory)
+    """Yield files that are missing, damaged, or do not belong to the directory. Reads every byte."""
+    stored = list_files(directory)
     for name, entry in manifest.files.items():
-        if name not in found:
+        if name not in stored:
             yield directory / name, "the file is missing"
-        elif found[name].size != entry.size:
-            yield directory / name, f"it has {found[name].size} bytes, committed were {entry.size}"
-        elif found[name].sha256 != entry.sha256:
-            yield directory / name, "its sha256 is not that of the manifest: bytes have changed"
-    for name in sorted(found.keys() - manifest.files.keys()):
+        elif stored[name].size != entry.size:
+            yield directory / name, f"it has {stored[name].size} bytes instead of {entry.size}"
+        elif stored[name].sha256 != entry.sha256:
+            yield directory / name, "its sha256 differs from the manifest: bytes have changed"
+    for name in sorted(stored.keys() - manifest.files.keys()):
         yield directory / name, "it is not among the files that were committed: move it elsewhere"
 
 
 def manifest_faults(node: Node, directory: Path, manifest: Manifest) -> Iterator[Fault]:
-    """Whether a manifest is that of the node at whose place it lies, and its fingerprint that of what it says."""
+    """Yield a fault if a manifest is of another node, or its fingerprint does not match its content."""
     lies = ("shard", None, None) if is_corpus(node) else (node.stage, node.modality, node.round)
     says = (manifest.stage, manifest.modality, manifest.round)
     if says != lies:
-        yield directory, f"it is the directory of {Node(*says)}, at the place of {node}"
+        yield directory, f"it is the directory of {Node(*says)}, but stored as {node}"
     own = [*says[:1], manifest.version, *says[1:], manifest.settings, manifest.inputs]
     if not is_corpus(node) and fingerprint(own) != manifest.fingerprint:
         yield directory, "the fingerprint in its manifest is not that of the settings and inputs in it"
 
 
 def row_faults(run: Run, node: Node, manifest: Manifest) -> Iterator[Fault]:
-    """Rows that are lost, doubled, strange or in another order; of a directory of clips also the tars' members.
+    """Yield faults of rows: missing, duplicate, unknown, or in another order; for clips also of the tars' members.
 
     Raises:
-        StageError: something that the rows are compared with cannot be read.
+        StageError: the index with which rows are compared cannot be read.
     """
     directory = run.directory(node)
     if is_corpus(node):
@@ -64,24 +64,24 @@ def row_faults(run: Run, node: Node, manifest: Manifest) -> Iterator[Fault]:
             path = directory / f"{shard}.parquet"
             wanted, rejected = _wanted(run, node, corpus, shard), rejected_keys(directory, node.stage, shard)
             rejects += len(rejected)
-            if not path.exists() and path.name not in manifest.files:  # Else it is told of as a missing file.
+            if not path.exists() and path.name not in manifest.files:  # Otherwise it is reported as a missing file.
                 yield path, f"it was never committed: its {len(wanted)} clips are neither rows nor rejects"
                 continue
             keys: list[str] = read_parquet(path, node.stage, ["key"])["key"].to_pylist()
             rows += len(keys)
-            if node.stage == "embed":  # A row a view.
+            if node.stage == "embed":  # A row per view.
                 keys = [key for place, key in enumerate(keys) if place == 0 or keys[place - 1] != key]
             for what in key_faults(keys, rejected, wanted, "rows"):
                 yield path, what
         if rows != manifest.rows:
-            yield directory, f"it has {rows} rows, its manifest says {manifest.rows}"
-        # Of views and of clips without a label not each has an entry of its own.
+            yield directory, f"it has {rows} rows, but its manifest says {manifest.rows}"
+        # Views, and clips without a label, do not all have an entry.
         if node.stage == "extract" and rejects != manifest.rejects:
-            yield directory, f"{rejects} rejects are written in it, its manifest says {manifest.rejects}"
+            yield directory, f"it has {rejects} rejects, but its manifest says {manifest.rejects}"
 
 
 def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
-    """The keys that a shard of the node's should have, in order."""
+    """Return the keys that a shard of the node should have, in order."""
     if node.stage != "label":
         keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
         return keys
@@ -109,29 +109,29 @@ def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:
         for what in key_faults(keys, rejected_keys(corpus, "shard", shard), planned[number], "clips"):
             yield corpus / f"{shard}.parquet", what
     if (rows, len(rejects)) != (manifest.rows, manifest.rejects):
-        said = f"{manifest.rows} clips and {manifest.rejects} rejects"
-        yield corpus, f"it has {rows} clips and {len(rejects)} rejects, its manifest says {said}"
+        expected = f"{manifest.rows} clips and {manifest.rejects} rejects"
+        yield corpus, f"it has {rows} clips and {len(rejects)} rejects, but its manifest says {expected}"
     yield from _coverage_faults(corpus, rejects, float(manifest.settings["fps"]))
 
 
 def _coverage_faults(corpus: Path, rejects: pa.Table, fps: float) -> Iterator[Fault]:
-    """Seconds of sources that are in no clip and in no reject. Earlier versions did not store what was asked for."""
+    """Yield seconds of sources that are in no clip and in no reject. Earlier versions did not store requested spans."""
     sources = read_parquet(corpus / "sources.parquet", "shard")
     if "asked_s" not in sources.column_names:
         return
-    asked = [Span(row["path"], *span) for row in sources.to_pylist() for span in row["asked_s"]]
+    requested = [Span(row["path"], *span) for row in sources.to_pylist() for span in row["asked_s"]]
     rows = [row for row in rejects.to_pylist() if row["start_s"] is not None and row["end_s"] is not None]
-    found = [Span(row["source"], row["start_s"], row["end_s"]) for row in rows]
+    covered = [Span(row["source"], row["start_s"], row["end_s"]) for row in rows]
     for shard in shard_names(corpus):
         clips = read_index(corpus, shard, ["key", "source", "start_s", "duration_s"]).to_pylist()
-        found += [Span(row["source"], row["start_s"], row["start_s"] + row["duration_s"]) for row in clips]
-    for span in uncovered(asked, found, slack_s(fps)):
+        covered += [Span(row["source"], row["start_s"], row["start_s"] + row["duration_s"]) for row in clips]
+    for span in uncovered(requested, covered, slack_s(fps)):
         what = f"{span.source} from {span.start_s:.2f} s to {span.end_s:.2f} s is in no clip and in no reject"
         yield corpus / "rejects.parquet", what
 
 
 def comparable(faults: Iterator[Fault], directory: Path) -> Iterator[Fault]:
-    """The same, as far as what rows are compared with can be read: what is wrong with that is told where it lies."""
+    """Yield the faults, as far as the rows' references can be read. Faults of these are reported elsewhere."""
     try:
         yield from faults
     except StageError as error:

@@ -1,8 +1,8 @@
-"""The paper's results, shown beside ours in rows of their own (Alwassel et al., NeurIPS 2020).
+"""The paper's results (Alwassel et al., NeurIPS 2020), shown in separate rows beside ours.
 
-Top-1 in per cent. Pretraining on Kinetics unless said otherwise; full fine-tuning (`all`) but where `fc` is said;
-averaged over the official splits. From tables 1, 4 and 6 of the paper, by way of notes: compare with the paper before
-quoting them.
+Top-1 in per cent. Pretraining is on Kinetics unless stated otherwise. Full fine-tuning (`all`), except where `fc` is
+stated; averaged over the official splits. From tables 1, 4 and 6 of the paper, copied from notes: check them against
+the paper before quoting them.
 """
 
 from dataclasses import dataclass

@@ -13,15 +13,15 @@ from xdc_core.inspection.paper import PAPER
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-# Data, label column where there is one; protocol; modality.
+# Data, and the label column if there is one; protocol; modality.
 Column = tuple[str, str, str]
 METHODS_IN_ORDER = ("scratch", "supervised", "sdc", "mdc", "cdc", "xdc")
 
 
 class ListedResults(Results):
-    """The results of one evaluation among those of several runs.
+    """The results of one evaluation in a list for several runs.
 
-    path: its results.json. row: its row in the table. stale: whether the settings, encoders or data are others now.
+    path: its results.json. row: its row in the table. stale: whether settings, encoders or data have changed since.
     """
 
     path: str
@@ -30,12 +30,12 @@ class ListedResults(Results):
 
 
 def read_results(runs: Sequence[Run]) -> list[ListedResults]:
-    """Read the results of all evaluations that the runs' configurations have, by round, then name.
+    """Read the results of all evaluations in the runs' configurations, by round, then name.
 
     Raises:
         StageError: results are damaged.
     """
-    found = []
+    listed = []
     for run in runs:
         fingerprints = Fingerprints(run)
         for number in range(run.config.rounds + 1):
@@ -47,12 +47,12 @@ def read_results(runs: Sequence[Run]) -> list[ListedResults]:
                 results = read_document(directory)
                 more: dict[str, object] = {"path": str(directory / FILE_NAME), "row": _row_of(results)}
                 more["stale"] = reuse(run, node, fingerprints) is None
-                found.append(ListedResults.model_validate(results.content() | more))
-    return found
+                listed.append(ListedResults.model_validate(results.content() | more))
+    return listed
 
 
 def _row_of(results: Results) -> str:
-    """The method; the encoders at the start are `scratch`, or the file of weights that was given."""
+    """Return the row's name: the method, or for the encoders at the start `scratch` or their file of weights."""
     if results.round == 0:
         return f"given {Path(results.weights).name}" if results.weights else "scratch"
     method = f"{results.method}, shuffled" if results.control else results.method
@@ -62,8 +62,8 @@ def _row_of(results: Results) -> str:
 def markdown_table(listed: Sequence[ListedResults], paper: bool = True) -> str:
     """Return a table in Markdown: means and standard deviations over splits and seeds.
 
-    In per cent, but NMI as it is. An evaluation whose metric is not defined has an empty cell. With `paper`, the
-    paper's numbers are added in rows of their own.
+    Values are in per cent, except NMI. An evaluation whose metric is not defined has an empty cell. With `paper`, the
+    paper's numbers are added in separate rows.
     """
     columns = sorted({_column(results) for results in listed})
     rows: dict[str, dict[Column, list[str]]] = {}
@@ -72,7 +72,7 @@ def markdown_table(listed: Sequence[ListedResults], paper: bool = True) -> str:
         if metric in results.metrics:
             cell = _cell(results.metrics[metric], metric) + (" (stale)" if results.stale else "")
             rows.setdefault(results.row, {}).setdefault(_column(results), []).append(cell)
-    # Untrained encoders of several runs share a row: each distinct result once.
+    # Untrained encoders of several runs share a row, with each distinct result once.
     lines = ["| | " + " | ".join(" ".join(part for part in column if part) for column in columns) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for name, cells in rows.items():
@@ -102,7 +102,7 @@ def _cell(spread: Spread, metric: str) -> str:
 
 
 def _paper_lines(listed: Sequence[ListedResults], columns: list[Column]) -> list[str]:
-    """The paper's rows for the columns that it has: of other data and another scale than ours."""
+    """Return the paper's rows for the columns that it has. Its data and scale differ from ours."""
     layouts = {_column(results): results.layout for results in listed}
     rows: dict[str, dict[Column, float]] = {}
     for result in PAPER:

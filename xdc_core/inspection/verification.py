@@ -1,4 +1,4 @@
-"""Whether everything that a run has committed is what was committed; what else lies there; and what to do."""
+"""Verify the committed files of a run, list other files beside them, and give the commands for repair."""
 
 import re
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
-# What lies beside a directory NAME while it is built: `.NAME.lock`, `.NAME.FINGERPRINT.partial` and the like.
+# Files beside a directory NAME while it is built: `.NAME.lock`, `.NAME.FINGERPRINT.partial` and the like.
 BESIDE = re.compile(r"\.(?P<name>.+?)\.(?:lock|[^.]+\.(?:partial|removed|returning))")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem of a run.
 
-    damaged: bytes or rows are not what was committed. unfinished: begun, stale, gone, or waiting for something. set
-    aside: a damaged directory in `.stale/`. left over: what a dead process left, and nobody needs.
+    damaged: bytes or rows differ from what was committed. unfinished: begun, stale, missing or in progress. set aside:
+    a damaged directory in `.stale/`. left over: files of a dead process that are not needed.
     """
 
     kind: Literal["damaged", "unfinished", "set aside", "left over"]
@@ -41,8 +41,8 @@ class Finding:
 
 
 def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
-    """Check every committed directory of a run, its corpora among them: manifests against the graph, files against the
-    sha256 in their manifests, tars against indices, rows against the index. Reads every byte, changes nothing.
+    """Check every committed directory of a run, including its corpora: manifests against the graph, files against the
+    sha256 in their manifests, tars against indices, rows against the index. Reads every byte and changes nothing.
     """
     fingerprints, findings = Fingerprints(run), list[Finding]()
     nodes = list(dict.fromkeys([*all_nodes(run.config), *_asked(run)]))
@@ -51,7 +51,7 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
         if run.directory(node).exists():
             findings += _check_node(run, node, fingerprints)
         elif node in readers and node_state(run, node, fingerprints)[0] == "missing":
-            what = f"it is missing, though {readers[node]} was made from it"
+            what = f"it is missing, although {readers[node]} was made from it"
             findings.append(Finding("unfinished", str(run.directory(node)), what, _rebuild(run, node, force=False)))
         progress(done, len(nodes), f"directories verified, {node}")
     places = dict.fromkeys(run.directory(node) for node in nodes)
@@ -62,12 +62,12 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
 
 
 def commands(findings: list[Finding]) -> list[str]:
-    """What to call, in this order, to make anew what is damaged."""
+    """Return the commands that rebuild what is damaged, in this order."""
     return list(dict.fromkeys(finding.remedy for finding in findings if finding.kind == "damaged"))
 
 
 def _asked(run: Run) -> Iterator[Node]:
-    """Nodes of evaluations and data sets that were asked for and are there, and what those read."""
+    """Return nodes of evaluations and data sets that were requested and exist, and their inputs."""
     nodes = [Node("data", name) for name in run.config.datasets]
     for number in range(run.config.rounds + 1):
         nodes += evaluation_nodes(run.config, list(run.config.evaluate), number)
@@ -76,26 +76,26 @@ def _asked(run: Run) -> Iterator[Node]:
 
 
 def _readers(run: Run, nodes: list[Node]) -> dict[Node, Node]:
-    """Of every node from which something that is there was made, the first such one. `nodes`: sources come first."""
-    found: dict[Node, Node] = {}
+    """Return for each input of an existing node the first node made from it. `nodes`: each after its inputs."""
+    reader_of: dict[Node, Node] = {}
     for node in reversed(nodes):
-        there = node if run.directory(node).exists() else found.get(node)
+        there = node if run.directory(node).exists() else reader_of.get(node)
         if there is not None:
-            found |= dict.fromkeys(inputs(run.config, node), there)
-    return found
+            reader_of |= dict.fromkeys(inputs(run.config, node), there)
+    return reader_of
 
 
 def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Finding]:
     directory = run.directory(node)
     manifest = read_manifest(directory)
     if manifest is None:
-        what = "it has no sound manifest.json: it counts as not there, and will be made anew"
+        what = "it has no valid manifest.json: it counts as missing, and will be rebuilt"
         return [Finding("damaged", str(directory), what, _rebuild(run, node, force=False))]
     faults = list(file_faults(directory, manifest))
     strange = {path for path, _ in faults}
     faults += manifest_faults(node, directory, manifest)
     state, why = node_state(run, node, fingerprints)
-    # Rows of what is stale have nothing to be compared with.
+    # Stale rows have no reference.
     if (not faults and state == "fresh") or (is_corpus(node) and not strange - set(directory.glob("*.tar"))):
         faults += [fault for fault in comparable(row_faults(run, node, manifest), directory) if fault not in faults]
     findings = [Finding("damaged", str(path), what, _rebuild(run, node)) for path, what in faults]
@@ -112,48 +112,48 @@ def _rebuild(run: Run, node: Node, force: bool = True) -> str:
     if is_corpus(node):
         videos = stored_from(run, node)[1]
         if videos is None or not videos.exists():
-            return f"# bring {run.directory(node)} back from a copy: its videos are not there to make it anew"
+            return f"# restore {run.directory(node)} from a copy: its videos do not exist, so it cannot be rebuilt"
     return run.command(node, force)
 
 
 def _set_aside(place: Path, names: set[str]) -> Iterator[Finding]:
-    """Damage among the directories in `.stale/` beside these."""
+    """Yield damaged directories in `.stale/`."""
     for directory in sorted((place / STALE).glob("*")):
         if directory.name.rpartition("-")[0] not in names:
             continue
         manifest = read_manifest(directory)
-        faults = [(directory, "it has no sound manifest.json")] if manifest is None else []
+        faults = [(directory, "it has no valid manifest.json")] if manifest is None else []
         if manifest is not None:
             faults += list(file_faults(directory, manifest))
         if faults:
-            what = f"{faults[0][0].name}: {faults[0][1]}; it is of no use any more"
+            what = f"{faults[0][0].name}: {faults[0][1]}; it cannot be used any more"
             yield Finding("set aside", str(directory), what, command("rm", "-r", directory))
 
 
 def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Iterator[Finding]:
-    """Hidden files beside the run's directories and in them."""
+    """Yield hidden files beside the run's directories and in them."""
     targets = {run.directory(node): node for node in nodes}
     roots = dict.fromkeys([run.root.resolve(), *(run.directory(node).resolve() for node in nodes if is_corpus(node))])
-    found = {path for root in roots for path in root.rglob(".*") if HIDDEN.fullmatch(path.name)}
+    hidden = {path for root in roots for path in root.rglob(".*") if HIDDEN.fullmatch(path.name)}
     for target, node in targets.items():
-        if is_corpus(node) and target.parent.exists():  # Others' corpora may lie beside it.
-            found |= {path for path in target.parent.iterdir() if _is_beside(target, path)}
+        if is_corpus(node) and target.parent.exists():  # Other corpora may be beside it.
+            hidden |= {path for path in target.parent.iterdir() if _is_beside(target, path)}
     expected = set()
     for target, node in targets.items():
-        # Beside what is finished nobody goes on with what a call with --force had begun.
+        # Beside a finished directory a partial one of a call with --force is not continued.
         if (wanted := fingerprints.of(node)) and reusable(target, wanted) is None:
             expected |= {begun.resolve() for begun in partial_directories(target, wanted)}
     again = command("xdc", "run", run.root)
-    for path in sorted(found):
+    for path in sorted(hidden):
         if any(parent.name.endswith(".partial") for parent in path.parents):
-            continue  # Part of what is told of as a whole.
+            continue  # Part of a directory that is reported as a whole.
         if (beside := BESIDE.fullmatch(path.name)) and (who := in_progress(path.with_name(beside["name"]))):
             lock, remedy = lock_of(path.with_name(beside["name"])), "wait until it has finished"
             if (holder := read_holder(lock)) is not None and holder.machine != this_machine():
                 remedy += f", or, if it is known to be dead: {command('rm', lock)}"
-            yield Finding("unfinished", str(path), f"{who} is at work on it", remedy)
+            yield Finding("unfinished", str(path), f"{who} is building it", remedy)
         elif path.resolve() in expected or path.name.endswith((".returning", ".survey.jsonl")):
-            yield Finding("unfinished", str(path), "the next call goes on with it", again)
+            yield Finding("unfinished", str(path), "the next call continues it", again)
         elif path.name.endswith(".partial"):
             what = "begun with other settings or with --force; the next commit beside it removes it"
             yield Finding("left over", str(path), what, command("rm", "-r", path))
@@ -162,6 +162,6 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
 
 
 def _is_beside(target: Path, path: Path) -> bool:
-    """Whether a hidden file tells of `target`, not of a neighbour whose name begins alike."""
+    """Return whether a hidden file belongs to `target`, and not to a neighbour with a similar name."""
     beside = BESIDE.fullmatch(path.name)
     return beside["name"] == target.name if beside else path.name.startswith(f".{target.name}.")

@@ -1,1 +1,1 @@
-"""The modalities: of each its file in the tar, its settings, its views, and how reports show it."""
+"""The modalities: for each its file in the tar, its settings, its views, and its display in reports."""

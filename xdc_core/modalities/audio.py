@@ -1,4 +1,4 @@
-"""The modality `audio`: what is heard."""
+"""The modality `audio`: the sound of a clip."""
 
 from typing import Any, Literal
 
@@ -8,25 +8,25 @@ from xdc_core.modalities.modality import Modality, ModalitySettings
 
 
 class AudioSettings(ModalitySettings):
-    """How a stored clip's sound becomes the audio encoder's input, and which encoder that is."""
+    """The audio encoder, and how a stored clip's sound becomes its input."""
 
     encoder: str = Field(
         "audio_resnet_18",
-        description="audio_resnet_18 (the paper's) or audio_resnet_tiny; or another one: its name, or "
+        description="audio_resnet_18 (the paper's) or audio_resnet_tiny; or another encoder: its name, or "
         "package.module:function",
     )
-    frames: int = Field(100, ge=8, description="log-mel frames of 10 ms a view")
+    frames: int = Field(100, ge=8, description="log-mel frames of 10 ms per view")
     mels: int = Field(40, ge=8, le=80, description="mel filters")
     align: Literal["span", "start", "centre"] = Field(
         "span",
-        description="which sound goes with a video view: span (the view's own span, resampled onto the frames), "
+        description="sound for a video view: span (the view's span, resampled to the frames), "
         "start (frames from its start on) or centre (frames around its middle). Unverified for XDC",
     )
     mask_frames: int = Field(
-        0, ge=0, description="longest stretch of frames that a training view loses to silence (SpecAugment). Unverified"
+        0, ge=0, description="largest number of consecutive frames masked in a training view (SpecAugment). Unverified"
     )
     mask_mels: int = Field(
-        0, ge=0, description="most neighbouring mel bands that a training view loses to silence. Unverified"
+        0, ge=0, description="largest number of consecutive mel bands masked in a training view. Unverified"
     )
 
     @model_validator(mode="after")
@@ -35,12 +35,12 @@ class AudioSettings(ModalitySettings):
             if getattr(self, mask) >= getattr(self, whole):
                 raise ValueError(
                     f"{mask} ({getattr(self, mask)}) must be less than {whole} ({getattr(self, whole)}): "
-                    "some views would be nothing but silence"
+                    "some views would be completely masked"
                 )
         return self
 
     def view_settings(self, training: bool) -> dict[str, Any]:
-        """Return what decides a view. That of extraction is never masked."""
+        """Return the settings of a view. Views in extraction are never masked."""
         settings = super().view_settings(training)
         unseen = () if training else ("mask_frames", "mask_mels")
         return {name: value for name, value in settings.items() if name not in unseen}

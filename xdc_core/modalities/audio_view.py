@@ -1,4 +1,4 @@
-"""The views of the modality `audio`: log-mel spectrograms of the sound that goes with a view of the pictures."""
+"""The views of the modality `audio`: log-mel spectrograms of the sound that belongs to a view of the pictures."""
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from xdc_core.modalities.modality import Row, Where, view_start
 
 
 def view(flac: bytes, row: Row, settings: AudioSettings, frames: int, where: Where) -> Tensor:
-    """Return a view, float32 [1, settings.frames, mels]: the log-mel of the sound that goes with `frames` pictures.
+    """Return a view, float32 [1, settings.frames, mels]: the log-mel of the sound that belongs to `frames` pictures.
 
-    They lie as those of a video view do. In training, stretches of log-mel frames and of mel bands are masked where
-    the settings ask for it.
+    These are placed as in a video view. In training, consecutive log-mel frames and mel bands are masked according to
+    the settings.
     """
     recipe = LogMel(sample_rate=row["sample_rate"], mels=settings.mels)
     total = recipe.frames(row["samples"])
@@ -22,9 +22,9 @@ def view(flac: bytes, row: Row, settings: AudioSettings, frames: int, where: Whe
     start_s = view_start(row["frames"], wanted, where) / row["fps"]
     span = span_frames(start_s, start_s + wanted / row["fps"], total)
     first, last = seen_frames(total, settings.frames, settings.align, span)
-    # A view is a second or so of a sound that may last for minutes: only that is decoded.
+    # A view lasts about a second, the sound may last minutes: only the view is decoded.
     sound = decode_sound(flac, *recipe.samples(first, last, row["samples"]))
-    # What is seen begins where the view does: "centre" has become "start".
+    # The decoded part begins with the view, so "centre" becomes "start".
     align: Align = "span" if settings.align == "span" else "start"
     spectrogram = align_frames(log_mel(torch.from_numpy(sound), recipe), settings.frames, align)
     if isinstance(where, np.random.Generator):
@@ -35,5 +35,5 @@ def view(flac: bytes, row: Row, settings: AudioSettings, frames: int, where: Whe
 
 
 def normalise(batch: Tensor, settings: AudioSettings) -> Tensor:
-    """Return log-mels as they are (method: no mean and deviation of a data set)."""
+    """Return log-mels unchanged (method: no mean and deviation of a data set)."""
     return batch

@@ -1,12 +1,12 @@
-"""Sound as the audio encoder sees it: a log-mel spectrogram, and its 100 frames that go with a video clip.
+"""The audio encoder's input: a log-mel spectrogram, and its 100 frames that belong to a video clip.
 
 The recipe is that of facebookresearch/VMZ, the code base of two of the paper's authors (its LogMels operator).
 Verified there: 16 kHz; symmetric Hann window of 16 ms, step 10 ms, no padding at the edges; FFT of the next power
 of two; power spectrum, not magnitude; mel = 1127 ln(1 + f/700) from 0 Hz to half the sample rate; the sides of a
 filter's triangle at least one FFT bin wide; each filter normalised to sum 1; the natural logarithm with the gain
-and the foot that `LogMel.floor` stands for; no mean or standard deviation of a data set.
+and the linear part below `LogMel.floor`; no mean or standard deviation of a data set.
 
-Not followed, as slips of that operator: it spaces the bins by 62.0 instead of 62.5 Hz, adds the power at half the
+Not followed, as errors of that operator: it spaces the bins by 62.0 instead of 62.5 Hz, adds the power at half the
 sample rate to that at 0 Hz, leaves the last bin out of narrow filters, and drops a last frame that ends exactly
 with the sound.
 """
@@ -27,11 +27,11 @@ Align = Literal["span", "start", "centre"]
 
 @dataclass(frozen=True)
 class LogMel:
-    """How sound becomes a spectrogram.
+    """The settings of a spectrogram.
 
     sample_rate: Hz. window_s, hop_s: seconds. mels: number of bands.
-    floor: the energy, in units of the power spectrum of sound in [-1, 1], below which the logarithm goes on as a
-    straight line to 0. With x = energy / floor, a value is 1 + ln(x) where x > 1, and x elsewhere: smooth, never
+    floor: the energy, in units of the power spectrum of sound in [-1, 1], below which the logarithm is replaced
+    by a straight line to 0. With x = energy / floor, a value is 1 + ln(x) where x > 1, and x elsewhere: smooth, never
     negative, 0 for digital silence. The default is VMZ's: ln(1080674186.35 * energy), and the line below e. It
     lies 122 dB under the peak of a full-scale sine and just under the rounding noise of 16-bit sound.
     """
@@ -44,25 +44,25 @@ class LogMel:
 
     @property
     def window(self) -> int:
-        """Samples of a frame."""
+        """Return the number of samples in a frame."""
         return round(self.window_s * self.sample_rate)
 
     @property
     def hop(self) -> int:
-        """Samples from the start of a frame to the start of the next."""
+        """Return the number of samples from the start of a frame to the start of the next."""
         return round(self.hop_s * self.sample_rate)
 
     @property
     def fft(self) -> int:
-        """Points of the FFT: the smallest power of two that holds a frame."""
+        """Return the points of the FFT: the smallest power of two that is not less than a frame."""
         return 1 << (self.window - 1).bit_length()
 
     def frames(self, samples: int) -> int:
-        """Frames of a sound of so many samples."""
+        """Return the number of frames of a sound with so many samples."""
         return 1 + max(0, samples - self.window) // self.hop
 
     def samples(self, first: int, last: int, samples: int) -> tuple[int, int]:
-        """The first sample that frames first .. last - 1 cover, and how many they cover of a sound of `samples`."""
+        """Return the first sample of frames first .. last - 1, and how many they cover in a sound of `samples`."""
         begin = first * self.hop
         return begin, min((last - 1) * self.hop + self.window, samples) - begin
 
@@ -72,10 +72,10 @@ DEFAULT = LogMel()
 
 @lru_cache(maxsize=16)
 def filter_bank(settings: LogMel = DEFAULT) -> Tensor:
-    """Triangular mel filters, float32 [fft / 2 + 1, mels], each column with sum 1. Cached: do not write to it.
+    """Return triangular mel filters, float32 [fft / 2 + 1, mels], each column with sum 1. Cached: do not write to it.
 
     The corners lie at equal steps of mel from 0 Hz to half the sample rate. A side narrower than one bin is
-    widened to one bin, as in VMZ, so every filter holds at least one bin however fine the bands are; the lowest
+    widened to one bin, as in VMZ, so every filter has at least one bin, even for narrow bands; the lowest
     filter therefore reaches down to 0 Hz.
     """
     top = 1127 * math.log1p(settings.sample_rate / 2 / 700)
@@ -91,16 +91,16 @@ def filter_bank(settings: LogMel = DEFAULT) -> Tensor:
 
 @lru_cache(maxsize=16)
 def hann_window(samples: int, device: torch.device) -> Tensor:
-    """Symmetric, float32 [samples]. Cached: do not write to it."""
+    """Return a symmetric Hann window, float32 [samples]. Cached: do not write to it."""
     return torch.hann_window(samples, periodic=False, device=device)
 
 
 def log_mel(waveform: Tensor, settings: LogMel = DEFAULT) -> Tensor:
-    """The log-mel spectrogram of mono sound: float32 [..., samples] -> float32 [..., frames, mels].
+    """Return the log-mel spectrogram of mono sound: float32 [..., samples] -> float32 [..., frames, mels].
 
     waveform is finite, in [-1, 1], at settings.sample_rate. Frame i covers the samples from i * hop up to
     i * hop + window, so frames = 1 + (samples - window) // hop: 99 for one second by default (window 256, hop 160
-    samples). Sound shorter than one window is filled up with zeros to one frame. Values are >= 0; 0 is silence.
+    samples). Sound shorter than one window is padded with zeros to one frame. Values are >= 0; 0 is silence.
 
     Raises ValueError for a waveform without samples or of another dtype than float32.
     """
@@ -109,7 +109,7 @@ def log_mel(waveform: Tensor, settings: LogMel = DEFAULT) -> Tensor:
             f"log_mel: the waveform is {waveform.dtype} {list(waveform.shape)}; it must be float32 "
             "[..., samples] in [-1, 1] with at least one sample"
         )
-    # torchaudio puts a window into the middle of its FFT: without these zeros the outermost frames would be lost.
+    # torchaudio centres a window in its FFT: without these zeros the first and last frames would be lost.
     space = settings.fft - settings.window
     missing = max(0, settings.window - waveform.shape[-1])
     power = windowed_power(
@@ -129,9 +129,9 @@ def log_mel(waveform: Tensor, settings: LogMel = DEFAULT) -> Tensor:
 
 
 def span_frames(start_s: float, end_s: float, frames: int, settings: LogMel = DEFAULT) -> tuple[int, int]:
-    """Which frames [first, last) of a spectrogram of `frames` frames go with the time from start_s to end_s.
+    """Return the frames [first, last) of a spectrogram of `frames` frames for the time from start_s to end_s.
 
-    first = floor(start_s / hop_s), last = ceil(end_s / hop_s), both moved into the spectrogram; at least one frame.
+    first = floor(start_s / hop_s), last = ceil(end_s / hop_s), both limited to the spectrogram; at least one frame.
     Raises ValueError unless 0 <= start_s < end_s and frames >= 1.
     """
     if not 0 <= start_s < end_s or frames < 1:
@@ -146,7 +146,7 @@ def span_frames(start_s: float, end_s: float, frames: int, settings: LogMel = DE
 
 
 def seen_frames(total: int, frames: int, mode: Align, span: tuple[int, int]) -> tuple[int, int]:
-    """Which frames [first, last) of `total`, at least one, `align_frames` reads for a span."""
+    """Return the frames [first, last) of `total`, at least one, that `align_frames` reads for a span."""
     if mode == "span":
         return span
     begin = span[0] if mode == "start" else max(0, sum(span) // 2 - frames // 2)
@@ -156,9 +156,9 @@ def seen_frames(total: int, frames: int, mode: Align, span: tuple[int, int]) -> 
 def align_frames(
     spectrogram: Tensor, frames: int = 100, mode: Align = "span", span: tuple[int, int] | None = None
 ) -> Tensor:
-    """The frames that the audio encoder sees: [..., F, mels] -> [..., frames, mels], floating dtype kept.
+    """Return the frames for the audio encoder: [..., F, mels] -> [..., frames, mels], floating dtype kept.
 
-    span: the frames [first, last) that go with the video clip; None: all, (0, F).
+    span: the frames [first, last) that belong to the video clip; None: all, (0, F).
 
     - "span": the span stretched or shrunk to `frames`. With n = last - first, output frame j is read at
       first + (j + 0.5) * n / frames - 0.5, linearly between two frames, never beyond the span's first and last.
@@ -194,10 +194,10 @@ def align_frames(
 
 
 def mask_stretch(spectrogram: Tensor, longest: int, axis: int, rng: np.random.Generator) -> Tensor:
-    """A copy of [frames, mels] in which a stretch of at most `longest` frames (axis 0) or bands (axis 1) is silent.
+    """Return a copy of [frames, mels] with up to `longest` consecutive frames (axis 0) or bands (axis 1) masked.
 
-    As in SpecAugment (Park et al., 2019): the length is drawn from 0 .. longest, then the place among all that fit,
-    both uniformly; here a masked value is 0, digital silence. An unverified option: XDC is not known to mask.
+    As in SpecAugment (Park et al., 2019): the length is drawn from 0 .. longest, then the position among all
+    that fit, both uniformly. A masked value is 0, digital silence. An unverified option: XDC is not known to mask.
 
     Raises ValueError if the spectrogram is shorter than `longest`.
     """

@@ -1,4 +1,4 @@
-"""What a modality is: everything that is particular to one, from its file in the tar to its colour in a report."""
+"""The description of a modality, from its file in the tar to its colour in a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Row: TypeAlias = Mapping[str, Any]
-# Where a view lies: at random, in the middle (None), or in time from a frame on (and in space in the middle).
+# The position of a view: random, centred (None), or from a frame on (and spatially centred).
 Where: TypeAlias = "np.random.Generator | int | None"
 
 WEIGHTS_NOTE = (
@@ -28,39 +28,39 @@ WEIGHTS_NOTE = (
 def _named_like_weights(path: str) -> str:
     if Path(path).suffix not in (".safetensors", ".pth", ".pt"):
         raise ValueError(
-            f"{path!r} is no file of weights. Allowed: .safetensors as xdc writes it, or .pth or .pt with a state dict"
+            f"{path!r} is not a file of weights. Allowed: .safetensors written by xdc, or .pth or .pt with a state dict"
         )
     return path
 
 
 class ModalitySettings(Section):
-    """What the section of every modality has. A modality's own class gives `encoder` its default."""
+    """The settings that all modalities have. A modality's class sets the default of `encoder`."""
 
     encoder: str = Field(description="the encoder's name, or package.module:function")
     weights: Annotated[str, AfterValidator(_named_like_weights)] | None = Field(None, description=WEIGHTS_NOTE)
 
     def view_settings(self, training: bool) -> dict[str, Any]:
-        """Return the settings that decide a view, in training or in extraction, as JSON values; they are hashed.
+        """Return the settings that decide a view, in training or in extraction, as JSON values for fingerprints.
 
-        A subclass leaves out, or sets to one value, what its view does not heed in extraction.
+        A subclass leaves out, or sets to one value, what its view does not use in extraction.
         """
         return hashed_settings(self, exclude={"weights"})
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality. Light to import: torch is loaded with `module`, when the first view is made.
+    """One modality. It is cheap to import: `module`, and with it torch, is imported with the first view.
 
-    name: also that of its section in the configuration. about: the comment above that section.
+    name: also of its section in the configuration. about: the comment above that section.
     settings: the class of the section; every field has a default.
     stored: what a source must have and a corpus must store. member: the clip's file in the tar, "mp4" or "flac".
-    columns: of the corpus's index, what `view` reads of a row.
+    columns: of the corpus's index, which `view` needs.
     module: the module with the two functions that `view` and `normalise` call, imported when they are first called:
         view(data: bytes, row, settings, frames: int, where) -> Tensor, one clip's
         normalise(batch: Tensor, settings) -> Tensor
-    memory_format: the name in torch of the one in which the channels of one place lie side by side.
+    memory_format: torch's name for the format with adjacent channels.
     colour: in charts, #rrggbb.
-    version: raised when the same settings would give another view; it is hashed from 2 on.
+    version: to be raised if the same settings give another view; it is hashed from 2 on.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Modality:
         return view
 
     def normalise(self, batch: "torch.Tensor", settings: ModalitySettings) -> "torch.Tensor":
-        """Make a batch of views [B, ...], on any device, what the encoder takes: float32 [B, ...]."""
+        """Convert a batch of views [B, ...], on any device, to the encoder's input: float32 [B, ...]."""
         made: torch.Tensor = import_module(self.module).normalise(batch, settings)
         return made
 
     @property
     def channels_last(self) -> "torch.memory_format":
-        """Return the memory format of a batch in which the channels of one place lie side by side."""
+        """Return the memory format of a batch with adjacent channels."""
         import torch
 
         memory_format: torch.memory_format = getattr(torch, self.memory_format)
@@ -101,9 +101,9 @@ class Modality:
 
 
 def view_start(available: int, wanted: int, where: Where) -> int:
-    """Return where a view of `wanted` begins among `available`: anywhere (temporal jitter), in the middle, or as said.
+    """Return the first of `wanted` frames among `available`: random (temporal jitter), centred, or as given.
 
-    A view that is longer than what is available begins at 0.
+    A view with more frames than available begins at 0.
     """
     room = max(0, available - wanted)
     if where is None:

@@ -1,4 +1,4 @@
-"""The modalities by name: those of the method's paper, and those that installed packages add."""
+"""The modalities by name: those of the paper, and those of installed packages."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ MODALITIES: Registry[Modality] = Registry(
 
 
 def known_modality(name: str) -> str:
-    """Return the name of a modality. Raises ValueError where there is none; says which there are."""
+    """Return the name of a modality. Raises ValueError if it is unknown; the text lists all."""
     try:
         MODALITIES.check(name)
     except ConfigError as error:
@@ -29,10 +29,10 @@ ModalityName = Annotated[str, AfterValidator(known_modality)]
 
 
 def in_order(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of modalities in the registry's order, which is that of features that are joined.
+    """Return names of modalities in the registry's order, in which features are concatenated.
 
     Raises:
-        ValueError: a name stands twice.
+        ValueError: a name occurs twice.
     """
     if len(set(names)) < len(names):
         raise ValueError(f"{', '.join(names)}: a modality is named twice")

@@ -1,4 +1,4 @@
-"""The modality `video`: what is seen."""
+"""The modality `video`: the pictures of a clip."""
 
 from typing import Any
 
@@ -9,18 +9,20 @@ from xdc_core.modalities.modality import Modality, ModalitySettings
 
 
 class VideoSettings(ModalitySettings):
-    """How a stored clip becomes the video encoder's input, and which encoder that is."""
+    """The video encoder, and how a stored clip's pictures become its input."""
 
     encoder: str = Field(
         "r2plus1d_18",
         description="r2plus1d_18 (the paper's), torchvision_r2plus1d_18 (with torchvision's middle planes) or "
-        "r2plus1d_tiny (for CPUs); or another one: its name, or package.module:function",
+        "r2plus1d_tiny (for CPUs); or another encoder: its name, or package.module:function",
     )
-    frames: int = Field(8, ge=1, description="consecutive frames a view")
+    frames: int = Field(8, ge=1, description="consecutive frames per view")
     short_edges: tuple[int, ...] = Field(
-        (128, 160), min_length=1, description="pixels; training draws one, extraction takes the first"
+        (128, 160),
+        min_length=1,
+        description="pixels of the shorter side; training draws one, extraction uses the first",
     )
-    crop: int = Field(112, ge=16, description="pixels of the square that the encoder sees")
+    crop: int = Field(112, ge=16, description="pixels of both sides of the encoder's input")
     flip: bool = Field(True, description="mirror half of the training views")
     mean: tuple[float, float, float] = Field((0.43216, 0.394666, 0.37645), description="RGB in [0, 1]")
     std: tuple[Positive, Positive, Positive] = Field((0.22803, 0.22145, 0.216989), description="RGB in [0, 1]")
@@ -32,7 +34,7 @@ class VideoSettings(ModalitySettings):
         return self
 
     def view_settings(self, training: bool) -> dict[str, Any]:
-        """Return what decides a view. That of extraction takes the first short edge and is never flipped."""
+        """Return the settings of a view. Views in extraction have the first short edge and are never flipped."""
         settings = super().view_settings(training)
         return settings if training else settings | {"flip": False, "short_edges": settings["short_edges"][:1]}
 
@@ -46,5 +48,5 @@ VIDEO = Modality(
     columns=("frames",),
     module="xdc_core.modalities.video_view",
     memory_format="channels_last_3d",
-    colour="#D55E00",  # The colours are Okabe and Ito's, told apart by everyone.
+    colour="#D55E00",  # The colours are those of Okabe and Ito, for colour-blind readers.
 )

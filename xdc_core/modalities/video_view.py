@@ -11,9 +11,9 @@ from xdc_core.modalities.video import VideoSettings
 
 
 def view(mp4: bytes, row: Row, settings: VideoSettings, frames: int, where: Where) -> Tensor:
-    """Return a view, uint8 [3, frames, crop, crop]. A clip with fewer frames is held on its last one.
+    """Return a view, uint8 [3, frames, crop, crop]. The last frame of a shorter clip is repeated.
 
-    Short edge, crop place and flip as in VMZ: drawn in training; the first short edge and the centre in extraction.
+    Short edge, crop position and flip as in VMZ: drawn in training; the first short edge and the centre in extraction.
     """
     wanted = min(frames, row["frames"])
     pictures = decode_frames(mp4, view_start(row["frames"], wanted, where), wanted)
@@ -42,7 +42,7 @@ def _resize(clip: Tensor, short_edge: int) -> Tensor:
 
 
 def normalise(batch: Tensor, settings: VideoSettings) -> Tensor:
-    """Return uint8 [B, 3, T, H, W] as float32 with the mean and standard deviation of the settings taken out."""
+    """Return uint8 [B, 3, T, H, W] as float32, normalised by the mean and standard deviation of the settings."""
     mean = torch.tensor(settings.mean, device=batch.device).view(1, 3, 1, 1, 1)
     std = torch.tensor(settings.std, device=batch.device).view(1, 3, 1, 1, 1)
     return (batch.float() / 255 - mean) / std

@@ -1,4 +1,4 @@
-"""The views of one modality, as a configuration wants them."""
+"""The views of one modality with the settings of a configuration."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Views:
-    """How clips become one modality's tensors. The views of all modalities cover the same `frames` frames of a clip."""
+    """Convert clips to one modality's tensors. Views of all modalities cover the same `frames` frames of a clip."""
 
     modality: Modality
     settings: ModalitySettings
@@ -27,13 +27,13 @@ class Views:
         return self.modality.view(data, row, self.settings, self.frames, where)
 
     def normalise(self, batch: "torch.Tensor") -> "torch.Tensor":
-        """Make a batch of views [B, ...], on any device, what the encoder takes: float32 [B, ...]."""
+        """Convert a batch of views [B, ...], on any device, to the encoder's input: float32 [B, ...]."""
         return self.modality.normalise(batch, self.settings)
 
     def hashed(self, training: bool) -> dict[str, Any]:
-        """Return what decides a view, in training or in extraction, and which encoder takes it; JSON values."""
+        """Return the settings that decide a view, in training or in extraction, and the encoder, as JSON values."""
         settings = self.settings.view_settings(training)
         if self.modality.version > 1:
             settings["view_version"] = self.modality.version
-        # The length of a video view decides which part of a clip goes with it.
+        # The length of a video view decides which part of the sound belongs to it.
         return settings if self.modality.name == VIDEO.name else settings | {"video_frames": self.frames}

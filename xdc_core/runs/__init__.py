@@ -1,1 +1,1 @@
-"""A run and its nodes: where everything lies."""
+"""A run, its nodes and their directories."""

@@ -10,12 +10,12 @@ from xdc_core.runs.run import Run
 
 
 def is_corpus(node: Node) -> bool:
-    """Whether a node's directory is one of clips: the corpus, or a data set to evaluate on."""
+    """Return whether a node's directory contains clips: the corpus, or a data set to evaluate on."""
     return node.stage in ("shard", "data")
 
 
 def stored_from(run: Run, node: Node) -> tuple[Path, Path | None, CorpusSettings]:
-    """Of a directory of clips: where it is, the files it is made of, and how."""
+    """Return for a directory of clips its path, its source files, and its settings."""
     if node == SHARD:
         return run.corpus, run.videos, run.config.corpus
     name = str(node.modality)
@@ -23,15 +23,15 @@ def stored_from(run: Run, node: Node) -> tuple[Path, Path | None, CorpusSettings
 
 
 def lost_corpus(run: Run, node: Node = SHARD) -> str | None:
-    """Why a directory of clips can neither be read nor made: neither it nor its sources are there. Else None."""
+    """Return why a directory of clips can neither be read nor built (its sources are missing, too); else None."""
     directory, sources, _ = stored_from(run, node)
     if read_manifest(directory) is not None or (sources is not None and sources.exists()):
         return None
     path, files = ("corpus.path", "corpus.videos") if node == SHARD else (str(node), f"datasets.{node.modality}.root")
-    found = "holds no finished corpus" if directory.exists() else "is not there"
-    cause = f"{files} is not set" if sources is None else f"{files}, {sources}, is not there either"
+    state = "holds no finished corpus" if directory.exists() else "is missing"
+    cause = f"{files} is not set" if sources is None else f"{files}, {sources}, is missing, too"
     return (
-        f"{path}: {directory} {found}, and {cause} ({run.root / FILE_NAME}; paths are relative to that file). The run "
-        "may have been copied or moved: bring the clips along, or correct corpus.path"
+        f"{path}: {directory} {state}, and {cause} ({run.root / FILE_NAME}; paths are relative to that file). The run "
+        "may have been copied or moved: copy the clips, too, or correct corpus.path"
         + (" and corpus.videos." if node == SHARD else f" and {files}.")
     )

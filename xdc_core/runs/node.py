@@ -1,8 +1,8 @@
-"""The nodes of the graph, and the folders in which their directories lie."""
+"""The nodes of the graph, and the folders of their directories."""
 
 from shards.store.node import Node as Node
 
-# Stage -> the folder of a round in which its directories lie, one a modality.
+# Stage -> the folder of its directories in a round, one per modality.
 FOLDERS = {
     "extract": "features",
     "cluster": "clusters",
@@ -17,5 +17,5 @@ SHARD = Node("shard")
 
 
 def encoder_node(modality: str, number: int) -> Node:
-    """The node that made the encoder with which a round begins."""
+    """Return the node of the encoder with which a round begins."""
     return Node("train", modality, number - 1) if number else Node("init", modality)

@@ -1,4 +1,4 @@
-"""Where everything of a run lies."""
+"""The paths of a run's directories."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ SHORTEST_S = 0.1
 
 
 def dataset_settings(config: Config, name: str) -> CorpusSettings:
-    """Return how a data set's recordings become clips: as in the corpus, but none is left out as short or silent."""
+    """Return the settings of a data set's clips: as in the corpus, but short or silent recordings are not rejected."""
     dataset = config.datasets[name]
     changes = {
         "layout": dataset.layout,
@@ -38,37 +38,37 @@ class Run:
 
     @property
     def corpus(self) -> Path:
-        """The corpus directory."""
+        """Return the corpus directory."""
         return (self.root / self.config.corpus.path).resolve()
 
     @property
     def videos(self) -> Path | None:
-        """The folder or manifest of raw videos, if one is set."""
+        """Return the folder or manifest of raw videos, if one is set."""
         return (self.root / self.config.corpus.videos).resolve() if self.config.corpus.videos else None
 
     def dataset_root(self, name: str) -> Path:
-        """Where the files of a data set to evaluate on lie."""
+        """Return the folder of a data set to evaluate on."""
         return (self.root / self.config.datasets[name].root).resolve()
 
     def dataset_settings(self, name: str) -> CorpusSettings:
-        """How the recordings of a data set become clips."""
+        """Return the settings with which a data set's recordings become clips."""
         return dataset_settings(self.config, name)
 
     def weights(self, modality: str) -> Path | None:
-        """The file of weights from which a modality's first encoder starts, if one is set."""
+        """Return the file of weights from which a modality's first encoder starts, if one is set."""
         given: str | None = getattr(self.config, modality).weights
         return (self.root / given).resolve() if given else None
 
     def round_directory(self, number: int) -> Path:
-        """Where a round's directories lie."""
+        """Return the folder of a round's directories."""
         return self.root / "rounds" / f"{number:03d}"
 
     def directory(self, node: Node) -> Path:
-        """Where a node's files lie, once they are committed."""
+        """Return the directory of a node's committed files."""
         if node.stage == "shard":
             return self.corpus
         if node.stage == "data":
-            # Runs that store the same clips alike share them.
+            # Runs with the same clips and settings share them.
             name = str(node.modality)
             kind = fingerprint([stored_part(self.dataset_settings(name)), str(self.dataset_root(name))])[:8]
             return self.corpus.parent / f"{node.modality}-{kind}"
@@ -80,15 +80,15 @@ class Run:
         return self.round_directory(node.round) / FOLDERS[node.stage] / str(node.modality)
 
     def command(self, node: Node, force: bool = False) -> str:
-        """The command that does a node, for a shell."""
+        """Return the shell command that runs a node."""
         return stage_command(node.stage, self.root, node.modality, node.round, force)
 
 
 def open_run(root: Path | str) -> Run:
-    """The run in a directory.
+    """Open the run in a directory.
 
     Raises:
-        ConfigError: there is no xdc.yaml in it, or it is wrong.
+        ConfigError: its xdc.yaml is missing or wrong.
     """
     root = Path(root)
     return Run(root, load_config(root / FILE_NAME))

@@ -1,4 +1,4 @@
-"""What a stage's work is given, of a run and its configuration."""
+"""Make the task of a stage's work from a run and its configuration."""
 
 from pathlib import Path
 

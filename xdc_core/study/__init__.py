@@ -1,1 +1,1 @@
-"""Studies: many runs that differ in one thing at a time, and what they show side by side."""
+"""Studies: runs that differ in one setting at a time, and the comparison of their results."""

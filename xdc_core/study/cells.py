@@ -1,4 +1,4 @@
-"""The cells of a study: for each an ordinary run, and the digits that it learns from."""
+"""The cells of a study: each is an ordinary run with its own corpus of digits."""
 
 import itertools
 import re
@@ -16,7 +16,7 @@ from xdc_core.config.write import commented_yaml
 from xdc_core.runs.run import Run
 from xdc_core.study.settings import CONTENDERS, StudySettings, digits_settings
 
-# Every round's encoders are measured so: a linear head on frozen features, on both held-out splits.
+# The evaluation of every round's encoders: a linear head on frozen features, on both held-out splits.
 PROBES = {
     f"probe-{modality}": {
         "protocol": "fc",
@@ -44,12 +44,12 @@ class Cell:
 
 
 def make_cells(study: StudySettings, root: Path) -> list[Cell]:
-    """All cells, those of the first seed first: a study that is stopped early has some of everything.
+    """Return all cells, those of the first seed first, so that a study that is stopped early covers all contenders.
 
-    Writes every run's xdc.yaml that is not there.
+    Missing xdc.yaml files of runs are written.
 
     Raises:
-        ConfigError: a setting is wrong, or a run's xdc.yaml is there and differs from what the study says.
+        ConfigError: a setting is wrong, or an existing xdc.yaml of a run differs from the study.
     """
     return [
         _make_cell(study, root, contender, variant, seed)
@@ -67,9 +67,9 @@ def _make_cell(study: StudySettings, root: Path, contender: str, variant: dict[s
     file = run.root / FILE_NAME
     if not file.exists():
         write_text(file, commented_yaml(config, f"A cell of the study {root.name}: {contender}, seed {seed}."))
-    elif parse_config(read_yaml(file), str(file)) != config:  # Evaluations asked for later make no other run.
+    elif parse_config(read_yaml(file), str(file)) != config:  # Evaluations that were added later do not change the run.
         raise ConfigError(
-            f"{file} is not what the study asks for now. Choose another folder for this study, or set the run aside."
+            f"{file} differs from the study's settings. Choose another folder for this study, or move the run away."
         )
     return Cell(
         contender, variant, draw, seed, run, digits_settings(study, root, variant, draw), root / "digits" / folder
@@ -94,7 +94,9 @@ def _config(study: StudySettings, contender: str, variant: dict[str, Any], seed:
     places = {"path": f"../../corpora/{folder}", "videos": f"../../digits/{folder}/manifest.csv"}
     _set(values, "corpus", values.get("corpus", {}) | places | {"learn_splits": ["train"]})
     _set(values, "evaluate", PROBES)
-    _set(values, "report", {"examples": 0, "track": []})  # Of dozens of runs nobody looks at every one.
+    _set(
+        values, "report", {"examples": 0, "track": []}
+    )  # A study has dozens of runs, whose own reports are rarely read.
     _set(values, "runs_on", values.get("runs_on", {}) | {"threads": 1})
     return parse_config(values, f"the study's {contender}")
 

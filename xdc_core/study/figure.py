@@ -1,4 +1,4 @@
-"""A study's figure: the probes of every contender over rounds, or, where a setting is varied, over its values."""
+"""A study's figure: the probes of every contender over rounds or over the values of a varied setting."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from shards.store.files import new_file
 from xdc_core.study.settings import SCRATCH
 from xdc_core.study.table import SHARED, contenders, find, last_row
 
-# Colours that colour-blind people tell apart (Okabe and Ito); the control and the baselines are grey or dashed.
+# Colours that colour-blind people can distinguish (Okabe and Ito); the control and the baselines are grey or dashed.
 COLOURS = {
     "supervised": "#000000",
     "sdc": "#E69F00",
@@ -22,7 +22,7 @@ DASHED = ("supervised", "shuffled", SCRATCH)
 
 
 def draw_figure(path: Path, results: dict[str, Any]) -> None:
-    """Write an SVG: a panel a modality; lines are means over seeds, bands from the lowest to the highest seed."""
+    """Write an SVG, one panel per modality: lines are means over seeds, bands span the lowest to the highest seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -50,7 +50,7 @@ def draw_figure(path: Path, results: dict[str, Any]) -> None:
             axis.set_xlabel("rounds of training")
         axis.grid(alpha=0.3)
         axis.set_ylim(0, 1)
-    axes[0].set_ylabel("digit told from frozen features\n(linear probe, test clips)")
+    axes[0].set_ylabel("accuracy for the digit, frozen features\n(linear probe, test clips)")
     if axes[1].has_data():
         axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     with new_file(path) as temporary:
@@ -62,12 +62,12 @@ def _points(
     results: dict[str, Any], variants: list[str], contender: str, modality: str
 ) -> list[tuple[int, dict[str, Any]]]:
     if len(variants) > 1:
-        found = [last_row(results, variant, contender, modality, "probe", "test") for variant in variants]
-        return [(place, row) for place, row in enumerate(found) if row]
+        summary_rows = [last_row(results, variant, contender, modality, "probe", "test") for variant in variants]
+        return [(place, row) for place, row in enumerate(summary_rows) if row]
     at = {"variant": variants[0], "modality": modality, "metric": "probe", "split": "test", "factor": SHARED[modality]}
     rounds = range(results["rounds"] + 1)
-    if contender == SCRATCH:  # It is not trained: the same all along.
+    if contender == SCRATCH:  # It is not trained: it is the same in every round.
         row = find(results, **at, contender=SCRATCH, round=results["rounds"])
         return [(number, row) for number in rounds if row]
-    found = [find(results, **at, contender=contender, round=number) for number in rounds]
-    return [(number, row) for number, row in zip(rounds, found, strict=True) if row]
+    summary_rows = [find(results, **at, contender=contender, round=number) for number in rounds]
+    return [(number, row) for number, row in zip(rounds, summary_rows, strict=True) if row]

@@ -1,4 +1,4 @@
-"""The numbers of a study: of every cell and round, and their mean and spread by contender."""
+"""The numbers of a study, by cell and round, and their mean and spread by contender."""
 
 import json
 from collections import defaultdict

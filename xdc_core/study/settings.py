@@ -1,4 +1,4 @@
-"""What a study compares: contenders, seeds, draws of the corpus, and a setting that is varied."""
+"""The settings of a study: contenders, seeds, draws of the corpus, and a varied setting."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from xdc_core.config.load import parse_section, read_yaml
 
 FILE_NAME = "study.yaml"
 
-# Contender -> what its runs' configuration differs in. `scratch` has no run: it is round 0 of the others.
+# Contender -> settings of its runs. `scratch` has no run: it is round 0 of the others.
 CONTENDERS: dict[str, dict[str, Any]] = {
     "supervised": {"method": "supervised"},
     "sdc": {"method": "sdc"},
@@ -30,23 +30,25 @@ class StudySettings(Section):
     A cell is one ordinary run on a corpus of audio-visual digits. Seed s uses draw s % draws of the corpus.
     """
 
-    preset: str = Field("digits", description="where the runs' settings come from")
+    preset: str = Field("digits", description="preset of the runs")
     speech: str | None = Field(
         None, description="recordings in the Free Spoken Digit layout; relative to this file; null: synthesised voices"
     )
     clips: int = Field(3000, ge=1, description="clips to learn from")
-    validation_clips: int = Field(500, ge=1, description="clips on which everything is chosen")
-    test_clips: int = Field(500, ge=1, description="clips on which what was chosen is measured")
+    validation_clips: int = Field(500, ge=1, description="clips for choosing settings")
+    test_clips: int = Field(500, ge=1, description="clips for the final measurement")
     rounds: int | None = Field(None, ge=1, description="training rounds; null: the preset's")
-    contenders: tuple[str, ...] = Field(tuple(CONTENDERS), min_length=1, description="which of the methods")
-    seeds: int = Field(3, ge=1, description="runs of each")
-    draws: int = Field(2, ge=1, description="corpora that they are spread over")
+    contenders: tuple[str, ...] = Field(
+        tuple(CONTENDERS), min_length=1, description="methods, control and baselines to compare"
+    )
+    seeds: int = Field(3, ge=1, description="runs per contender")
+    draws: int = Field(2, ge=1, description="number of corpora over which the seeds are distributed")
     vary: dict[str, tuple[Any, ...]] = Field(
         {},
         max_length=1,
         description="a setting of the runs (cluster.k, train.lr) or of the digits (digits.nuisance), and its values",
     )
-    change: dict[str, Any] = Field({}, description="settings that all runs have otherwise than the preset, by name")
+    change: dict[str, Any] = Field({}, description="settings of all runs that differ from the preset, by name")
 
     @model_validator(mode="after")
     def _known(self) -> "StudySettings":
@@ -64,7 +66,7 @@ class StudySettings(Section):
 
     @property
     def variants(self) -> list[dict[str, Any]]:
-        """The varied setting's values, one dictionary each; one empty dictionary where nothing is varied."""
+        """Return the varied setting's values, one dictionary each; one empty dictionary if nothing is varied."""
         return [{name: value} for name, values in self.vary.items() for value in values] or [{}]
 
 
@@ -75,7 +77,7 @@ def load_study(root: Path) -> StudySettings:
 
 
 def digits_settings(study: StudySettings, root: Path, variant: dict[str, Any], draw: int) -> DigitsSettings:
-    """The digits of one draw. Raises ConfigError for a name or value that they do not have."""
+    """Return the settings of one draw of digits. Raises ConfigError for an unknown name or a wrong value."""
     values: dict[str, Any] = {
         "clips": study.clips,
         "validation_clips": study.validation_clips,
@@ -89,4 +91,4 @@ def digits_settings(study: StudySettings, root: Path, variant: dict[str, Any], d
     try:
         return DigitsSettings(**values)
     except ValueError as error:
-        raise ConfigError(f"{root / FILE_NAME}: the digits cannot be made so: {error}") from error
+        raise ConfigError(f"{root / FILE_NAME}: wrong settings of the digits: {error}") from error

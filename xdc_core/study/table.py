@@ -5,7 +5,7 @@ from typing import Any
 
 from xdc_core.study.settings import CONTENDERS, SCRATCH
 
-# Heading, metric and split of what the table has of every contender.
+# Heading, metric and split of the table's columns.
 COLUMNS = (
     ("probe, test", "probe", "test"),
     ("probe, validation", "probe", "validation"),
@@ -16,7 +16,7 @@ SHARED = {"video": "label", "audio": "spoken"}
 
 
 def find(results: dict[str, Any], **wanted: Any) -> dict[str, Any] | None:
-    """Return the row of the summary that has these values; None where there is none."""
+    """Return the row of the summary with these values; None if there is none."""
     rows = [row for row in results["summary"] if all(row[name] == value for name, value in wanted.items())]
     assert len(rows) <= 1, wanted
     return rows[0] if rows else None
@@ -29,7 +29,9 @@ def table_of(results: dict[str, Any]) -> str:
         named = ", ".join(f"{name} = {value}" for name, value in json.loads(variant).items())
         parts.append(f"## {named or 'All contenders'}\n\n{_main(results, variant)}")
         parts.append(_apart(results, variant))
-        parts.append(f"What else the clusters agree with (AMI; video / audio):\n\n{_private(results, variant)}")
+        parts.append(
+            f"Agreement of the clusters with other factors (AMI; video / audio):\n\n{_private(results, variant)}"
+        )
     return "\n".join(parts)
 
 
@@ -58,7 +60,7 @@ def _main(results: dict[str, Any], variant: str) -> str:
 
 
 def _apart(results: dict[str, Any], variant: str) -> str:
-    """Say whether the worst run of xdc is better than the best of all others that learn without labels."""
+    """Return a sentence on whether the worst run of xdc is better than the best of all others without labels."""
     others = [name for name in contenders(results, variant) if name not in ("xdc", "supervised")]
     lines = []
     for modality in ("video", "audio"):
@@ -85,7 +87,7 @@ def last_row(
     factor: str | None = None,
 ) -> dict[str, Any] | None:
     """Return the summary's row after the last round; for the digit unless a factor is named."""
-    # Joint clusters stand for both modalities.
+    # Joint clusters count for both modalities.
     at = {"variant": variant, "contender": contender, "round": results["rounds"], "metric": metric, "split": split}
     factor = factor or SHARED[modality]
     return find(results, **at, modality=modality, factor=factor) or find(results, **at, modality="joint", factor=factor)
@@ -108,7 +110,7 @@ def _private(results: dict[str, Any], variant: str) -> str:
 
 
 def with_spread(row: dict[str, Any] | None) -> str:
-    """Return a mean with its spread, as in `0.830 ± 0.040`; "" where nothing was measured."""
+    """Return a mean with its spread, such as `0.830 ± 0.040`; "" if nothing was measured."""
     if row is None:
         return ""
     return f"{row['mean']:.3f}" + ("" if row["sd"] is None else f" ± {row['sd']:.3f}")

@@ -15,7 +15,7 @@ from xdc_core.study.table import table_of
 
 
 def write_study(root: Path, study: StudySettings, cells: list[Cell]) -> dict[str, Any]:
-    """Write the files of a study from what is finished of its cells. Returns the content of study.json."""
+    """Write the files of a study from its finished rounds. Return the content of study.json."""
     rows = [row for cell in cells for row in cell_rows(cell)]
     if rows:
         write_parquet(root / "results.parquet", pa.Table.from_pylist(rows))

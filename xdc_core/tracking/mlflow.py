@@ -10,7 +10,7 @@ from xdc_core.runs.run import Run
 
 
 class MLflow:
-    """One run there."""
+    """A tracker for one run in MLflow."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.run_id = client, run_id
@@ -21,7 +21,7 @@ class MLflow:
             self.client.log_metric(self.run_id, name.replace(":", "_"), value, step=step)
 
     def close(self) -> dict[str, Any]:
-        """Mark the run as finished. Returns its id; the next call continues it."""
+        """Mark the run as finished. Return its id, with which the next call continues it."""
         self.client.set_terminated(self.run_id)
         return {"run_id": self.run_id}
 
@@ -33,8 +33,8 @@ def track(run: Run, known: dict[str, Any]) -> MLflow:
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db")
     if "run_id" in known:
         return MLflow(client, known["run_id"])
-    found = client.get_experiment_by_name("xdc")
-    experiment = found.experiment_id if found else client.create_experiment("xdc")
+    existing = client.get_experiment_by_name("xdc")
+    experiment = existing.experiment_id if existing else client.create_experiment("xdc")
     begun = client.create_run(experiment, run_name=run.root.resolve().name)
     for name, value in (("method", run.config.method), ("seed", run.config.seed), ("rounds", run.config.rounds)):
         client.log_param(begun.info.run_id, name, value)

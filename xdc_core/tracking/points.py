@@ -1,4 +1,4 @@
-"""The curves of a run for trackers: named values over steps, read from what the stages left."""
+"""The metrics of a run for trackers: named values over steps, read from the stages' files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ ROUND = "round"
 class Point:
     """Values at one step of an axis.
 
-    axis: a modality for the steps of its encoder's training, counted over all rounds, or "round". part: the node that
-    the values come from, and the first digits of its fingerprint.
+    axis: a modality for the steps of its encoder's training, counted over all rounds, or "round". part: the node of
+    the values, and the first digits of its fingerprint.
     """
 
     axis: str
@@ -31,7 +31,7 @@ class Point:
 
 
 def points(run: Run) -> Iterator[Point]:
-    """Yield all points of a run: per round its trainings, as far as they have come, and its report."""
+    """Yield all points of a run: per round its trainings, including those in progress, and its report."""
     fingerprints = Fingerprints(run)
     before = dict.fromkeys(run.config.modalities, 0)
     for number in range(run.config.rounds + 1):
@@ -54,7 +54,7 @@ def _part(node: Node, fingerprints: Fingerprints) -> str:
 
 
 def _metrics(run: Run, node: Node, fingerprints: Fingerprints) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl: of the committed directory, or of a training in progress."""
+    """Return the lines of metrics.jsonl, of the committed directory or of a training in progress."""
     wanted = fingerprints.of(node)
     directory = run.directory(node)
     manifest = read_manifest(directory)

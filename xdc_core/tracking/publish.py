@@ -1,4 +1,4 @@
-"""Curves for TensorBoard, Weights & Biases or MLflow, copied from the files of a run."""
+"""Send metrics from the files of a run to TensorBoard, Weights & Biases or MLflow."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,22 +16,22 @@ TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 class Tracker(Protocol):
-    """One run in one tracker."""
+    """The interface of a tracker for one run."""
 
     def log(self, axis: str, step: int, values: Mapping[str, float]) -> None:
         """Add values at a step of an axis."""
 
     def close(self) -> dict[str, Any]:
-        """Write what is buffered. Returns what is needed to continue the same run next time."""
+        """Write what is buffered. Return what is needed to continue the same run next time."""
 
 
 def publish(run: Run, name: str) -> int:
     """Send a tracker the points of a run that it does not have yet; RUN/tracking/<name>.json lists what was sent.
 
-    Returns the number of points sent.
+    Return the number of points sent.
 
     Raises:
-        ConfigError: the tracker is unknown, or its package is not installed (says how to).
+        ConfigError: the tracker is unknown, or its package is not installed (the text has the command).
         Busy: another process is sending them.
     """
     if name not in TRACKERS:

@@ -10,7 +10,7 @@ from xdc_core.runs.run import Run
 
 
 class TensorBoard:
-    """Appends a new event file; TensorBoard reads all of a directory as one."""
+    """A tracker that writes a new event file; TensorBoard reads all files of a directory as one run."""
 
     def __init__(self, writer: SummaryWriter) -> None:
         self.writer = writer
@@ -21,7 +21,7 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> dict[str, Any]:
-        """Close the event file. Returns nothing to remember: the directory is the run."""
+        """Close the event file. Return {}, because the directory identifies the run."""
         self.writer.close()
         return {}
 

@@ -11,7 +11,7 @@ from xdc_core.runs.run import Run
 
 
 class WeightsAndBiases:
-    """One run there. Its step counter only grows; each axis is therefore logged as a metric of its own."""
+    """A tracker for one run in Weights & Biases. Its step only grows, so each axis is logged as its own metric."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
@@ -21,7 +21,7 @@ class WeightsAndBiases:
         self.run.log({f"{axis}/step" if axis != "round" else "round": step, **values})
 
     def close(self) -> dict[str, Any]:
-        """Finish sending. Returns the id of the run, which the next call continues."""
+        """Finish sending. Return the id of the run, with which the next call continues it."""
         known = {"id": self.run.id}
         self.run.finish()
         return known

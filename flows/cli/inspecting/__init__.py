@@ -1,1 +1,1 @@
-"""Commands that show what there is."""
+"""Commands that show runs and their results."""

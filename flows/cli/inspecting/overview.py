@@ -11,10 +11,10 @@ from shards.command import command
 from xdc_core.modalities.registry import BUILT_IN
 
 
-def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
+def print_runs(folder: Path, runs: list[dict[str, Any]]) -> None:
     """Print a row per run."""
     console = _console()
-    if not found:
+    if not runs:
         console.print(
             f"There is no run in {folder}. Make one: {command('xdc', 'init', folder / 'first', '--videos', 'FOLDER')}",
             highlight=False,
@@ -22,20 +22,20 @@ def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
             markup=False,
         )
         return
-    names = list(dict.fromkeys(name for run in found for name in run.get("evaluations", {})))
-    first, *others = modalities = dict.fromkeys(name for run in found for name in run.get("modalities", BUILT_IN))
+    names = list(dict.fromkeys(name for run in runs for name in run.get("evaluations", {})))
+    first, *others = modalities = dict.fromkeys(name for run in runs for name in run.get("modalities", BUILT_IN))
     table = _table("run", "method", "seed", "round", "clips", f"AMI {first}", *others, *names, "finished (UTC)")
     for column in table.columns:  # Heads may break, rows may not.
         column.min_width = 5
     table.columns[0].no_wrap = True
-    for run in found:
-        shown = Text(str(Path(run["run"]).relative_to(folder)))
+    for run in runs:
+        name_cell = Text(str(Path(run["run"]).relative_to(folder)))
         if run["problem"]:
-            table.add_row(shown, Text("cannot be read", style="yellow"))
+            table.add_row(name_cell, Text("cannot be read", style="yellow"))
             continue
         agreement = run["agreement"]
         table.add_row(
-            shown,
+            name_cell,
             run["method"] + (", shuffled" if run["control"] else ""),
             str(run["seed"]),
             f"{'–' if run['reported'] is None else run['reported']} of {run['rounds']}",
@@ -45,34 +45,34 @@ def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
             (run["finished"] or "")[:16].replace("T", " "),
         )
     console.print(table)
-    for run in found:
+    for run in runs:
         if run["problem"]:
             console.print(f"{run['run']}: {run['problem']}", highlight=False, markup=False)
 
 
-def print_difference(found: dict[str, Any]) -> None:
+def print_difference(difference: dict[str, Any]) -> None:
     """Print what differs in settings, data, results and clusters."""
-    console, (a, b) = _console(), found["runs"]
+    console, (a, b) = _console(), difference["runs"]
     console.print(f"a: {a}\nb: {b}\n", highlight=False, markup=False)
-    if found["settings"]:
+    if difference["settings"]:
         table = _table("setting", "a", "b")
-        for name, (ours, theirs) in found["settings"].items():
+        for name, (ours, theirs) in difference["settings"].items():
             table.add_row(name, Text(str(ours)), Text(str(theirs)))
         console.print(table)
     else:
         console.print("All settings are the same.")
-    data = found["data"]
+    data = difference["data"]
     same = "the same corpus" if data["same"] else f"{data['shared']} of them in both"
     console.print(f"\nClips: {data['clips'][0]} and {data['clips'][1]}, {same}\n", highlight=False)
-    if found["results"]:
+    if difference["results"]:
         table = _table("round", "measure", "a", "b", "b - a")
-        for row in found["results"]:
+        for row in difference["results"]:
             change = f"{row['b'] - row['a']:+.3f}"
             table.add_row(str(row["round"]), row["measure"], _shown(row["a"]), _shown(row["b"]), change)
         console.print(table)
     else:
-        console.print("There is no round that both have reported.")
-    for row in found["clusters"]:
+        console.print("No round has been reported by both.")
+    for row in difference["clusters"]:
         console.print(
             f"\nClusters of {row['source']}, round {row['round']}: NMI {_shown(row['nmi'])} and AMI "
             f"{_shown(row['ami'])} between the two runs, over {row['clips']} clips",

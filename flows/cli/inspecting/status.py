@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-# A cell shows the first of these that one of its nodes is in.
+# A cell shows the first of these states that one of its nodes has.
 MARKS = {"stale": "yellow", "partial": "cyan", "missing": "dim", "fresh": "green"}
 REASONS = 12
 
@@ -44,7 +44,7 @@ def read_status(root: Path) -> list[dict[str, Any]]:
 
 
 def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = False) -> None:
-    """Print a row per round, a column per stage, then why nodes are not fresh.
+    """Print a row per round with a column per stage, then why nodes are not fresh.
 
     With `every_node` print a row per node, with its directory.
     """
@@ -65,12 +65,12 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
     counts = Counter(row["state"] for row in rows)
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
     if counts.keys() - {"fresh"}:
-        left = f"To do what is left: {command('xdc', 'run', root)}"
+        left = f"To run the rest: {command('xdc', 'run', root)}"
         console.print(left, highlight=False, soft_wrap=True, markup=False)
 
 
 def _setup(rows: list[dict[str, Any]]) -> "Text":
-    """Return a line on what is done once per run."""
+    """Return a line on the nodes that are built once per run."""
     from rich.text import Text
 
     line = Text()
@@ -92,29 +92,29 @@ def _rounds(rows: list[dict[str, Any]]) -> "Table":
     by_round = defaultdict(list)
     for row in in_rounds:
         by_round[row["round"]].append(row)
-    for number, found in by_round.items():
-        nodes = _by_stage(found)
+    for number, in_round in by_round.items():
+        nodes = _by_stage(in_round)
         table.add_row(str(number), *(_cell(nodes[stage]) if stage in nodes else "" for stage in stages))
     return table
 
 
 def _by_stage(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found = defaultdict(list)
+    by_stage = defaultdict(list)
     for row in rows:
-        found[row["stage"]].append(row)
-    return dict(found)
+        by_stage[row["stage"]].append(row)
+    return dict(by_stage)
 
 
 def _cell(nodes: list[dict[str, Any]]) -> "Text":
-    """Return the seconds that the nodes took, or, where not all are fresh, how many are in which state."""
+    """Return the seconds that the nodes took or, if not all are fresh, how many have which state."""
     from rich.text import Text
 
     states = Counter(node["state"] for node in nodes)
-    shown = next(state for state in MARKS if state in states)
-    if shown == "fresh":
-        return Text(f"{sum(node['seconds'] for node in nodes):.1f} s", style=MARKS[shown])
-    some = f"{states[shown]} of {len(nodes)} " if states[shown] < len(nodes) else ""
-    return Text(f"{some}{shown}" if some or shown != "missing" else "-", style=MARKS[shown])
+    state = next(state for state in MARKS if state in states)
+    if state == "fresh":
+        return Text(f"{sum(node['seconds'] for node in nodes):.1f} s", style=MARKS[state])
+    some = f"{states[state]} of {len(nodes)} " if states[state] < len(nodes) else ""
+    return Text(f"{some}{state}" if some or state != "missing" else "-", style=MARKS[state])
 
 
 def _nodes(rows: list[dict[str, Any]]) -> "Table":

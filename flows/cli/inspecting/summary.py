@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def read_report(run: Run, number: int | None) -> Report:
-    """Read a round's report.json; of the newest reported round where no number is given.
+    """Read a round's report.json; without a number, that of the newest reported round.
 
     Raises:
         ConfigError: there is none.
@@ -31,7 +31,7 @@ def read_report(run: Run, number: int | None) -> Report:
     if number is None:
         numbers = [n for n in range(run.config.rounds + 1) if _report(run, n).exists()]
         if not numbers:
-            raise ConfigError(f"{root} has no report yet. Do a round first: {command('xdc', 'round', root)}")
+            raise ConfigError(f"{root} has no report yet. Run a round first: {command('xdc', 'round', root)}")
         number = numbers[-1]
     if not _report(run, number).exists():
         make_it = command("xdc", "round", root, "--round", number)
@@ -44,7 +44,7 @@ def _report(run: Run, number: int) -> Path:
 
 
 def print_summary(run: Run, report: Report) -> None:
-    """Print a table of the rounds, where the files are, and what to try next. Says so where it is out of date."""
+    """Print a table of the rounds, where the files are, and what to try next. Mark a report that is out of date."""
     from rich.console import Console
     from rich.table import Table
 
@@ -61,12 +61,10 @@ def print_summary(run: Run, report: Report) -> None:
             cells += [_number(row.score(name, label)) for name in ("nmi", "ami", "purity")]
         table.add_row(*cells)
     console = Console(highlight=False)
-    console.print(
-        f"{report.run}: what the clusters agree with, by round (0 is the encoder at the start)\n", markup=False
-    )
+    console.print(f"{report.run}: agreement of the clusters by round (0 is the encoder at the start)\n", markup=False)
     console.print(table)
     if report.evaluation_history:
-        console.print("\nEvaluations of the encoders that a round begins with\n")
+        console.print("\nEvaluations of the encoders at the start of a round\n")
         console.print(_evaluations(report))
     for line in _what_next(run, report):
         console.print(line, soft_wrap=True, markup=False)
@@ -90,7 +88,7 @@ def _what_next(run: Run, report: Report) -> Iterator[str]:
     yield f"\nNext:\n  {command('xdc', 'status', root)}"
     yield f"  {_count_clusters(root, f'rounds/{number:03d}/labels/{source}/*.parquet')}"
     again = command("xdc", "run", root)
-    yield f"  {again}   (after a change in its xdc.yaml, say of cluster.k: does what became stale)"
+    yield f"  {again}   (after a change in its xdc.yaml, such as cluster.k: rebuilds what became stale)"
 
 
 def _count_clusters(root: Path, labels: str) -> str:
@@ -102,7 +100,7 @@ def _count_clusters(root: Path, labels: str) -> str:
     path = f"{literal}/{labels}".replace("'", "''")
     query = f"select cluster, count(*) clips from '{path}' group by 1 order by 2"
     code = f"import duckdb; print(duckdb.sql({json.dumps(query, ensure_ascii=False)}))"
-    plain = shlex.quote(str(root)) == str(root)  # Then there is a way that is easier to read.
+    plain = shlex.quote(str(root)) == str(root)  # Then simpler quotes are enough.
     quoted = '"' + code.replace('"', '\\"') + '"' if plain else shlex.quote(code)
     return f"python -c {quoted}"
 

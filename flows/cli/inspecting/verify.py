@@ -10,10 +10,10 @@ from xdc_core.runs.run import open_run
 
 
 def verify(root: Path, show: bool) -> dict[str, Any]:
-    """Verify a run. Returns `sound` (nothing is damaged), the `findings`, and the `commands` that repair them.
+    """Verify a run. Returns `sound` (whether nothing is damaged), the `findings`, and the `commands` that repair them.
 
     Raises:
-        ConfigError: there is no run.
+        ConfigError: the run does not exist.
     """
     run = open_run(root)
     if show:
@@ -41,4 +41,4 @@ def print_verification(root: Path, result: dict[str, Any]) -> None:
         for command in result["commands"]:
             print(f"  {command}")
     else:
-        print(f"{root}: everything that is committed is what was committed.")
+        print(f"{root}: all committed files are unchanged.")

@@ -1,1 +1,1 @@
-"""What `xdc doctor` finds on a machine."""
+"""The checks of `xdc doctor`."""

@@ -1,4 +1,4 @@
-"""What of a machine works, and which flow runs Prefect still holds for running although their process is gone."""
+"""Check what works on a machine, and which flow runs Prefect considers running although their process is gone."""
 
 import importlib.metadata
 import os
@@ -38,14 +38,14 @@ CODECS: tuple[tuple[str, Literal["r", "w"]], ...] = (
 REMEDIES = {
     "alive": ("works", ""),
     "gone": ("dead", "To mark it as Crashed: xdc doctor --repair"),
-    "elsewhere": ("unseen", "Ask there; if that will never be there again: xdc doctor --repair --dead {id}"),
+    "elsewhere": ("unseen", "Ask there; if that machine will never return: xdc doctor --repair --dead {id}"),
     "starting": ("unseen", "If nothing is starting it: xdc doctor --repair --dead {id}"),
 }
-REPAIRED = "It has a final state now. To go on: prefect flow-run retry {id}, or start the same again"
+REPAIRED = "It has a final state now. To continue: prefect flow-run retry {id}, or start the same flow again"
 
 
 def examine(folders: Sequence[Path] = (), repair: bool = False, dead: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Examine everything; takes some seconds, for torch and faiss are loaded.
+    """Run all checks. This takes some seconds, because torch and faiss are loaded.
 
     `folders`: see `lock_folders`. `repair` and `dead`: see `flow_runs`.
 
@@ -64,17 +64,17 @@ def python() -> dict[str, str]:
 
 
 def packages() -> list[dict[str, str]]:
-    """Return the packages' versions; both faiss packages together overwrite each other."""
-    found: dict[str, str] = {}
+    """Return the packages' versions. The two faiss packages overwrite each other if both are installed."""
+    versions: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    rows = [finding(name, "works", version) for name, version in found.items() if not name.startswith("faiss")]
-    missing = [name for name in PACKAGES if name not in found and not name.startswith("faiss")]
+    rows = [finding(name, "works", version) for name, version in versions.items() if not name.startswith("faiss")]
+    missing = [name for name in PACKAGES if name not in versions and not name.startswith("faiss")]
     rows += [finding(name, "broken", "not installed: make install") for name in missing]
-    if "faiss-gpu" in found and "faiss-cpu" in found:
+    if "faiss-gpu" in versions and "faiss-cpu" in versions:
         rows.append(finding("faiss", "broken", "faiss-gpu and faiss-cpu are both installed: remove both, install one"))
     return rows
 
@@ -106,17 +106,17 @@ def memory_and_disk() -> dict[str, str]:
 
 
 def lock_folders(given: Sequence[Path]) -> list[Path]:
-    """Name the folders whose locks are tried: this one, `runs`, `corpora`, and the given ones.
+    """Return the folders in which locks are tested: this one, `runs`, `corpora`, and the given ones.
 
-    Of a run also the folder in which its corpus lies; where that is not there yet, the nearest one above it.
+    For a run also the folder of its corpus or, if that does not exist yet, the nearest existing one above it.
 
     Raises:
-        ConfigError: a given folder is not there, or a run's configuration is wrong.
+        ConfigError: a given folder does not exist, or a run's configuration is wrong.
     """
     folders = [Path.cwd(), *(path for path in (Path("runs"), Path("corpora")) if path.is_dir())]
     for folder in given:
         if not folder.is_dir():
-            raise ConfigError(f"{folder} is no folder. Give folders in which directories are built, or runs.")
+            raise ConfigError(f"{folder} is not a folder. Give folders in which directories are built, or runs.")
         folders.append(folder)
         if (folder / FILE_NAME).exists():
             above = open_run(folder).corpus.absolute().parents
@@ -125,14 +125,14 @@ def lock_folders(given: Sequence[Path]) -> list[Path]:
 
 
 def locks(folders: Sequence[Path]) -> list[dict[str, str]]:
-    """Return whether locks hold between processes, a finding per folder."""
+    """Return a finding per folder: whether locks hold between processes."""
     rows = []
     for folder in folders:
         try:
-            found = check_locks(folder)
-            rows.append(finding("locks", "works" if found.sure else "absent", f"{folder}: {found.text}"))
+            check = check_locks(folder)
+            rows.append(finding("locks", "works" if check.sure else "absent", f"{folder}: {check.text}"))
         except OSError as error:
-            rows.append(finding("locks", "absent", f"{folder}: not tried, nothing can be written there ({error})"))
+            rows.append(finding("locks", "absent", f"{folder}: not tested, nothing can be written there ({error})"))
         except subprocess.TimeoutExpired as error:
             rows.append(finding("locks", "absent", f"{folder}: no answer within {error.timeout:.0f} s. {AT_ONCE}"))
     return rows
@@ -155,7 +155,7 @@ def prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
 
 
 def temporary_prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
-    """Start a server, as a command without one does: wrong versions of what it needs show only there."""
+    """Start a server, as a command does if none is set: only this shows wrong versions of its dependencies."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     started = time.monotonic()
@@ -171,10 +171,10 @@ def temporary_prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str
 
 
 def flow_runs(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
-    """List flow runs without a final state. `repair` gives one to those whose process is gone or that `dead` names.
+    """Return findings on flow runs without a final state. `repair` sets one if the process is gone or in `dead`.
 
     Raises:
-        ConfigError: `dead` names none, or one that is alive.
+        ConfigError: `dead` names no such flow run, or one that is alive.
     """
     from prefect.client.orchestration import get_client
 

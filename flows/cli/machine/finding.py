@@ -2,8 +2,8 @@
 
 
 def finding(what: str, state: str, text: str) -> dict[str, str]:
-    """Return a finding. `state`: works, absent (xdc does without) or broken (xdc cannot run).
+    """Return a finding. `state`: works, absent (xdc runs without it) or broken (xdc cannot run).
 
-    Of a flow run: works, unseen (its process cannot be seen from here), dead (its process is gone) or repaired.
+    For a flow run: works, unseen (its process cannot be seen from here), dead (its process is gone) or repaired.
     """
     return {"what": what, "state": state, "text": text}

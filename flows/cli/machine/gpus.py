@@ -1,4 +1,4 @@
-"""What `xdc doctor` finds of GPUs, by the functions with which stages choose their device."""
+"""The checks of GPUs in `xdc doctor`. They use the functions with which stages choose their device."""
 
 from flows.cli.machine.finding import finding
 
@@ -18,7 +18,7 @@ def torch_and_gpus() -> list[dict[str, str]]:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Return a finding per GPU, or why there is none; and the check of bfloat16 on the first that works."""
+    """Return a finding per GPU, or why there is none; and the check of bfloat16 on the first working one."""
     import torch
 
     from xdc_core.compute.device import gpu_trouble, start_cuda
@@ -27,7 +27,7 @@ def gpus() -> list[dict[str, str]]:
     if trouble:
         return [finding("GPU", "absent", f"{trouble}. The CPU is used")]
     if not count:
-        return [finding("GPU", "absent", f"torch {torch.__version__} finds none; the CPU is used")]
+        return [finding("GPU", "absent", f"torch {torch.__version__} finds no GPU; the CPU is used")]
     rows, good = [], []
     for number in range(count):
         if trouble := gpu_trouble(number):
@@ -40,7 +40,7 @@ def gpus() -> list[dict[str, str]]:
 
 
 def convolutions(device: str) -> dict[str, str]:
-    """Return whether the encoders' layers are the same in bfloat16 as in float32, but for rounding."""
+    """Return a finding on whether the encoders' layers in bfloat16 equal those in float32 up to rounding."""
     import torch
 
     from xdc_core.encoders.precision_check import CHECKED, TOLERANCE, check_encoders
@@ -48,18 +48,18 @@ def convolutions(device: str) -> dict[str, str]:
     what = "bfloat16"
     try:
         name, worst = max(check_encoders(torch.device(device), CHECKED), key=lambda checked: checked[1].worst)
-    except RuntimeError as error:  # Out of memory, or a kernel that does not run at all.
+    except RuntimeError as error:  # Out of memory, or a kernel that does not run.
         why = str(error).strip().splitlines()[0]
         return finding(what, "absent", f"could not be compared with float32: {why}. Leave precision at float32")
     layer = f"layer {worst.layer} of {name}{', channels last,' if worst.channels_last else ''}"
     if worst.worst <= TOLERANCE:
-        return finding(what, "works", f"convolutions are float32's but for rounding ({worst.worst:.2%} in {layer})")
+        return finding(what, "works", f"convolutions equal float32 up to rounding ({worst.worst:.2%} in {layer})")
     wrong = f"{layer} is off by {worst.worst:.0%} (cuDNN {torch.backends.cudnn.version()})"
     return finding(what, "broken", f"{wrong}: leave train.precision and extract.precision at float32")
 
 
 def faiss() -> dict[str, str]:
-    """Try faiss's k-means in a process of its own, on GPUs as the cluster stage does; where that fails, on the CPU."""
+    """Test faiss's k-means in its own process, on GPUs as in the cluster stage or, if that fails, on the CPU."""
     from xdc_core.compute.kmeans_check import faiss_gpus, kmeans_tried
 
     gpus, trouble, version = faiss_gpus()

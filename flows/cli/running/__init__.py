@@ -1,1 +1,1 @@
-"""Commands that make something: runs, evaluations, studies."""
+"""Commands that create or run something: runs, evaluations, studies."""

@@ -1,4 +1,4 @@
-"""A study from the command line: the digits are made, the nodes of all cells done, and the results written."""
+"""Run a study from the command line: create its digits, run the nodes of all cells, and write the results."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import yaml
 
 from flows.runners.forked import Children
 from flows.runners.scheduler import Job, Scheduler
-from flows.terminal import TerminalListener, counter, shown
+from flows.terminal import TerminalListener, counter, show_progress
 from shards.command import command
 from shards.digits.corpus import write_digits
 from shards.errors import Busy, ConfigError, StageError, XdcError
@@ -30,10 +30,10 @@ NOTES = """A study of audio-visual digits. Change it before its first run; later
 
 
 def make_study(root: Path, choices: dict[str, Any]) -> bool:
-    """Write `root`/study.yaml, unless it is there and nothing else is asked for. Returns whether it was written.
+    """Write `root`/study.yaml, unless it exists with the same choices. Return whether it was written.
 
     Raises:
-        ConfigError: a study that differs is there already, or a value is wrong.
+        ConfigError: a different study exists there, or a value is wrong.
     """
     file = root / FILE_NAME
     if choices.get("speech"):
@@ -46,12 +46,12 @@ def make_study(root: Path, choices: dict[str, Any]) -> bool:
     asked = parse_section(StudySettings, choices, "the study").model_dump()
     differing = [name for name in choices if there[name] != asked[name]]
     if differing:
-        raise ConfigError(f"{file} is there already, with another {', '.join(differing)}. Choose another folder.")
+        raise ConfigError(f"{file} exists already, with another {', '.join(differing)}. Choose another folder.")
     return False
 
 
 def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
-    """Return NAME=VALUE texts as a dictionary; values as YAML has them, `several` of them with commas between.
+    """Return NAME=VALUE texts as a dictionary of YAML values; with `several`, values are separated by commas.
 
     Raises:
         ConfigError: a text has no =.
@@ -66,7 +66,7 @@ def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
 
 
 def print_study(root: Path, results: dict[str, Any]) -> None:
-    """Print the table, and where the rest is."""
+    """Print the table, and where the other results are."""
     print((root / "table.md").read_text(encoding="utf-8"))
     seconds = [cell["seconds"] for cell in results["cells"]]
     print(f"{len(seconds)} runs took {sum(seconds) / 60:.1f} CPU minutes, {max(seconds) / 60:.1f} at most each.")
@@ -76,10 +76,10 @@ def print_study(root: Path, results: dict[str, Any]) -> None:
 
 
 def run_study(root: Path, max_parallel: int | None = None) -> dict[str, Any]:
-    """Do what is missing of a study. Returns the content of study.json.
+    """Run what is missing of a study. Return the content of study.json.
 
     Raises:
-        StageError: cells failed; what there is of the others is written all the same.
+        StageError: cells failed; the results of the others are written.
     """
     study = load_study(root)
     cells = make_cells(study, root)
@@ -95,7 +95,7 @@ def run_study(root: Path, max_parallel: int | None = None) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CellListener:
-    """Shows of a study what there is room for: a line per finished round, and one per failure."""
+    """A listener for many runs: it prints a line per finished round, and one per failure."""
 
     run: Run
     terminal: TerminalListener
@@ -109,7 +109,7 @@ class CellListener:
     def finished(self, node: Node, record: Record) -> None:
         """Print a line when a round is reported."""
         if node.stage == "report" and not record.reused:
-            self.terminal.line(f"{self.run.root.name}: round {node.round} of {self.run.config.rounds} is done")
+            self.terminal.line(f"{self.run.root.name}: round {node.round} of {self.run.config.rounds} is finished")
 
     def failed(self, node: Node, error: XdcError) -> None:
         """Print a line."""
@@ -117,9 +117,9 @@ class CellListener:
 
 
 def run_cells(cells: list[Cell], max_parallel: int) -> list[str]:
-    """Do the cells' nodes as ordinary stages, at most `max_parallel` at once. Returns failures, a text each."""
+    """Run the cells' nodes as ordinary stages, at most `max_parallel` at once. Return a text per failure."""
     jobs = [Job(cell.run, node) for cell in cells for node in all_nodes(cell.run.config)]
-    with Children() as children, shown() as terminal:
+    with Children() as children, show_progress() as terminal:
         scheduler = Scheduler(children, lambda run: CellListener(run, terminal))
         scheduler.run(jobs, max_parallel)
     failures = [f"{path}: {error}" for (path, _), error in scheduler.failed.items()]

@@ -8,7 +8,7 @@ import yaml
 from flows.cli.running.new_run import relative
 from flows.runners.forked import Children
 from flows.runners.scheduler import Job, Scheduler
-from flows.terminal import shown
+from flows.terminal import show_progress
 from shards.command import command
 from shards.errors import Busy, ConfigError, StageError
 from shards.store.files import write_text
@@ -23,7 +23,7 @@ from xdc_core.inspection.results import ListedResults, markdown_table, read_resu
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run, open_run
 
-# Views of a recording where the paper has others than ten.
+# Views per recording, where the paper does not use ten.
 VIEWS = {"dcase2014": 60}
 NOTES = """# Evaluations that were asked for on the command line; read together with xdc.yaml.
 # Paths are relative to this file.
@@ -39,12 +39,12 @@ def ask(
     label: str,
     **views: int | None,
 ) -> str:
-    """Add an evaluation to a run's evaluate.yaml, unless it is there; returns its name.
+    """Add an evaluation to a run's evaluate.yaml, unless it exists. Return its name.
 
-    `views`: views and frames of a data set, where they are asked for. What else stands there of it is kept.
+    `views`: views and frames of a data set, if they are given. Other settings of an existing evaluation are kept.
 
     Raises:
-        ConfigError: what was asked for makes no sense; nothing is written then.
+        ConfigError: the combination is not possible; nothing is written.
     """
     there = read_yaml(root / EVALUATIONS_FILE) if (root / EVALUATIONS_FILE).exists() else {}
     values = {"datasets": there.get("datasets") or {}, "evaluate": there.get("evaluate") or {}}
@@ -53,14 +53,14 @@ def ask(
     if layout is None:
         if asked:
             raise ConfigError(
-                f"--{next(iter(asked))} is for data sets: of the run's own corpus a view is a whole clip."
+                f"--{next(iter(asked))} is for data sets: in the run's own corpus a view is a whole clip."
             )
         parts = [CORPUS, modality, protocol] + ([label] if label != "label" else [])
         evaluation |= {"modality": modality} if modality else {}
         evaluation |= {"label": label} if label != "label" else {}
     else:
         if files is None or modality is None:
-            raise ConfigError(f"--data {layout} also needs --root (where its files lie) and --modality.")
+            raise ConfigError(f"--data {layout} also needs --root (its folder) and --modality.")
         data = dataset_name(values["datasets"], root, layout, modality, files)
         entry: dict[str, Any] = {"views": VIEWS[layout]} if layout in VIEWS else {}
         entry |= values["datasets"].get(data) or {}
@@ -84,7 +84,7 @@ def ask(
 
 
 def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, files: Path) -> str:
-    """Return a name of layout and modality; for a second such data set with a digest of its folder."""
+    """Return a name from layout and modality; a second such data set gets a digest of its folder."""
     name = f"{layout}-{modality}"
     if name not in there or (root / there[name]["root"]).resolve() == files.resolve():
         return name
@@ -92,7 +92,7 @@ def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, 
 
 
 def newest_round(run: Run, name: str) -> int:
-    """Return the last round that begins with an encoder that is there and up to date.
+    """Return the last round whose first encoder exists and is up to date.
 
     Raises:
         ConfigError: there is none.
@@ -106,29 +106,29 @@ def newest_round(run: Run, name: str) -> int:
     if all(run.weights(str(each)) for each in names):
         return 0
     make_one = command("xdc", "round", run.root)
-    raise ConfigError(f"{run.root} has no encoder yet that is up to date. Make one: {make_one}")
+    raise ConfigError(f"{run.root} has no encoder yet that is up to date. Create one: {make_one}")
 
 
 def needed(run: Run, name: str, number: int) -> list[Node]:
-    """Return an evaluation, the last, after all that it needs, but trainings and the corpus."""
+    """Return the nodes that an evaluation needs, except trainings and the corpus, and last the evaluation itself."""
     nodes = evaluation_nodes(run.config, [name], number)
     features = [node for node in inputs(run.config, nodes[-1]) if node.stage in ("data", "extract")]
     data = [node for node in inputs(run.config, nodes[0]) if node.stage == "data"]
     read = [source for node in (*features, *nodes) for source in inputs(run.config, node)]
-    # Encoders that a run was given are read from their file when they are first needed.
+    # Weights given to a run are read from their file when they are first needed.
     given = [node for node in read if node.stage == "init" and SHARD not in inputs(run.config, node)]
     return list(dict.fromkeys([*data, *given, *features, *nodes]))
 
 
 def evaluate(roots: list[Path], names: list[str], number: int | None, force: bool) -> list[ListedResults]:
-    """Do evaluations of runs: those named, or all. Returns their results.
+    """Run evaluations of runs: those named, or all. Return their results.
 
-    Features that an evaluation needs are computed on the way; rounds are not trained.
+    Missing features are computed; rounds are not trained.
 
     Raises:
         ConfigError: a run has no such evaluation or round, or none at all.
-        StageError: some failed; the others are done.
-        Busy: all that kept them from being done is that another process builds what they need.
+        StageError: some failed; the others are finished.
+        Busy: the only cause of failures is that another process is building what they need.
     """
     runs = [open_run(root) for root in roots]
     wanted: list[Job] = []
@@ -147,12 +147,12 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
     if not wanted:
         example = command("xdc", "eval", roots[0], "--protocol", "fc", "--modality", "video")
         raise ConfigError(
-            f"{roots[0]} has no evaluations. Ask for one, as in: {example} "
+            f"{roots[0]} has no evaluations. Add one, for example: {example} "
             "(on its own corpus's labels), or write them into its xdc.yaml; see docs/evaluation.md."
         )
     if force:
         jobs = wanted
-    with Children() as children, shown() as listener:
+    with Children() as children, show_progress() as listener:
         scheduler = Scheduler(children, lambda run: listener, force)
         # One at a time: each takes all the threads that the configuration gives it.
         scheduler.run(jobs, max_parallel=1)
@@ -166,9 +166,9 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
 
 
 def table(roots: list[Path]) -> str:
-    """Return a table of everything that has been evaluated of these runs, beside the paper's numbers."""
+    """Return a table of all evaluations of these runs, beside the paper's numbers."""
     results = read_results([open_run(root) for root in roots])
     if not results:
         do_it = command("xdc", "eval", roots[0])
-        raise ConfigError(f"nothing of {', '.join(map(str, roots))} has been evaluated yet. Do: {do_it}")
+        raise ConfigError(f"{', '.join(map(str, roots))}: nothing has been evaluated yet. Run: {do_it}")
     return markdown_table(results)

@@ -28,20 +28,20 @@ def make_run(
     weights: dict[str, Path],
     keep: bool,
 ) -> bool:
-    """Write `root`/xdc.yaml from a preset. Returns whether it was written (with `keep`, an existing one stays).
+    """Write `root`/xdc.yaml from a preset. Return whether it was written (with `keep`, an existing one stays).
 
     `weights` are the files from which encoders start, by modality.
 
-    The videos are listed as `xdc run` lists them, and none is opened.
+    The videos are listed as by `xdc run`, without opening any.
 
     Raises:
-        ConfigError: there is a run already, `videos` or a file of weights does not exist, a value is wrong, or
+        ConfigError: the run exists already, `videos` or a file of weights does not exist, a value is wrong, or
             `xdc run` could not list the videos or find the splits to learn from.
     """
     file = root / FILE_NAME
     if file.exists():
         if not keep:
-            raise ConfigError(f"{file} is there already. Choose another directory, or keep it with --keep.")
+            raise ConfigError(f"{file} exists already. Choose another directory, or keep it with --keep.")
         if videos is not None and open_run(root).videos != videos.resolve():
             raise ConfigError(f"{root} is a run on {open_run(root).videos}, not on {videos}. Choose another directory.")
         for modality, path in weights.items():
@@ -77,15 +77,15 @@ def make_run(
 
 
 def weights_by_modality(texts: list[str]) -> dict[str, Path]:
-    """Return the files of weights by modality, from texts like `audio=FILE`. Without a name a file is for video."""
-    found = {}
+    """Return the files of weights by modality, from texts such as `audio=FILE`. A file without a name is for video."""
+    files = {}
     for text in texts:
         name, sign, path = text.partition("=")
         named = bool(sign) and name in MODALITIES
-        found[name if named else VIDEO.name] = Path(path if named else text)
-    return found
+        files[name if named else VIDEO.name] = Path(path if named else text)
+    return files
 
 
 def relative(path: Path, root: Path) -> str:
-    """Return a path as it is written in a run's configuration: relative to the run's directory."""
+    """Return a path relative to the run's directory, as it is written in the run's configuration."""
     return os.path.relpath(path.resolve(), root.resolve())

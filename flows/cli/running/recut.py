@@ -1,4 +1,4 @@
-"""`xdc recut`: only the shards of some sources are cut again."""
+"""`xdc recut`: cut only the shards of some sources again."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,9 +18,9 @@ from xdc_core.runs.run import open_run
 
 
 def recut_run(root: Path, sources: Sequence[str] | None, show: bool) -> list[dict[str, Any]]:
-    """Cut sources of a run's corpus again; without names, the damaged ones of the corpus and of its data sets.
+    """Cut sources of a run's corpus again; without names, the damaged ones of the corpus and of the run's data sets.
 
-    Returns the records of the directories that were changed.
+    Return the records of the changed directories.
 
     Raises:
         ConfigError, StageError, Busy: see shards.corpus.recut.
@@ -32,7 +32,7 @@ def recut_run(root: Path, sources: Sequence[str] | None, show: bool) -> list[dic
         corpus, videos, settings = stored_from(run, node)
         if not corpus.exists():
             if node == SHARD:
-                raise ConfigError(f"{corpus} is not there. Make it: {run.command(SHARD)}")
+                raise ConfigError(f"{corpus} does not exist. Build it: {run.command(SHARD)}")
             continue
         names = sources or sorted(damaged_sources(corpus))
         if not names:
@@ -44,7 +44,7 @@ def recut_run(root: Path, sources: Sequence[str] | None, show: bool) -> list[dic
         if show:
             print(f"{corpus}: {', '.join(list(names)[:3])} cut again ({len(names)} sources), {record.rows} clips now.")
             same = before is not None and before.summary.get("accepted") == record.summary["accepted"]
-            again = f"What was made of them is stale. Go on with: {command('xdc', 'run', root)}"
+            again = f"Everything built from them is stale. Continue with: {command('xdc', 'run', root)}"
             print("The clips are the same as before." if same else again)
     if show and not records:
         print(f"{root}: no source is known to be damaged.")

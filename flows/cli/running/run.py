@@ -13,7 +13,7 @@ from flows.runners.do_node import do_node
 from flows.runners.forked import CHILDREN, Children
 from flows.server.prefect_defaults import set_defaults
 from flows.server.temporary import prefect_server
-from flows.terminal import shown
+from flows.terminal import show_progress
 from shards.errors import Busy, ConfigError, XdcError
 from xdc_core.documents.report import Report
 from xdc_core.graph.rounds import check_round, next_round
@@ -27,10 +27,10 @@ from xdc_core.runs.run import Run
 def run_flow(run: Run, whole: bool, number: int | None) -> Report:
     """Run the flow `xdc` (whole) or `xdc-round`, with Prefect's server if one is set, else a temporary one.
 
-    Where everything is fresh Prefect is not even started. Returns the content of the last report.json.
+    If everything is fresh, Prefect is not started. Return the content of the last report.json.
 
     Raises:
-        typer.Exit: stages failed (their reasons have been shown); the code is that of `exit_code`.
+        typer.Exit: stages failed (the reasons have been printed); the code is that of `exit_code`.
         ConfigError: the corpus and its videos are not where the configuration says.
         XdcError: Prefect's server does not answer.
     """
@@ -46,11 +46,11 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
         print(f"Everything is fresh: {len(wanted)} stages.", file=sys.stderr)
     else:
         set_defaults(quiet=True)
-        # A plain kill ends the children and the temporary server like Ctrl-C does.
+        # SIGTERM ends the children and the temporary server as Ctrl-C does.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        CHILDREN.warm_up()  # Their imports go on while Prefect starts.
+        CHILDREN.warm_up()  # Their imports run while Prefect starts.
         try:
-            with shown() as listener:
+            with show_progress() as listener:
                 print("Starting Prefect (some seconds; up to a minute on a slow machine) ...", file=sys.stderr)
                 with prefect_server():
                     if whole:
@@ -66,7 +66,7 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
         if not state.is_completed():
             print(f"Not finished: {state.message}", file=sys.stderr)
             print(
-                f"What is done is kept. Put right what failed (logs: {root}/logs), then run the same command again.",
+                f"Finished work is kept. Correct what failed (logs: {root}/logs), then run the same command again.",
                 file=sys.stderr,
             )
             raise typer.Exit(exit_code(listener.errors))
@@ -78,7 +78,7 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
 def exit_code(errors: Sequence[XdcError]) -> int:
     """Return the exit code of a command that failed with these errors.
 
-    3: all of them say that another process builds the same; 2: all are of the configuration; else 1.
+    3: in all cases another process is building the same directory; 2: all are errors of the configuration; else 1.
     """
     if errors and all(isinstance(error, Busy) for error in errors):
         return 3
@@ -88,14 +88,14 @@ def exit_code(errors: Sequence[XdcError]) -> int:
 
 
 def run_one(run: Run, node: Node, force: bool, show: bool) -> dict[str, Any]:
-    """Do one stage in a child process, without Prefect. Returns its record, as JSON holds it.
+    """Run one stage in a child process, without Prefect. Return its record as JSON values.
 
     Raises:
         ConfigError: the run has no such node.
         StageError, ConfigError, Busy: see `do_node`.
     """
     check_node(run, node)
-    with Children() as children, shown(results=False) as listener:
+    with Children() as children, show_progress(results=False) as listener:
         record = do_node(run, node, children, [listener], force=force)
     if show:
         how = "fresh, nothing to do" if record.reused else f"{record.rows} rows, {record.seconds:.1f} s"
