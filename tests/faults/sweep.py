@@ -29,8 +29,8 @@ from typing import Any
 from tests.faults.crash import MARK, ended, family, forked, kill_tree, survivors
 from tests.faults.small_run import write_small_run, write_videos
 from tests.faults.traces import contents, differences, left_over
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "flows.runners.forked",
     "xdc_core.graph.run_stage",

@@ -21,8 +21,8 @@ from shards.store.manifest import read_manifest
 from tests.faults.crash import MARK, ended, forked, kill_tree, survivors
 from tests.faults.sweep import Sweep, broken_off
 from tests.faults.traces import contents, differences, left_over
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ONE, OTHER = "a" * 64, "b" * 64
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
+from tests.places import ROOT
 from tests.processes import alive, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_an_error_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:

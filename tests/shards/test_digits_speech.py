@@ -1,7 +1,6 @@
 """Recorded digits in the layout of the Free Spoken Digit Dataset, as the voices of a corpus."""
 
 import csv
-import os
 import wave
 from itertools import product
 from pathlib import Path
@@ -21,8 +20,8 @@ from shards.digits.speech import (
     recorded_voices,
 )
 from shards.errors import ConfigError
+from tests.places import DATA
 
-DATA = Path(os.environ.get("XDC_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 FSDD = DATA / "fsdd"
 
 

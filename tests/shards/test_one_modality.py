@@ -1,7 +1,6 @@
 """Corpora of sound alone and of pictures alone: what is asked of a file, and what of it is stored."""
 
 import json
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from shards.media.probe import probe
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import Listing, Source
 from shards.store.manifest import read_manifest
+from tests.places import DATA
 from tests.shards.media_maker import Array, beeps_s, plain, tone, write_video
 
-DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 SMALL = CorpusSettings(
     clip_seconds=1.0,
     min_seconds=0.5,

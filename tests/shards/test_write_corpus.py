@@ -24,9 +24,9 @@ from shards.media.decode import decode_frames, decode_sound
 from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
+from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 Stored = dict[str, tuple[int, int]]
 SLOWLY = """
 import sys, time

@@ -6,10 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+from tests.places import ROOT
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(run: Run, node: Node, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":

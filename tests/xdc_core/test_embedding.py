@@ -14,6 +14,7 @@ from shards.corpus.index import read_whole_index
 from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
+from tests.runs import MakeRun
 from xdc_core.config.load import parse_config
 from xdc_core.data.features import read_features
 from xdc_core.data.modality import MODALITIES
@@ -26,7 +27,6 @@ from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 DATA = Node("data", "set")
 EMBED = Node("embed", "set", 1)
 EVAL = Node("eval", "probe", 1)

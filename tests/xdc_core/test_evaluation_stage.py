@@ -18,6 +18,7 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from tests.commits import commit_as_it_is
+from tests.runs import MakeRun
 from xdc_core.config.evaluation import EvaluationSettings
 from xdc_core.config.load import parse_config
 from xdc_core.data.features import read_features, write_features
@@ -29,7 +30,6 @@ from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 PROBE = {"protocol": "fc", "modality": "audio", "label": "label_speaker"}
 
 

@@ -5,7 +5,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 
 from shards.corpus.index import shard_names
 from tests.processes import alive, children_of, wait_for
+from tests.runs import MakeRun
 from tests.xdc_core.stage_process import ROOT
 from xdc_core.data import loader
 from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
@@ -25,7 +25,6 @@ from xdc_core.runs.run import Run
 from xdc_core.stages.embed import PlacedViews
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers in their own way")
-MakeRun = Callable[..., Run]
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,12 @@ import shards.store.build
 from shards.errors import StageError, XdcError
 from shards.store.commit import STALE
 from shards.store.manifest import list_files, read_manifest
+from tests.runs import MakeRun
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.inspection.verification import verify_run
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 PROBE = {"protocol": "all", "modality": "audio", "label": "label_speaker", "when": "asked"}
 PROBE |= {"finetune": {"epochs": 2, "batch": 8}}
 STAGES = [

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from shards.corpus.index import read_index, shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from tests.processes import alive, children_of, wait_for
+from tests.runs import MakeRun
 from tests.xdc_core.stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
 from xdc_core.compute.seed import derive_seed
 from xdc_core.encoders.file import load_encoder
@@ -30,7 +30,6 @@ from xdc_core.training.agent import AGENT
 from xdc_core.training.metrics import read_metrics
 from xdc_core.training.targets import read_assignment
 
-MakeRun = Callable[..., Run]
 AUDIO = Node("train", "audio", 0)
 BATCH, STEPS = 16, 12
 # Python imports this at its start: every rank then notes which clip it looks at, and with which seed.

@@ -8,21 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shards.store.commit import partial_directory
 from shards.store.manifest import read_manifest
+from tests.places import ROOT
+from tests.runs import MakeRun
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
-ROOT = Path(__file__).resolve().parents[2]
 # What must be there before the kill: the partial directory alone, or something that was finished in it.
 STAGES = [
     (Node("init", "video"), ""),

@@ -3,21 +3,19 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from shards.errors import ConfigError
 from shards.store.commit import partial_directory
+from tests.runs import MakeRun
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.tracking.points import points
 from xdc_core.tracking.publish import publish
 from xdc_core.training.metrics import read_metrics
-
-MakeRun = Callable[..., Run]
 
 
 @pytest.fixture

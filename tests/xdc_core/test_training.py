@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directories, partial_directory
 from shards.store.files import sha256_of
+from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step, signalled_after, start
 from xdc_core.config.methods import METHODS
 from xdc_core.config.schema import TrainSettings
@@ -36,7 +36,6 @@ from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.metrics import append_metrics, read_metrics, rewind_metrics
 from xdc_core.training.targets import read_assignment
 
-MakeRun = Callable[..., Run]
 AUDIO = Node("train", "audio", 0)
 # Enough to know 48 clips nearly by heart: the loss ends far below the threshold of the tests.
 LEARNS = {"train_clips": 1920, "lr": 0.005}
