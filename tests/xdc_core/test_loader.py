@@ -3,7 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from shards.corpus.index import shard_names
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
-from tests.xdc_core.stage_process import ROOT
+from tests.warm import STAGE, WarmProcess, warm
 from xdc_core.data import loader
 from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features
@@ -89,14 +88,10 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
         assert torch.equal(again[number, None][1], before)
 
 
-def stage_with_workers(run: Run, method: str) -> "subprocess.Popen[bytes]":
+def stage_with_workers(run: Run, method: str) -> WarmProcess:
     """A training with two workers that are started by `method`, in a process of its own."""
-    code = (
-        "import sys; import xdc_core.data.loader as loader; from xdc_core.__main__ import main\n"
-        f"loader.start_method = lambda _: {method!r}\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    return subprocess.Popen([sys.executable, "-c", code, "train", str(run.root), "audio", "0"], cwd=ROOT)
+    code = f"import xdc_core.data.loader as loader\nloader.start_method = lambda _: {method!r}\n{STAGE}"
+    return warm(code, "train", run.root, "audio", 0)
 
 
 def below(process: int) -> set[int]:
