@@ -1,6 +1,6 @@
 """Processes for single stages that need not import torch: forks of one that has done nothing but that.
 
-`warm(code, ...)` is what `subprocess.Popen([sys.executable, "-c", code, ...])` would be, some seconds sooner. It has what
+`warm(code, ...)` is what `subprocess.Popen([sys.executable, "-c", code, ...])` would be, some seconds sooner, with what
 tests of deaths use of `Popen`.
 """
 
