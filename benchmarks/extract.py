@@ -23,11 +23,11 @@ from shards.store.parquet import count_rows
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.threads import thread_count
 from xdc_core.data.clips import ClipBatch, ClipViews, ShardRows
-from xdc_core.data.loader import load_views
-from xdc_core.data.modality import MODALITIES
+from xdc_core.data.loader import batches_by_shard, load_views
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
-from xdc_core.stages.extract import centres, encode, extract, extracting_encoder
+from xdc_core.stages.extract import encode, extract, extracting_encoder
 
 OURS, DECODING, ENCODING = "xdc extract", "decoding alone", "encoder alone"
 
@@ -83,7 +83,7 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
 
     def batches() -> Iterator[ClipBatch]:
         views = ClipViews(run.corpus, rows, modality, config)
-        return load_views(views, centres(rows.spans, config.extract.batch), config.extract.workers, device)
+        return load_views(views, batches_by_shard(rows.spans, config.extract.batch), config.extract.workers, device)
 
     first = next(batches())
     assert first.views is not None
@@ -99,7 +99,7 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
     def paced(batches: Iterator[ClipBatch]) -> float:
         pace, done = Pace(), 0
         for batch in batches:
-            done += len(batch.numbers)
+            done += len(batch.rows)
             pace.note(done)
         return pace.seconds(clips)
 

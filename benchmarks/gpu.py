@@ -27,8 +27,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
 from xdc_core.compute.device import tune_gpu
-from xdc_core.encoders.build import build_encoder, encoder_spec
+from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.precision_check import CHECKED, TOLERANCE, check_encoders
+from xdc_core.encoders.registry import encoder_spec
 
 CLASSES = 256
 WAYS = ("float32", "bfloat16", "bfloat16 last", "bfloat16 last compiled")
@@ -157,7 +158,7 @@ def kmeans(device: torch.device, rows: int, width: int, k: int) -> dict[str, Any
 def log_mels(device: torch.device, clips: int) -> dict[str, Any]:
     """Spectrograms of 2 s at 16 kHz."""
     try:
-        from xdc_core.data.logmel import LogMel, log_mel
+        from xdc_core.modalities.logmel import LogMel, log_mel
     except ImportError as error:
         return {"left out": str(error)}
     sound, recipe = torch.randn(clips, 32000, device=device) * 0.1, LogMel()

@@ -25,7 +25,7 @@ from shards.corpus.listing import list_corpus
 from shards.store.files import write_text
 from xdc_core.config.load import FILE_NAME, parse_config
 from xdc_core.config.write import commented_yaml
-from xdc_core.encoders.build import encoder_spec
+from xdc_core.encoders.registry import encoder_spec
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run

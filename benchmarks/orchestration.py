@@ -17,7 +17,7 @@ from pathlib import Path
 
 from side_by_side import parser, record
 
-from flows.orchestration.prefect_defaults import set_defaults
+from flows.server.prefect_defaults import set_defaults
 from shards.store.files import write_text
 from shards.store.manifest import read_manifest
 from xdc_core.config.write import commented_yaml

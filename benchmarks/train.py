@@ -21,15 +21,16 @@ from torch.nn.functional import cross_entropy
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.build import build_encoder
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 from xdc_core.training import rank
 from xdc_core.training.heads import EncoderWithHeads
-from xdc_core.training.learner import make_learner
-from xdc_core.training.process_rank import Place
-from xdc_core.training.targets import read_assignment
+from xdc_core.training.learner import head_weights, make_learner, step_settings
+from xdc_core.training.optimiser import make_optimizer
+from xdc_core.training.process_rank import ProcessRank
+from xdc_core.training.targets import read_targets
 
 LOOP = "xdc, views in memory"
 BARE = "bare loop, views in memory"
@@ -61,9 +62,9 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
     config, modality, node = run.config, MODALITIES[name], Node("train", name, 0)
     device = choose_device(config).device
     torch.set_num_threads(thread_count(config))
-    task = read_assignment(run, node)
+    task = read_targets(run, node)
     seed = derive_seed(config.seed, 0, "train", name)
-    numbers, views = next(rank._batches(run, task, modality, Place(0, 1), seed, 0, device))
+    numbers, views = next(rank._batches(run, task, modality, ProcessRank(0, 1), seed, 0, device))
 
     def ours(decoding: int | None) -> float:
         settings = train.model_copy(update={"workers": decoding or 0})
@@ -79,13 +80,23 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
 
         made = in_memory if decoding is None else rank._batches
         with tempfile.TemporaryDirectory() as out, patch.object(rank, "_batches", made):
-            rank.train_rank(asked, node, Path(out), Place(0, 1), listen)
+            rank.train_rank(asked, node, Path(out), ProcessRank(0, 1), listen)
         return pace.seconds(steps)
 
     def bare() -> float:
         encoder = build_encoder(getattr(config, name).encoder, 0)
         model = EncoderWithHeads(encoder, task.classes, train.head_std, seed)
-        learner = make_learner(model, modality, train, device, Place(0, 1))  # For the layout, and what it must avoid.
+        weights = head_weights(tuple(model.heads), name, train.own_head_weight)
+        # For the layout, and what it must avoid.
+        learner = make_learner(
+            model,
+            modality,
+            step_settings(train),
+            device,
+            ProcessRank(0, 1),
+            weights,
+            lambda model: make_optimizer(model, train),
+        )
         batch = modality.normalise(views.to(device), config).contiguous(memory_format=learner.memory_format)
         wanted = {key: torch.from_numpy(value).long()[numbers].to(device) for key, value in task.targets.items()}
         pace = Pace()

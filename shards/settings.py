@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from shards.section import NotHashed, Positive, Section, Since, hashed_settings
 
 Modality = Literal["video", "audio"]
-BOTH: tuple[Modality, ...] = ("video", "audio")
+ALL_MODALITIES: tuple[Modality, ...] = ("video", "audio")
 
 
 class CorpusSettings(Section):
@@ -34,7 +34,7 @@ class CorpusSettings(Section):
         None, description="splits to learn from; null: every clip. Other clips get features and labels only"
     )
     modalities: Annotated[tuple[Modality, ...], Since("0.2.0")] = Field(
-        BOTH,
+        ALL_MODALITIES,
         min_length=1,
         description="what every clip must have and what is stored of it: [video, audio], or one of them alone",
     )
@@ -84,7 +84,7 @@ class CorpusSettings(Section):
     def _in_one_order(cls, modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
         if len(set(modalities)) < len(modalities):
             raise ValueError(f"{', '.join(modalities)}: a modality is named twice")
-        return tuple(name for name in BOTH if name in modalities)
+        return tuple(name for name in ALL_MODALITIES if name in modalities)
 
     @model_validator(mode="after")
     def _fit_together(self) -> "CorpusSettings":

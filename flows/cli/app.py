@@ -1,7 +1,7 @@
 """The `xdc` command. Imports what a subcommand needs when it runs, so that --help answers at once.
 
 Exit codes: 0 done; 1 a stage failed (what it had finished is kept); 2 wrong usage, configuration or input; 3 another
-process is at the same stage (`stage`, `eval`), or there is work to do (`status --check`); 130 interrupted.
+process builds the same (`stage`, `eval`), or there is work to do (`status --check`); 130 interrupted.
 """
 
 import json
@@ -29,8 +29,8 @@ RoundOption = Annotated[int | None, typer.Option("--round", help="number of the 
 
 
 @contextmanager
-def told_to_people() -> Iterator[None]:
-    """Errors for people become a message and an exit code, not a traceback."""
+def errors_as_exit_codes() -> Iterator[None]:
+    """Turn errors that a person can put right into a message and an exit code, without a traceback."""
     from shards.errors import Busy, ConfigError, XdcError
 
     try:
@@ -61,26 +61,34 @@ def init(
     method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="every random draw comes from it")] = None,
-    video_weights: Annotated[
-        Path | None, typer.Option("--init", help="start video from these weights, not from random ones")
+    modalities: Annotated[str | None, typer.Option(help="what is learnt, with commas  [default: video,audio]")] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--init",
+            metavar="[MODALITY=]FILE",
+            help="start an encoder (of video, or of the modality named) from these weights, not from random ones",
+        ),
     ] = None,
-    audio_weights: Annotated[Path | None, typer.Option("--init-audio", help="the same for audio")] = None,
+    audio_weights: Annotated[
+        Path | None, typer.Option("--init-audio", metavar="FILE", help="the same as --init audio=FILE")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="leave a run that is there as it is")] = False,
 ) -> None:
     """Make a run: write its configuration, RUN/xdc.yaml, with every setting explained."""
-    with told_to_people():
-        from flows.cli.running.new_run import make_run
+    with errors_as_exit_codes():
+        from flows.cli.running.new_run import make_run, weights_by_modality
         from shards.command import command
 
-        choices = {"method": method, "rounds": rounds, "seed": seed}
-        weights = {"video": video_weights, "audio": audio_weights}
+        names = modalities.split(",") if modalities else None
+        choices = {"method": method, "modalities": names, "rounds": rounds, "seed": seed}
         made = make_run(
             run,
             videos,
             preset,
             corpus,
             {name: value for name, value in choices.items() if value is not None},
-            {name: path for name, path in weights.items() if path is not None},
+            weights_by_modality(weights or []) | ({"audio": audio_weights} if audio_weights else {}),
             keep,
         )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
@@ -101,10 +109,10 @@ def digits(
     workers: Annotated[int | None, typer.Option(help="processes  [default: one a core]")] = None,
 ) -> None:
     """Make audio-visual digits: videos whose picture and sound share nothing but the digit."""
-    with told_to_people():
+    with errors_as_exit_codes():
         from pydantic import ValidationError
 
-        from flows.cli.terminal import counter
+        from flows.terminal import counter
         from shards.digits.corpus import write_digits
         from shards.digits.settings import DigitsSettings
         from shards.errors import ConfigError
@@ -141,16 +149,18 @@ def one_round(run: RunArgument, round: RoundOption = None, as_json: JsonOption =
 
 
 def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None:
-    """Work, then say what was learnt."""
-    with told_to_people():
+    """Do rounds of a run, then print what was learnt."""
+    with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary
         from flows.cli.running.run import run_flow
+        from xdc_core.runs.run import open_run
 
-        facts = run_flow(run, whole, number)
+        opened = open_run(run)
+        report = run_flow(opened, whole, number)
         if as_json:
-            print(json.dumps(facts.content(), indent=2))
+            print(json.dumps(report.content(), indent=2))
         else:
-            print_summary(run, facts)
+            print_summary(opened, report)
 
 
 @app.command()
@@ -164,14 +174,16 @@ def stage(
         str | None, typer.Option(help="video, audio, joint; or of data, embed and eval the name")
     ] = None,
     round: RoundOption = None,
-    force: Annotated[bool, typer.Option("--force", help="make it anew, even where it is fresh")] = False,
+    force: Annotated[bool, typer.Option("--force", help="rebuild it, even where it is fresh")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Do one stage of a round, without Prefect."""
-    with told_to_people():
+    with errors_as_exit_codes():
         from flows.cli.running.run import run_one
+        from xdc_core.runs.node import Node
+        from xdc_core.runs.run import open_run
 
-        record = run_one(run, name, modality, round, force, show=not as_json)
+        record = run_one(open_run(run), Node(name, modality, round), force, show=not as_json)
         if as_json:
             print(json.dumps(record))
 
@@ -183,8 +195,8 @@ def status(
     check: Annotated[bool, typer.Option("--check", help="exit with 3 if anything is left to do")] = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="a line for every node, with its directory")] = False,
 ) -> None:
-    """Tell how every round stands: seconds where it is fresh, else stale (and why), partial or missing."""
-    with told_to_people():
+    """Show the state of every round: seconds where it is fresh, else stale (and why), partial or missing."""
+    with errors_as_exit_codes():
         from flows.cli.inspecting.status import print_status, read_status
 
         rows = read_status(run)
@@ -198,17 +210,17 @@ def status(
 
 @app.command()
 def verify(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Check every stored byte and row of a run, and say how to mend what is damaged. Exits with 1 if something is."""
-    with told_to_people():
-        from flows.cli.inspecting.verify import print_verdict
+    """Check every stored byte and row of a run, and say how to repair what is damaged. Exits with 1 if something is."""
+    with errors_as_exit_codes():
+        from flows.cli.inspecting.verify import print_verification
         from flows.cli.inspecting.verify import verify as verify_all
 
-        verdict = verify_all(run, show=not as_json)
+        result = verify_all(run, show=not as_json)
         if as_json:
-            print(json.dumps(verdict, indent=2))
+            print(json.dumps(result, indent=2))
         else:
-            print_verdict(run, verdict)
-        if not verdict["sound"]:
+            print_verification(run, result)
+        if not result["sound"]:
             raise typer.Exit(1)
 
 
@@ -221,7 +233,7 @@ def recut(
     as_json: JsonOption = False,
 ) -> None:
     """Cut the shards again that hold clips of sources which an earlier version damaged, and no others."""
-    with told_to_people():
+    with errors_as_exit_codes():
         from flows.cli.running.recut import recut_run
 
         records = recut_run(run, source, show=not as_json)
@@ -231,15 +243,17 @@ def recut(
 
 @app.command()
 def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
-    """Say what was learnt, by round, and where the reports are. --json prints a round's report.json."""
-    with told_to_people():
+    """Show what was learnt, by round, and where the reports are. --json prints a round's report.json."""
+    with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary, read_report
+        from xdc_core.runs.run import open_run
 
-        found = read_report(run, round)
+        opened = open_run(run)
+        content = read_report(opened, round)
         if as_json:
-            print(json.dumps(found.content(), indent=2))
+            print(json.dumps(content.content(), indent=2))
         else:
-            print_summary(run, found)
+            print_summary(opened, content)
 
 
 @app.command()
@@ -247,16 +261,16 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="searched with all folders in it")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """List the runs in a folder, and what became of each."""
-    with told_to_people():
+    """List the runs in a folder, with their settings and results."""
+    with errors_as_exit_codes():
         from flows.cli.inspecting.overview import print_runs
         from xdc_core.inspection.catalogue import describe_run, find_runs
 
-        found = [describe_run(root) for root in find_runs(folder)]
+        described = [describe_run(root) for root in find_runs(folder)]
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(described, indent=2))
         else:
-            print_runs(folder, found)
+            print_runs(folder, described)
 
 
 @app.command()
@@ -266,16 +280,16 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Show what differs between two runs: settings, data, results, and how alike their clusters are."""
-    with told_to_people():
+    with errors_as_exit_codes():
         from flows.cli.inspecting.overview import print_difference
         from xdc_core.inspection.difference import difference
         from xdc_core.runs.run import open_run
 
-        found = difference(open_run(a), open_run(b))
+        differing = difference(open_run(a), open_run(b))
         if as_json:
-            print(json.dumps(found, indent=2))
+            print(json.dumps(differing, indent=2))
         else:
-            print_difference(found)
+            print_difference(differing)
 
 
 @app.command()
@@ -284,8 +298,8 @@ def track(
     to: Annotated[str, typer.Option(help="tensorboard, wandb or mlflow")] = "tensorboard",
     every: Annotated[float | None, typer.Option(help="go on, looking again after so many seconds")] = None,
 ) -> None:
-    """Send a run's curves to a tracker: what it has not got yet, also of a training that is at work."""
-    with told_to_people():
+    """Send a run's curves to a tracker: what it has not got yet, also of a training in progress."""
+    with errors_as_exit_codes():
         import time
 
         from xdc_core.runs.run import open_run
@@ -307,22 +321,22 @@ def evaluate(
         int | None, typer.Option("--round", help="its first encoders; 0: untrained ones (scratch)")
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="ask for one: fc, all, svm, knn, retrieval or clusters")] = None,
-    modality: Annotated[str | None, typer.Option(help="of what is asked for: video or audio")] = None,
-    data: Annotated[str | None, typer.Option(help="layout of a data set: esc50, say  [default: the corpus]")] = None,
+    modality: Annotated[str | None, typer.Option(help="of what is asked for: video, audio, or another")] = None,
+    data: Annotated[str | None, typer.Option(help="layout of a data set, such as esc50  [default: the corpus]")] = None,
     root: Annotated[Path | None, typer.Option(help="where that data set's files lie")] = None,
     label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",
     views: Annotated[int | None, typer.Option(help="of a data set: views of a recording  [default: 10]")] = None,
     frames: Annotated[
         int | None, typer.Option(help="of a data set: frames of a view, of sound their time  [default: as in training]")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="do it anew, even where it is fresh")] = False,
+    force: Annotated[bool, typer.Option("--force", help="do it again, even where it is fresh")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="only print what is there, beside the paper's numbers")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what encoders are worth: probes, fine-tuning, retrieval, clusters; on the corpus or other data sets."""
-    with told_to_people():
+    """Evaluate encoders: probes, fine-tuning, retrieval, clusters; on the corpus or other data sets."""
+    with errors_as_exit_codes():
         from flows.cli.running import evaluate as evaluations
         from xdc_core.inspection.results import markdown_table
 
@@ -334,12 +348,12 @@ def evaluate(
             names += {
                 evaluations.ask(run, data, root, protocol, modality, label, views=views, frames=frames) for run in runs
             }
-        found = evaluations.evaluate(runs, names, round, force)
+        results = evaluations.evaluate(runs, names, round, force)
         if as_json:
-            print(json.dumps([results.content() for results in found], indent=2))
+            print(json.dumps([result.content() for result in results], indent=2))
             return
-        print(markdown_table(found, paper=False))
-        for result in found:
+        print(markdown_table(results, paper=False))
+        for result in results:
             print(result.path)
             for warning in result.warnings:
                 print(f"  warning: {warning}")
@@ -353,14 +367,14 @@ def compare(
     seeds: Annotated[int | None, typer.Option(help="runs of each contender  [default: 3]")] = None,
     draws: Annotated[int | None, typer.Option(help="corpora they are spread over  [default: 2]")] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
-    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="digits.nuisance=0,0.15,0.4, say")] = None,
-    change: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="for all runs: train.lr=0.001")] = None,
+    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
+    change: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="of all runs: train.lr=0.001")] = None,
     preset: Annotated[str | None, typer.Option(help="of the runs  [default: digits]")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the methods, a control and baselines on audio-visual digits. Goes on where an earlier call ended."""
-    with told_to_people():
-        from flows.cli.running.compare import make_study, print_study, run_study, said
+    with errors_as_exit_codes():
+        from flows.cli.running.compare import make_study, parse_overrides, print_study, run_study
 
         choices = {
             "speech": speech,
@@ -368,8 +382,8 @@ def compare(
             "seeds": seeds,
             "draws": draws,
             "rounds": rounds,
-            "vary": said([vary], several=True) if vary else None,
-            "change": said(change or []) or None,
+            "vary": parse_overrides([vary], several=True) if vary else None,
+            "change": parse_overrides(change or []) or None,
             "preset": preset,
         }
         make_study(study, {name: value for name, value in choices.items() if value is not None})
@@ -390,22 +404,25 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="end flow runs in Prefect that say Running and whose process is gone")
+        bool,
+        typer.Option(
+            "--repair", help="mark as Crashed the flow runs that Prefect holds for running and whose process is gone"
+        ),
     ] = False,
     dead: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="with --repair: a flow run known to be dead, wherever it ran")
     ] = None,
 ) -> None:
-    """Tell what of this machine works: packages, codecs, GPU, faiss, locks, Prefect and its unfinished flow runs.
+    """Check what of this machine works: packages, codecs, GPU, faiss, locks, Prefect and its unfinished flow runs.
 
     Exits with 1 if xdc cannot run.
     """
-    with told_to_people():
+    with errors_as_exit_codes():
         from flows.cli.machine.doctor import examine, print_findings
         from shards.errors import ConfigError
 
         if dead and not repair:
-            raise ConfigError("--dead says what to repair: give --repair with it.")
+            raise ConfigError("--dead names a flow run to repair: give --repair with it.")
         findings = examine(folders or [], repair, dead or [])
         if as_json:
             print(json.dumps(findings, indent=2))
@@ -416,5 +433,5 @@ def doctor(
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command; the entry point."""
     app()

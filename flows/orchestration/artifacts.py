@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a round. The same facts stand in report.json and report.html."""
+"""What Prefect's pages show of a round. The same is in report.json and report.html."""
 
 import itertools
 import re
@@ -22,21 +22,21 @@ PAGE = 50
 
 
 def artifact_key(run_name: str, what: str) -> str:
-    """Lowercase letters, digits and dashes. The same for every round of a run, so that its rounds form a history."""
+    """Return a key of lowercase letters, digits and dashes. A run's rounds share it, and so form a history."""
     return re.sub(r"[^a-z0-9]+", "-", f"xdc-{run_name}-{what}".lower()).strip("-")
 
 
 def publish_round(run: Run, node: Node) -> None:
-    """The tables and the summary of a reported round. Those that this server has seen are not published again."""
-    facts = read_report(run.directory(node))
-    name = facts.run
-    about = f"Round {facts.round} of {name}, {node_fingerprint(run, node)}"
+    """Publish the tables and the summary of a reported round, unless this server has them already."""
+    report = read_report(run.directory(node))
+    name = report.run
+    about = f"Round {report.round} of {name}, {node_fingerprint(run, node)}"
     # The smallest of the three is published last: where it is, the others are.
     if is_published(artifact_key(name, "rounds"), about):
         return
-    create_table_artifact(cluster_sizes(facts), artifact_key(name, "cluster-sizes"), about)
-    create_markdown_artifact(summary(facts, run), artifact_key(name, "summary"), about)
-    create_table_artifact([row.content() for row in facts.history], artifact_key(name, "rounds"), about)
+    create_table_artifact(cluster_sizes(report), artifact_key(name, "cluster-sizes"), about)
+    create_markdown_artifact(summary(report, run), artifact_key(name, "summary"), about)
+    create_table_artifact([row.content() for row in report.history], artifact_key(name, "rounds"), about)
 
 
 def is_published(key: str, about: str) -> bool:
@@ -61,15 +61,15 @@ def is_published(key: str, about: str) -> bool:
 
 
 def node_fingerprint(run: Run, node: Node) -> str:
-    """The first digits of what is committed."""
+    """Return the first digits of the fingerprint of what is committed; "" where nothing is."""
     manifest = read_manifest(run.directory(node))
     return manifest.fingerprint[:12] if manifest else ""
 
 
-def cluster_sizes(facts: Report) -> list[dict[str, Any]]:
-    """A row a cluster: label source, number, size, and the purity and labels where they are known."""
+def cluster_sizes(report: Report) -> list[dict[str, Any]]:
+    """Return a row per cluster: label source, number, size, and the purity and labels where they are known."""
     rows = []
-    for source, found in facts.sources.items():
+    for source, found in report.sources.items():
         for cluster in found.clusters:
             row: dict[str, Any] = {"source": source, "cluster": cluster.cluster, "clips": cluster.size}
             if cluster.top:
@@ -79,16 +79,16 @@ def cluster_sizes(facts: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def summary(facts: Report, run: Run) -> str:
-    """Markdown: curves over the rounds so far, how this one went, its purest clusters, where the files are."""
-    number = facts.round
+def summary(report: Report, run: Run) -> str:
+    """Return Markdown: curves over the rounds, this round's figures, its purest clusters, where the files are."""
+    number = report.round
     lines = [
-        f"# {facts.run}, round {number}",
-        f"Method {facts.method.upper()}, {facts.corpus['clips']} clips.",
+        f"# {report.run}, round {number}",
+        f"Method {report.method.upper()}, {report.corpus['clips']} clips.",
     ]
-    for heading, chart in history_charts(facts).items():
+    for heading, chart in history_charts(report).items():
         lines.append(f"\n## {heading}\n![{heading}]({_as_picture(chart)})")
-    for source, found in facts.sources.items():
+    for source, found in report.sources.items():
         lines.append(f"\n## Clusters of {source}: {found.k}, {found.empty} empty")
         if found.nmi_previous is not None:
             lines.append(f"- NMI with the round before: {found.nmi_previous:.3f}")
@@ -101,7 +101,7 @@ def summary(facts: Report, run: Run) -> str:
                 shares = [label for label in row.top if label.share >= SHOWN]
                 top = ", ".join(f"{_escape(label.label)} {label.share:.0%}" for label in shares)
                 lines.append(f"| {row.cluster} | {row.size} | {row.purity:.2f} | {top} |")
-    for modality, training in facts.training.items():
+    for modality, training in report.training.items():
         lines.append(f"\n## Training of {modality}\nLoss {training.first_loss:.3f} to {training.loss:.3f}.")
     directory = run.round_directory(number).resolve()
     lines.append(
@@ -111,7 +111,7 @@ def summary(facts: Report, run: Run) -> str:
 
 
 def _as_picture(svg: str) -> str:
-    """An address that holds the picture itself: Prefect's pages cannot reach the files of a run."""
+    """Return a data URL of a picture: Prefect's pages cannot reach the files of a run."""
     return f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""Telling Prefect or a tracker of something must not undo the work that it is about."""
+"""What fails in informing Prefect or a tracker must not undo the work that it is about."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from prefect.logging import get_logger
 
 @contextmanager
 def only_reported(what: str) -> Iterator[None]:
-    """Whatever goes wrong in showing `what` is a warning in the log."""
+    """Turn every error of the block into a warning that `what` could not be shown."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - a server that is down, locked or restarting raises all kinds

@@ -1,4 +1,4 @@
-"""A flow that goes on when nobody reads any more what it prints.
+"""A flow goes on when its output is read no more.
 
 A worker reads the output of the flow runs that it has started. When it dies, Prefect's console handler finds a broken
 pipe, and rich, with which it prints, then ends the process: the flow run would crash with its worker.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def outlive_reader() -> None:
-    """From now on a broken pipe makes Prefect's console handlers silent. Call it in the process of a flow."""
+    """Make Prefect's console handlers silent after a broken pipe. Call it in the process of a flow."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
     loggers = [logging.getLogger(), *map(logging.getLogger, tuple(logging.root.manager.loggerDict))]
@@ -25,7 +25,7 @@ def outlive_reader() -> None:
 
 
 def _fall_silent(console: "Console") -> None:
-    """As rich does by default, but without ending the process."""
+    """Do what rich does by default, but without ending the process."""
     console.quiet = True
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):

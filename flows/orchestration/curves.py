@@ -1,4 +1,4 @@
-"""Curves go to the trackers beside the stages: no stage waits for a tracker, which may import torch or be far away."""
+"""Curves are sent to trackers beside the stages: no stage waits for a tracker, which may import torch or be slow."""
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,23 +9,23 @@ from xdc_core.runs.run import Run
 from xdc_core.tracking.publish import publish
 
 _SENDER = ThreadPoolExecutor(1, thread_name_prefix="curves")
-_ON_THE_WAY: set[Future[None]] = set()
+_PENDING: set[Future[None]] = set()
 
 
 def send_curves(run: Run) -> None:
-    """Have the trackers of the configuration told what is new. Returns at once."""
-    _ON_THE_WAY.add(_SENDER.submit(_send, run))
+    """Send what is new to the trackers of the configuration, in another thread. Returns at once."""
+    _PENDING.add(_SENDER.submit(_send, run))
 
 
 def await_curves() -> None:
-    """Until the trackers know all that they were to be told."""
-    for sent in tuple(_ON_THE_WAY):
+    """Return when all that was sent has arrived, or has failed."""
+    for sent in tuple(_PENDING):
         sent.result()
-        _ON_THE_WAY.discard(sent)
+        _PENDING.discard(sent)
 
 
 def _send(run: Run) -> None:
     for name in run.config.report.track:
-        # Who is at it sends ours too, or the next does.
+        # A process that is sending sends these points, too, or the next one does.
         with only_reported(f"the curves in {name}"), contextlib.suppress(Busy):
             publish(run, name)

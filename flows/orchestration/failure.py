@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a flow run that failed: which stages, why, and the commands that do them again."""
+"""What Prefect's pages show of a flow run that failed: which stages, why, and the commands that repeat them."""
 
 import json
 import re
@@ -10,15 +10,15 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.orchestration.artifacts import artifact_key
 from flows.orchestration.best_effort import only_reported
+from flows.orchestration.node_parameters import parameters_of
 from flows.runners.forked import log_path
 from shards.command import command, stage_command
 from shards.errors import XdcError
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-NAMED = ("data", "embed", "eval")  # Their flows have `name` where others have `modality`.
 NOT_PLAIN = re.compile(r'["\\{\[\x00-\x1f]')  # Prefect does not take a parameter with one of these as it is.
-Commands = Callable[[], Sequence[str]]  # Made where something has failed: they need answers of the server.
+Commands = Callable[[], Sequence[str]]  # Called only after a failure: they ask the server.
 
 
 def deployment_command(flow: str, run: Path | str, **parameters: object) -> str:
@@ -32,7 +32,7 @@ def deployment_command(flow: str, run: Path | str, **parameters: object) -> str:
 
 
 def _deployment_of(flow: str) -> str:
-    """The name of the deployment that this flow run is of, if it is one of this flow; else as in prefect.yaml."""
+    """Return the name of this flow run's deployment, if that is one of this flow; else the name in prefect.yaml."""
     from prefect.runtime import deployment, flow_run
 
     own = flow_run.flow_name == flow and flow_run.parent_flow_run_id is None
@@ -40,7 +40,7 @@ def _deployment_of(flow: str) -> str:
 
 
 def _parameter(value: object) -> str:
-    """A value as Prefect's option -p reads it: as JSON, and what is none as text."""
+    """Return a value as Prefect's option -p reads it: as JSON, and what is no JSON as text."""
     if not isinstance(value, str):
         return json.dumps(value)
     try:
@@ -51,26 +51,25 @@ def _parameter(value: object) -> str:
 
 
 def round_commands(run: Path | str, number: int | None) -> list[str]:
-    """The commands that do a round, without a worker and by one. None: the next round."""
+    """Return the commands that do a round, without a worker and by one. None: the next round."""
     there = ["--round", number] if number is not None else []
     return [command("xdc", "round", run, *there), deployment_command("xdc-round", run=run, round=number)]
 
 
 def run_commands(run: Path | str) -> list[str]:
-    """The commands that do all rounds."""
+    """Return the commands that do all rounds, without a worker and by one."""
     return [command("xdc", "run", run), deployment_command("xdc", run=run)]
 
 
 def stage_commands(run: Path | str, node: Node, force: bool) -> list[str]:
-    """The commands that do one stage."""
-    modality = {"name" if node.stage in NAMED else "modality": node.modality}
-    deployed = deployment_command(node.stage, run=run, **modality, round=node.round, force=force or None)
+    """Return the commands that do one stage, without a worker and by one."""
+    deployed = deployment_command(node.stage, run=run, **parameters_of(node), force=force or None)
     return [stage_command(node.stage, run, node.modality, node.round, force), deployed]
 
 
 @contextmanager
 def failure_published(run: str, what: str, again: Commands) -> Iterator[None]:
-    """Publish an error in the flow itself, as of the configuration. `what`: of what flow run.
+    """Publish an error of the flow itself, such as one in the configuration. `what` names the flow run.
 
     Raises:
         Exception: what the block raised.
@@ -84,7 +83,7 @@ def failure_published(run: str, what: str, again: Commands) -> Iterator[None]:
 
 
 def publish_flow_failure(run: str, what: str, reason: str, again: Commands) -> None:
-    """Why a flow run failed, and the commands that do it again, where no stage is to blame."""
+    """Publish why a flow run failed, and the commands that repeat it, where no stage failed."""
     with only_reported(f"{what}: {reason}"):
         text = "\n".join([f"# {what}: failed", _verbatim(reason), *_again(again())])
         create_markdown_artifact(text, artifact_key(Path(run).resolve().name, "failures"), what)
@@ -114,13 +113,13 @@ def publish_stage_failures(
 
 
 def _again(commands: Sequence[str]) -> list[str]:
-    """The commands, and the folder to which their paths are relative."""
+    """Return lines with the commands, and the folder to which their paths are relative."""
     return [f"\nTo do it again, in the folder `{Path.cwd()}` (without a worker, or by one):", _verbatim(*commands)]
 
 
 def _verbatim(*lines: str) -> str:
-    """A block in which nothing is Markdown."""
+    """Return a block of lines in which nothing is Markdown."""
     text = "\n".join(lines)
-    longest = max((len(found) for found in re.findall("`+", text)), default=0)
+    longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"\n{fence}\n{text}\n{fence}"

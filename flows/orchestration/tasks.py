@@ -1,92 +1,41 @@
-"""One Prefect task per node: reuse what is fresh, else have a child process do the stage."""
+"""One Prefect task per node, and the flow runs' graph of them."""
 
-import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
-import contextlib
+import signal
 import threading
-import time
-from typing import Any, cast
-from uuid import UUID
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.logging import get_run_logger
-from prefect.states import Completed
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed
 
-from flows.orchestration.artifacts import artifact_key, publish_round
+from flows.orchestration.artifacts import publish_round
 from flows.orchestration.best_effort import only_reported
-from flows.orchestration.curves import send_curves
+from flows.orchestration.broken_pipe import outlive_reader
+from flows.orchestration.curves import await_curves, send_curves
+from flows.orchestration.failure import Commands, failure_published, publish_stage_failures
+from flows.orchestration.progress import ProgressArtifact
+from flows.runners.do_node import do_node
 from flows.runners.events import LISTENERS
 from flows.runners.forked import CHILDREN
-from shards.errors import Busy, XdcError
-from shards.progress import Progress
+from flows.server.dead_runs import record_process
+from shards.errors import XdcError
 from shards.store.build import Record
-from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.graph.run_stage import reuse
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run, open_run
+from xdc_core.graph.run_stage import all_fresh
+from xdc_core.graph.stages import inputs
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
 
-UPDATE_S = 2.0
-WAIT_S, LONGEST_WAIT_S = 1.0, 20.0  # Between two looks whether another process is still at it.
-
-
-class ProgressArtifact:
-    """A progress artifact of one node, made when there is something to tell, updated at most every two seconds."""
-
-    def __init__(self, run_name: str, node: Node) -> None:
-        self.node, self.key = node, artifact_key(run_name, node.name)
-        self.artifact: UUID | None = None
-        self.updated = time.monotonic()
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Told by the stage."""
-        for listener in LISTENERS:
-            listener.progress(self.node, done, total, note)
-        now = time.monotonic()
-        if now - self.updated < UPDATE_S:
-            return
-        share, text = 100.0 * done / max(total, 1), f"{self.node}: {done} of {total} {note}"
-        self.updated = now
-        with only_reported(text):
-            if self.artifact is None:
-                # From synchronous code it is no coroutine, whatever its signature says.
-                self.artifact = cast(UUID, create_progress_artifact(share, key=self.key, description=text))
-            else:
-                update_progress_artifact(self.artifact, share, description=text)
-
-    def finish(self) -> None:
-        """Leave it at 100 %."""
-        if self.artifact is not None:
-            with only_reported(str(self.node)):
-                update_progress_artifact(self.artifact, 100.0, description=f"{self.node}: done")
-
-
-# Held by the stage at work where the configuration wants one at a time.
-ONE_AT_A_TIME = threading.Lock()
-
-
-def run_or_wait(run: Run, node: Node, force: bool, progress: Progress, corpus: str | None) -> Record:
-    """Have a child do a stage. Where another process is at it, wait until that one has finished it, or has died.
-
-    Raises:
-        XdcError: what the stage raised, but Busy.
-    """
-    pause = WAIT_S
-    while True:
-        try:
-            return CHILDREN.run_stage(run, node, force, progress, corpus)
-        except Busy as busy:
-            if pause == WAIT_S:
-                get_run_logger().warning("%s waits, and goes on by itself: %s", node, busy)
-            progress(0, 1, f"waiting: {busy}")
-            CHILDREN.pause(pause)
-            pause = min(2 * pause, LONGEST_WAIT_S)
+Futures = dict[Node, PrefectFuture[Any]]
 
 
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, persist_result=False)
-def do_node(run: str, node: Node, force: bool = False, shard: Record | None = None) -> State[Any] | Record:
+def node_task(run: Run, node: Node, force: bool = False, shard: Record | None = None) -> State[Any] | Record:
     """Do one node. The manifest is the truth: a fresh one gives the state Cached, whatever Prefect remembers.
 
     `shard` is the record of the corpus in this flow run, where it is known: the sources are then not listed again.
@@ -94,27 +43,84 @@ def do_node(run: str, node: Node, force: bool = False, shard: Record | None = No
     Raises:
         XdcError: the stage failed; what it had finished is kept.
     """
-    opened = open_run(run)
+    listeners = [*LISTENERS, ProgressArtifact(run.root.resolve().name, node)]
     corpus = shard.fingerprint if shard else None
-    record = None if force else reuse(opened, node, Fingerprints(opened, corpus))
-    if record is None:
-        progress = ProgressArtifact(opened.root.resolve().name, node)
-        alone = contextlib.nullcontext() if opened.config.runs_on.parallel else ONE_AT_A_TIME
-        try:
-            with alone:
-                record = run_or_wait(opened, node, force, progress, corpus)
-        except XdcError as error:
-            for listener in LISTENERS:
-                listener.failed(node, error)
-            raise
-        progress.finish()
+    record = do_node(run, node, CHILDREN, listeners, force=force, wait=True, corpus_fingerprint=corpus)
     if node.stage == "report":
         with only_reported(str(node)):
-            publish_round(opened, node)
+            publish_round(run, node)
     if node.stage in ("train", "report") and not record.reused:
-        send_curves(opened)
-    for listener in LISTENERS:
-        listener.finished(node, record)
+        send_curves(run)
     if record.reused:
         return Completed(name="Cached", message=f"reused {record.path}", data=record)
     return record
+
+
+def run_nodes(
+    run: Run,
+    nodes: list[Node],
+    force: bool,
+    again: Commands,
+    earlier: Mapping[Node, PrefectFuture[Any]] | None = None,
+    submitted: Callable[[Futures], None] = lambda futures: None,
+) -> State[Any]:
+    """Submit a task per node, each after those that it reads; return the flow's state when all have ended.
+
+    Args:
+        run: with the configuration that holds for all of them.
+        nodes: each after all that it reads.
+        force: rebuild them, even where they are fresh.
+        again: returns the commands that do the nodes again; they are published with failures.
+        earlier: tasks of flow runs that are in progress in this process: nodes may read theirs, too.
+        submitted: is called with the tasks of all nodes as soon as they are submitted.
+
+    Raises:
+        TerminationSignal: the stages were ended, because the flow that started this one in a thread is being stopped.
+    """
+    outlive_reader()
+    with only_reported("which process this is"):
+        record_process()
+    with failure_published(str(run.root), f"{run.root}, {nodes[-1]}", again):
+        if force or not all_fresh(run, nodes):
+            CHILDREN.warm_up()
+        futures: Futures = {}
+        try:
+            for node in nodes:
+                there = {**(earlier or {}), **futures}
+                waits = [there[source] for source in inputs(run.config, node) if source in there]
+                shard = futures.get(SHARD)
+                futures[node] = node_task.submit(
+                    run=run, node=node, force=force, shard=shard, wait_for=waits, return_state=False
+                )
+            submitted(futures)
+            for future in futures.values():
+                future.wait()
+            await_curves()
+        except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when these do.
+            CHILDREN.close()
+            raise
+    if CHILDREN.closed and threading.current_thread() is not threading.main_thread():
+        # The main thread has been interrupted, and has closed them. This flow run ends as its parent does.
+        raise TerminationSignal(signal.SIGTERM)
+    return _state_of(run, futures, force, again)
+
+
+def _state_of(run: Run, futures: Futures, force: bool, again: Commands) -> State[Any]:
+    """Return a flow's state after all of its tasks; publish those that failed."""
+    bad = {node: future for node, future in futures.items() if not future.state.is_completed()}
+    if not bad:
+        reused = sum(future.state.name == "Cached" for future in futures.values())
+        return Completed(message=f"{len(futures)} stages, {reused} of them reused")
+    not_reached = [node for node, future in bad.items() if future.state.name == "NotReady"]
+    failed = {node: future.state for node, future in bad.items() if node not in not_reached}
+    with only_reported("the failure"):
+        whole = again if len(futures) > 1 else None
+        publish_stage_failures(run, {node: _reason(bad[node]) for node in failed}, not_reached, force, whole)
+    reasons = [f"{node}: {state.message}" for node, state in failed.items()]
+    return Failed(message=" | ".join(reasons) or f"not reached: {', '.join(map(str, bad))}")
+
+
+def _reason(future: PrefectFuture[Any]) -> str:
+    """Return why a task did not complete, in the words of the stage where it has given a reason."""
+    error = future.result(raise_on_failure=False)
+    return str(error) if isinstance(error, XdcError) else str(future.state.message)

@@ -1,21 +1,30 @@
-"""The flow `xdc`: all rounds of a run, one after the other, each a flow run of `xdc-round`."""
+"""The flow `xdc`: all rounds of a run, each a flow run of `xdc-round`.
 
-import flows.orchestration.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+A round begins as soon as what it reads of the round before is done: the report and the evaluations of the round before,
+which no training reads, go on beside it.
+"""
 
+import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.exceptions import TerminationSignal
+from prefect.states import Completed, Crashed, Failed
 
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.broken_pipe import outlive_reader
-from flows.orchestration.dead_runs import sign
 from flows.orchestration.failure import failure_published, run_commands
-from flows.orchestration.xdc_round import xdc_round
+from flows.orchestration.tasks import Futures
+from flows.orchestration.xdc_round import round_flow
+from flows.runners.forked import CHILDREN
+from flows.server.dead_runs import record_process
 from xdc_core.graph.run_stage import all_fresh
-from xdc_core.graph.stages import round_nodes, setup_nodes
-from xdc_core.runs.run import open_run
+from xdc_core.graph.stages import inputs, round_nodes, setup_nodes
+from xdc_core.runs.run import Run, open_run
 
 
 @flow(name="xdc", flow_run_name="{run}", persist_result=False)
@@ -25,20 +34,66 @@ def xdc(run: str = "runs/demo") -> State[Any]:
     Args:
         run: the run's directory, relative to the project's root.
 
-    Rounds in which everything is fresh are passed over. A failed round ends the flow: later ones need it.
+    Rounds in which everything is fresh are passed over. After a failure no further round begins. The configuration is
+    read when the flow run begins; a later change of xdc.yaml is for the next one.
     """
     outlive_reader()
     with only_reported("which process this is"):
-        sign()
+        record_process()
     with failure_published(run, run, lambda: run_commands(run)):
         opened = open_run(run)
-        done = 0
-        for number in range(opened.config.rounds + 1):
-            nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
-            if all_fresh(opened, nodes):
-                continue
-            state = xdc_round(run, number, return_state=True)
-            if not state.is_completed():
-                return Failed(message=f"round {number}: {state.message}")  # Its own flow run has published why.
-            done += 1
-    return Completed(message=f"{done} rounds worked on, {opened.config.rounds + 1 - done} were finished already")
+        states = run_rounds(opened)
+    failures = [f"round {number}: {state.message}" for number, state in states.items() if not state.is_completed()]
+    if failures:
+        return Failed(message=" | ".join(failures))  # The rounds' own flow runs have published why.
+    fresh = opened.config.rounds + 1 - len(states)
+    return Completed(message=f"{len(states)} rounds worked on, {fresh} were finished already")
+
+
+def run_rounds(run: Run) -> dict[int, State[Any]]:
+    """Do the rounds in which not everything is fresh; return the states of their flow runs when all have ended.
+
+    After one that failed none begins any more; those in progress are finished.
+    """
+    rounds: dict[int, Future[State[Any]]] = {}
+    tasks: Futures = {}  # Of all rounds: a report waits for that of the round before.
+    with ThreadPoolExecutor(run.config.rounds + 1, thread_name_prefix="round") as threads:
+        try:
+            for number in range(run.config.rounds + 1):
+                if all_fresh(run, [*setup_nodes(run.config), *round_nodes(run.config, number)]):
+                    continue
+                submitted: Future[Futures] = Future()
+                rounds[number] = threads.submit(copy_context().run, _run_round, run, number, tasks, submitted)
+                tasks |= submitted.result()
+                if number < run.config.rounds and not _next_may_begin(run, number, tasks):
+                    break
+                if any(future.done() and not future.result().is_completed() for future in rounds.values()):
+                    break
+        except BaseException as error:
+            if not isinstance(error, Exception):  # A cancel or Ctrl-C: the rounds end when their stages do.
+                CHILDREN.close()
+            raise
+        return {number: future.result() for number, future in rounds.items()}
+
+
+def _run_round(run: Run, number: int, earlier: Futures, submitted: "Future[Futures]") -> State[Any]:
+    """Do a round in a thread of its own. `submitted` gets its tasks; none where it failed before it had any."""
+    try:
+        return round_flow(run, earlier, submitted.set_result)(str(run.root), number, return_state=True)
+    except TerminationSignal:
+        return Crashed(message="ended with the flow run that began it")
+    finally:
+        if not submitted.done():
+            submitted.set_result({})
+
+
+def _next_may_begin(run: Run, number: int, tasks: Futures) -> bool:
+    """Wait for what the next round reads of this one, its report apart; return whether all of it is done."""
+    readers = [node for node in round_nodes(run.config, number + 1) if node.stage != "report"]
+    read = {source for node in readers for source in inputs(run.config, node)}
+    awaited = [node for node in round_nodes(run.config, number) if node in read]
+    for node in awaited:
+        if node not in tasks:
+            return False
+        tasks[node].wait()
+    return all(tasks[node].state.is_completed() for node in awaited)

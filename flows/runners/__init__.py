@@ -1,1 +1,1 @@
-"""How a node gets a process: listeners, schedulers, fork servers."""
+"""How a node gets done, and in which process."""

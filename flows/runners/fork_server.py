@@ -8,11 +8,11 @@ Importing torch takes seconds, and a round starts a dozen children. This process
 threads, so a fork of it is a clean start. (The standard library's fork server imports the parent's main module in
 every child, which under Prefect means Prefect itself, again and again.)
 
-A request is {"id", "run", "stage", "modality", "round", "force", "corpus", "log"}, or {"cancel": id}. Answers go to
-stdout as lines of JSON: {"id", "progress": [done, total, note]}, {"id", "error": [kind, text]} or {"id", "record"}, and
-at last {"id", "exit": code} (negative: the signal). When stdin ends, whatever way the parent ended, or when SIGTERM
-comes, the children are told to stop (SIGTERM, after GRACE_S seconds SIGKILL); when this process is killed, the kernel
-kills them.
+A request is {"id", "run", "config", "stage", "modality", "round", "force", "corpus", "log"}, or {"cancel": id}. The
+configuration comes along because xdc.yaml may say something else by then. Answers go to stdout as lines of JSON:
+{"id", "progress": [done, total, note]}, {"id", "error": [kind, text]} or {"id", "record"}, and at last
+{"id", "exit": code} (negative: the signal). When stdin ends, whatever way the parent ended, or when SIGTERM comes, the
+children get SIGTERM, and after GRACE_S seconds SIGKILL; when this process is killed, the kernel kills them.
 """
 
 import importlib
@@ -48,8 +48,8 @@ def main(modules: list[str]) -> None:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    told_to_end: list[int] = []  # SIGTERM to the whole group must leave the children time for a checkpoint.
-    signal.signal(signal.SIGTERM, lambda number, _: told_to_end.append(number))
+    terminations: list[int] = []  # SIGTERM to the whole group must leave the children time for a checkpoint.
+    signal.signal(signal.SIGTERM, lambda number, _: terminations.append(number))
     children: dict[int, int] = {}  # Process id -> request id.
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ)
@@ -63,7 +63,7 @@ def main(modules: list[str]) -> None:
             data = os.read(key.fd, 65536)
             if key.fd == woken:
                 reap(children, answers)
-                if told_to_end:
+                if terminations:
                     end(children, answers)
                     return
             elif not data:
@@ -83,7 +83,7 @@ def import_if_there(module: str, answers: int) -> None:
     try:
         if importlib.util.find_spec(module.split(".")[0]):
             importlib.import_module(module)
-    except Exception:  # noqa: BLE001 - whatever a broken package raises must not end the stages at work
+    except Exception:  # noqa: BLE001 - whatever a broken package raises must not end the stages in progress
         text = traceback.format_exc().encode("ascii", "replace").decode()
         send(answers, {"not imported": [text[-LINE_BYTES // 2 :]]})
 
@@ -103,7 +103,7 @@ def serve(request: dict[str, Any], children: dict[int, int], answers: int) -> No
 
 
 def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
-    """The forked child: do the stage, and leave without running the server's exit code."""
+    """Do the stage, in the forked child, and leave without running what the server would run at its exit."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -119,7 +119,7 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
         os.setpgid(0, 0)  # Ctrl-C in a terminal is for the parent, which then cancels us.
         die_with_parent(signal.SIGKILL, server)
         code = work(request, answers)
-    except BaseException:  # noqa: BLE001 - the boundary of the process: nobody is left to see it but the log
+    except BaseException:  # noqa: BLE001 - the boundary of the process: only the log can show it
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -130,36 +130,38 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
 def work(request: dict[str, Any], answers: int) -> int:
     """Run the stage; its progress and its error go to the parent, a traceback also into the log."""
     from shards.errors import XdcError
+    from xdc_core.config.load import parse_config
     from xdc_core.graph.run_stage import run_stage
     from xdc_core.runs.node import Node
-    from xdc_core.runs.run import open_run
+    from xdc_core.runs.run import Run
 
-    number, told = request["id"], 0.0
+    number, sent = request["id"], 0.0
 
     def progress(done: int, total: int, note: str = "") -> None:
-        nonlocal told
-        if done >= total or time.monotonic() - told > 0.2:
-            told = time.monotonic()
+        nonlocal sent
+        if done >= total or time.monotonic() - sent > 0.2:
+            sent = time.monotonic()
             send(answers, {"id": number, "progress": [done, total, note[:500]]})
 
     node = Node(request["stage"], request["modality"], request["round"])
     try:
-        record = run_stage(open_run(request["run"]), node, request["force"], progress, request["corpus"])
+        run = Run(Path(request["run"]), parse_config(request["config"], f"the configuration of {request['run']}"))
+        record = run_stage(run, node, request["force"], progress, request["corpus"])
     except XdcError as error:
         print(f"{node}: {error}", file=sys.stderr)
         send(answers, {"id": number, "error": [type(error).__name__, str(error)]})
         return 1
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: told to the parent, whole in the log
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: its text to the parent, the traceback to the log
         traceback.print_exc()
         send(answers, {"id": number, "error": ["defect", f"{type(error).__name__}: {error}"]})
         return 1
-    # The summary may be longer than a line; who wants it finds it in the manifest.
+    # The summary may be longer than a line. The parent reads it from the manifest.
     send(answers, {"id": number, "record": asdict(record) | {"summary": {}}})
     return 0
 
 
 def reap(children: dict[int, int], answers: int) -> None:
-    """Tell of every child that has ended."""
+    """Send an answer for every child that has ended."""
     while children:
         try:
             process, status = os.waitpid(-1, os.WNOHANG)
@@ -172,7 +174,7 @@ def reap(children: dict[int, int], answers: int) -> None:
 
 
 def end(children: dict[int, int], answers: int) -> None:
-    """Stop all children: kindly, then not."""
+    """End all children: with SIGTERM, and after GRACE_S seconds with SIGKILL."""
     deadline = time.monotonic() + GRACE_S
     for process in children:
         os.kill(process, signal.SIGTERM)
@@ -184,7 +186,7 @@ def end(children: dict[int, int], answers: int) -> None:
 
 
 def send(answers: int, message: dict[str, Any]) -> None:
-    """One line, in one write. Nobody reads any more: then nobody needs it."""
+    """Send one line, in one write. Where the parent reads no more it is dropped."""
     line = json.dumps(message)
     if len(line) >= LINE_BYTES and "error" in message:
         kind, text = message["error"]

@@ -8,7 +8,7 @@ _EXCEPTION = re.compile(r"(\w+\.)*\w*(Error|Exception)\b.*")
 
 
 def how_ended(code: int) -> str:
-    """An exit code in words; a negative one is a signal."""
+    """Return an exit code in words; a negative one is a signal."""
     if code >= 0:
         return f"ended with exit code {code}"
     why = " (somebody did that, or the system, because memory ran out)" if code == -9 else ""
@@ -16,19 +16,19 @@ def how_ended(code: int) -> str:
 
 
 def last_error(text: str) -> str:
-    """The last line that names an exception, else the last line that is not empty; "" where there is none."""
+    """Return the last line that names an exception, else the last that is not empty; "" where there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if _EXCEPTION.fullmatch(line)]
     return (named or lines or [""])[-1][:MOST_CHARACTERS]
 
 
 def last_line(text: str) -> str:
-    """The last line that is not empty; "" where there is none."""
+    """Return the last line that is not empty; "" where there is none."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:MOST_CHARACTERS]
 
 
 def written(descriptor: int, start: int = 0) -> str:
-    """What stands in a file from byte `start` on; of more than 64 KiB the end. Does not move the file's position."""
+    """Read a file from byte `start` on; of more than 64 KiB the end. The file's position stays where it is."""
     end = os.fstat(descriptor).st_size
     first = max(start, end - MOST_BYTES)
     return os.pread(descriptor, max(end - first, 0), first).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Nodes of one or more runs, worked off in child processes: each after those that it reads, so many at a time.
+"""Nodes of one or more runs, done in an order in which each comes after those that it reads.
 
 For commands that are no round: evaluations, and studies of many runs. Rounds are Prefect's
 (`flows/orchestration/xdc_round.py`).
@@ -9,15 +9,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.runners.do_node import do_node
 from flows.runners.events import Listener
-from flows.runners.forked import CHILDREN
+from flows.runners.stage_runner import StageRunner
 from shards.errors import XdcError
 from shards.store.build import Record
-from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.graph.run_stage import reuse
 from xdc_core.graph.stages import inputs
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
+
+JobKey = tuple[Path, Node]
 
 
 @dataclass(frozen=True)
@@ -29,68 +30,72 @@ class Job:
 
     @property
     def sources(self) -> list["Job"]:
-        """What it reads."""
+        """The jobs whose directories this one reads."""
         return [Job(self.run, node) for node in inputs(self.run.config, self.node)]
 
     @property
-    def place(self) -> tuple[Path, Node]:
-        """Tells jobs apart; two runs may share the directory of a corpus."""
+    def key(self) -> JobKey:
+        """The directory and the node: two runs may share the directory of a corpus, which is then one job."""
         return self.run.directory(self.node).resolve(), self.node
 
 
 @dataclass
-class Crew:
-    """What is known while jobs are worked off. `listener` gives the one who is told of a run's nodes.
+class Scheduler:
+    """Jobs, and how they ended. `listener` returns who is informed of a run's nodes.
 
-    `failed` has the reason of each job that failed, or was not reached.
+    `done` has the record of each job that was done or reused, `failed` the error of each that failed, `not_reached`
+    those that read one of these.
     """
 
+    runner: StageRunner
     listener: Callable[[Run], Listener]
     force: bool = False
-    done: dict[tuple[Path, Node], Record] = field(default_factory=dict)
-    failed: dict[tuple[Path, Node], str] = field(default_factory=dict)
+    done: dict[JobKey, Record] = field(default_factory=dict)
+    failed: dict[JobKey, XdcError] = field(default_factory=dict)
+    not_reached: list[JobKey] = field(default_factory=list)
 
-    def work_off(self, jobs: Sequence[Job], slots: int) -> None:
-        """Do all jobs; of those that are ready the first goes first. One that fails stops only those that read it."""
-        waiting = {job.place: job for job in jobs}  # The corpus of several runs is one job.
-        needs = {place: {source.place for source in job.sources} for place, job in waiting.items()}
-        at_work: dict[Future[Record], Job] = {}
-        with ThreadPoolExecutor(slots) as pool:
+    def run(self, jobs: Sequence[Job], max_parallel: int) -> None:
+        """Do all jobs, at most `max_parallel` at once; of those that are ready the first goes first.
+
+        A job that fails stops only those that read it. A sequence with a job twice does it once.
+        """
+        pending = {job.key: job for job in jobs}
+        reads = {key: {source.key for source in job.sources} for key, job in pending.items()}
+        running: dict[Future[Record], JobKey] = {}
+        with ThreadPoolExecutor(max_parallel) as pool:
             try:
-                while waiting or at_work:
-                    busy = {job.place for job in at_work.values()}
-                    for place, job in list(waiting.items()):
-                        if needs[place] & self.failed.keys():
-                            self.failed[place] = "not reached"
-                            del waiting[place]
-                        elif len(at_work) < slots and not any(n in waiting or n in busy for n in needs[place]):
-                            at_work[pool.submit(self._do, job)] = waiting.pop(place)
-                            busy.add(place)
-                    if at_work:
-                        finished, _ = wait(at_work, return_when=FIRST_COMPLETED)
+                while pending or running:
+                    unfinished = pending.keys() | set(running.values())
+                    unreachable = {*self.failed, *self.not_reached}
+                    for key, job in list(pending.items()):
+                        if not reads[key].isdisjoint(unreachable):
+                            unreachable.add(key)
+                            self.not_reached.append(key)
+                            del pending[key]
+                        elif len(running) < max_parallel and reads[key].isdisjoint(unfinished):
+                            running[pool.submit(self._do, job)] = key
+                            del pending[key]
+                    if running:
+                        finished, _ = wait(running, return_when=FIRST_COMPLETED)
                         for future in finished:
-                            self._finish(at_work.pop(future), future)
-            except BaseException:  # Ctrl-C: the threads that wait for children end when these do.
-                CHILDREN.close()
+                            self._keep(running.pop(future), future)
+            except BaseException:  # Ctrl-C: the threads that wait for stages end when these do.
+                self.runner.close()
                 raise
 
     def _do(self, job: Job) -> Record:
-        corpus = self.done.get(Job(job.run, SHARD).place)
-        known = corpus.fingerprint if corpus else None
-        if not self.force and (record := reuse(job.run, job.node, Fingerprints(job.run, known))):
-            return record
+        corpus = self.done.get(Job(job.run, SHARD).key)
+        return do_node(
+            job.run,
+            job.node,
+            self.runner,
+            [self.listener(job.run)],
+            force=self.force,
+            corpus_fingerprint=corpus.fingerprint if corpus else None,
+        )
 
-        def progress(done: int, total: int, note: str = "") -> None:
-            self.listener(job.run).progress(job.node, done, total, note)
-
-        return CHILDREN.run_stage(job.run, job.node, self.force, progress, known)
-
-    def _finish(self, job: Job, future: Future[Record]) -> None:
+    def _keep(self, key: JobKey, future: Future[Record]) -> None:
         try:
-            record = future.result()
+            self.done[key] = future.result()
         except XdcError as error:
-            self.failed[job.place] = str(error)
-            self.listener(job.run).failed(job.node, error)
-            return
-        self.done[job.place] = record
-        self.listener(job.run).finished(job.node, record)
+            self.failed[key] = error

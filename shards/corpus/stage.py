@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from shards.corpus.listing import check_places, list_corpus
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
@@ -13,7 +14,7 @@ from shards.errors import ConfigError, StageError
 from shards.media.cores import core_count
 from shards.media.limits import limits_of
 from shards.progress import Progress, silent
-from shards.settings import BOTH, CorpusSettings, stored_part
+from shards.settings import ALL_MODALITIES, CorpusSettings, stored_part
 from shards.sources.source import Listing
 from shards.sources.split import check_learn_splits
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
@@ -122,7 +123,7 @@ def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
 
 def survey_notes(corpus: Path, modalities: Collection[str]) -> Path:
     """Return the path of the notes: survey results of source files that are not in a committed corpus yet."""
-    alone = "" if tuple(modalities) == BOTH else "." + "-".join(modalities)
+    alone = "" if tuple(modalities) == ALL_MODALITIES else "." + "-".join(modalities)
     return corpus.with_name(f".{corpus.name}{alone}.survey.jsonl")
 
 
@@ -136,7 +137,7 @@ def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveye
 
 
 def _modalities_of(manifest: Manifest) -> tuple[str, ...]:
-    return tuple(manifest.settings.get("modalities", BOTH))
+    return tuple(manifest.settings.get("modalities", ALL_MODALITIES))
 
 
 def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSettings) -> tuple[str | None, str]:
@@ -166,6 +167,17 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
     return corpus_fingerprint(settings, listing, known), ""
 
 
+@dataclass(frozen=True)
+class StoredSettings:
+    """What making clips is given of the configuration."""
+
+    corpus: CorpusSettings
+
+    def hashed(self) -> dict[str, Any]:
+        """Return what decides the clips."""
+        return stored_part(self.corpus)
+
+
 def clip_stage(
     name: str,
     summary: str,
@@ -173,7 +185,7 @@ def clip_stage(
     nodes: Callable[[ConfigT, int | None], list[Node]],
     settings: Callable[[ConfigT, Node], CorpusSettings],
     stored_from: Callable[[RunT, Node], tuple[Path, Path | None, CorpusSettings]],
-) -> Stage[ConfigT, RunT]:
+) -> Stage[ConfigT, RunT, StoredSettings]:
     """Return the stage that makes directories of clips.
 
     `stored_from` returns, for a node, the path of its directory, the path of the videos, and the settings.
@@ -193,7 +205,7 @@ def clip_stage(
         modules=("shards.corpus.stage", "webdataset.writer"),
         nodes=nodes,
         inputs=reads_no_stage,
-        settings=lambda config, node: stored_part(settings(config, node)),
+        settings=lambda config, node: StoredSettings(settings(config, node)),
         work=builds_itself,
         build=build,
     )

@@ -15,7 +15,7 @@ from shards.media.sandbox import Limits, ordered_map
 from shards.media.source_file import check_readable, hash_source, stat_of
 from shards.progress import Progress
 from shards.reject import Kind
-from shards.settings import BOTH
+from shards.settings import ALL_MODALITIES
 from shards.sources.source import Listing
 from shards.store.fault import fault_point
 
@@ -127,7 +127,7 @@ def survey(
     workers: int,
     limits: Limits,
     progress: Progress,
-    modalities: Collection[str] = BOTH,
+    modalities: Collection[str] = ALL_MODALITIES,
 ) -> dict[str, Surveyed]:
     """Survey every file of a listing, and return the results by path. New results are appended to `notes` at once, so
     that a kill loses nothing.

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from shards.datasets.dataset import Dataset, Role, Split, make_dataset
 from shards.datasets.files import Files, unlisted
 from shards.reject import Kind, Reject
-from shards.settings import BOTH
+from shards.settings import ALL_MODALITIES
 from shards.sources.source import SOUND_SUFFIXES, Source
 
 
@@ -85,7 +85,7 @@ def read_segments(name: str, files: Files, segments: Iterable[Segment | Reject])
     used = {source.path for source in sources.values()}
     rejects += [*unlisted(files, used, _stem), *files.rejects]
     sound_only = any(PurePosixPath(file).suffix.lower() in SOUND_SUFFIXES for file in used)
-    modalities = ("audio",) if sound_only else BOTH
+    modalities = ("audio",) if sound_only else ALL_MODALITIES
     return make_dataset(name, modalities, files.root, sources.values(), rejects, [Split("1", roles)])
 
 

@@ -1,7 +1,6 @@
 """The known layouts, by name."""
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from shards.datasets.dataset import Dataset
@@ -15,19 +14,25 @@ from shards.layouts.kinetics import read_kinetics
 from shards.layouts.manifest import read_split_manifest
 from shards.layouts.ucf101 import read_ucf101
 from shards.layouts.vggsound import read_vggsound
+from shards.registry import Registry
 
-LAYOUTS: Mapping[str, Callable[[Path], Dataset]] = {
-    "ucf101": read_ucf101,
-    "hmdb51": read_hmdb51,
-    "esc50": read_esc50,
-    "esc10": read_esc10,
-    "dcase2014": read_dcase2014,
-    "kinetics": read_kinetics,
-    "audioset": read_audioset,
-    "vggsound": read_vggsound,
-    "folder": read_folder,
-    "manifest": read_split_manifest,
-}
+LAYOUTS: Registry[Callable[[Path], Dataset]] = Registry(
+    "layout",
+    "xdc.layouts",
+    {
+        "ucf101": read_ucf101,
+        "hmdb51": read_hmdb51,
+        "esc50": read_esc50,
+        "esc10": read_esc10,
+        "dcase2014": read_dcase2014,
+        "kinetics": read_kinetics,
+        "audioset": read_audioset,
+        "vggsound": read_vggsound,
+        "folder": read_folder,
+        "manifest": read_split_manifest,
+    },
+    of=Callable,
+)
 
 
 def read_dataset(layout: str, root: Path) -> Dataset:
@@ -36,17 +41,9 @@ def read_dataset(layout: str, root: Path) -> Dataset:
     Raises:
         ConfigError: there is no such layout, nothing at `root`, or `root` has another layout.
     """
-    check_layout(layout)
+    LAYOUTS.check(layout)
     if not root.exists():
         raise ConfigError(f"{root} does not exist. Give the data set in the layout {layout}.")
     if layout != "manifest" and not root.is_dir():
         raise ConfigError(f"{root} is not a folder. The layout {layout} needs the data set's folder.")
-    return LAYOUTS[layout](root)
-
-
-def check_layout(name: str) -> None:
-    """Raise ConfigError if there is no layout of this name; the text names the most similar one and lists all."""
-    if name not in LAYOUTS:
-        near = difflib.get_close_matches(name, LAYOUTS, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"the layout {name!r} is unknown.{hint} There are: {', '.join(LAYOUTS)}.")
+    return LAYOUTS.find(layout)(root)

@@ -12,7 +12,7 @@ from av.container import InputContainer
 from shards.errors import MediaError
 from shards.media.container import choose_streams, decode_from, open_media, origin_of, packets_of, playable
 from shards.media.timing import frame_s, tick_of
-from shards.settings import BOTH
+from shards.settings import ALL_MODALITIES
 
 # Sound without a duration in its header: FFmpeg estimates it from the first bit rate, or takes the last timestamp,
 # which covers a third of a second; in MPEG-PS the same holds for pictures.
@@ -141,7 +141,7 @@ def _fps(video: av.VideoStream) -> float:
     return guess if video.time_base and rate * float(video.time_base) >= 1 and 0 < guess < rate else rate
 
 
-def probe(path: Path, modalities: Collection[str] = BOTH) -> Probe:
+def probe(path: Path, modalities: Collection[str] = ALL_MODALITIES) -> Probe:
     """Read a file's headers and packets, for the streams of `modalities`.
 
     Only one kind of file is decoded: sound alone (of at most an hour) whose packets have no durations.

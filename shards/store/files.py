@@ -25,6 +25,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
+    """Flush a file or directory to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,8 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.cli.inspecting.status import read_status
+from tests.runs import MakeRun
 from xdc_core.config.load import load_config
-from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
 
 COMMANDS = ("init", "digits", "run", "round", "stage", "status", "report", "eval", "compare", "verify", "doctor")
 

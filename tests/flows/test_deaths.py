@@ -136,7 +136,7 @@ def test_what_a_machine_left_running_when_it_died_is_found_and_repaired_and_what
     with asking(prefect):
         found = [row for row in flow_runs(repair=False, dead=[]) if str(half_done.root) in row["text"]]
     assert [row["state"] for row in found] == ["dead"] * 2, "the flow xdc, and that of its round"
-    assert all("is gone. To tell Prefect: xdc doctor --repair" in row["text"] for row in found)
+    assert all("is gone. To mark it as Crashed: xdc doctor --repair" in row["text"] for row in found)
     assert prefect.state(flow_run) == "Running"
     repaired = prefect.xdc("doctor", "--repair")
     assert f"To go on: prefect flow-run retry {flow_run}" in in_one_line(repaired)
@@ -195,11 +195,11 @@ def test_the_server_notices_a_dead_machine_by_itself_while_of_two_runs_at_once_o
     assert created.returncode == 0, created.stdout + created.stderr
 
     worker = prefect.start_worker()
-    zombie = prefect.submit("xdc-round/local", run=str(half_done.root), round=0)
-    wait_for_training(prefect, half_done, zombie)
+    dead = prefect.submit("xdc-round/local", run=str(half_done.root), round=0)
+    wait_for_training(prefect, half_done, dead)
     worker.kill()
-    kill(prefect.engine_of(zombie))
-    wait_until_gone(prefect, zombie)
+    kill(prefect.engine_of(dead))
+    wait_until_gone(prefect, dead)
 
     worker = prefect.start_worker()
     both = [prefect.submit("xdc/local", run=str(half_done.root)) for _ in range(2)]
@@ -212,6 +212,6 @@ def test_the_server_notices_a_dead_machine_by_itself_while_of_two_runs_at_once_o
     assert states.count("Cached") == len(states) - 1
     for flow_run in both:
         wait_until_gone(prefect, flow_run)
-    wait_for("the server to notice", lambda: prefect.state(zombie) == "Crashed", 180, every=1)
+    wait_for("the server to notice", lambda: prefect.state(dead) == "Crashed", 180, every=1)
     assert {prefect.state(flow_run) for flow_run in both} == {"Completed"}
     prefect.stop(worker)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,30 +9,24 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.cli.running import evaluate as evaluations
-from flows.runners import scheduler as crew
-from flows.runners.forked import Children
 from shards.errors import ConfigError
-from xdc_core.config.load import ASKED, FILE_NAME
+from tests.runs import MakeRun
+from xdc_core.config.load import EVALUATIONS_FILE, FILE_NAME
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
-MakeRun = Callable[..., Run]
 
-
-def xdc(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str]:
-    """A command ends the fork servers when it is done; so every call gets its own."""
-    own = Children()
-    for module in (evaluations, crew):
-        monkeypatch.setattr(module, "CHILDREN", own)
+def xdc(*arguments: object) -> tuple[int, str]:
+    """Exit code and output of a command, in this process."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, result.output
 
 
-def test_what_is_asked_for_is_done_kept_and_reused(copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_for_is_done_kept_and_reused(copy_run: MakeRun) -> None:
     run = copy_run()
     asked = ("eval", run.root, "--protocol", "fc", "--modality", "audio", "--label", "label_speaker")
-    code, shown = xdc(monkeypatch, *asked)
+    code, shown = xdc(*asked)
     assert code == 0, shown
     assert "corpus label_speaker fc audio" in shown
     path = run.root / "rounds" / "001" / "evaluations" / "corpus-audio-fc-label_speaker" / "results.json"
@@ -42,13 +35,13 @@ def test_what_is_asked_for_is_done_kept_and_reused(copy_run: MakeRun, monkeypatc
     assert f"{100 * value:.1f}" in shown
     assert set(open_run(run.root).config.evaluate) == {"corpus-audio-fc-label_speaker"}
     # By name, or all of them: the same, reused.
-    assert xdc(monkeypatch, "eval", run.root)[0] == 0
-    code, shown = xdc(monkeypatch, "eval", run.root, "--only", "corpus-audio-fc-label_speaker", "--json")
+    assert xdc("eval", run.root)[0] == 0
+    code, shown = xdc("eval", run.root, "--only", "corpus-audio-fc-label_speaker", "--json")
     assert code == 0
     assert path.stat().st_mtime_ns == before
     # The untrained encoder stands beside it as scratch.
-    assert xdc(monkeypatch, "eval", run.root, "--round", 0)[0] == 0
-    code, shown = xdc(monkeypatch, "eval", run.root, "--table")
+    assert xdc("eval", run.root, "--round", 0)[0] == 0
+    code, shown = xdc("eval", run.root, "--table")
     assert code == 0
     rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["scratch", f"xdc, {run.root.name}, round 1"]
@@ -56,7 +49,7 @@ def test_what_is_asked_for_is_done_kept_and_reused(copy_run: MakeRun, monkeypatc
     # With other settings the numbers are those of an encoder that is no more.
     file = run.root / FILE_NAME
     file.write_text(re.sub(r"(?m)^  lr: .*", "  lr: 0.5", file.read_text()))
-    code, shown = xdc(monkeypatch, "eval", run.root, "--table")
+    code, shown = xdc("eval", run.root, "--table")
     (now,) = [line for line in shown.splitlines() if "round 1" in line]
     assert code == 0
     assert "(stale)" in now
@@ -84,7 +77,7 @@ def test_given_weights_are_evaluated_without_a_corpus(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     weights = worked_run.directory(Node("train", "video", 0)) / "encoder.safetensors"
-    code, shown = xdc(monkeypatch, "init", "run", "--preset", "tiny", "--init", weights)
+    code, shown = xdc("init", "run", "--preset", "tiny", "--init", weights)
     assert code == 0, shown
     (tmp_path / "set").mkdir()
     for number, line in enumerate(digits.read_text().splitlines()[1:13]):
@@ -93,7 +86,7 @@ def test_given_weights_are_evaluated_without_a_corpus(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.mp4").symlink_to(source.resolve())
     asked = ("--data", "folder", "--root", "set", "--modality", "video", "--protocol", "knn", "--views", 2)
-    code, shown = xdc(monkeypatch, "eval", "run", *asked)
+    code, shown = xdc("eval", "run", *asked)
     assert code == 0, shown
     assert "given encoder.safetensors" in shown
     facts = json.loads((tmp_path / "run/rounds/000/evaluations/folder-video-knn/results.json").read_text())
@@ -104,7 +97,7 @@ def test_given_weights_are_evaluated_without_a_corpus(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--protocol", "svn", "--modality", "audio"), "'svn' is not allowed"),
+        (("--protocol", "svn", "--modality", "audio"), "'svn' is unknown. Did you mean 'svm'?"),
         (("--protocol", "fc"), "modality must be video or audio"),
         (("--protocol", "fc", "--data", "esc10", "--modality", "audio"), "also needs --root"),
         (("--only", "nothing"), "has no evaluation 'nothing'. There are: none"),
@@ -114,22 +107,20 @@ def test_given_weights_are_evaluated_without_a_corpus(
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_and_leaves_nothing(
-    copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], message: str
+    copy_run: MakeRun, arguments: tuple[object, ...], message: str
 ) -> None:
     run = copy_run()
-    code, shown = xdc(monkeypatch, "eval", run.root, *arguments)
+    code, shown = xdc("eval", run.root, *arguments)
     assert code == 2
     assert message in shown
     assert "Traceback" not in shown
-    assert not (run.root / ASKED).exists() or "--round" in arguments
+    assert not (run.root / EVALUATIONS_FILE).exists() or "--round" in arguments
 
 
-def test_a_failed_evaluation_says_why_and_the_others_are_done(
-    copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_evaluation_says_why_and_the_others_are_done(copy_run: MakeRun) -> None:
     good = {"protocol": "knn", "modality": "video", "label": "label_speaker"}
     run = copy_run(evaluate={"bad": good | {"label": "label_colour"}, "good": good})
-    code, shown = xdc(monkeypatch, "eval", run.root)
+    code, shown = xdc("eval", run.root)
     assert code == 1
     assert "1 of 2 evaluations failed" in shown
     assert "no label column 'label_colour'" in shown
@@ -147,7 +138,7 @@ def test_a_run_whose_newest_encoder_is_stale_is_evaluated_at_the_last_that_is_no
 
 def test_the_file_of_asked_evaluations_has_no_other_settings(copy_run: MakeRun) -> None:
     run = copy_run()
-    (run.root / ASKED).write_text("train: {lr: 3}\n")
+    (run.root / EVALUATIONS_FILE).write_text("train: {lr: 3}\n")
     with pytest.raises(ConfigError, match="'train' has no place here"):
         open_run(run.root)
 
@@ -188,11 +179,9 @@ def test_the_paper_has_no_row_where_it_has_no_number() -> None:
 
 
 @pytest.mark.slow
-def test_a_small_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_study_from_the_command_line(tmp_path: Path) -> None:
     from flows.cli.running import compare
 
-    monkeypatch.setattr(compare, "CHILDREN", own := Children())
-    monkeypatch.setattr(crew, "CHILDREN", own)
     root = tmp_path / "study"
     options = ["--contenders", "xdc,supervised", "--seeds", "1", "--rounds", "1", "--change", "train.clips=64"]
     root.mkdir()
@@ -220,8 +209,6 @@ def test_a_small_study_from_the_command_line(tmp_path: Path, monkeypatch: pytest
     assert {path.name for path in root.iterdir()} == {
         *("study.yaml", "study.json", "table.md", "figure.svg", "results.parquet", "digits", "corpora", "runs")
     }
-    monkeypatch.setattr(compare, "CHILDREN", again := Children())
-    monkeypatch.setattr(crew, "CHILDREN", again)
     before = (root / "results.parquet").read_bytes()
     assert CliRunner().invoke(app, ["compare", str(root)]).exit_code == 0
     assert (root / "results.parquet").read_bytes() == before

@@ -5,15 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prefect.states import Failed
+from prefect.states import Failed, State
 
-from flows.orchestration import failure, xdc, xdc_round
-from flows.orchestration import server as temporary_server
-from flows.orchestration.xdc_round import run_nodes
+from flows.orchestration import failure, tasks, xdc
+from flows.orchestration.tasks import run_nodes
+from flows.server import temporary as temporary_server
+from tests.runs import MakeRun
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
 
 
 @pytest.fixture
@@ -21,8 +19,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts of artifacts that would be published."""
     texts: list[str] = []
     monkeypatch.setattr(failure, "create_markdown_artifact", lambda text, key, about: texts.append(text))
-    for flow in (xdc, xdc_round):
-        monkeypatch.setattr(flow, "sign", lambda: None)
+    for flow in (xdc, tasks):
+        monkeypatch.setattr(flow, "record_process", lambda: None)
         monkeypatch.setattr(flow, "outlive_reader", lambda: None)
     return texts
 
@@ -34,7 +32,7 @@ def test_an_error_before_the_first_stage_begins_is_published(
         def warm_up(self) -> None:
             raise OSError("Too many open files")
 
-    monkeypatch.setattr(xdc_round, "CHILDREN", NoServers())
+    monkeypatch.setattr(tasks, "CHILDREN", NoServers())
     node = Node("init", "video")
     with pytest.raises(OSError, match="Too many open files"):
         run_nodes(make_run(), [node], False, lambda: ["the command"])
@@ -46,7 +44,10 @@ def test_an_error_before_the_first_stage_begins_is_published(
 def test_a_failed_round_is_published_by_its_own_flow_run_alone(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, published: list[str]
 ) -> None:
-    monkeypatch.setattr(xdc, "xdc_round", lambda *_, return_state: Failed(message="train.video failed"))
+    def failing(*_: object) -> Callable[..., State]:
+        return lambda run, number, return_state: Failed(message="train.video failed")
+
+    monkeypatch.setattr(xdc, "round_flow", failing)
     state = xdc.xdc.fn(str(make_run().root))
     assert (state.is_failed(), state.message) == (True, "round 0: train.video failed")
     assert published == []

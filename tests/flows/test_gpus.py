@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from flows.cli.machine import gpus
-from xdc_core.clustering import kmeans_check
-from xdc_core.clustering.kmeans_check import KmeansCheck
-from xdc_core.compute import device
+from xdc_core.compute import device, kmeans_check
 from xdc_core.compute.device import choose_device
+from xdc_core.compute.kmeans_check import KmeansCheck
 from xdc_core.config.load import parse_config
 
 OLD = "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver by ..."

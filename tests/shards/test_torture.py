@@ -14,7 +14,7 @@ from shards.corpus.index import read_whole_index
 from shards.corpus.reader import ClipReader
 from shards.corpus.stage import shard
 from shards.media.decode import decode_frames, decode_sound
-from shards.settings import BOTH, CorpusSettings
+from shards.settings import ALL_MODALITIES, CorpusSettings
 from tests.places import DATA, needs
 from tests.shards.mutants import NO_REASON
 from tests.shards.packet_reader import last_packets_end
@@ -86,7 +86,7 @@ def test_every_second_is_in_a_clip_or_in_a_reject(corpora: dict[str, Path], kind
     rejects = pq.read_table(corpora[kind] / "rejects.parquet").to_pylist()
     found = [Span(row["source"], row["start_s"], row["start_s"] + row["duration_s"]) for row in rows]
     found += [Span(row["source"], row["start_s"], row["end_s"]) for row in rejects if row["end_s"] is not None]
-    kinds = {"video": ("video",), "audio": ("audio",), "both": BOTH}[kind]
+    kinds = {"video": ("video",), "audio": ("audio",), "both": ALL_MODALITIES}[kind]
     names = {row["path"] for row in pq.read_table(corpora[kind] / "sources.parquet").to_pylist()}
     asked = [Span(name, 0.0, last_packets_end(FILES / name, kinds)) for name in sorted(names)]
     assert list(uncovered(asked, found, slack_s(FPS))) == []
@@ -158,7 +158,7 @@ def test_no_reason_is_an_exception_or_a_dead_process(corpora: dict[str, Path], k
 
 @pytest.mark.parametrize("kind", ["video", "audio", "both"])
 def test_every_clip_plays_in_full(corpora: dict[str, Path], kind: str) -> None:
-    modalities = BOTH if kind == "both" else (kind,)
+    modalities = ALL_MODALITIES if kind == "both" else (kind,)
     silent = {name for name, verdict in expected() if isinstance(verdict.sound, Sound) and verdict.sound.silent}
     rows = found_in(corpora[kind])[0]
     assert len(rows) > 10

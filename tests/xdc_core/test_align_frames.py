@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xdc_core.data.logmel import align_frames, log_mel, span_frames
+from xdc_core.modalities.logmel import align_frames, log_mel, span_frames
 
 
 def ramp(frames: int, mels: int = 3) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from shards.errors import ConfigError
 from xdc_core.encoders.batch_norm import calibrate_batch_norm
-from xdc_core.encoders.build import ENCODERS, build_encoder
+from xdc_core.encoders.build import build_encoder
+from xdc_core.encoders.registry import ENCODERS
 
 TINY = ["r2plus1d_tiny", "audio_resnet_tiny"]
 SHAPES = {"video": (3, 6, 32, 32), "audio": (1, 100, 40)}
@@ -26,7 +27,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 def test_the_table_is_read_without_loading_torch() -> None:
     code = (
-        "import sys; from xdc_core.encoders.build import ENCODERS; "
+        "import sys; from xdc_core.encoders.registry import ENCODERS; "
         "print([(s.name, s.modality, s.width) for s in ENCODERS.values()]); print('torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -12,7 +12,7 @@ from shards.errors import ConfigError
 from shards.progress import silent
 from tests.runs import MakeRun
 from xdc_core.clustering.kmeans import kmeans
-from xdc_core.clustering.kmeans_check import FaissGpus
+from xdc_core.compute.kmeans_check import FaissGpus
 from xdc_core.config.schema import ClusterSettings
 from xdc_core.data.features import write_features
 from xdc_core.graph.run_stage import run_stage

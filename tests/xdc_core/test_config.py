@@ -75,7 +75,6 @@ def test_all_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("values", "where", "allowed"),
     [
-        ({"method": "abc"}, "method: 'abc'", "'sdc', 'mdc', 'cdc', 'xdc' or 'supervised'"),
         ({"rounds": 1000}, "rounds: 1000", "less than or equal to 999"),
         ({"rounds": 1.5}, "rounds: 1.5", "integer"),
         ({"train": {"schedule": "cosin"}}, "train.schedule: 'cosin'", "'constant', 'cosine' or 'step'"),
@@ -157,6 +156,11 @@ def test_whitening_without_pca_is_refused_with_both_ways_out() -> None:
     assert parse_config({"cluster": {"pca": None, "whiten": False}}, "x").cluster.pca is None
 
 
+def test_an_unknown_method_is_told_the_nearest_and_all() -> None:
+    wanted = "method: the method 'xcd' is unknown. Did you mean 'xdc'? There are: sdc, mdc, cdc, xdc, supervised."
+    assert wanted in refusal({"method": "xcd"})
+
+
 @pytest.mark.parametrize(("method", "missing"), [("xdc", "video"), ("mdc", "video"), ("cdc", "joint")])
 def test_every_label_source_of_the_method_needs_a_k(method: str, missing: str) -> None:
     values = {"method": method, "cluster": {"k": {"audio": 4}}}
@@ -164,12 +168,31 @@ def test_every_label_source_of_the_method_needs_a_k(method: str, missing: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("r2plus1d-18", "Did you mean 'r2plus1d_18'?"), ("audio_resnet_18", ""), ("x", "")]
+    ("name", "why"),
+    [
+        ("r2plus1d-18", "is unknown. Did you mean 'r2plus1d_18'? Allowed"),
+        ("audio_resnet_18", "is for audio, not for video. Allowed"),
+        ("x", "is unknown. Allowed"),
+    ],
 )
-def test_an_unknown_video_encoder_lists_those_for_video(name: str, hint: str) -> None:
+def test_an_encoder_that_is_none_for_video_lists_those_for_video(name: str, why: str) -> None:
     text = refusal({"video": {"encoder": name}})
-    assert f"video.encoder: {name!r} is unknown. {hint}" in text
-    assert text.endswith("Allowed: r2plus1d_18, torchvision_r2plus1d_18, r2plus1d_tiny.")
+    assert f"video.encoder: {name!r} {why}: r2plus1d_18, torchvision_r2plus1d_18, r2plus1d_tiny, or package." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_package.encoders:small", "there is no module no_such_package.encoders"),
+        ("xdc_core.no_such_module:small", "there is no module xdc_core.no_such_module"),
+        ("not a module:small", "is not of the form package.module:function"),
+        ("xdc_core.encoders.build:", "is not of the form package.module:function"),
+    ],
+)
+def test_a_function_that_cannot_be_an_encoder_is_refused_before_anything_is_imported(name: str, why: str) -> None:
+    text = refusal({"audio": {"encoder": name}})
+    assert f"audio.encoder: the encoder {name!r}" in text
+    assert why in text
 
 
 @pytest.mark.parametrize(

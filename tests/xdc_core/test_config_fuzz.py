@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ConfigError
-from xdc_core.config.load import ASKED, FILE_NAME, load_config, parse_config
+from xdc_core.config.load import EVALUATIONS_FILE, FILE_NAME, load_config, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
 
@@ -33,7 +33,7 @@ def loads_or_says_why(content: bytes, asked: bytes | None = None) -> None:
         path = Path(folder) / FILE_NAME
         path.write_bytes(content)
         if asked is not None:
-            path.with_name(ASKED).write_bytes(asked)
+            path.with_name(EVALUATIONS_FILE).write_bytes(asked)
         config, refusal = None, ""
         try:
             config = load_config(path)
@@ -96,7 +96,7 @@ def test_texts_that_yaml_itself_stumbles_over(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE_NAME
         path.write_text(text)
-        path.with_name(ASKED).write_text("evaluate: {}")
+        path.with_name(EVALUATIONS_FILE).write_text("evaluate: {}")
         with pytest.raises(ConfigError) as caught:
             load_config(path)
         assert len(str(caught.value)) < 5000

@@ -17,13 +17,13 @@ from shards.store.commit import partial_directory
 from tests.runs import MakeRun
 from xdc_core.config.load import parse_config
 from xdc_core.data.features import read_features
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.file import load_encoder
 from xdc_core.evaluation.recordings import read_recordings
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes, evaluation_nodes
 from xdc_core.graph.state import node_state
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -224,16 +224,14 @@ def test_what_lists_name_and_cannot_be_used_is_counted_in_a_warning(copy_run: Ma
     assert "1 recordings: named by the lists, but without a label" in warnings
 
 
-def test_a_data_set_that_nobody_has_divided_is_divided_by_lot_and_says_so(copy_run: MakeRun, manifest: Path) -> None:
+def test_a_data_set_that_has_no_splits_is_divided_at_random_and_says_so(copy_run: MakeRun, manifest: Path) -> None:
     with_columns(manifest, "path,label", lambda n, path, label: [path, label])
     facts = do(evaluated(copy_run, manifest, "audio", "knn"))
     (trial,) = facts["trials"]
     assert (trial["split"], trial["train"] + trial["test"]) == ("all", 48)
     assert 8 <= trial["test"] <= 11
-    assert (
-        f"nothing says which recordings are for testing: {trial['test']} of 48, by lot, of every class"
-        in facts["warnings"]
-    )
+    held_out = f"{trial['test']} of 48 recordings were held out at random, stratified by class"
+    assert f"No test split is given: {held_out}." in facts["warnings"]
 
 
 def test_a_validation_part_stands_for_a_test_part_that_is_not_there(copy_run: MakeRun, manifest: Path) -> None:

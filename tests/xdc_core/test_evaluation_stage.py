@@ -341,9 +341,8 @@ def test_a_corpus_that_nobody_has_divided_is_divided_by_lot_and_says_so(copy_run
     tested = found.part(split, "test")
     assert set(found.labels[tested]) == set(range(len(found.classes)))
     assert len(tested) + len(found.part(split, "train")) == 48
-    assert (
-        found.notes[0] == f"nothing says which recordings are for testing: {len(tested)} of 48, by lot, of every class"
-    )
+    held_out = f"{len(tested)} of 48 recordings were held out at random, stratified by class"
+    assert found.notes[0] == f"No test split is given: {held_out}."
     again = read_recordings(run, evaluation(protocol="svm"), 0)
     assert (again.splits[split] == found.splits[split]).all()
 

@@ -19,17 +19,17 @@ from shards.progress import silent
 from shards.store.parquet import write_parquet
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
-from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
+from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import STAGES, all_nodes
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.extract import extract
-from xdc_core.training.targets import read_assignment
+from xdc_core.training.targets import read_targets
 
 BOTH = pytest.mark.parametrize("modality", ["video", "audio"])
 
@@ -62,10 +62,10 @@ def test_a_feature_is_that_of_the_clip_encoded_alone(worked_run: Run, modality: 
     views = ClipViews(worked_run.corpus, rows, MODALITIES[modality], config)
     keys, features = features_in(worked_run.directory(Node("extract", modality, 0)), worked_run)
     for number in (47, 0, 16, 31, 5, 22):
-        _, view, _ = views[number, None]
+        _, view, _ = views[ClipItem(number)]
         assert view is not None
         with torch.inference_mode():
-            alone = encoder(MODALITIES[modality].normalise(view[None], config))[0].numpy()
+            alone = encoder(MODALITIES[modality].normalise(view, config))[0].numpy()
         np.testing.assert_allclose(features[keys.index(rows.keys[number].as_py())], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -309,7 +309,7 @@ def test_clips_that_do_not_decode_are_rejects_and_all_later_stages_go_on(damaged
     assert labelled == keys
     # A clip without a picture has a label from its sound, and yet video cannot learn from it; nor the other way round.
     for modality in ("video", "audio"):
-        task = read_assignment(run, Node("train", modality, 0))
+        task = read_targets(run, Node("train", modality, 0))
         drawn = {everything[row] for row in task.draws}
         assert drawn <= set(everything) - pictures - {sound}
         assert len(drawn) == 30

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.processes import alive, wait_for
-from xdc_core.clustering import kmeans_check
-from xdc_core.clustering.kmeans_check import KmeansCheck, faiss_gpus, kmeans_tried
+from xdc_core.compute import kmeans_check
+from xdc_core.compute.kmeans_check import KmeansCheck, faiss_gpus, kmeans_tried
 
 ABORTED = "Faiss assertion 'err__ == cudaSuccess' failed: CUDA error 209 no kernel image is available\n"
 
@@ -89,7 +89,7 @@ def test_the_trial_ends_when_who_has_started_it_is_killed(tmp_path: Path) -> Non
         f"import os, pathlib, time\npathlib.Path({str(started)!r}).write_text(f'{{os.getpid()}} ')\ntime.sleep(600)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{kmeans_check.ROOT}"}
-    code = "from xdc_core.clustering.kmeans_check import kmeans_tried; kmeans_tried(gpu=False)"
+    code = "from xdc_core.compute.kmeans_check import kmeans_tried; kmeans_tried(gpu=False)"
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     try:
         wait_for("the trial", lambda: started.exists() and started.read_text().endswith(" "), 60)

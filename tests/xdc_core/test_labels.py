@@ -12,8 +12,9 @@ from shards.errors import StageError
 from shards.progress import silent
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
-from xdc_core.clustering.assign import read_centroids
+from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
+from xdc_core.clustering.registry import KMEANS
 from xdc_core.data.features import source_part
 from xdc_core.data.labels import read_labels
 from xdc_core.graph.run_stage import run_stage
@@ -40,7 +41,7 @@ def test_labels_are_the_nearest_centroids_and_distances_are_euclidean(
     worked_run: Run, source: str, number: int
 ) -> None:
     clusters = worked_run.directory(Node("cluster", source, number))
-    centroids = read_centroids(clusters).astype(np.float64)
+    centroids = read_model(clusters, KMEANS)["centroids"].astype(np.float64)
     for shard in shard_names(worked_run.corpus):
         _, parts = source_part(worked_run, number, source, shard)
         points = load_preprocess(clusters / "preprocess.npz")(parts).astype(np.float64)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from xdc_core.config.schema import TrainSettings
-from xdc_core.data.modality import MODALITIES
 from xdc_core.encoders.build import build_encoder
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
-from xdc_core.training.learner import Learner, head_weights, make_learner
+from xdc_core.training.learner import Learner, head_weights, make_learner, step_settings
 from xdc_core.training.onednn import avoid_small_strided_convolutions
-from xdc_core.training.process_rank import Place
+from xdc_core.training.optimiser import make_optimizer
+from xdc_core.training.process_rank import ProcessRank
 
 BATCH = 8
 SHAPES = {"video": (BATCH, 3, 6, 32, 32), "audio": (BATCH, 1, 100, 40)}
@@ -35,9 +36,16 @@ def one_thread() -> Iterator[None]:
 def learner(modality: str = "audio", sources: tuple[str, ...] = ("video",), **settings: Any) -> Learner:
     """Always the same model; plain gradient descent, so that what a step changes is rate times gradient."""
     model = EncoderWithHeads(build_encoder(ENCODERS[modality], 0), dict.fromkeys(sources, 4), 0.1, 0)
-    plain = {"momentum": 0.0, "weight_decay": 0.0} | settings
+    given = TrainSettings.model_validate({"momentum": 0.0, "weight_decay": 0.0} | settings)
+    weights = head_weights(sources, modality, given.own_head_weight)
     return make_learner(
-        model, MODALITIES[modality], TrainSettings.model_validate(plain), torch.device("cpu"), Place(0, 1)
+        model,
+        MODALITIES[modality],
+        step_settings(given),
+        torch.device("cpu"),
+        ProcessRank(0, 1),
+        weights,
+        lambda made: make_optimizer(made, given),
     )
 
 
@@ -112,6 +120,11 @@ def test_a_single_head_is_not_weighted_whosever_clusters_it_learns() -> None:
     assert head_weights(("video",), "audio", 3.0) == {"video": 1.0}
     assert head_weights(("joint",), "audio", 3.0) == {"joint": 1.0}
     assert head_weights(("video", "audio"), "video", 3.0) == {"video": 3.0, "audio": 1.0}
+
+
+def test_the_heads_for_other_modalities_have_the_mean_of_their_losses() -> None:
+    assert head_weights(("video", "third"), "audio", 3.0) == {"video": 0.5, "third": 0.5}
+    assert head_weights(("audio", "video", "third"), "audio", 3.0) == {"audio": 3.0, "video": 0.5, "third": 0.5}
 
 
 # --- how it is computed ------------------------------------------------------------------------------------------

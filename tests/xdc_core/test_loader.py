@@ -14,14 +14,13 @@ from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.warm import STAGE, WarmProcess, warm
 from xdc_core.data import loader
-from xdc_core.data.clips import ClipRows, ClipViews, ShardRows
+from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features
-from xdc_core.data.loader import start_method
-from xdc_core.data.modality import MODALITIES
+from xdc_core.data.loader import batches_by_shard, load_views, start_method
 from xdc_core.graph.run_stage import run_stage
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.stages.embed import PlacedViews
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers in their own way")
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -75,17 +74,58 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
     corpus, config = worked_run.corpus, worked_run.config
     shards, modality = shard_names(corpus), MODALITIES["audio"]
     rows, apart = ClipRows(corpus, shards, "flac"), ShardRows(corpus, dict.fromkeys(shards, 16), "flac")
-    asked: list[tuple[ClipViews, int]] = [
-        (ClipViews(corpus, rows, modality, config), 40),
-        (ClipViews(corpus, apart, modality, config), 40),
-        (PlacedViews(corpus, rows, modality, config, [[0, 2]] * 48), 40),
-    ]
-    for views, number in asked:
-        before = views[number, None][1]
-        assert before is not None
-        again = pickle.loads(pickle.dumps(views))
-        assert again._reader is None
-        assert torch.equal(again[number, None][1], before)
+    for source in (rows, apart):
+        for item in (ClipItem(40), ClipItem(40, seed=1), ClipItem(40, (0, 2))):
+            views = ClipViews(corpus, source, modality, config)
+            before = views[item][1]
+            assert before is not None
+            assert len(before) == len(item.starts)
+            again = pickle.loads(pickle.dumps(views))
+            assert again._reader is None
+            assert torch.equal(again[item][1], before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_batch_has_clips_of_two_shards_and_no_tar_stays_open(worked_run: Run, workers: int) -> None:
+    modality = MODALITIES["audio"]
+    rows = ShardRows(worked_run.corpus, dict.fromkeys(shard_names(worked_run.corpus), 16), "flac")
+    views = ClipViews(worked_run.corpus, rows, modality, worked_run.config)
+    batches = list(load_views(views, batches_by_shard(rows.spans, 10), workers, CPU))
+    assert [len(batch.rows) for batch in batches] == [10, 6] * 3
+    assert [row for batch in batches for row in batch.rows] == list(range(48))
+    assert all(batch.views is not None and len(batch.views) == len(batch.rows) for batch in batches)
+    still_open = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)]
+    assert not [path for path in still_open if path.endswith(".tar")]
+
+
+def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -> None:
+    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), "mp4")
+    views = ClipViews(worked_run.corpus, rows, MODALITIES["video"], worked_run.config)
+    items = [[ClipItem(3, (0, None, 2)), ClipItem(20)], [ClipItem(3, (start,)) for start in (0, None, 2)]]
+    together, apart = (batch.views for batch in load_views(views, items, 0, CPU))
+    assert together is not None
+    assert apart is not None
+    assert len(together) == 4
+    assert torch.equal(together[:3], apart)
+
+
+def test_loading_leaves_the_common_random_numbers_alone(worked_run: Run) -> None:
+    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), "flac")
+    views = ClipViews(worked_run.corpus, rows, MODALITIES["audio"], worked_run.config)
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    assert len(list(load_views(views, [[ClipItem(0, seed=4)]], 0, CPU))) == 1
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_workers_of_init_do_not_change_the_first_encoder(copy_run: MakeRun, worked_run: Run, modality: str) -> None:
+    node = Node("init", modality)
+    run = copy_run(extract={"workers": 2})
+    run_stage(run, node, force=True)
+    ours, theirs = (each.directory(node) / "encoder.safetensors" for each in (run, worked_run))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def stage_with_workers(run: Run, method: str) -> WarmProcess:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
-from xdc_core.data.logmel import LogMel, filter_bank, log_mel
+from xdc_core.modalities.logmel import LogMel, filter_bank, log_mel
 
 SECOND = np.arange(16000) / 16000
 

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from shards.corpus.index import read_index, shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
+from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
-from tests.xdc_core.stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
+from tests.xdc_core.stage_process import checkpointed_step, start, wait_for_checkpoint
 from xdc_core.compute.seed import derive_seed
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
@@ -27,8 +29,7 @@ from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.training.agent import AGENT
-from xdc_core.training.metrics import read_metrics
-from xdc_core.training.targets import read_assignment
+from xdc_core.training.targets import read_targets
 
 AUDIO = Node("train", "audio", 0)
 BATCH, STEPS = 16, 12
@@ -43,7 +44,7 @@ if "RANK" in os.environ:
 
     def noted(self, item):
         with open(os.path.join(os.environ["NOTES"], os.environ["RANK"]), "a") as file:
-            file.write(f"{item[0]} {item[1]}\\n")
+            file.write(f"{item.row} {item.seed}\\n")
         return look(self, item)
 
     ClipViews.__getitem__ = noted
@@ -100,7 +101,7 @@ def test_two_processes_learn_what_one_learns_step_by_step(
     position = {derive_seed(seed, n): n for n in range(STEPS * BATCH)}
     seen = {rank: [line.split() for line in (tmp_path / "notes" / rank).read_text().splitlines()] for rank in "01"}
     assert {len(items) for items in seen.values()} == {STEPS * BATCH // 2}
-    draws = read_assignment(two, node).draws
+    draws = read_targets(two, node).draws
     clips: dict[int, list[int]] = defaultdict(list)
     positions = []
     for items in seen.values():
@@ -118,6 +119,7 @@ def test_two_processes_learn_what_one_learns_step_by_step(
 
 def test_two_processes_share_every_batch(copy_run: MakeRun) -> None:
     run = copy_run(train_processes=2)
+    (run.root / "xdc.yaml").write_text("edited: since the stage began\n")  # The processes do not read it again.
     told: list[int] = []
     record = run_stage(run, AUDIO, progress=lambda done, total, note="": told.append(done))
     assert record.summary["steps"] == 8

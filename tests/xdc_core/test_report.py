@@ -23,6 +23,7 @@ from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
 from xdc_core.config.load import load_config
 from xdc_core.data.labels import read_labels
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.report.clips import write_examples
@@ -30,7 +31,6 @@ from xdc_core.report.gather import examples_of
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.report import report
-from xdc_core.training.metrics import read_metrics
 
 ROUNDS = pytest.mark.parametrize("number", [0, 1])
 SCRIPT = "<script>alert(1)</script>"

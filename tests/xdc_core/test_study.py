@@ -10,7 +10,7 @@ import pytest
 
 from shards.errors import ConfigError
 from tests.commits import commit_as_it_is
-from xdc_core.config.load import ASKED, load_config, parse_section
+from xdc_core.config.load import EVALUATIONS_FILE, load_config, parse_section
 from xdc_core.documents.results import Results, Trial, write_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run
@@ -67,7 +67,7 @@ def test_one_number_for_k_is_meant_for_all_label_sources(tmp_path: Path) -> None
 
 def test_an_evaluation_that_was_asked_for_leaves_a_cell_what_it_is(tmp_path: Path) -> None:
     (first, *_) = make_cells(study(seeds=1), tmp_path)
-    (first.run.root / ASKED).write_text("evaluate: {more: {protocol: knn, modality: audio}}\n")
+    (first.run.root / EVALUATIONS_FILE).write_text("evaluate: {more: {protocol: knn, modality: audio}}\n")
     assert "more" in open_run(first.run.root).config.evaluate
     assert make_cells(study(seeds=1), tmp_path)[0].run.config == first.run.config
 

@@ -10,12 +10,12 @@ import pytest
 from shards.errors import ConfigError
 from shards.store.commit import partial_directory
 from tests.runs import MakeRun
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.tracking.points import points
 from xdc_core.tracking.publish import publish
-from xdc_core.training.metrics import read_metrics
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""k-means, the assignment to centroids, and the agreement of two partitions."""
+"""Clustering algorithms, what is done to features before, and the agreement of two partitions."""

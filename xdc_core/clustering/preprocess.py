@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -10,10 +11,22 @@ import numpy as np
 from shards.errors import ConfigError, StageError
 from shards.store.checked_read import read_stored, remedy_of
 from shards.store.files import new_file
-from xdc_core.config.schema import ClusterSettings
 
 # Components with less than this share of the largest variance are rounding noise: whitening would blow them up.
 NOISE = 1e-6
+
+
+class PreprocessSettings(Protocol):
+    """Those of the settings of a clustering that say how features are prepared; see `ClusterSettings`."""
+
+    @property
+    def pca(self) -> int | None: ...
+    @property
+    def whiten(self) -> bool: ...
+    @property
+    def l2(self) -> bool: ...
+    @property
+    def joint_l2(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ def unit_length(points: np.ndarray) -> np.ndarray:
     return points / np.where(norms > 0, norms, 1)
 
 
-def fit_preprocess(parts: list[np.ndarray], settings: ClusterSettings) -> tuple[Preprocess, dict[str, object]]:
+def fit_preprocess(parts: list[np.ndarray], settings: PreprocessSettings) -> tuple[Preprocess, dict[str, object]]:
     """Fit PCA on a sample (float32 [clips, width], one a modality). Returns it and what was kept.
 
     PCA and whitening are faiss's, as in DeepCluster (eigen_power -0.5). Fewer components than asked for are kept

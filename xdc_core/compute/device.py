@@ -10,7 +10,7 @@ import torch
 from shards.errors import ConfigError
 
 if TYPE_CHECKING:
-    from xdc_core.config.schema import Config
+    from xdc_core.config.schema import RunsOn
 
 # CUDA's major version -> the oldest NVIDIA driver that runs programs built for it (CUDA's release notes).
 DRIVERS = {12: 525, 13: 580}
@@ -28,18 +28,19 @@ class Choice(NamedTuple):
         return f"{self.device} ({self.why})" if self.why else str(self.device)
 
 
-def choose_device(config: "Config") -> Choice:
+def choose_device(runs_on: "RunsOn", processes: str = "train.processes") -> Choice:
     """Choose the device of this process: the CPU, or of the GPUs that work the one at this process's local rank.
 
     A GPU counts if CUDA starts, if PyTorch was built for its architecture, and if it adds two numbers: this starts CUDA
     in this process, and makes the chosen GPU its current one. With `auto`, a GPU that cannot be used is passed over for
-    another one, or for the CPU, and a warning on stderr says why.
+    another one, or for the CPU, and a warning on stderr says why. `processes` is the setting that has the number of
+    training processes.
 
     Raises:
         ConfigError: cuda was asked for, and no GPU works; or this is one of several training processes, and fewer GPUs
             work than these need. Says why.
     """
-    wanted = config.runs_on.device
+    wanted = runs_on.device
     if wanted == "cpu":
         return Choice(torch.device("cpu"), "")
     rank, ranks = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -51,8 +52,8 @@ def choose_device(config: "Config") -> Choice:
         torch.cuda.set_device(choice.device)  # Else whatever names no GPU, as pinning memory does, would use GPU 0.
     elif ranks > 1 and found.there:  # Some processes on GPUs and others on the CPU could not train together.
         raise ConfigError(
-            f"training process {rank} (of train.processes, counted from 0) has no GPU of its own: {len(found.working)} "
-            f"of {found.there} GPUs work{f' ({why})' if why else ''}. Lower train.processes, or set runs_on.device to "
+            f"training process {rank} (of {processes}, counted from 0) has no GPU of its own: {len(found.working)} "
+            f"of {found.there} GPUs work{f' ({why})' if why else ''}. Lower {processes}, or set runs_on.device to "
             "cpu."
         )
     elif wanted == "cuda":

@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shards.section import NotHashed
-from xdc_core.config.section import LayoutName, Positive, Section
+from shards.section import NotHashed, Positive, Section, Since
+from xdc_core.config.protocols import ProtocolName
+from xdc_core.config.section import LayoutName
+from xdc_core.modalities.registry import ModalityName
 
 CORPUS = "corpus"
-Protocol = Literal["fc", "all", "svm", "knn", "retrieval", "clusters"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -17,7 +18,7 @@ class DatasetSettings(Section):
 
     layout: LayoutName = Field(description="how its files lie; see docs/evaluation.md")
     root: str = Field(description="where its files lie; relative to this file")
-    modality: Literal["video", "audio"] = Field(description="what is looked at; files need nothing else")
+    modality: ModalityName = Field(description="what is looked at; files need nothing else")
     clip_seconds: Positive = Field(10.0, description="longer recordings are stored in clips of this length")
     views: int = Field(10, ge=1, description="views of a recording, equally spaced; what is said of them is averaged")
     frames: int | None = Field(
@@ -38,18 +39,48 @@ class FinetuneSettings(Section):
     factor: float = Field(0.05, gt=0, le=1, description="what they are multiplied by then")
     weight_decay: float = Field(5e-3, ge=0, description="on all parameters")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
+    precision: Annotated[Literal["float32", "bfloat16"], Since("0.2.0")] = Field(
+        "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
+    )
+    channels_last: Annotated[bool, Since("0.2.0")] = Field(
+        False, description="the memory layout that GPUs convolve fastest; for GPUs"
+    )
+    processes: Annotated[int, Since("0.2.0")] = Field(
+        1, ge=1, description="processes (GPUs) that share every batch, joined by torchrun"
+    )
+    workers: Annotated[int, NotHashed()] = Field(
+        0,
+        ge=0,
+        description="decoding processes beside every training process. With any, as with several processes, each "
+        "random view has a seed of its own: other views than with 0 and 1, whatever the numbers",
+    )
+
+    @model_validator(mode="after")
+    def _batch_is_shared_out(self) -> "FinetuneSettings":
+        if self.batch % self.processes or self.batch < 2 * self.processes:
+            raise ValueError(
+                f"batch ({self.batch}) must be a multiple of processes ({self.processes}), and at least twice that: "
+                "every process gets the same number of clips, and batch norm needs two"
+            )
+        return self
+
+    @property
+    def seed_per_view(self) -> bool:
+        """Whether every random view has a seed of its own; else one generator draws all views of an epoch in turn."""
+        return self.workers > 0 or self.processes > 1
 
 
 class EvaluationSettings(Section):
     """One evaluation of the encoders that a round begins with (those of round 0 are untrained)."""
 
     data: str = Field(CORPUS, description="corpus (the run's own), or the name of one of datasets")
-    protocol: Protocol = Field(
+    protocol: ProtocolName = Field(
         description="fc: linear softmax head on frozen features; all: fine-tuning; svm: linear SVM on frozen features; "
-        "knn: nearest neighbours; retrieval: the other modality's clip; clusters: k-means against labels"
+        "knn: nearest neighbours; retrieval: a clip by another of its modalities; clusters: the run's clustering "
+        "against labels; or the probe of an installed package"
     )
-    modality: Literal["video", "audio"] | None = Field(
-        None, description="whose encoder; null: that of the data set (retrieval has both)"
+    modality: ModalityName | None = Field(
+        None, description="whose encoder; null: that of the data set (retrieval has all)"
     )
     when: Annotated[Literal["rounds", "end", "asked"], NotHashed()] = Field(
         "asked", description="part of every round, of the last look, or of none (then: xdc eval)"
@@ -72,7 +103,9 @@ class EvaluationSettings(Section):
     @model_validator(mode="after")
     def _fits(self) -> "EvaluationSettings":
         if self.data == CORPUS and self.modality is None and self.protocol != "retrieval":
-            raise ValueError("modality must be video or audio where data is corpus")
+            raise ValueError(
+                "modality must be set where data is corpus: video or audio, or another that the run learns"
+            )
         if self.protocol == "retrieval" and (self.data != CORPUS or self.modality is not None):
-            raise ValueError("retrieval needs clips with pictures and sound: data must be corpus, and modality null")
+            raise ValueError("retrieval needs every modality of a clip: data must be corpus, and modality null")
         return self

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from xdc_core.config.schema import LABEL_SOURCES
+from xdc_core.config.schema import Config, known_label_sources
+from xdc_core.modalities.registry import MODALITIES
 
 
 def nearest_hint(word: str, words: list[str]) -> str:
@@ -39,8 +40,10 @@ def explain_problem(problem: Any, whole: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"{name}: this key is missing."
     if problem["type"] == "extra_forbidden" or "[key]" in problem["loc"]:
+        if issubclass(whole, Config) and len(location) == 1 and location[0] in MODALITIES:
+            return f"{name}: this section is of a modality that the run does not learn: add {name} to modalities."
         section = _section_at(whole, location[:-1])
-        keys = list(section.model_fields) if section else list(LABEL_SOURCES)
+        keys = list(section.model_fields) if section else list(known_label_sources())
         return f"{name}: this key{nearest_hint(str(location[-1]), keys)} Keys here: {', '.join(keys)}."
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":

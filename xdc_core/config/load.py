@@ -1,5 +1,6 @@
 """Read a configuration from YAML: xdc.yaml, presets, and what was asked for beside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,10 @@ from pydantic import BaseModel, ValidationError
 from shards.command import command
 from shards.errors import ConfigError
 from xdc_core.config.explain import explain_problem, nearest_hint
+from xdc_core.config.model import config_model
 from xdc_core.config.schema import Config
+from xdc_core.encoders.registry import check_encoder
+from xdc_core.modalities.registry import BUILT_IN
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 
@@ -20,7 +24,7 @@ PRESETS = Path(__file__).parent / "presets"
 FILE_NAME = "xdc.yaml"
 
 
-ASKED = "evaluate.yaml"
+EVALUATIONS_FILE = "evaluate.yaml"
 
 
 # What PyYAML raises for a text that it cannot make sense of: its own error, and Python's for values such as 2001-99-99
@@ -33,8 +37,10 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load_preset(name: str) -> dict[str, Any]:
-    """The values that a preset sets; all else has its default.
+def load_preset(name: str, modalities: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the values that a preset sets; all else has its default.
+
+    Of `modalities`, those that the preset does not know get as many clusters as its largest label source.
 
     Raises:
         ConfigError: there is no such preset.
@@ -42,7 +48,10 @@ def load_preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         hint = nearest_hint(name, preset_names())
         raise ConfigError(f"the preset {name!r}{hint} There are: {', '.join(preset_names())}.")
-    return read_yaml(PRESETS / f"{name}.yaml")
+    values = read_yaml(PRESETS / f"{name}.yaml")
+    k = values["cluster"]["k"]
+    values["cluster"]["k"] = dict.fromkeys(modalities, max(k.values())) | k if modalities else k
+    return values
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -79,22 +88,19 @@ def parse_section(section: type[AnySection], values: dict[str, Any], where: str)
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
     """A run's whole configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
-    config = parse_section(Config, values, where)
-    from xdc_core.encoders.build import ENCODERS
-
-    for modality in ("video", "audio"):
-        name = getattr(config, modality).encoder
-        fitting = [spec.name for spec in ENCODERS.values() if spec.modality == modality]
-        if name not in fitting:
-            hint = nearest_hint(name, fitting)
-            raise ConfigError(f"{where}:\n  {modality}.encoder: {name!r}{hint} Allowed: {', '.join(fitting)}.")
+    config = parse_section(config_model(values), values, where)
+    for modality in dict.fromkeys((*BUILT_IN, *config.modalities)):
+        try:
+            check_encoder(getattr(config, modality).encoder, modality)
+        except ConfigError as error:
+            raise ConfigError(f"{where}:\n  {modality}.encoder: {error}") from None
     return config
 
 
 def load_config(path: Path) -> Config:
     """Read and check a run's xdc.yaml, and evaluate.yaml beside it: evaluations asked for on the command line."""
     values = read_yaml(path)
-    asked = path.with_name(ASKED)
+    asked = path.with_name(EVALUATIONS_FILE)
     if not asked.exists():
         return parse_config(values, str(path))
     for section, entries in read_yaml(asked).items():

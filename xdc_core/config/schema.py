@@ -1,91 +1,37 @@
 """The configuration of a run: one YAML file, every key of it described here."""
 
-import typing
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from shards.section import NotHashed, Since
+from shards.errors import ConfigError
+from shards.section import NotHashed, Positive, Section, Since, hashed_settings
 from shards.settings import CorpusSettings
+from xdc_core.clustering.clusterer import Clusterer
+from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
-from xdc_core.config.methods import clustered_sources
-from xdc_core.config.section import Positive, Section, known_layout
+from xdc_core.config.methods import JOINT, MethodName, clustered_sources, heads
+from xdc_core.config.section import known_layout
+from xdc_core.modalities.audio import AUDIO, AudioSettings
+from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
+from xdc_core.modalities.video import VIDEO, VideoSettings
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-LabelSource = Literal["video", "audio", "joint"]
-LABEL_SOURCES: tuple[str, ...] = typing.get_args(LabelSource)
 
 
-def _named_like_weights(path: str) -> str:
-    if Path(path).suffix not in (".safetensors", ".pth", ".pt"):
-        raise ValueError(
-            f"{path!r} is no file of weights. Allowed: .safetensors as xdc writes it, or .pth or .pt with a state dict"
-        )
-    return path
+def known_label_sources() -> tuple[str, ...]:
+    """Return the label sources that are clusters: every modality that is known, and "joint"."""
+    return (*MODALITIES, JOINT)
 
 
-WeightsPath = Annotated[str, AfterValidator(_named_like_weights)]
-WEIGHTS_NOTE = (
-    "start from these weights instead of random ones: a .safetensors of xdc, or a .pth or .pt with a state dict; "
-    "relative to this file. null: random"
-)
+def _known_label_source(name: str) -> str:
+    if name not in (*BUILT_IN, JOINT) and name not in known_label_sources():
+        raise ValueError(f"{name!r} is no label source")
+    return name
 
 
-class VideoSettings(Section):
-    """How a stored clip becomes the video encoder's input, and which encoder that is."""
-
-    encoder: str = Field(
-        "r2plus1d_18",
-        description="r2plus1d_18 (the paper's), torchvision_r2plus1d_18 (with torchvision's middle planes) or "
-        "r2plus1d_tiny (for CPUs)",
-    )
-    weights: WeightsPath | None = Field(None, description=WEIGHTS_NOTE)
-    frames: int = Field(8, ge=1, description="consecutive frames a view")
-    short_edges: tuple[int, ...] = Field(
-        (128, 160), min_length=1, description="pixels; training draws one, extraction takes the first"
-    )
-    crop: int = Field(112, ge=16, description="pixels of the square that the encoder sees")
-    flip: bool = Field(True, description="mirror half of the training views")
-    mean: tuple[float, float, float] = Field((0.43216, 0.394666, 0.37645), description="RGB in [0, 1]")
-    std: tuple[Positive, Positive, Positive] = Field((0.22803, 0.22145, 0.216989), description="RGB in [0, 1]")
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> "VideoSettings":
-        if min(self.short_edges) < self.crop:
-            raise ValueError(f"crop ({self.crop}) is larger than the smallest of short_edges ({min(self.short_edges)})")
-        return self
-
-
-class AudioSettings(Section):
-    """How a stored clip's sound becomes the audio encoder's input, and which encoder that is."""
-
-    encoder: str = Field("audio_resnet_18", description="audio_resnet_18 (the paper's) or audio_resnet_tiny")
-    weights: WeightsPath | None = Field(None, description=WEIGHTS_NOTE)
-    frames: int = Field(100, ge=8, description="log-mel frames of 10 ms a view")
-    mels: int = Field(40, ge=8, le=80, description="mel filters")
-    align: Literal["span", "start", "centre"] = Field(
-        "span",
-        description="which sound goes with a video view: span (the view's own span, resampled onto the frames), "
-        "start (frames from its start on) or centre (frames around its middle). Unverified for XDC",
-    )
-    mask_frames: int = Field(
-        0, ge=0, description="longest stretch of frames that a training view loses to silence (SpecAugment). Unverified"
-    )
-    mask_mels: int = Field(
-        0, ge=0, description="most neighbouring mel bands that a training view loses to silence. Unverified"
-    )
-
-    @model_validator(mode="after")
-    def _masks_leave_something(self) -> "AudioSettings":
-        for mask, whole in (("mask_frames", "frames"), ("mask_mels", "mels")):
-            if getattr(self, mask) >= getattr(self, whole):
-                raise ValueError(
-                    f"{mask} ({getattr(self, mask)}) must be less than {whole} ({getattr(self, whole)}): "
-                    "some views would be nothing but silence"
-                )
-        return self
+LabelSource = Annotated[str, AfterValidator(_known_label_source)]
 
 
 class ExtractSettings(Section):
@@ -106,8 +52,23 @@ class ExtractSettings(Section):
     )
 
 
+def _known_algorithm(name: str) -> str:
+    try:
+        CLUSTERERS.check(name)
+    except ConfigError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+    return name
+
+
 class ClusterSettings(Section):
-    """k-means over a modality's features (or all, for the label source `joint`)."""
+    """Clusters of a modality's features (or of all modalities' together, for the label source `joint`)."""
+
+    algorithm: Annotated[str, AfterValidator(_known_algorithm), Since("0.2.0")] = Field(
+        KMEANS.name, description="kmeans, or the clustering algorithm of an installed package"
+    )
+    algorithm_settings: Annotated[dict[str, Any], Since("0.2.0")] = Field(
+        {}, description="its own settings, where it is not kmeans; {}: their defaults"
+    )
 
     k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
         {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
@@ -118,7 +79,7 @@ class ClusterSettings(Section):
     joint_l2: bool = Field(
         True, description="scale every modality to length 1 before they are put together. Unverified for XDC"
     )
-    iterations: int = Field(20, ge=1, description="k-means iterations (20 in DeepCluster)")
+    iterations: int = Field(20, ge=1, description="iterations of kmeans (20 in DeepCluster)")
     sample_mb: Positive = Field(
         4096.0, description="k-means trains on all clips if their features fit, else on a random sample of this size"
     )
@@ -128,6 +89,40 @@ class ClusterSettings(Section):
         if self.whiten and self.pca is None:
             raise ValueError("whiten is true but pca is null: set pca to a number of components, or whiten to false")
         return self
+
+    @model_validator(mode="after")
+    def _settings_of_the_algorithm(self) -> "ClusterSettings":
+        if self.algorithm != KMEANS.name:
+            try:
+                algorithm_of(self)
+            except ValidationError as error:
+                wrong = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+                raise ValueError(f"algorithm_settings of {self.algorithm}: {'; '.join(wrong)}") from None
+        elif self.algorithm_settings:
+            raise ValueError("kmeans takes its settings from this section: leave algorithm_settings empty")
+        return self
+
+
+def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
+    """Return the algorithm of a clustering, and its own settings with their defaults.
+
+    Raises:
+        ConfigError: the package that gives the algorithm cannot be loaded.
+        ValidationError: the algorithm has no such setting, or not such a value.
+    """
+    clusterer = CLUSTERERS.find(settings.algorithm)
+    if clusterer is KMEANS:
+        return clusterer, KmeansSettings(iterations=settings.iterations)
+    return clusterer, clusterer.settings.model_validate(settings.algorithm_settings)
+
+
+def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
+    """Return what decides how features are clustered, but for `k` and `joint_l2`: it enters fingerprints."""
+    clusterer, own = algorithm_of(settings)
+    if clusterer is KMEANS:
+        return hashed_settings(settings, {"k", "joint_l2"})
+    common = hashed_settings(settings, {"k", "joint_l2", "iterations"})
+    return common | {"algorithm_version": clusterer.version, "algorithm_settings": hashed_settings(own)}
 
 
 class TrainSettings(Section):
@@ -164,7 +159,7 @@ class TrainSettings(Section):
     head_std: Positive = Field(0.01, description="standard deviation of a new head's weights")
     own_head_weight: Positive = Field(
         1.0,
-        description="mdc: weight in the loss of the head for a modality's own clusters; the other's is 1. Unverified",
+        description="mdc: weight in the loss of the head for a modality's own clusters; the others have 1. Unverified",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
@@ -217,17 +212,25 @@ def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
 class Config(Section):
     """Everything that decides what a run computes."""
 
-    method: Literal["sdc", "mdc", "cdc", "xdc", "supervised"] = Field(
-        "xdc", description="who supervises whom; see docs/method.md"
+    method: MethodName = Field(
+        "xdc",
+        description="who supervises whom: sdc, mdc, cdc, xdc, supervised, or a method of an installed package; see "
+        "docs/method.md",
     )
     truth: str = Field("label", description="label column that the baseline `supervised` learns; others never see it")
+    modalities: Annotated[tuple[ModalityName, ...], AfterValidator(in_order), Since("0.2.0")] = Field(
+        BUILT_IN,
+        min_length=1,
+        description="what is learnt of the clips, an encoder each; a modality of an installed package has a section of "
+        "its name in this file",
+    )
     rounds: int = Field(5, ge=0, le=999, description="training rounds; a last look without training follows them")
     seed: int = Field(0, ge=0, description="every random draw of the run comes from it")
     corpus: Annotated[CorpusSettings, AfterValidator(_with_known_layout)] = Field(
         CorpusSettings(), description="raw videos -> clips"
     )
-    video: VideoSettings = Field(VideoSettings(), description="clip -> video encoder")
-    audio: AudioSettings = Field(AudioSettings(), description="clip -> audio encoder")
+    video: VideoSettings = Field(VideoSettings(), description=VIDEO.about)
+    audio: AudioSettings = Field(AudioSettings(), description=AUDIO.about)
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
@@ -239,31 +242,49 @@ class Config(Section):
     runs_on: RunsOn = Field(RunsOn(), description="where the work is done")
 
     @model_validator(mode="after")
+    def _something_to_learn(self) -> "Config":
+        without = [name for name, sources in heads(self.method, self.modalities).items() if not sources]
+        if without:
+            raise ValueError(
+                f"method {self.method} has nothing for {', '.join(without)} to learn from where modalities is "
+                f"[{', '.join(self.modalities)}]: name another modality, or choose another method"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _data_of_evaluations(self) -> "Config":
         if CORPUS in self.datasets:
             raise ValueError(f"datasets.{CORPUS}: this name means the run's own corpus; choose another")
+        there = ", ".join([CORPUS, *self.datasets])
         for name, evaluation in self.evaluate.items():
-            if evaluation.data == CORPUS:
-                continue
-            if evaluation.data not in self.datasets:
-                there = ", ".join([CORPUS, *self.datasets])
+            if evaluation.data not in (CORPUS, *self.datasets):
                 raise ValueError(f"evaluate.{name}.data is {evaluation.data!r}, which is none of: {there}")
-            modality = self.datasets[evaluation.data].modality
+            modality = evaluated_modality(self, name)
             if evaluation.modality not in (None, modality):
                 raise ValueError(
                     f"evaluate.{name}.modality is {evaluation.modality}, but {evaluation.data} is {modality}"
+                )
+            if modality is None and len(self.modalities) < 2:
+                raise ValueError(
+                    f"evaluate.{name}: retrieval needs two modalities, but the run has {self.modalities[0]} alone"
+                )
+            if modality is not None and modality not in self.modalities:
+                raise ValueError(
+                    f"evaluate.{name} is of {modality}, but the run has encoders of {', '.join(self.modalities)} only. "
+                    "Add it to modalities, or leave the evaluation out"
                 )
         return self
 
     @model_validator(mode="after")
     def _k_for_every_source(self) -> "Config":
-        missing = [source for source in clustered_sources(self.method) if source not in self.cluster.k]
+        wanted = clustered_sources(self.method, self.modalities)
+        missing = [source for source in wanted if source not in self.cluster.k]
         if missing:
             raise ValueError(f"cluster.k has no entry for {', '.join(missing)}, which method {self.method} clusters")
         return self
 
 
 def evaluated_modality(config: Config, name: str) -> str | None:
-    """Whose encoder an evaluation is of; None for both."""
+    """Return whose encoder an evaluation is of; None for all."""
     evaluation = config.evaluate[name]
     return config.datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality

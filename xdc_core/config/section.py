@@ -11,10 +11,10 @@ from shards.section import Section as Section
 
 def known_layout(name: str) -> str:
     """Return the name of a layout of data sets. Raises ValueError where there is none; says which is meant."""
-    from shards.layouts.registry import check_layout  # Reads of Parquet manifests need pyarrow, which is slow to load.
+    from shards.layouts.registry import LAYOUTS  # Reads of Parquet manifests need pyarrow, which is slow to load.
 
     try:
-        check_layout(name)
+        LAYOUTS.check(name)
     except ConfigError as error:
         raise ValueError(str(error).removesuffix(".")) from None
     return name

@@ -1,31 +1,22 @@
-"""The settings of a view: how a clip becomes a modality's tensor."""
+"""The views that a configuration wants, and how encoders make features of them."""
 
 from typing import Any
 
 from shards.section import hashed_settings
-from xdc_core.config.schema import Config
+from xdc_core.config.schema import Config, ExtractSettings
+from xdc_core.modalities.registry import MODALITIES
+from xdc_core.modalities.video import VIDEO
+from xdc_core.modalities.view import Views
 
 
-def view_settings(config: Config, modality: str, training: bool) -> dict[str, Any]:
-    """What decides how a clip becomes this modality's tensor, and which encoder takes it.
-
-    The centre view of extraction takes the first short edge, is never flipped and never masked.
-    """
-    unseen = {"weights"} if training else {"weights", "mask_frames", "mask_mels"}
-    settings: dict[str, Any] = hashed_settings(getattr(config, modality), unseen)
-    if modality != "video":
-        # The length of a video view decides which sound goes with it.
-        return settings | {"video_frames": config.video.frames}
-    return settings if training else settings | {"flip": False, "short_edges": settings["short_edges"][:1]}
+def views_of(config: Config, modality: str, frames: int | None = None) -> Views:
+    """Return a modality's views; with `frames`, views of another number of frames than in training."""
+    video = config.video if frames is None else config.video.model_copy(update={"frames": frames})
+    settings = video if modality == VIDEO.name else getattr(config, modality)
+    # The file of weights has no part in a view.
+    return Views(MODALITIES[modality], settings.model_copy(update={"weights": None}), video.frames)
 
 
-def encoding_settings(config: Config) -> dict[str, Any]:
-    """Return what decides how an encoder makes features of views."""
-    return hashed_settings(config.extract, exclude=("batch", "calibration_batches"))
-
-
-def with_frames(config: Config, frames: int | None) -> Config:
-    """The configuration with views of another number of frames."""
-    if frames is None:
-        return config
-    return config.model_copy(update={"video": config.video.model_copy(update={"frames": frames})})
+def encoding_settings(extract: ExtractSettings) -> dict[str, Any]:
+    """Return what decides how an encoder makes features of views, as JSON has it."""
+    return hashed_settings(extract, exclude=("batch", "calibration_batches"))

@@ -1,7 +1,7 @@
 """Clips as a PyTorch data set: index rows in, views out, in the order asked for."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,8 +16,8 @@ from shards.corpus.index import in_splits, read_index
 from shards.corpus.reader import ClipReader
 from shards.errors import MediaError
 from shards.sources.split import check_learn_splits
-from xdc_core.config.schema import Config
-from xdc_core.data.modality import Modality
+from xdc_core.modalities.modality import Where
+from xdc_core.modalities.view import Views
 
 
 class Rows(Protocol):
@@ -28,30 +28,47 @@ class Rows(Protocol):
     def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]: ...
 
 
-class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
-    """Views of clips. Item (row, seed) gives (row, view, ""), or (row, None, reason) if the clip does not decode.
+class ClipItem(NamedTuple):
+    """Names the views that are wanted of one clip.
 
-    A seed of None gives the centre view.
+    row: the clip's row number. starts: the frame at which each view begins, None for the centre. seed: of one random
+    view, in place of `starts`. A generator goes on from view to view: that needs all views to be made in one process.
     """
 
-    def __init__(self, corpus: Path, rows: Rows, modality: Modality, config: Config) -> None:
-        self.corpus, self.rows, self.modality, self.config = corpus, rows, modality, config
+    row: int
+    starts: tuple[int | None, ...] = (None,)
+    seed: int | np.random.Generator | None = None
+
+
+class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
+    """Views of clips by item: (row, views [n, ...], ""), or (row, None, reason) if the clip does not decode."""
+
+    def __init__(self, corpus: Path, rows: Rows, views: Views) -> None:
+        self.corpus, self.rows, self.views = corpus, rows, views
         self._reader: ClipReader | None = None
 
-    def __getitem__(self, item: tuple[int, int | None]) -> tuple[int, Tensor | None, str]:
-        number, seed = item
+    def __getitem__(self, item: ClipItem) -> tuple[int, Tensor | None, str]:
+        """Read the clip's bytes once, and decode from them one view after the other.
+
+        Raises:
+            StageError: the bytes are not there, or not what was stored.
+        """
         if self._reader is None:  # Opened here, so that every worker process has its own.
             self._reader = ClipReader(self.corpus)
-        shard, row = self.rows[number]
+        shard, row = self.rows[item.row]
+        places: tuple[Where, ...] = item.starts if item.seed is None else (np.random.default_rng(item.seed),)
         try:
-            data = self._reader.read(shard, row, self.modality.member)
-            return number, self._view(number, data, row, seed), ""
+            data = self._reader.read(shard, row, self.views.modality.member)
+            views = [self.views.view(data, row, where) for where in places]
         except MediaError as error:
-            return number, None, str(error)
+            return item.row, None, str(error)
+        return item.row, torch.stack(views), ""
 
-    def _view(self, number: int, data: bytes, row: Mapping[str, Any], seed: int | None) -> Tensor:
-        rng = None if seed is None else np.random.default_rng(seed)
-        return self.modality.view(data, row, self.config, rng)
+    def close(self) -> None:
+        """Close the tars that this process has opened. Items can still be asked for."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open files: their numbers mean nothing in another process."""
@@ -139,17 +156,17 @@ class ShardRows:
 
 
 class ClipBatch(NamedTuple):
-    """Views of the rows `numbers`, [len(numbers), ...] (None where there is none), and who did not decode, and why."""
+    """The clips `rows` of a batch, the views of all of them one after the other, [views, ...] (None where no clip
+    decodes), and (row, reason) of the clips that do not decode.
+    """
 
-    numbers: list[int]
+    rows: list[int]
     views: Tensor | None
     rejects: list[tuple[int, str]]
 
 
-def collate(
-    items: list[tuple[int, Tensor | None, str]], join: Callable[[list[Tensor]], Tensor] = torch.stack
-) -> ClipBatch:
-    """A batch of items of `ClipViews`. Where workers make the views they go over as one tensor."""
-    good = [(number, view) for number, view, _ in items if view is not None]
-    rejects = [(number, reason) for number, view, reason in items if view is None]
-    return ClipBatch([number for number, _ in good], join([view for _, view in good]) if good else None, rejects)
+def collate(items: list[tuple[int, Tensor | None, str]]) -> ClipBatch:
+    """Join items of `ClipViews` to a batch. From a worker process the views go over as one tensor."""
+    good = [(row, views) for row, views, _ in items if views is not None]
+    rejects = [(row, reason) for row, views, reason in items if views is None]
+    return ClipBatch([row for row, _ in good], torch.cat([views for _, views in good]) if good else None, rejects)

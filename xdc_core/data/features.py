@@ -1,6 +1,6 @@
 """Features on disk: one Parquet a shard, a row a clip, in the order of the shard's index."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,6 @@ import pyarrow.parquet as pq
 from shards.corpus.index import shard_names
 from shards.errors import StageError
 from shards.store.parquet import read_parquet, write_parquet
-from xdc_core.config.methods import clustered_from
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
 
 
 def write_features(path: Path, keys: list[str], features: np.ndarray, **columns: pa.Array) -> None:
@@ -41,15 +38,16 @@ def feature_rows(directory: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in directory.glob("[0-9]*.parquet"))
 
 
-def source_part(run: Run, number: int, source: str, shard: str) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A shard's clips that every modality behind a label source has a feature of.
+def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Read the features of a shard's clips that have one of every modality behind a label source.
 
-    Returns keys, object [clips], and one float32 [clips, width] a modality, all in the order of the index.
+    features: the directories of features of these modalities. Returns keys, object [clips], and float32 [clips, width]
+    per modality, all in the order of the index.
+
+    Raises:
+        StageError: a file is missing or damaged.
     """
-    parts = [
-        read_features(run.directory(Node("extract", modality, number)) / f"{shard}.parquet")
-        for modality in clustered_from(run.config.method, source)
-    ]
+    parts = [read_features(directory / f"{shard}.parquet") for directory in features]
     keys, _ = parts[0]
     if all(len(other) == len(keys) and (other == keys).all() for other, _ in parts[1:]):
         return keys, [features for _, features in parts]
@@ -61,17 +59,16 @@ def source_part(run: Run, number: int, source: str, shard: str) -> tuple[np.ndar
     return kept[0][0], [features for _, features in kept]
 
 
-def source_rows(run: Run, number: int, source: str, shard: str) -> int:
-    """The number of a shard's clips that every modality behind a label source has a feature of; reads keys alone."""
-    modalities = clustered_from(run.config.method, source)
-    paths = [run.directory(Node("extract", modality, number)) / f"{shard}.parquet" for modality in modalities]
+def source_rows(features: Sequence[Path], shard: str) -> int:
+    """Return the number of a shard's clips that have a feature in each of these directories; reads keys alone."""
+    paths = [directory / f"{shard}.parquet" for directory in features]
     if len(paths) == 1:
         return int(pq.read_metadata(paths[0]).num_rows)
     keys = [set(pq.ParquetFile(path).read(["key"])["key"].to_pylist()) for path in paths]
     return len(set.intersection(*keys))
 
 
-def source_parts(run: Run, number: int, source: str) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
-    """`source_part` of one shard after the other, with the shard's name: memory does not grow with the corpus."""
-    for shard in shard_names(run.corpus):
-        yield shard, *source_part(run, number, source, shard)
+def source_parts(corpus: Path, features: Sequence[Path]) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
+    """Yield the name and the `source_part` of one shard after the other: memory does not grow with the corpus."""
+    for shard in shard_names(corpus):
+        yield shard, *source_part(features, shard)

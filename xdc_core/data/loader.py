@@ -1,12 +1,11 @@
-"""Views of clips, made by this process or by worker processes beside it."""
+"""The one loader of clips: their views, made by this process or by worker processes beside it."""
 
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,36 +13,34 @@ from torch.utils.data import DataLoader
 
 from shards.errors import StageError
 from xdc_core.compute.parent_death import die_with_parent
-from xdc_core.data.clips import ClipBatch, ClipViews, collate
+from xdc_core.data.clips import ClipBatch, ClipItem, ClipViews, collate
 
 # What the workers' fork server imports once: all that a pickled `ClipViews` needs.
 PRELOADED = ["xdc_core.data.loader"]
 
 
 def load_views(
-    views: ClipViews,
-    batches: Iterable[list[tuple[int, int | None]]],
-    workers: int,
-    device: torch.device,
-    join: Callable[[list[torch.Tensor]], torch.Tensor] = torch.stack,
+    views: ClipViews, batches: Iterable[Iterable[ClipItem]], workers: int, device: torch.device
 ) -> Iterator[ClipBatch]:
-    """The views of each batch of items of `views`, in order, joined to one tensor.
+    """Make the views of each batch of items, in order: the one loader of clips.
 
-    With `workers`, so many processes make them and read ahead; `batches` stays in this process. For a GPU the tensors
-    lie in pinned memory, from which they are copied while it computes.
+    With `workers`, that many processes make them and read ahead; `batches` stays in this process. Without, the items of
+    a batch are taken one by one, each when the view before it is made. For a GPU the tensors lie in pinned memory, from
+    which they are copied while it computes.
 
     Raises:
-        StageError: what a view raised, in a worker too.
+        StageError: a stored clip cannot be read; from a worker, too.
     """
     method = start_method(device) if workers else None
     loader: DataLoader[Any] = DataLoader(
         views,
-        batch_sampler=batches,
+        batch_sampler=batches if not workers else map(list, batches),  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=partial(collate, join=join),
+        collate_fn=collate,
         pin_memory=device.type == "cuda",
         multiprocessing_context=method,
         worker_init_fn=end_with_stage if workers else None,
+        generator=torch.Generator(),  # Its own: a draw from the common one would change the dropout of who trains.
     )
     if method == "forkserver":
         multiprocessing.get_context(method).set_forkserver_preload(PRELOADED)
@@ -51,6 +48,20 @@ def load_views(
         yield from loader
     except StageError as error:  # From a worker it comes with a traceback in its text.
         raise StageError(str(error).rstrip().rsplit("StageError: ", 1)[-1]) from None
+    finally:
+        views.close()
+
+
+def batches_by_shard(
+    rows: Mapping[str, Sequence[int]], batch: int, item: Callable[[int], ClipItem] = ClipItem
+) -> Iterator[list[ClipItem]]:
+    """Yield the items of the rows of every shard, `batch` clips at a time, so that no batch has clips of two shards.
+
+    item: makes the item of a row; as it is, that of the centre view.
+    """
+    for numbers in rows.values():
+        for first in range(0, len(numbers), batch):
+            yield [item(number) for number in numbers[first : first + batch]]
 
 
 def start_method(device: torch.device) -> str | None:

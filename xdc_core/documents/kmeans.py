@@ -1,6 +1,7 @@
 """kmeans.json: how the clusters of one label source in one round were fitted."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -12,11 +13,14 @@ FILE_NAME = "kmeans.json"
 class Kmeans(Document):
     """How a label source was clustered.
 
-    k: clusters. clips: clips to learn from; sample: how many of them the clustering was fitted on. components: width
-    of what was clustered. objective: sum of squared distances at each iteration. splits: empty clusters that were
-    refilled on the way. sizes: points of the sample per cluster; empty: clusters without any. on: the device.
+    algorithm: its name; settings: its own. k: clusters. clips: clips to learn from; sample: how many of them the
+    clustering was fitted on. components: width of what was clustered. objective: a number per iteration, of k-means the
+    sum of squared distances. splits: empty clusters that were refilled on the way. sizes: points of the sample per
+    cluster; empty: clusters without any. on: the device.
     """
 
+    algorithm: str = "kmeans"
+    settings: dict[str, Any] = Field({})
     k: int
     clips: int
     sample: int

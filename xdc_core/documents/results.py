@@ -1,9 +1,10 @@
 """results.json: what an evaluation of a round's encoders measured."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from xdc_core.documents.document import Document, Number, read_document, write_document
 
@@ -21,9 +22,13 @@ class Spread(Document):
 
 
 class Trial(BaseModel):
-    """What came out. `train` and `test` count recordings; `chosen` has the candidates and their held-out scores."""
+    """An evaluation on one split with one seed, also stored alone as trials/<split>-<seed>.json, with all its fields.
 
-    model_config = ConfigDict(extra="forbid")
+    train, test: recordings. chosen: the hyper-parameter, and the held-out score of every candidate. per_class: a row
+    per class, with its recordings and accuracy. warnings: what a reader of the metrics should know.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     split: str
     seed: int
@@ -62,14 +67,24 @@ class Results(Document):
     warnings: list[str] = Field([])
     trials: list[Trial] = Field([])
 
+    @field_serializer("trials")
+    def _with_all_fields(self, trials: list[Trial]) -> list[dict[str, Any]]:
+        # A trial that was read from its file after an interruption must give the same bytes as one just measured.
+        return [trial.model_dump(mode="json") for trial in trials]
+
 
 # The metric of a protocol that stands for it where there is room for one; results.json has all.
 _HEADLINES = {"clusters": "nmi", "retrieval": "video_to_audio.pair.10"}
 
 
-def headline(protocol: str) -> str:
-    """Return the name of the metric that stands for a protocol in tables and curves."""
-    return _HEADLINES.get(protocol, "accuracy")
+def headline(protocol: str, metrics: Collection[str] = ()) -> str:
+    """Return the name of the metric that stands for a protocol in tables and curves.
+
+    Of a retrieval whose `metrics` are of other modalities it is the first recall of another modality's clip.
+    """
+    name = _HEADLINES.get(protocol, "accuracy")
+    others = sorted(metric for metric in metrics if "_to_" in metric and metric.endswith(".pair.10"))
+    return others[0] if others and name not in metrics else name
 
 
 def read_results(directory: Path) -> Results:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from xdc_core.encoders.spec import check_feature
+
 
 def calibrate_batch_norm(encoder: nn.Module, batches: Iterable[Tensor]) -> int:
     """Set the running mean and variance of every batch norm to their average over `batches`.
@@ -19,7 +21,9 @@ def calibrate_batch_norm(encoder: nn.Module, batches: Iterable[Tensor]) -> int:
     Returns the number of batches. Parameters, momentum and training or evaluation mode are left as they are.
     An unverified option: the paper does not say how its random encoders are normalised.
 
-    Raises ValueError if there is no batch; the statistics are then unchanged.
+    Raises:
+        ValueError: there is no batch; the statistics are then unchanged.
+        ConfigError: what the encoder makes of a batch is not [B, width].
     """
     rest = iter(batches)
     first = next(rest, None)
@@ -37,7 +41,7 @@ def calibrate_batch_norm(encoder: nn.Module, batches: Iterable[Tensor]) -> int:
             norm.train()
         with torch.no_grad():
             for batch in chain([first], rest):
-                encoder(batch)
+                check_feature(encoder(batch), encoder, len(batch))
                 count += 1
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

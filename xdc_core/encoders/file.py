@@ -10,7 +10,7 @@ from safetensors.torch import load, load_file, save
 from shards.errors import StageError
 from shards.store.checked_read import read_stored
 from shards.store.files import new_file
-from xdc_core.encoders.build import encoder_spec
+from xdc_core.encoders.registry import encoder_spec
 
 FILE_NAME = "encoder.safetensors"
 

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shards.errors import ConfigError
-from xdc_core.encoders.build import ENCODERS, EncoderSpec, encoder_spec
 from xdc_core.encoders.file import read_encoder
+from xdc_core.encoders.registry import ENCODERS, encoder_spec
+from xdc_core.encoders.spec import EncoderSpec
 
 # The published XDC weights leave the head out, torchvision's have one. Encoders have none.
 HEAD = ("fc.weight", "fc.bias")
@@ -22,8 +23,9 @@ COUNTER = ".num_batches_tracked"
 SHOWN = 3
 
 
-def load_weights(path: Path, name: str) -> tuple[nn.Module, list[str]]:
-    """The encoder `name` with the weights of a file, on the CPU, in training mode, and the names of what was dropped.
+def load_weights(path: Path, name: str, modality: str = "") -> tuple[nn.Module, list[str]]:
+    """Return the encoder `name` with the weights of a file, on the CPU, in training mode, and the names of what was
+    dropped. `modality`: of an encoder that is a user's own function.
 
     path: a .safetensors as xdc writes it, or what torch.save made of a state dict: by itself or under the key
     `state_dict` or `model`, with or without the prefix `module.` on all names. Pickled code is refused, not run.
@@ -34,7 +36,7 @@ def load_weights(path: Path, name: str) -> tuple[nn.Module, list[str]]:
     Raises:
         ConfigError: the file cannot be read, or is not of this encoder (says which encoder it fits, where one does).
     """
-    spec = encoder_spec(name)
+    spec = encoder_spec(name, modality)
     where = f"{spec.modality}.weights: {path}"
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path, spec, where)
@@ -68,7 +70,9 @@ def _read_safetensors(path: Path, spec: EncoderSpec, where: str) -> dict[str, Te
         return tensors
     if stored is None:
         raise ConfigError(f"{where} names no encoder in its header, so xdc did not write it. Give it as .pth instead.")
-    advice = _where_it_belongs(ENCODERS[stored], spec) if stored in ENCODERS else "give other weights."
+    advice = "give other weights."
+    if stored in ENCODERS or ":" in stored:
+        advice = _where_it_belongs(encoder_spec(stored, spec.modality), spec)
     raise ConfigError(f"{where} holds the encoder {stored!r}, but {spec.modality}.encoder is {spec.name!r}: {advice}")
 
 
@@ -133,8 +137,8 @@ def _first(words: list[str]) -> str:
 
 
 def _fitting(tensors: Mapping[str, Tensor]) -> EncoderSpec | None:
-    """The encoder of which these are the weights, if there is one."""
-    return next((spec for spec in ENCODERS.values() if not _misfits(tensors, spec.build().state_dict())), None)
+    """Return the encoder of which these are the weights, if it is one of xdc's own."""
+    return next((spec for spec in ENCODERS.built_in.values() if not _misfits(tensors, spec.build().state_dict())), None)
 
 
 def _where_it_belongs(found: EncoderSpec, wanted: EncoderSpec) -> str:

@@ -11,12 +11,14 @@ from shards.corpus.index import label_columns, read_whole_index
 from shards.datasets.originals import original_of
 from shards.errors import ConfigError
 from shards.sources.split import split_name
+from shards.store.node import Node
+from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
-from xdc_core.config.evaluation import CORPUS, EvaluationSettings
+from xdc_core.config.evaluation import CORPUS
 from xdc_core.evaluation.examples import listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
+from xdc_core.evaluation.settings import Evaluation
+from xdc_core.runs.node import SHARD
 
 if TYPE_CHECKING:
     from shards.datasets.dataset import Dataset, Split
@@ -50,15 +52,16 @@ class Recordings:
         return np.flatnonzero(self.splits[split] == role)
 
 
-def read_recordings(run: Run, evaluation: EvaluationSettings, number: int) -> Recordings:
-    """What an evaluation learns from and is tested on, of the encoders that round `number` begins with.
+def read_recordings(task: Task[Evaluation]) -> Recordings:
+    """Read what an evaluation learns from and is tested on.
 
     Raises:
         ConfigError: there is no such label or split, nothing to learn from or to test on, or the encoders were taught
             the labels of the recordings to test on; says what there is.
     """
+    given, evaluation = task.settings, task.settings.evaluation
     corpus = evaluation.data == CORPUS
-    directory = run.corpus if corpus else run.directory(Node("data", evaluation.data))
+    directory = task.directory(SHARD if corpus else Node("data", evaluation.data))
     label = evaluation.label if corpus else "label"
     there = label_columns(directory)
     labelled = label in there
@@ -76,14 +79,13 @@ def read_recordings(run: Run, evaluation: EvaluationSettings, number: int) -> Re
     of_class = {name: at for at, name in enumerate(classes)}
     names = [source for source, _, _ in known]
     numbers = np.array([of_class.get(name, 0) for _, _, name in known], np.int64)
-    layout = run.config.corpus.layout if corpus else run.config.datasets[evaluation.data].layout
-    originals = _originals(layout, names)
+    originals = _originals(given.layout, names)
     missing = Counter({"no label": len({owner for owner in owners if owner[2] is None})})
     if corpus:
-        splits, notes = _splits_of_corpus(run, evaluation, [part for _, part, _ in known], names, numbers, originals)
-        notes += _seen_before(run, evaluation, [part for _, part, _ in known], splits, number)
+        splits, notes = _splits_of_corpus(given, [part for _, part, _ in known], names, numbers, originals)
+        notes += _seen_before(task, [part for _, part, _ in known], splits)
     else:
-        splits, notes = _official_splits(run, evaluation, names, numbers, originals, missing)
+        splits, notes = _official_splits(task, names, numbers, originals, missing)
     found = Recordings(
         names,
         numbers,
@@ -115,64 +117,64 @@ def _originals(layout: str | None, names: list[str]) -> np.ndarray | None:
 
 
 def _divide(
-    run: Run, evaluation: EvaluationSettings, names: list[str], labels: np.ndarray, originals: np.ndarray | None
+    given: Evaluation, names: list[str], labels: np.ndarray, originals: np.ndarray | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Recordings that nobody has divided: the same division for all rounds, seeds and runs with one seed."""
     _, sources = np.unique(np.array(names, object).astype(str), return_inverse=True)
-    seed = derive_seed(run.config.seed, "eval", "division")
-    tested, kept = hold_out(labels, sources, evaluation.held_out, seed, originals)
-    of_each = f"of every class but {listed(kept)}" if len(kept) else "of every class"
-    note = f"nothing says which recordings are for testing: {tested.sum()} of {len(tested)}, by lot, {of_each}"
+    seed = derive_seed(given.seed, "eval", "division")
+    tested, kept = hold_out(labels, sources, given.evaluation.held_out, seed, originals)
+    but = f", but for {listed(kept)}, of which none is" if len(kept) else ""
+    note = (
+        f"No test split is given: {tested.sum()} of {len(tested)} recordings were held out at random, stratified by "
+        f"class{but}."
+    )
     return {DIVIDED: np.where(tested, "test", "train").astype(object)}, [note]
 
 
 def _splits_of_corpus(
-    run: Run,
-    evaluation: EvaluationSettings,
+    given: Evaluation,
     parts: list[str],
     names: list[str],
     labels: np.ndarray,
     originals: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """A split for every name to test on; what is learnt from is the same. `parts` are as split_name makes them."""
+    evaluation = given.evaluation
     learn, test = ([split_name(split) for split in splits] for splits in (evaluation.learn, evaluation.test))
     if both := set(learn) & set(test):
         raise ConfigError(f"evaluate: {', '.join(sorted(both))} stands both in learn and in test.")
     if len(set(parts)) == 1 and (learn, test) == (["train"], ["test"]) and parts[0] != "test":
-        return _divide(run, evaluation, names, labels, originals)
+        return _divide(given, names, labels, originals)
     column = np.array(parts, object)
     learnt = np.isin(column, learn)
     tested = zip(evaluation.test, test, strict=True)
     return {name: np.where(learnt, "train", np.where(column == split, "test", "")) for name, split in tested}, []
 
 
-def _seen_before(
-    run: Run, evaluation: EvaluationSettings, parts: list[str], splits: Mapping[str, np.ndarray], number: int
-) -> list[str]:
+def _seen_before(task: Task[Evaluation], parts: list[str], splits: Mapping[str, np.ndarray]) -> list[str]:
     """Whether the encoders have learnt from clips to test on.
 
     Raises:
         ConfigError: with their labels.
     """
-    learnt = run.config.corpus.learn_splits
+    learnt = task.settings.learn_splits
     tested = np.isin(np.stack(list(splits.values())), "test").any(axis=0)
     seen = (
         tested if learnt is None else tested & np.isin(np.array(parts, object), [split_name(split) for split in learnt])
     )
-    if number == 0 or not seen.any():
+    if task.round == 0 or not seen.any():
         return []
     how = "Name in corpus.learn_splits the splits to learn from, and train again, to keep them apart."
-    if run.config.method == "supervised":
+    if task.settings.method == "supervised":
         raise ConfigError(
-            f"the encoders of {run.root} were taught the labels of {seen.sum()} of the {tested.sum()} recordings to "
+            f"the encoders of {task.root} were taught the labels of {seen.sum()} of the {tested.sum()} recordings to "
             f"test on: that is no test. {how}"
         )
     return [f"the encoders have seen {seen.sum()} of the {tested.sum()} test recordings, without labels. {how}"]
 
 
 def _official_splits(
-    run: Run,
-    evaluation: EvaluationSettings,
+    task: Task[Evaluation],
     names: list[str],
     labels: np.ndarray,
     originals: np.ndarray | None,
@@ -184,8 +186,9 @@ def _official_splits(
     """
     from shards.layouts.registry import read_dataset
 
-    layout, root = run.config.datasets[evaluation.data].layout, run.dataset_root(evaluation.data)
-    dataset = read_dataset(layout, root)
+    evaluation, entry = task.settings.evaluation, task.settings.dataset
+    assert entry is not None
+    dataset = read_dataset(entry.layout, (task.root / entry.root).resolve())
     there = {split.name: split for split in dataset.splits}
     spelt = {split_name(name): name for name in there}
     wanted = [spelt.get(split_name(name), name) for name in evaluation.splits or there]
@@ -200,8 +203,8 @@ def _official_splits(
     for name in wanted:
         roles = set(there[name].roles.values())
         if roles == {"train"}:
-            divided, said = _divide(run, evaluation, names, labels, originals)
-            found[name], notes = divided[DIVIDED], notes + said
+            divided, reasons = _divide(task.settings, names, labels, originals)
+            found[name], notes = divided[DIVIDED], notes + reasons
             continue
         found[name] = _roles(there[name], names, tested="test" if "test" in roles else "validation")
         if "test" not in roles:

@@ -20,6 +20,7 @@ from xdc_core.graph.stages import inputs, settings_of, stage_of
 from xdc_core.runs.corpora import is_corpus, lost_corpus, stored_from
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.runs.task import task_of
 
 
 def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Record | None:
@@ -86,7 +87,7 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
 
     def work(out: Path) -> Outcome:
         read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
-        outcome = stage.work(run, node, out, progress)
+        outcome = stage.work(task_of(stage, run, node, out, progress))
         for source, manifest in read.items():
             if read_manifest(run.directory(source)) != manifest:
                 discard(out)  # Made from two different things.

@@ -15,13 +15,24 @@ from shards.store.stage import Stage
 from xdc_core.config.schema import Config
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.stages.declared import STAGES_IN_ORDER, embedded_data_sets
+from xdc_core.stages.clips import DATA_STAGE, SHARD_STAGE
+from xdc_core.stages.cluster import CLUSTER
+from xdc_core.stages.embed import EMBED, embedded_data_sets
+from xdc_core.stages.evaluate import EVALUATE
+from xdc_core.stages.extract import EXTRACT
+from xdc_core.stages.init import INIT
+from xdc_core.stages.label import LABEL
+from xdc_core.stages.report import REPORT
+from xdc_core.stages.train import TRAIN
 
 # By name, each after those that it reads.
-STAGES: dict[str, Stage[Config, Run]] = {stage.name: stage for stage in STAGES_IN_ORDER}
+STAGES: dict[str, Stage[Config, Run, Any]] = {
+    stage.name: stage
+    for stage in (SHARD_STAGE, DATA_STAGE, INIT, EXTRACT, CLUSTER, LABEL, TRAIN, EMBED, EVALUATE, REPORT)
+}
 
 
-def stage_of(node: Node) -> Stage[Config, Run]:
+def stage_of(node: Node) -> Stage[Config, Run, Any]:
     """Return the stage of a node. Raises ConfigError where there is none of this name; says which there are."""
     if node.stage not in STAGES:
         raise ConfigError(f"there is no stage {node.stage!r}. There are: {', '.join(STAGES)}.")
@@ -74,4 +85,5 @@ def inputs(config: Config, node: Node) -> list[Node]:
 
 def settings_of(config: Config, node: Node) -> dict[str, Any]:
     """Return the part of the configuration that decides what a node's files hold."""
-    return stage_of(node).settings(config, node)
+    settings: dict[str, Any] = stage_of(node).settings(config, node).hashed()
+    return settings

@@ -44,9 +44,10 @@ def newest_report(run: Run) -> Report | None:
 
 
 def describe_run(root: Path) -> dict[str, Any]:
-    """What a run is and how far it came: run, method, control, seed, rounds, reported, finished, clips, agreement,
-    evaluations. `reported` is the last round that has a report. `agreement`: AMI of the last round's clusters with the
-    first label column, by label source. `problem` says why a run cannot be read; the rest is then missing.
+    """Return what a run is and how far it came: run, method, modalities, control, seed, rounds, reported, finished,
+    clips, agreement, evaluations. `reported` is the last round that has a report. `agreement`: AMI of the last round's
+    clusters with the first label column, by label source. `problem` says why a run cannot be read; the rest is then
+    missing.
     """
     try:
         run = open_run(root)
@@ -58,6 +59,7 @@ def describe_run(root: Path) -> dict[str, Any]:
         "run": str(root),
         "problem": None,
         "method": config.method,
+        "modalities": list(config.modalities),
         "control": config.train.shuffle_labels,
         "seed": config.seed,
         "rounds": config.rounds,

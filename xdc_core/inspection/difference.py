@@ -6,7 +6,7 @@ from typing import Any
 from shards.corpus.index import read_whole_index, shard_names
 from shards.store.manifest import read_manifest
 from xdc_core.clustering.agreement import Contingency, agreement
-from xdc_core.config.schema import LABEL_SOURCES
+from xdc_core.config.methods import clustered_sources
 from xdc_core.data.labels import read_labels
 from xdc_core.documents.report import Report
 from xdc_core.inspection.catalogue import newest_report
@@ -94,7 +94,7 @@ def _measures(report: Report) -> Iterator[tuple[tuple[int, str], float]]:
 
 def _clusters(a: Run, b: Run, shared: set[str]) -> Iterator[dict[str, Any]]:
     rounds = range(min(a.config.rounds, b.config.rounds), -1, -1)
-    for source in LABEL_SOURCES:
+    for source in dict.fromkeys(name for run in (a, b) for name in _clustered(run)):
         both = (n for n in rounds if all(read_manifest(run.directory(Node("label", source, n))) for run in (a, b)))
         if (number := next(both, None)) is None:
             continue
@@ -103,6 +103,10 @@ def _clusters(a: Run, b: Run, shared: set[str]) -> Iterator[dict[str, Any]]:
         counts.counts.update((ours[key], str(theirs[key])) for key in shared & ours.keys() & theirs.keys())
         scores = agreement(counts)
         yield {"source": source, "round": number} | {name: scores[name] for name in ("clips", "nmi", "ami")}
+
+
+def _clustered(run: Run) -> tuple[str, ...]:
+    return clustered_sources(run.config.method, run.config.modalities)
 
 
 def _assigned(run: Run, source: str, number: int) -> dict[str, int]:

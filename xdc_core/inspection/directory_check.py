@@ -18,6 +18,7 @@ from xdc_core.data.features import source_part
 from xdc_core.runs.corpora import is_corpus
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.stages.cluster import clustered_features
 
 Fault = tuple[Path, str]  # A file or a directory, and what is wrong with it.
 
@@ -89,7 +90,8 @@ def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
         labelled: list[str] = table.filter(table[run.config.truth].is_valid())["key"].to_pylist()
         return labelled
     assert node.round is not None
-    return [str(key) for key in source_part(run, node.round, str(node.modality), shard)[0]]
+    features = [run.directory(source) for source in clustered_features(run.config, node)]
+    return [str(key) for key in source_part(features, shard)[0]]
 
 
 def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:

@@ -68,7 +68,7 @@ def markdown_table(listed: Sequence[ListedResults], paper: bool = True) -> str:
     columns = sorted({_column(results) for results in listed})
     rows: dict[str, dict[Column, list[str]]] = {}
     for results in sorted(listed, key=lambda results: _rank(results.row)):
-        metric = headline(results.protocol)
+        metric = headline(results.protocol, results.metrics)
         if metric in results.metrics:
             cell = _cell(results.metrics[metric], metric) + (" (stale)" if results.stale else "")
             rows.setdefault(results.row, {}).setdefault(_column(results), []).append(cell)

@@ -1,62 +1,49 @@
 """The protocol `all`: the whole encoder learns the labels, from the weights it was given."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, softmax
+from torch.nn.functional import softmax
 
-from shards.corpus.index import shard_names
-from shards.corpus.reader import ClipReader
-from shards.errors import ConfigError, MediaError, StageError
-from shards.progress import Progress
+from shards.errors import ConfigError, StageError
+from shards.store.stage import Task
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
-from xdc_core.config.evaluation import CORPUS, FinetuneSettings
-from xdc_core.config.schema import Config, evaluated_modality
-from xdc_core.config.views import with_frames
-from xdc_core.data.clips import ClipRows
-from xdc_core.data.modality import MODALITIES, Modality, Where
-from xdc_core.data.placing import PLACED, views_by_row
+from xdc_core.config.evaluation import FinetuneSettings
+from xdc_core.data.clips import ClipBatch, ClipItem
+from xdc_core.data.loader import load_views
 from xdc_core.encoders.file import FILE_NAME, load_encoder
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
 from xdc_core.evaluation.predictions import Predictions, accuracy, judge
 from xdc_core.evaluation.recordings import Recordings
+from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.trial import Trial, trial_of
-from xdc_core.runs.node import Node, encoder_node
-from xdc_core.runs.run import Run
+from xdc_core.probes.evaluation_clips import EvaluationClips, epoch_items, items_to_test, read_evaluation_clips
+from xdc_core.runs.node import encoder_node
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
+from xdc_core.training.learner import Learner, StepSettings, make_learner
+from xdc_core.training.process_rank import (
+    ProcessRank,
+    any_rank,
+    concatenate_over_ranks,
+    join_ranks,
+    mean_over_ranks,
+    share_buffers,
+)
 
-
-@dataclass(frozen=True)
-class Shown:
-    """The clips of an evaluation: `clips` [recordings] are their row numbers, `places` the views to test on.
-
-    `places[row]`: first frames, or None for the middle.
-    """
-
-    corpus: Path
-    rows: ClipRows
-    clips: list[list[int]]
-    places: dict[int, list[int | None]]
-    modality: Modality
-    config: Config
-
-    def view(self, reader: ClipReader, row: int, where: Where) -> Tensor:
-        """One view of a clip. Raises MediaError where it does not decode."""
-        shard, found = self.rows[row]
-        return self.modality.view(reader.read(shard, found, self.modality.member), found, self.config, where)
+LABEL = "label"  # The one target.
+ALONE = ProcessRank(0, 1)
 
 
 class Classifier(nn.Module):
-    """An encoder, dropout, and a linear head: views -> logits [B, classes]."""
+    """An encoder, dropout, and a linear head: views -> logits [B, classes], under the name of the one target."""
 
     def __init__(self, encoder: nn.Module, classes: int, dropout: float) -> None:
         super().__init__()
@@ -64,124 +51,150 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(int(encoder.width), classes)  # type: ignore[arg-type]
 
-    def forward(self, views: Tensor) -> Tensor:
-        """Logits, float32."""
-        return self.head(self.dropout(self.encoder(views))).float()
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        """One forward pass."""
+        return {LABEL: self.head(self.dropout(self.encoder(views)))}
 
 
 def finetune(
-    run: Run,
-    node: Node,
+    task: Task[Evaluation],
     recordings: Recordings,
     split: str,
     number: int,
     seed: int,
-    out: Path,
-    progress: Progress,
+    process: ProcessRank = ALONE,
 ) -> tuple[Trial, Predictions]:
     """Train on a split's training recordings but those held out, keep the epoch that is best on these, test.
 
     The best epoch's weights are tested as they are; nothing is trained on the held-out part afterwards. An epoch that
-    is finished is kept across a kill, in the folder `<split>-<number>` of `out`, which the caller removes once the
+    is finished is kept across a kill, in the folder `<split>-<number>`, which the caller removes once the
     trial is written. A view that does not decode is left out; so is a recording without any, and a warning counts
-    those.
+    those. Every process returns the same.
 
     Raises:
-        ConfigError: a single class to learn, or too few recordings.
+        ConfigError: a single class to learn, or too few recordings; or too few GPUs.
         StageError: the loss is not finite.
     """
-    config = run.config
-    evaluation, name = config.evaluate[str(node.modality)], str(evaluated_modality(config, str(node.modality)))
-    settings = evaluation.finetune
-    assert node.round is not None
-    torch.set_num_threads(thread_count(config))
-    on = choose_device(config)
-    device = on.device
-    shown = _shown(run, node, recordings, name)
+    given, evaluation = task.settings, task.settings.evaluation
+    settings, views = evaluation.finetune, task.settings.views
+    assert views is not None
+    torch.set_num_threads(thread_count(given.runs_on, sharers=2 * process.world_size))
+    chosen = choose_device(given.runs_on, f"evaluate.{task.about}.finetune.processes")
+    join_ranks(process, chosen.device)
+
+    # Who learns, who is held out, who is tested. Checked before anything is computed.
+    clips = read_evaluation_clips(task, recordings)
     train, test = recordings.part(split, "train"), recordings.part(split, "test")
-    labels = recordings.labels
-    # Instead of features, which there are none of: numbers that differ.
-    numbers = np.arange(len(labels), dtype=np.float32)[:, None]
-    both = [Examples(numbers[part], labels[part], part) for part in (train, test)]
-    warnings = list(check_split(both[0], both[1], len(recordings.classes)))
-    if on.why:
-        warnings.append(f"computed on {on}")
-    originals = None if recordings.originals is None else recordings.originals[train]
-    held, kept = hold_out(labels[train], train, evaluation.held_out, seed, originals)
-    if len(kept):
-        what = "a single training recording" if originals is None else "no original could be held out"
-        warnings.append(f"{what} of {listed(kept)}: has no part in the choice of the epoch")
-    learnt, watched = train[~held], train[held]
-    if len(watched) == 0:
-        warnings.append("no training recording could be held out: the last epoch is taken, unseen")
-    encoder = load_encoder(run.directory(encoder_node(name, node.round)) / FILE_NAME, getattr(config, name).encoder)
+    warnings = list(_check(recordings, train, test))
+    if chosen.why:
+        warnings.append(f"computed on {chosen}")
+    learnt, watched, notes = _held_out(recordings, train, evaluation.held_out, seed)
+    warnings += notes
+    least = 2 * process.world_size
+    if len(learnt) < least:
+        raise ConfigError(f"{split}: {len(learnt)} recordings are left to learn from. The least are {least}.")
+
+    # The model: the encoder that the round begins with, and a head drawn from the seed.
+    encoder = load_encoder(
+        task.directory(encoder_node(views.modality.name, task.round)) / FILE_NAME, views.settings.encoder
+    )
     torch.manual_seed(seed)
-    model = Classifier(encoder, len(recordings.classes), settings.dropout).to(device)
-    steps = max(1, len(learnt) // settings.batch)
-    if len(learnt) < 2:
-        raise ConfigError(f"{split}: {len(learnt)} recordings are left to learn from. Two are the least.")
-    optimizer = _optimizer(model, settings)
-    place = out / f"{split}-{number}"
+    model = Classifier(encoder, len(recordings.classes), settings.dropout)
+    learner = make_learner(
+        model,
+        views.modality,
+        StepSettings(settings.precision, settings.channels_last),
+        chosen.device,
+        process,
+        {LABEL: 1.0},
+        lambda model: _optimizer(model, settings),
+    )
+
+    # Go on after the last epoch that an earlier call has finished.
+    folder = task.out / f"{split}-{number}"
     epoch, history = 0, []
     best: dict[str, Tensor] = {}
-    if checkpoint := load_checkpoint(place):
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+    if checkpoint := load_checkpoint(folder):
+        learner.restore(checkpoint)
         epoch, history, best = checkpoint["step"], checkpoint["history"], checkpoint["best"]
-    reader = ClipReader(shown.corpus)
+
+    work = Work(learner, clips, recordings, settings, chosen.device, process)
     while epoch < settings.epochs:
-        order = _epoch(shown, reader, learnt, settings.batch, steps, derive_seed(seed, epoch))
-        # Dropout draws from this; a resumed epoch draws the same.
-        torch.manual_seed(derive_seed(seed, epoch, "dropout"))
-        loss = _train(model, optimizer, order, labels, settings, (epoch, steps), shown, device)
+        loss = _train_epoch(work, learnt, epoch, seed)
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": round(loss, 6)}
+        share_buffers(model, process)
         if len(watched):
-            row["accuracy"] = round(accuracy(_judge(model, shown, reader, watched, recordings, device)), 6)
+            row["accuracy"] = round(accuracy(_predict(work, watched)), 6)
         history.append(row)
+        # Of epochs that are equally good the first is kept.
         if not len(watched) or row["accuracy"] > max((old["accuracy"] for old in history[:-1]), default=-1.0):
             best = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
         epoch += 1
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "best": best}
-        save_checkpoint(place, epoch, state)
-        progress(epoch, settings.epochs, f"epochs of {split}, {row}")
+        if process.rank == 0:
+            save_checkpoint(folder, epoch, learner.state() | {"history": history, "best": best})
+            task.progress(epoch, settings.epochs, f"epochs of {split}, {row}")
+
     model.load_state_dict(best)
-    verdict = _judge(model, shown, reader, test, recordings, device)
-    reader.close()
-    if lost := len(test) - len(verdict.groups):
+    predictions = _predict(work, test)
+    if lost := len(test) - len(predictions.groups):
         warnings.append(f"{lost} test recordings could not be read, and are not counted")
-    trial = trial_of(verdict, recordings.classes, split, number, len(train))
-    chosen = max(history, key=lambda row: row["accuracy"])["epoch"] if len(watched) else settings.epochs
+    trial = trial_of(predictions, recordings.classes, split, number, len(train))
+    best_epoch = max(history, key=lambda row: row["accuracy"])["epoch"] if len(watched) else settings.epochs
     trial = trial.model_copy(
         update={
-            "chosen": {"epoch": chosen, "held_out": len(watched), "tried": history},
+            "chosen": {"epoch": best_epoch, "held_out": len(watched), "tried": history},
             "warnings": (*warnings, *trial.warnings),
         }
     )
-    return trial, verdict
+    return trial, predictions
 
 
-def _shown(run: Run, node: Node, recordings: Recordings, modality: str) -> Shown:
-    evaluation = run.config.evaluate[str(node.modality)]
-    if evaluation.data == CORPUS:
-        corpus, config = run.corpus, run.config
-        rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member)
-        placed: list[list[int]] | None = None
-    else:
-        dataset = run.config.datasets[evaluation.data]
-        corpus, config = run.directory(Node("data", evaluation.data)), with_frames(run.config, dataset.frames)
-        rows = ClipRows(corpus, shard_names(corpus), MODALITIES[modality].member, PLACED)
-        placed = views_by_row(rows, config.video.frames, dataset.views)
-    clips: list[list[int]] = [[] for _ in recordings.names]
-    places: dict[int, list[int | None]] = {}
-    for row, key in enumerate(rows.keys.to_pylist()):
-        if key in recordings.of_clip:
-            clips[recordings.of_clip[key]].append(row)
-            places[row] = [None] if placed is None else [*placed[row]]
-    return Shown(corpus, rows, clips, places, MODALITIES[modality], config)
+def _check(recordings: Recordings, train: np.ndarray, test: np.ndarray) -> tuple[str, ...]:
+    """Return warnings of a split. Raises ConfigError as `check_split` does."""
+    # Instead of features, which there are none of: numbers that differ.
+    numbers = np.arange(len(recordings.labels), dtype=np.float32)[:, None]
+    learnt, tested = (Examples(numbers[part], recordings.labels[part], part) for part in (train, test))
+    return check_split(learnt, tested, len(recordings.classes))
 
 
-def _optimizer(model: Classifier, settings: FinetuneSettings) -> torch.optim.Optimizer:
+def _held_out(
+    recordings: Recordings, train: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Divide training recordings: those to learn from, those on which the epoch is chosen, and warnings."""
+    originals = None if recordings.originals is None else recordings.originals[train]
+    held, kept = hold_out(recordings.labels[train], train, share, seed, originals)
+    warnings = []
+    if len(kept):
+        what = "a single training recording" if originals is None else "no original could be held out"
+        warnings.append(f"{what} of {listed(kept)}: has no part in the choice of the epoch")
+    if not held.any():
+        warnings.append("no training recording could be held out: the last epoch is taken, unseen")
+    return train[~held], train[held], warnings
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every epoch of a fine-tuning needs."""
+
+    learner: Learner
+    clips: EvaluationClips
+    recordings: Recordings
+    settings: FinetuneSettings
+    device: torch.device
+    process: ProcessRank
+
+    def load(self, batches: Iterable[Iterable[ClipItem]]) -> Iterator[ClipBatch]:
+        """Load views of clips."""
+        return load_views(self.clips.views, batches, self.settings.workers, self.device)
+
+    def normalised(self, views: Tensor) -> Tensor:
+        """Bring views to the device, as the encoder takes them."""
+        return self.clips.views.views.normalise(views.to(self.device, non_blocking=True))
+
+
+def _optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.Optimizer:
     """Two groups: the encoder and the head, each with the peak of its learning rate."""
+    assert isinstance(model, Classifier)
     groups = [
         {"params": list(model.encoder.parameters()), "lr": settings.body_lr, "peak": settings.body_lr},
         {"params": list(model.head.parameters()), "lr": settings.head_lr, "peak": settings.head_lr},
@@ -197,82 +210,54 @@ def rate_share(epoch: float, settings: FinetuneSettings) -> float:
     return rise * settings.factor ** sum(epoch >= milestone for milestone in settings.milestones)
 
 
-def _epoch(
-    shown: Shown, reader: ClipReader, learnt: np.ndarray, batch: int, steps: int, seed: int
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Batches of (recordings, views): every recording at most once, a random view of a random clip of it."""
+def _train_epoch(work: Work, learnt: np.ndarray, epoch: int, seed: int) -> float:
+    """Learn once from (nearly) every recording, a random view of each. Returns the mean loss over all processes."""
+    settings, process, labels = work.settings, work.process, work.recordings.labels
+    work.learner.model.train()
+    # Dropout draws from this; a resumed epoch draws the same.
+    own = (process.rank,) if process.rank else ()
+    torch.manual_seed(derive_seed(seed, epoch, "dropout", *own))
+    steps = max(1, len(learnt) // settings.batch)
+    seed = derive_seed(seed, epoch)
     rng = np.random.default_rng(seed)
     order = rng.permutation(learnt)
-    for group in np.array_split(order[: max(steps * batch, 2)], steps):
-        owners, views = [], []
-        for owner in group.tolist():
-            clips = [row for row in shown.clips[owner] if shown.places[row]] or shown.clips[owner]
-            try:
-                views.append(shown.view(reader, int(rng.choice(clips)), rng))
-                owners.append(owner)
-            except MediaError:
-                continue  # It was a reject of the embed or extract stage already.
-        if len(owners) > 1:
-            yield owners, torch.stack(views)
-
-
-def _train(
-    model: Classifier,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[list[int], Tensor]],
-    labels: np.ndarray,
-    settings: FinetuneSettings,
-    at: tuple[int, int],
-    shown: Shown,
-    device: torch.device,
-) -> float:
-    """One epoch. Returns the mean loss."""
-    model.train()
-    losses = []
-    epoch, steps = at
-    for step, (owners, views) in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate_share(epoch + (step + 1) / steps, settings)
-        logits = model(shown.modality.normalise(views.to(device), shown.config))
-        loss = cross_entropy(logits, torch.from_numpy(labels[owners]).to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    groups = np.array_split(order[: max(steps * settings.batch, 2)], steps)
+    one_generator = None if settings.seed_per_view else rng
+    items = epoch_items(work.clips, groups, seed, one_generator, (process.rank, process.world_size))
+    losses: list[float] = []
+    for batch in work.load(items):
+        # Batch norm needs two clips; where a process has fewer that decode, all of them leave the step out.
+        if any_rank(len(batch.rows) < 2, process):
+            continue
+        assert batch.views is not None
+        wanted = torch.from_numpy(labels[[work.clips.recording_of[row] for row in batch.rows]]).to(work.device)
+        rate = rate_share(epoch + (len(losses) + 1) / steps, settings)
+        measured = work.learner.step(work.normalised(batch.views), {LABEL: wanted}, rate)
+        losses.append(measured["loss"].item())
         if not math.isfinite(losses[-1]):
             raise StageError(f"fine-tuning, epoch {epoch + 1}: the loss is {losses[-1]}. Lower the learning rates.")
     if not losses:
         raise StageError("fine-tuning: no training clip decodes.")
-    return float(np.mean(losses))
+    return mean_over_ranks({"loss": float(np.mean(losses))}, process)["loss"]
 
 
 @torch.inference_mode()
-def _judge(
-    model: Classifier,
-    shown: Shown,
-    reader: ClipReader,
-    chosen: Sequence[int] | np.ndarray,
-    recordings: Recordings,
-    device: torch.device,
-) -> Predictions:
-    """Softmax averaged over the views of every recording that has one."""
-    model.eval()
-    scores: list[np.ndarray] = []
+def _predict(work: Work, chosen: np.ndarray) -> Predictions:
+    """Predict recordings: the softmax averaged over the views of each that has one. Processes share the recordings."""
+    learner, process = work.learner, work.process
+    learner.model.eval()
+    scores = [np.empty((0, len(work.recordings.classes)), np.float32)]
     owners: list[int] = []
-    for owner in map(int, chosen):
-        views = []
-        for row in shown.clips[owner]:
-            for where in shown.places[row]:
-                try:
-                    views.append(shown.view(reader, row, where))
-                except MediaError:
-                    break
-        if views:
-            batch = shown.modality.normalise(torch.stack(views).to(device), shown.config)
-            scores.append(softmax(model(batch), 1).cpu().numpy())
-            owners += [owner] * len(views)
-    if not scores:
+    # A batch holds all views of one recording.
+    share = map(int, chosen[process.rank :: process.world_size])
+    own = [recording for recording in share if items_to_test(work.clips, recording)]
+    loaded = work.load(items_to_test(work.clips, recording) for recording in own)
+    for recording, batch in zip(own, loaded, strict=True):
+        if batch.views is not None:
+            logits = learner.predict(work.normalised(batch.views))[LABEL]
+            scores.append(softmax(logits, 1).cpu().numpy())
+            owners += [recording] * len(batch.views)
+    groups, view_scores = concatenate_over_ranks([np.array(owners, np.int64), np.concatenate(scores)], process)
+    if not len(groups):
         raise StageError("fine-tuning: no recording that was held out or is to be tested on decodes.")
-    groups = np.array(owners, np.int64)
-    told = np.concatenate(scores)
-    return judge(Examples(told, recordings.labels[groups], groups), told)
+    return judge(Examples(view_scores, work.recordings.labels[groups], groups), view_scores)

@@ -1,4 +1,4 @@
-"""Cross-modal retrieval: given the picture, is its sound among the first found, and the other way round?"""
+"""Cross-modal retrieval: given one modality of a clip, is another one of it among the first found, and vice versa?"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,55 +15,58 @@ POWER = 2.0
 
 
 def retrieve(
-    train_video: np.ndarray,
-    train_audio: np.ndarray,
-    test_video: np.ndarray,
-    test_audio: np.ndarray,
+    train_first: np.ndarray,
+    train_second: np.ndarray,
+    test_first: np.ndarray,
+    test_second: np.ndarray,
     labels: np.ndarray | None,
     seed: int,
     owners: np.ndarray | None = None,
     held_out_share: float = 0.2,
     ridges: Sequence[float] = RIDGES,
     power: float = POWER,
+    names: tuple[str, str] = ("video", "audio"),
 ) -> dict[str, Any]:
-    """Recall at 1, 5 and 10 of test clips' sounds by their pictures, of pictures by sounds, and what chance gives.
+    """Measure recall at 1, 5 and 10 of test clips by another of their modalities, in both directions, and by chance.
 
-    Features are float32 [n, width]; row by row, video and audio are of the same clip. labels: int64 of the test
-    clips, or None. owners: int64 [training pairs], the recording of each; None: each its own. No loss ties XDC's
-    encoders to a common space, so linear maps fitted on the training pairs do (regularised CCA, unverified option, see
-    docs/method.md); nearness is the cosine. Of `ridges` the one is taken with the highest mean reciprocal rank among
-    held-out training pairs, those of whole recordings; then the maps are fitted on all of them.
+    Features are float32 [n, width]; row by row, first and second are of the same clip. names: of the two modalities.
+    labels: int64 of the test clips, or None. owners: int64 [training pairs], the recording of each; None: each its
+    own. No loss ties XDC's encoders to a common space, so linear maps fitted on the training pairs do (regularised
+    CCA, unverified option, see docs/method.md); nearness is the cosine. Of `ridges` the one is taken with the highest
+    mean reciprocal rank among held-out training pairs, those of whole recordings; then the maps are fitted on all of
+    them.
 
     Returns:
-        pairs: of the test. video_to_audio and audio_to_video: {"pair": {"1": .., "5": .., "10": ..}}, the share of
-        clips with their own partner among the first k; with labels "class", with a clip of their label (the partner
-        included); and median_rank, from 1. chance: "pair" and "class" for a random order. chosen: ridge, power,
-        held_out (pairs) and what was tried. correlations: the first ten canonical ones in training. warnings.
+        pairs: of the test. <first>_to_<second> and <second>_to_<first>: {"pair": {"1": .., "5": .., "10": ..}}, the
+        share of clips with their own partner among the first k; with labels "class", with a clip of their label (the
+        partner included); and median_rank, from 1. chance: "pair" and "class" for a random order. chosen: ridge,
+        power, held_out (pairs) and what was tried. correlations: the first ten canonical ones in training. warnings.
 
     Raises:
         ConfigError: fewer than 4 training pairs, no test pair, or an impossible setting.
         StageError: features that are not finite, or unknown labels (below 0).
         ValueError: arrays that do not belong together.
     """
-    _check(train_video, train_audio, test_video, test_audio, labels)
+    first, second = names
+    _check(train_first, train_second, test_first, test_second, labels, names)
     if not ridges or not all(value > 0 for value in (*ridges, power)) or not 0 < held_out_share < 1:
         raise ConfigError(
             f"ridges {list(ridges)}, power {power:g} and held-out share {held_out_share:g} are no way to retrieve. "
             "Give one ridge or more, all above 0, a power above 0, and a share between 0 and 1."
         )
-    owners = np.arange(len(train_video)) if owners is None else owners
+    owners = np.arange(len(train_first)) if owners is None else owners
     held = held_pairs(owners, held_out_share, seed)
-    chosen = _choose(train_video, train_audio, sorted(ridges, reverse=True), power, held)
-    (space,) = fit_spaces(train_video, train_audio, [chosen["ridge"]], power)
-    video, audio = space(test_video, test_audio)
-    pairs = len(video)
+    chosen = _choose(train_first, train_second, sorted(ridges, reverse=True), power, held)
+    (space,) = fit_spaces(train_first, train_second, [chosen["ridge"]], power)
+    mapped, others = space(test_first, test_second)
+    pairs = len(mapped)
     chance = {"pair": _by_k([min(1.0, k / pairs) for k in AT])}
     if labels is not None:
         chance["class"] = _by_k(class_chance(labels, AT))
     return {
         "pairs": pairs,
-        "video_to_audio": _recalls(video, audio, labels),
-        "audio_to_video": _recalls(audio, video, labels),
+        f"{first}_to_{second}": _recalls(mapped, others, labels),
+        f"{second}_to_{first}": _recalls(others, mapped, labels),
         "chance": chance,
         "chosen": chosen,
         "correlations": [float(value) for value in space.correlations[:10]],
@@ -103,12 +106,12 @@ def held_pairs(owners: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def _choose(
-    video: np.ndarray, audio: np.ndarray, ridges: Sequence[float], power: float, held: np.ndarray
+    first: np.ndarray, second: np.ndarray, ridges: Sequence[float], power: float, held: np.ndarray
 ) -> dict[str, Any]:
     """Of equally good ridges the first is taken."""
     tried = []
-    for space in fit_spaces(video[~held], audio[~held], ridges, power):
-        mapped = space(video[held], audio[held])
+    for space in fit_spaces(first[~held], second[~held], ridges, power):
+        mapped = space(first[held], second[held])
         both = [mean_ranks(*partner_ranks(*way)) for way in (mapped, mapped[::-1])]
         tried.append({"ridge": space.ridge, "mean_reciprocal_rank": float(np.mean(1 / np.stack(both)))})
     best = max(tried, key=lambda row: row["mean_reciprocal_rank"])
@@ -129,17 +132,19 @@ def _oddities(space: SharedSpace, pairs: int, labels: np.ndarray | None) -> list
 
 
 def _check(
-    train_video: np.ndarray,
-    train_audio: np.ndarray,
-    test_video: np.ndarray,
-    test_audio: np.ndarray,
+    train_first: np.ndarray,
+    train_second: np.ndarray,
+    test_first: np.ndarray,
+    test_second: np.ndarray,
     labels: np.ndarray | None,
+    names: tuple[str, str],
 ) -> None:
+    first, second = names
     given = {
-        "training video": train_video,
-        "training audio": train_audio,
-        "test video": test_video,
-        "test audio": test_audio,
+        f"training {first}": train_first,
+        f"training {second}": train_second,
+        f"test {first}": test_first,
+        f"test {second}": test_second,
     }
     shapes = [features.shape for features in given.values()]
     fits = (
@@ -155,9 +160,11 @@ def _check(
         raise ValueError(
             f"features of {', '.join(given)} have the shapes {shapes}{of_labels}: they do not belong together"
         )
-    if len(train_video) < 4:
-        raise ConfigError(f"there are {len(train_video)} training pairs. Give at least 4 clips with picture and sound.")
-    if not len(test_video):
+    if len(train_first) < 4:
+        raise ConfigError(
+            f"there are {len(train_first)} training pairs. Give at least 4 clips with {first} and {second}."
+        )
+    if not len(test_first):
         raise ConfigError("there is no test pair. Look at the split: some clips must be left for the test.")
     for name, features in given.items():
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
+from xdc_core.config.methods import JOINT
+from xdc_core.modalities.registry import MODALITIES
+
 # Okabe and Ito's colours, which people with colour blindness can distinguish.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_COLOURS = {"video": PALETTE[0], "audio": PALETTE[1], "joint": PALETTE[2]}
+JOINT_COLOUR = PALETTE[2]
 GREY = "#808080"
 WIDTH = 5.2  # Inches, as are the margins: left, right, bottom, top.
 MARGINS = (0.8, 0.1, 0.45, 0.08)
@@ -32,9 +34,10 @@ STYLE: Any = {
 
 
 def source_colour(name: str) -> str:
-    """Return the colour of a modality or label source: always the same for a name."""
-    others = PALETTE[len(_COLOURS) :]
-    return _COLOURS.get(name) or others[crc32(name.encode()) % len(others)]
+    """Return the colour of a modality, of the joint label source, or (grey) of a label source of another kind."""
+    if name == JOINT:
+        return JOINT_COLOUR
+    return MODALITIES[name].colour if name in MODALITIES else GREY
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The clips of a round's page: their sources, their clusters, and their pictures and sounds."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,6 @@ from shards.corpus.reader import ClipReader
 from shards.progress import Progress
 from shards.store.parquet import read_parquet
 from xdc_core.report.media import take_media, write_media
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
 
 SEARCHED = 20_000  # Most clips that a page holds for its search; of a larger corpus it holds the examples only.
 MEDIA_COLUMNS = (
@@ -20,22 +18,21 @@ MEDIA_COLUMNS = (
 )
 
 
-def page_clips(
-    run: Run, number: int, sources: Collection[str], examples: Collection[str], clips: int
-) -> dict[str, Any]:
+def page_clips(corpus: Path, labels: Mapping[str, Path], examples: Collection[str], clips: int) -> dict[str, Any]:
     """Return what the page's search knows of clips: of all of them, or of more than 20,000 of the examples only.
 
-    files: names of sources. rows: key -> [place in `files`, start in seconds, cluster by label source, in their order;
-    None where it has none there]. all: whether these are all clips.
+    labels: label source -> the directory of its pseudo-labels.
+
+    Returns a dictionary. files: names of sources. rows: key -> [place in `files`, start in seconds, cluster by label
+    source, in their order; None where it has none there]. all: whether these are all clips.
     """
     everything = clips <= SEARCHED
     files: dict[str, int] = {}
     rows: dict[str, list[Any]] = {}
-    for shard in shard_names(run.corpus):
-        index = read_index(run.corpus, shard, ["key", "source", "start_s"])
+    for shard in shard_names(corpus):
+        index = read_index(corpus, shard, ["key", "source", "start_s"])
         clusters = []
-        for source in sources:
-            directory = run.directory(Node("label", source, number))
+        for directory in labels.values():
             table = read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"])
             clusters.append(dict(zip(table["key"].to_pylist(), table["cluster"].to_pylist(), strict=True)))
         for row in index.to_pylist():
@@ -45,7 +42,9 @@ def page_clips(
     return {"files": list(files), "rows": rows, "all": everything}
 
 
-def write_examples(run: Run, keys: Collection[str], folder: Path, before: Path, progress: Progress) -> dict[str, str]:
+def write_examples(
+    corpus: Path, keys: Collection[str], folder: Path, before: Path, progress: Progress
+) -> dict[str, str]:
     """Write media of the clips `keys` into `folder`; what an earlier report has in `before` is copied from there.
 
     Returns, by key, why something of a clip cannot be shown.
@@ -53,11 +52,11 @@ def write_examples(run: Run, keys: Collection[str], folder: Path, before: Path, 
     folder.mkdir(exist_ok=True)  # Without parents: a partial directory that is gone is not made again.
     wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not take_media(key, before, folder)}
     done, missing = len(keys) - len(wanted), {}
-    with ClipReader(run.corpus) as reader:
-        for shard in shard_names(run.corpus):
+    with ClipReader(corpus) as reader:
+        for shard in shard_names(corpus):
             if not wanted:
                 break
-            for row in read_index(run.corpus, shard, ["key", *MEDIA_COLUMNS]).to_pylist():
+            for row in read_index(corpus, shard, ["key", *MEDIA_COLUMNS]).to_pylist():
                 if row["key"] not in wanted:
                     continue
                 wanted.remove(row["key"])

@@ -9,22 +9,21 @@ import numpy as np
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.store.parquet import read_parquet
 from xdc_core.documents.report import Cluster, TopLabel
-from xdc_core.runs.run import Run
 
 TOP_LABELS = 3
 
 
-def cluster_rows(run: Run, labels: Path, k: int, nearest: int) -> list[Cluster]:
+def cluster_rows(corpus: Path, labels: Path, k: int, nearest: int) -> list[Cluster]:
     """Return the k clusters in order of their numbers, from a committed directory of pseudo-labels.
 
     Reads it shard by shard. Labels are those of the corpus's first label column. Of each cluster the `nearest` clips
     are examples, nearest first (of equal distances the smaller key first).
     """
-    column = next(iter(label_columns(run.corpus)), None)
+    column = next(iter(label_columns(corpus)), None)
     sizes, sums = np.zeros(k, np.int64), np.zeros(k, np.float64)
     counts: dict[int, Counter[str]] = defaultdict(Counter)
     closest: dict[int, list[tuple[float, str]]] = defaultdict(list)
-    for shard in shard_names(run.corpus):
+    for shard in shard_names(corpus):
         table = read_parquet(labels / f"{shard}.parquet", "label", ["key", "cluster", "distance"])
         keys, clusters, distances = (table[name].to_numpy() for name in ("key", "cluster", "distance"))
         sizes += np.bincount(clusters, minlength=k)
@@ -32,7 +31,7 @@ def cluster_rows(run: Run, labels: Path, k: int, nearest: int) -> list[Cluster]:
         for cluster, found in _first_of_each(clusters, distances, keys, nearest):
             closest[cluster] = sorted(closest[cluster] + found)[:nearest]
         if column is not None:
-            index = read_index(run.corpus, shard, ["key", column])
+            index = read_index(corpus, shard, ["key", column])
             truth = dict(zip(index["key"].to_pylist(), index[column].to_pylist(), strict=True))
             for cluster, key in zip(clusters.tolist(), keys.tolist(), strict=True):
                 if truth.get(key) is not None:
@@ -79,13 +78,13 @@ def _top_labels(counts: Counter[str]) -> list[TopLabel]:
     return [TopLabel(label=name, share=round(count / counts.total(), 4)) for name, count in ordered]
 
 
-def cross_table(run: Run, rows: Path, columns: Path, shape: tuple[int, int]) -> np.ndarray:
+def cross_table(corpus: Path, rows: Path, columns: Path, shape: tuple[int, int]) -> np.ndarray:
     """Count the clips by their cluster in one directory of pseudo-labels and in another.
 
     Returns int64 `shape`, [clusters of `rows`, clusters of `columns`].
     """
     counts = np.zeros(shape, np.int64)
-    for shard in shard_names(run.corpus):
+    for shard in shard_names(corpus):
         ours, theirs = (
             read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"]) for directory in (rows, columns)
         )

@@ -1,11 +1,14 @@
 """Everything that was measured in a round, read from what its stages left."""
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from shards.corpus.index import label_columns
 from shards.store.manifest import Manifest, read_manifest
+from shards.store.stage import Task
+from xdc_core.config.schema import ReportSettings
 from xdc_core.documents.kmeans import read_kmeans
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.documents.report import (
     EvaluationRow,
     HistoryRow,
@@ -20,40 +23,40 @@ from xdc_core.documents.results import headline, read_results
 from xdc_core.documents.scores import read_scores
 from xdc_core.report.clusters import cluster_rows
 from xdc_core.report.diagnostics import diagnostics
+from xdc_core.report.settings import Reporting
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
-from xdc_core.training.metrics import read_metrics
 
 CURVE = 200  # Lines of metrics.jsonl that a report keeps at least, of a training that has more.
 
 
-def gather(run: Run, number: int, nodes: Sequence[Node]) -> Report:
+def gather(task: Task[Reporting]) -> Report:
     """Return a round in numbers. Reads manifests, scores, metrics and labels; features are not touched.
 
-    nodes: what the round has used and done, in the order in which the report lists it. Label sources, trainings and
-    evaluations are those of the nodes of this round.
+    Label sources, trainings and evaluations are those of the nodes of this round.
 
     Raises:
         StageError: a file that is read is missing or damaged, or the report of the round before is.
     """
-    own = [node for node in nodes if node.round == number]
+    number, corpus = task.round, task.directory(SHARD)
+    own = [node for node in task.settings.nodes if node.round == number]
 
     def names(stage: str) -> list[str]:
         return [str(node.modality) for node in own if node.stage == stage]
 
-    before = round_report(run, number - 1) if number else None
-    sources = {source: _source(run, number, source) for source in names("cluster")}
-    training = {modality: _training(run, number, modality) for modality in names("train")}
-    evaluations = {name: _evaluation(run, number, name) for name in names("eval")}
-    manifests = [(node, read_manifest(run.directory(node))) for node in nodes]
+    before = read_report(task.directory(Node("report", None, number - 1))) if number else None
+    sources = {source: _source(task, source) for source in names("cluster")}
+    training = {modality: _training(task, modality) for modality in names("train")}
+    evaluations = {name: _evaluation(task, name) for name in names("eval")}
+    manifests = [(node, read_manifest(task.shown_directory(node))) for node in task.settings.nodes]
     values = {
-        "run": run.root.resolve().name,
+        "run": task.root.resolve().name,
         "round": number,
-        "method": run.config.method,
-        "trained": number < run.config.rounds,
-        "corpus": _summary(run, SHARD),
+        "method": task.settings.method,
+        "trained": number < task.settings.rounds,
+        "corpus": _summary(corpus),
         "nodes": [_node(node, manifest) for node, manifest in manifests if manifest],
-        "label_columns": label_columns(run.corpus),
+        "label_columns": label_columns(corpus),
         "sources": sources,
         "training": training,
         "evaluations": evaluations,
@@ -72,14 +75,13 @@ def round_report(run: Run, number: int) -> Report:
     return read_report(run.directory(Node("report", None, number)))
 
 
-def examples_of(run: Run, k: int) -> int:
+def examples_of(settings: ReportSettings, k: int) -> int:
     """Return how many example clips each of k clusters gets: fewer where there are many clusters, but one."""
-    wanted = run.config.report.examples
-    return min(wanted, max(1, run.config.report.most_examples // k))
+    return min(settings.examples, max(1, settings.most_examples // k))
 
 
-def _summary(run: Run, node: Node) -> dict[str, Any]:
-    manifest = read_manifest(run.directory(node))
+def _summary(directory: Path) -> dict[str, Any]:
+    manifest = read_manifest(directory)
     return dict(manifest.summary) if manifest else {}
 
 
@@ -96,9 +98,10 @@ def _node(node: Node, manifest: Manifest) -> ReportedNode:
     )
 
 
-def _source(run: Run, number: int, source: str) -> ReportedSource:
-    labels = run.directory(Node("label", source, number))
-    kmeans, scores = read_kmeans(run.directory(Node("cluster", source, number))), read_scores(labels)
+def _source(task: Task[Reporting], source: str) -> ReportedSource:
+    labels = task.directory(Node("label", source, task.round))
+    kmeans, scores = read_kmeans(task.directory(Node("cluster", source, task.round))), read_scores(labels)
+    examples = examples_of(task.settings.report, kmeans.k)
     return ReportedSource(
         k=kmeans.k,
         sample=kmeans.sample,
@@ -111,25 +114,25 @@ def _source(run: Run, number: int, source: str) -> ReportedSource:
         nmi_previous=scores.nmi_previous,
         sizes=scores.sizes,
         agreement=scores.labels,
-        clusters=cluster_rows(run, labels, kmeans.k, examples_of(run, kmeans.k)),
+        clusters=cluster_rows(task.directory(SHARD), labels, kmeans.k, examples),
     )
 
 
-def _training(run: Run, number: int, modality: str) -> ReportedTraining:
-    node = Node("train", modality, number)
-    lines = read_metrics(run.directory(node) / "metrics.jsonl")
-    return ReportedTraining.model_validate(_summary(run, node) | {"curve": lines[:: max(1, len(lines) // CURVE)]})
+def _training(task: Task[Reporting], modality: str) -> ReportedTraining:
+    directory = task.directory(Node("train", modality, task.round))
+    lines = read_metrics(directory / "metrics.jsonl")
+    return ReportedTraining.model_validate(_summary(directory) | {"curve": lines[:: max(1, len(lines) // CURVE)]})
 
 
-def _evaluation(run: Run, number: int, name: str) -> ReportedEvaluation:
-    results = read_results(run.directory(Node("eval", name, number)))
+def _evaluation(task: Task[Reporting], name: str) -> ReportedEvaluation:
+    results = read_results(task.directory(Node("eval", name, task.round)))
     return ReportedEvaluation(
         protocol=results.protocol,
         data=results.data,
         modality=results.modality,
         metrics=results.metrics,
         warnings=results.warnings,
-        headline=headline(results.protocol),
+        headline=headline(results.protocol, results.metrics),
     )
 
 

@@ -15,7 +15,7 @@ from shards.errors import MediaError
 from shards.media.decode import decode_frames, decode_sound
 from shards.store.checked_read import read_stored
 from shards.store.files import new_file
-from xdc_core.data.logmel import LogMel, log_mel
+from xdc_core.modalities.logmel import LogMel, log_mel
 
 PICTURES, HEIGHT, SPECTROGRAM = 8, 72, 40  # Frames a strip; pixels of a frame's height and of the spectrogram's.
 WIDEST = 128  # Pixels of a frame.

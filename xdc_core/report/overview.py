@@ -1,24 +1,26 @@
 """The overview of a run: a row per reported round, and curves over the rounds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from shards.store.files import write_text
-from xdc_core.documents.report import Report
+from xdc_core.documents.report import Report, read_report
 from xdc_core.report.charts import Line, lines_chart, source_colour
-from xdc_core.report.gather import round_report
 from xdc_core.report.page import history_charts, render
-from xdc_core.runs.run import Run
 
 FILE_NAME = "overview.html"
 
 
-def write_overview(run: Run, newest: Report) -> Path:
-    """Write `overview.html` of a run from the report of its newest round and those of the rounds before it."""
-    reports = [*(round_report(run, number) for number in range(newest.round)), newest]
-    path = run.root / FILE_NAME
+def write_overview(root: Path, before: Sequence[Path], newest: Report) -> Path:
+    """Write `overview.html` into a run's directory.
+
+    before: the directories of the reports of the rounds before the newest, in order.
+    """
+    reports = [*map(read_report, before), newest]
+    path = root / FILE_NAME
     rounds = [_of_round(report) for report in reports]
     charts = history_charts(newest) | _losses(reports)
     page = render("overview.html", **newest.content(), rounds=rounds, charts=charts, last=newest.round)

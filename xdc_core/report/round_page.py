@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
+from shards.store.stage import Task
 from xdc_core.config.methods import JOINT
 from xdc_core.documents.report import Report, ReportedNode, ReportedSource
 from xdc_core.encoders.file import FILE_NAME as ENCODER
@@ -14,31 +16,30 @@ from xdc_core.report.clips import page_clips
 from xdc_core.report.clusters import cross_table
 from xdc_core.report.filters import data_address, first_filters, matrix, stored_weights, tiles, time_filters
 from xdc_core.report.page import embedded, history_charts, render
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
+from xdc_core.report.settings import Reporting
+from xdc_core.runs.node import SHARD, Node, encoder_node
 
 FILE_NAME = "report.html"
 
 
 def round_page(
-    run: Run,
+    task: Task[Reporting],
     report: Report,
-    encoders: Mapping[str, Node],
     unseen: Mapping[str, str],
     nodes_before: Sequence[ReportedNode],
 ) -> str:
     """Return the HTML of a round's page.
 
-    encoders: modality -> the node that made the encoder with which the round begins. unseen: example clip -> why
-    something of it cannot be shown. nodes_before: the nodes of the report that this one replaces; those that have not
-    changed since are marked as reused.
+    unseen: example clip -> why something of it cannot be shown. nodes_before: the nodes of the report that this one
+    replaces; those that have not changed since are marked as reused.
     """
     examples = example_keys(report)
+    labels = {source: task.directory(Node("label", source, task.round)) for source in report.sources}
     gallery = {
         "sources": {
             name: [cluster.content() for cluster in source.clusters] for name, source in report.sources.items()
         },
-        "clips": page_clips(run, report.round, list(report.sources), examples, report.corpus.get("clips", 0)),
+        "clips": page_clips(task.directory(SHARD), labels, examples, report.corpus.get("clips", 0)),
         "media": {key: unseen.get(key, "") for key in sorted(examples)},
     }
     return render(
@@ -48,8 +49,8 @@ def round_page(
         charts=history_charts(report),
         source_charts={name: _source_charts(name, source) for name, source in report.sources.items()},
         training_charts=dict(_training_charts(report)),
-        cross=list(_cross_charts(run, report)),
-        filters=dict(_filters(run, encoders)),
+        cross=list(_cross_charts(task.directory(SHARD), labels, report)),
+        filters=dict(_filters(task)),
         reused=[node.node for node in report.nodes if node in nodes_before],
         slowest=max((node.seconds for node in report.nodes), default=0) or 1,
     )
@@ -89,15 +90,14 @@ def _training_charts(report: Report) -> Iterator[tuple[str, list[Markup]]]:
         )
 
 
-def _cross_charts(run: Run, report: Report) -> Iterator[tuple[str, str, Markup]]:
+def _cross_charts(corpus: Path, labels: Mapping[str, Path], report: Report) -> Iterator[tuple[str, str, Markup]]:
     """Of every two modalities: the clusters of one against those of the other.
 
     Columns are ordered so that agreement lies on the diagonal.
     """
     for first, second in combinations([name for name in report.sources if name != JOINT], 2):
         shape = (report.sources[first].k, report.sources[second].k)
-        rows, columns = (run.directory(Node("label", name, report.round)) for name in (first, second))
-        counts = cross_table(run, rows, columns, shape)
+        counts = cross_table(corpus, labels[first], labels[second], shape)
         counts = counts[np.argsort(-counts.sum(axis=1), kind="stable")]
         best = counts.argmax(axis=0)
         counts = counts[:, np.lexsort((-counts.max(axis=0), best))]
@@ -106,10 +106,13 @@ def _cross_charts(run: Run, report: Report) -> Iterator[tuple[str, str, Markup]]
         yield first, second, Markup(chart)
 
 
-def _filters(run: Run, encoders: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
-    """Pictures of the encoders' first layers, by caption; of an encoder whose layers have other names, none."""
-    for modality, node in encoders.items():
-        weights = stored_weights(run.directory(node) / ENCODER)
+def _filters(task: Task[Reporting]) -> Iterator[tuple[str, str]]:
+    """Pictures of the first layers of the encoders with which the round begins, by caption.
+
+    Of an encoder whose layers have other names there are none.
+    """
+    for modality in [str(node.modality) for node in task.settings.nodes if node.stage == "extract"]:
+        weights = stored_weights(task.directory(encoder_node(modality, task.round)) / ENCODER)
         if (filters := first_filters(weights)) is not None:
             yield f"{modality}: first layer, in space", data_address(tiles(filters))
         if (times := time_filters(weights)) is not None:

@@ -8,6 +8,7 @@ from shards.settings import CorpusSettings, stored_part
 from shards.store.manifest import fingerprint
 from xdc_core.config.load import FILE_NAME, load_config
 from xdc_core.config.schema import Config
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import FOLDERS, Node
 
 SHORTEST_S = 0.1
@@ -19,7 +20,7 @@ def dataset_settings(config: Config, name: str) -> CorpusSettings:
     changes = {
         "layout": dataset.layout,
         "label_from_folder": False,
-        "modalities": (dataset.modality,),
+        "modalities": (MODALITIES[dataset.modality].stored,),
         "clip_seconds": dataset.clip_seconds,
         "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
         "silence": "keep",

@@ -1,6 +1,6 @@
 """The stages that cut videos into clips: `shard` for the run's corpus, `data` for data sets to evaluate on."""
 
-from shards.corpus.stage import clip_stage
+from shards.corpus.stage import StoredSettings, clip_stage
 from shards.settings import CorpusSettings
 from shards.store.stage import Stage
 from xdc_core.config.schema import Config
@@ -27,10 +27,10 @@ def _data_set_settings(config: Config, node: Node) -> CorpusSettings:
     return dataset_settings(config, str(node.modality))
 
 
-SHARD_STAGE: Stage[Config, Run] = clip_stage(
+SHARD_STAGE: Stage[Config, Run, StoredSettings] = clip_stage(
     "shard", "Cut the raw videos of a run's corpus into clips.", None, _corpus, _corpus_settings, stored_from
 )
-DATA_STAGE: Stage[Config, Run] = clip_stage(
+DATA_STAGE: Stage[Config, Run, StoredSettings] = clip_stage(
     "data",
     "Cut the recordings of a data set to evaluate on into clips.",
     "name",

@@ -1,81 +1,130 @@
 """The embed stage: features of equally spaced views of every recording of a data set, shard by shard."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from shards.corpus.index import shard_names
-from shards.progress import Progress
 from shards.reject import Reject
 from shards.store.build import Outcome
+from shards.store.node import Node
 from shards.store.row_count import count_rows_and_rejects
-from xdc_core.compute.device import choose_device
+from shards.store.stage import Stage, Task
 from xdc_core.compute.threads import thread_count
-from xdc_core.config.schema import Config
-from xdc_core.config.views import with_frames
-from xdc_core.data.clips import ClipRows, ClipViews
+from xdc_core.config.evaluation import CORPUS
+from xdc_core.config.schema import Config, ExtractSettings, RunsOn
+from xdc_core.config.views import encoding_settings, views_of
 from xdc_core.data.features import write_features
-from xdc_core.data.modality import MODALITIES, Modality
-from xdc_core.data.placing import PLACED, views_by_row
-from xdc_core.runs.node import Node
+from xdc_core.modalities.view import Views
+from xdc_core.runs.node import encoder_node
 from xdc_core.runs.run import Run
-from xdc_core.stages.extract import Counted, check_finite, encode_shards, extracting_encoder, write_rejects
+from xdc_core.stages.evaluate import due_evaluations
 
 
-class PlacedViews(ClipViews):
-    """Clips of which the view is the stack of those that begin at the frames `places[row]`, in that order."""
+@dataclass(frozen=True)
+class Embedding:
+    """What the work is given of the configuration. views_each: views of a recording."""
 
-    def __init__(
-        self, corpus: Path, rows: ClipRows, modality: Modality, config: Config, places: list[list[int]]
-    ) -> None:
-        super().__init__(corpus, rows, modality, config)
-        self.places = places
+    views: Views
+    views_each: int
+    extract: ExtractSettings
+    runs_on: RunsOn
 
-    def _view(self, number: int, data: bytes, row: Mapping[str, Any], seed: int | None) -> Tensor:
-        return torch.stack([self.modality.view(data, row, self.config, first) for first in self.places[number]])
+    def hashed(self) -> dict[str, Any]:
+        """Return what decides the features."""
+        view = self.views.hashed(training=False)
+        return {"views": self.views_each, "view": view, **encoding_settings(self.extract)}
 
 
-def embed(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
-    """Write `<shard>.parquet` with columns key, frame (where the view begins) and feature; a row a view.
+def embed(task: Task[Embedding]) -> Outcome:
+    """Write `<shard>.parquet` with columns key, frame (where the view begins) and feature, one row per view.
 
     Shards that are there are kept. A clip that does not decode stands in `<shard>.rejects.json`.
 
     Raises:
         StageError: a feature is not finite.
     """
-    assert node.round is not None
-    dataset = run.config.datasets[str(node.modality)]
-    config, modality = with_frames(run.config, dataset.frames), MODALITIES[dataset.modality]
-    torch.set_num_threads(thread_count(config))
-    device = choose_device(config)
-    encoder = extracting_encoder(run, node.round, modality, device.device)
-    corpus = run.directory(Node("data", node.modality))
-    rows = ClipRows(corpus, shard_names(corpus), modality.member, PLACED)
-    places = views_by_row(rows, config.video.frames, dataset.views)
+    import torch
+
+    from xdc_core.compute.device import choose_device
+    from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
+    from xdc_core.data.encode import Counted, check_finite, encode_shards, load_encoding, write_rejects
+    from xdc_core.data.view_starts import START_COLUMNS, starts_by_row
+
+    node, out, settings = task.node, task.out, task.settings
+    torch.set_num_threads(thread_count(settings.runs_on))
+    device = choose_device(settings.runs_on)
+    modality = settings.views.modality
+    encoder = task.directory(encoder_node(modality.name, task.round))
+    encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
+    corpus = task.directory(Node("data", task.about))
+    rows = ClipRows(corpus, shard_names(corpus), modality.member, START_COLUMNS)
+    starts = starts_by_row(rows, settings.views.frames, settings.views_each)
     wanted = {
-        shard: [number for number in range(span.start, span.stop) if places[number]] for shard, span in rows.by_shard()
+        shard: [number for number in range(span.start, span.stop) if starts[number]] for shard, span in rows.by_shard()
     }
     missing = {shard: numbers for shard, numbers in wanted.items() if not (out / f"{shard}.parquet").exists()}
     total = sum(map(len, wanted.values()))
-    counted = Counted(total - sum(map(len, missing.values())), total, progress)
-    batch = max(1, config.extract.batch // dataset.views)  # So many clips have about that many views.
-    views = PlacedViews(corpus, rows, modality, config, places)
-    for shard, found in encode_shards(encoder, views, missing, batch, device.device, counted, torch.cat):
-        key_of = {number: rows.keys[number].as_py() for number in (*found.numbers, *found.rejects)}
-        keys = [key_of[number] for number in found.numbers for _ in places[number]]
-        frames = [first for number in found.numbers for first in places[number]]
-        check_finite(node, keys, found.features)
+    counted = Counted(total - sum(map(len, missing.values())), total, task.progress)
+    batch = max(1, settings.extract.batch // settings.views_each)  # So many clips have about that many views.
+    clips = ClipViews(corpus, rows, settings.views)
+
+    def item(number: int) -> ClipItem:
+        return ClipItem(number, tuple(starts[number]))
+
+    for shard, encoded in encode_shards(encoding, clips, missing, batch, counted, item):
+        key_of = {number: rows.keys[number].as_py() for number in (*encoded.rows, *encoded.rejects)}
+        keys = [key_of[number] for number in encoded.rows for _ in starts[number]]
+        frames = [first for number in encoded.rows for first in starts[number]]
+        check_finite(node, keys, encoded.features)
         lost = [
             Reject(corpus.name, node.name, "damaged", reason, key_of[number])
-            for number, reason in found.rejects.items()
+            for number, reason in encoded.rejects.items()
         ]
         write_rejects(out, shard, lost)
-        write_features(out / f"{shard}.parquet", keys, found.features, frame=pa.array(frames, pa.int32()))
-    by_key = dict(zip(rows.keys.to_pylist(), map(len, places), strict=True))
-    sizes = {shard: sum(map(len, places[span])) for shard, span in rows.by_shard()}
+        write_features(out / f"{shard}.parquet", keys, encoded.features, frame=pa.array(frames, pa.int32()))
+    by_key = dict(zip(rows.keys.to_pylist(), map(len, starts), strict=True))
+    sizes = {shard: sum(map(len, starts[span])) for shard, span in rows.by_shard()}
     written, refused = count_rows_and_rejects(out, "embed", sizes, by_key.__getitem__)
     return Outcome(written, refused, {"device": str(device)}, tuple(f"{shard}.parquet" for shard in sizes))
+
+
+def embedded_data_sets(config: Config, evaluations: list[str]) -> list[str]:
+    """Return the data sets of whose recordings these evaluations need features."""
+    chosen = [config.evaluate[name] for name in evaluations]
+    frozen = {each.data for each in chosen if each.data != CORPUS and each.protocol != "all"}
+    return [name for name in config.datasets if name in frozen]
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    if number is None:
+        return []
+    return [Node("embed", name, number) for name in embedded_data_sets(config, due_evaluations(config, number))]
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    assert node.round is not None
+    data = config.datasets[str(node.modality)]
+    return [Node("data", node.modality), encoder_node(data.modality, node.round)]
+
+
+def _settings(config: Config, node: Node) -> Embedding:
+    data = config.datasets[str(node.modality)]
+    return Embedding(views_of(config, data.modality, data.frames), data.views, config.extract, config.runs_on)
+
+
+EMBED: Stage[Config, Run, Embedding] = Stage(
+    name="embed",
+    version=1,
+    summary="Compute features of a data set's recordings with the encoder that a round begins with.",
+    folder="embeddings",
+    of="name",
+    each_round=True,
+    library="torch",
+    modules=("xdc_core.data.encode",),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=embed,
+)

@@ -12,43 +12,33 @@ import pyarrow as pa
 from shards.corpus.index import shard_names
 from shards.datasets.originals import NAMES as ORIGINALS
 from shards.errors import ConfigError, StageError
-from shards.progress import Progress
-from shards.section import hashed_settings
 from shards.store.build import Outcome
 from shards.store.fault import fault_point
 from shards.store.files import write_json
 from shards.store.manifest import fingerprint
 from shards.store.parquet import write_parquet
-from shards.store.stage import Library, Stage
+from shards.store.stage import Library, Stage, Task
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
-from xdc_core.config.evaluation import CORPUS, EvaluationSettings
-from xdc_core.config.methods import modalities
-from xdc_core.config.schema import Config, evaluated_modality
-from xdc_core.config.views import view_settings, with_frames
+from xdc_core.config.evaluation import CORPUS
+from xdc_core.config.protocols import PROBES
+from xdc_core.config.schema import Config, algorithm_of, evaluated_modality
+from xdc_core.config.views import views_of
 from xdc_core.data.features import read_features
 from xdc_core.documents.results import Results, Spread, Trial, write_results
 from xdc_core.evaluation.examples import Examples, check_split
 from xdc_core.evaluation.predictions import Predictions
 from xdc_core.evaluation.recordings import Recordings, read_recordings
+from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.spread import spread
 from xdc_core.evaluation.trial import trial_of, write_predictions
-from xdc_core.probes.linear import fc
-from xdc_core.probes.neighbours import neighbours
 from xdc_core.probes.retrieval import retrieve
-from xdc_core.probes.svm import svm
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 
-PROBES: dict[str, Callable[[Examples, Examples, int, int, float], Predictions]] = {
-    "fc": fc,
-    "svm": svm,
-    "knn": neighbours,
-}
 
-
-def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+def evaluate(task: Task[Evaluation]) -> Outcome:
     """Write results.json and results.parquet (all trials: every split with every seed), and what was predicted.
 
     A trial that is finished is kept: trials/<split>-<seed>.json, predictions/<split>-<seed>.parquet.
@@ -57,27 +47,24 @@ def evaluate(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
         ConfigError: the labels or splits do not fit; says what there is.
         StageError: features are not finite.
     """
-    name = str(node.modality)
-    evaluation = run.config.evaluate[name]
-    assert node.round is not None
-    recordings = read_recordings(run, evaluation, node.round)
-    todo = list(itertools.product(recordings.splits, range(evaluation.seeds)))
-    do_trial = _worker(run, node, evaluation, recordings, progress)
+    out, recordings = task.out, read_recordings(task)
+    todo = list(itertools.product(recordings.splits, range(task.settings.evaluation.seeds)))
+    do_trial = _worker(task, recordings)
     trials = []
     for done, (split, seed) in enumerate(todo, start=1):
         path = out / "trials" / f"{split}-{seed}.json"
         if path.exists():
             trial = Trial.model_validate_json(path.read_bytes())
         else:
-            trial, predictions = do_trial(out, split, seed)
+            trial, predictions = do_trial(split, seed)
             if predictions is not None:
                 file = out / "predictions" / f"{split}-{seed}.parquet"
                 write_predictions(file, predictions, recordings.names, recordings.classes)
             write_json(path, trial.model_dump(mode="json"))
         _forget_checkpoints(out / f"{split}-{seed}")
         trials.append(trial)
-        progress(done, len(todo), f"trials, {_headline(trial)}")
-    results = summarise(run, node, recordings, trials)
+        task.progress(done, len(todo), f"trials, {_headline(trial)}")
+    results = summarise(task, recordings, trials)
     write_results(out, results)
     write_parquet(out / "results.parquet", table_of(results))
     summary = {metric: spread.mean for metric, spread in results.metrics.items()}
@@ -96,38 +83,42 @@ def _forget_checkpoints(folder: Path) -> None:
         fault_point("after removal", folder.name)
 
 
-TrialWorker = Callable[[Path, str, int], tuple[Trial, Predictions | None]]
+TrialWorker = Callable[[str, int], tuple[Trial, Predictions | None]]
 
 
-def _worker(
-    run: Run, node: Node, evaluation: EvaluationSettings, recordings: Recordings, progress: Progress
-) -> TrialWorker:
+def _worker(task: Task[Evaluation], recordings: Recordings) -> TrialWorker:
     """What does one trial of an evaluation; features are read once for all."""
 
     def draw(split: str, seed: int) -> int:
         # Not of the round: all rounds hold out the same recordings.
-        return derive_seed(run.config.seed, "eval", node.modality, split, seed)
+        return derive_seed(task.settings.seed, "eval", task.node.modality, split, seed)
+
+    evaluation = task.settings.evaluation
 
     if evaluation.protocol == "all":
+        if evaluation.finetune.processes > 1:
+            from xdc_core.probes.finetuning_rank import finetune_in_ranks
+
+            return lambda split, seed: finetune_in_ranks(task, split, seed, draw(split, seed))
         from xdc_core.probes.finetuning import finetune
 
-        return lambda out, split, seed: finetune(run, node, recordings, split, seed, draw(split, seed), out, progress)
+        return lambda split, seed: finetune(task, recordings, split, seed, draw(split, seed))
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(thread_count(run.config))
+    threadpool_limits(thread_count(task.settings.runs_on))
     if evaluation.protocol == "retrieval":
-        return _retrieval(run, node, evaluation, recordings, draw)
-    features, owners = read_views(run, node, evaluation, recordings)
+        return _retrieval(task, recordings, draw)
+    features, owners = read_views(task, recordings)
     if evaluation.protocol == "clusters":
-        return _clusters(run, evaluation, recordings, features, owners, draw)
-    probe = PROBES[evaluation.protocol]
+        return _clusters(task.settings, recordings, features, owners, draw)
+    probe = PROBES.find(evaluation.protocol)
 
-    def classify(out: Path, split: str, seed: int) -> tuple[Trial, Predictions]:
+    def classify(split: str, seed: int) -> tuple[Trial, Predictions]:
         train, test = (
             _examples(features, recordings, owners, np.isin(owners, recordings.part(split, role)))
             for role in ("train", "test")
         )
-        predictions = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
+        predictions: Predictions = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
         unread = unread_recordings(recordings, split, owners)
         size = len(np.unique(train.groups))
         return trial_of(predictions, recordings.classes, split, seed, size, unread), predictions
@@ -150,32 +141,30 @@ def unread_recordings(recordings: Recordings, split: str, owners: np.ndarray) ->
 
 
 def _clusters(
-    run: Run,
-    evaluation: EvaluationSettings,
+    given: Evaluation,
     recordings: Recordings,
     features: np.ndarray,
     owners: np.ndarray,
     draw: Callable[[str, int], int],
 ) -> TrialWorker:
-    """k-means, as in a round, on the training recordings' views; then the test recordings' views against labels."""
-    from xdc_core.clustering.assign import nearest
-    from xdc_core.clustering.kmeans import kmeans
+    """The algorithm of the rounds on the training recordings' views; then the test recordings' views against labels."""
     from xdc_core.clustering.preprocess import fit_preprocess
 
-    settings, threads = run.config.cluster, thread_count(run.config)
+    settings, threads = given.cluster, thread_count(given.runs_on)
+    clusterer, own = algorithm_of(settings)
 
-    def compare(out: Path, split: str, seed: int) -> tuple[Trial, None]:
-        k = evaluation.k or len(recordings.classes)
+    def compare(split: str, seed: int) -> tuple[Trial, None]:
+        k = given.evaluation.k or len(recordings.classes)
         train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
         learnt, tested = (_examples(features, recordings, owners, part) for part in (train, test))
         warnings = check_split(learnt, tested, len(recordings.classes))
         if int(train.sum()) < k:
             raise ConfigError(f"{split}: {int(train.sum())} views to learn from are fewer than k ({k}). Lower k.")
         preprocess, _ = fit_preprocess([features[train]], settings)
-        centroids, _ = kmeans(preprocess([features[train]]), k, settings.iterations, draw(split, seed), threads)
+        model, _ = clusterer.fit(preprocess([features[train]]), k, own, draw(split, seed), threads)
         counts = Contingency()
         labels = [recordings.classes[recordings.labels[owner]] for owner in owners[test]]
-        counts.add(nearest(preprocess([features[test]]), centroids)[1], labels)
+        counts.add(clusterer.assign(model, preprocess([features[test]]), k)[1], labels)
         scores = agreement(counts)
         metrics = {
             name: value for name, value in scores.items() if name not in ("clips", "labels") and value is not None
@@ -192,30 +181,32 @@ def _clusters(
     return compare
 
 
-def _retrieval(
-    run: Run, node: Node, evaluation: EvaluationSettings, recordings: Recordings, draw: Callable[[str, int], int]
-) -> TrialWorker:
-    assert node.round is not None
-    parts = [dict(_features_of_corpus(run, modality, node.round)) for modality in ("video", "audio")]
-    keys = [key for key in recordings.of_clip if all(key in part for part in parts)]
+def _retrieval(task: Task[Evaluation], recordings: Recordings, draw: Callable[[str, int], int]) -> TrialWorker:
+    corpus = task.directory(SHARD)
+    read = [node for node in task.inputs if node.stage == "extract"]
+    parts = {str(node.modality): dict(_features_of(corpus, task.directory(node))) for node in read}
+    keys = [key for key in recordings.of_clip if all(key in part for part in parts.values())]
     owners = np.array([recordings.of_clip[key] for key in keys], np.int64)
-    video, audio = (np.stack([part[key] for key in keys]) for part in parts)
+    features = {name: np.stack([part[key] for key in keys]) for name, part in parts.items()}
 
-    def search(out: Path, split: str, seed: int) -> tuple[Trial, None]:
+    def search(split: str, seed: int) -> tuple[Trial, None]:
         train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
         labels = recordings.labels[owners[test]] if recordings.classes else None
-        found = retrieve(
-            video[train],
-            audio[train],
-            video[test],
-            audio[test],
-            labels,
-            draw(split, seed),
-            owners[train] if recordings.originals is None else recordings.originals[owners[train]],
-            evaluation.held_out,
-        )
-        metrics, chosen = dict(_flat(found)), found.get("chosen", {})
-        warnings = (*found.get("warnings", ()), *unread_recordings(recordings, split, owners))
+        found = {
+            (first, second): retrieve(
+                features[first][train],
+                features[second][train],
+                features[first][test],
+                features[second][test],
+                labels,
+                draw(split, seed),
+                owners[train] if recordings.originals is None else recordings.originals[owners[train]],
+                task.settings.evaluation.held_out,
+                names=(first, second),
+            )
+            for first, second in itertools.combinations(features, 2)
+        }
+        metrics, chosen, warnings = _of_all_pairs(found)
         trial = Trial(
             split=split,
             seed=seed,
@@ -223,11 +214,24 @@ def _retrieval(
             test=int(test.sum()),
             metrics=metrics,
             chosen=chosen,
-            warnings=warnings,
+            warnings=(*warnings, *unread_recordings(recordings, split, owners)),
         )
         return trial, None
 
     return search
+
+
+def _of_all_pairs(
+    found: dict[tuple[str, str], dict[str, Any]],
+) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
+    """Return metrics, what was chosen, and warnings. Of more than one pair, what was chosen is by pair."""
+    metrics = {name: value for result in found.values() for name, value in _flat(result)}
+    if len(found) == 1:
+        (result,) = found.values()
+        return metrics, result["chosen"], tuple(result["warnings"])
+    chosen = {"-".join(pair): result["chosen"] for pair, result in found.items()}
+    warnings = [f"{' and '.join(pair)}: {text}" for pair, result in found.items() for text in result["warnings"]]
+    return metrics, chosen, tuple(warnings)
 
 
 def _flat(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
@@ -241,25 +245,17 @@ def _flat(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
             yield f"{path}{name}", round(value, 6)
 
 
-def _features_of_corpus(run: Run, modality: str, number: int) -> Iterator[tuple[str, np.ndarray]]:
-    for shard in shard_names(run.corpus):
-        yield from zip(
-            *read_features(run.directory(Node("extract", modality, number)) / f"{shard}.parquet"), strict=True
-        )
+def _features_of(corpus: Path, directory: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for shard in shard_names(corpus):
+        yield from zip(*read_features(directory / f"{shard}.parquet"), strict=True)
 
 
-def read_views(
-    run: Run, node: Node, evaluation: EvaluationSettings, recordings: Recordings
-) -> tuple[np.ndarray, np.ndarray]:
+def read_views(task: Task[Evaluation], recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 [views, width] of labelled recordings, and the recording of each, int64 [views].
 
     Of the run's corpus a view is a clip's centre (what the extract stage wrote).
     """
-    assert node.round is not None
-    if evaluation.data == CORPUS:
-        directory = run.directory(Node("extract", evaluated_modality(run.config, str(node.modality)), node.round))
-    else:
-        directory = run.directory(Node("embed", evaluation.data, node.round))
+    (directory,) = task.directories("extract" if task.settings.evaluation.data == CORPUS else "embed")
     parts = [read_features(path) for path in sorted(directory.glob("[0-9]*.parquet"))]
     if not parts:
         raise StageError(f"{directory} has no features.")
@@ -273,32 +269,29 @@ def _headline(trial: Trial) -> str:
     return f"{trial.split}: {name} {value:.3f}"
 
 
-def summarise(run: Run, node: Node, recordings: Recordings, trials: list[Trial]) -> Results:
+def summarise(task: Task[Evaluation], recordings: Recordings, trials: list[Trial]) -> Results:
     """Return all trials, with the mean and spread of every metric over those that count."""
-    config, name = run.config, str(node.modality)
-    evaluation = config.evaluate[name]
-    modality = evaluated_modality(config, name)
+    given, evaluation, views = task.settings, task.settings.evaluation, task.settings.views
     # Validation and test clips of one corpus are no repetitions of each other: the last named counts.
     last = list(recordings.splits)[-1]
     counting = trials if evaluation.data != CORPUS else [trial for trial in trials if trial.split == last]
     warnings = [f"{trial.split}, seed {trial.seed}: {text}" for trial in trials for text in trial.warnings]
     warnings += [f"{count} recordings: {reason}" for reason, count in recordings.missing.items()]
     warnings += recordings.notes
-    assert node.round is not None
     return Results(
-        evaluation=name,
-        run=run.root.resolve().name,
-        round=node.round,
-        method=config.method,
-        control=config.train.shuffle_labels,
+        evaluation=task.about,
+        run=task.root.resolve().name,
+        round=task.round,
+        method=given.method,
+        control=given.control,
         data=evaluation.data,
-        layout=None if evaluation.data == CORPUS else config.datasets[evaluation.data].layout,
+        layout=given.dataset.layout if given.dataset else None,
         protocol=evaluation.protocol,
-        modality=modality,
-        encoder=getattr(config, modality).encoder if modality else None,
-        weights=getattr(getattr(config, modality), "weights", None) if modality else None,
+        modality=views.modality.name if views else None,
+        encoder=views.settings.encoder if views else None,
+        weights=given.weights,
         settings=evaluation.model_dump(mode="json"),
-        dataset=None if evaluation.data == CORPUS else config.datasets[evaluation.data].model_dump(mode="json"),
+        dataset=given.dataset.model_dump(mode="json") if given.dataset else None,
         classes=list(recordings.classes),
         metrics=spreads(counting),
         by_split={split: spreads([t for t in trials if t.split == split]) for split in recordings.splits},
@@ -351,24 +344,26 @@ def _inputs(config: Config, node: Node) -> list[Node]:
         return [data, encoder_node(str(modality), node.round)]
     if not corpus:
         return [data, Node("embed", evaluation.data, node.round)]
-    chosen = [modality] if modality else modalities(config.method)
+    chosen = [modality] if modality else config.modalities
     return [data, *(Node("extract", each, node.round) for each in chosen)]
 
 
-def _settings(config: Config, node: Node) -> dict[str, Any]:
-    name = str(node.modality)
-    evaluation = config.evaluate[name]
-    unused = {"label", "learn", "test"} if evaluation.data != CORPUS else {"splits"}
-    tuned = evaluation.protocol == "all"
-    settings = hashed_settings(evaluation, unused | (set() if tuned else {"finetune"}))
-    if tuned:
-        data = config.datasets.get(evaluation.data)
-        seen = with_frames(config, data.frames if data else None)
-        settings["view"] = view_settings(seen, str(evaluated_modality(config, name)), training=True)
-        settings["views"] = data.views if data else 1
-    if evaluation.protocol == "clusters":
-        settings["cluster"] = hashed_settings(config.cluster, {"k", "joint_l2"})
-    return {"seed": config.seed, **settings}
+def _settings(config: Config, node: Node) -> Evaluation:
+    evaluation, modality = config.evaluate[str(node.modality)], evaluated_modality(config, str(node.modality))
+    dataset = config.datasets.get(evaluation.data)
+    return Evaluation(
+        seed=config.seed,
+        evaluation=evaluation,
+        dataset=dataset,
+        views=views_of(config, modality, dataset.frames if dataset else None) if modality else None,
+        layout=dataset.layout if dataset else config.corpus.layout,
+        cluster=config.cluster,
+        method=config.method,
+        control=config.train.shuffle_labels,
+        learn_splits=config.corpus.learn_splits,
+        weights=getattr(config, modality).weights if modality else None,
+        runs_on=config.runs_on,
+    )
 
 
 def _outside(run: Run, node: Node) -> dict[str, str]:
@@ -395,7 +390,7 @@ def _library(config: Config, node: Node) -> Library:
     return "torch" if config.evaluate[str(node.modality)].protocol == "all" else "faiss"
 
 
-EVALUATE: Stage[Config, Run] = Stage(
+EVALUATE: Stage[Config, Run, Evaluation] = Stage(
     name="eval",
     version=2,
     summary="Do one evaluation of the encoders that a round begins with.",

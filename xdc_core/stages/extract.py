@@ -1,35 +1,39 @@
-"""The extract stage: one feature a clip, in the index's order, exactly once, shard by shard."""
+"""The extract stage: one feature per clip, in the index's order, exactly once, shard by shard."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-import torch
+from dataclasses import dataclass
+from typing import Any
 
 from shards.corpus.index import shard_names
 from shards.errors import StageError
-from shards.progress import Progress
 from shards.reject import Reject
 from shards.store.build import Outcome
-from shards.store.files import write_json
+from shards.store.node import Node
 from shards.store.parquet import count_rows
 from shards.store.row_count import count_rows_and_rejects
-from xdc_core.compute.device import choose_device
+from shards.store.stage import Stage, Task
 from xdc_core.compute.threads import thread_count
-from xdc_core.config.schema import Config
-from xdc_core.data.clips import ClipViews, ShardRows
+from xdc_core.config.schema import Config, ExtractSettings, RunsOn
+from xdc_core.config.views import encoding_settings, views_of
 from xdc_core.data.features import feature_rows, write_features
-from xdc_core.data.loader import load_views
-from xdc_core.data.modality import MODALITIES, Modality
-from xdc_core.encoders.file import FILE_NAME, load_encoder
-from xdc_core.runs.node import Node, encoder_node
+from xdc_core.modalities.view import Views
+from xdc_core.runs.node import SHARD, encoder_node
 from xdc_core.runs.run import Run
 
 
-def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+@dataclass(frozen=True)
+class Extraction:
+    """What the work is given of the configuration. `extract.batch` and `runs_on` decide how it is done only."""
+
+    views: Views
+    extract: ExtractSettings
+    runs_on: RunsOn
+
+    def hashed(self) -> dict[str, Any]:
+        """Return what decides the features."""
+        return {"view": self.views.hashed(training=False), **encoding_settings(self.extract)}
+
+
+def extract(task: Task[Extraction]) -> Outcome:
     """Write `<shard>.parquet` with columns key and feature for every shard; shards that are there are kept.
 
     A clip that no longer decodes is left out and stands in `<shard>.rejects.json` with its reason.
@@ -37,93 +41,35 @@ def extract(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     Raises:
         StageError: a feature is not finite.
     """
-    config = run.config
-    assert node.round is not None
-    modality = MODALITIES[str(node.modality)]
-    torch.set_num_threads(thread_count(config))
-    device = choose_device(config)
-    encoder = extracting_encoder(run, node.round, modality, device.device)
-    sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
+    import numpy as np
+    import torch
+
+    from xdc_core.compute.device import choose_device
+    from xdc_core.data.clips import ClipViews, ShardRows
+    from xdc_core.data.encode import Counted, check_finite, encode_shards, load_encoding, write_rejects
+
+    node, out, corpus, settings = task.node, task.out, task.directory(SHARD), task.settings
+    torch.set_num_threads(thread_count(settings.runs_on))
+    device = choose_device(settings.runs_on)
+    encoder = task.directory(encoder_node(task.about, task.round))
+    encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
+    sizes = {shard: count_rows(corpus / f"{shard}.parquet", "shard") for shard in shard_names(corpus)}
     missing = {shard: size for shard, size in sizes.items() if not (out / f"{shard}.parquet").exists()}
-    rows = ShardRows(run.corpus, missing, modality.member)
-    counted = Counted(feature_rows(out), sum(sizes.values()), progress)
-    views = ClipViews(run.corpus, rows, modality, config)
-    for shard, found in encode_shards(encoder, views, rows.spans, config.extract.batch, device.device, counted):
+    rows = ShardRows(corpus, missing, settings.views.modality.member)
+    counted = Counted(feature_rows(out), sum(sizes.values()), task.progress)
+    clips = ClipViews(corpus, rows, settings.views)
+    for shard, encoded in encode_shards(encoding, clips, rows.spans, settings.extract.batch, counted):
         first, keys = rows.spans[shard].start, rows.of(shard).keys
-        lost = {number - first: reason for number, reason in found.rejects.items()}
-        _check_rows(node, shard, len(keys), [*(number - first for number in found.numbers), *lost])
-        good = keys.take(np.asarray(found.numbers, np.int64) - first).to_pylist()
-        check_finite(node, good, found.features)
-        rejects = [Reject(run.corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
+        lost = {number - first: reason for number, reason in encoded.rejects.items()}
+        _check_rows(node, shard, len(keys), [*(number - first for number in encoded.rows), *lost])
+        good = keys.take(np.asarray(encoded.rows, np.int64) - first).to_pylist()
+        check_finite(node, good, encoded.features)
+        rejects = [Reject(corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
         write_rejects(out, shard, rejects)
-        write_features(out / f"{shard}.parquet", good, found.features)
+        write_features(out / f"{shard}.parquet", good, encoded.features)
     written, refused = count_rows_and_rejects(out, "extract", sizes)
-    summary = {"width": int(encoder.width), "device": str(device)}  # type: ignore[arg-type]
+    summary = {"width": encoding.width, "device": str(device)}
     return Outcome(written, refused, summary, tuple(f"{shard}.parquet" for shard in sizes))
-
-
-class Counted:
-    """Counts the clips that are done and those of them that were rejected, and reports both as progress."""
-
-    def __init__(self, done: int, total: int, progress: Progress) -> None:
-        self.done, self.total, self.rejected, self._progress = done, total, 0, progress
-        self.add(0, 0)
-
-    def add(self, good: int, rejected: int) -> None:
-        """Count more clips, and report the sums."""
-        self.done += good + rejected
-        self.rejected += rejected
-        self._progress(self.done, self.total, f"clips, {self.rejected} rejected" if self.rejected else "clips")
-
-
-class Encoded(NamedTuple):
-    """The clips `numbers` of a shard, in order, the features of their views, float32 [views, width], and why others
-    did not decode, by row number.
-    """
-
-    numbers: list[int]
-    features: np.ndarray
-    rejects: dict[int, str]
-
-
-def encode_shards(
-    encoder: torch.nn.Module,
-    views: ClipViews,
-    wanted: Mapping[str, Sequence[int]],
-    batch: int,
-    device: torch.device,
-    counted: Counted,
-    join: Callable[[list[torch.Tensor]], torch.Tensor] = torch.stack,
-) -> Iterator[tuple[str, Encoded]]:
-    """Compute the features of shard after shard, of the rows that are `wanted` of each, `batch` clips at a time.
-
-    One loader for all shards: its worker processes start once, and read ahead into the next shard.
-
-    Raises:
-        RuntimeError: the encoder fails on `device`, for want of memory for instance.
-        StageError: a stored clip cannot be read, as `load_views`.
-    """
-    config, modality, workers = views.config, views.modality, views.config.extract.workers
-    batches = load_views(views, centres(wanted, batch), workers, device, join)
-    for shard, numbers in wanted.items():
-        good: list[int] = []
-        rejects: dict[int, str] = {}
-        parts = [torch.empty((0, int(encoder.width)))]  # type: ignore[arg-type]
-        for found in islice(batches, -(-len(numbers) // batch)):
-            if found.views is not None:
-                parts.append(encode(encoder, found.views, modality, config, device))
-            good += found.numbers
-            rejects |= dict(found.rejects)
-            counted.add(len(found.numbers), len(found.rejects))
-        # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
-        yield shard, Encoded(good, torch.cat([part.to("cpu") for part in parts]).numpy(), rejects)
-
-
-def centres(wanted: Mapping[str, Sequence[int]], batch: int) -> Iterator[list[tuple[int, int | None]]]:
-    """Items of `ClipViews` for the rows of every shard, in batches of which none is of two shards."""
-    for numbers in wanted.values():
-        for first in range(0, len(numbers), batch):
-            yield [(number, None) for number in numbers[first : first + batch]]
 
 
 def _check_rows(node: Node, shard: str, clips: int, found: list[int]) -> None:
@@ -134,47 +80,30 @@ def _check_rows(node: Node, shard: str, clips: int, found: list[int]) -> None:
         )
 
 
-def check_finite(node: Node, keys: list[str], features: np.ndarray) -> None:
-    """Check features, float32 [n, width], of the clips with these keys.
-
-    Raises:
-        StageError: one has a number that is not finite.
-    """
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise StageError(
-            f"{node}: the feature of clip {keys[bad[0]]} is not finite ({len(bad)} of {len(keys)} are not). The "
-            "encoder's training has most likely diverged: lower train.lr and run the round before again, or look at "
-            "its metrics.jsonl."
-        )
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    return [] if number is None else [Node("extract", modality, number) for modality in config.modalities]
 
 
-def write_rejects(out: Path, shard: str, rejects: list[Reject]) -> None:
-    """Write `<shard>.rejects.json`, the clips of a shard that do not decode; no file where there are none."""
-    path = out / f"{shard}.rejects.json"
-    path.unlink(missing_ok=True)  # Of a call that was killed before the features came.
-    if rejects:
-        write_json(path, [asdict(reject) for reject in rejects])
+def _inputs(config: Config, node: Node) -> list[Node]:
+    assert node.round is not None
+    return [SHARD, encoder_node(str(node.modality), node.round)]
 
 
-def extracting_encoder(run: Run, number: int, modality: Modality, device: torch.device) -> torch.nn.Module:
-    """The encoder with which a round begins, as `encode` wants it. Raises StageError as `load_encoder` does."""
-    path = run.directory(encoder_node(modality.name, number)) / FILE_NAME
-    encoder = load_encoder(path, getattr(run.config, modality.name).encoder).to(device).eval()
-    if run.config.extract.channels_last:
-        encoder.to(memory_format=modality.channels_last)  # type: ignore[call-overload]
-    return encoder
+def _settings(config: Config, node: Node) -> Extraction:
+    return Extraction(views_of(config, str(node.modality)), config.extract, config.runs_on)
 
 
-@torch.inference_mode()
-def encode(
-    encoder: torch.nn.Module, views: torch.Tensor, modality: Modality, config: Config, device: torch.device
-) -> torch.Tensor:
-    """Features float32 [B, width], on the device, of a batch of views."""
-    batch = modality.normalise(views.to(device, non_blocking=True), config)
-    if config.extract.channels_last:
-        batch = batch.contiguous(memory_format=modality.channels_last)
-    half = config.extract.precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        result: torch.Tensor = encoder(batch)
-    return result.float()
+EXTRACT: Stage[Config, Run, Extraction] = Stage(
+    name="extract",
+    version=2,
+    summary="Compute one modality's features.",
+    folder="features",
+    of="modality",
+    each_round=True,
+    library="torch",
+    modules=("xdc_core.data.encode", "xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet"),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=extract,
+)

@@ -1,30 +1,60 @@
 """The init stage: the encoders of which the first round extracts, random (XDC paper, section 3) or from a file."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from shards.corpus.index import shard_names
-from shards.errors import StageError
-from shards.progress import Progress
+from shards.errors import ConfigError, StageError
 from shards.store.build import Outcome
-from xdc_core.compute.device import choose_device
+from shards.store.files import sha256_of
+from shards.store.node import Node
+from shards.store.stage import Stage, Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
-from xdc_core.data.clips import ClipRows, ClipViews
-from xdc_core.data.modality import MODALITIES
-from xdc_core.encoders.batch_norm import calibrate_batch_norm
-from xdc_core.encoders.build import build_encoder
-from xdc_core.encoders.file import FILE_NAME, save_encoder
-from xdc_core.encoders.import_weights import load_weights
-from xdc_core.runs.node import Node
+from xdc_core.config.load import FILE_NAME
+from xdc_core.config.schema import Config, ExtractSettings, RunsOn
+from xdc_core.config.views import views_of
+from xdc_core.encoders.registry import ENCODERS, encoder_spec, outside, source_file
+from xdc_core.modalities.view import Views
+from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run
-from xdc_core.stages.declared import WEIGHTS, weights_read
+
+if TYPE_CHECKING:
+    import torch
+
+# What the stage reads from outside the run, by the names that manifests have for it.
+WEIGHTS = "weights"
+SOURCE = "the encoder's source"
 
 
-def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+@dataclass(frozen=True)
+class Initialisation:
+    """What the work is given of the configuration. weights: a file, relative to the run; None for random ones."""
+
+    seed: int
+    learn_splits: list[str] | None
+    views: Views
+    weights: str | None
+    extract: ExtractSettings
+    runs_on: RunsOn
+
+    def hashed(self) -> dict[str, Any]:
+        """Return what decides the encoder: of weights from a file their digest is an input."""
+        if self.weights:
+            return {"encoder": self.views.settings.encoder}
+        return {
+            "seed": self.seed,
+            "learn_splits": self.learn_splits,
+            "batches": self.extract.calibration_batches,
+            "batch": self.extract.batch,
+            "view": self.views.hashed(training=False),
+        }
+
+
+def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
     """Write encoder.safetensors: the weights of the configuration's file as they are, or else random ones with
     batch-norm statistics measured on the first clips to learn from.
 
@@ -32,49 +62,146 @@ def make_initial_encoder(run: Run, node: Node, out: Path, progress: Progress) ->
         StageError: fewer than two clips to learn from.
         ConfigError: the file of weights cannot be read, or does not fit the encoder.
     """
-    modality = str(node.modality)
-    name = getattr(run.config, modality).encoder
+    import torch
+
+    from xdc_core.compute.device import choose_device
+    from xdc_core.encoders.build import build_encoder
+    from xdc_core.encoders.file import FILE_NAME, save_encoder
+    from xdc_core.encoders.import_weights import load_weights
+
+    settings, modality = task.settings, task.about
+    name = settings.views.settings.encoder
     summary: dict[str, Any] = {"encoder": name, "calibration_batches": 0}
-    if path := run.weights(modality):
-        encoder, dropped = load_weights(path, name)
-        summary[WEIGHTS] = {"file": path.name, "sha256": weights_read(run, node)[WEIGHTS], "dropped": dropped}
+    if settings.weights:
+        path = (task.root / settings.weights).resolve()
+        encoder, dropped = load_weights(path, name, modality)
+        summary[WEIGHTS] = {"file": path.name, "sha256": task.outside[WEIGHTS], "dropped": dropped}
     else:
-        torch.set_num_threads(thread_count(run.config))
-        device = choose_device(run.config)
+        torch.set_num_threads(thread_count(settings.runs_on))
+        device = choose_device(settings.runs_on)
         if device.why:
             summary["device"] = str(device)
-        encoder = build_encoder(name, derive_seed(run.config.seed, "init", modality)).to(device.device)
-        summary["calibration_batches"] = _calibrate(run, node, encoder, device.device, progress)
-    save_encoder(out / FILE_NAME, encoder, name)
+        encoder = build_encoder(name, derive_seed(settings.seed, "init", modality)).to(device.device)
+        summary["calibration_batches"] = _calibrate(task, encoder, device.device)
+    if package := ENCODERS.distribution(name):
+        summary["package"] = package
+    save_encoder(task.out / FILE_NAME, encoder, name)
     summary["parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
     return Outcome(1, 0, summary)
 
 
-def _calibrate(run: Run, node: Node, encoder: torch.nn.Module, device: torch.device, progress: Progress) -> int:
-    """Measure a random encoder's batch-norm statistics; returns how many batches were used.
+def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "torch.device") -> int:
+    """Measure a random encoder's batch-norm statistics over batches that may span shards. Returns their number.
 
     Without that its features are those of statistics nobody measured (mean 0, variance 1).
     """
-    config, modality = run.config, MODALITIES[str(node.modality)]
-    batches = config.extract.calibration_batches
+    from xdc_core.data.clips import ClipRows, ClipViews
+    from xdc_core.data.loader import batches_by_shard, load_views
+    from xdc_core.encoders.batch_norm import calibrate_batch_norm
+
+    settings, corpus = task.settings, task.directory(SHARD)
+    batches, size = settings.extract.calibration_batches, settings.extract.batch
     if not batches:
         return 0
-    rows = ClipRows(run.corpus, shard_names(run.corpus), modality.member)
+    rows = ClipRows(corpus, shard_names(corpus), settings.views.modality.member)
     # The corpus is shuffled: its first clips are a random sample.
-    chosen = rows.learnable(config.corpus.learn_splits)[: batches * config.extract.batch]
+    chosen = rows.learnable(settings.learn_splits)[: batches * size]
     if len(chosen) < 2:
         raise StageError(
-            f"{node}: there are {len(chosen)} clips to learn from. corpus.learn_splits is "
-            f"{config.corpus.learn_splits}; look at the column split of {run.corpus}/*.parquet."
+            f"{task.node}: there are {len(chosen)} clips to learn from. corpus.learn_splits is "
+            f"{settings.learn_splits}; look at the column split of {corpus}/*.parquet."
         )
 
-    def views() -> Iterator[torch.Tensor]:
-        clips = ClipViews(run.corpus, rows, modality, config)
-        for first in range(0, len(chosen), config.extract.batch):
-            items = [clips[int(number), None] for number in chosen[first : first + config.extract.batch]]
-            good = [view for _, view, _ in items if view is not None]
-            progress(first + len(items), len(chosen), "clips seen by batch norm")
-            if len(good) > 1:
-                yield modality.normalise(torch.stack(good).to(device), config)
+    def calibration() -> "Iterator[torch.Tensor]":
+        clips, items = ClipViews(corpus, rows, settings.views), batches_by_shard({"": chosen.tolist()}, size)
+        seen = 0
+        for batch in load_views(clips, items, settings.extract.workers, device):
+            seen += len(batch.rows) + len(batch.rejects)
+            task.progress(seen, len(chosen), "clips seen by batch norm")
+            if len(batch.rows) > 1:
+                assert batch.views is not None
+                yield settings.views.normalise(batch.views.to(device))
 
-    return calibrate_batch_norm(encoder, views())
+    return calibrate_batch_norm(encoder, calibration())
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    return [Node("init", modality) for modality in config.modalities] if number is None else []
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    # Only random encoders are calibrated, on the corpus.
+    return [] if getattr(config, str(node.modality)).weights else [SHARD]
+
+
+def _settings(config: Config, node: Node) -> Initialisation:
+    modality = str(node.modality)
+    return Initialisation(
+        seed=config.seed,
+        learn_splits=config.corpus.learn_splits,
+        views=views_of(config, modality),
+        weights=getattr(config, modality).weights,
+        extract=config.extract,
+        runs_on=config.runs_on,
+    )
+
+
+def _outside(run: Run, node: Node) -> dict[str, str]:
+    return weights_read(run, node) | source_read(run, node)
+
+
+def source_read(run: Run, node: Node) -> dict[str, str]:
+    """Return the sha256 of the file with the function that makes an encoder, if it is not one of xdc's own.
+
+    Raises:
+        ConfigError: the encoder is unknown, or there is no such file.
+    """
+    modality = str(node.modality)
+    name = getattr(run.config, modality).encoder
+    if not outside(name):
+        return {}
+    path = source_file(encoder_spec(name, modality))
+    status = path.stat()
+    return {SOURCE: _sha256(path, status.st_size, status.st_mtime_ns)}
+
+
+def weights_read(run: Run, node: Node) -> dict[str, str]:
+    """Return the sha256 of the file of weights from which an encoder starts, if one is set.
+
+    Raises:
+        ConfigError: the file is missing, or cannot be read.
+    """
+    path = run.weights(str(node.modality))
+    if path is None:
+        return {}
+    try:
+        status = path.stat()
+        return {WEIGHTS: _sha256(path, status.st_size, status.st_mtime_ns)}
+    except OSError as error:
+        raise ConfigError(
+            f"{node.modality}.weights: {path} cannot be read ({error.strerror}). Bring the file there, correct the "
+            f"path in {run.root}/{FILE_NAME} (it is relative to that file), or set it to null for random weights."
+        ) from None
+
+
+@lru_cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Return the digest of a file, read once per process as long as size and time stay the same."""
+    return sha256_of(path)
+
+
+INIT: Stage[Config, Run, Initialisation] = Stage(
+    name="init",
+    version=2,
+    summary="Make the encoder with which the first round begins.",
+    folder="init",
+    of="modality",
+    each_round=False,
+    library="torch",
+    modules=("xdc_core.data.loader", "xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet"),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=make_initial_encoder,
+    outside=_outside,
+)

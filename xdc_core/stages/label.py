@@ -1,5 +1,6 @@
-"""The label stage: every clip's nearest centroid is its pseudo-label. Streams shard by shard."""
+"""The label stage: every clip's cluster is its pseudo-label. Streams shard by shard."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,61 +9,77 @@ import pyarrow as pa
 
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.errors import ConfigError
-from shards.progress import Progress
 from shards.store.build import Outcome
 from shards.store.parquet import write_parquet
 from shards.store.row_count import count_rows_and_rejects
-from shards.store.stage import Stage
+from shards.store.stage import Stage, Task
 from xdc_core.clustering.agreement import Contingency, agreement
-from xdc_core.clustering.assign import nearest, read_centroids
+from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
+from xdc_core.clustering.registry import CLUSTERERS
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import TRUTH, label_sources
-from xdc_core.config.schema import Config
+from xdc_core.config.schema import Config, RunsOn
 from xdc_core.data.features import source_part, source_rows
 from xdc_core.data.labels import read_labels
+from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.scores import FILE_NAME, Agreement, Scores, write_scores
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.cluster import clustered_features
 
 
-def label(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
-    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32, Euclidean, to its centroid).
+@dataclass(frozen=True)
+class Labelling:
+    """What the work is given of the configuration. column: labels of the corpus in place of clusters (the baseline)."""
 
+    column: str | None
+    runs_on: RunsOn
+
+    def hashed(self) -> dict[str, Any]:
+        """Return what decides the labels."""
+        return {} if self.column is None else {"column": self.column}
+
+
+def label(task: Task[Labelling]) -> Outcome:
+    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32) to it.
+
+    Of k-means the distance is the Euclidean one to the centroid.
     Rows are those of the features, in their order. scores.json holds sizes, empty clusters, and the agreement with
     the round before and with every label column of the corpus.
     """
-    assert node.round is not None
-    source = str(node.modality)
-    if source == TRUTH:
-        return label_with_truth(run, node, out, progress)
-    clusters = run.directory(Node("cluster", source, node.round))
-    centroids, preprocess = read_centroids(clusters), load_preprocess(clusters / "preprocess.npz")
-    limit_faiss(run.config)
-    shards = shard_names(run.corpus)
+    if task.settings.column is not None:
+        return label_with_truth(task, task.settings.column)
+    out, corpus, features = task.out, task.directory(SHARD), task.directories("extract")
+    clusters = task.directory(Node("cluster", task.about, task.round))
+    fitted = read_kmeans(clusters)
+    clusterer, k = CLUSTERERS.find(fitted.algorithm), fitted.k
+    model, preprocess = read_model(clusters, clusterer), load_preprocess(clusters / "preprocess.npz")
+    limit_faiss(task.settings.runs_on)
+    shards = shard_names(corpus)
     for done, shard in enumerate(shards, start=1):
         path = out / f"{shard}.parquet"
         if path.exists():
             continue
-        keys, parts = source_part(run, node.round, source, shard)
+        keys, parts = source_part(features, shard)
         points = preprocess(parts)
-        distance, cluster = nearest(points, centroids)
+        distance, cluster = clusterer.assign(model, points, k)
         columns = {
             "key": pa.array(keys, pa.string()),
             "cluster": pa.array(cluster, pa.int32()),
             "distance": pa.array(distance, pa.float32()),
         }
         write_parquet(path, pa.table(columns))
-        progress(done, len(shards), "shards labelled")
-    scores = score(run, node, out, len(centroids))
+        task.progress(done, len(shards), "shards labelled")
+    before = task.directory(Node("label", task.about, task.round - 1)) if task.round else None
+    scores = score(corpus, out, before, k)
     write_scores(out, scores)
-    sizes = {shard: source_rows(run, node.round, source, shard) for shard in shards}
+    sizes = {shard: source_rows(features, shard) for shard in shards}
     rows, _ = count_rows_and_rejects(out, "label", sizes)
     return Outcome(rows, 0, _without_sizes(scores), _files(shards))
 
 
-def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+def label_with_truth(task: Task[Labelling], column: str) -> Outcome:
     """The baseline's label source: a clip's `cluster` is the number of its label among all, sorted; `distance` is 0.
 
     Clips without a label have no row; how many there are stands in scores.json (`unlabelled`), with the `classes`.
@@ -70,14 +87,15 @@ def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Out
     Raises:
         ConfigError: the corpus has no such column, or fewer than two labels.
     """
-    column, shards = run.config.truth, shard_names(run.corpus)
-    if column not in label_columns(run.corpus):
-        there = ", ".join(label_columns(run.corpus)) or "none"
-        raise ConfigError(f"truth is {column!r}, but {run.corpus} has no such label column. There are: {there}.")
-    tables = {shard: read_index(run.corpus, shard, ["key", column]) for shard in shards}
+    out, corpus = task.out, task.directory(SHARD)
+    shards = shard_names(corpus)
+    if column not in label_columns(corpus):
+        there = ", ".join(label_columns(corpus)) or "none"
+        raise ConfigError(f"truth is {column!r}, but {corpus} has no such label column. There are: {there}.")
+    tables = {shard: read_index(corpus, shard, ["key", column]) for shard in shards}
     names = sorted({name for table in tables.values() for name in table[column].to_pylist() if name is not None})
     if len(names) < 2:
-        raise ConfigError(f"truth: the column {column!r} of {run.corpus} has {len(names)} labels; two are the least.")
+        raise ConfigError(f"truth: the column {column!r} of {corpus} has {len(names)} labels; two are the least.")
     number = {name: place for place, name in enumerate(names)}
     rows = clips = 0
     sizes = {}
@@ -91,8 +109,8 @@ def label_with_truth(run: Run, node: Node, out: Path, progress: Progress) -> Out
         write_parquet(out / f"{shard}.parquet", pa.table(columns))
         rows, clips = rows + len(labelled), clips + len(table)
         sizes[shard] = len(labelled)
-        progress(done, len(shards), "shards labelled")
-    scores = score(run, node, out, len(names)).model_copy(update={"classes": names, "unlabelled": clips - rows})
+        task.progress(done, len(shards), "shards labelled")
+    scores = score(corpus, out, None, len(names)).model_copy(update={"classes": names, "unlabelled": clips - rows})
     write_scores(out, scores)
     count_rows_and_rejects(out, "label", sizes)
     return Outcome(rows, clips - rows, _without_sizes(scores), _files(shards))
@@ -106,19 +124,16 @@ def _files(shards: list[str]) -> tuple[str, ...]:
     return (*(f"{shard}.parquet" for shard in shards), FILE_NAME)
 
 
-def score(run: Run, node: Node, directory: Path, k: int) -> Scores:
+def score(corpus: Path, directory: Path, before: Path | None, k: int) -> Scores:
     """Return sizes, and the agreement with the round before and with the corpus's labels; reads the shards again."""
-    names = label_columns(run.corpus)
+    names = label_columns(corpus)
     with_labels = {name: Contingency() for name in names}
     with_before = Contingency()
     sizes = np.zeros(k, np.int64)
-    before = None
-    if node.round and node.modality != TRUTH:  # The truth does not change, and does not read the round before.
-        before = run.directory(Node("label", node.modality, node.round - 1))
-    for shard in shard_names(run.corpus):
+    for shard in shard_names(corpus):
         keys, clusters = read_labels(directory, shard)
         sizes += np.bincount(clusters, minlength=k)
-        index = read_index(run.corpus, shard, ["key", *names])
+        index = read_index(corpus, shard, ["key", *names])
         place = {key: row for row, key in enumerate(index["key"].to_pylist())}
         rows = [place[key] for key in keys]
         for name in names:
@@ -140,7 +155,8 @@ def score(run: Run, node: Node, directory: Path, k: int) -> Scores:
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    return [] if number is None else [Node("label", source, number) for source in label_sources(config.method)]
+    sources = label_sources(config.method, config.modalities)
+    return [] if number is None else [Node("label", source, number) for source in sources]
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:
@@ -150,11 +166,11 @@ def _inputs(config: Config, node: Node) -> list[Node]:
     return [SHARD, *clustered_features(config, node), Node("cluster", node.modality, node.round), *before]
 
 
-def _settings(config: Config, node: Node) -> dict[str, Any]:
-    return {"column": config.truth} if node.modality == TRUTH else {}
+def _settings(config: Config, node: Node) -> Labelling:
+    return Labelling(config.truth if node.modality == TRUTH else None, config.runs_on)
 
 
-LABEL: Stage[Config, Run] = Stage(
+LABEL: Stage[Config, Run, Labelling] = Stage(
     name="label",
     version=2,
     summary="Give every clip its pseudo-label from one label source (video, audio or joint).",

@@ -3,26 +3,34 @@
 from pathlib import Path
 
 from shards.errors import StageError
-from shards.progress import Progress
 from shards.store.build import Outcome
 from shards.store.files import write_text
+from shards.store.node import Node
+from shards.store.stage import Stage, Task
 from xdc_core.config.load import FILE_NAME
+from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
-from xdc_core.documents.report import FILE_NAME as REPORT
+from xdc_core.documents.report import FILE_NAME as REPORT_FILE
 from xdc_core.documents.report import ReportedNode, read_report, write_report
-from xdc_core.graph.stages import round_nodes, setup_nodes
-from xdc_core.report.clips import write_examples
-from xdc_core.report.gather import gather
-from xdc_core.report.overview import write_overview
-from xdc_core.report.round_page import FILE_NAME as PAGE
-from xdc_core.report.round_page import example_keys, round_page
-from xdc_core.runs.node import Node, encoder_node
+from xdc_core.report.settings import Reporting
+from xdc_core.runs.node import SHARD, encoder_node
 from xdc_core.runs.run import Run
+from xdc_core.stages.clips import DATA_STAGE, SHARD_STAGE
+from xdc_core.stages.cluster import CLUSTER
+from xdc_core.stages.embed import EMBED
+from xdc_core.stages.evaluate import EVALUATE
+from xdc_core.stages.extract import EXTRACT
+from xdc_core.stages.init import INIT
+from xdc_core.stages.label import LABEL
+from xdc_core.stages.train import TRAIN
 
 MEDIA = "media"
+# The stages that a report shows, each after those that it reads: what is done once a run, and those of a round.
+ONCE = (SHARD_STAGE, DATA_STAGE, INIT)
+IN_ROUND = (EXTRACT, CLUSTER, LABEL, TRAIN, EMBED, EVALUATE)
 
 
-def report(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+def report(task: Task[Reporting]) -> Outcome:
     """Write report.json (everything measured), report.html (the same as a page), media/ (of every cluster's nearest
     clips: pictures, spectrogram and sound), and xdc.yaml: the whole configuration, defaults filled in, as it was when
     the round was reported. Also writes overview.html of the run again.
@@ -30,18 +38,22 @@ def report(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
     Raises:
         StageError: a file that is read is missing or damaged.
     """
-    number = node.round
-    assert number is not None
-    nodes = [*setup_nodes(run.config), *round_nodes(run.config, number)[:-1]]
-    content = gather(run, number, nodes)
-    before = run.directory(Node("report", None, number - 1)) / MEDIA if number else Path("none")
+    from xdc_core.report.clips import write_examples
+    from xdc_core.report.gather import gather
+    from xdc_core.report.overview import write_overview
+    from xdc_core.report.round_page import FILE_NAME as PAGE
+    from xdc_core.report.round_page import example_keys, round_page
+
+    number, out = task.round, task.out
+    content = gather(task)
+    reports = [task.shown_directory(Node("report", None, earlier)) for earlier in range(number)]
     examples = example_keys(content)
-    unseen = write_examples(run, examples, out / MEDIA, before, progress)
+    before = reports[-1] / MEDIA if reports else Path("none")
+    unseen = write_examples(task.directory(SHARD), examples, out / MEDIA, before, task.progress)
     write_report(out, content)
-    write_text(out / FILE_NAME, commented_yaml(run.config, f"The configuration with which round {number} was done."))
-    encoders = {str(own.modality): encoder_node(str(own.modality), number) for own in nodes if own.stage == "extract"}
-    write_text(out / PAGE, round_page(run, content, encoders, unseen, _nodes_before(run.directory(node))))
-    write_overview(run, content)
+    write_text(out / FILE_NAME, task.settings.configuration)
+    write_text(out / PAGE, round_page(task, content, unseen, _nodes_before(task.target)))
+    write_overview(task.root, reports, content)
     agreement = {
         name: {column: scores.content() for column, scores in source.agreement.items()}
         for name, source in content.sources.items()
@@ -51,9 +63,68 @@ def report(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
 
 def _nodes_before(directory: Path) -> list[ReportedNode]:
     """Return the nodes of the report that is replaced; none where there is none, or where it is damaged."""
-    if not (directory / REPORT).exists():
+    if not (directory / REPORT_FILE).exists():
         return []
     try:
         return read_report(directory).nodes
     except StageError:
         return []
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    return [] if number is None else [Node("report", None, number)]
+
+
+def _once(config: Config) -> list[Node]:
+    return [node for stage in ONCE for node in stage.nodes(config, None)]
+
+
+def _in_round(config: Config, number: int) -> list[Node]:
+    return [node for stage in IN_ROUND for node in stage.nodes(config, number)]
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    assert node.round is not None
+    # Of the encoders that the round begins with it shows the first layers.
+    begun_with = [encoder_node(modality, node.round) for modality in config.modalities]
+    before = [Node("report", None, node.round - 1)] if node.round else []
+    return [SHARD, *begun_with, *_in_round(config, node.round), *before]
+
+
+def _lists(config: Config, node: Node) -> list[Node]:
+    assert node.round is not None
+    return [*_once(config), *(Node("report", None, number) for number in range(node.round))]
+
+
+def _settings(config: Config, node: Node) -> Reporting:
+    assert node.round is not None
+    return Reporting(
+        method=config.method,
+        rounds=config.rounds,
+        nodes=(*_once(config), *_in_round(config, node.round)),
+        report=config.report,
+        configuration=commented_yaml(config, f"The configuration with which round {node.round} was done."),
+    )
+
+
+REPORT: Stage[Config, Run, Reporting] = Stage(
+    name="report",
+    version=4,
+    summary="Write report.json and report.html of a round.",
+    folder="report",
+    of=None,
+    each_round=True,
+    library="torch",
+    modules=(
+        "xdc_core.report.gather",
+        "xdc_core.report.round_page",
+        "pandas",
+        "matplotlib.figure",
+        "matplotlib.backends.backend_svg",
+    ),
+    nodes=_nodes,
+    inputs=_inputs,
+    lists=_lists,
+    settings=_settings,
+    work=report,
+)

@@ -21,7 +21,7 @@ COLOURS = {
 DASHED = ("supervised", "shuffled", SCRATCH)
 
 
-def draw_figure(path: Path, facts: dict[str, Any]) -> None:
+def draw_figure(path: Path, results: dict[str, Any]) -> None:
     """Write an SVG: a panel a modality; lines are means over seeds, bands from the lowest to the highest seed."""
     import matplotlib
 
@@ -31,10 +31,10 @@ def draw_figure(path: Path, facts: dict[str, Any]) -> None:
     # Text stays text, and the same numbers give the same file.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "xdc", "font.size": 10})
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    variants = list(dict.fromkeys(row["variant"] for row in facts["summary"]))
+    variants = list(dict.fromkeys(row["variant"] for row in results["summary"]))
     for axis, modality in zip(axes, ("video", "audio"), strict=True):
-        for contender in dict.fromkeys(name for variant in variants for name in contenders(facts, variant)):
-            points = _points(facts, variants, contender, modality)
+        for contender in dict.fromkeys(name for variant in variants for name in contenders(results, variant)):
+            points = _points(results, variants, contender, modality)
             if not points:
                 continue
             places, rows = zip(*points, strict=True)
@@ -59,15 +59,15 @@ def draw_figure(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _points(
-    facts: dict[str, Any], variants: list[str], contender: str, modality: str
+    results: dict[str, Any], variants: list[str], contender: str, modality: str
 ) -> list[tuple[int, dict[str, Any]]]:
     if len(variants) > 1:
-        found = [last_row(facts, variant, contender, modality, "probe", "test") for variant in variants]
+        found = [last_row(results, variant, contender, modality, "probe", "test") for variant in variants]
         return [(place, row) for place, row in enumerate(found) if row]
     at = {"variant": variants[0], "modality": modality, "metric": "probe", "split": "test", "factor": SHARED[modality]}
-    rounds = range(facts["rounds"] + 1)
+    rounds = range(results["rounds"] + 1)
     if contender == SCRATCH:  # It is not trained: the same all along.
-        row = find(facts, **at, contender=SCRATCH, round=facts["rounds"])
+        row = find(results, **at, contender=SCRATCH, round=results["rounds"])
         return [(number, row) for number in rounds if row]
-    found = [find(facts, **at, contender=contender, round=number) for number in rounds]
+    found = [find(results, **at, contender=contender, round=number) for number in rounds]
     return [(number, row) for number, row in zip(rounds, found, strict=True) if row]

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from shards.digits.settings import DigitsSettings
 from shards.errors import ConfigError
+from shards.section import Section
 from xdc_core.config.load import parse_section, read_yaml
-from xdc_core.config.section import Section
 
 FILE_NAME = "study.yaml"
 

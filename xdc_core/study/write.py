@@ -1,4 +1,4 @@
-"""What a study leaves: results.parquet (every number), study.json (means and spreads), table.md and figure.svg."""
+"""The files of a study: results.parquet (every number), study.json (means and spreads), table.md and figure.svg."""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from xdc_core.study.table import table_of
 
 
 def write_study(root: Path, study: StudySettings, cells: list[Cell]) -> dict[str, Any]:
-    """Gather what is there of the cells, and write it. Returns the content of study.json."""
+    """Write the files of a study from what is finished of its cells. Returns the content of study.json."""
     rows = [row for cell in cells for row in cell_rows(cell)]
     if rows:
         write_parquet(root / "results.parquet", pa.Table.from_pylist(rows))
     last = max(cell.run.config.rounds for cell in cells)
-    facts = {
+    results = {
         "study": root.resolve().name,
         "settings": study.model_dump(mode="json"),
         "rounds": last,
@@ -31,7 +31,7 @@ def write_study(root: Path, study: StudySettings, cells: list[Cell]) -> dict[str
             for cell in cells
         ],
     }
-    write_json(root / "study.json", facts)
-    write_text(root / "table.md", table_of(facts))
-    draw_figure(root / "figure.svg", facts)
-    return facts
+    write_json(root / "study.json", results)
+    write_text(root / "table.md", table_of(results))
+    draw_figure(root / "figure.svg", results)
+    return results

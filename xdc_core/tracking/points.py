@@ -6,13 +6,12 @@ from typing import Any
 
 from shards.store.commit import partial_directories
 from shards.store.manifest import read_manifest
-from xdc_core.config.methods import modalities
+from xdc_core.documents.metrics import read_metrics
 from xdc_core.documents.report import Report
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.report.gather import round_report
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.training.metrics import read_metrics
 
 ROUND = "round"
 
@@ -34,7 +33,7 @@ class Point:
 def points(run: Run) -> Iterator[Point]:
     """Yield all points of a run: per round its trainings, as far as they have come, and its report."""
     fingerprints = Fingerprints(run)
-    before = dict.fromkeys(modalities(run.config.method), 0)
+    before = dict.fromkeys(run.config.modalities, 0)
     for number in range(run.config.rounds + 1):
         for modality in before:
             node = Node("train", modality, number)

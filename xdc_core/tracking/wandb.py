@@ -6,7 +6,7 @@ from typing import Any
 
 import wandb
 
-from xdc_core.config.methods import clustered_sources, modalities
+from xdc_core.config.methods import clustered_sources
 from xdc_core.runs.run import Run
 
 
@@ -41,10 +41,10 @@ def track(run: Run, known: dict[str, Any]) -> WeightsAndBiases:
         settings=wandb.Settings(console="off", silent=True),
     )
     opened.define_metric("round")
-    for axis in modalities(run.config.method):
+    for axis in run.config.modalities:
         opened.define_metric(f"{axis}/step")
         opened.define_metric(f"{axis}/*", step_metric=f"{axis}/step")
-    sources = clustered_sources(run.config.method)
+    sources = clustered_sources(run.config.method, run.config.modalities)
     for group in (*(f"clusters_{source}" for source in sources), "evaluations"):
         opened.define_metric(f"{group}/*", step_metric="round")
     return WeightsAndBiases(opened)

@@ -1,54 +1,79 @@
 """Which of how many training processes this is, and what they tell each other beside gradients."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which of how many processes this is."""
+class ProcessRank:
+    """The number of this process, from 0, and how many there are."""
 
     rank: int
-    ranks: int
+    world_size: int
 
 
-def place_from_environment() -> Place:
-    """Of a process that torchrun started; (0, 1) without torchrun."""
-    return Place(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+def rank_from_environment() -> ProcessRank:
+    """Return the rank that torchrun gave this process; (0, 1) without torchrun."""
+    return ProcessRank(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
-def join_ranks(place: Place, device: torch.device) -> None:
+def join_ranks(process: ProcessRank, device: torch.device) -> None:
     """Meet the other processes. Tensors on the CPU go through gloo on every machine, those on a GPU through NCCL."""
-    if place.ranks == 1:
+    if process.world_size == 1:
         return
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
-def leave_ranks(place: Place) -> None:
+def leave_ranks(process: ProcessRank) -> None:
     """Wait until every process is here.
 
     The group is not taken down: in torch 2.13 that may hang (the group's destructor holds Python's lock while it waits
     for a thread of gloo that wants the lock). The processes end without destructors instead.
     """
-    any_rank(False, place)
+    any_rank(False, process)
 
 
-def any_rank(flag: bool, place: Place) -> bool:
-    """Whether it is so in any process; all get the same answer. Each of them must ask."""
-    if place.ranks == 1:
+def any_rank(flag: bool, process: ProcessRank) -> bool:
+    """Return whether `flag` is set in any process; all get the same answer. Every process must call this."""
+    if process.world_size == 1:
         return flag
-    told = torch.tensor(float(flag))
-    distributed.all_reduce(told, distributed.ReduceOp.MAX)
-    return bool(told)
+    value = torch.tensor(float(flag))
+    distributed.all_reduce(value, distributed.ReduceOp.MAX)
+    return bool(value)
 
 
-def mean_over_ranks(values: dict[str, float], place: Place) -> dict[str, float]:
-    """The mean of each value over the processes, whose batches are equally large. Each of them must ask."""
-    if place.ranks == 1:
+def mean_over_ranks(values: dict[str, float], process: ProcessRank) -> dict[str, float]:
+    """Return the mean of each value over the processes, each of which counts the same. Every process must call this."""
+    if process.world_size == 1:
         return values
     means = torch.tensor(list(values.values()), dtype=torch.float64)
     distributed.all_reduce(means)
-    return dict(zip(values, (means / place.ranks).tolist(), strict=True))
+    return dict(zip(values, (means / process.world_size).tolist(), strict=True))
+
+
+def share_buffers(model: nn.Module, process: ProcessRank) -> None:
+    """Give every process the buffers of rank 0, for the batch norms of each have seen other clips.
+
+    Every process must call this.
+    """
+    if process.world_size > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
+
+
+def concatenate_over_ranks(arrays: Sequence[np.ndarray], process: ProcessRank) -> list[np.ndarray]:
+    """Return each array joined along its first axis with those of the other processes, in the order of the ranks.
+
+    Every process must call this, with arrays of the same dtypes and trailing shapes.
+    """
+    if process.world_size == 1:
+        return list(arrays)
+    parts: list[Any] = [None] * process.world_size
+    distributed.all_gather_object(parts, list(arrays))
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -8,10 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from shards.command import command
+from xdc_core.modalities.registry import BUILT_IN
 
 
 def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
-    """A row a run."""
+    """Print a row per run."""
     console = _console()
     if not found:
         console.print(
@@ -22,7 +23,8 @@ def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
         )
         return
     names = list(dict.fromkeys(name for run in found for name in run.get("evaluations", {})))
-    table = _table("run", "method", "seed", "round", "clips", "AMI video", "audio", *names, "finished (UTC)")
+    first, *others = modalities = dict.fromkeys(name for run in found for name in run.get("modalities", BUILT_IN))
+    table = _table("run", "method", "seed", "round", "clips", f"AMI {first}", *others, *names, "finished (UTC)")
     for column in table.columns:  # Heads may break, rows may not.
         column.min_width = 5
     table.columns[0].no_wrap = True
@@ -38,7 +40,7 @@ def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
             str(run["seed"]),
             f"{'–' if run['reported'] is None else run['reported']} of {run['rounds']}",
             _shown(run["clips"]),
-            *(_shown(agreement.get(modality, agreement.get("joint"))) for modality in ("video", "audio")),
+            *(_shown(agreement.get(modality, agreement.get("joint"))) for modality in modalities),
             *(_shown(run["evaluations"].get(name)) for name in names),
             (run["finished"] or "")[:16].replace("T", " "),
         )
@@ -49,7 +51,7 @@ def print_runs(folder: Path, found: list[dict[str, Any]]) -> None:
 
 
 def print_difference(found: dict[str, Any]) -> None:
-    """Settings, data, results and clusters, each where there is something to say."""
+    """Print what differs in settings, data, results and clusters."""
     console, (a, b) = _console(), found["runs"]
     console.print(f"a: {a}\nb: {b}\n", highlight=False, markup=False)
     if found["settings"]:
@@ -80,7 +82,7 @@ def print_difference(found: dict[str, Any]) -> None:
 
 
 def _console() -> Console:
-    """As wide as the terminal; where there is none, as wide as the tables."""
+    """Return a console as wide as the terminal; where there is none, as wide as the tables."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
 

@@ -1,4 +1,4 @@
-"""How every node of a run stands."""
+"""The state of every node of a run."""
 
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-# The first of these that a node of a cell is in is what the cell says.
+# A cell shows the first of these that one of its nodes is in.
 MARKS = {"stale": "yellow", "partial": "cyan", "missing": "dim", "fresh": "green"}
 REASONS = 12
 
 
 def read_status(root: Path) -> list[dict[str, Any]]:
-    """A row a node: stage, modality, round, state, why, path, rows, seconds."""
+    """Return a row per node: stage, modality, round, state, why, path, rows, seconds."""
     run = open_run(root)
     fingerprints = Fingerprints(run)
     rows = []
@@ -44,9 +44,9 @@ def read_status(root: Path) -> list[dict[str, Any]]:
 
 
 def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = False) -> None:
-    """For people: a row a round, a column a stage, then why nodes are not fresh.
+    """Print a row per round, a column per stage, then why nodes are not fresh.
 
-    With `every_node` a row a node, with its directory.
+    With `every_node` print a row per node, with its directory.
     """
     from rich.console import Console
 
@@ -70,7 +70,7 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
 
 
 def _setup(rows: list[dict[str, Any]]) -> "Text":
-    """What is done once a run."""
+    """Return a line on what is done once per run."""
     from rich.text import Text
 
     line = Text()
@@ -106,15 +106,15 @@ def _by_stage(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _cell(nodes: list[dict[str, Any]]) -> "Text":
-    """The seconds that the nodes took, or, where not all are fresh, how many are in which state."""
+    """Return the seconds that the nodes took, or, where not all are fresh, how many are in which state."""
     from rich.text import Text
 
     states = Counter(node["state"] for node in nodes)
-    told = next(state for state in MARKS if state in states)
-    if told == "fresh":
-        return Text(f"{sum(node['seconds'] for node in nodes):.1f} s", style=MARKS[told])
-    some = f"{states[told]} of {len(nodes)} " if states[told] < len(nodes) else ""
-    return Text(f"{some}{told}" if some or told != "missing" else "-", style=MARKS[told])
+    shown = next(state for state in MARKS if state in states)
+    if shown == "fresh":
+        return Text(f"{sum(node['seconds'] for node in nodes):.1f} s", style=MARKS[shown])
+    some = f"{states[shown]} of {len(nodes)} " if states[shown] < len(nodes) else ""
+    return Text(f"{some}{shown}" if some or shown != "missing" else "-", style=MARKS[shown])
 
 
 def _nodes(rows: list[dict[str, Any]]) -> "Table":

@@ -1,4 +1,4 @@
-"""What was learnt, for the terminal."""
+"""The results of a run, for the terminal."""
 
 import json
 import re
@@ -15,19 +15,19 @@ from xdc_core.graph.state import node_state
 from xdc_core.report.gather import round_report
 from xdc_core.runs.corpora import lost_corpus
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run, open_run
+from xdc_core.runs.run import Run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def read_report(root: Path, number: int | None) -> Report:
-    """A round's report.json; of the newest reported round where no number is given.
+def read_report(run: Run, number: int | None) -> Report:
+    """Read a round's report.json; of the newest reported round where no number is given.
 
     Raises:
         ConfigError: there is none.
     """
-    run = open_run(root)
+    root = run.root
     if number is None:
         numbers = [n for n in range(run.config.rounds + 1) if _report(run, n).exists()]
         if not numbers:
@@ -43,38 +43,38 @@ def _report(run: Run, number: int) -> Path:
     return run.round_directory(number) / "report" / "report.json"
 
 
-def print_summary(root: Path, facts: Report) -> None:
-    """A table of the rounds, where the files are, and what to try next. Says so where it is out of date."""
+def print_summary(run: Run, report: Report) -> None:
+    """Print a table of the rounds, where the files are, and what to try next. Says so where it is out of date."""
     from rich.console import Console
     from rich.table import Table
 
-    label = facts.first_label
+    label = report.first_label
     heads = ["k", "empty", "NMI with round before"] + ([f"NMI {label}", f"AMI {label}", "purity"] if label else [])
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("round", justify="right")
     table.add_column("clusters of")
     for head in heads:
         table.add_column(head, justify="right")
-    for row in facts.history:
+    for row in report.history:
         cells = [str(row.round), row.source, str(row.k), str(row.empty), _number(row.nmi_previous)]
         if label:
             cells += [_number(row.score(name, label)) for name in ("nmi", "ami", "purity")]
         table.add_row(*cells)
     console = Console(highlight=False)
     console.print(
-        f"{facts.run}: what the clusters agree with, by round (0 is the encoder at the start)\n", markup=False
+        f"{report.run}: what the clusters agree with, by round (0 is the encoder at the start)\n", markup=False
     )
     console.print(table)
-    if facts.evaluation_history:
+    if report.evaluation_history:
         console.print("\nEvaluations of the encoders that a round begins with\n")
-        console.print(_evaluations(facts))
-    for line in _what_next(root, facts):
+        console.print(_evaluations(report))
+    for line in _what_next(run, report):
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _what_next(root: Path, facts: Report) -> Iterator[str]:
-    """Whether the report is out of date, where the files are, and commands to try next."""
-    number, run = facts.round, open_run(root)
+def _what_next(run: Run, report: Report) -> Iterator[str]:
+    """Yield whether the report is out of date, where the files are, and commands to try next."""
+    number, root = report.round, run.root
     state, why = node_state(run, Node("report", None, number), Fingerprints(run))
     if state != "fresh":
         yield f"\nThis report is {state}: {why or 'not finished'}. See: {command('xdc', 'status', root)}"
@@ -82,11 +82,11 @@ def _what_next(root: Path, facts: Report) -> Iterator[str]:
         yield lost
     yield f"\nReport         {root}/rounds/{number:03d}/report/report.html"
     yield f"Pseudo-labels  {root}/rounds/{number:03d}/labels/*/*.parquet"
-    trained = number if facts.trained else number - 1
+    trained = number if report.trained else number - 1
     if trained >= 0:
         yield f"Encoders       {root}/rounds/{trained:03d}/train/*/encoder.safetensors"
     yield f"Clips          {run.corpus}"
-    source = next(iter(facts.sources), "truth")
+    source = next(iter(report.sources), "truth")
     yield f"\nNext:\n  {command('xdc', 'status', root)}"
     yield f"  {_count_clusters(root, f'rounds/{number:03d}/labels/{source}/*.parquet')}"
     again = command("xdc", "run", root)
@@ -94,7 +94,7 @@ def _what_next(root: Path, facts: Report) -> Iterator[str]:
 
 
 def _count_clusters(root: Path, labels: str) -> str:
-    """A command that counts the clips of every cluster, its path quoted for DuckDB, for SQL, Python and the shell.
+    """Return a command that counts the clips per cluster, its path quoted for DuckDB, for SQL, Python and the shell.
 
     `labels`: a pattern of files below `root`.
     """
@@ -107,16 +107,16 @@ def _count_clusters(root: Path, labels: str) -> str:
     return f"python -c {quoted}"
 
 
-def _evaluations(facts: Report) -> "Table":
-    """A row a round, a column an evaluation."""
+def _evaluations(report: Report) -> "Table":
+    """Return a table with a row per round and a column per evaluation."""
     from rich.table import Table
 
-    names = list(dict.fromkeys(row.evaluation for row in facts.evaluation_history))
+    names = list(dict.fromkeys(row.evaluation for row in report.evaluation_history))
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for head in ("round", *names):
         table.add_column(head, justify="right")
-    for number in dict.fromkeys(row.round for row in facts.evaluation_history):
-        means = {row.evaluation: row.mean for row in facts.evaluation_history if row.round == number}
+    for number in dict.fromkeys(row.round for row in report.evaluation_history):
+        means = {row.evaluation: row.mean for row in report.evaluation_history if row.round == number}
         table.add_row(str(number), *(_number(means.get(name)) for name in names))
     return table
 

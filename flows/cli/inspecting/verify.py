@@ -1,16 +1,16 @@
-"""What `xdc verify` says."""
+"""`xdc verify` on the terminal."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.cli.terminal import counter
+from flows.terminal import counter
 from xdc_core.inspection.verification import Finding, commands, verify_run
 from xdc_core.runs.run import open_run
 
 
 def verify(root: Path, show: bool) -> dict[str, Any]:
-    """Verify a run. Returns `sound` (nothing is damaged), the `findings`, and the `commands` that mend them.
+    """Verify a run. Returns `sound` (nothing is damaged), the `findings`, and the `commands` that repair them.
 
     Raises:
         ConfigError: there is no run.
@@ -29,16 +29,16 @@ def verify(root: Path, show: bool) -> dict[str, Any]:
     }
 
 
-def print_verdict(root: Path, verdict: dict[str, Any]) -> None:
-    """A line or two a finding, and at the end what to call."""
-    for facts in verdict["findings"]:
-        finding = Finding(**facts)
+def print_verification(root: Path, result: dict[str, Any]) -> None:
+    """Print a line or two per finding, and at the end the commands that repair what is damaged."""
+    for values in result["findings"]:
+        finding = Finding(**values)
         print(f"{finding.kind}: {finding.path}: {finding.what}")
         if finding.kind != "damaged":
             print(f"  {finding.remedy}")
-    if verdict["commands"]:
-        print("\nTo make anew what is damaged, in this order:")
-        for command in verdict["commands"]:
+    if result["commands"]:
+        print("\nTo rebuild what is damaged, in this order:")
+        for command in result["commands"]:
             print(f"  {command}")
     else:
         print(f"{root}: everything that is committed is what was committed.")

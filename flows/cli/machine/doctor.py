@@ -1,4 +1,4 @@
-"""What of a machine works, and which flow runs are dead without Prefect's knowing."""
+"""What of a machine works, and which flow runs Prefect still holds for running although their process is gone."""
 
 import importlib.metadata
 import os
@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from flows.cli.machine.finding import finding
 from flows.cli.machine.gpus import faiss, torch_and_gpus
-from flows.orchestration.dead_runs import bury, known_dead, look
-from flows.orchestration.prefect_defaults import set_defaults
-from flows.orchestration.server import answers, temporary_server
+from flows.server.dead_runs import find_unfinished, known_dead, mark_crashed
+from flows.server.prefect_defaults import set_defaults
+from flows.server.temporary import answers, temporary_server
 from shards.errors import ConfigError, XdcError
 from shards.store.lock_check import AT_ONCE, check_locks
 from xdc_core.config.load import FILE_NAME
@@ -34,18 +34,18 @@ CODECS: tuple[tuple[str, Literal["r", "w"]], ...] = (
 )
 
 
-# What is said of a flow run, and what to do, by the fate of its process.
-WHAT_NOW = {
+# State of the finding and what to do, by the state of a flow run's process.
+REMEDIES = {
     "alive": ("works", ""),
-    "gone": ("dead", "To tell Prefect: xdc doctor --repair"),
+    "gone": ("dead", "To mark it as Crashed: xdc doctor --repair"),
     "elsewhere": ("unseen", "Ask there; if that will never be there again: xdc doctor --repair --dead {id}"),
     "starting": ("unseen", "If nothing is starting it: xdc doctor --repair --dead {id}"),
 }
-BURIED = "Prefect knows now. To go on: prefect flow-run retry {id}, or start the same again"
+REPAIRED = "It has a final state now. To go on: prefect flow-run retry {id}, or start the same again"
 
 
 def examine(folders: Sequence[Path] = (), repair: bool = False, dead: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Look at everything; takes some seconds, for torch and faiss are loaded.
+    """Examine everything; takes some seconds, for torch and faiss are loaded.
 
     `folders`: see `lock_folders`. `repair` and `dead`: see `flow_runs`.
 
@@ -58,13 +58,13 @@ def examine(folders: Sequence[Path] = (), repair: bool = False, dead: Sequence[s
 
 
 def python() -> dict[str, str]:
-    """The interpreter."""
+    """Return the finding on the interpreter."""
     version = ".".join(map(str, sys.version_info[:3]))
     return finding("python", "works" if sys.version_info >= (3, 11) else "broken", f"{version} at {sys.executable}")
 
 
 def packages() -> list[dict[str, str]]:
-    """Versions; both faiss packages together overwrite each other."""
+    """Return the packages' versions; both faiss packages together overwrite each other."""
     found: dict[str, str] = {}
     for name in PACKAGES:
         try:
@@ -80,7 +80,7 @@ def packages() -> list[dict[str, str]]:
 
 
 def codecs() -> list[dict[str, str]]:
-    """FFmpeg's libraries inside PyAV."""
+    """Return findings on FFmpeg's libraries inside PyAV."""
     try:
         import av
     except (ImportError, OSError) as error:
@@ -98,7 +98,7 @@ def codecs() -> list[dict[str, str]]:
 
 
 def memory_and_disk() -> dict[str, str]:
-    """Cores, memory, and the disk that holds this directory."""
+    """Return the finding on cores, memory, and the disk that holds this directory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     state = "works" if free > 1 else "broken"
@@ -125,7 +125,7 @@ def lock_folders(given: Sequence[Path]) -> list[Path]:
 
 
 def locks(folders: Sequence[Path]) -> list[dict[str, str]]:
-    """Whether locks hold between processes in each of these folders."""
+    """Return whether locks hold between processes, a finding per folder."""
     rows = []
     for folder in folders:
         try:
@@ -139,7 +139,7 @@ def locks(folders: Sequence[Path]) -> list[dict[str, str]]:
 
 
 def prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
-    """Whether a server is set, and answers, and what it says of flow runs."""
+    """Return whether a server is set and answers, and findings on its unfinished flow runs."""
     set_defaults(quiet=True)
     try:
         from prefect.settings import PREFECT_API_URL
@@ -155,7 +155,7 @@ def prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
 
 
 def temporary_prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
-    """Start one, as a command without a server does: wrong versions of what it needs show only there."""
+    """Start a server, as a command without one does: wrong versions of what it needs show only there."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     started = time.monotonic()
@@ -171,7 +171,7 @@ def temporary_prefect_server(repair: bool, dead: Sequence[str]) -> list[dict[str
 
 
 def flow_runs(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
-    """Those that are not at an end. `repair` buries the ones whose process is gone, and those that `dead` names.
+    """List flow runs without a final state. `repair` gives one to those whose process is gone or that `dead` names.
 
     Raises:
         ConfigError: `dead` names none, or one that is alive.
@@ -180,19 +180,19 @@ def flow_runs(repair: bool, dead: Sequence[str]) -> list[dict[str, str]]:
 
     rows = []
     with get_client(sync_client=True) as client:
-        seen = look(client)
-        named = known_dead(seen, dead)
-        for sighting in seen:
-            state, text = WHAT_NOW[sighting.fate]
-            if repair and (sighting.fate == "gone" or sighting in named):
-                state, text = ("buried", BURIED) if bury(client, sighting) else ("works", "changed just now")
-            text = text.format(id=sighting.id)
-            rows.append(finding("flow run", state, f"{sighting.name} ({sighting.id}): {sighting.text}. {text}".strip()))
+        unfinished = find_unfinished(client)
+        named = known_dead(unfinished, dead)
+        for run in unfinished:
+            state, text = REMEDIES[run.process_state]
+            if repair and (run.process_state == "gone" or run in named):
+                state, text = ("repaired", REPAIRED) if mark_crashed(client, run) else ("works", "changed just now")
+            text = text.format(id=run.id)
+            rows.append(finding("flow run", state, f"{run.name} ({run.id}): {run.text}. {text}".strip()))
     return rows
 
 
 def print_findings(findings: list[dict[str, Any]]) -> None:
-    """A line each."""
-    marks = {"works": "ok", "absent": "--", "broken": "!!", "unseen": "??", "dead": "xx", "buried": "ok"}
+    """Print a line per finding."""
+    marks = {"works": "ok", "absent": "--", "broken": "!!", "unseen": "??", "dead": "xx", "repaired": "ok"}
     for row in findings:
         print(f"{marks[row['state']]}  {row['what']:<18} {row['text']}")

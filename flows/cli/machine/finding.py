@@ -1,9 +1,9 @@
-"""What `xdc doctor` says of one thing."""
+"""One finding of `xdc doctor`."""
 
 
 def finding(what: str, state: str, text: str) -> dict[str, str]:
-    """`state`: works, absent (xdc does without) or broken (xdc cannot run).
+    """Return a finding. `state`: works, absent (xdc does without) or broken (xdc cannot run).
 
-    Of a flow run: works, unseen (nobody knows whether it does), dead (without Prefect's knowing) or buried.
+    Of a flow run: works, unseen (its process cannot be seen from here), dead (its process is gone) or repaired.
     """
     return {"what": what, "state": state, "text": text}

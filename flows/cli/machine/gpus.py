@@ -1,10 +1,10 @@
-"""What `xdc doctor` says of GPUs: what stages would do with them, in the same words and by the same functions."""
+"""What `xdc doctor` finds of GPUs, by the functions with which stages choose their device."""
 
 from flows.cli.machine.finding import finding
 
 
 def torch_and_gpus() -> list[dict[str, str]]:
-    """Whether PyTorch and torchaudio load, and the GPUs that PyTorch sees."""
+    """Return whether PyTorch and torchaudio load, and the GPUs that PyTorch sees."""
     try:
         import torch  # noqa: F401 - whether it loads is the question
     except (ImportError, OSError) as error:
@@ -18,7 +18,7 @@ def torch_and_gpus() -> list[dict[str, str]]:
 
 
 def gpus() -> list[dict[str, str]]:
-    """A line for each GPU, or one that says why there is none; and the check of bfloat16 on the first that works."""
+    """Return a finding per GPU, or why there is none; and the check of bfloat16 on the first that works."""
     import torch
 
     from xdc_core.compute.device import gpu_trouble, start_cuda
@@ -40,14 +40,14 @@ def gpus() -> list[dict[str, str]]:
 
 
 def convolutions(device: str) -> dict[str, str]:
-    """Whether the encoders' layers are the same in bfloat16 as in float32, but for rounding."""
+    """Return whether the encoders' layers are the same in bfloat16 as in float32, but for rounding."""
     import torch
 
     from xdc_core.encoders.precision_check import CHECKED, TOLERANCE, check_encoders
 
     what = "bfloat16"
     try:
-        name, worst = max(check_encoders(torch.device(device), CHECKED), key=lambda found: found[1].worst)
+        name, worst = max(check_encoders(torch.device(device), CHECKED), key=lambda checked: checked[1].worst)
     except RuntimeError as error:  # Out of memory, or a kernel that does not run at all.
         why = str(error).strip().splitlines()[0]
         return finding(what, "absent", f"could not be compared with float32: {why}. Leave precision at float32")
@@ -60,7 +60,7 @@ def convolutions(device: str) -> dict[str, str]:
 
 def faiss() -> dict[str, str]:
     """Try faiss's k-means in a process of its own, on GPUs as the cluster stage does; where that fails, on the CPU."""
-    from xdc_core.clustering.kmeans_check import faiss_gpus, kmeans_tried
+    from xdc_core.compute.kmeans_check import faiss_gpus, kmeans_tried
 
     gpus, trouble, version = faiss_gpus()
     try:

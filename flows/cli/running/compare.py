@@ -1,4 +1,4 @@
-"""A study from the command line: the digits are made, all cells worked off, and what they show is written."""
+"""A study from the command line: the digits are made, the nodes of all cells done, and the results written."""
 
 import os
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from flows.cli.terminal import TerminalListener, counter, shown
-from flows.runners.forked import CHILDREN
-from flows.runners.scheduler import Crew, Job
+from flows.runners.forked import Children
+from flows.runners.scheduler import Job, Scheduler
+from flows.terminal import TerminalListener, counter, shown
 from shards.command import command
 from shards.digits.corpus import write_digits
-from shards.errors import ConfigError, StageError, XdcError
+from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.media.cores import core_count
 from shards.store.build import Record
 from shards.store.files import write_text
@@ -50,33 +50,33 @@ def make_study(root: Path, choices: dict[str, Any]) -> bool:
     return False
 
 
-def said(texts: list[str], several: bool = False) -> dict[str, Any]:
-    """NAME=VALUE texts as a dictionary; values as YAML has them, `several` of them with commas between.
+def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
+    """Return NAME=VALUE texts as a dictionary; values as YAML has them, `several` of them with commas between.
 
     Raises:
         ConfigError: a text has no =.
     """
-    found = {}
+    overrides = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise ConfigError(f"{text!r}: NAME=VALUE was expected, as in train.lr=0.001.")
-        found[name] = tuple(map(yaml.safe_load, value.split(","))) if several else yaml.safe_load(value)
-    return found
+        overrides[name] = tuple(map(yaml.safe_load, value.split(","))) if several else yaml.safe_load(value)
+    return overrides
 
 
-def print_study(root: Path, facts: dict[str, Any]) -> None:
-    """The table, and where the rest is."""
+def print_study(root: Path, results: dict[str, Any]) -> None:
+    """Print the table, and where the rest is."""
     print((root / "table.md").read_text(encoding="utf-8"))
-    seconds = [cell["seconds"] for cell in facts["cells"]]
+    seconds = [cell["seconds"] for cell in results["cells"]]
     print(f"{len(seconds)} runs took {sum(seconds) / 60:.1f} CPU minutes, {max(seconds) / 60:.1f} at most each.")
     print(
         f"Every number: {root}/results.parquet. Figure: {root}/figure.svg. Runs: {root}/runs (xdc status, xdc report)"
     )
 
 
-def run_study(root: Path, slots: int | None = None) -> dict[str, Any]:
-    """Do what is missing of a study. Returns its facts, the content of study.json.
+def run_study(root: Path, max_parallel: int | None = None) -> dict[str, Any]:
+    """Do what is missing of a study. Returns the content of study.json.
 
     Raises:
         StageError: cells failed; what there is of the others is written all the same.
@@ -86,40 +86,41 @@ def run_study(root: Path, slots: int | None = None) -> dict[str, Any]:
     for videos, cell in {cell.videos: cell for cell in cells}.items():
         with counter(f"digits {videos.name}") as progress:
             write_digits(videos, cell.digits, progress)
-    failed = work_off(cells, slots or core_count())
-    facts = write_study(root, study, cells)
-    if failed:
-        raise StageError(f"{len(failed)} stages of the study failed or were not reached, the first: {failed[0]}")
-    return facts
+    failures = run_cells(cells, max_parallel or core_count())
+    results = write_study(root, study, cells)
+    if failures:
+        raise StageError(f"{len(failures)} stages of the study failed or were not reached, the first: {failures[0]}")
+    return results
 
 
 @dataclass(frozen=True)
 class CellListener:
-    """Shows of a study what there is room for: a line for every finished round, and every failure."""
+    """Shows of a study what there is room for: a line per finished round, and one per failure."""
 
     run: Run
     terminal: TerminalListener
 
     def progress(self, node: Node, done: int, total: int, note: str) -> None:
-        """Nothing: there are too many."""
+        """Ignore it: too many nodes are in progress."""
+
+    def waiting(self, node: Node, busy: Busy) -> None:
+        """Ignore it: a study does not wait for other processes."""
 
     def finished(self, node: Node, record: Record) -> None:
-        """A line when a round is reported."""
+        """Print a line when a round is reported."""
         if node.stage == "report" and not record.reused:
             self.terminal.line(f"{self.run.root.name}: round {node.round} of {self.run.config.rounds} is done")
 
     def failed(self, node: Node, error: XdcError) -> None:
-        """A line."""
+        """Print a line."""
         self.terminal.line(f"{self.run.root.name}, {node}: FAILED. {error}")
 
 
-def work_off(cells: list[Cell], slots: int) -> list[str]:
-    """Do the cells' nodes as ordinary stages. Returns what failed, in words."""
+def run_cells(cells: list[Cell], max_parallel: int) -> list[str]:
+    """Do the cells' nodes as ordinary stages, at most `max_parallel` at once. Returns failures, a text each."""
     jobs = [Job(cell.run, node) for cell in cells for node in all_nodes(cell.run.config)]
-    try:
-        with shown() as terminal:
-            crew = Crew(lambda run: CellListener(run, terminal))
-            crew.work_off(jobs, slots)
-    finally:
-        CHILDREN.close()
-    return [f"{place}: {reason}" for (place, _), reason in crew.failed.items()]
+    with Children() as children, shown() as terminal:
+        scheduler = Scheduler(children, lambda run: CellListener(run, terminal))
+        scheduler.run(jobs, max_parallel)
+    failures = [f"{path}: {error}" for (path, _), error in scheduler.failed.items()]
+    return failures + [f"{path}: not reached" for path, _ in scheduler.not_reached]

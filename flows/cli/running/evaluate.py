@@ -6,16 +6,15 @@ from typing import Any
 import yaml
 
 from flows.cli.running.new_run import relative
-from flows.cli.terminal import shown
-from flows.runners.forked import CHILDREN
-from flows.runners.scheduler import Crew, Job
+from flows.runners.forked import Children
+from flows.runners.scheduler import Job, Scheduler
+from flows.terminal import shown
 from shards.command import command
-from shards.errors import ConfigError, StageError
+from shards.errors import Busy, ConfigError, StageError
 from shards.store.files import write_text
 from shards.store.manifest import fingerprint
 from xdc_core.config.evaluation import CORPUS
-from xdc_core.config.load import ASKED, read_yaml
-from xdc_core.config.methods import modalities
+from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
 from xdc_core.config.schema import evaluated_modality
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
@@ -47,7 +46,7 @@ def ask(
     Raises:
         ConfigError: what was asked for makes no sense; nothing is written then.
     """
-    there = read_yaml(root / ASKED) if (root / ASKED).exists() else {}
+    there = read_yaml(root / EVALUATIONS_FILE) if (root / EVALUATIONS_FILE).exists() else {}
     values = {"datasets": there.get("datasets") or {}, "evaluate": there.get("evaluate") or {}}
     evaluation: dict[str, Any] = {"protocol": protocol}
     asked = {name: value for name, value in views.items() if value is not None}
@@ -70,22 +69,22 @@ def ask(
         evaluation["data"] = data
         parts = [data, protocol]
     name = "-".join(part for part in parts if part)
-    old = (root / ASKED).read_bytes() if (root / ASKED).exists() else None
+    old = (root / EVALUATIONS_FILE).read_bytes() if (root / EVALUATIONS_FILE).exists() else None
     values["evaluate"] = values["evaluate"] | {name: (values["evaluate"].get(name) or {}) | evaluation}
-    write_text(root / ASKED, NOTES + yaml.safe_dump(values, sort_keys=False))
+    write_text(root / EVALUATIONS_FILE, NOTES + yaml.safe_dump(values, sort_keys=False))
     try:
         open_run(root)
     except ConfigError:
         if old is None:
-            (root / ASKED).unlink()
+            (root / EVALUATIONS_FILE).unlink()
         else:
-            write_text(root / ASKED, old.decode())
+            write_text(root / EVALUATIONS_FILE, old.decode())
         raise
     return name
 
 
 def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, files: Path) -> str:
-    """Layout and modality; of a second data set of these kinds also where its files lie."""
+    """Return a name of layout and modality; for a second such data set with a digest of its folder."""
     name = f"{layout}-{modality}"
     if name not in there or (root / there[name]["root"]).resolve() == files.resolve():
         return name
@@ -93,13 +92,13 @@ def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, 
 
 
 def newest_round(run: Run, name: str) -> int:
-    """The last round that begins with an encoder that is there and up to date.
+    """Return the last round that begins with an encoder that is there and up to date.
 
     Raises:
         ConfigError: there is none.
     """
     modality = evaluated_modality(run.config, name)
-    names = [modality] if modality else list(modalities(run.config.method))
+    names = [modality] if modality else list(run.config.modalities)
     fingerprints = Fingerprints(run)
     for number in range(run.config.rounds, -1, -1):
         if all(reuse(run, encoder_node(str(each), number), fingerprints) for each in names):
@@ -111,7 +110,7 @@ def newest_round(run: Run, name: str) -> int:
 
 
 def needed(run: Run, name: str, number: int) -> list[Node]:
-    """An evaluation and all that it needs, but trainings and the corpus; the evaluation is the last."""
+    """Return an evaluation, the last, after all that it needs, but trainings and the corpus."""
     nodes = evaluation_nodes(run.config, [name], number)
     features = [node for node in inputs(run.config, nodes[-1]) if node.stage in ("data", "extract")]
     data = [node for node in inputs(run.config, nodes[0]) if node.stage == "data"]
@@ -129,18 +128,19 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
     Raises:
         ConfigError: a run has no such evaluation or round, or none at all.
         StageError: some failed; the others are done.
+        Busy: all that kept them from being done is that another process builds what they need.
     """
+    runs = [open_run(root) for root in roots]
     wanted: list[Job] = []
     jobs: list[Job] = []
-    for root in roots:
-        run = open_run(root)
+    for run in runs:
         for name in names or run.config.evaluate:
             if name not in run.config.evaluate:
                 there = ", ".join(run.config.evaluate) or "none"
-                raise ConfigError(f"{root} has no evaluation {name!r}. There are: {there}.")
+                raise ConfigError(f"{run.root} has no evaluation {name!r}. There are: {there}.")
             at = newest_round(run, name) if number is None else number
             if not 0 <= at <= run.config.rounds:
-                raise ConfigError(f"--round {at}: {root} has rounds 0 to {run.config.rounds}.")
+                raise ConfigError(f"--round {at}: {run.root} has rounds 0 to {run.config.rounds}.")
             nodes = needed(run, name, at)
             jobs += [Job(run, node) for node in nodes]
             wanted.append(Job(run, nodes[-1]))
@@ -152,25 +152,23 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
         )
     if force:
         jobs = wanted
-    try:
-        with shown() as listener:
-            crew = Crew(lambda run: listener, force)
-            # One at a time: each takes all the threads that the configuration gives it.
-            crew.work_off(jobs, 1)
-    finally:
-        CHILDREN.close()
-    failed = [f"{job.node}: {crew.failed[job.place]}" for job in wanted if job.place in crew.failed]
+    with Children() as children, shown() as listener:
+        scheduler = Scheduler(children, lambda run: listener, force)
+        # One at a time: each takes all the threads that the configuration gives it.
+        scheduler.run(jobs, max_parallel=1)
+    failed = [job for job in wanted if job.key not in scheduler.done]
     if failed:
-        reasons = [reason for reason in crew.failed.values() if reason != "not reached"]
-        raise StageError(f"{len(failed)} of {len(wanted)} evaluations failed. {reasons[0] if reasons else ''}")
-    places = {str(job.run.directory(job.node) / "results.json") for job in wanted}
-    return [found for found in read_results([open_run(root) for root in roots]) if found.path in places]
+        errors = list(scheduler.failed.values())
+        kind = Busy if all(isinstance(error, Busy) for error in errors) else StageError
+        raise kind(f"{len(failed)} of {len(wanted)} evaluations failed. {errors[0]}")
+    paths = {str(job.run.directory(job.node) / "results.json") for job in wanted}
+    return [result for result in read_results(runs) if result.path in paths]
 
 
 def table(roots: list[Path]) -> str:
-    """Everything that has been evaluated of these runs, beside the paper's numbers."""
-    found = read_results([open_run(root) for root in roots])
-    if not found:
+    """Return a table of everything that has been evaluated of these runs, beside the paper's numbers."""
+    results = read_results([open_run(root) for root in roots])
+    if not results:
         do_it = command("xdc", "eval", roots[0])
         raise ConfigError(f"nothing of {', '.join(map(str, roots))} has been evaluated yet. Do: {do_it}")
-    return markdown_table(found)
+    return markdown_table(results)

@@ -11,9 +11,11 @@ from shards.sources.split import check_learn_splits
 from shards.store.files import write_text
 from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.write import commented_yaml
+from xdc_core.modalities.registry import MODALITIES
+from xdc_core.modalities.video import VIDEO
 from xdc_core.runs.run import open_run
 
-NOTES = """The configuration of this run. Change it as you like, then: {status} tells which stages are stale,
+NOTES = """The configuration of this run. Change it as you like, then: {status} shows which stages are stale,
 {run} does those. Paths are relative to this file. Made from the preset {preset}."""
 
 
@@ -56,7 +58,7 @@ def make_run(
             raise ConfigError(
                 f"the {modality} weights {path} do not exist. Give a .safetensors of xdc, a .pth or a .pt."
             )
-    values = load_preset(preset) | choices
+    values = load_preset(preset, choices.get("modalities", ())) | choices
     places = {"path": relative(corpus or Path("corpora") / root.name, root)}
     if videos is not None:
         places["videos"] = relative(videos, root)
@@ -74,6 +76,16 @@ def make_run(
     return True
 
 
+def weights_by_modality(texts: list[str]) -> dict[str, Path]:
+    """Return the files of weights by modality, from texts like `audio=FILE`. Without a name a file is for video."""
+    found = {}
+    for text in texts:
+        name, sign, path = text.partition("=")
+        named = bool(sign) and name in MODALITIES
+        found[name if named else VIDEO.name] = Path(path if named else text)
+    return found
+
+
 def relative(path: Path, root: Path) -> str:
-    """How a path is written in a run's configuration: relative to the run's directory."""
+    """Return a path as it is written in a run's configuration: relative to the run's directory."""
     return os.path.relpath(path.resolve(), root.resolve())

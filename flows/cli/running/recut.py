@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.cli.terminal import counter
+from flows.terminal import counter
 from shards.command import command
 from shards.corpus.recut import damaged_sources, recut
 from shards.errors import ConfigError

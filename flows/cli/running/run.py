@@ -4,37 +4,37 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import typer
 
 from flows.cli.inspecting.summary import read_report
-from flows.cli.terminal import shown
-from flows.orchestration.prefect_defaults import set_defaults
-from flows.orchestration.server import prefect_server
-from flows.runners.forked import CHILDREN
+from flows.runners.do_node import do_node
+from flows.runners.forked import CHILDREN, Children
+from flows.server.prefect_defaults import set_defaults
+from flows.server.temporary import prefect_server
+from flows.terminal import shown
 from shards.errors import Busy, ConfigError, XdcError
 from xdc_core.documents.report import Report
 from xdc_core.graph.rounds import check_round, next_round
-from xdc_core.graph.run_stage import all_fresh, reuse
+from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import all_nodes, check_node, round_nodes, setup_nodes
 from xdc_core.runs.corpora import lost_corpus
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import open_run
+from xdc_core.runs.run import Run
 
 
-def run_flow(root: Path, whole: bool, number: int | None) -> Report:
+def run_flow(run: Run, whole: bool, number: int | None) -> Report:
     """Run the flow `xdc` (whole) or `xdc-round`, with Prefect's server if one is set, else a temporary one.
 
-    Where everything is fresh Prefect is not even started. Returns the facts of the last report.
+    Where everything is fresh Prefect is not even started. Returns the content of the last report.json.
 
     Raises:
-        typer.Exit: stages failed (their reasons have been shown); the code says how.
+        typer.Exit: stages failed (their reasons have been shown); the code is that of `exit_code`.
         ConfigError: the corpus and its videos are not where the configuration says.
         XdcError: Prefect's server does not answer.
     """
-    run = open_run(root)
+    root = run.root
     if whole:
         wanted = list(all_nodes(run.config))
     else:
@@ -72,11 +72,14 @@ def run_flow(root: Path, whole: bool, number: int | None) -> Report:
             raise typer.Exit(exit_code(listener.errors))
         if listener.reused:
             print(f"{listener.reused} stages were fresh and reused.", file=sys.stderr)
-    return read_report(root, None if whole else number)
+    return read_report(run, None if whole else number)
 
 
 def exit_code(errors: Sequence[XdcError]) -> int:
-    """Of a command that failed: 3 where all there was is that others were at it, 2 for the configuration, else 1."""
+    """Return the exit code of a command that failed with these errors.
+
+    3: all of them say that another process builds the same; 2: all are of the configuration; else 1.
+    """
     if errors and all(isinstance(error, Busy) for error in errors):
         return 3
     if errors and all(isinstance(error, ConfigError) for error in errors):
@@ -84,24 +87,17 @@ def exit_code(errors: Sequence[XdcError]) -> int:
     return 1
 
 
-def run_one(
-    root: Path, stage: str, modality: str | None, number: int | None, force: bool, show: bool
-) -> dict[str, Any]:
-    """Do one stage in a child process, without Prefect. Returns its record."""
-    run, node = open_run(root), Node(stage, modality, number)
+def run_one(run: Run, node: Node, force: bool, show: bool) -> dict[str, Any]:
+    """Do one stage in a child process, without Prefect. Returns its record, as JSON holds it.
+
+    Raises:
+        ConfigError: the run has no such node.
+        StageError, ConfigError, Busy: see `do_node`.
+    """
     check_node(run, node)
-    if force or (record := reuse(run, node)) is None:
-        try:
-            with shown() as listener:
-
-                def progress(done: int, total: int, note: str = "") -> None:
-                    listener.progress(node, done, total, note)
-
-                record = CHILDREN.run_stage(run, node, force, progress)
-        finally:
-            CHILDREN.close()
-        if show:
-            print(f"{node}: {record.rows} rows, {record.seconds:.1f} s. See {record.path}")
-    elif show:
-        print(f"{node}: fresh, nothing to do. See {record.path}")
+    with Children() as children, shown(results=False) as listener:
+        record = do_node(run, node, children, [listener], force=force)
+    if show:
+        how = "fresh, nothing to do" if record.reused else f"{record.rows} rows, {record.seconds:.1f} s"
+        print(f"{node}: {how}. See {record.path}")
     return asdict(record)

@@ -1,0 +1,91 @@
+"""How a node gets done, for every caller: flow tasks, `xdc stage`, evaluations and studies."""
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.runners.events import Listener
+from flows.runners.stage_runner import StageRunner
+from shards.errors import Busy, XdcError
+from shards.store.build import Record
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.run_stage import reuse
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+
+WAIT_S, LONGEST_WAIT_S = 1.0, 20.0  # Between two attempts at a directory that another process builds.
+# By run: held while a stage is in progress where the configuration wants one at a time.
+_ONE_AT_A_TIME: dict[Path, threading.Lock] = {}
+
+
+def do_node(
+    run: Run,
+    node: Node,
+    runner: StageRunner,
+    listeners: Sequence[Listener] = (),
+    *,
+    force: bool = False,
+    wait: bool = False,
+    corpus_fingerprint: str | None = None,
+) -> Record:
+    """Reuse a node's directory, or have `runner` do its stage; returns the record.
+
+    Args:
+        run: with the configuration that holds for the node, whatever xdc.yaml says by now.
+        listeners: are informed of progress, of waiting, and of how it ended.
+        force: rebuild it, even where it is fresh.
+        wait: where another process builds it, wait until that one has finished (its result is reused) or has died.
+        corpus_fingerprint: that of the corpus, where it is known: the sources are then not listed again.
+
+    With `runs_on.parallel: false` one stage of the run is in progress at a time; others wait here.
+
+    Raises:
+        StageError, ConfigError: the stage failed; what it had finished is kept.
+        Busy: another process builds it, and `wait` is False.
+    """
+    try:
+        record = None if force else reuse(run, node, Fingerprints(run, corpus_fingerprint))
+        if record is None:
+            with _turn(run):
+                record = _run_stage(run, node, runner, listeners, force, wait, corpus_fingerprint)
+    except XdcError as error:
+        for listener in listeners:
+            listener.failed(node, error)
+        raise
+    for listener in listeners:
+        listener.finished(node, record)
+    return record
+
+
+def _turn(run: Run) -> contextlib.AbstractContextManager[object]:
+    """Return what is held while a stage of the run is in progress."""
+    if run.config.runs_on.parallel:
+        return contextlib.nullcontext()
+    return _ONE_AT_A_TIME.setdefault(run.root.resolve(), threading.Lock())
+
+
+def _run_stage(
+    run: Run,
+    node: Node,
+    runner: StageRunner,
+    listeners: Sequence[Listener],
+    force: bool,
+    wait: bool,
+    corpus_fingerprint: str | None,
+) -> Record:
+    def progress(done: int, total: int, note: str = "") -> None:
+        for listener in listeners:
+            listener.progress(node, done, total, note)
+
+    pause = WAIT_S
+    while True:
+        try:
+            return runner.run_stage(run, node, force, progress, corpus_fingerprint)
+        except Busy as busy:
+            if not wait:
+                raise
+            for listener in listeners:
+                listener.waiting(node, busy)
+            runner.pause(pause)
+            pause = min(2 * pause, LONGEST_WAIT_S)

@@ -1,0 +1,32 @@
+"""What every way to run a stage offers: in this process (`in_process.py`) or in a forked child (`forked.py`)."""
+
+from typing import Protocol
+
+from shards.progress import Progress, silent
+from shards.store.build import Record
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+
+
+class StageRunner(Protocol):
+    """Run stages, several at once from several threads, until it is closed."""
+
+    def run_stage(
+        self,
+        run: Run,
+        node: Node,
+        force: bool = False,
+        progress: Progress = silent,
+        corpus_fingerprint: str | None = None,
+    ) -> Record:
+        """Do what `xdc_core.graph.run_stage.run_stage` does, with the configuration of `run` as it is in memory.
+
+        Raises:
+            StageError, ConfigError, Busy: what the stage raised; StageError also once this is closed.
+        """
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but no longer than until this is closed."""
+
+    def close(self) -> None:
+        """End the stages in progress where they can be ended, and start no more."""

@@ -1,0 +1,1 @@
+"""Prefect's server: the temporary one, defaults, and flow runs whose processes have died."""

@@ -1,0 +1,63 @@
+"""The flows of single stages follow from the registry, and what lists flows elsewhere agrees with them."""
+
+import re
+
+import pytest
+import yaml
+from prefect import Flow
+from typer.testing import CliRunner
+
+from flows.cli.app import app
+from flows.orchestration import stages
+from flows.orchestration.node_parameters import node_of, parameters_of
+from flows.server.dead_runs import FLOWS
+from tests.flows.prefect_server import ROOT
+from xdc_core.graph.stages import STAGES
+from xdc_core.runs.node import Node
+
+
+@pytest.mark.parametrize(
+    ("node", "parameters"),
+    [
+        (Node("shard"), {}),
+        (Node("data", "esc"), {"name": "esc"}),
+        (Node("init", "video"), {"modality": "video"}),
+        (Node("train", "audio", 2), {"modality": "audio", "round": 2}),
+        (Node("eval", "probe", 0), {"name": "probe", "round": 0}),
+        (Node("report", None, 3), {"round": 3}),
+    ],
+)
+def test_the_flow_of_a_stage_has_the_parameters_that_name_its_nodes(
+    node: Node, parameters: dict[str, str | int | None]
+) -> None:
+    assert parameters_of(node) == parameters
+    assert node_of(node.stage, parameters) == node
+    stage = stages.STAGE_FLOWS[node.stage]
+    assert stage.name == node.stage
+    assert list(stage.parameters.properties) == [*parameters, "run", "force"]
+    assert stage.parameters.required == list(parameters)
+    assert stage.validate_parameters({**parameters, "force": "true"})["force"] is True
+
+
+def test_every_deployment_is_of_a_flow_and_every_flow_has_one() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    entrypoints = [deployment["entrypoint"] for deployment in deployments]
+    folder = "flows/orchestration"
+    of_stages = [f"{folder}/stages.py:{name}" for name in STAGES]
+    assert sorted(entrypoints) == sorted([f"{folder}/xdc.py:xdc", f"{folder}/xdc_round.py:xdc_round", *of_stages])
+    for name in STAGES:
+        flow = getattr(stages, name)
+        assert isinstance(flow, Flow)
+        assert flow.name == name
+    assert sorted(FLOWS) == sorted(["xdc", "xdc-round", *STAGES])
+
+
+def test_the_automation_for_dead_flow_runs_names_every_flow() -> None:
+    automation = yaml.safe_load((ROOT / "prefect-automation.yaml").read_text())
+    assert sorted(automation["trigger"]["match_related"]["prefect.resource.name"]) == sorted(FLOWS)
+
+
+def test_the_help_of_xdc_stage_names_every_stage() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["stage", "--help"]).output.split())
+    (listed,) = re.findall(r"STAGE (?:<str> )?((?:\w+, )+\w+)", shown)
+    assert sorted(listed.split(", ")) == sorted(STAGES)

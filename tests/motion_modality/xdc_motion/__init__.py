@@ -1,0 +1,1 @@
+"""A modality as a package of its own adds it: what moves, as differences of frames."""

@@ -1,0 +1,137 @@
+"""Encode views of clips: the loader and the encoder at the same time, shard after shard."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from shards.errors import StageError
+from shards.progress import Progress
+from shards.reject import Reject
+from shards.store.files import write_json
+from shards.store.node import Node
+from xdc_core.config.schema import ExtractSettings
+from xdc_core.data.clips import ClipItem, ClipViews
+from xdc_core.data.loader import batches_by_shard, load_views
+from xdc_core.encoders.file import FILE_NAME, load_encoder
+from xdc_core.encoders.spec import check_feature
+from xdc_core.modalities.view import Views
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoder on a device, ready for views, and how its passes are made."""
+
+    encoder: torch.nn.Module
+    views: Views
+    settings: ExtractSettings
+    device: torch.device
+
+    @property
+    def width(self) -> int:
+        """Numbers per feature."""
+        return int(self.encoder.width)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def encode(self, views: torch.Tensor) -> torch.Tensor:
+        """Return the features of a batch of views: float32 [B, width], on the device."""
+        batch = self.views.normalise(views.to(self.device, non_blocking=True))
+        if self.settings.channels_last:
+            batch = batch.contiguous(memory_format=self.views.modality.channels_last)
+        half = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            result: torch.Tensor = self.encoder(batch)
+        check_feature(result, self.encoder, len(batch))
+        return result.float()
+
+
+def load_encoding(directory: Path, views: Views, settings: ExtractSettings, device: torch.device) -> Encoding:
+    """Load the encoder that a stage has left in `directory`. Raises StageError as `load_encoder` does."""
+    encoder = load_encoder(directory / FILE_NAME, views.settings.encoder).to(device).eval()
+    if settings.channels_last:
+        encoder.to(memory_format=views.modality.channels_last)  # type: ignore[call-overload]
+    return Encoding(encoder, views, settings, device)
+
+
+class Counted:
+    """Counts the clips that are done and those of them that were rejected, and reports both as progress."""
+
+    def __init__(self, done: int, total: int, progress: Progress) -> None:
+        self.done, self.total, self.rejected, self._progress = done, total, 0, progress
+        self.add(0, 0)
+
+    def add(self, good: int, rejected: int) -> None:
+        """Count more clips, and report the sums."""
+        self.done += good + rejected
+        self.rejected += rejected
+        self._progress(self.done, self.total, f"clips, {self.rejected} rejected" if self.rejected else "clips")
+
+
+class Encoded(NamedTuple):
+    """The clips `rows` of a shard, in order, the features of their views, float32 [views, width], and by row the
+    reasons why others did not decode.
+    """
+
+    rows: list[int]
+    features: np.ndarray
+    rejects: dict[int, str]
+
+
+def encode_shards(
+    encoding: Encoding,
+    clips: ClipViews,
+    wanted: Mapping[str, Sequence[int]],
+    batch: int,
+    counted: Counted,
+    item: Callable[[int], ClipItem] = ClipItem,
+) -> Iterator[tuple[str, Encoded]]:
+    """Compute the features of shard after shard, of the rows that are `wanted` of each, `batch` clips at a time.
+
+    One loader for all shards: its worker processes start once, and read ahead into the next shard. `item` makes the
+    loader's item of a row; as it is, that of the centre view.
+
+    Raises:
+        RuntimeError: the encoder fails on its device, for want of memory for instance.
+        StageError: a stored clip cannot be read, as `load_views`.
+    """
+    items = batches_by_shard(wanted, batch, item)
+    batches = load_views(clips, items, encoding.settings.workers, encoding.device)
+    for shard, numbers in wanted.items():
+        good: list[int] = []
+        rejects: dict[int, str] = {}
+        parts = [torch.empty((0, encoding.width))]
+        for loaded in islice(batches, -(-len(numbers) // batch)):
+            if loaded.views is not None:
+                parts.append(encoding.encode(loaded.views))
+            good += loaded.rows
+            rejects |= dict(loaded.rejects)
+            counted.add(len(loaded.rows), len(loaded.rejects))
+        # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
+        yield shard, Encoded(good, torch.cat([part.to("cpu") for part in parts]).numpy(), rejects)
+
+
+def check_finite(node: Node, keys: list[str], features: np.ndarray) -> None:
+    """Check features, float32 [n, width], of the clips with these keys.
+
+    Raises:
+        StageError: one has a number that is not finite.
+    """
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise StageError(
+            f"{node}: the feature of clip {keys[bad[0]]} is not finite ({len(bad)} of {len(keys)} are not). The "
+            "encoder's training has most likely diverged: lower train.lr and run the round before again, or look at "
+            "its metrics.jsonl."
+        )
+
+
+def write_rejects(out: Path, shard: str, rejects: list[Reject]) -> None:
+    """Write `<shard>.rejects.json`, the clips of a shard that do not decode; no file where there are none."""
+    path = out / f"{shard}.rejects.json"
+    path.unlink(missing_ok=True)  # Of a call that was killed before the features came.
+    if rejects:
+        write_json(path, [asdict(reject) for reject in rejects])

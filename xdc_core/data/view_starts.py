@@ -1,0 +1,44 @@
+"""Where the views of a recording begin: equally spaced over all of it, whatever clips it is stored in."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from xdc_core.data.clips import ClipRows
+
+START_COLUMNS = ("source", "start_s")  # Columns of the index that `starts_by_row` needs beside those of views.
+
+
+def spaced_starts(frames: Sequence[int], wanted: int, views: int) -> list[tuple[int, int]]:
+    """Return (clip, first frame) of every view of a recording that is stored in clips of so many `frames`, in order.
+
+    A view has `wanted` frames and lies inside one clip; of a shorter clip it has all. The first view starts with the
+    recording, the last ends with it; a single one lies in the middle. (Paper, section 4: 10 uniform clips a video.)
+    """
+    ends = np.cumsum(frames)
+    room = max(0, int(ends[-1]) - wanted)
+    starts = np.linspace(0, room, views) if views > 1 else np.array([room / 2])
+    placed = []
+    for start in np.rint(starts).astype(int):
+        clip = int(np.searchsorted(ends, start, side="right").clip(max=len(frames) - 1))
+        first = start - (int(ends[clip]) - frames[clip])
+        placed.append((clip, int(max(0, min(first, frames[clip] - wanted)))))
+    return placed
+
+
+def starts_by_row(rows: ClipRows, wanted: int, views: int) -> list[list[int]]:
+    """Return by row the first frames of those views of the clip's recording that lie in this clip.
+
+    rows: made with START_COLUMNS as further columns. wanted: frames a view. views: views a recording.
+    """
+    clips: dict[str, list[tuple[float, str, int, int]]] = defaultdict(list)
+    sources, starts, frames = (rows.column(name) for name in ("source", "start_s", "frames"))
+    for number, (source, start_s, key) in enumerate(zip(sources, starts, rows.keys.to_pylist(), strict=True)):
+        clips[source].append((start_s, key, frames[number], number))
+    starts_of: list[list[int]] = [[] for _ in range(len(rows))]
+    for parts in clips.values():
+        parts.sort()
+        for clip, first in spaced_starts([part[2] for part in parts], wanted, views):
+            starts_of[parts[clip][3]].append(first)
+    return starts_of

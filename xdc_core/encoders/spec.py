@@ -1,0 +1,75 @@
+"""What is known of an encoder before it is made, readable without torch; and what it must be once it is."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from shards.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One encoder.
+
+    name: the name in a configuration. modality: whose tensors it takes. width: numbers in its feature; None: the
+    network's attribute `width` says. module: where the function that makes it is; imported only when it is built.
+    function: the function's name; "": that of the encoder. It takes no arguments.
+    filled: whether `build_encoder` fills convolutions and batch norms as VMZ does. Otherwise the weights are those
+    that the function draws from torch's generator, which has a seed then.
+    """
+
+    name: str
+    modality: str
+    width: int | None
+    module: str
+    function: str = ""
+    filled: bool = False
+
+    def build(self) -> "nn.Module":
+        """Return the network without meaningful weights; see `build_encoder`.
+
+        Raises:
+            ConfigError: its module cannot be imported, has no such function, or what that gives is no encoder.
+        """
+        from torch import nn
+
+        function = self.function or self.name
+        where = f"the encoder {self.name!r}"
+        try:
+            module = import_module(self.module)
+        except Exception as error:  # The module may be a user's own, whose import may fail in any way.
+            raise ConfigError(
+                f"{where}: {self.module} cannot be imported: {type(error).__name__}: {error}. Install its package, or "
+                "put the folder in which it lies on PYTHONPATH."
+            ) from error
+        if not callable(make := getattr(module, function, None)):
+            raise ConfigError(f"{where}: {module.__file__} has no function {function!r}. Correct the name.")
+        encoder = make()
+        if not isinstance(encoder, nn.Module):
+            raise ConfigError(
+                f"{where}: {self.module}:{function}() gives an object of type {type(encoder).__name__}, but a "
+                "torch.nn.Module is needed."
+            )
+        width = getattr(encoder, "width", None)
+        if not isinstance(width, int) or width < 1 or width != (self.width or width):
+            raise ConfigError(
+                f"{where}: its attribute `width` is {width!r}, but {self.width or 'a whole number'} is needed: the "
+                "length of its feature."
+            )
+        return encoder
+
+
+def check_feature(feature: "Tensor", encoder: "nn.Module", clips: int) -> None:
+    """Raise ConfigError where what an encoder makes of a number of clips is not float [clips, width]."""
+    wanted = [clips, int(encoder.width)]  # type: ignore[arg-type]
+    shape = list(getattr(feature, "shape", ()))
+    if shape != wanted:
+        kind = type(encoder)
+        made = shape if shape else f"an object of type {type(feature).__name__}"
+        raise ConfigError(
+            f"the encoder {kind.__module__}.{kind.__qualname__} maps {clips} views to {made}, but {wanted} is needed: "
+            "a feature per clip, as wide as the attribute `width` says, without a head."
+        )

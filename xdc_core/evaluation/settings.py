@@ -1,0 +1,53 @@
+"""What an evaluation is given of the configuration."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shards.section import hashed_settings
+from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings
+from xdc_core.config.protocols import probe_settings
+from xdc_core.config.schema import ClusterSettings, RunsOn, clustering_settings
+from xdc_core.modalities.view import Views
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the work is given of the configuration.
+
+    evaluation: its entry. dataset: the entry of its data set; None for the run's own corpus. views: of what it is of,
+    None where it is of several modalities. layout: of the corpus or data set. cluster: for the protocol `clusters`.
+    method, control, learn_splits, weights: how the encoders were made, for the results and their warnings. They enter
+    the fingerprint with the encoders.
+    """
+
+    seed: int
+    evaluation: EvaluationSettings
+    dataset: DatasetSettings | None
+    views: Views | None
+    layout: str | None
+    cluster: ClusterSettings
+    method: str
+    control: bool
+    learn_splits: list[str] | None
+    weights: str | None
+    runs_on: RunsOn
+
+    @property
+    def views_each(self) -> int:
+        """Views of a recording."""
+        return self.dataset.views if self.dataset else 1
+
+    def hashed(self) -> dict[str, Any]:
+        """Return what decides the results."""
+        unused = {"label", "learn", "test"} if self.evaluation.data != CORPUS else {"splits"}
+        tuned = self.evaluation.protocol == "all"
+        settings = hashed_settings(self.evaluation, unused | (set() if tuned else {"finetune"}))
+        if tuned:
+            assert self.views is not None
+            if self.evaluation.finetune.seed_per_view:
+                settings["finetune"]["seed_per_view"] = True
+            settings["view"] = self.views.hashed(training=True)
+            settings["views"] = self.views_each
+        if self.evaluation.protocol == "clusters":
+            settings["cluster"] = clustering_settings(self.cluster)
+        return {"seed": self.seed, **settings, **probe_settings(self.evaluation.protocol)}

@@ -1,0 +1,30 @@
+"""What a stage's work is given, of a run and its configuration."""
+
+from pathlib import Path
+
+from shards.progress import Progress, silent
+from shards.store.node import Node
+from shards.store.stage import SettingsT, Stage, Task
+from xdc_core.config.schema import Config
+from xdc_core.runs.run import Run
+
+
+def task_of(
+    stage: Stage[Config, Run, SettingsT], run: Run, node: Node, out: Path, progress: Progress = silent
+) -> Task[SettingsT]:
+    """Return the task of a node that writes into `out`.
+
+    Raises:
+        ConfigError: a file from outside that the stage reads is missing.
+    """
+    return Task(
+        node=node,
+        settings=stage.settings(run.config, node),
+        inputs={source: run.directory(source) for source in stage.inputs(run.config, node)},
+        out=out,
+        target=run.directory(node),
+        root=run.root,
+        listed={other: run.directory(other) for other in stage.lists(run.config, node)},
+        outside=stage.outside(run, node),
+        progress=progress,
+    )

@@ -1,0 +1,137 @@
+"""The processes of one training on this machine: how torchrun starts them, and how they report to the stage."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shards.errors import ConfigError, StageError, XdcError
+from shards.progress import silent
+from shards.store.stage import Task
+from xdc_core.compute.parent_death import die_with_parent
+from xdc_core.training.agent import AGENT
+
+# How a line of a rank begins that is for the stage: what it listens for, and the error that ended the rank.
+MESSAGE_PREFIX, ERROR_PREFIX = "metrics ", "error "
+TASK = "XDC_RANK_TASK"  # In the environment of the ranks: the file with their task.
+
+
+def run_ranks(
+    module: str, task: Task[Any], arguments: list[str], processes: int, log: Path, listen: Callable[[Any], None]
+) -> None:
+    """Run `python -m MODULE ARGUMENTS` as the ranks of one training, and wait until all of them have ended.
+
+    The module calls `work_as_rank`. `listen` gets what the ranks send; all else that they write goes to `log`. SIGTERM
+    is passed on to them.
+
+    Raises:
+        ConfigError, StageError: a rank failed (with its error, or the end of `log`), or SIGTERM ended the ranks.
+    """
+    command = [sys.executable, "-m", "xdc_core.training.agent", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", module, *arguments]
+    stage = os.getpid()
+    errors: list[tuple[str, str]] = []
+    with tempfile.TemporaryDirectory(prefix="xdc-") as folder, log.open("a", encoding="utf-8") as written:
+        # As it is, not read again from xdc.yaml, which may have been edited since this stage began. The file is for
+        # these processes alone, and gone with them.
+        file = Path(folder) / "task.pickle"
+        file.write_bytes(pickle.dumps(replace(task, progress=silent)))
+        agent = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", TASK: str(file)},
+            # The ranks die with the agent, and it with us: whoever outlived us would write into a directory that is no
+            # longer locked.
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL, stage),
+            process_group=0,  # A signal to our group is for us to pass on.
+        )
+        assert agent.stdout is not None
+        try:
+            with _sigterm_passed_on(agent) as came:
+                for text in agent.stdout:
+                    if text.startswith(MESSAGE_PREFIX):
+                        listen(json.loads(text.removeprefix(MESSAGE_PREFIX)))
+                        continue
+                    if text.startswith(ERROR_PREFIX):
+                        errors.append(json.loads(text.removeprefix(ERROR_PREFIX)))
+                    written.write(text)
+                    written.flush()
+                code = agent.wait()
+        except BaseException:
+            agent.terminate()
+            try:
+                agent.wait(15)
+            except subprocess.TimeoutExpired:
+                agent.kill()
+                agent.wait()
+            raise
+    if code and errors:  # The first rank that failed; the others only missed it.
+        kind, message = errors[0]
+        raise (ConfigError if kind == "ConfigError" else StageError)(message)
+    if code and came():
+        raise StageError(f"SIGTERM ended the processes of {task.node}. It goes on from its last checkpoint.")
+    if code:
+        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
+        raise StageError(f"{task.node}: torchrun ended with exit code {code}. The end of {log}:\n{tail}")
+
+
+@contextmanager
+def _sigterm_passed_on(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], bool]]:
+    """While active, SIGTERM goes to torchrun, which tells the ranks; yields whether it came.
+
+    The directory stays locked until they have written their checkpoint. Only once: a second SIGTERM would break into
+    torchrun's waiting for them. Outside the main thread nothing is passed on.
+    """
+    came: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        if not came:
+            agent.terminate()
+        came.append(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, pass_on) if main else None
+    try:
+        yield lambda: bool(came)
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def work_as_rank(work: Callable[[Task[Any], list[str], Callable[[object], None]], None]) -> NoReturn:
+    """Do the work of this rank, which `run_ranks` started, and end the process.
+
+    work: gets the stage's task, the ARGUMENTS, and a function that sends a value to the stage.
+    """
+    code = 1
+    try:
+        # The agent may have died before we came so far; then nobody would end us.
+        die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
+        task: Task[Any] = pickle.loads(Path(os.environ[TASK]).read_bytes())
+        work(task, sys.argv[1:], lambda value: _send(MESSAGE_PREFIX, value))
+        code = 0
+    except XdcError as error:
+        _send(ERROR_PREFIX, [type(error).__name__, str(error)[:2000]])
+    except Exception:  # noqa: BLE001 - the boundary of the process: whole in the log
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # See `leave_ranks`: destructors may hang.
+
+
+def _send(prefix: str, value: object) -> None:
+    """Write one line at once: all ranks have the same pipe, and their lines must not mix."""
+    os.write(1, f"{prefix}{json.dumps(value)}\n".encode())

@@ -1,0 +1,30 @@
+"""What training is given of the configuration."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shards.section import hashed_settings
+from xdc_core.config.schema import RunsOn, TrainSettings
+from xdc_core.modalities.view import Views
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the work of training is given of the configuration. `runs_on` decides how it is done only."""
+
+    seed: int
+    learn_splits: list[str] | None
+    sources: tuple[str, ...]
+    views: Views
+    train: TrainSettings
+    runs_on: RunsOn
+
+    def hashed(self) -> dict[str, Any]:
+        """Return what decides the encoder."""
+        return {
+            "seed": self.seed,
+            "learn_splits": self.learn_splits,
+            "sources": list(self.sources),
+            "view": self.views.hashed(training=True),
+            **hashed_settings(self.train, {"own_head_weight"} if len(self.sources) == 1 else ()),
+        }
