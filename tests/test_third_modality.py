@@ -18,12 +18,12 @@ import yaml
 
 from flows.cli.running.new_run import weights_by_modality
 from shards.errors import ConfigError
+from tests.places import ROOT
 from xdc_core.config.load import load_config, parse_config
 from xdc_core.config.schema import Config
+from xdc_core.config.views import views_of
 from xdc_core.data.features import read_features
-from xdc_core.modalities.registry import MODALITIES
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tests" / "motion_modality"
 THREE = ["video", "audio", "motion"]
 PAIRS = [f"{one}_to_{other}" for one in THREE for other in THREE if one != other]
@@ -169,7 +169,7 @@ def test_a_configuration_with_it_goes_to_another_process_as_it_is() -> None:
     config = parse_config({"modalities": THREE, "cluster": {"k": k}, "motion": {"size": 32}}, "a test")
     assert pickle.loads(pickle.dumps(config)) == config
     assert parse_config(json.loads(config.model_dump_json()), "a test") == config
-    assert MODALITIES["motion"].settings_in(config).view_settings(training=True) == {
+    assert views_of(config, "motion").settings.view_settings(training=True) == {
         "encoder": "xdc_motion.encoder:motion_tiny",
         "size": 32,
         "gain": 8.0,

@@ -22,7 +22,7 @@ def test_of_a_driver_that_is_too_old_doctor_and_stages_say_the_same(monkeypatch:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "init", cuda_that_does_not_start)
     (row,) = gpus.torch_and_gpus()
-    chosen = choose_device(parse_config({}, "a test"))
+    chosen = choose_device(parse_config({}, "a test").runs_on)
     assert (row["what"], row["state"]) == ("GPU", "absent")
     assert row["text"] == f"{chosen.why}. The CPU is used"
     assert "supports CUDA 12.2" in chosen.why

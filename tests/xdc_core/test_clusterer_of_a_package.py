@@ -16,6 +16,7 @@ from shards.errors import ConfigError, StageError
 from shards.section import Section
 from shards.store.manifest import read_manifest
 from tests.installed_package import install_package
+from tests.places import ROOT
 from tests.runs import MakeRun
 from xdc_core.clustering.clusterer import Clusterer
 from xdc_core.config.load import parse_config
@@ -25,8 +26,6 @@ from xdc_core.graph.stages import all_nodes, settings_of
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-
-ROOT = Path(__file__).resolve().parents[2]
 
 DECLARED = """
 from pydantic import Field
@@ -175,9 +174,7 @@ def test_a_name_or_setting_that_it_does_not_have_is_refused(spheres: Path, clust
         ("return {'centroids': points[:k] * np.nan}, {}", "values that are no finite numbers"),
     ],
 )
-def test_a_model_that_is_none_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, why: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_model_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, why: str) -> None:
     name = f"wrong_fit_{abs(hash(work))}"
     (tmp_path / f"{name}.py").write_text(f"import numpy as np\ndef fit(points, k, *others):\n    {work}\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -9,8 +9,8 @@ import pytest
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
-from shards.progress import silent
 from tests.runs import MakeRun
+from tests.xdc_core.tasks import task_for
 from xdc_core.clustering.kmeans import kmeans
 from xdc_core.compute.kmeans_check import FaissGpus
 from xdc_core.config.schema import ClusterSettings
@@ -235,28 +235,28 @@ def features_with_row_numbers(run: Run) -> None:
 def test_a_sample_fits_its_budget_and_is_the_same_every_time(make_run: MakeRun) -> None:
     run = make_run(sample_mb=20 * 5 * 4 / 1e6)  # 20 clips of 5 float32.
     features_with_row_numbers(run)
-    (points,), clips = read_sample(run, 0, "video", 3, silent)
+    (points,), clips = read_sample(task_for(run, Node("cluster", "video", 0)), 3)
     chosen = points[:, 0].astype(int).tolist()
     assert (len(chosen), clips) == (20, 48)
     assert len(set(chosen)) == 20
     assert {number // 16 for number in chosen} == {0, 1, 2}  # From every shard.
-    (again,), _ = read_sample(run, 0, "video", 3, silent)
+    (again,), _ = read_sample(task_for(run, Node("cluster", "video", 0)), 3)
     assert (again == points).all()
-    (other,), _ = read_sample(run, 0, "video", 4, silent)
+    (other,), _ = read_sample(task_for(run, Node("cluster", "video", 0)), 4)
     assert not (other == points).all()
 
 
 def test_a_budget_that_fits_everything_takes_every_clip_in_order(make_run: MakeRun) -> None:
     run = make_run(sample_mb=48 * 5 * 4 / 1e6)
     features_with_row_numbers(run)
-    (points,), clips = read_sample(run, 0, "video", 3, silent)
+    (points,), clips = read_sample(task_for(run, Node("cluster", "video", 0)), 3)
     assert points[:, 0].tolist() == list(range(48)) == list(range(clips))
 
 
 def test_only_splits_to_learn_from_are_taken(make_run: MakeRun) -> None:
     run = make_run(learn_splits=["test"])
     features_with_row_numbers(run)
-    (points,), clips = read_sample(run, 0, "video", 3, silent)
+    (points,), clips = read_sample(task_for(run, Node("cluster", "video", 0)), 3)
     splits = read_whole_index(run.corpus, ["split"])["split"].to_pylist()
     assert points[:, 0].tolist() == [number for number, split in enumerate(splits) if split == "test"]
     assert clips == 8
@@ -265,11 +265,11 @@ def test_only_splits_to_learn_from_are_taken(make_run: MakeRun) -> None:
 def test_splits_are_found_however_they_are_spelt_and_missing_ones_are_named(make_run: MakeRun) -> None:
     run = make_run(learn_splits=[" Test"])
     features_with_row_numbers(run)
-    assert read_sample(run, 0, "video", 3, silent)[1] == 8
+    assert read_sample(task_for(run, Node("cluster", "video", 0)), 3)[1] == 8
     unknown = make_run(learn_splits=["train", "tets", "val"])
     features_with_row_numbers(unknown)
     with pytest.raises(ConfigError, match=r"has the split 'tets', 'val'\. Its splits are: 'test', 'train'"):
-        read_sample(unknown, 0, "video", 3, silent)
+        read_sample(task_for(unknown, Node("cluster", "video", 0)), 3)
 
 
 def test_the_budget_counts_float32_numbers() -> None:

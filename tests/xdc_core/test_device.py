@@ -64,15 +64,15 @@ def asking(device: str) -> Config:
 
 
 def test_a_gpu_that_works_is_taken_and_nothing_is_said(cuda: FakeCuda, capsys: pytest.CaptureFixture[str]) -> None:
-    choice = choose_device(asking("auto"))
+    choice = choose_device(asking("auto").runs_on)
     assert (choice.device, str(choice)) == (torch.device("cuda", 0), "cuda:0")
     assert capsys.readouterr().err == ""
 
 
 def test_gpus_compute_with_tf32_and_tried_convolutions_and_cpus_are_left_as_they_are(cuda: FakeCuda) -> None:
-    choose_device(asking("cpu"))
+    choose_device(asking("cpu").runs_on)
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) == (False, False)
-    choose_device(asking("auto"))
+    choose_device(asking("auto").runs_on)
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark) == (True, True)
 
 
@@ -83,7 +83,7 @@ def test_with_a_driver_that_is_too_old_the_cpu_is_taken_and_why_is_said(
     monkeypatch.setenv(NVML_CHECK, "1")
     assert torch.cuda.is_available()
     cuda.start = RuntimeError(TOO_OLD)
-    choice = choose_device(asking("auto"))
+    choice = choose_device(asking("auto").runs_on)
     assert choice.device == torch.device("cpu")
     why = (
         "PyTorch cannot use the 1 GPU here: the NVIDIA driver is too old. It supports CUDA 12.4, but PyTorch "
@@ -95,7 +95,7 @@ def test_with_a_driver_that_is_too_old_the_cpu_is_taken_and_why_is_said(
     with pytest.raises(
         ConfigError, match=r"^runs_on\.device is cuda, but PyTorch cannot use.*580 or newer.*xdc doctor"
     ):
-        choose_device(asking("cuda"))
+        choose_device(asking("cuda").runs_on)
 
 
 def test_after_the_choice_nothing_in_the_process_is_told_of_a_gpu_that_does_not_work(
@@ -103,7 +103,7 @@ def test_after_the_choice_nothing_in_the_process_is_told_of_a_gpu_that_does_not_
 ) -> None:
     monkeypatch.setenv(NVML_CHECK, "1")
     cuda.start = RuntimeError(TOO_OLD)
-    choose_device(asking("auto"))
+    choose_device(asking("auto").runs_on)
     assert not torch.cuda.is_available()
 
 
@@ -111,15 +111,15 @@ def test_without_a_gpu_the_cpu_is_taken_in_silence_unless_cuda_was_asked_for(
     cuda: FakeCuda, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cuda.gpus = []
-    assert str(choose_device(asking("auto"))) == "cpu"
+    assert str(choose_device(asking("auto").runs_on)) == "cpu"
     assert capsys.readouterr().err == ""
     with pytest.raises(ConfigError, match=r"runs_on\.device is cuda, but PyTorch finds no GPU here\. Set it to auto"):
-        choose_device(asking("cuda"))
+        choose_device(asking("cuda").runs_on)
 
 
 def test_cpu_asks_nothing_of_a_gpu(cuda: FakeCuda) -> None:
     cuda.start = AssertionError("CUDA was started")
-    assert str(choose_device(asking("cpu"))) == "cpu"
+    assert str(choose_device(asking("cpu").runs_on)) == "cpu"
 
 
 V100 = (
@@ -130,22 +130,22 @@ V100 = (
 
 def test_a_gpu_for_which_pytorch_was_not_built_is_named(cuda: FakeCuda) -> None:
     cuda.gpus = [("Tesla V100", (7, 0))]
-    assert str(choose_device(asking("auto"))) == f"cpu ({V100})"
+    assert str(choose_device(asking("auto").runs_on)) == f"cpu ({V100})"
     with pytest.raises(ConfigError, match=r"Tesla V100.* capability 7\.0"):
-        choose_device(asking("cuda"))
+        choose_device(asking("cuda").runs_on)
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
 def test_beside_a_gpu_that_cannot_be_used_another_one_is_taken(cuda: FakeCuda, asked: str) -> None:
     cuda.gpus = [("Tesla V100", (7, 0)), ("NVIDIA H100", (9, 0))]
-    assert str(choose_device(asking(asked))) == f"cuda:1 ({V100})"
+    assert str(choose_device(asking(asked).runs_on)) == f"cuda:1 ({V100})"
     assert cuda.current == [torch.device("cuda", 1)], "nothing of the process goes to GPU 0"
 
 
 def test_a_gpu_without_memory_is_passed_over(cuda: FakeCuda) -> None:
     cuda.gpus *= 2
     cuda.broken = {0: "CUDA out of memory. Tried to allocate 2.00 MiB.\nlong advice"}
-    choice = choose_device(asking("auto"))
+    choice = choose_device(asking("auto").runs_on)
     assert str(choice) == (
         "cuda:1 (GPU 0 (NVIDIA H100) does not work: CUDA out of memory. Tried to allocate 2.00 MiB.)"
     )
@@ -161,11 +161,11 @@ def test_every_process_of_a_training_has_a_gpu_of_its_own_or_the_training_ends(
     found = []
     for rank in range(len(taken)):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        found.append(choose_device(asking("auto")).device.index)
+        found.append(choose_device(asking("auto").runs_on).device.index)
     assert found == taken
     monkeypatch.setenv("LOCAL_RANK", str(len(taken)))
     with pytest.raises(ConfigError, match=rf"process {len(taken)} .*: {len(taken)} of 4 GPUs work.*train\.processes"):
-        choose_device(asking("auto"))
+        choose_device(asking("auto").runs_on)
 
 
 def test_without_any_gpu_all_processes_of_a_training_take_the_cpu(
@@ -176,7 +176,7 @@ def test_without_any_gpu_all_processes_of_a_training_take_the_cpu(
         cuda.start, cuda.gpus = start, gpus
         for rank in ("0", "1"):
             monkeypatch.setenv("LOCAL_RANK", rank)
-            assert choose_device(asking("auto")).device == torch.device("cpu")
+            assert choose_device(asking("auto").runs_on).device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

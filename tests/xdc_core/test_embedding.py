@@ -15,7 +15,9 @@ from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from tests.runs import MakeRun
+from tests.xdc_core.tasks import evaluation_task
 from xdc_core.config.load import parse_config
+from xdc_core.config.views import views_of
 from xdc_core.data.features import read_features
 from xdc_core.encoders.file import load_encoder
 from xdc_core.evaluation.recordings import read_recordings
@@ -23,7 +25,6 @@ from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes, evaluation_nodes
 from xdc_core.graph.state import node_state
-from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -76,9 +77,9 @@ def test_every_recording_has_its_views_and_features_are_those_of_the_encoder(
     assert [row["frame"] for row in rows if row["key"] == index[0]["key"]] == [0, 2, 3]
     name = getattr(run.config, modality).encoder
     encoder = load_encoder(run.directory(Node("train", modality, 0)) / "encoder.safetensors", name).eval()
-    kind = MODALITIES[modality]
-    data = ClipReader(run.directory(DATA)).read(index[0]["shard"], index[0], kind.member)
-    view = kind.normalise(kind.view(data, index[0], run.config, 2)[None], run.config)
+    views = views_of(run.config, modality)
+    data = ClipReader(run.directory(DATA)).read(index[0]["shard"], index[0], views.modality.member)
+    view = views.normalise(views.view(data, index[0], 2)[None])
     keys, features = read_features(paths[0])
     assert keys[1] == index[0]["key"]
     np.testing.assert_allclose(features[1], encoder(view).detach().numpy()[0], rtol=1e-3, atol=1e-4)
@@ -198,7 +199,7 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(copy_run: MakeRun
     run_stage(run, DATA)
     evaluation = run.config.evaluate["probe"].model_copy(update={"splits": ("3",)})
     with pytest.raises(ConfigError, match=r"set has no split '3'\. There are: 1, 2"):
-        read_recordings(run, evaluation, 1)
+        read_recordings(evaluation_task(run, evaluation, 1))
 
 
 def with_columns(manifest: Path, header: str, rows: Callable[[int, str, str], list[str]]) -> None:

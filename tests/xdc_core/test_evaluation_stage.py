@@ -19,6 +19,7 @@ from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
+from tests.xdc_core.tasks import evaluation_task
 from xdc_core.config.evaluation import EvaluationSettings
 from xdc_core.config.load import parse_config
 from xdc_core.data.features import read_features, write_features
@@ -200,7 +201,7 @@ def test_an_evaluation_becomes_stale_with_its_settings_and_its_features_alone(co
 
 
 def test_clips_of_one_source_and_label_are_one_recording(copy_run: MakeRun) -> None:
-    found = read_recordings(copy_run(evaluate={}), evaluation(), 1)
+    found = read_recordings(evaluation_task(copy_run(evaluate={}), evaluation(), 1))
     assert len(found.names) == len(found.of_clip) == 48
     assert (len(found.part("test", "train")), len(found.part("test", "test"))) == (40, 8)
     assert found.missing == {}
@@ -219,7 +220,7 @@ def test_labels_and_splits_that_are_not_there_are_told_with_those_that_are(
     copy_run: MakeRun, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_recordings(copy_run(), evaluation(**changes), 1)
+        read_recordings(evaluation_task(copy_run(), evaluation(**changes), 1))
 
 
 def spoil(run: Run, modality: str, change: Callable[[np.ndarray], None]) -> None:
@@ -335,7 +336,7 @@ def test_a_corpus_that_nobody_has_divided_is_divided_by_lot_and_says_so(copy_run
     run = with_corpus(undivided, tmp_path / "c", lambda number, row: row | {"split": "train"})
     run_stage(run, Node("eval", "probe", 1))
     assert results(run)["metrics"]["accuracy"]["n"] == 1
-    found = read_recordings(run, evaluation(), 1)
+    found = read_recordings(evaluation_task(run, evaluation(), 1))
     (split,) = found.splits
     assert split == "divided"
     tested = found.part(split, "test")
@@ -343,24 +344,24 @@ def test_a_corpus_that_nobody_has_divided_is_divided_by_lot_and_says_so(copy_run
     assert len(tested) + len(found.part(split, "train")) == 48
     held_out = f"{len(tested)} of 48 recordings were held out at random, stratified by class"
     assert found.notes[0] == f"No test split is given: {held_out}."
-    again = read_recordings(run, evaluation(protocol="svm"), 0)
+    again = read_recordings(evaluation_task(run, evaluation(protocol="svm"), 0))
     assert (again.splits[split] == found.splits[split]).all()
 
 
 def test_encoders_that_have_seen_the_test_clips_are_told_of(copy_run: MakeRun) -> None:
     seen = "the encoders have seen 8 of the 8 test recordings, without labels"
-    assert read_recordings(copy_run(), evaluation(), 1).notes[0].startswith(seen)
-    assert read_recordings(copy_run(), evaluation(), 0).notes == ()
-    assert read_recordings(copy_run(corpus={"learn_splits": ["train"]}), evaluation(), 1).notes == ()
+    assert read_recordings(evaluation_task(copy_run(), evaluation(), 1)).notes[0].startswith(seen)
+    assert read_recordings(evaluation_task(copy_run(), evaluation(), 0)).notes == ()
+    assert read_recordings(evaluation_task(copy_run(corpus={"learn_splits": ["train"]}), evaluation(), 1)).notes == ()
 
 
 def test_a_test_on_what_a_supervised_encoder_has_learnt_is_refused(copy_run: MakeRun) -> None:
     supervised = copy_run(method="supervised")
-    assert read_recordings(supervised, evaluation(), 0).notes == ()
+    assert read_recordings(evaluation_task(supervised, evaluation(), 0)).notes == ()
     with pytest.raises(ConfigError, match=r"taught the labels of 8 of the 8 recordings.*corpus\.learn_splits"):
-        read_recordings(supervised, evaluation(), 1)
+        read_recordings(evaluation_task(supervised, evaluation(), 1))
     apart = copy_run(method="supervised", corpus={"learn_splits": ["train"]})
-    assert read_recordings(apart, evaluation(), 1).notes == ()
+    assert read_recordings(evaluation_task(apart, evaluation(), 1)).notes == ()
 
 
 def test_retrieval_needs_no_labels(copy_run: MakeRun) -> None:
@@ -405,7 +406,7 @@ def test_recordings_of_one_original_are_held_out_together(copy_run: MakeRun, tmp
 
 def test_recordings_of_one_original_are_divided_together(copy_run: MakeRun, tmp_path: Path) -> None:
     run = of_originals(copy_run(), tmp_path / "c", lambda original: "")
-    found = read_recordings(run, evaluation(held_out=0.3), 1)
+    found = read_recordings(evaluation_task(run, evaluation(held_out=0.3), 1))
     assert found.originals is not None
     sides = {name.rsplit("_", 1)[0]: set[str]() for name in found.names}
     for name, side in zip(found.names, found.splits["divided"], strict=True):
@@ -418,12 +419,15 @@ def test_splits_of_an_evaluation_are_compared_without_space_and_case(copy_run: M
     def spelt(number: int, row: dict[str, Any]) -> dict[str, Any]:
         return row | {"split": row["split"].title() if number % 2 else f" {row['split']}"}
 
-    plain = read_recordings(copy_run(), evaluation(), 0)
+    plain = read_recordings(evaluation_task(copy_run(), evaluation(), 0))
     run = with_corpus(copy_run(), tmp_path / "c", spelt)
-    found = read_recordings(run, evaluation(learn=[" TRAIN"], test=["Test"]), 0)
+    found = read_recordings(evaluation_task(run, evaluation(learn=[" TRAIN"], test=["Test"]), 0))
     assert (found.splits["Test"] == plain.splits["test"]).all()
-    assert read_recordings(run, evaluation(), 1).notes == read_recordings(copy_run(), evaluation(), 1).notes
+    assert (
+        read_recordings(evaluation_task(run, evaluation(), 1)).notes
+        == read_recordings(evaluation_task(copy_run(), evaluation(), 1)).notes
+    )
     apart = with_settings(run, learn_splits=["TRAIN "])
-    assert read_recordings(apart, evaluation(), 1).notes == ()
+    assert read_recordings(evaluation_task(apart, evaluation(), 1)).notes == ()
     with pytest.raises(ConfigError, match=r"test stands both in learn and in test"):
-        read_recordings(run, evaluation(learn=["train", "Test"]), 0)
+        read_recordings(evaluation_task(run, evaluation(learn=["train", "Test"]), 0))

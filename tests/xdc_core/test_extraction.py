@@ -19,6 +19,8 @@ from shards.progress import silent
 from shards.store.parquet import write_parquet
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
+from tests.xdc_core.tasks import task_for
+from xdc_core.config.views import views_of
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
@@ -59,13 +61,13 @@ def test_a_feature_is_that_of_the_clip_encoded_alone(worked_run: Run, modality: 
         worked_run.directory(Node("init", modality)) / "encoder.safetensors", getattr(config, modality).encoder
     ).eval()
     rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), MODALITIES[modality].member)
-    views = ClipViews(worked_run.corpus, rows, MODALITIES[modality], config)
+    views = ClipViews(worked_run.corpus, rows, views_of(config, modality))
     keys, features = features_in(worked_run.directory(Node("extract", modality, 0)), worked_run)
     for number in (47, 0, 16, 31, 5, 22):
         _, view, _ = views[ClipItem(number)]
         assert view is not None
         with torch.inference_mode():
-            alone = encoder(MODALITIES[modality].normalise(view, config))[0].numpy()
+            alone = encoder(views_of(config, modality).normalise(view))[0].numpy()
         np.testing.assert_allclose(features[keys.index(rows.keys[number].as_py())], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -77,7 +79,7 @@ def test_batches_and_workers_do_not_change_features(
     run, node = copy_run(**changes), Node("extract", modality, 0)
     out = run.root / "out"
     out.mkdir()
-    outcome = extract(run, node, out, silent)
+    outcome = extract(task_for(run, node, out, silent))
     assert (outcome.rows, outcome.rejects) == (48, 0)
     keys, features = features_in(worked_run.directory(node), worked_run)
     other_keys, others = features_in(out, run)
@@ -133,7 +135,7 @@ def test_shards_that_are_there_are_kept_and_progress_counts_them(copy_run: MakeR
     shutil.copy(worked_run.directory(node) / "000001.parquet", kept)
     before = kept.stat().st_mtime_ns
     told: list[tuple[int, int]] = []
-    extract(run, node, out, lambda done, total, note="": told.append((done, total)))
+    extract(task_for(run, node, out, lambda done, total, note="": told.append((done, total))))
     assert told == [(16, 48), (32, 48), (48, 48)]
     assert kept.stat().st_mtime_ns == before
     for shard in ("000000", "000002"):
@@ -153,7 +155,7 @@ def test_a_shard_that_is_gone_before_the_end_is_not_counted_as_rejected(copy_run
             (out / "000000.parquet").unlink(missing_ok=True)
 
     with pytest.raises(StageError, match=r"000000\.parquet"):
-        work(run, node, out, remove)
+        work(task_for(run, node, out, remove))
 
 
 def test_an_extraction_that_another_process_overtakes_ends_with_an_error_and_that_ones_features_are_all_there(
@@ -183,7 +185,7 @@ def test_rejects_that_a_killed_call_left_of_a_shard_do_not_outlive_its_features(
     out = run.root / "begun"
     out.mkdir()
     (out / "000001.rejects.json").write_text(json.dumps([{"key": "x"}]))
-    outcome = extract(run, node, out, silent)
+    outcome = extract(task_for(run, node, out, silent))
     assert (outcome.rows, outcome.rejects) == (48, 0)
     assert not (out / "000001.rejects.json").exists()
     assert outcome.files == tuple(f"{shard}.parquet" for shard in shard_names(run.corpus))
@@ -210,15 +212,15 @@ def test_another_encoder_than_the_configured_one_is_refused(copy_run: MakeRun) -
     shutil.copy(run.directory(Node("init", "video")) / "encoder.safetensors", path)
     commit_as_it_is(path.parent)
     with pytest.raises(StageError, match="holds the encoder 'r2plus1d_tiny', but the configuration says 'audio_resnet"):
-        extract(run, Node("extract", "audio", 0), run.root / "out", silent)
+        extract(task_for(run, Node("extract", "audio", 0), run.root / "out", silent))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(
         StageError, match=r"encoder\.safetensors cannot be read .damaged.*xdc stage init RUN --modality audio"
     ):
-        extract(run, Node("extract", "audio", 0), run.root / "out", silent)
+        extract(task_for(run, Node("extract", "audio", 0), run.root / "out", silent))
     commit_as_it_is(path.parent)
     with pytest.raises(StageError, match="cannot be read as an encoder"):
-        extract(run, Node("extract", "audio", 0), run.root / "out", silent)
+        extract(task_for(run, Node("extract", "audio", 0), run.root / "out", silent))
 
 
 def test_a_tar_that_was_cut_is_no_reject_but_an_error_with_a_remedy(copy_run: MakeRun, tiny_corpus: Path) -> None:
@@ -229,7 +231,7 @@ def test_a_tar_that_was_cut_is_no_reject_but_an_error_with_a_remedy(copy_run: Ma
     out = run.root / "out"
     out.mkdir()
     with pytest.raises(StageError, match=r"000002\.tar ends before the mp4 of clip .*Build it anew: xdc stage shard"):
-        extract(run, Node("extract", "video", 0), out, silent)
+        extract(task_for(run, Node("extract", "video", 0), out, silent))
     assert sorted(path.name for path in out.iterdir()) == ["000000.parquet", "000001.parquet"]
 
 
@@ -309,7 +311,7 @@ def test_clips_that_do_not_decode_are_rejects_and_all_later_stages_go_on(damaged
     assert labelled == keys
     # A clip without a picture has a label from its sound, and yet video cannot learn from it; nor the other way round.
     for modality in ("video", "audio"):
-        task = read_targets(run, Node("train", modality, 0))
+        task = read_targets(task_for(run, Node("train", modality, 0)))
         drawn = {everything[row] for row in task.draws}
         assert drawn <= set(everything) - pictures - {sound}
         assert len(drawn) == 30

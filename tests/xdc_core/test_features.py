@@ -9,6 +9,7 @@ import pytest
 from shards.corpus.index import shard_names
 from shards.errors import StageError
 from tests.runs import MakeRun
+from tests.xdc_core.tasks import features_of
 from xdc_core.data.features import feature_rows, read_features, source_part, source_parts, write_features
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -73,7 +74,7 @@ def store(run: Run, modality: str, shard: str, keys: list[str], features: np.nda
 def test_one_modality_alone_is_taken_as_it_is(make_run: MakeRun) -> None:
     run, features = make_run(), random_features(3)
     store(run, "audio", "000000", ["a", "b", "c"], features)
-    keys, parts = source_part(run, 0, "audio", "000000")
+    keys, parts = source_part(features_of(run, 0, "audio"), "000000")
     assert keys.tolist() == ["a", "b", "c"]
     assert len(parts) == 1
     assert (parts[0] == features).all()
@@ -86,7 +87,7 @@ def test_joint_keeps_the_clips_that_both_have_in_order_and_side_by_side(make_run
     # No sound of the clip `a`, no picture of the clip `b`; names are not in alphabetical order.
     store(run, "video", "000000", ["d", "a", "c", "e"], video[[0, 1, 2, 4]])
     store(run, "audio", "000000", ["d", "c", "b", "e"], audio[[0, 2, 3, 4]])
-    found, parts = source_part(run, 0, "joint", "000000")
+    found, parts = source_part(features_of(run, 0, "joint"), "000000")
     assert found.tolist() == ["d", "c", "e"]
     assert (parts[0] == video[[0, 2, 4]]).all()
     assert (parts[1] == audio[[0, 2, 4]]).all()
@@ -98,7 +99,7 @@ def test_joint_with_all_clips_in_both_changes_nothing(make_run: MakeRun) -> None
     video, audio = random_features(3), random_features(3, 2, seed=1)
     store(run, "video", "000000", ["b", "a", "c"], video)
     store(run, "audio", "000000", ["b", "a", "c"], audio)
-    found, parts = source_part(run, 0, "joint", "000000")
+    found, parts = source_part(features_of(run, 0, "joint"), "000000")
     assert found.tolist() == ["b", "a", "c"]
     assert (parts[0] == video).all()
     assert (parts[1] == audio).all()
@@ -108,7 +109,7 @@ def test_joint_without_any_clip_in_both_is_empty(make_run: MakeRun) -> None:
     run = make_run(method="cdc")
     store(run, "video", "000000", ["a"], random_features(1))
     store(run, "audio", "000000", ["b"], random_features(1, 3))
-    found, parts = source_part(run, 0, "joint", "000000")
+    found, parts = source_part(features_of(run, 0, "joint"), "000000")
     assert [len(found), *(part.shape for part in parts)] == [0, (0, 6), (0, 3)]
 
 
@@ -117,10 +118,10 @@ def test_modalities_in_different_orders_are_refused(make_run: MakeRun) -> None:
     store(run, "video", "000000", ["a", "b"], random_features(2))
     store(run, "audio", "000000", ["b", "a"], random_features(2))
     with pytest.raises(StageError, match="shard 000000: the features of the modalities are in different orders"):
-        source_part(run, 0, "joint", "000000")
+        source_part(features_of(run, 0, "joint"), "000000")
 
 
 def test_shards_come_one_by_one_in_order(worked_run: Run) -> None:
-    found = list(source_parts(worked_run, 0, "video"))
+    found = list(source_parts(worked_run.corpus, features_of(worked_run, 0, "video")))
     assert [shard for shard, _, _ in found] == shard_names(worked_run.corpus) == ["000000", "000001", "000002"]
     assert [parts[0].shape for _, _, parts in found] == [(16, 64)] * 3

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdc_core.stages.declared import reported_nodes
 
 from shards.errors import StageError
 from tests.commits import commit_as_it_is
@@ -17,6 +16,7 @@ from xdc_core.documents.results import Results, Trial, read_results
 from xdc_core.documents.scores import Scores, read_scores
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.stages.report import REPORT
 
 # Of round 1 of a run of 0.1.0: 48 digits, k = 4, a probe in every round.
 STORED = Path(__file__).parent / "documents_of_0_1_0"
@@ -116,7 +116,7 @@ def test_measured_values_are_found_by_name() -> None:
 
 
 def test_a_report_lists_the_nodes_of_its_round_and_what_is_done_once(worked_run: Run) -> None:
-    listed = [node.name for node in reported_nodes(worked_run.config, 1)]
+    listed = [node.name for node in REPORT.settings(worked_run.config, Node("report", None, 1)).nodes]
     assert listed == [
         "shard",
         *(

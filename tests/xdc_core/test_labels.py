@@ -12,6 +12,7 @@ from shards.errors import StageError
 from shards.progress import silent
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
+from tests.xdc_core.tasks import features_of, task_for
 from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import KMEANS
@@ -43,7 +44,7 @@ def test_labels_are_the_nearest_centroids_and_distances_are_euclidean(
     clusters = worked_run.directory(Node("cluster", source, number))
     centroids = read_model(clusters, KMEANS)["centroids"].astype(np.float64)
     for shard in shard_names(worked_run.corpus):
-        _, parts = source_part(worked_run, number, source, shard)
+        _, parts = source_part(features_of(worked_run, number, source), shard)
         points = load_preprocess(clusters / "preprocess.npz")(parts).astype(np.float64)
         distances = np.linalg.norm(points[:, None] - centroids[None], axis=2)
         table = pq.read_table(worked_run.directory(Node("label", source, number)) / f"{shard}.parquet")
@@ -127,7 +128,7 @@ def test_shards_that_are_labelled_already_are_left_alone(copy_run: MakeRun) -> N
     (out / "000001.parquet").write_bytes(kept.read_bytes())
     before = (out / "000001.parquet").stat().st_mtime_ns
     told: list[int] = []
-    label(run, node, out, lambda done, total, note="": told.append(done))
+    label(task_for(run, node, out, lambda done, total, note="": told.append(done)))
     assert told == [1, 3]
     assert (out / "000001.parquet").stat().st_mtime_ns == before
     for shard in ("000000", "000002"):
@@ -145,4 +146,4 @@ def test_centroids_that_cannot_be_read_tell_how_to_make_them_anew(copy_run: Make
     else:
         np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(StageError, match=r"centroids\.npy cannot be read .*xdc stage cluster"):
-        label(run, Node("label", "video", 0), run.root / "out", silent)
+        label(task_for(run, Node("label", "video", 0), run.root / "out", silent))

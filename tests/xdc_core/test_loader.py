@@ -13,6 +13,7 @@ from shards.corpus.index import shard_names
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.warm import STAGE, WarmProcess, warm
+from xdc_core.config.views import views_of
 from xdc_core.data import loader
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
 from xdc_core.data.features import read_features
@@ -76,7 +77,7 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
     rows, apart = ClipRows(corpus, shards, "flac"), ShardRows(corpus, dict.fromkeys(shards, 16), "flac")
     for source in (rows, apart):
         for item in (ClipItem(40), ClipItem(40, seed=1), ClipItem(40, (0, 2))):
-            views = ClipViews(corpus, source, modality, config)
+            views = ClipViews(corpus, source, views_of(config, modality.name))
             before = views[item][1]
             assert before is not None
             assert len(before) == len(item.starts)
@@ -89,7 +90,7 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
 def test_no_batch_has_clips_of_two_shards_and_no_tar_stays_open(worked_run: Run, workers: int) -> None:
     modality = MODALITIES["audio"]
     rows = ShardRows(worked_run.corpus, dict.fromkeys(shard_names(worked_run.corpus), 16), "flac")
-    views = ClipViews(worked_run.corpus, rows, modality, worked_run.config)
+    views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, modality.name))
     batches = list(load_views(views, batches_by_shard(rows.spans, 10), workers, CPU))
     assert [len(batch.rows) for batch in batches] == [10, 6] * 3
     assert [row for batch in batches for row in batch.rows] == list(range(48))
@@ -100,7 +101,7 @@ def test_no_batch_has_clips_of_two_shards_and_no_tar_stays_open(worked_run: Run,
 
 def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -> None:
     rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), "mp4")
-    views = ClipViews(worked_run.corpus, rows, MODALITIES["video"], worked_run.config)
+    views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, "video"))
     items = [[ClipItem(3, (0, None, 2)), ClipItem(20)], [ClipItem(3, (start,)) for start in (0, None, 2)]]
     together, apart = (batch.views for batch in load_views(views, items, 0, CPU))
     assert together is not None
@@ -111,7 +112,7 @@ def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -
 
 def test_loading_leaves_the_common_random_numbers_alone(worked_run: Run) -> None:
     rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), "flac")
-    views = ClipViews(worked_run.corpus, rows, MODALITIES["audio"], worked_run.config)
+    views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, "audio"))
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)

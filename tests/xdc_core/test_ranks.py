@@ -20,6 +20,7 @@ from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step, start, wait_for_checkpoint
+from tests.xdc_core.tasks import task_for
 from xdc_core.compute.seed import derive_seed
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.encoders.file import load_encoder
@@ -62,10 +63,10 @@ def curve(run: Run, node: Node, name: str = "loss") -> np.ndarray:
 def test_a_rank_whose_agent_died_before_it_came_so_far_leaves_at_once(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    command = [sys.executable, "-m", "xdc_core.training", str(tmp_path), "audio", "0", str(tmp_path)]
+    command = [sys.executable, "-m", "xdc_core.training"]
     environment = os.environ | {AGENT: str(gone.pid)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    # Else it would say that there is no run.
+    # Else it would say that there is no task.
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
@@ -101,7 +102,7 @@ def test_two_processes_learn_what_one_learns_step_by_step(
     position = {derive_seed(seed, n): n for n in range(STEPS * BATCH)}
     seen = {rank: [line.split() for line in (tmp_path / "notes" / rank).read_text().splitlines()] for rank in "01"}
     assert {len(items) for items in seen.values()} == {STEPS * BATCH // 2}
-    draws = read_targets(two, node).draws
+    draws = read_targets(task_for(two, node)).draws
     clips: dict[int, list[int]] = defaultdict(list)
     positions = []
     for items in seen.values():

@@ -125,14 +125,14 @@ def test_a_clip_that_was_an_example_before_is_not_made_again(worked_run: Run, tm
     (tmp_path / "before").mkdir()
     for suffix in (".ogg", ".webp"):
         (tmp_path / "before" / f"{first}{suffix}").write_bytes(b"made earlier")
-    assert write_examples(worked_run, {first, second}, tmp_path / "now", tmp_path / "before", silent) == {}
+    assert write_examples(worked_run.corpus, {first, second}, tmp_path / "now", tmp_path / "before", silent) == {}
     assert (tmp_path / "now" / f"{first}.webp").read_bytes() == b"made earlier"
     assert (tmp_path / "now" / f"{second}.webp").read_bytes().startswith(b"RIFF")
     assert len(list((tmp_path / "now").iterdir())) == 4
 
 
 def test_many_clusters_get_fewer_examples_each_but_one(worked_run: Run, copy_run: MakeRun) -> None:
-    assert [examples_of(worked_run, k) for k in (4, 166, 167, 500, 512, 5000)] == [6, 6, 5, 2, 1, 1]
+    assert [examples_of(worked_run.config.report, k) for k in (4, 166, 167, 500, 512, 5000)] == [6, 6, 5, 2, 1, 1]
     assert examples_of(copy_run(report={"examples": 0}), 4) == 0
 
 

@@ -13,15 +13,21 @@ from shards.media.decode import decode_sound
 from shards.media.encode import encode_picture, encode_sound
 from xdc_core.config.load import parse_config
 from xdc_core.config.schema import Config
+from xdc_core.config.views import views_of
 from xdc_core.modalities.logmel import Align, align_frames, log_mel, mask_stretch, span_frames
-from xdc_core.modalities.modality import view_start
-from xdc_core.modalities.registry import MODALITIES
+from xdc_core.modalities.modality import Row, Where, view_start
 
 FRAMES, FPS, HEIGHT, WIDTH, RATE = 50, 25, 48, 64, 16000
 ROW = {"frames": FRAMES, "fps": float(FPS), "sample_rate": RATE, "samples": 2 * RATE}
 SEEDS = range(120)
 
-video_view, audio_view = MODALITIES["video"].view, MODALITIES["audio"].view
+
+def video_view(mp4: bytes, row: Row, config: Config, where: Where) -> Tensor:
+    return views_of(config, "video").view(mp4, row, where)
+
+
+def audio_view(flac: bytes, row: Row, config: Config, where: Where) -> Tensor:
+    return views_of(config, "audio").view(flac, row, where)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +164,7 @@ def test_all_frames_of_a_view_are_cut_and_mirrored_alike(mp4: bytes) -> None:
 def test_a_normalised_batch_has_the_mean_and_the_deviation_taken_out() -> None:
     settings = config()
     batch = torch.full((2, 3, 4, 5, 5), 255, dtype=torch.uint8)
-    made = MODALITIES["video"].normalise(batch, settings)
+    made = views_of(settings, "video").normalise(batch)
     assert made.dtype == torch.float32
     for channel, (mean, std) in enumerate(zip(settings.video.mean, settings.video.std, strict=True)):
         torch.testing.assert_close(made[:, channel], torch.full((2, 4, 5, 5), (1 - mean) / std))

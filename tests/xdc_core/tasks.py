@@ -1,0 +1,29 @@
+"""Tasks as `run_stage` gives them to a stage's work, for tests that call the work by itself."""
+
+from pathlib import Path
+from typing import Any
+
+from shards.progress import Progress, silent
+from shards.store.stage import Task
+from xdc_core.config.evaluation import EvaluationSettings
+from xdc_core.graph.stages import STAGES
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+from xdc_core.runs.task import task_of
+from xdc_core.stages.cluster import clustered_features
+
+
+def task_for(run: Run, node: Node, out: Path | None = None, progress: Progress = silent) -> Task[Any]:
+    """The task of a node; without `out` it writes into a folder of the run that is not there."""
+    return task_of(STAGES[node.stage], run, node, out or run.root / "out", progress)
+
+
+def evaluation_task(run: Run, evaluation: EvaluationSettings, number: int) -> Task[Any]:
+    """The task of an evaluation that the run's configuration does not have."""
+    asked = run.config.model_copy(update={"evaluate": {"asked": evaluation}})
+    return task_for(Run(run.root, asked), Node("eval", "asked", number))
+
+
+def features_of(run: Run, number: int, source: str) -> list[Path]:
+    """The directories of the features from which a label source is clustered in a round."""
+    return [run.directory(node) for node in clustered_features(run.config, Node("cluster", source, number))]
