@@ -27,6 +27,7 @@ from xdc_core.runs.run import Run, open_run
 CLIPS, TEST_CLIPS = 40, 8
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where workers share the files, the longest come first, or one of them would be left with it at the end."""
     if hasattr(config, "workerinput"):

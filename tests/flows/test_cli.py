@@ -208,6 +208,7 @@ def test_digits_explains_a_wrong_value(tmp_path: Path) -> None:
     assert "--test-clips" in output
 
 
+@pytest.mark.slow
 def test_doctor_finds_this_environment_fit() -> None:
     code, output = xdc("doctor", "--json")
     findings = {row["what"]: row["state"] for row in json.loads(output)}

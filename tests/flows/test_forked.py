@@ -154,6 +154,7 @@ def test_no_child_survives_a_parent_that_is_killed(copy_run: MakeRun) -> None:
     assert checkpoints(run), "at SIGTERM the training writes a checkpoint"
 
 
+@pytest.mark.slow
 def test_a_killed_server_takes_its_children_along(copy_run: MakeRun) -> None:
     run = copy_run(**LONG_TRAINING)
     children = Children()
@@ -272,6 +273,7 @@ def test_of_a_server_that_a_signal_ends_an_error_that_it_wrote_earlier_is_not_gi
     children.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_not_said_to_have_died(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_an_ended_run_leaves_a_checkpoint_and_no_process(
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_named(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run()
     done = xdc(tmp_path, "run", run.root, PREFECT_API_URL="http://127.0.0.1:9/api")

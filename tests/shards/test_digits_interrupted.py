@@ -23,6 +23,7 @@ def test_an_error_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers through /proc")
 def test_a_kill_leaves_nothing_under_the_name_and_the_next_call_cleans_up(tmp_path: Path) -> None:
     out = tmp_path / "out"

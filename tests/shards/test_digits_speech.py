@@ -99,6 +99,7 @@ def test_a_folder_of_speech_of_no_use_is_an_error_that_says_why(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_recording_is_named_even_when_a_worker_meets_it(tmp_path: Path) -> None:
     folder = write_speech(tmp_path / "speech")
     for path in folder.glob("*_5.wav"):

@@ -210,6 +210,7 @@ def test_a_tar_has_no_member_for_what_is_not_stored(
     assert manifest.settings["modalities"] == [modality]
 
 
+@pytest.mark.slow
 def test_with_other_modalities_the_same_files_are_judged_anew(mixed: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     shard(corpus, mixed, SMALL)
@@ -261,6 +262,7 @@ def test_modalities_that_make_no_sense_are_refused(modalities: list[str], says: 
         CorpusSettings.model_validate({"modalities": modalities})
 
 
+@pytest.mark.slow
 def test_real_recordings_without_pictures_become_clips(tmp_path: Path) -> None:
     folder = DATA / "esc10" / "009 - Rooster"
     if not folder.is_dir():

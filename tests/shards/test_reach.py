@@ -109,6 +109,7 @@ def test_a_header_that_tells_of_less_than_is_there_costs_nothing(
     assert cut(path, 4.0, 6.0, SMALL).frames == 20
 
 
+@pytest.mark.slow
 @needs_cases
 def test_the_shared_cases_are_accounted_for_to_their_last_packet(tmp_path: Path) -> None:
     record = shard(tmp_path / "corpus", CASES, SMALL)

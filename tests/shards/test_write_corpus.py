@@ -276,6 +276,7 @@ def test_force_reads_and_cuts_everything_anew(private: tuple[Path, Path], corpus
     assert content(corpus) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["sources.parquet gone", "sources.parquet no parquet", "tar cut off"])
 def test_a_damaged_corpus_is_made_anew(
     private: tuple[Path, Path], corpus_settings: CorpusSettings, damage: str

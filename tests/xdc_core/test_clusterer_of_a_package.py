@@ -90,6 +90,7 @@ def killed(run: Run, node: Node, point: str) -> None:
     assert read_manifest(run.directory(node)) is None
 
 
+@pytest.mark.slow
 def test_it_clusters_and_labels_and_after_a_kill_ends_with_the_same_bytes(spheres: Path, copy_run: MakeRun) -> None:
     cluster, label = Node("cluster", "audio", 0), Node("label", "audio", 0)
     whole, interrupted = (copy_run(cluster=SPHERICAL) for _ in range(2))

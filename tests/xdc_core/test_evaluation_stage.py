@@ -109,6 +109,7 @@ def test_retrieval_finds_pairs_both_ways_and_says_what_chance_gives(copy_run: Ma
     assert metrics["chance.pair.1"] == pytest.approx(1 / 8)
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_its_training_recordings(copy_run: MakeRun) -> None:
     tuned = {"epochs": 25, "batch": 8, "warmup": 1.0, "milestones": (), "head_lr": 0.02, "body_lr": 0.02}
     settings = PROBE | {"protocol": "all", "label": "label_loudness", "finetune": tuned, "held_out": 0.1}

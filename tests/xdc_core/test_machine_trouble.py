@@ -136,6 +136,7 @@ def as_nobody() -> Iterator[None]:
         os.setegid(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", STAGES[1:], ids=str)
 def test_a_missing_permission_is_told_of_with_the_file(run: Run, disk: Path, node: Node) -> None:
     config = run.config.model_copy(update={"corpus": run.config.corpus.model_copy(update={"videos": None})})

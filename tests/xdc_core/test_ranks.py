@@ -118,6 +118,7 @@ def test_two_processes_learn_what_one_learns_step_by_step(
     assert set(np.bincount([clip for step in clips.values() for clip in step])) == {4}
 
 
+@pytest.mark.slow
 def test_two_processes_share_every_batch(copy_run: MakeRun) -> None:
     run = copy_run(train_processes=2)
     (run.root / "xdc.yaml").write_text("edited: since the stage began\n")  # The processes do not read it again.
@@ -145,6 +146,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(copy_run: MakeRun) -> None
         run_stage(run, AUDIO)
 
 
+@pytest.mark.slow
 def test_what_ends_the_processes_is_told_in_the_same_words_as_with_one(copy_run: MakeRun) -> None:
     run = copy_run(train_processes=2, lr=1e30, train_clips=640)
     with pytest.raises(StageError, match=r"^step \d+: the loss is (nan|inf)\. Lower train\.lr \(now 1e\+30\)\.$"):

@@ -67,6 +67,7 @@ def test_tensorboard_reads_what_was_written_and_nothing_is_sent_twice(copy_run: 
     assert sent == 1 + 2 * len(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_mlflow_has_one_run_that_goes_on(copy_run: MakeRun) -> None:
     mlflow = pytest.importorskip("mlflow")

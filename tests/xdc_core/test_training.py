@@ -55,6 +55,7 @@ def last_loss(run: Run, node: Node) -> float:
     return float(np.mean([line["loss"] for line in metrics_of(run, node)[-3:]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_the_loss_falls_below_that_of_guessing(copy_run: MakeRun, modality: str) -> None:
     run, node = copy_run(**LEARNS), Node("train", modality, 0)
@@ -132,6 +133,7 @@ def test_others_may_read_an_encoder_as_far_as_the_umask_lets_them(worked_run: Ru
     assert len(modes) == 1
 
 
+@pytest.mark.slow
 def test_heads_are_drawn_anew_every_round(copy_run: MakeRun) -> None:
     run = copy_run(method="sdc", rounds=2, **LEARNS)
     for node in (node for node in all_nodes(run.config) if node.modality == "audio" and node.round in (0, 1)):
@@ -270,6 +272,7 @@ SWITCHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SWITCHES)
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_a_switch_changes_neither_what_is_stored_nor_that_a_broken_training_goes_on(
@@ -309,6 +312,7 @@ def test_a_switch_changes_the_losses_by_rounding_only(
     assert losses[1] == pytest.approx(losses[0], abs=within)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_training_that_is_to_be_compiled_says_so_at_once(copy_run: MakeRun) -> None:
     run = copy_run(compile=True)
     process = start(run, AUDIO, os.environ | {"CXX": "/nonexistent"})
