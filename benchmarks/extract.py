@@ -22,12 +22,14 @@ from shards.corpus.index import shard_names
 from shards.store.parquet import count_rows
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.threads import thread_count
+from xdc_core.config.views import views_of
 from xdc_core.data.clips import ClipBatch, ClipViews, ShardRows
+from xdc_core.data.encode import load_encoding
 from xdc_core.data.loader import batches_by_shard, load_views
-from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
-from xdc_core.stages.extract import encode, extract, extracting_encoder
+from xdc_core.runs.task import task_of
+from xdc_core.stages.extract import EXTRACT, extract
 
 OURS, DECODING, ENCODING = "xdc extract", "decoding alone", "encoder alone"
 
@@ -73,17 +75,16 @@ def share_of_limit(found: Contest, side_by_side: bool) -> float:
 
 def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Contest, float]:
     """The contest of one modality, and the median of the seconds before our first batch (0 without ours)."""
-    config, modality, node = run.config, MODALITIES[name], Node("extract", name, 0)
-    device = choose_device(config).device
+    config, node = run.config, Node("extract", name, 0)
+    views, device = views_of(config, name), choose_device(config.runs_on).device
     sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
     clips = sum(sizes.values())
-    encoder_name = getattr(config, name).encoder
-    encoder = extracting_encoder(run, 0, modality, device)
-    rows = ShardRows(run.corpus, sizes, modality.member)
+    encoding_of = load_encoding(run.directory(Node("init", name)), views, config.extract, device)
+    rows = ShardRows(run.corpus, sizes, views.modality)
 
     def batches() -> Iterator[ClipBatch]:
-        views = ClipViews(run.corpus, rows, modality, config)
-        return load_views(views, batches_by_shard(rows.spans, config.extract.batch), config.extract.workers, device)
+        items = batches_by_shard(rows.spans, config.extract.batch)
+        return load_views(ClipViews(run.corpus, rows, views), items, config.extract.workers, device)
 
     first = next(batches())
     assert first.views is not None
@@ -92,7 +93,7 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
     def ours() -> float:
         with tempfile.TemporaryDirectory() as out:
             pace = Pace()
-            extract(run, node, Path(out), lambda done, *_: pace.note(done))
+            extract(task_of(EXTRACT, run, node, Path(out), lambda done, *_: pace.note(done)))
             starts.append(pace.start_s)
         return pace.seconds(clips)
 
@@ -104,10 +105,10 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
         return pace.seconds(clips)
 
     def encoding() -> Iterator[ClipBatch]:
-        torch.set_num_threads(thread_count(config))
+        torch.set_num_threads(thread_count(config.runs_on))
         for _ in range(max(3, -(-clips // config.extract.batch))):
-            views: Any = first.views
-            encode(encoder, views, modality, config, device).cpu()
+            batch: Any = first.views
+            encoding_of.encode(batch).cpu()
             yield first
 
     contestants = {
@@ -115,7 +116,7 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
         DECODING: lambda: paced(batches()),
         ENCODING: lambda: paced(encoding()),
     }
-    title = f"extract.{name} ({encoder_name}, views of {'x'.join(map(str, first.views.shape[1:]))})"
+    title = f"extract.{name} ({views.settings.encoder}, views of {'x'.join(map(str, first.views.shape[1:]))})"
     if only_decoding:
         return contest(title, "clips", clips, {DECODING: contestants[DECODING]}, turns), 0.0
     found = contest(title, "clips", clips, contestants, turns)

@@ -26,20 +26,20 @@ import pyarrow as pa
 
 from shards.corpus.index import label_columns, read_index, shard_name, shard_names
 from shards.corpus.plan import STAGE_VERSION
-from shards.progress import Progress
 from shards.settings import stored_part
 from shards.store.build import Outcome
 from shards.store.commit import commit
 from shards.store.files import write_text
 from shards.store.manifest import Manifest
 from shards.store.parquet import write_parquet
+from shards.store.stage import Task
 from xdc_core.config.load import FILE_NAME, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
 from xdc_core.data.features import write_features
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import STAGES, all_nodes
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
 WIDTH = 64
@@ -80,19 +80,19 @@ def multiply(run: Run, rows: int, root: Path) -> Run:
     return open_run(root)
 
 
-def invented_features(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+def invented_features(task: Task[Any]) -> Outcome:
     """In place of `extract`."""
-    assert node.round is not None
-    column = next(iter(label_columns(run.corpus)))
+    corpus = task.directory(SHARD)
+    column = next(iter(label_columns(corpus)))
     places = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
     known: dict[str, int] = {}
     rows = 0
-    for number, shard in enumerate(shard_names(run.corpus)):
-        index = read_index(run.corpus, shard, ["key", column])
+    for number, shard in enumerate(shard_names(corpus)):
+        index = read_index(corpus, shard, ["key", column])
         labels = [known.setdefault(label, len(known)) for label in index[column].to_pylist()]
-        noise = np.random.default_rng([number, node.round, len(str(node.modality))])
-        features = places[labels] + 6 / (1 + node.round / 4) * noise.normal(size=(len(labels), WIDTH))
-        write_features(out / f"{shard}.parquet", index["key"].to_pylist(), features.astype(np.float32))
+        noise = np.random.default_rng([number, task.round, len(task.about)])
+        features = places[labels] + 6 / (1 + task.round / 4) * noise.normal(size=(len(labels), WIDTH))
+        write_features(task.out / f"{shard}.parquet", index["key"].to_pylist(), features.astype(np.float32))
         rows += len(labels)
     return Outcome(rows, 0, {"width": WIDTH, "device": "none"})
 

@@ -16,20 +16,19 @@ from typing import Any
 
 from side_by_side import contest, parser, record
 
-from shards.progress import Progress
 from shards.store.build import Outcome
 from shards.store.files import write_text
+from shards.store.stage import Task
 from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import STAGES, all_nodes
-from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run, open_run
+from xdc_core.runs.run import open_run
 
 
-def nothing(run: Run, node: Node, out: Path, progress: Progress) -> Outcome:
+def nothing(task: Task[Any]) -> Outcome:
     """In place of every stage."""
-    write_text(out / "nothing.json", "{}")
+    write_text(task.out / "nothing.json", "{}")
     return Outcome(1, 0, {"nmi_previous": 0.5, "loss": 1.0})
 
 

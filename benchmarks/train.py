@@ -21,10 +21,12 @@ from torch.nn.functional import cross_entropy
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
+from xdc_core.config.views import views_of
 from xdc_core.encoders.build import build_encoder
-from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
+from xdc_core.runs.task import task_of
+from xdc_core.stages.train import TRAIN
 from xdc_core.training import rank
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import head_weights, make_learner, step_settings
@@ -59,12 +61,13 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
     train = source.config.train.model_copy(update={"clips": steps * batch, "checkpoint_every": steps, "processes": 1})
     here = source.config.runs_on.model_copy(update={"threads": threads})
     run = Run(source.root, source.config.model_copy(update={"train": train, "runs_on": here}))
-    config, modality, node = run.config, MODALITIES[name], Node("train", name, 0)
-    device = choose_device(config).device
-    torch.set_num_threads(thread_count(config))
-    task = read_targets(run, node)
+    config, node = run.config, Node("train", name, 0)
+    wanted_views, device = views_of(config, name), choose_device(config.runs_on).device
+    torch.set_num_threads(thread_count(config.runs_on))
+    given = task_of(TRAIN, run, node, Path())
+    task = read_targets(given)
     seed = derive_seed(config.seed, 0, "train", name)
-    numbers, views = next(rank._batches(run, task, modality, ProcessRank(0, 1), seed, 0, device))
+    numbers, views = next(rank._batches(given, task, ProcessRank(0, 1), seed, 0, device))
 
     def ours(decoding: int | None) -> float:
         settings = train.model_copy(update={"workers": decoding or 0})
@@ -80,7 +83,7 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
 
         made = in_memory if decoding is None else rank._batches
         with tempfile.TemporaryDirectory() as out, patch.object(rank, "_batches", made):
-            rank.train_rank(asked, node, Path(out), ProcessRank(0, 1), listen)
+            rank.train_rank(task_of(TRAIN, asked, node, Path(out)), ProcessRank(0, 1), listen)
         return pace.seconds(steps)
 
     def bare() -> float:
@@ -90,14 +93,14 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
         # For the layout, and what it must avoid.
         learner = make_learner(
             model,
-            modality,
+            wanted_views.modality,
             step_settings(train),
             device,
             ProcessRank(0, 1),
             weights,
             lambda model: make_optimizer(model, train),
         )
-        batch = modality.normalise(views.to(device), config).contiguous(memory_format=learner.memory_format)
+        batch = wanted_views.normalise(views.to(device)).contiguous(memory_format=learner.memory_format)
         wanted = {key: torch.from_numpy(value).long()[numbers].to(device) for key, value in task.targets.items()}
         pace = Pace()
         for step in range(steps):

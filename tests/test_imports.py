@@ -139,7 +139,13 @@ def test_importing_a_package_loads_none_of_its_modules(package: str) -> None:
 
 
 def test_heavy_packages_wait_until_they_are_needed() -> None:
-    light = ("flows.cli.app", "xdc_core.config.schema", "xdc_core.config.methods", "xdc_core.runs.run")
+    light = (
+        "flows.cli.app",
+        "xdc_core.modalities.registry",
+        "xdc_core.config.model",
+        "xdc_core.config.methods",
+        "xdc_core.runs.run",
+    )
     code = (
         "import importlib, json, sys\n"
         f"heavy = {sorted(HEAVY)}\n"

@@ -169,8 +169,9 @@ def test_a_configuration_with_it_goes_to_another_process_as_it_is() -> None:
     config = parse_config({"modalities": THREE, "cluster": {"k": k}, "motion": {"size": 32}}, "a test")
     assert pickle.loads(pickle.dumps(config)) == config
     assert parse_config(json.loads(config.model_dump_json()), "a test") == config
-    assert views_of(config, "motion").settings.view_settings(training=True) == {
+    assert views_of(config, "motion").hashed(training=True) == {
         "encoder": "xdc_motion.encoder:motion_tiny",
         "size": 32,
         "gain": 8.0,
+        "video_frames": 8,
     }

@@ -140,7 +140,7 @@ def test_weights_that_went_missing_are_wrong_input(tmp_path: Path) -> None:
         (("--init-audio", "/no/such/file.pth"), "the audio weights /no/such/file.pth do not exist"),
         (("--init", __file__), "is no file of weights. Allowed: .safetensors"),
         (("--preset", "tinny"), "Did you mean 'tiny'?"),
-        (("--method", "xdd"), "'xdd' is not allowed"),
+        (("--method", "xdd"), "Did you mean 'xdc'?"),
         (("--rounds", "-1"), "greater than or equal to 0"),
     ],
 )

@@ -60,7 +60,7 @@ def test_the_notes_of_a_configuration_name_the_run_as_one_word(tmp_path: Path) -
     root = tmp_path / NAME
     assert CliRunner().invoke(app, ["init", str(root)]).exit_code == 0
     head = (root / "xdc.yaml").read_text()
-    assert f"then: {shlex.join(['xdc', 'status', str(root)])} tells" in head
+    assert f"then: {shlex.join(['xdc', 'status', str(root)])} shows" in head
     assert f"# {shlex.join(['xdc', 'run', str(root)])} does" in head
 
 

@@ -60,7 +60,7 @@ def test_a_feature_is_that_of_the_clip_encoded_alone(worked_run: Run, modality: 
     encoder = load_encoder(
         worked_run.directory(Node("init", modality)) / "encoder.safetensors", getattr(config, modality).encoder
     ).eval()
-    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), MODALITIES[modality].member)
+    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), MODALITIES[modality])
     views = ClipViews(worked_run.corpus, rows, views_of(config, modality))
     keys, features = features_in(worked_run.directory(Node("extract", modality, 0)), worked_run)
     for number in (47, 0, 16, 31, 5, 22):
@@ -100,12 +100,12 @@ def test_the_layout_channels_last_changes_features_by_rounding_only(
 
 def test_rows_of_shards_are_those_of_all_shards_at_once_whoever_is_asked_first(tmp_path: Path) -> None:
     sizes = {"000000": 5, "000001": 0, "000002": 1, "000003": 7}
-    texts, numbers = ("key", "split", "mp4_sha256"), (*ClipRows.FIELDS, "mp4_offset", "mp4_size")
+    texts, numbers = ("key", "split", "mp4_sha256"), (*MODALITIES["video"].columns, "mp4_offset", "mp4_size")
     schema = pa.schema([*((name, pa.string()) for name in texts), *((name, pa.int64()) for name in numbers)])
     for shard, size in sizes.items():
         rows = [dict.fromkeys(texts, f"{shard}-{n}") | dict.fromkeys(numbers, n) for n in range(size)]
         write_parquet(tmp_path / f"{shard}.parquet", pa.Table.from_pylist(rows, schema))
-    whole, apart = ClipRows(tmp_path, list(sizes), "mp4"), ShardRows(tmp_path, sizes, "mp4")
+    whole, apart = ClipRows(tmp_path, list(sizes), MODALITIES["video"]), ShardRows(tmp_path, sizes, MODALITIES["video"])
     assert len(apart) == len(whole) == 13
     for number in [*range(13), *reversed(range(13)), 12, 0, 5, 6, 4]:
         assert apart[number] == whole[number]

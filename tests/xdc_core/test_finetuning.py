@@ -10,10 +10,13 @@ import pytest
 from shards.corpus.index import shard_names
 from tests.runs import MakeRun
 from xdc_core.config.evaluation import FinetuneSettings
+from xdc_core.config.load import parse_config
 from xdc_core.config.views import views_of
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import settings_of
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.probes.evaluation_clips import EvaluationClips, epoch_items
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -39,7 +42,7 @@ def losses(found: dict[str, Any]) -> list[float]:
 
 def items_of(run: Run, rng: np.random.Generator | None, rank: int, world_size: int) -> list[list[ClipItem]]:
     """The items of an epoch of three batches, over 12 recordings of two clips each."""
-    rows = ClipRows(run.corpus, shard_names(run.corpus), "flac")
+    rows = ClipRows(run.corpus, shard_names(run.corpus), MODALITIES["audio"])
     views = ClipViews(run.corpus, rows, views_of(run.config, "audio"))
     clips = [[2 * number, 2 * number + 1] for number in range(12)]
     starts: dict[int, tuple[int | None, ...]] = dict.fromkeys(range(24), (None,))
@@ -65,12 +68,19 @@ def test_one_generator_draws_clips_and_views_in_turn(worked_run: Run) -> None:
     assert [item.row for batch in items for item in batch] == [again.choice([2 * n, 2 * n + 1]) for n in range(12)]
 
 
+def hashed(**finetune: Any) -> dict[str, Any]:
+    """What enters the fingerprint of a fine-tuning with these settings."""
+    entry = {"protocol": "all", "modality": "video", "finetune": finetune}
+    config = parse_config({"evaluate": {"tuned": entry}}, "a test")
+    found: dict[str, Any] = settings_of(config, Node("eval", "tuned", 0))["finetune"]
+    return found
+
+
 def test_settings_that_change_nothing_leave_the_fingerprint_as_it_was() -> None:
     before = {"optimizer", "head_lr", "body_lr", "batch", "epochs", "warmup", "milestones", "factor", "weight_decay"}
-    assert FinetuneSettings().hashed().keys() == before | {"dropout"}
-    one, four = (FinetuneSettings(workers=workers).hashed() for workers in (1, 4))
-    assert one == four == FinetuneSettings().hashed() | {"seed_per_view": True}
-    assert FinetuneSettings(precision="bfloat16").hashed()["precision"] == "bfloat16"
+    assert hashed().keys() == before | {"dropout"}
+    assert hashed(workers=1) == hashed(workers=4) == hashed() | {"seed_per_view": True}
+    assert hashed(precision="bfloat16")["precision"] == "bfloat16"
 
 
 @pytest.mark.parametrize("settings", [{"batch": 9, "processes": 2}, {"batch": 4, "processes": 4}])

@@ -74,7 +74,10 @@ def test_workers_that_are_not_forked_train_the_same_encoder(
 def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -> None:
     corpus, config = worked_run.corpus, worked_run.config
     shards, modality = shard_names(corpus), MODALITIES["audio"]
-    rows, apart = ClipRows(corpus, shards, "flac"), ShardRows(corpus, dict.fromkeys(shards, 16), "flac")
+    rows, apart = (
+        ClipRows(corpus, shards, MODALITIES["audio"]),
+        ShardRows(corpus, dict.fromkeys(shards, 16), MODALITIES["audio"]),
+    )
     for source in (rows, apart):
         for item in (ClipItem(40), ClipItem(40, seed=1), ClipItem(40, (0, 2))):
             views = ClipViews(corpus, source, views_of(config, modality.name))
@@ -89,7 +92,7 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
 @pytest.mark.parametrize("workers", [0, 1])
 def test_no_batch_has_clips_of_two_shards_and_no_tar_stays_open(worked_run: Run, workers: int) -> None:
     modality = MODALITIES["audio"]
-    rows = ShardRows(worked_run.corpus, dict.fromkeys(shard_names(worked_run.corpus), 16), "flac")
+    rows = ShardRows(worked_run.corpus, dict.fromkeys(shard_names(worked_run.corpus), 16), MODALITIES["audio"])
     views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, modality.name))
     batches = list(load_views(views, batches_by_shard(rows.spans, 10), workers, CPU))
     assert [len(batch.rows) for batch in batches] == [10, 6] * 3
@@ -100,7 +103,7 @@ def test_no_batch_has_clips_of_two_shards_and_no_tar_stays_open(worked_run: Run,
 
 
 def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -> None:
-    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), "mp4")
+    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), MODALITIES["video"])
     views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, "video"))
     items = [[ClipItem(3, (0, None, 2)), ClipItem(20)], [ClipItem(3, (start,)) for start in (0, None, 2)]]
     together, apart = (batch.views for batch in load_views(views, items, 0, CPU))
@@ -111,7 +114,7 @@ def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -
 
 
 def test_loading_leaves_the_common_random_numbers_alone(worked_run: Run) -> None:
-    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), "flac")
+    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), MODALITIES["audio"])
     views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, "audio"))
     torch.manual_seed(1)
     expected = torch.rand(1)

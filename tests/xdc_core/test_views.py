@@ -22,14 +22,6 @@ ROW = {"frames": FRAMES, "fps": float(FPS), "sample_rate": RATE, "samples": 2 * 
 SEEDS = range(120)
 
 
-def video_view(mp4: bytes, row: Row, config: Config, where: Where) -> Tensor:
-    return views_of(config, "video").view(mp4, row, where)
-
-
-def audio_view(flac: bytes, row: Row, config: Config, where: Where) -> Tensor:
-    return views_of(config, "audio").view(flac, row, where)
-
-
 @pytest.fixture(scope="module")
 def mp4() -> bytes:
     """50 frames of 64 x 48: red tells the frame's number, green rises from left to right, blue from top to bottom."""
@@ -56,6 +48,14 @@ def config(**sections: Any) -> Config:
     return parse_config(
         {"video": video | sections.get("video", {}), "audio": {"align": "start"} | sections.get("audio", {})}, "a test"
     )
+
+
+def video_view(mp4: bytes, row: Row, config: Config, where: Where) -> Tensor:
+    return views_of(config, "video").view(mp4, row, where)
+
+
+def audio_view(flac: bytes, row: Row, config: Config, where: Where) -> Tensor:
+    return views_of(config, "audio").view(flac, row, where)
 
 
 def drawn(seed: int) -> np.random.Generator:

@@ -16,7 +16,7 @@ from shards.corpus.index import in_splits, read_index
 from shards.corpus.reader import ClipReader
 from shards.errors import MediaError
 from shards.sources.split import check_learn_splits
-from xdc_core.modalities.modality import Where
+from xdc_core.modalities.modality import Modality, Where
 from xdc_core.modalities.view import Views
 
 
@@ -79,15 +79,15 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
 
 
 class ClipRows:
-    """The index rows that views of one member (mp4 or flac) need, as compact arrays: about 170 bytes a clip.
+    """The index rows that views of one modality need, as compact arrays: about 170 bytes per clip.
 
     `more` names further columns, which `column` gives; they are not in the rows.
     """
 
-    FIELDS = ("fps", "frames", "sample_rate", "samples")
-
-    def __init__(self, corpus: Path, shards: list[str], member: str, more: Sequence[str] = ()) -> None:
-        fields, texts = (*self.FIELDS, f"{member}_offset", f"{member}_size"), ("key", f"{member}_sha256")
+    def __init__(self, corpus: Path, shards: list[str], modality: Modality, more: Sequence[str] = ()) -> None:
+        member = modality.member
+        fields, texts = (*modality.columns, f"{member}_offset", f"{member}_size"), ("key", f"{member}_sha256")
+        more = [name for name in more if name not in fields]
         tables = [read_index(corpus, shard, [*texts, "split", *fields, *more]) for shard in shards]
         self._shards = shards
         self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(table) for table in tables])
@@ -133,8 +133,8 @@ class ShardRows:
     `sizes` maps the shards' names to their numbers of rows, `spans` to their row numbers.
     """
 
-    def __init__(self, corpus: Path, sizes: Mapping[str, int], member: str) -> None:
-        self._corpus, self._shards, self._member = corpus, list(sizes), member
+    def __init__(self, corpus: Path, sizes: Mapping[str, int], modality: Modality) -> None:
+        self._corpus, self._shards, self._modality = corpus, list(sizes), modality
         self._ends = list(accumulate(sizes.values()))
         self.spans = {
             shard: range(end - size, end) for (shard, size), end in zip(sizes.items(), self._ends, strict=True)
@@ -151,7 +151,7 @@ class ShardRows:
     def of(self, shard: str) -> ClipRows:
         """The rows of one shard, numbered from 0."""
         if self._held is None or self._held[0] != shard:
-            self._held = shard, ClipRows(self._corpus, [shard], self._member)
+            self._held = shard, ClipRows(self._corpus, [shard], self._modality)
         return self._held[1]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from xdc_core.data.clips import ClipRows
 
-START_COLUMNS = ("source", "start_s")  # Columns of the index that `starts_by_row` needs beside those of views.
+START_COLUMNS = ("source", "start_s", "frames")  # Columns of the index that `starts_by_row` needs.
 
 
 def spaced_starts(frames: Sequence[int], wanted: int, views: int) -> list[tuple[int, int]]:

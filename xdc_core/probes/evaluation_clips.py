@@ -36,14 +36,13 @@ def read_evaluation_clips(task: Task[Evaluation], recordings: Recordings) -> Eva
     """
     dataset, wanted = task.settings.dataset, task.settings.views
     assert wanted is not None
-    member = wanted.modality.member
     spaced: list[list[int]] | None = None
     if dataset is None:
         corpus = task.directory(SHARD)
-        rows = ClipRows(corpus, shard_names(corpus), member)
+        rows = ClipRows(corpus, shard_names(corpus), wanted.modality)
     else:
         corpus = task.directory(Node("data", task.settings.evaluation.data))
-        rows = ClipRows(corpus, shard_names(corpus), member, START_COLUMNS)
+        rows = ClipRows(corpus, shard_names(corpus), wanted.modality, START_COLUMNS)
         spaced = starts_by_row(rows, wanted.frames, dataset.views)
     clips: list[list[int]] = [[] for _ in recordings.names]
     recording_of: dict[int, int] = {}

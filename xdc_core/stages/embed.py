@@ -59,7 +59,7 @@ def embed(task: Task[Embedding]) -> Outcome:
     encoder = task.directory(encoder_node(modality.name, task.round))
     encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
     corpus = task.directory(Node("data", task.about))
-    rows = ClipRows(corpus, shard_names(corpus), modality.member, START_COLUMNS)
+    rows = ClipRows(corpus, shard_names(corpus), modality, START_COLUMNS)
     starts = starts_by_row(rows, settings.views.frames, settings.views_each)
     wanted = {
         shard: [number for number in range(span.start, span.stop) if starts[number]] for shard, span in rows.by_shard()

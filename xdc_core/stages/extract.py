@@ -55,7 +55,7 @@ def extract(task: Task[Extraction]) -> Outcome:
     encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
     sizes = {shard: count_rows(corpus / f"{shard}.parquet", "shard") for shard in shard_names(corpus)}
     missing = {shard: size for shard, size in sizes.items() if not (out / f"{shard}.parquet").exists()}
-    rows = ShardRows(corpus, missing, settings.views.modality.member)
+    rows = ShardRows(corpus, missing, settings.views.modality)
     counted = Counted(feature_rows(out), sum(sizes.values()), task.progress)
     clips = ClipViews(corpus, rows, settings.views)
     for shard, encoded in encode_shards(encoding, clips, rows.spans, settings.extract.batch, counted):

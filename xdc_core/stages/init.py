@@ -103,7 +103,7 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
     batches, size = settings.extract.calibration_batches, settings.extract.batch
     if not batches:
         return 0
-    rows = ClipRows(corpus, shard_names(corpus), settings.views.modality.member)
+    rows = ClipRows(corpus, shard_names(corpus), settings.views.modality)
     # The corpus is shuffled: its first clips are a random sample.
     chosen = rows.learnable(settings.learn_splits)[: batches * size]
     if len(chosen) < 2:

@@ -41,7 +41,7 @@ def read_targets(task: Task[Training]) -> TrainingTargets:
         StageError: no clip decodes and has a pseudo-label from every source.
     """
     settings, modality, corpus = task.settings, task.about, task.directory(SHARD)
-    rows = ClipRows(corpus, shard_names(corpus), settings.views.modality.member)
+    rows = ClipRows(corpus, shard_names(corpus), settings.views.modality)
     sources = settings.sources
     labels = {source: task.directory(Node("label", source, task.round)) for source in sources}
     targets = {source: np.full(len(rows), -1, np.int32) for source in sources}
