@@ -3,9 +3,7 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +11,8 @@ from safetensors.torch import load_file
 
 from shards.corpus.index import shard_names
 from tests.processes import alive, children_of, wait_for
-from tests.xdc_core.stage_process import ROOT
+from tests.runs import MakeRun
+from tests.warm import STAGE, WarmProcess, warm
 from xdc_core.config.views import views_of
 from xdc_core.data import loader
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
@@ -25,7 +24,6 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers in their own way")
-MakeRun = Callable[..., Run]
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 
@@ -140,14 +138,10 @@ def test_workers_of_init_do_not_change_the_first_encoder(copy_run: MakeRun, work
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def stage_with_workers(run: Run, method: str) -> "subprocess.Popen[bytes]":
+def stage_with_workers(run: Run, method: str) -> WarmProcess:
     """A training with two workers that are started by `method`, in a process of its own."""
-    code = (
-        "import sys; import xdc_core.data.loader as loader; from xdc_core.__main__ import main\n"
-        f"loader.start_method = lambda _: {method!r}\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    return subprocess.Popen([sys.executable, "-c", code, "train", str(run.root), "audio", "0"], cwd=ROOT)
+    code = f"import xdc_core.data.loader as loader\nloader.start_method = lambda _: {method!r}\n{STAGE}"
+    return warm(code, "train", run.root, "audio", 0)
 
 
 def below(process: int) -> set[int]:
