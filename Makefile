@@ -1,5 +1,6 @@
 # make demo            install, then learn from audio-visual digits (or: make demo VIDEOS=folder, SPEECH=folder)
 # make test            install, then lint, types and all tests
+# make quick           install, then the tests that take seconds
 # make bench           install, then all benchmarks at a small size (docs/performance.md)
 # make gpu             install, then run on a GPU, in 8 minutes, what has never run on one (make gpu PYTHON=python3: with
 #                      this interpreter, installing nothing)
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench gpu install lint
+.PHONY: demo test quick bench gpu install lint
 
 # Safe to repeat: a finished installation is recognised by its stamp.
 install: $(VENV)/.installed
@@ -45,8 +46,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A worker for each core, at most four; the tests of a file stay together, as they share what they make.
+WORKERS = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
+
+quick: install
+	$(BIN)/pytest $(WORKERS) -m "not slow and not matrix"
 
 BENCH := runs/bench
 BENCHMARK = PYTHONPATH=. $(BIN)/python benchmarks

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
@@ -10,4 +11,6 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # The workers of pytest-xdist have a core each.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # The workers of pytest-xdist have a core each,
+    # and no two of them use one database of Prefect's.
+    os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="xdc-prefect-")

@@ -6,7 +6,6 @@ another; all take settings to change. `worked_run` and `uneven_run` themselves a
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,46 +15,19 @@ import pytest
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
 from shards.settings import stored_part
+from tests.runs import MakeRun, changed, write_run
 from tests.sharing import made_once
-from xdc_core.config.load import FILE_NAME, load_preset, parse_config
+from xdc_core.config.load import load_preset, parse_config
 from xdc_core.config.schema import Config
-from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run, open_run
 
 CLIPS, TEST_CLIPS = 40, 8
-SECTIONS = ("corpus", "video", "audio", "extract", "cluster", "train", "runs_on")
-
-MakeRun = Callable[..., Run]
 
 
-def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Configuration values with changes by name: `method`, `train_clips`, or just `clips_per_shard` where only one
-    section has such a key. A dictionary for a section replaces the keys that it names.
-    """
-    values = {name: dict(value) if name in SECTIONS else value for name, value in values.items()}
-    for name, value in changes.items():
-        if name in SECTIONS:
-            values[name] |= value
-        elif name in Config.model_fields:
-            values[name] = value
-        else:
-            homes = [(section, key) for section in SECTIONS for key in values[section] if name == f"{section}_{key}"]
-            homes = homes or [(section, name) for section in SECTIONS if name in values[section]]
-            assert len(homes) == 1, f"{name} is not the name of one setting: {homes}"
-            values[homes[0][0]][homes[0][1]] = value
-    return values
-
-
-def write_run(root: Path, config: Config) -> Run:
-    """A run directory with nothing but its configuration."""
-    root.mkdir(parents=True, exist_ok=True)
-    (root / FILE_NAME).write_text(commented_yaml(config), encoding="utf-8")
-    return open_run(root)
-
-
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where workers share the files, the longest come first, or one of them would be left with it at the end."""
     if hasattr(config, "workerinput"):

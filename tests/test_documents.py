@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.places import ROOT
+
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 # Roots of the project's own paths. Others (runs/..., corpora/...) are examples of a user's files.
 PATH = re.compile(r"(?:^|(?<=[\s`(\"]))(?:shards|xdc_core|flows|tests|benchmarks|docs)/[\w./-]*")

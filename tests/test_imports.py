@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.places import ROOT
+
 BELOW = {"shards": {"shards"}, "xdc_core": {"shards", "xdc_core"}, "flows": {"shards", "xdc_core", "flows"}}
 # The rooms of each package, as folders or files: each imports itself and those before it. What lies beside them, as ""
 # or as the folder around some of them, is a room, too.

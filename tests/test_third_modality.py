@@ -18,12 +18,12 @@ import yaml
 
 from flows.cli.running.new_run import weights_by_modality
 from shards.errors import ConfigError
+from tests.places import ROOT
 from xdc_core.config.load import load_config, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.config.views import views_of
 from xdc_core.data.features import read_features
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tests" / "motion_modality"
 THREE = ["video", "audio", "motion"]
 PAIRS = [f"{one}_to_{other}" for one in THREE for other in THREE if one != other]

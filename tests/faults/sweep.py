@@ -22,31 +22,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tests.faults.crash import MARK, ended, family, forked, kill_tree, survivors
 from tests.faults.small_run import write_small_run, write_videos
 from tests.faults.traces import contents, differences, left_over
-
-ROOT = Path(__file__).resolve().parents[2]
-MODULES = (
-    "flows.runners.forked",
-    "xdc_core.graph.run_stage",
-    "xdc_core.inspection.verification",
-    "xdc_core.stages.init",
-    "xdc_core.stages.extract",
-)
-MODULES += ("xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet", "xdc_core.training.rank", "torch._dynamo")
-MODULES += (
-    "faiss",
-    "xdc_core.stages.cluster",
-    "xdc_core.stages.label",
-    "xdc_core.stages.report",
-    "xdc_core.stages.evaluate",
-)
-MODULES += ("xdc_core.probes.finetuning", "sklearn.linear_model", "webdataset.writer", "shards.corpus.stage")
+from tests.places import ROOT
+from tests.preload import preload
 
 
 @dataclass(frozen=True)
@@ -376,8 +359,7 @@ def main() -> int:
     if not (out / "fresh").exists():
         write_small_run(out / "fresh" / "run", out / "videos.csv")
     fresh = out / "fresh" / "run"
-    for module in MODULES:  # Once; every fork has them. Nothing here may start a thread.
-        import_module(module)
+    preload()  # Once; every fork has it.
     sweep = Sweep(out, given.sample, given.seed)
     if given.points or given.stage:
         sweep_points(sweep, fresh, given.stage)

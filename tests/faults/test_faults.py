@@ -21,8 +21,8 @@ from shards.store.manifest import read_manifest
 from tests.faults.crash import MARK, ended, forked, kill_tree, survivors
 from tests.faults.sweep import Sweep, broken_off
 from tests.faults.traces import contents, differences, left_over
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ONE, OTHER = "a" * 64, "b" * 64
 
 
@@ -64,7 +64,7 @@ def test_a_run_that_is_killed_at_points_of_every_stage_and_at_random_instants_en
 
 def test_in_a_normal_run_no_point_does_anything(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "XDC_FAULT"} | {"PYTHONPATH": str(ROOT)}
-    code = "from shards import fault; fault.fault_point('before', 'x'); print(fault._armed)"
+    code = "from shards.store import fault; fault.fault_point('before', 'x'); print(fault._armed)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "None\n"
 
@@ -178,7 +178,7 @@ def test_temporary_files_of_dead_writers_go_with_the_next_writer_and_those_of_li
     path = tmp_path / "study.json"
     for _ in range(2):
         code = (
-            "import os, signal, sys; from pathlib import Path; from shards.store.commit import new_file\n"
+            "import os, signal, sys; from pathlib import Path; from shards.store.files import new_file\n"
             "with new_file(Path(sys.argv[1])) as temporary:\n"
             "    temporary.write_text('half'); print('here', flush=True); sys.stdin.read()"
         )

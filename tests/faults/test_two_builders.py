@@ -164,6 +164,7 @@ def to_be_restored(target: Path) -> None:
     build_here(target, OTHER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setup", "force", "mark"),
     [

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.places import ROOT
 from tests.processes import alive, wait_for
 
-ROOT = Path(__file__).parents[2]
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,8 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.cli.inspecting.status import read_status
+from tests.runs import MakeRun
 from xdc_core.config.load import load_config
-from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
 
 COMMANDS = ("init", "digits", "run", "round", "stage", "status", "report", "eval", "compare", "verify", "doctor")
 
@@ -211,6 +208,7 @@ def test_digits_explains_a_wrong_value(tmp_path: Path) -> None:
     assert "--test-clips" in output
 
 
+@pytest.mark.slow
 def test_doctor_finds_this_environment_fit() -> None:
     code, output = xdc("doctor", "--json")
     findings = {row["what"]: row["state"] for row in json.loads(output)}

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,11 @@ from typer.testing import CliRunner
 from flows.cli.app import app
 from flows.cli.running import evaluate as evaluations
 from shards.errors import ConfigError
+from tests.runs import MakeRun
 from xdc_core.config.load import EVALUATIONS_FILE, FILE_NAME
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
-
-MakeRun = Callable[..., Run]
 
 
 def xdc(*arguments: object) -> tuple[int, str]:
@@ -25,6 +23,7 @@ def xdc(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_done_kept_and_reused(copy_run: MakeRun) -> None:
     run = copy_run()
     asked = ("eval", run.root, "--protocol", "fc", "--modality", "audio", "--label", "label_speaker")
@@ -74,6 +73,7 @@ def test_two_data_sets_of_one_layout_stand_beside_each_other(copy_run: MakeRun, 
     assert open_run(run.root).config.datasets["dcase2014-audio"].views == 60
 
 
+@pytest.mark.slow
 def test_given_weights_are_evaluated_without_a_corpus(
     worked_run: Run, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

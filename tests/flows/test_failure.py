@@ -10,10 +10,8 @@ from prefect.states import Failed, State
 from flows.orchestration import failure, tasks, xdc
 from flows.orchestration.tasks import run_nodes
 from flows.server import temporary as temporary_server
+from tests.runs import MakeRun
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from flows.runners.process_output import written
 from shards.errors import ConfigError, StageError
 from shards.progress import silent
 from tests.processes import wait_for
+from tests.runs import MakeRun
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -55,9 +56,6 @@ def gone_within(seconds: float, processes: set[int]) -> bool:
             return True
         time.sleep(0.05)
     return False
-
-
-MakeRun = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +154,7 @@ def test_no_child_survives_a_parent_that_is_killed(copy_run: MakeRun) -> None:
     assert checkpoints(run), "at SIGTERM the training writes a checkpoint"
 
 
+@pytest.mark.slow
 def test_a_killed_server_takes_its_children_along(copy_run: MakeRun) -> None:
     run = copy_run(**LONG_TRAINING)
     children = Children()
@@ -274,6 +273,7 @@ def test_of_a_server_that_a_signal_ends_an_error_that_it_wrote_earlier_is_not_gi
     children.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_not_said_to_have_died(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,12 +18,12 @@ from flows.cli.app import app
 from flows.cli.inspecting.summary import _count_clusters
 from flows.orchestration.failure import deployment_command, stage_commands
 from shards.errors import StageError
+from tests.runs import MakeRun
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.inspection.verification import verify_run
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
-MakeRun = Callable[..., Run]
 NAME = "it's [a] run"
 
 

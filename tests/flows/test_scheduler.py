@@ -1,6 +1,6 @@
 """Nodes of several runs at once: each after what it reads, shared ones once, and a failure stops its readers only."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,11 +9,10 @@ from flows.runners.forked import Children
 from flows.runners.scheduler import Job, Scheduler
 from shards.errors import Busy, XdcError
 from shards.store.build import Record
+from tests.runs import MakeRun
 from xdc_core.graph.stages import all_nodes, inputs
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
 
 
 @dataclass
@@ -61,6 +60,7 @@ def jobs_of(run: Run) -> list[Job]:
     return [Job(run, node) for node in all_nodes(run.config)]
 
 
+@pytest.mark.slow
 def test_of_two_runs_each_node_is_done_after_what_it_reads(make_run: MakeRun, children: Children) -> None:
     runs, notes = [make_run(), make_run(method="sdc")], Notes()
     scheduler = Scheduler(children, notes.of)
@@ -80,6 +80,7 @@ def test_of_two_runs_each_node_is_done_after_what_it_reads(make_run: MakeRun, ch
     assert again.reused == again.ended != []
 
 
+@pytest.mark.slow
 def test_a_failure_stops_those_that_read_it_and_no_others(make_run: MakeRun, children: Children) -> None:
     bad, good, notes = make_run(k={"video": 900, "audio": 4, "joint": 4}), make_run(), Notes()
     scheduler = Scheduler(children, notes.of)

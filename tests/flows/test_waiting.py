@@ -1,7 +1,7 @@
 """Two processes at the same stage of a run: one works, the other waits for it and takes what it has built."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,11 +13,11 @@ from shards.progress import Progress, silent
 from shards.store.build import Record
 from shards.store.lock import exclusive
 from tests.processes import wait_for
+from tests.runs import MakeRun
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 INIT = Node("init", "audio")
 
 

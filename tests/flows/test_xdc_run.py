@@ -7,18 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows.cli.running.run import exit_code
 from shards.errors import Busy, ConfigError, StageError
+from tests.runs import MakeRun
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import SHARD, Node
-from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -119,6 +116,7 @@ def test_an_ended_run_leaves_a_checkpoint_and_no_process(
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_named(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run()
     done = xdc(tmp_path, "run", run.root, PREFECT_API_URL="http://127.0.0.1:9/api")

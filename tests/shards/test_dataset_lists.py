@@ -1,6 +1,5 @@
 """Data sets whose official lists name every file: UCF101, HMDB51, ESC-50, ESC-10, DCASE 2014."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from shards.errors import ConfigError
 from shards.layouts.registry import read_dataset
+from tests.places import DATA
 from tests.shards.dataset_maker import (
     make_esc50,
     make_esc_folders,
@@ -21,7 +21,6 @@ from tests.shards.dataset_maker import (
     write_lines,
 )
 
-DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 FOLDS = [f"fold-{n}" for n in range(1, 6)]
 
 

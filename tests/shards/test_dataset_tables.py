@@ -1,6 +1,5 @@
 """Data sets without an official layout, folders of classes and manifests with splits; and the layout as a setting."""
 
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +12,8 @@ from shards.errors import ConfigError
 from shards.layouts.registry import LAYOUTS, read_dataset
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import Source
+from tests.places import DATA
 from tests.shards.dataset_maker import labels_of, make_esc50, make_scenes, put, reasons_of, roles_of, write_lines
-
-DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
 
 def test_a_folder_for_every_class_is_one_split_for_training(tmp_path: Path) -> None:

@@ -18,8 +18,6 @@ from shards.digits.settings import SAMPLE_RATE, DigitsSettings
 from shards.digits.voice import SPEAKERS
 from shards.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
 def handwriting() -> Handwriting:

@@ -10,9 +10,8 @@ import pytest
 
 from shards.digits.corpus import write_digits
 from shards.digits.settings import DigitsSettings
+from tests.places import ROOT
 from tests.processes import alive, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_an_error_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -24,6 +23,7 @@ def test_an_error_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers through /proc")
 def test_a_kill_leaves_nothing_under_the_name_and_the_next_call_cleans_up(tmp_path: Path) -> None:
     out = tmp_path / "out"

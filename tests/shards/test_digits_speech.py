@@ -1,7 +1,6 @@
 """Recorded digits in the layout of the Free Spoken Digit Dataset, as the voices of a corpus."""
 
 import csv
-import os
 import wave
 from itertools import product
 from pathlib import Path
@@ -21,8 +20,8 @@ from shards.digits.speech import (
     recorded_voices,
 )
 from shards.errors import ConfigError
+from tests.places import DATA
 
-DATA = Path(os.environ.get("XDC_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 FSDD = DATA / "fsdd"
 
 
@@ -100,6 +99,7 @@ def test_a_folder_of_speech_of_no_use_is_an_error_that_says_why(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_recording_is_named_even_when_a_worker_meets_it(tmp_path: Path) -> None:
     folder = write_speech(tmp_path / "speech")
     for path in folder.glob("*_5.wav"):

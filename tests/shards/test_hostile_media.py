@@ -56,6 +56,7 @@ def test_caps_hold_while_a_file_is_decoded_whatever_its_header_said(
     assert re.fullmatch(reason, refused(good, **changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -18,8 +18,8 @@ from shards.errors import Busy
 from shards.store import lock
 from shards.store.commit import clear_left_overs
 from shards.store.lock import exclusive, in_progress, lock_of, read_holder
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import fcntl, sys, time
 from pathlib import Path

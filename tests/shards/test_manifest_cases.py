@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from datetime import date, datetime, timedelta
@@ -17,13 +16,11 @@ import pytest
 from shards.corpus.listing import list_corpus
 from shards.errors import ConfigError
 from shards.sources.source import Listing
+from tests.places import DATA, needs
 
-DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 NOTHING = ["", " ", "nan", "NaN", "NAN", "None", "NaT", "<NA>"]
 CASES = DATA / "cases" / "manifests"
-needs_cases = pytest.mark.skipif(
-    not CASES.is_dir(), reason=f"{CASES} is not there: set XDC_TEST_DATA to a folder that holds cases/"
-)
+needs_cases = needs(CASES)
 # Of every case that can be listed: the labels by path, and the reasons of its rejects.
 LISTED = {
     "unquoted_comma.csv": ({"b.mp4": "Speech"}, ["row 1, line 2: 3 fields, the header has 2"]),

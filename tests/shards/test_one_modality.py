@@ -1,7 +1,6 @@
 """Corpora of sound alone and of pictures alone: what is asked of a file, and what of it is stored."""
 
 import json
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from shards.media.probe import probe
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import Listing, Source
 from shards.store.manifest import read_manifest
+from tests.places import DATA
 from tests.shards.media_maker import Array, beeps_s, plain, tone, write_video
 
-DATA = Path(os.environ.get("XDC_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 SMALL = CorpusSettings(
     clip_seconds=1.0,
     min_seconds=0.5,
@@ -211,6 +210,7 @@ def test_a_tar_has_no_member_for_what_is_not_stored(
     assert manifest.settings["modalities"] == [modality]
 
 
+@pytest.mark.slow
 def test_with_other_modalities_the_same_files_are_judged_anew(mixed: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     shard(corpus, mixed, SMALL)
@@ -262,6 +262,7 @@ def test_modalities_that_make_no_sense_are_refused(modalities: list[str], says: 
         CorpusSettings.model_validate({"modalities": modalities})
 
 
+@pytest.mark.slow
 def test_real_recordings_without_pictures_become_clips(tmp_path: Path) -> None:
     folder = DATA / "esc10" / "009 - Rooster"
     if not folder.is_dir():

@@ -1,6 +1,5 @@
 """Every second up to the last packet of a source lies in a clip, or in a reject that says from where to where."""
 
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +23,13 @@ from shards.media.probe import probe
 from shards.reject import KINDS
 from shards.settings import CorpusSettings
 from shards.sources.source import Listing, Source
+from tests.places import DATA, ROOT, needs
 from tests.shards.media_maker import Array, pictures_of, plain, tone, write_video
 from tests.shards.packet_reader import last_packets_end
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data")
 CASES, VIDEOS = DATA / "cases" / "media", DATA / "videos"
-needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"{CASES} is not there: set XDC_TEST_DATA")
-needs_videos = pytest.mark.skipif(not VIDEOS.is_dir(), reason=f"{VIDEOS} is not there: set XDC_TEST_DATA")
+needs_cases = needs(CASES)
+needs_videos = needs(VIDEOS)
 SMALL = CorpusSettings(
     clip_seconds=2.0, min_seconds=1.0, short_side=32, fps=10, sample_rate=8000, workers=2, max_reject_share=1.0
 )
@@ -111,6 +109,7 @@ def test_a_header_that_tells_of_less_than_is_there_costs_nothing(
     assert cut(path, 4.0, 6.0, SMALL).frames == 20
 
 
+@pytest.mark.slow
 @needs_cases
 def test_the_shared_cases_are_accounted_for_to_their_last_packet(tmp_path: Path) -> None:
     record = shard(tmp_path / "corpus", CASES, SMALL)

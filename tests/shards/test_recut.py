@@ -121,6 +121,7 @@ def test_files_that_0_1_0_probed_are_probed_again_for_other_settings(old: Path) 
     assert max(zeros(old / "corpus").values()) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["before commit", "after set_aside"])
 def test_a_killed_recut_leaves_nothing_fresh_of_the_old_clips(old: Path, point: str) -> None:
     corpus, videos = old / "corpus", old / "videos"

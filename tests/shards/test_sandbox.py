@@ -13,10 +13,10 @@ import pytest
 
 from shards.errors import Killed, MediaError, SourceError
 from shards.media.sandbox import Limits, ordered_map
+from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 from tests.shards import sandbox_dead_on_arrival, sandbox_jobs
 
-ROOT = Path(__file__).resolve().parents[2]
 MINUTE = Limits(60.0)
 linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes through /proc")
 

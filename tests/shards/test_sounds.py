@@ -1,6 +1,5 @@
 """What is stored of a sound is what is in the file: every codec, the shared cases, and odd files of other projects."""
 
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ from shards.media.cut import cut
 from shards.media.decode import decode_sound
 from shards.media.probe import probe
 from shards.settings import CorpusSettings
+from tests.places import DATA, needs
 from tests.shards.media_maker import Array, plain, tone, write_video
 from tests.shards.sound_codecs import RATE, codecs, likeness, written
 from tests.shards.sound_reference import Likeness, compare, decoded, placed
 from tests.shards.torture import VERDICTS, Sound
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data")
 CASES, TORTURE = DATA / "cases" / "media", DATA / "torture"
-needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"{CASES} is not there: set XDC_TEST_DATA")
-needs_torture = pytest.mark.skipif(not TORTURE.is_dir(), reason=f"{TORTURE} is not there: set XDC_TEST_DATA")
+needs_cases = needs(CASES)
+needs_torture = needs(TORTURE)
 # Encoders that no container takes together with the frames that PyAV makes.
 UNWRITTEN = {
     "adpcm_argo",

@@ -124,6 +124,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         made.umount()
 
 
+@pytest.mark.slow
 def test_a_file_on_a_disk_with_a_bad_place_is_a_reject_until_it_can_be_read(
     place: Path, videos: Path, disk: Disk
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_rotten_byte_in_the_notes_costs_one_file(place: Path, videos: Path) ->
     assert listener.probed == 1
 
 
+@pytest.mark.slow
 def test_hashing_a_large_file_counts_against_no_limit_of_the_decoder(place: Path, videos: Path) -> None:
     size = 6 << 30  # Seconds of processor time to hash; next to nothing to store, for it is a hole.
     with (videos / "bark.mp4").open("ab") as file:

@@ -15,8 +15,8 @@ from shards.errors import Busy, StageError
 from shards.store.build import Identity, Outcome, build, reusable
 from shards.store.commit import partial_directory, stale_directory
 from shards.store.manifest import fingerprint, read_manifest
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path

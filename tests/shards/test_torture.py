@@ -1,6 +1,5 @@
 """Hostile and odd files, as collected by the tests of other media software: each becomes what torture.py says."""
 
-import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +15,15 @@ from shards.corpus.reader import ClipReader
 from shards.corpus.stage import shard
 from shards.media.decode import decode_frames, decode_sound
 from shards.settings import ALL_MODALITIES, CorpusSettings
+from tests.places import DATA, needs
 from tests.shards.mutants import NO_REASON
 from tests.shards.packet_reader import last_packets_end
 from tests.shards.torture import VERDICTS, Picture, Sound, Verdict
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = Path(os.environ.get("XDC_TEST_DATA") or ROOT.parent / "shared" / "data") / "torture"
+FILES = DATA / "torture"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not FILES.is_dir(), reason=f"{FILES} is not there: set XDC_TEST_DATA to a folder that holds torture/"
-    ),
+    needs(FILES),
 ]
 FPS, RATE = 30, 8000
 SMALL = CorpusSettings(

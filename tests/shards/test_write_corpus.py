@@ -24,9 +24,9 @@ from shards.media.decode import decode_frames, decode_sound
 from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
+from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 Stored = dict[str, tuple[int, int]]
 SLOWLY = """
 import sys, time
@@ -276,6 +276,7 @@ def test_force_reads_and_cuts_everything_anew(private: tuple[Path, Path], corpus
     assert content(corpus) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["sources.parquet gone", "sources.parquet no parquet", "tar cut off"])
 def test_a_damaged_corpus_is_made_anew(
     private: tuple[Path, Path], corpus_settings: CorpusSettings, damage: str

@@ -1,29 +1,18 @@
 """A stage in a process of its own, to be sent signals."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from tests.warm import STAGE, WarmProcess, warm
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def start(run: Run, node: Node, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-    """`python -m xdc_core` for a node, in a process group of its own."""
-    command = [sys.executable, "-m", "xdc_core", node.stage, str(run.root), str(node.modality), str(node.round)]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        process_group=0,
-    )
+def start(run: Run, node: Node, environment: dict[str, str] | None = None) -> WarmProcess:
+    """What `python -m xdc_core` does for a node, in a process group of its own."""
+    words = [word for word in (node.modality, node.round) if word is not None]
+    return warm(STAGE, node.stage, run.root, *words, env=environment)
 
 
 def checkpointed_step(directory: Path) -> int:
@@ -33,7 +22,7 @@ def checkpointed_step(directory: Path) -> int:
     return max(steps, default=0)
 
 
-def wait_for_checkpoint(process: "subprocess.Popen[str]", directory: Path, step: int) -> None:
+def wait_for_checkpoint(process: WarmProcess, directory: Path, step: int) -> None:
     """Return once the newest checkpoint is beyond `step`."""
     deadline = time.monotonic() + 120
     while checkpointed_step(directory) <= step:
@@ -42,7 +31,7 @@ def wait_for_checkpoint(process: "subprocess.Popen[str]", directory: Path, step:
         time.sleep(0.002)
 
 
-def signalled_after(process: "subprocess.Popen[str]", directory: Path, step: int, number: signal.Signals) -> str:
+def signalled_after(process: WarmProcess, directory: Path, step: int, number: signal.Signals) -> str:
     """Send a signal once the checkpoint is beyond `step`; returns what the process said on stderr."""
     wait_for_checkpoint(process, directory, step)
     process.send_signal(number)

@@ -1,6 +1,5 @@
 """A corpus that is made anew of the same sources may have other clips: what was made of it is then stale."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +7,13 @@ import av
 import numpy as np
 
 from shards.store.manifest import read_manifest, write_manifest
+from tests.runs import MakeRun
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
-MakeRun = Callable[..., Run]
 INIT = Node("init", "audio")
 EXTRACT = Node("extract", "audio", 0)
 

@@ -1,7 +1,6 @@
 """Runs are found in folders, and described by what they left; two of them are compared."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ import pytest
 
 from shards.errors import ConfigError
 from tests.commits import commit_as_it_is
+from tests.runs import MakeRun
 from xdc_core.inspection.catalogue import describe_run, find_runs
 from xdc_core.inspection.difference import difference, differing_settings
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
-
-MakeRun = Callable[..., Run]
 
 
 def test_runs_are_found_at_any_depth_and_what_they_hold_is_not_searched(tmp_path: Path, worked_run: Run) -> None:

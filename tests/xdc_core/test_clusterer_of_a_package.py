@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from shards.errors import ConfigError, StageError
 from shards.section import Section
 from shards.store.manifest import read_manifest
 from tests.installed_package import install_package
+from tests.places import ROOT
+from tests.runs import MakeRun
 from xdc_core.clustering.clusterer import Clusterer
 from xdc_core.config.load import parse_config
 from xdc_core.graph.fingerprints import Fingerprints
@@ -25,9 +26,6 @@ from xdc_core.graph.stages import all_nodes, settings_of
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-
-ROOT = Path(__file__).resolve().parents[2]
-MakeRun = Callable[..., Run]
 
 DECLARED = """
 from pydantic import Field
@@ -92,6 +90,7 @@ def killed(run: Run, node: Node, point: str) -> None:
     assert read_manifest(run.directory(node)) is None
 
 
+@pytest.mark.slow
 def test_it_clusters_and_labels_and_after_a_kill_ends_with_the_same_bytes(spheres: Path, copy_run: MakeRun) -> None:
     cluster, label = Node("cluster", "audio", 0), Node("label", "audio", 0)
     whole, interrupted = (copy_run(cluster=SPHERICAL) for _ in range(2))

@@ -9,6 +9,7 @@ import pytest
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
+from tests.runs import MakeRun
 from tests.xdc_core.tasks import task_for
 from xdc_core.clustering.kmeans import kmeans
 from xdc_core.compute.kmeans_check import FaissGpus
@@ -20,7 +21,6 @@ from xdc_core.runs.run import Run
 from xdc_core.stages import cluster as clustering
 from xdc_core.stages.cluster import read_sample, sample_size
 
-MakeRun = Callable[..., Run]
 BLOBS = np.array([[0, 0, 0], [10, 0, 0], [0, 10, 0], [0, 0, 10], [9, 9, 9]], np.float32)
 
 

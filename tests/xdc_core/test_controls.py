@@ -1,7 +1,6 @@
 """What the methods are compared with: labels as supervision, and pseudo-labels that mean nothing."""
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,15 +9,14 @@ import pytest
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
 from tests.commits import commit_as_it_is
+from tests.runs import MakeRun
 from tests.xdc_core.tasks import task_for
 from xdc_core.config.methods import TRUTH
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.node import SHARD, Node
-from xdc_core.runs.run import Run
 from xdc_core.training.targets import read_targets
 
-MakeRun = Callable[..., Run]
 TRUTH_0 = Node("label", TRUTH, 0)
 
 

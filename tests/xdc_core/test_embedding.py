@@ -14,6 +14,7 @@ from shards.corpus.index import read_whole_index
 from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
+from tests.runs import MakeRun
 from tests.xdc_core.tasks import evaluation_task
 from xdc_core.config.load import parse_config
 from xdc_core.config.views import views_of
@@ -27,7 +28,6 @@ from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 DATA = Node("data", "set")
 EMBED = Node("embed", "set", 1)
 EVAL = Node("eval", "probe", 1)

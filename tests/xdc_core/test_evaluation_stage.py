@@ -18,6 +18,7 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from tests.commits import commit_as_it_is
+from tests.runs import MakeRun
 from tests.xdc_core.tasks import evaluation_task
 from xdc_core.config.evaluation import EvaluationSettings
 from xdc_core.config.load import parse_config
@@ -30,7 +31,6 @@ from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 PROBE = {"protocol": "fc", "modality": "audio", "label": "label_speaker"}
 
 
@@ -109,6 +109,7 @@ def test_retrieval_finds_pairs_both_ways_and_says_what_chance_gives(copy_run: Ma
     assert metrics["chance.pair.1"] == pytest.approx(1 / 8)
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_its_training_recordings(copy_run: MakeRun) -> None:
     tuned = {"epochs": 25, "batch": 8, "warmup": 1.0, "milestones": (), "head_lr": 0.02, "body_lr": 0.02}
     settings = PROBE | {"protocol": "all", "label": "label_loudness", "finetune": tuned, "held_out": 0.1}

@@ -5,7 +5,6 @@ import hashlib
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from shards.errors import StageError
 from shards.progress import silent
 from shards.store.parquet import write_parquet
 from tests.commits import commit_as_it_is
+from tests.runs import MakeRun
 from tests.xdc_core.tasks import task_for
 from xdc_core.config.views import views_of
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
@@ -33,7 +33,6 @@ from xdc_core.runs.run import Run
 from xdc_core.stages.extract import extract
 from xdc_core.training.targets import read_targets
 
-MakeRun = Callable[..., Run]
 BOTH = pytest.mark.parametrize("modality", ["video", "audio"])
 
 

@@ -1,6 +1,5 @@
 """Features on disk, and the shards of a label source that is made of several modalities."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,11 @@ import pytest
 
 from shards.corpus.index import shard_names
 from shards.errors import StageError
+from tests.runs import MakeRun
 from tests.xdc_core.tasks import features_of
 from xdc_core.data.features import feature_rows, read_features, source_part, source_parts, write_features
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
 
 
 def random_features(rows: int, width: int = 6, seed: int = 0) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Fine-tuning in other precisions, layouts and numbers of processes: the same draws, and nearly the same numbers."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.corpus.index import shard_names
+from tests.runs import MakeRun
 from xdc_core.config.evaluation import FinetuneSettings
 from xdc_core.config.load import parse_config
 from xdc_core.config.views import views_of
@@ -21,7 +21,6 @@ from xdc_core.probes.evaluation_clips import EvaluationClips, epoch_items
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 NODE = Node("eval", "probe", 1)
 TUNED = {"epochs": 2, "batch": 8, "warmup": 1.0, "dropout": 0.2}
 

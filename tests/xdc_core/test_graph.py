@@ -1,7 +1,6 @@
 """What becomes stale when a setting changes, why, and what a stage says when something is missing."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from shards.store.manifest import read_manifest
+from tests.runs import MakeRun
 from xdc_core.config.load import parse_config
 from xdc_core.config.schema import Config
 from xdc_core.graph.fingerprints import Fingerprints
@@ -19,7 +19,6 @@ from xdc_core.graph.state import node_state
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 EVERYTHING_OF_ROUND_1 = {
     f"{name} of round 1"
     for name in (

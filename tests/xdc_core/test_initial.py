@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import xdc_core.stages.init
 from shards.corpus.index import shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.files import sha256_of
+from tests.runs import MakeRun
 from xdc_core.data.features import read_features
 from xdc_core.encoders.import_weights import load_weights
 from xdc_core.graph.run_stage import run_stage
@@ -21,7 +21,6 @@ from xdc_core.graph.stages import inputs
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 BOTH = pytest.mark.parametrize("modality", ["video", "audio"])
 
 

@@ -1,7 +1,6 @@
 """Pseudo-labels: every clip's nearest centroid, one row a clip, in order, with scores."""
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +11,7 @@ from shards.corpus.index import label_columns, read_index, read_whole_index, sha
 from shards.errors import StageError
 from shards.progress import silent
 from tests.commits import commit_as_it_is
+from tests.runs import MakeRun
 from tests.xdc_core.tasks import features_of, task_for
 from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
@@ -23,7 +23,6 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.label import label
 
-MakeRun = Callable[..., Run]
 NODES = [(source, number) for source in ("video", "audio") for number in (0, 1)]
 
 

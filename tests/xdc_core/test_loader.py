@@ -3,9 +3,7 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +11,8 @@ from safetensors.torch import load_file
 
 from shards.corpus.index import shard_names
 from tests.processes import alive, children_of, wait_for
-from tests.xdc_core.stage_process import ROOT
+from tests.runs import MakeRun
+from tests.warm import STAGE, WarmProcess, warm
 from xdc_core.config.views import views_of
 from xdc_core.data import loader
 from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
@@ -25,7 +24,6 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers in their own way")
-MakeRun = Callable[..., Run]
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 
@@ -91,17 +89,23 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
             assert torch.equal(again[item][1], before)
 
 
+def open_tars() -> list[str]:
+    """Return the tars that this process has open."""
+    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return sorted(os.readlink(link) for link in links if os.path.islink(link) and os.readlink(link).endswith(".tar"))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_no_batch_has_clips_of_two_shards_and_no_tar_stays_open(worked_run: Run, workers: int) -> None:
     modality = MODALITIES["audio"]
     rows = ShardRows(worked_run.corpus, dict.fromkeys(shard_names(worked_run.corpus), 16), MODALITIES["audio"])
     views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, modality.name))
+    before = open_tars()
     batches = list(load_views(views, batches_by_shard(rows.spans, 10), workers, CPU))
     assert [len(batch.rows) for batch in batches] == [10, 6] * 3
     assert [row for batch in batches for row in batch.rows] == list(range(48))
     assert all(batch.views is not None and len(batch.views) == len(batch.rows) for batch in batches)
-    still_open = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)]
-    assert not [path for path in still_open if path.endswith(".tar")]
+    assert open_tars() == before
 
 
 def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -> None:
@@ -134,14 +138,10 @@ def test_workers_of_init_do_not_change_the_first_encoder(copy_run: MakeRun, work
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def stage_with_workers(run: Run, method: str) -> "subprocess.Popen[bytes]":
+def stage_with_workers(run: Run, method: str) -> WarmProcess:
     """A training with two workers that are started by `method`, in a process of its own."""
-    code = (
-        "import sys; import xdc_core.data.loader as loader; from xdc_core.__main__ import main\n"
-        f"loader.start_method = lambda _: {method!r}\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    return subprocess.Popen([sys.executable, "-c", code, "train", str(run.root), "audio", "0"], cwd=ROOT)
+    code = f"import xdc_core.data.loader as loader\nloader.start_method = lambda _: {method!r}\n{STAGE}"
+    return warm(code, "train", run.root, "audio", 0)
 
 
 def below(process: int) -> set[int]:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,12 @@ import shards.store.build
 from shards.errors import StageError, XdcError
 from shards.store.commit import STALE
 from shards.store.manifest import list_files, read_manifest
+from tests.runs import MakeRun
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.inspection.verification import verify_run
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
 PROBE = {"protocol": "all", "modality": "audio", "label": "label_speaker", "when": "asked"}
 PROBE |= {"finetune": {"epochs": 2, "batch": 8}}
 STAGES = [
@@ -136,6 +136,7 @@ def as_nobody() -> Iterator[None]:
         os.setegid(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", STAGES[1:], ids=str)
 def test_a_missing_permission_is_told_of_with_the_file(run: Run, disk: Path, node: Node) -> None:
     config = run.config.model_copy(update={"corpus": run.config.corpus.model_copy(update={"videos": None})})

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from shards.errors import ConfigError
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
 from tests.installed_package import install_package
+from tests.runs import MakeRun
 from xdc_core.config.load import parse_config
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.encoders.batch_norm import calibrate_batch_norm
@@ -23,9 +23,6 @@ from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
 
 # A linear layer and a norm that xdc has no rule to fill.
 NETWORK = """

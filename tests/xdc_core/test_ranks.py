@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,10 @@ from safetensors.torch import load_file
 from shards.corpus.index import read_index, shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
+from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
-from tests.xdc_core.stage_process import ROOT, checkpointed_step, start, wait_for_checkpoint
+from tests.runs import MakeRun
+from tests.xdc_core.stage_process import checkpointed_step, start, wait_for_checkpoint
 from tests.xdc_core.tasks import task_for
 from xdc_core.compute.seed import derive_seed
 from xdc_core.documents.metrics import read_metrics
@@ -31,7 +32,6 @@ from xdc_core.runs.run import Run
 from xdc_core.training.agent import AGENT
 from xdc_core.training.targets import read_targets
 
-MakeRun = Callable[..., Run]
 AUDIO = Node("train", "audio", 0)
 BATCH, STEPS = 16, 12
 # Python imports this at its start: every rank then notes which clip it looks at, and with which seed.
@@ -118,6 +118,7 @@ def test_two_processes_learn_what_one_learns_step_by_step(
     assert set(np.bincount([clip for step in clips.values() for clip in step])) == {4}
 
 
+@pytest.mark.slow
 def test_two_processes_share_every_batch(copy_run: MakeRun) -> None:
     run = copy_run(train_processes=2)
     (run.root / "xdc.yaml").write_text("edited: since the stage began\n")  # The processes do not read it again.
@@ -145,6 +146,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(copy_run: MakeRun) -> None
         run_stage(run, AUDIO)
 
 
+@pytest.mark.slow
 def test_what_ends_the_processes_is_told_in_the_same_words_as_with_one(copy_run: MakeRun) -> None:
     run = copy_run(train_processes=2, lr=1e30, train_clips=640)
     with pytest.raises(StageError, match=r"^step \d+: the loss is (nan|inf)\. Lower train\.lr \(now 1e\+30\)\.$"):

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from shards.corpus.index import read_whole_index, shard_names
 from shards.progress import silent
 from shards.store.manifest import read_manifest
 from tests.commits import commit_as_it_is
+from tests.runs import MakeRun
 from tests.xdc_core.tasks import task_for
 from xdc_core.config.load import load_config
 from xdc_core.data.labels import read_labels
@@ -33,7 +33,6 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.report import report
 
-MakeRun = Callable[..., Run]
 ROUNDS = pytest.mark.parametrize("number", [0, 1])
 SCRIPT = "<script>alert(1)</script>"
 

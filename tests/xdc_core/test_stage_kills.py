@@ -8,21 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shards.store.commit import partial_directory
 from shards.store.manifest import read_manifest
+from tests.places import ROOT
+from tests.runs import MakeRun
+from tests.xdc_core.stage_process import start
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-MakeRun = Callable[..., Run]
-ROOT = Path(__file__).resolve().parents[2]
 # What must be there before the kill: the partial directory alone, or something that was finished in it.
 STAGES = [
     (Node("init", "video"), ""),
@@ -39,21 +39,15 @@ def killed(run: Run, node: Node, wait_for: str) -> Path:
     wanted = Fingerprints(run).of(node)
     assert wanted is not None
     partial = partial_directory(run.directory(node), wanted)
-    words = [str(word) for word in (node.modality, node.round) if word is not None]
     for _ in range(5):
         shutil.rmtree(run.directory(node), ignore_errors=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "xdc_core", node.stage, str(run.root), *words],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        process = start(run, node)
         deadline = time.monotonic() + 120
         while not (any(partial.glob(wait_for)) if wait_for else partial.exists()) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.001)
         process.kill()
-        said = process.communicate()[1].decode()
+        said = process.communicate()[1]
         if process.returncode == -signal.SIGKILL:
             return partial
         assert process.returncode == 0, said  # It was quicker than we were: once more.
@@ -120,10 +114,9 @@ def test_a_fine_tuning_that_is_finished_is_not_done_again_when_it_was_killed_bef
     probe = {"protocol": "all", "modality": "audio", "label": "label_speaker", "finetune": {"epochs": 2, "batch": 8}}
     run, node = copy_run(evaluate={"probe": probe}), Node("eval", "probe", 1)
     for point in ("before rename test-0.parquet", "before rename test-0.json", "before removal test-0"):
-        command = [sys.executable, "-m", "xdc_core", "eval", str(run.root), "probe", "1"]
-        environment = os.environ | {"XDC_FAULT": f"kill:1:{point}"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        process = start(run, node, os.environ | {"XDC_FAULT": f"kill:1:{point}"})
+        said = process.communicate()[1]
+        assert process.returncode == -signal.SIGKILL, said
     notes: list[str] = []
     run_stage(run, node, progress=lambda done, total, note="": notes.append(note))
     assert notes

@@ -58,6 +58,7 @@ def be_rank(rank: int, folder: str) -> None:
     os._exit(0)  # See xdc_core.training.process_rank.leave_ranks.
 
 
+@pytest.mark.slow
 def test_two_processes_normalise_as_one_does(tmp_path: Path) -> None:
     multiprocessing.spawn(be_rank, (str(tmp_path),), nprocs=RANKS)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]

@@ -3,21 +3,19 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from shards.errors import ConfigError
 from shards.store.commit import partial_directory
+from tests.runs import MakeRun
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.tracking.points import points
 from xdc_core.tracking.publish import publish
-
-MakeRun = Callable[..., Run]
 
 
 @pytest.fixture
@@ -69,6 +67,7 @@ def test_tensorboard_reads_what_was_written_and_nothing_is_sent_twice(copy_run: 
     assert sent == 1 + 2 * len(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_mlflow_has_one_run_that_goes_on(copy_run: MakeRun) -> None:
     mlflow = pytest.importorskip("mlflow")

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directories, partial_directory
 from shards.store.files import sha256_of
+from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step, signalled_after, start
 from tests.xdc_core.tasks import task_for
 from xdc_core.config import methods
@@ -37,7 +37,6 @@ from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.targets import read_targets
 
-MakeRun = Callable[..., Run]
 AUDIO = Node("train", "audio", 0)
 # Enough to know 48 clips nearly by heart: the loss ends far below the threshold of the tests.
 LEARNS = {"train_clips": 1920, "lr": 0.005}
@@ -56,6 +55,7 @@ def last_loss(run: Run, node: Node) -> float:
     return float(np.mean([line["loss"] for line in metrics_of(run, node)[-3:]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_the_loss_falls_below_that_of_guessing(copy_run: MakeRun, modality: str) -> None:
     run, node = copy_run(**LEARNS), Node("train", modality, 0)
@@ -133,6 +133,7 @@ def test_others_may_read_an_encoder_as_far_as_the_umask_lets_them(worked_run: Ru
     assert len(modes) == 1
 
 
+@pytest.mark.slow
 def test_heads_are_drawn_anew_every_round(copy_run: MakeRun) -> None:
     run = copy_run(method="sdc", rounds=2, **LEARNS)
     for node in (node for node in all_nodes(run.config) if node.modality == "audio" and node.round in (0, 1)):
@@ -271,6 +272,7 @@ SWITCHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SWITCHES)
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_a_switch_changes_neither_what_is_stored_nor_that_a_broken_training_goes_on(
@@ -310,6 +312,7 @@ def test_a_switch_changes_the_losses_by_rounding_only(
     assert losses[1] == pytest.approx(losses[0], abs=within)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_training_that_is_to_be_compiled_says_so_at_once(copy_run: MakeRun) -> None:
     run = copy_run(compile=True)
     process = start(run, AUDIO, os.environ | {"CXX": "/nonexistent"})

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from shards.store.lock import exclusive, lock_of
 from shards.store.manifest import MANIFEST, list_files, read_manifest
 from shards.store.parquet import write_parquet
 from tests.commits import commit_as_it_is
+from tests.places import ROOT
+from tests.runs import MakeRun
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes, inputs
@@ -34,9 +36,6 @@ from xdc_core.inspection.directory_check import file_faults
 from xdc_core.inspection.verification import commands, verify_run
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
-
-MakeRun = Callable[..., Run]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

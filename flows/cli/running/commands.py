@@ -1,0 +1,250 @@
+"""The commands that make something. Each imports what it needs when it runs: `xdc --help` answers at once."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.options import JsonOption, RoundOption, RunArgument, errors_as_exit_codes
+
+
+def init(
+    run: RunArgument,
+    videos: Annotated[Path | None, typer.Option(help="folder of videos, or a CSV or Parquet manifest")] = None,
+    preset: Annotated[
+        str, typer.Option(help="tiny (laptops), digits, or for GPUs paper-kinetics, paper-audioset, deepcluster-recipe")
+    ] = "tiny",
+    corpus: Annotated[Path | None, typer.Option(help="directory of the clips  [default: corpora/NAME OF RUN]")] = None,
+    method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
+    rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of every random draw")] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="modalities to learn, separated by commas  [default: video,audio]")
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--init",
+            metavar="[MODALITY=]FILE",
+            help="start an encoder (of video, or of the named modality) from these weights instead of random ones",
+        ),
+    ] = None,
+    audio_weights: Annotated[
+        Path | None, typer.Option("--init-audio", metavar="FILE", help="the same as --init audio=FILE")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="keep an existing run unchanged")] = False,
+) -> None:
+    """Create a run: write its configuration, RUN/xdc.yaml, with an explanation of every setting."""
+    with errors_as_exit_codes():
+        from flows.cli.running.new_run import make_run, weights_by_modality
+        from shards.command import command
+
+        names = modalities.split(",") if modalities else None
+        choices = {"method": method, "modalities": names, "rounds": rounds, "seed": seed}
+        made = make_run(
+            run,
+            videos,
+            preset,
+            corpus,
+            {name: value for name, value in choices.items() if value is not None},
+            weights_by_modality(weights or []) | ({"audio": audio_weights} if audio_weights else {}),
+            keep,
+        )
+        print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
+        if made:
+            print(f"Check it, then: {command('xdc', 'run', run)}")
+
+
+def digits(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the folder to create")],
+    clips: Annotated[int, typer.Option(help="clips to learn from")] = 3000,
+    validation_clips: Annotated[int, typer.Option(help="clips of the split `validation`")] = 0,
+    test_clips: Annotated[int, typer.Option(help="clips of the split `test`")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the clips")] = 0,
+    speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
+    nuisance: Annotated[float, typer.Option(help="0 to 1: how strong the backgrounds are")] = 0.15,
+    mismatched: Annotated[float, typer.Option(help="0 to 1: share of clips with the sound of another digit")] = 0.0,
+    workers: Annotated[int | None, typer.Option(help="processes  [default: one per core]")] = None,
+) -> None:
+    """Create audio-visual digits: videos whose picture and sound have only the digit in common."""
+    with errors_as_exit_codes():
+        from pydantic import ValidationError
+
+        from flows.terminal import counter
+        from shards.digits.corpus import write_digits
+        from shards.digits.settings import DigitsSettings
+        from shards.errors import ConfigError
+
+        try:
+            settings = DigitsSettings(
+                clips=clips,
+                validation_clips=validation_clips,
+                test_clips=test_clips,
+                seed=seed,
+                speech=speech,
+                nuisance=nuisance,
+                mismatched=mismatched,
+                workers=workers,
+            )
+        except ValidationError as error:
+            problems = (f"--{problem['loc'][0]}: {problem['msg']}".replace("_", "-") for problem in error.errors())
+            raise ConfigError("; ".join(problems)) from None
+        with counter("digits") as progress:
+            manifest = write_digits(out, settings, progress)
+        print(f"{sum(settings.clips_by_split.values())} videos, listed in {manifest}")
+
+
+def run(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Run all rounds of a run, or continue them."""
+    do_rounds(run, whole=True, number=None, as_json=as_json)
+
+
+def one_round(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
+    """Run one round  [default: the first that is not finished]."""
+    do_rounds(run, whole=False, number=round, as_json=as_json)
+
+
+def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None:
+    """Run rounds of a run, then print the results."""
+    with errors_as_exit_codes():
+        from flows.cli.inspecting.summary import print_summary
+        from flows.cli.running.run import run_flow
+        from xdc_core.runs.run import open_run
+
+        opened = open_run(run)
+        report = run_flow(opened, whole, number)
+        if as_json:
+            print(json.dumps(report.content(), indent=2))
+        else:
+            print_summary(opened, report)
+
+
+def stage(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="STAGE", help="shard, init, extract, cluster, label, train, report, data, embed, eval"),
+    ],
+    run: RunArgument,
+    modality: Annotated[
+        str | None, typer.Option(help="video, audio or joint; for data, embed and eval the name")
+    ] = None,
+    round: RoundOption = None,
+    force: Annotated[bool, typer.Option("--force", help="rebuild it even if it is fresh")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one stage of a round, without Prefect."""
+    with errors_as_exit_codes():
+        from flows.cli.running.run import run_one
+        from xdc_core.runs.node import Node
+        from xdc_core.runs.run import open_run
+
+        record = run_one(open_run(run), Node(name, modality, round), force, show=not as_json)
+        if as_json:
+            print(json.dumps(record))
+
+
+def recut(
+    run: RunArgument,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="a source's path as in sources.parquet  [default: those that xdc verify lists]"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cut again only the shards that contain clips of sources damaged by an earlier version."""
+    with errors_as_exit_codes():
+        from flows.cli.running.recut import recut_run
+
+        records = recut_run(run, source, show=not as_json)
+        if as_json:
+            print(json.dumps(records))
+
+
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' directories")],
+    only: Annotated[list[str] | None, typer.Option(help="name of an evaluation  [default: all of xdc.yaml]")] = None,
+    round: Annotated[
+        int | None,
+        typer.Option("--round", help="evaluate the encoders at the start of this round; 0: untrained (scratch)"),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="add an evaluation by this protocol: fc, all, svm, knn, retrieval or clusters")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="modality of the added evaluation: video, audio, or another")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="layout of a data set, such as esc50  [default: the corpus]")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of that data set")] = None,
+    label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",
+    views: Annotated[int | None, typer.Option(help="for a data set: views per recording  [default: 10]")] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="for a data set: frames per view (for sound, their duration)  [default: as in training]"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="run it again even if it is fresh")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="only print existing results, beside the paper's numbers")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate encoders: probes, fine-tuning, retrieval, clusters; on the corpus or other data sets."""
+    with errors_as_exit_codes():
+        from flows.cli.running import evaluate as evaluations
+        from xdc_core.inspection.results import markdown_table
+
+        if table:
+            print(evaluations.table(runs), end="")
+            return
+        names = list(only or [])
+        if protocol:
+            names += {
+                evaluations.ask(run, data, root, protocol, modality, label, views=views, frames=frames) for run in runs
+            }
+        results = evaluations.evaluate(runs, names, round, force)
+        if as_json:
+            print(json.dumps([result.content() for result in results], indent=2))
+            return
+        print(markdown_table(results, paper=False))
+        for result in results:
+            print(result.path)
+            for warning in result.warnings:
+                print(f"  warning: {warning}")
+
+
+def compare(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="the study's directory (created if it does not exist)")
+    ],
+    speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
+    contenders: Annotated[str | None, typer.Option(help="which ones, separated by commas  [default: all six]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="runs per contender  [default: 3]")] = None,
+    draws: Annotated[int | None, typer.Option(help="number of corpora to distribute them over  [default: 2]")] = None,
+    rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
+    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of all runs, such as train.lr=0.001")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="preset of the runs  [default: digits]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the methods, a control and baselines on audio-visual digits. Continues an earlier call."""
+    with errors_as_exit_codes():
+        from flows.cli.running.compare import make_study, parse_overrides, print_study, run_study
+
+        choices = {
+            "speech": speech,
+            "contenders": tuple(contenders.split(",")) if contenders else None,
+            "seeds": seeds,
+            "draws": draws,
+            "rounds": rounds,
+            "vary": parse_overrides([vary], several=True) if vary else None,
+            "change": parse_overrides(change or []) or None,
+            "preset": preset,
+        }
+        make_study(study, {name: value for name, value in choices.items() if value is not None})
+        results = run_study(study)
+        if as_json:
+            print(json.dumps(results, indent=2))
+        else:
+            print_study(study, results)
