@@ -64,5 +64,5 @@ def test_a_temporary_server_that_died_says_why_also_where_the_work_failed_for_it
     with pytest.raises(ConnectionError), temporary_server.temporary_server():
         raise ConnectionError("the server does not answer")
     said = capsys.readouterr().err
-    assert said.startswith("Prefect's temporary server ended with exit code 3: OSError: no space left (all that it ")
+    assert said.startswith("Prefect's temporary server ended with exit code 3: OSError: no space left (all output: ")
     Path(said.partition("all output: ")[2].partition(")")[0]).unlink()
