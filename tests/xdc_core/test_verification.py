@@ -208,7 +208,7 @@ def test_a_tar_that_was_cut_at_a_member_boundary_is_found(
         assert any("members are not those of the index" in what or "not a tar" in what for what in found), found
     end = members[-1][0].offset_data + (members[-1][0].size + 511) // 512 * 512
     (corpus / "000000.tar").write_bytes(data[:end])
-    assert [what for what in tar_faults(corpus, "000000") if "no end" in what]
+    assert [what for what in tar_faults(corpus, "000000") if "its end is missing" in what]
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_directory_that_is_lost_is_told_of_where_something_was_made_from_it(ru
     # Nothing was made from the last report.
     assert set(lost) == {str(run.directory(Node(stage, "video", 0))) for stage in ("extract", "cluster")}
     finding = lost[str(run.directory(Node("extract", "video", 0)))]
-    assert (finding.kind, finding.what.split(", though")[0]) == ("unfinished", "it is missing")
+    assert (finding.kind, finding.what.split(", although")[0]) == ("unfinished", "it is missing")
     assert finding.remedy == f"xdc stage extract {run.root} --modality video --round 0"
 
 

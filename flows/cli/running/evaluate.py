@@ -25,7 +25,7 @@ from xdc_core.runs.run import Run, open_run
 
 # Views per recording, where the paper does not use ten.
 VIEWS = {"dcase2014": 60}
-NOTES = """# Evaluations that were asked for on the command line; read together with xdc.yaml.
+NOTES = """# Evaluations that xdc eval added; read together with xdc.yaml.
 # Paths are relative to this file.
 """
 
