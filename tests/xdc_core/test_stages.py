@@ -1,7 +1,8 @@
 """The registry of stages: what is said of a stage once, and what follows from it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,10 @@ from xdc_core.config.load import load_preset, parse_config, preset_names
 from xdc_core.config.methods import METHODS
 from xdc_core.config.schema import Config
 from xdc_core.graph.stages import STAGES, all_nodes, evaluation_nodes, inputs, settings_of
+from xdc_core.modalities.modality import Modality
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.runs.task import task_of
 
 # sha256 of the settings and inputs of all nodes, by preset, method and what the configuration has beside them. Another
 # value means that finished directories of users become stale.
@@ -131,3 +134,81 @@ def test_a_field_that_is_left_out_is_named_or_marked(section: Section) -> None:
     }
     assert marked
     assert set(hashed_settings(section)) == set(type(section).model_fields) - marked
+
+
+# What a stage's work is given and is not hashed: how it is done, what other protocols and sources use, and how its
+# inputs were made, which is hashed with these. Of the views: the file of weights is always left out, the number of
+# frames of video stands in its settings, too, and extraction neither mirrors nor masks.
+HOW = {"runs_on.device", "runs_on.parallel", "runs_on.threads", "views.settings.weights"}
+ENCODING = HOW | {"extract.batch", "extract.workers", "extract.calibration_batches"}
+NOT_HASHED = {
+    "init.video": HOW
+    | {"views.frames", "views.settings.flip"}
+    | {"extract.workers", "extract.precision", "extract.channels_last"},
+    "extract.video": ENCODING | {"views.frames", "views.settings.flip"},
+    "cluster.video": HOW - {"views.settings.weights"} | {"cluster.k", "cluster.joint_l2"},
+    "label.truth": HOW - {"views.settings.weights"},
+    "train.video": HOW
+    | {"views.frames", "train.checkpoint_every", "train.log_every", "train.workers", "train.own_head_weight"},
+    "embed.esc": ENCODING | {"views.settings.mask_frames", "views.settings.mask_mels"},
+    "report": {"rounds", "nodes", "configuration", "report.track"},
+}
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same type."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return f"{value}x"
+        case tuple() | list():
+            return type(value)([changed(value[0]), *value[1:]] if value else [7])
+        case dict():
+            return {**value, "other": 7}
+        case Node():
+            return Node("other")
+        case None:
+            return 7
+    raise TypeError(type(value))
+
+
+def without_effect(given: Any, hashed: Callable[[Any], dict[str, Any]], path: str = "") -> Iterator[str]:
+    """The dotted names of what is given and can be changed without a change of what is hashed."""
+    before = hashed(given)
+    names = given.model_fields if isinstance(given, Section) else [field.name for field in fields(given)]
+    for name in names:
+        value = getattr(given, name)
+
+        def replaced(new: Any, name: str = name) -> Any:
+            if isinstance(given, Section):
+                return given.model_copy(update={name: new})
+            return replace(given, **{name: new})
+
+        if isinstance(value, Modality) or name == "algorithm":  # Names of registries: hashed as names.
+            continue
+        if isinstance(value, Section) or is_dataclass(value):
+            yield from without_effect(value, lambda inner, put=replaced: hashed(put(inner)), f"{path}{name}.")
+        elif hashed(replaced(changed(value))) == before:
+            yield f"{path}{name}"
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("name", NOT_HASHED)
+def test_what_the_work_is_given_is_hashed_but_for_what_is_named_here(name: str) -> None:
+    method = "supervised" if name == "label.truth" else "xdc"
+    config = next(config for title, config in configurations() if title == f"tiny, {method}, evaluations")
+    node = next(node for node in every_node(config) if node.name == name)
+    given = STAGES[node.stage].settings(config, node)
+    assert not any(isinstance(getattr(given, field.name), Config) for field in fields(given))
+    assert set(without_effect(given, lambda changed: changed.hashed())) == NOT_HASHED[name]
+
+
+def test_a_task_gives_no_directory_that_its_stage_does_not_declare() -> None:
+    config = next(config for title, config in configurations() if title == "tiny, xdc, plain")
+    task = task_of(STAGES["train"], Run(Path("/runs/a"), config), Node("train", "video", 1), Path("/out"))
+    assert task.directory(Node("label", "audio", 1)) == Path("/runs/a/rounds/001/labels/audio")
+    with pytest.raises(LookupError, match=r"train\.video of round 1 reads label\.video of round 1, which its stage"):
+        task.directory(Node("label", "video", 1))
