@@ -69,7 +69,7 @@ def test_remedies_name_the_run_as_one_word(run: Run) -> None:
     everything = shlex.join(["xdc", "run", str(run.root)])
     with pytest.raises(StageError) as caught:
         run_stage(run, Node("extract", "video", 0))
-    assert f"Make it with: {make_it}   (or all that is missing: {everything})" in str(caught.value)
+    assert f"Build it with: {make_it}   (or everything that is missing: {everything})" in str(caught.value)
     run_stage(run, Node("init", "video"))
     (run.directory(Node("init", "video")) / "encoder.safetensors").write_bytes(b"damaged")
     damaged = [finding for finding in verify_run(run) if finding.kind == "damaged"]

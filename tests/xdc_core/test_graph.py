@@ -401,8 +401,9 @@ def test_a_missing_input_is_named_with_the_command_that_makes_it(make_run: MakeR
     with pytest.raises(StageError) as caught:
         run_stage(run, Node("extract", "audio", 0))
     assert str(caught.value) == (
-        "extract.audio of round 0 needs init.audio, which is not there or not up to date. "
-        f"Make it with: xdc stage init {run.root} --modality audio   (or all that is missing: xdc run {run.root})"
+        "extract.audio of round 0 needs init.audio, which is missing or stale. "
+        f"Build it with: xdc stage init {run.root} --modality audio   "
+        f"(or everything that is missing: xdc run {run.root})"
     )
     assert not run.directory(Node("extract", "audio", 0)).exists()
 

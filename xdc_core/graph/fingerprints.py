@@ -36,7 +36,7 @@ class Fingerprints:
 
     def inputs_of(self, node: Node) -> dict[str, str | None]:
         """Return the fingerprints of a node's inputs: of nodes by their name, of files by what they are."""
-        return {str(source): self._as_input(source) for source in inputs(self.run.config, node)} | self._outside(node)
+        return {str(source): self._as_input(source) for source in inputs(self.run.config, node)} | self.outside(node)
 
     def _as_input(self, source: Node) -> str | None:
         """Return the fingerprint of a node as an input. For a directory of clips it also depends on the accepted clips:
@@ -53,7 +53,7 @@ class Fingerprints:
             self._read_as[source] = fingerprint([own, accepted]) if accepted else own
         return self._read_as[source]
 
-    def _outside(self, node: Node) -> dict[str, str]:
+    def outside(self, node: Node) -> dict[str, str]:
         """Return digests of what a node reads from outside the run, read once for all rounds."""
         key = node.stage, node.modality
         if key not in self._read_outside:

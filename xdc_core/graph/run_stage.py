@@ -72,8 +72,8 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
         if reuse(run, source, fingerprints) is None:
             if is_corpus(source) and (lost := lost_corpus(run, source)):
                 raise ConfigError(f"{node} needs {source}. {lost}")
-            raise StageError(f"{node} needs {source}, which is not there or not up to date. {_remedy(run, source)}")
-    wanted = fingerprints.of(node)
+            raise StageError(f"{node} needs {source}, which is missing or stale. {_remedy(run, source)}")
+    wanted, outside = fingerprints.of(node), fingerprints.outside(node)
     assert wanted is not None
     identity = Identity(
         stage=node.stage,
@@ -87,7 +87,7 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
 
     def work(out: Path) -> Outcome:
         read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
-        outcome = stage.work(task_of(stage, run, node, out, progress))
+        outcome = stage.work(task_of(stage, run, node, out, progress, outside))
         for source, manifest in read.items():
             if read_manifest(run.directory(source)) != manifest:
                 discard(out)  # It was made from two different versions.
@@ -103,4 +103,4 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
 
 def _remedy(run: Run, source: Node) -> str:
     everything = command("xdc", "run", run.root)
-    return f"Make it with: {run.command(source)}   (or all that is missing: {everything})"
+    return f"Build it with: {run.command(source)}   (or everything that is missing: {everything})"

@@ -10,9 +10,14 @@ from xdc_core.runs.run import Run
 
 
 def task_of(
-    stage: Stage[Config, Run, SettingsT], run: Run, node: Node, out: Path, progress: Progress = silent
+    stage: Stage[Config, Run, SettingsT],
+    run: Run,
+    node: Node,
+    out: Path,
+    progress: Progress = silent,
+    outside: dict[str, str] | None = None,
 ) -> Task[SettingsT]:
-    """Return the task of a node that writes into `out`.
+    """Return the task of a node that writes into `out`. `outside`: the stage's digests for the node, if known.
 
     Raises:
         ConfigError: a file from outside that the stage reads is missing.
@@ -25,6 +30,6 @@ def task_of(
         target=run.directory(node),
         root=run.root,
         listed={other: run.directory(other) for other in stage.lists(run.config, node)},
-        outside=stage.outside(run, node),
+        outside=stage.outside(run, node) if outside is None else outside,
         progress=progress,
     )
