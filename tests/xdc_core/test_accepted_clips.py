@@ -39,6 +39,7 @@ def states(run: Run) -> list[tuple[str, str]]:
     return [node_state(run, node, fingerprints) for node in (SHARD, INIT)]
 
 
+@pytest.mark.slow
 def test_what_was_made_of_other_clips_is_stale(make_run: MakeRun, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()

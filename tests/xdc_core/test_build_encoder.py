@@ -38,6 +38,7 @@ def test_the_table_is_read_without_loading_torch() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_torchvision_is_loaded_for_its_own_encoder_only() -> None:
     code = (
         "import sys; from xdc_core.encoders.build import build_encoder as build\n"

@@ -277,6 +277,7 @@ def damaged(make_run: MakeRun, tiny_corpus: Path) -> tuple[Run, set[str], str]:
     return run, pictures, overwrite(run.corpus, "000001", 5, "flac")
 
 
+@pytest.mark.slow
 def test_clips_that_do_not_decode_are_rejects_and_all_later_stages_go_on(damaged: tuple[Run, set[str], str]) -> None:
     run, pictures, sound = damaged
     told: dict[str, list[str]] = defaultdict(list)

@@ -105,6 +105,7 @@ def test_half_precision_and_another_layout_learn_nearly_the_same(copy_run: MakeR
     assert losses(half) != losses(plain)
 
 
+@pytest.mark.slow
 def test_two_processes_that_were_stopped_go_on_to_the_same_end(copy_run: MakeRun) -> None:
     class Stop(Exception):
         """Stands for a kill after the first epoch."""
