@@ -5,6 +5,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 
 from shards.store.manifest import read_manifest, write_manifest
 from tests.runs import MakeRun

@@ -184,7 +184,7 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(copy_run: MakeRu
     ("change", "message"),
     [
         ({"layout": "esc51"}, r"layout .esc51. is unknown\. Did you mean .esc50."),
-        ({"modality": "joint"}, "'joint' is not allowed"),
+        ({"modality": "joint"}, "the modality 'joint' is unknown"),
         ({"views": 0}, "views"),
     ],
 )

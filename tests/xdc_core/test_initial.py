@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import xdc_core.stages.init
 from shards.corpus.index import shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.files import sha256_of
 from tests.runs import MakeRun
 from xdc_core.data.features import read_features
+from xdc_core.encoders import import_weights
 from xdc_core.encoders.import_weights import load_weights
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import inputs
@@ -96,14 +96,14 @@ def test_a_file_that_changes_while_it_is_read_is_not_taken(
     shutil.copy(trained(worked_run, "video"), file)
     run, node = make_run(video={"weights": str(file)}), Node("init", "video")
 
-    def load_and_replace(path: Path, name: str) -> tuple[torch.nn.Module, list[str]]:
-        found = load_weights(path, name)
+    def load_and_replace(path: Path, name: str, modality: str) -> tuple[torch.nn.Module, list[str]]:
+        found = load_weights(path, name, modality)
         shutil.copy(worked_run.directory(Node("init", "video")) / "encoder.safetensors", tmp_path / "new")
         os.replace(tmp_path / "new", file)
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(xdc_core.stages.init, "load_weights", load_and_replace)
+        patched.setattr(import_weights, "load_weights", load_and_replace)
         with pytest.raises(StageError, match=r"the file of weights changed while init\.video read it"):
             run_stage(run, node)
     assert not run.directory(node).exists()
