@@ -1,4 +1,4 @@
-"""Make the task of a stage's work from a run and its configuration."""
+"""The task of a node, made from its run and configuration."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from xdc_core.runs.run import Run
 def task_of(
     stage: Stage[Config, Run, SettingsT], run: Run, node: Node, out: Path, progress: Progress = silent
 ) -> Task[SettingsT]:
-    """Return the task of a node that writes into `out`.
+    """Return the task of a node; its work writes into `out`.
 
     Raises:
-        ConfigError: a file from outside that the stage reads is missing.
+        ConfigError: a file outside the run that the stage reads is missing.
     """
     return Task(
         node=node,
