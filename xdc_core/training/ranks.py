@@ -93,9 +93,9 @@ def run_ranks(
 def _sigterm_forwarded(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], bool]]:
     """Forward SIGTERM to torchrun, which sends it to the ranks, while active.
 
-    Yields a function that returns whether SIGTERM came. The directory stays locked until the ranks have written
-    their checkpoint. Only the first SIGTERM is forwarded: a second one would interrupt torchrun while it waits for the ranks.
-    Outside the main thread nothing is forwarded.
+    Yields a function that returns whether SIGTERM came. The directory stays locked until the ranks have written their
+    checkpoint. Only the first SIGTERM is forwarded: a second one would interrupt torchrun while it waits for the
+    ranks. Outside the main thread nothing is forwarded.
     """
     received: list[int] = []
 
