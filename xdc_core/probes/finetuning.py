@@ -21,7 +21,7 @@ from xdc_core.data.loader import load_views
 from xdc_core.encoders.file import FILE_NAME, load_encoder
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.predictions import Predictions, accuracy, judge
+from xdc_core.evaluation.predictions import Predictions, accuracy, predict_recordings
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.trial import Trial, trial_of
@@ -260,4 +260,4 @@ def _predict(work: Work, chosen: np.ndarray) -> Predictions:
     groups, view_scores = concatenate_over_ranks([np.array(owners, np.int64), np.concatenate(scores)], process)
     if not len(groups):
         raise StageError("fine-tuning: no recording that was held out or is to be tested on decodes.")
-    return judge(Examples(view_scores, work.recordings.labels[groups], groups), view_scores)
+    return predict_recordings(Examples(view_scores, work.recordings.labels[groups], groups), view_scores)

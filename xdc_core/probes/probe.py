@@ -10,7 +10,7 @@ import numpy as np
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.predictions import Predictions, accuracy, judge
+from xdc_core.evaluation.predictions import Predictions, accuracy, predict_recordings
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def probe(
     if len(candidates) > 1 and held.any():
         looked_at = train.where(held)
         for attempt in learner(train.where(~held), looked_at, classes, candidates):
-            tried.append({name: attempt.value, "accuracy": accuracy(judge(looked_at, attempt.scores))})
+            tried.append({name: attempt.value, "accuracy": accuracy(predict_recordings(looked_at, attempt.scores))})
             notes += [f"while choosing {name}: {complaint}" for complaint in attempt.complaints]
         best = max(range(len(tried)), key=lambda place: (tried[place]["accuracy"], -abs(place - middle)))
         value = tried[best][name]
@@ -65,7 +65,7 @@ def probe(
         notes.append(f"no recording could be held out: {name} is {value:g}, without a choice")
     (final,) = learner(train, test, classes, [value])
     chosen: dict[str, Any] = {name: value, "held_out": len(np.unique(train.groups[held])), "tried": tried}
-    return judge(test, final.scores, chosen, (*notes, *final.complaints))
+    return predict_recordings(test, final.scores, chosen, (*notes, *final.complaints))
 
 
 def fit_quietly(model: Any, points: np.ndarray, labels: np.ndarray) -> list[str]:
