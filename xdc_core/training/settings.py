@@ -10,7 +10,7 @@ from xdc_core.modalities.view import Views
 
 @dataclass(frozen=True)
 class Training:
-    """The part of the configuration for the train stage. `runs_on` does not affect the result."""
+    """The part of the configuration for the train stage. `runs_on` is not part of the fingerprint."""
 
     seed: int
     learn_splits: list[str] | None
