@@ -84,7 +84,7 @@ def check_split(train: Examples, test: Examples, classes: int) -> tuple[str, ...
     trained, tested = np.unique(train.labels), np.unique(test.labels)
     if len(trained) < 2:
         what = f"only class {trained[0]} has" if len(trained) else "no class has"
-        raise ConfigError(f"{what} training recordings. A classifier needs at least two classes.")
+        raise ConfigError(f"{what} training recordings: a classifier needs at least two classes.")
     if not len(tested):
         raise ConfigError("there is no test recording. Check the split: some recordings must be left for the test.")
     shared = np.intersect1d(train.groups, test.groups)
