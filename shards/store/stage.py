@@ -17,7 +17,7 @@ Library = Literal["torch", "faiss"]
 
 
 def reads_no_stage(config: Any, node: Node) -> list[Node]:
-    """Return no inputs: the stage begins with files from outside."""
+    """Return no inputs: the stage reads only files outside the run."""
     return []
 
 
@@ -40,11 +40,10 @@ SettingsT = TypeVar("SettingsT", bound=HashedSettings)
 class Task(Generic[SettingsT]):
     """The arguments of a stage's work, which uses no other settings and directories.
 
-    settings: its part of the configuration. inputs: the directories of the nodes that it reads, in declared order.
-    listed: directories whose existence it may show, but whose content it does not read.
-    out: the partial directory into which it writes. target: its final path, at which an earlier
-    result may exist. root: the run's directory, for names, messages and commands. outside: digests of files outside the
-    run that it reads.
+    settings: the stage's part of the configuration. inputs: the directories of the input nodes, in declared order.
+    listed: directories whose existence the work may show, but whose content it does not read. out: the partial
+    directory for the work's files. target: the final path, at which an earlier result may exist. root: the run's
+    directory, for names, messages and commands. outside: digests of the files outside the run that the work reads.
     """
 
     node: Node
@@ -100,17 +99,17 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     version: raised when the same settings and inputs would give other files.
     summary: one sentence for the command's help.
     folder: where its directories are, in a round or in the run.
-    of: what a node is for: a modality (or label source), the name of a data set or evaluation, or nothing.
-    each_round: whether its nodes belong to rounds, or are done once per run.
+    of: what distinguishes its nodes: a modality (or label source), the name of a data set or evaluation, or nothing.
+    each_round: whether its nodes belong to rounds; if false, they are built once per run.
     library: which of two heavy libraries the process of a node needs; a function if nodes differ.
-    modules: what the work imports. A process that forks a child per node imports them once, in advance.
+    modules: modules that the work imports. A process that forks a child per node imports them once, in advance.
     nodes: the nodes that a configuration has in a round (None: before the first round).
     inputs: the nodes whose directories a node reads.
     settings: the part of the configuration for the work; its hashed settings enter the fingerprint.
     work: writes a node's files into a partial directory.
     lists: nodes whose existence the work may show; they are not inputs and do not enter the fingerprint.
-    outside: digests of files outside the run that a node reads, by what they are; they enter the fingerprint.
-    build: replaces the work if the fingerprint is known only after files from outside were read: (run, node,
+    outside: named digests of files outside the run that a node reads; they enter the fingerprint.
+    build: replaces the work if the fingerprint is known only after reading files outside the run: (run, node,
         progress, force) -> record.
     """
 

@@ -29,24 +29,24 @@ def test_of_a_round_that_went_well_there_is_only_good_to_say() -> None:
         (
             {"largest_share": 0.9},
             {},
-            ("bad", "video: one cluster holds 90% of the clips: the encoder tells little apart."),
+            ("bad", "video: one cluster holds 90% of the clips: the encoder hardly distinguishes clips."),
         ),
         (
             {"largest_share": 0.51},
             {},
-            ("bad", "video: one cluster holds 51% of the clips: the encoder tells little apart."),
+            ("bad", "video: one cluster holds 51% of the clips: the encoder hardly distinguishes clips."),
         ),
         ({"empty": 5}, {}, ("bad", "video: 5 of 16 clusters are empty.")),
         ({"empty": 4}, {}, ("look", "video: 4 of 16 clusters are empty.")),
         (
             {"k": 100, "largest_share": 0.2},
             {},
-            ("look", "video: the largest cluster holds 20% of the clips, 20 times its part."),
+            ("look", "video: the largest cluster holds 20% of the clips, 20 times the average."),
         ),
         (
             {},
             {"loss": 2.69},
-            ("look", "video: training brought the loss from 2.70 to 2.69: it learnt next to nothing."),
+            ("look", "video: training brought the loss from 2.70 to 2.69: it hardly decreased."),
         ),
         ({}, {"loss": float("inf")}, ("bad", "video: the loss is inf. Lower train.lr, or clip gradients.")),
     ],

@@ -239,7 +239,7 @@ def test_a_validation_part_stands_for_a_test_part_that_is_not_there(copy_run: Ma
     with_columns(manifest, "path,label,split", lambda n, path, label: [path, label, "val" if n % 4 == 1 else "train"])
     facts = do(evaluated(copy_run, manifest, "audio", "knn"))
     assert (facts["trials"][0]["train"], facts["trials"][0]["test"]) == (36, 12)
-    assert "split 1 has no test part: its validation part is tested on" in facts["warnings"]
+    assert "split 1 has no test part: its validation part is used for testing" in facts["warnings"]
 
 
 def test_data_sets_in_two_places_are_two(copy_run: MakeRun, manifest: Path, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_clips_of_one_source_and_label_are_one_recording(copy_run: MakeRun) -> N
         ({"label": "label_colour"}, r"no label column 'label_colour'\. There are: label, label_background"),
         ({"test": ["validation"]}, r"no labelled recording to test on in split 'validation'.*'test', 'train'"),
         ({"learn": ["trian"]}, r"no labelled recording to learn from in split 'test'"),
-        ({"learn": ["train"], "test": ["train"]}, r"train stands both in learn and in test"),
+        ({"learn": ["train"], "test": ["train"]}, r"train is in both learn and test"),
     ],
 )
 def test_labels_and_splits_that_are_not_there_are_told_with_those_that_are(
@@ -359,7 +359,7 @@ def test_encoders_that_have_seen_the_test_clips_are_told_of(copy_run: MakeRun) -
 def test_a_test_on_what_a_supervised_encoder_has_learnt_is_refused(copy_run: MakeRun) -> None:
     supervised = copy_run(method="supervised")
     assert read_recordings(evaluation_task(supervised, evaluation(), 0)).notes == ()
-    with pytest.raises(ConfigError, match=r"taught the labels of 8 of the 8 recordings.*corpus\.learn_splits"):
+    with pytest.raises(ConfigError, match=r"trained on the labels of 8 of the 8 test recordings.*corpus\.learn_splits"):
         read_recordings(evaluation_task(supervised, evaluation(), 1))
     apart = copy_run(method="supervised", corpus={"learn_splits": ["train"]})
     assert read_recordings(evaluation_task(apart, evaluation(), 1)).notes == ()
@@ -430,5 +430,5 @@ def test_splits_of_an_evaluation_are_compared_without_space_and_case(copy_run: M
     )
     apart = with_settings(run, learn_splits=["TRAIN "])
     assert read_recordings(evaluation_task(apart, evaluation(), 1)).notes == ()
-    with pytest.raises(ConfigError, match=r"test stands both in learn and in test"):
+    with pytest.raises(ConfigError, match=r"test is in both learn and test"):
         read_recordings(evaluation_task(run, evaluation(learn=["train", "Test"]), 0))

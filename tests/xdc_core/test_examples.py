@@ -58,7 +58,7 @@ def test_nothing_is_odd_about_a_split_with_every_class_on_both_sides() -> None:
 
 def test_classes_that_are_missing_on_a_side_are_told() -> None:
     assert check_split(examples([0, 1, 2]), examples([0, 1, 2, 3, 4], first=10), 5) == (
-        "no training recording of classes 3, 4: never predicted",
+        "no training recording of classes 3, 4: it is never predicted",
     )
     assert check_split(examples([0, 1, 2, 3]), examples([0, 1, 3], first=10), 4) == (
         "no test recording of class 2: left out of the mean over classes",
@@ -75,7 +75,7 @@ def test_a_class_that_is_missing_on_both_sides_is_told_for_both() -> None:
 
 def test_a_test_of_one_class_is_told() -> None:
     (warning,) = check_split(examples([0, 1, 2]), examples([2, 2], first=10), 3)
-    assert warning == "all test recordings are of class 2: the accuracy says nothing about other classes"
+    assert warning == "all test recordings are of class 2: the accuracy does not measure other classes"
 
 
 def test_features_that_are_all_the_same_are_told() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xdc_core.evaluation.examples import Examples
-from xdc_core.evaluation.predictions import Predictions, accuracy, judge, mean_class_accuracy, per_class
+from xdc_core.evaluation.predictions import Predictions, accuracy, mean_class_accuracy, per_class, predict_recordings
 
 GROUPS = np.array([8, 3, 8, 3, 3, 5])
 TEST = Examples(np.zeros((6, 1), np.float32), np.array([1, 0, 1, 0, 0, 1]), GROUPS)
@@ -12,12 +12,14 @@ TEST = Examples(np.zeros((6, 1), np.float32), np.array([1, 0, 1, 0, 0, 1]), GROU
 
 def predicted(truth: list[int], guesses: list[int], classes: int) -> Predictions:
     rows = np.arange(len(truth))
-    return judge(Examples(np.zeros((len(truth), 1), np.float32), np.array(truth), rows), np.eye(classes)[guesses])
+    return predict_recordings(
+        Examples(np.zeros((len(truth), 1), np.float32), np.array(truth), rows), np.eye(classes)[guesses]
+    )
 
 
 def test_scores_are_averaged_over_the_views_of_a_recording() -> None:
     scores = np.array([[0.0, 1.0], [0.9, 0.1], [0.5, 0.5], [0.2, 0.8], [0.7, 0.3], [1.0, 0.0]])
-    predictions = judge(TEST, scores)
+    predictions = predict_recordings(TEST, scores)
     assert predictions.groups.tolist() == [3, 5, 8]
     assert predictions.truth.tolist() == [0, 1, 1]
     np.testing.assert_allclose(predictions.scores, [[0.6, 0.4], [1, 0], [0.25, 0.75]], rtol=1e-6)
@@ -27,22 +29,22 @@ def test_scores_are_averaged_over_the_views_of_a_recording() -> None:
 
 def test_one_sure_view_outweighs_two_that_waver() -> None:
     scores = np.array([[0, 1], [0.45, 0.55], [0, 1], [0.45, 0.55], [0.99, 0.01], [0, 1]])
-    assert judge(TEST, scores).predicted.tolist() == [0, 1, 1]
+    assert predict_recordings(TEST, scores).predicted.tolist() == [0, 1, 1]
 
 
 def test_a_class_that_cannot_be_is_never_predicted() -> None:
     scores = np.array([[-np.inf, -5.0]] * 6)
-    predictions = judge(TEST, scores)
+    predictions = predict_recordings(TEST, scores)
     assert predictions.predicted.tolist() == [1, 1, 1]
     assert np.isneginf(predictions.scores[:, 0]).all()
 
 
 def test_of_equal_scores_the_lowest_class_wins() -> None:
-    assert judge(TEST, np.ones((6, 4))).predicted.tolist() == [0, 0, 0]
+    assert predict_recordings(TEST, np.ones((6, 4))).predicted.tolist() == [0, 0, 0]
 
 
 def test_what_was_chosen_and_warned_of_is_kept() -> None:
-    predictions = judge(TEST, np.ones((6, 2)), {"C": 1.0}, ("odd",))
+    predictions = predict_recordings(TEST, np.ones((6, 2)), {"C": 1.0}, ("odd",))
     assert (predictions.chosen, predictions.warnings) == ({"C": 1.0}, ("odd",))
 
 

@@ -20,11 +20,11 @@ MAJORITY = Probe("majority", "majority_probe", "majority", version=2)
 """
 WORK = """
 import numpy as np
-from xdc_core.evaluation.predictions import judge
+from xdc_core.evaluation.predictions import predict_recordings
 
 def majority(train, test, classes, seed, held_out_share):
     counts = np.bincount(train.labels, minlength=classes).astype(np.float32)
-    return judge(test, np.tile(counts, (len(test), 1)), {"class": int(counts.argmax())}, ())
+    return predict_recordings(test, np.tile(counts, (len(test), 1)), {"class": int(counts.argmax())}, ())
 """
 
 

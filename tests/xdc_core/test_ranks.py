@@ -142,7 +142,7 @@ def test_two_processes_share_every_batch(copy_run: MakeRun) -> None:
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(copy_run: MakeRun) -> None:
     run = copy_run(train_processes=3)
-    with pytest.raises(ConfigError, match=r"train\.batch \(16\) is no multiple of train\.processes \(3\)"):
+    with pytest.raises(ConfigError, match=r"train\.batch \(16\) is not a multiple of train\.processes \(3\)"):
         run_stage(run, AUDIO)
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 Model: TypeAlias = "Mapping[str, np.ndarray]"
 
 
+# What kmeans.json says of every clustering: an algorithm's details have other names.
+RECORDED = {"algorithm", "settings", "k", "clips", "sample", "components", "seed", "variance_kept"}
+
+
 @dataclass(frozen=True)
 class Clusterer:
     """One clustering algorithm. It is cheap to import: `module` is imported when one of its functions is first called.
@@ -47,7 +51,8 @@ class Clusterer:
         `on`.
 
         Raises:
-            StageError: the model lacks an array, or has numbers that are not finite.
+            StageError: the model lacks an array or has values that are not finite numbers, or a detail has a name that xdc
+            uses.
             Exception: what the algorithm raises.
         """
         import numpy as np
@@ -58,9 +63,12 @@ class Clusterer:
                 f"{self} gives the arrays {', '.join(model)}, but it declares {', '.join(self.arrays)}. "
                 "Correct one of them."
             )
+        model = {name: np.asarray(array) for name, array in model.items()}
         for name, array in model.items():
-            if array.dtype == object or not np.isfinite(array).all():
-                raise StageError(f"{self}: the array {name} of its model has values that are not finite.")
+            if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+                raise StageError(f"{self}: the array {name} of its model has values that are not finite numbers.")
+        if recorded := sorted(set(details) & RECORDED):
+            raise StageError(f"{self} gives the details {', '.join(recorded)}, which xdc records itself. Rename them.")
         if "sizes" not in details:
             sizes = np.bincount(self.assign(model, points, k)[1], minlength=k)
             details = {**details, "sizes": sizes.tolist(), "empty": int((sizes == 0).sum())}

@@ -110,6 +110,11 @@ def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
         ValidationError: the algorithm has no such setting, or not such a value.
     """
     clusterer = CLUSTERERS.find(settings.algorithm)
+    if clusterer.name != settings.algorithm:  # Its labels are found by the name in kmeans.json.
+        raise ConfigError(
+            f"the clustering algorithm {settings.algorithm!r} calls itself {clusterer.name!r}. Give its entry point the "
+            "same name."
+        )
     if clusterer is KMEANS:
         return clusterer, KmeansSettings(iterations=settings.iterations)
     return clusterer, clusterer.settings.model_validate(settings.algorithm_settings)

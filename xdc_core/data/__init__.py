@@ -1,1 +1,1 @@
-"""How clips, features and labels reach the method."""
+"""Loading of clips, features and pseudo-labels."""

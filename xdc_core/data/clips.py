@@ -1,4 +1,4 @@
-"""Clips as a PyTorch data set: index rows in, views out, in the order asked for."""
+"""Clips as a PyTorch data set: it takes row numbers of the index and returns views, in the requested order."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +29,11 @@ class Rows(Protocol):
 
 
 class ClipItem(NamedTuple):
-    """Names the views that are wanted of one clip.
+    """A request for views of one clip.
 
-    row: the clip's row number. starts: the frame at which each view begins, None for the centre. seed: of one random
-    view, in place of `starts`. A generator goes on from view to view: that needs all views to be made in one process.
+    row: the clip's row number. starts: the first frame of each view, None for the centre view. seed: if it is set, one
+    random view is drawn from it and `starts` is ignored. A generator continues from view to view, so all views must
+    then be made in one process.
     """
 
     row: int
@@ -41,37 +42,37 @@ class ClipItem(NamedTuple):
 
 
 class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
-    """Views of clips by item: (row, views [n, ...], ""), or (row, None, reason) if the clip does not decode."""
+    """Map a `ClipItem` to (row, views [n, ...], ""), or to (row, None, reason) if the clip does not decode."""
 
     def __init__(self, corpus: Path, rows: Rows, views: Views) -> None:
         self.corpus, self.rows, self.views = corpus, rows, views
         self._reader: ClipReader | None = None
 
     def __getitem__(self, item: ClipItem) -> tuple[int, Tensor | None, str]:
-        """Read the clip's bytes once, and decode from them one view after the other.
+        """Read the clip's bytes once, and decode the requested views from them.
 
         Raises:
-            StageError: the bytes are not there, or not what was stored.
+            StageError: the bytes are missing, or differ from what was stored.
         """
         if self._reader is None:  # Opened here, so that every worker process has its own.
             self._reader = ClipReader(self.corpus)
         shard, row = self.rows[item.row]
-        places: tuple[Where, ...] = item.starts if item.seed is None else (np.random.default_rng(item.seed),)
+        starts: tuple[Where, ...] = item.starts if item.seed is None else (np.random.default_rng(item.seed),)
         try:
             data = self._reader.read(shard, row, self.views.modality.member)
-            views = [self.views.view(data, row, where) for where in places]
+            views = [self.views.view(data, row, where) for where in starts]
         except MediaError as error:
             return item.row, None, str(error)
         return item.row, torch.stack(views), ""
 
     def close(self) -> None:
-        """Close the tars that this process has opened. Items can still be asked for."""
+        """Close the tars that this process has opened. They are opened again for the next item."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open files: their numbers mean nothing in another process."""
+        """Return the state without the open files, which another process cannot use."""
         return self.__dict__ | {"_reader": None}
 
     def __len__(self) -> int:
@@ -79,14 +80,19 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
 
 
 class ClipRows:
-    """The index rows that views of one modality need, as compact arrays: about 170 bytes per clip.
+    """The index rows of the given shards with the columns for views of one modality: about 170 bytes per clip.
 
-    `more` names further columns, which `column` gives; they are not in the rows.
+    more: further columns for `column`; they are not in the rows.
     """
 
     def __init__(self, corpus: Path, shards: list[str], modality: Modality, more: Sequence[str] = ()) -> None:
         member = modality.member
         fields, texts = (*modality.columns, f"{member}_offset", f"{member}_size"), ("key", f"{member}_sha256")
+        if wrong := sorted(set(modality.columns) - NUMBERS):
+            raise ConfigError(
+                f"the modality {modality.name} needs the columns {', '.join(wrong)} of the index, but views get its "
+                f"numbers only: {', '.join(sorted(NUMBERS))}. Correct the modality's `columns`."
+            )
         more = [name for name in more if name not in fields]
         tables = [read_index(corpus, shard, [*texts, "split", *fields, *more]) for shard in shards]
         self._shards = shards
@@ -99,7 +105,7 @@ class ClipRows:
         self._more = {name: table[name] for name in more}
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column of numbers, or of one of `more`, in the order of the rows."""
+        """Return the values of a numeric column, or of a column in `more`, in the order of the rows."""
         return (self._columns[name] if name in self._columns else self._more[name].to_numpy()).tolist()
 
     def __len__(self) -> int:
@@ -111,7 +117,7 @@ class ClipRows:
         return self._shards[self._shard[number]], row
 
     def by_shard(self) -> Iterator[tuple[str, slice]]:
-        """Every shard's name and its row numbers."""
+        """Yield the name and the row numbers of each shard."""
         bounds = np.searchsorted(self._shard, np.arange(len(self._shards) + 1))
         for name, first, last in zip(self._shards, bounds[:-1], bounds[1:], strict=True):
             yield name, slice(int(first), int(last))
@@ -128,9 +134,9 @@ class ClipRows:
 
 
 class ShardRows:
-    """The rows of shards one after the other. In memory are those of one shard: that of the row asked for last.
+    """The index rows of several shards, numbered consecutively. Memory holds the rows of the last used shard only.
 
-    `sizes` maps the shards' names to their numbers of rows, `spans` to their row numbers.
+    sizes: number of rows by shard. spans: row numbers by shard.
     """
 
     def __init__(self, corpus: Path, sizes: Mapping[str, int], modality: Modality) -> None:
@@ -139,7 +145,7 @@ class ShardRows:
         self.spans = {
             shard: range(end - size, end) for (shard, size), end in zip(sizes.items(), self._ends, strict=True)
         }
-        self._held: tuple[str, ClipRows] | None = None
+        self._loaded: tuple[str, ClipRows] | None = None
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -149,15 +155,17 @@ class ShardRows:
         return self.of(shard)[number - self.spans[shard].start]
 
     def of(self, shard: str) -> ClipRows:
-        """The rows of one shard, numbered from 0."""
-        if self._held is None or self._held[0] != shard:
-            self._held = shard, ClipRows(self._corpus, [shard], self._modality)
-        return self._held[1]
+        """Return the rows of one shard, numbered from 0."""
+        if self._loaded is None or self._loaded[0] != shard:
+            self._loaded = shard, ClipRows(self._corpus, [shard], self._modality)
+        return self._loaded[1]
 
 
 class ClipBatch(NamedTuple):
-    """The clips `rows` of a batch, the views of all of them one after the other, [views, ...] (None where no clip
-    decodes), and (row, reason) of the clips that do not decode.
+    """A batch of views.
+
+    rows: row numbers of the clips that decode. views: their views, concatenated, [views, ...]; None if no clip decodes.
+    rejects: (row, reason) of the clips that do not decode.
     """
 
     rows: list[int]
@@ -166,7 +174,7 @@ class ClipBatch(NamedTuple):
 
 
 def collate(items: list[tuple[int, Tensor | None, str]]) -> ClipBatch:
-    """Join items of `ClipViews` to a batch. From a worker process the views go over as one tensor."""
+    """Join items of `ClipViews` to a batch, so that a worker process sends all views as one tensor."""
     good = [(row, views) for row, views, _ in items if views is not None]
     rejects = [(row, reason) for row, views, reason in items if views is None]
     return ClipBatch([row for row, _ in good], torch.cat([views for _, views in good]) if good else None, rejects)

@@ -1,4 +1,4 @@
-"""Encode views of clips: the loader and the encoder at the same time, shard after shard."""
+"""Encode views of clips shard by shard, while the loader decodes the next ones."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ from xdc_core.modalities.view import Views
 
 @dataclass(frozen=True)
 class Encoding:
-    """An encoder on a device, ready for views, and how its passes are made."""
+    """An encoder on a device, with the views and the settings of its forward passes."""
 
     encoder: torch.nn.Module
     views: Views
@@ -33,7 +33,7 @@ class Encoding:
 
     @property
     def width(self) -> int:
-        """Numbers per feature."""
+        """Return the width of a feature."""
         return int(self.encoder.width)  # type: ignore[arg-type]
 
     @torch.inference_mode()
@@ -50,7 +50,7 @@ class Encoding:
 
 
 def load_encoding(directory: Path, views: Views, settings: ExtractSettings, device: torch.device) -> Encoding:
-    """Load the encoder that a stage has left in `directory`. Raises StageError as `load_encoder` does."""
+    """Load the encoder that a stage wrote into `directory`. Raises StageError as `load_encoder` does."""
     encoder = load_encoder(directory / FILE_NAME, views.settings.encoder).to(device).eval()
     if settings.channels_last:
         encoder.to(memory_format=views.modality.channels_last)  # type: ignore[call-overload]
@@ -58,22 +58,24 @@ def load_encoding(directory: Path, views: Views, settings: ExtractSettings, devi
 
 
 class Counted:
-    """Counts the clips that are done and those of them that were rejected, and reports both as progress."""
+    """A counter of processed and rejected clips that reports both as progress."""
 
     def __init__(self, done: int, total: int, progress: Progress) -> None:
         self.done, self.total, self.rejected, self._progress = done, total, 0, progress
         self.add(0, 0)
 
     def add(self, good: int, rejected: int) -> None:
-        """Count more clips, and report the sums."""
+        """Add clips to the counts, and report the totals."""
         self.done += good + rejected
         self.rejected += rejected
         self._progress(self.done, self.total, f"clips, {self.rejected} rejected" if self.rejected else "clips")
 
 
 class Encoded(NamedTuple):
-    """The clips `rows` of a shard, in order, the features of their views, float32 [views, width], and by row the
-    reasons why others did not decode.
+    """The features of one shard.
+
+    rows: row numbers of the clips that decode, in order. features: of their views, float32 [views, width]. rejects: by
+    row, why a clip does not decode.
     """
 
     rows: list[int]
@@ -89,14 +91,14 @@ def encode_shards(
     counted: Counted,
     item: Callable[[int], ClipItem] = ClipItem,
 ) -> Iterator[tuple[str, Encoded]]:
-    """Compute the features of shard after shard, of the rows that are `wanted` of each, `batch` clips at a time.
+    """Yield each shard with the features of its rows in `wanted`, computed `batch` clips at a time.
 
-    One loader for all shards: its worker processes start once, and read ahead into the next shard. `item` makes the
-    loader's item of a row; as it is, that of the centre view.
+    All shards share one loader: its worker processes start once, and read ahead into the next shard. item: makes the
+    loader's item for a row; by default it requests the centre view.
 
     Raises:
-        RuntimeError: the encoder fails on its device, for want of memory for instance.
-        StageError: a stored clip cannot be read, as `load_views`.
+        RuntimeError: the encoder fails on its device, for example for lack of memory.
+        StageError: a stored clip cannot be read.
     """
     items = batches_by_shard(wanted, batch, item)
     batches = load_views(clips, items, encoding.settings.workers, encoding.device)
@@ -110,28 +112,28 @@ def encode_shards(
             good += loaded.rows
             rejects |= dict(loaded.rejects)
             counted.add(len(loaded.rows), len(loaded.rejects))
-        # Fetched here, not batch by batch: a GPU goes on while the next views are put together.
+        # Copied to the CPU once per shard: a GPU computes while the loader prepares the next views.
         yield shard, Encoded(good, torch.cat([part.to("cpu") for part in parts]).numpy(), rejects)
 
 
 def check_finite(node: Node, keys: list[str], features: np.ndarray) -> None:
-    """Check features, float32 [n, width], of the clips with these keys.
+    """Check that the features, float32 [n, width], of the clips `keys` are finite.
 
     Raises:
-        StageError: one has a number that is not finite.
+        StageError: a feature has a number that is not finite.
     """
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise StageError(
             f"{node}: the feature of clip {keys[bad[0]]} is not finite ({len(bad)} of {len(keys)} are not). The "
-            "encoder's training has most likely diverged: lower train.lr and run the round before again, or look at "
-            "its metrics.jsonl."
+            "encoder's training has most likely diverged: check its metrics.jsonl, or lower train.lr and run the "
+            "previous round again."
         )
 
 
 def write_rejects(out: Path, shard: str, rejects: list[Reject]) -> None:
-    """Write `<shard>.rejects.json`, the clips of a shard that do not decode; no file where there are none."""
+    """Write `<shard>.rejects.json`, the clips of a shard that do not decode; without such clips, no file."""
     path = out / f"{shard}.rejects.json"
-    path.unlink(missing_ok=True)  # Of a call that was killed before the features came.
+    path.unlink(missing_ok=True)  # From a call that was killed before it wrote the features.
     if rejects:
         write_json(path, [asdict(reject) for reject in rejects])

@@ -1,4 +1,4 @@
-"""Features on disk: one Parquet a shard, a row a clip, in the order of the shard's index."""
+"""Features on disk: one Parquet file per shard, one row per clip, in the order of the shard's index."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from shards.store.parquet import read_parquet, write_parquet
 
 
 def write_features(path: Path, keys: list[str], features: np.ndarray, **columns: pa.Array) -> None:
-    """Write keys and features float32 [clips, width] as a fixed-size list column; other columns stand between them."""
+    """Write keys, other columns, and features, float32 [clips, width], as a column of fixed-size lists."""
     width = features.shape[1]
     flat = pa.array(np.ascontiguousarray(features, np.float32).reshape(-1), pa.float32())
     column = pa.FixedSizeListArray.from_arrays(flat, width)
@@ -21,7 +21,7 @@ def write_features(path: Path, keys: list[str], features: np.ndarray, **columns:
 
 
 def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keys, object [clips], and features, float32 [clips, width].
+    """Read keys, object [clips], and features, float32 [clips, width].
 
     Raises:
         StageError: the file is missing or damaged.
@@ -34,18 +34,18 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def feature_rows(directory: Path) -> int:
-    """The number of rows over all shards of a directory that is being built, from the files' footers."""
+    """Return the number of rows of all shards in a partial directory, from the files' footers."""
     return sum(pq.read_metadata(path).num_rows for path in directory.glob("[0-9]*.parquet"))
 
 
 def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Read the features of a shard's clips that have one of every modality behind a label source.
+    """Read the features of the clips of a shard that have a feature in every one of these directories.
 
-    features: the directories of features of these modalities. Returns keys, object [clips], and float32 [clips, width]
-    per modality, all in the order of the index.
+    features: one directory of features per modality that a label source is clustered from. Returns keys, object
+    [clips], and float32 [clips, width] per modality, all in the order of the index.
 
     Raises:
-        StageError: a file is missing or damaged.
+        StageError: a file is missing or damaged, or the features of the modalities are in different orders.
     """
     parts = [read_features(directory / f"{shard}.parquet") for directory in features]
     keys, _ = parts[0]
@@ -60,7 +60,7 @@ def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[
 
 
 def source_rows(features: Sequence[Path], shard: str) -> int:
-    """Return the number of a shard's clips that have a feature in each of these directories; reads keys alone."""
+    """Return the number of a shard's clips that have a feature in each of these directories; reads only keys."""
     paths = [directory / f"{shard}.parquet" for directory in features]
     if len(paths) == 1:
         return int(pq.read_metadata(paths[0]).num_rows)
@@ -69,6 +69,6 @@ def source_rows(features: Sequence[Path], shard: str) -> int:
 
 
 def source_parts(corpus: Path, features: Sequence[Path]) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
-    """Yield the name and the `source_part` of one shard after the other: memory does not grow with the corpus."""
+    """Yield the name and the `source_part` of each shard: memory does not grow with the corpus."""
     for shard in shard_names(corpus):
         yield shard, *source_part(features, shard)

@@ -1,4 +1,4 @@
-"""Pseudo-labels of a round, as later stages read them."""
+"""Reading of a round's pseudo-labels."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from xdc_core.documents.scores import read_scores
 
 
 def read_k(labels: Path) -> int:
-    """Return how many clusters the pseudo-labels of a directory number, empty ones among them.
+    """Return the number of clusters of a directory of pseudo-labels, including empty ones.
 
     Raises:
         StageError: scores.json is missing or damaged.

@@ -1,4 +1,4 @@
-"""The one loader of clips: their views, made by this process or by worker processes beside it."""
+"""The loader of clips: views, made by this process or by worker processes."""
 
 import multiprocessing
 import os
@@ -15,21 +15,21 @@ from shards.errors import StageError
 from xdc_core.compute.parent_death import die_with_parent
 from xdc_core.data.clips import ClipBatch, ClipItem, ClipViews, collate
 
-# What the workers' fork server imports once: all that a pickled `ClipViews` needs.
+# Modules that the fork server of the workers imports once: all that a pickled `ClipViews` needs.
 PRELOADED = ["xdc_core.data.loader"]
 
 
 def load_views(
     views: ClipViews, batches: Iterable[Iterable[ClipItem]], workers: int, device: torch.device
 ) -> Iterator[ClipBatch]:
-    """Make the views of each batch of items, in order: the one loader of clips.
+    """Yield the views of each batch of items, in order. Every stage loads clips with this function.
 
-    With `workers`, that many processes make them and read ahead; `batches` stays in this process. Without, the items of
-    a batch are taken one by one, each when the view before it is made. For a GPU the tensors lie in pinned memory, from
-    which they are copied while it computes.
+    workers: number of processes that decode and read ahead; `batches` is iterated in this process. With 0 workers this
+    process decodes, and takes the items of a batch one by one, each after the view before it was made. For a GPU the
+    tensors are in pinned memory, so that they can be copied while it computes.
 
     Raises:
-        StageError: a stored clip cannot be read; from a worker, too.
+        StageError: a stored clip cannot be read, in this process or in a worker.
     """
     method = start_method(device) if workers else None
     loader: DataLoader[Any] = DataLoader(
@@ -40,13 +40,13 @@ def load_views(
         pin_memory=device.type == "cuda",
         multiprocessing_context=method,
         worker_init_fn=end_with_stage if workers else None,
-        generator=torch.Generator(),  # Its own: a draw from the common one would change the dropout of who trains.
+        generator=torch.Generator(),  # A separate generator: a draw from the global one would change dropout.
     )
     if method == "forkserver":
         multiprocessing.get_context(method).set_forkserver_preload(PRELOADED)
     try:
         yield from loader
-    except StageError as error:  # From a worker it comes with a traceback in its text.
+    except StageError as error:  # The text of a worker's error includes a traceback.
         raise StageError(str(error).rstrip().rsplit("StageError: ", 1)[-1]) from None
     finally:
         views.close()
@@ -55,9 +55,9 @@ def load_views(
 def batches_by_shard(
     rows: Mapping[str, Sequence[int]], batch: int, item: Callable[[int], ClipItem] = ClipItem
 ) -> Iterator[list[ClipItem]]:
-    """Yield the items of the rows of every shard, `batch` clips at a time, so that no batch has clips of two shards.
+    """Yield batches of `batch` items from the rows of each shard; no batch has clips of two shards.
 
-    item: makes the item of a row; as it is, that of the centre view.
+    item: makes the item for a row; by default it requests the centre view.
     """
     for numbers in rows.values():
         for first in range(0, len(numbers), batch):
@@ -65,11 +65,11 @@ def batches_by_shard(
 
 
 def start_method(device: torch.device) -> str | None:
-    """How workers are started. None: as Python does by itself.
+    """Return the start method of workers; None is Python's default.
 
-    A process that uses CUDA must not be forked: its threads and locks are copied in whatever state they are. There a
-    fork server, which has imported what is needed and never touches CUDA, starts the workers. Without CUDA a fork is
-    right and costs nothing.
+    A process that uses CUDA must not be forked, because its threads and locks would be copied in an arbitrary state. A
+    fork server starts the workers instead: it imports the needed modules once and never initialises CUDA. Without CUDA
+    a fork is safe and fast.
     """
     if sys.platform != "linux":
         return None
@@ -77,7 +77,7 @@ def start_method(device: torch.device) -> str | None:
 
 
 def end_with_stage(_: int) -> None:
-    """Have this worker end when the process that wants its views is gone, however that one ended."""
+    """End this worker when the process that uses its views has ended, for whatever reason."""
     stage = multiprocessing.parent_process()
     assert stage is not None
     assert stage.pid is not None
@@ -85,7 +85,7 @@ def end_with_stage(_: int) -> None:
         die_with_parent(signal.SIGKILL, stage.pid)
         return
 
-    # The fork server is our parent, and lives as long as we do: only the stage itself is worth watching.
+    # The parent of this worker is the fork server, which lives as long as it does: watch the stage's process instead.
     def watch() -> None:
         stage.join()
         os._exit(1)

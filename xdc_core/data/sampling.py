@@ -1,17 +1,17 @@
-"""Which clips a training round sees, and in which order."""
+"""The random order of clips in a training round."""
 
 import numpy as np
 
 
 def draw_clips(clusters: np.ndarray, draws: int, uniform: bool, seed: int) -> np.ndarray:
-    """Row numbers int64 [draws] for a round, drawn from rows with pseudo-labels `clusters` (int [rows]).
+    """Draw row numbers, int64 [draws], from rows with pseudo-labels `clusters`, int [rows].
 
-    uniform: every non-empty cluster gets the same number of draws (which gets one more is random), and inside a
-    cluster every clip is drawn once before any is drawn again (DeepCluster's balanced sampling). Otherwise every clip
-    is drawn equally often. The order is random. Ranks take disjoint parts of the same order.
+    uniform: every non-empty cluster gets the same number of draws (a random choice of clusters gets one more), and
+    within a cluster every clip is drawn once before any is drawn again (DeepCluster's balanced sampling). Otherwise
+    every clip is drawn equally often. The order is random. Ranks take disjoint parts of the same order.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: there are no rows.
     """
     if len(clusters) == 0:
         raise ValueError("there is no clip to draw from")
@@ -28,13 +28,13 @@ def draw_clips(clusters: np.ndarray, draws: int, uniform: bool, seed: int) -> np
 
 
 def _cycle(rows: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Shuffled passes over `rows`, one after the other, until there are `draws`."""
+    """Repeat shuffled passes over `rows` until there are `draws` row numbers."""
     passes = [rng.permutation(rows) for _ in range(-(-draws // len(rows)))]
     return np.concatenate([np.empty(0, np.int64), *passes])[:draws]
 
 
 def batch_positions(step: int, batch: int, rank: int, ranks: int) -> range:
-    """The positions in the order of draws that a rank takes at a step: equal work, no position twice."""
+    """Return the positions in the order of draws for one rank and step; each rank gets batch // ranks of them."""
     share = batch // ranks
     first = step * batch + rank * share
     return range(first, first + share)

@@ -1,4 +1,4 @@
-"""Where the views of a recording begin: equally spaced over all of it, whatever clips it is stored in."""
+"""The first frames of equally spaced views of a recording, which may be stored in several clips."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,10 +11,11 @@ START_COLUMNS = ("source", "start_s", "frames")  # Columns of the index that `st
 
 
 def spaced_starts(frames: Sequence[int], wanted: int, views: int) -> list[tuple[int, int]]:
-    """Return (clip, first frame) of every view of a recording that is stored in clips of so many `frames`, in order.
+    """Return (clip, first frame) of each view of a recording, in order.
 
-    A view has `wanted` frames and lies inside one clip; of a shorter clip it has all. The first view starts with the
-    recording, the last ends with it; a single one lies in the middle. (Paper, section 4: 10 uniform clips a video.)
+    frames: the length of each clip of the recording. A view has `wanted` frames of one clip, or all frames of a shorter
+    clip. The first view starts with the recording, and the last ends with it; a single view lies in the middle.
+    (Paper, section 4: 10 uniform clips per video.)
     """
     ends = np.cumsum(frames)
     room = max(0, int(ends[-1]) - wanted)
@@ -28,9 +29,9 @@ def spaced_starts(frames: Sequence[int], wanted: int, views: int) -> list[tuple[
 
 
 def starts_by_row(rows: ClipRows, wanted: int, views: int) -> list[list[int]]:
-    """Return by row the first frames of those views of the clip's recording that lie in this clip.
+    """Return, for each row, the first frames of its recording's views that lie in this clip.
 
-    rows: made with START_COLUMNS as further columns. wanted: frames a view. views: views a recording.
+    rows: made with START_COLUMNS as further columns. wanted: frames per view. views: views per recording.
     """
     clips: dict[str, list[tuple[float, str, int, int]]] = defaultdict(list)
     sources, starts, frames = (rows.column(name) for name in ("source", "start_s", "frames"))

@@ -29,7 +29,7 @@ class EncoderSpec:
     filled: bool = False
 
     def build(self) -> "nn.Module":
-        """Return the network, not yet initialised; see `build_encoder`.
+        """Return the network in float32, not yet initialised; see `build_encoder`.
 
         Raises:
             ConfigError: its module cannot be imported, has no such function, or that does not return an encoder.
@@ -59,7 +59,7 @@ class EncoderSpec:
                 f"{where}: its attribute `width` is {width!r}, but {self.width or 'a whole number'} is needed: the "
                 "length of its feature."
             )
-        return encoder
+        return encoder.float()
 
 
 def check_feature(feature: "Tensor", encoder: "nn.Module", clips: int) -> None:

@@ -1,1 +1,1 @@
-"""What encoders are worth: probes, fine-tuning, retrieval, clusters."""
+"""Labelled recordings, their division into training and test, and the metrics of predictions."""

@@ -1,4 +1,4 @@
-"""Labelled features to learn from or to be tested on."""
+"""Labelled features for training or for the test."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,15 +10,15 @@ from shards.errors import ConfigError, StageError
 
 @dataclass(frozen=True)
 class Examples:
-    """Views of labelled recordings, a row each.
+    """Features of views of labelled recordings, one row per view.
 
-    features: float32 [n, width]. labels: int64 [n], from 0. groups: int64 [n], the recording that a view comes from;
-    one number means one recording, in training and test alike. originals: int64 [n], what a view's recording is cut
-    from: the recordings of one original are held out together. None: each recording is its own.
+    features: float32 [n, width]. labels: int64 [n], from 0. groups: int64 [n], the number of the view's recording, the
+    same in training and test. originals: int64 [n], the number of the original that the view's recording was cut from:
+    the recordings of one original are held out together. None: every recording is its own original.
 
     Raises:
         StageError: features that are not finite, an unknown label (below 0), or a recording with two labels.
-        ValueError: arrays that do not belong together.
+        ValueError: arrays whose shapes do not match.
     """
 
     features: np.ndarray
@@ -58,55 +58,55 @@ class Examples:
         return len(self.features)
 
     def recordings(self) -> tuple[np.ndarray, np.ndarray]:
-        """The recordings, int64 [recordings], in ascending order, and their labels."""
+        """Return the recordings, int64 [recordings], in ascending order, and their labels."""
         pairs = np.unique(np.stack([self.groups, self.labels], axis=1), axis=0)
         return pairs[:, 0], pairs[:, 1]
 
     def where(self, mask: np.ndarray) -> Self:
-        """The rows of which the mask, bool [n], is true."""
+        """Return the rows for which the mask, bool [n], is true."""
         originals = None if self.originals is None else self.originals[mask]
         return type(self)(self.features[mask], self.labels[mask], self.groups[mask], originals)
 
 
 def check_split(train: Examples, test: Examples, classes: int) -> tuple[str, ...]:
-    """What is odd about learning `classes` classes from one and testing on the other. Empty if nothing is.
+    """Return warnings about a division into training and test examples of `classes` classes; empty without any.
 
     Raises:
-        ConfigError: nothing to learn (no example, or of one class only), or nothing to test on.
+        ConfigError: fewer than two classes in training, or no test example.
         StageError: a recording is in both.
-        ValueError: features of two widths, or a label that is no class.
+        ValueError: features of two widths, or a label of `classes` or more.
     """
     if train.features.shape[1] != test.features.shape[1]:
         raise ValueError(f"features are {train.features.shape[1]} wide in training, {test.features.shape[1]} in test")
     largest = max(train.labels.max(initial=-1), test.labels.max(initial=-1))
     if largest >= classes:
         raise ValueError(f"there is a label {largest}, but the {classes} classes go from 0 to {classes - 1}")
-    learnt, tested = np.unique(train.labels), np.unique(test.labels)
-    if len(learnt) < 2:
-        what = f"only class {learnt[0]} has" if len(learnt) else "no class has"
-        raise ConfigError(f"{what} training recordings: there is nothing to tell apart. Give at least two classes.")
+    trained, tested = np.unique(train.labels), np.unique(test.labels)
+    if len(trained) < 2:
+        what = f"only class {trained[0]} has" if len(trained) else "no class has"
+        raise ConfigError(f"{what} training recordings: a classifier needs at least two classes.")
     if not len(tested):
-        raise ConfigError("there is no test recording. Look at the split: some recordings must be left for the test.")
+        raise ConfigError("there is no test recording. Check the split: some recordings must be left for the test.")
     shared = np.intersect1d(train.groups, test.groups)
     if len(shared):
         raise StageError(
             f"{len(shared)} recordings are in training and in test, the first is recording {shared[0]}. "
-            "A test on what was learnt says nothing: correct the split."
+            "Correct the split: a test must use other recordings than the training."
         )
-    found = []
+    warnings = []
     if not np.ptp(train.features, axis=0).any():
-        found.append("all training features are the same: the encoder has collapsed, and nothing can be learnt")
-    if len(missing := np.setdiff1d(np.arange(classes), learnt)):
-        found.append(f"no training recording of {listed(missing)}: never predicted")
+        warnings.append("all training features are the same: the encoder has collapsed, and nothing can be learnt")
+    if len(missing := np.setdiff1d(np.arange(classes), trained)):
+        warnings.append(f"no training recording of {listed(missing)}: it is never predicted")
     if len(tested) == 1:
-        found.append(f"all test recordings are of class {tested[0]}: the accuracy says nothing about other classes")
+        warnings.append(f"all test recordings are of class {tested[0]}: the accuracy does not measure other classes")
     elif len(missing := np.setdiff1d(np.arange(classes), tested)):
-        found.append(f"no test recording of {listed(missing)}: left out of the mean over classes")
-    return tuple(found)
+        warnings.append(f"no test recording of {listed(missing)}: left out of the mean over classes")
+    return tuple(warnings)
 
 
 def listed(classes: np.ndarray, most: int = 10) -> str:
-    """Class numbers as text: "class 3", "classes 3, 5", and with more than `most` the first of them and a count."""
+    """Return class numbers as text: "class 3", "classes 3, 5"; of more than `most` the first ones and a count."""
     shown = ", ".join(map(str, classes[:most].tolist()))
     more = f" and {len(classes) - most} more" if len(classes) > most else ""
     return f"class{'es' if len(classes) > 1 else ''} {shown}{more}"

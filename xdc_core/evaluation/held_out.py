@@ -1,4 +1,4 @@
-"""The training recordings that are held out to choose a hyper-parameter. The test recordings never choose."""
+"""The training recordings held out for the choice of a hyper-parameter, which never uses test recordings."""
 
 import numpy as np
 
@@ -8,19 +8,19 @@ from shards.errors import ConfigError
 def hold_out(
     labels: np.ndarray, groups: np.ndarray, share: float, seed: int, originals: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out about `share` of every class's recordings, or of its originals where these are given.
+    """Hold out about `share` of the recordings of each class, or of its originals if these are given.
 
-    labels, groups, originals: int64 [n], a row a view: its class, its recording, and what the recording is cut from.
-    The draw depends on the recordings only, not on the order or the number of their views.
+    labels, groups, originals: int64 [n], one row per view: its class, its recording, and the original that the
+    recording was cut from. The random draw depends on the recordings only, not on the order or number of their views.
 
-    Whole recordings are held out: of every class at least one, and at least one stays to learn from, as long as each
-    recording is of one class. A class with a single recording keeps it.
+    Whole recordings are held out: at least one of each class, and at least one remains for training, provided that each
+    recording has one class. The only recording of a class is not held out.
 
-    Originals are held out with all of their recordings. One of several classes stays where one of these would lose its
-    last, so that of some classes nothing may be held out.
+    Originals are held out with all of their recordings. An original with recordings of several classes is not held out
+    if one of these classes would lose its last original, so some classes may have nothing held out.
 
     Returns:
-        bool [n], true for views of what is held out; and int64 [...], the classes of which nothing was drawn.
+        bool [n], true for views that are held out; and int64 [...], the classes of which nothing is held out.
 
     Raises:
         ConfigError: a share that is not between 0 and 1.
@@ -37,11 +37,11 @@ def hold_out(
         if len(members) == 1:
             single.append(number)
             continue
-        held += rng.permutation(members)[: _wanted(share, len(members))].tolist()
+        held += rng.permutation(members)[: _count_to_hold_out(share, len(members))].tolist()
     return np.isin(groups, held), np.array(single, np.int64)
 
 
-def _wanted(share: float, size: int) -> int:
+def _count_to_hold_out(share: float, size: int) -> int:
     return min(max(int(share * size + 0.5), 1), size - 1)
 
 
@@ -54,19 +54,19 @@ def _hold_out_originals(
     for number, own in members.items():
         for original in own.tolist():
             classes_of.setdefault(original, []).append(number)
-    left = {number: set(own.tolist()) for number, own in members.items()}
+    remaining = {number: set(own.tolist()) for number, own in members.items()}
     held: list[int] = []
     for number, own in members.items():
         size = len(own)
         if size == 1:
             continue
-        wanted = _wanted(share, size)
+        count = _count_to_hold_out(share, size)
         for original in rng.permutation(own).tolist():
-            if size - len(left[number]) >= wanted:
+            if size - len(remaining[number]) >= count:
                 break
-            if original in left[number] and all(len(left[other]) > 1 for other in classes_of[original]):
+            if original in remaining[number] and all(len(remaining[other]) > 1 for other in classes_of[original]):
                 held.append(original)
                 for other in classes_of[original]:
-                    left[other].discard(original)
-    whole = [number for number, own in members.items() if len(left[number]) == len(own)]
-    return np.isin(originals, held), np.array(whole, np.int64)
+                    remaining[other].discard(original)
+    kept = [number for number, own in members.items() if len(remaining[number]) == len(own)]
+    return np.isin(originals, held), np.array(kept, np.int64)

@@ -12,9 +12,9 @@ from xdc_core.evaluation.examples import Examples
 class Predictions:
     """Predictions for test recordings.
 
-    groups: int64 [recordings], ascending. truth and predicted: int64 [recordings]. scores: float32
-    [recordings, classes], the mean over the recording's views; their scale depends on the probe. chosen: the
-    hyper-parameter, and the score of every candidate on the held-out part of the training recordings. warnings: what
+    groups: the recordings, int64 [recordings], ascending. truth, predicted: their classes, int64 [recordings]. scores:
+    float32 [recordings, classes], the mean over the recording's views; their scale depends on the probe. chosen: the
+    hyper-parameter, and the accuracy of every candidate on the held-out part of the training recordings. warnings: what
     a reader of the accuracy should know.
     """
 
@@ -26,28 +26,28 @@ class Predictions:
     warnings: tuple[str, ...]
 
 
-def judge(
+def predict_recordings(
     test: Examples, view_scores: np.ndarray, chosen: dict[str, Any] | None = None, warnings: tuple[str, ...] = ()
 ) -> Predictions:
-    """Average the scores of views, [n, classes], over each recording; the highest mean is the prediction.
+    """Average the scores of views, [n, classes], over each recording, and predict the class with the highest mean.
 
-    Of equal scores the lowest class wins.
+    If several classes have the highest mean, the lowest class number is predicted.
     """
     groups, truth = test.recordings()
-    place = np.searchsorted(groups, test.groups)
+    recording_of_view = np.searchsorted(groups, test.groups)
     scores = np.zeros((len(groups), view_scores.shape[1]))
-    np.add.at(scores, place, view_scores)
-    scores /= np.bincount(place)[:, None]
+    np.add.at(scores, recording_of_view, view_scores)
+    scores /= np.bincount(recording_of_view)[:, None]
     return Predictions(groups, truth, scores.argmax(axis=1), scores.astype(np.float32), chosen or {}, warnings)
 
 
 def accuracy(predictions: Predictions) -> float:
-    """Return the share of test recordings that are predicted right (top-1)."""
+    """Return the share of test recordings whose class is predicted correctly (top-1)."""
     return float((predictions.predicted == predictions.truth).mean())
 
 
 def mean_class_accuracy(predictions: Predictions) -> float:
-    """Return the mean of the accuracies of the classes that have a test recording: every class weighs the same."""
+    """Return the unweighted mean of the accuracies of the classes that have a test recording."""
     return float(np.mean([row["accuracy"] for row in per_class(predictions) if row["recordings"]]))
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation is given of the configuration."""
+"""The part of the configuration for the eval stage."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +12,12 @@ from xdc_core.modalities.view import Views
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the work is given of the configuration.
+    """The part of the configuration for the eval stage.
 
-    evaluation: its entry. dataset: the entry of its data set; None for the run's own corpus. views: of what it is of,
-    None where it is of several modalities. layout: of the corpus or data set. cluster: for the protocol `clusters`.
-    method, control, learn_splits, weights: how the encoders were made, for the results and their warnings. They enter
-    the fingerprint with the encoders.
+    evaluation: the entry of the evaluation. dataset: the entry of its data set; None for the run's own corpus. views:
+    of its modality; None if it has several. layout: of the corpus or data set. cluster: for the protocol `clusters`.
+    method, control, learn_splits, weights: how the encoders were made, for the results and their warnings; they enter
+    the fingerprint through the encoders.
     """
 
     seed: int
@@ -34,11 +34,11 @@ class Evaluation:
 
     @property
     def views_each(self) -> int:
-        """Views of a recording."""
+        """Return the number of views per recording."""
         return self.dataset.views if self.dataset else 1
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the results."""
+        """Return the settings that decide the results."""
         unused = {"label", "learn", "test"} if self.evaluation.data != CORPUS else {"splits"}
         tuned = self.evaluation.protocol == "all"
         settings = hashed_settings(self.evaluation, unused | (set() if tuned else {"finetune"}))

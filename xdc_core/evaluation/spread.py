@@ -1,4 +1,4 @@
-"""One number, measured several times."""
+"""The spread of a repeatedly measured number."""
 
 import math
 import statistics
@@ -8,9 +8,9 @@ from xdc_core.documents.results import Spread
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return n, mean, standard deviation (of a sample, with n - 1), lowest and highest of some values.
+    """Return n, mean, standard deviation (of a sample, with n - 1), minimum and maximum of some values.
 
-    What n does not suffice for is None.
+    Without values all but n are None; with one value the standard deviation is None.
 
     Raises:
         ValueError: a value that is not finite.

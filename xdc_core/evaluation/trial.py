@@ -13,7 +13,7 @@ from xdc_core.evaluation.predictions import Predictions, accuracy, mean_class_ac
 def trial_of(
     predictions: Predictions, classes: Sequence[str], split: str, seed: int, train: int, warnings: tuple[str, ...] = ()
 ) -> Trial:
-    """Return the figures of a classification. `warnings` are added to those of the predictions."""
+    """Return the trial of a classification. `warnings` are added to those of the predictions."""
     metrics = {"accuracy": accuracy(predictions), "mean_class_accuracy": mean_class_accuracy(predictions)}
     rows = [row | {"class": classes[row["class"]]} for row in per_class(predictions)]
     return Trial(

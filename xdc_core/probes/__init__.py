@@ -1,1 +1,1 @@
-"""What is asked of an encoder: linear probes, neighbours, retrieval, fine-tuning."""
+"""The protocols of evaluation: linear probes, nearest neighbours, retrieval, fine-tuning."""

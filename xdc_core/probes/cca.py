@@ -1,4 +1,4 @@
-"""Regularised canonical correlation analysis: linear maps that bring two kinds of features into one space."""
+"""Regularised canonical correlation analysis: linear maps of two modalities' features into one space."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from xdc_core.probes.standardise import Standard, fit_standard
 
 @dataclass(frozen=True)
 class SharedSpace:
-    """Maps of video and of audio features into one space, in which pairs lie in the same direction.
+    """Linear maps of two modalities' features into one space, in which pairs have similar directions.
 
-    standards: of video and of audio. maps: float64 [width, components] of each. correlations: float64 [components],
-    the canonical ones of the pairs it was fitted on, largest first, lowered by the ridge.
+    standards: the standardisation of each modality. maps: float64 [width, components] of each. correlations: float64
+    [components], the canonical correlations of the training pairs, largest first, reduced by the ridge.
     """
 
     ridge: float
@@ -22,36 +22,37 @@ class SharedSpace:
     maps: tuple[np.ndarray, np.ndarray]
     correlations: np.ndarray
 
-    def __call__(self, video: np.ndarray, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [n, width] of each -> float64 [n, components] of each, with length 1 (or 0, for a feature that is
-        the mean of those it was fitted on).
+    def __call__(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map features, float32 [n, width] per modality, to float64 [n, components] per modality, of length 1.
+
+        A feature that equals the mean of the training features has length 0.
         """
         mapped = [
             unit_length(standard(features) @ matrix)
-            for standard, features, matrix in zip(self.standards, (video, audio), self.maps, strict=True)
+            for standard, features, matrix in zip(self.standards, (first, second), self.maps, strict=True)
         ]
         return mapped[0], mapped[1]
 
 
-def fit_spaces(video: np.ndarray, audio: np.ndarray, ridges: Sequence[float], power: float) -> Iterator[SharedSpace]:
-    """A space a ridge, from pairs: float32 [n, width] of each, row by row of the same clip.
+def fit_spaces(first: np.ndarray, second: np.ndarray, ridges: Sequence[float], power: float) -> Iterator[SharedSpace]:
+    """Yield one space per ridge, fitted on pairs: float32 [n, width] per modality; row i of both is of the same clip.
 
-    Features are standardised, so `ridge` is in units of the variance of a feature; it is added to the diagonals of
-    both covariances. Every component is scaled by its canonical correlation to `power`: unscaled ones count alike in
-    a cosine, whether the two modalities share them or not.
+    Features are standardised, so a ridge is in units of the variance of a feature; it is added to the diagonals of both
+    covariances. Every component is scaled by its canonical correlation to the power `power`. Without this, components
+    that the modalities do not share would contribute to a cosine as much as those that they share.
     """
     from scipy import linalg
 
-    standards = fit_standard(video), fit_standard(audio)
-    points = [standard(features) for standard, features in zip(standards, (video, audio), strict=True)]
-    (video_values, video_axes), (audio_values, audio_axes) = (linalg.eigh(own.T @ own / len(own)) for own in points)
-    cross = video_axes.T @ (points[0].T @ points[1] / len(video)) @ audio_axes
+    standards = fit_standard(first), fit_standard(second)
+    points = [standard(features) for standard, features in zip(standards, (first, second), strict=True)]
+    (first_values, first_axes), (second_values, second_axes) = (linalg.eigh(own.T @ own / len(own)) for own in points)
+    cross = first_axes.T @ (points[0].T @ points[1] / len(first)) @ second_axes
     for ridge in ridges:
-        # Rounding leaves variances a little below 0.
-        video_scale, audio_scale = (
-            1 / np.sqrt(np.maximum(values, 0) + ridge) for values in (video_values, audio_values)
+        # Rounding errors can make variances slightly negative.
+        first_scale, second_scale = (
+            1 / np.sqrt(np.maximum(values, 0) + ridge) for values in (first_values, second_values)
         )
-        left, correlations, right = linalg.svd(video_scale[:, None] * cross * audio_scale, full_matrices=False)
+        left, correlations, right = linalg.svd(first_scale[:, None] * cross * second_scale, full_matrices=False)
         weights = correlations**power
-        maps = (video_axes * video_scale) @ (left * weights), (audio_axes * audio_scale) @ (right.T * weights)
+        maps = (first_axes * first_scale) @ (left * weights), (second_axes * second_scale) @ (right.T * weights)
         yield SharedSpace(ridge, standards, maps, correlations)

@@ -1,4 +1,4 @@
-"""The clips of an evaluation that looks at views instead of features: which of them, and which views."""
+"""The clips and views of an evaluation that encodes views itself (fine-tuning)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +18,10 @@ from xdc_core.runs.node import SHARD
 
 @dataclass(frozen=True)
 class EvaluationClips:
-    """`clips` [recordings] are the row numbers of the clips of each recording, `recording_of` the recording of a row.
-    `starts[row]`: the first frames of the views to test on, None for the centre.
+    """The clips of an evaluation's recordings.
+
+    clips: row numbers of the clips of each recording, [recordings]. recording_of: recording by row. starts: by row, the
+    first frames of the test views, None for the centre view.
     """
 
     views: ClipViews
@@ -29,10 +31,10 @@ class EvaluationClips:
 
 
 def read_evaluation_clips(task: Task[Evaluation], recordings: Recordings) -> EvaluationClips:
-    """Read which clips the recordings of an evaluation have.
+    """Read the clips and test views of an evaluation's recordings.
 
-    Of the run's corpus the centre of each clip is tested; of a data set, as many equally spaced views of each recording
-    as its settings say.
+    A clip of the run's corpus has one test view, its centre. A recording of a data set has as many equally spaced test
+    views as the data set's setting `views`.
     """
     dataset, wanted = task.settings.dataset, task.settings.views
     assert wanted is not None
@@ -58,22 +60,22 @@ def read_evaluation_clips(task: Task[Evaluation], recordings: Recordings) -> Eva
 def epoch_items(
     of: EvaluationClips, groups: list[np.ndarray], seed: int, rng: np.random.Generator | None, share: tuple[int, int]
 ) -> Iterator[Iterator[ClipItem]]:
-    """Yield batches of items: a random view of a random clip of each recording of a group.
+    """Yield one batch of items per group: a random view of a random clip of each of its recordings.
 
-    rng: draws everything, in the order in which the items are taken, which must be from first to last. None: the draws
-    of a recording depend on `seed` and its position in the epoch alone, and of each group only the part share[0] of
-    share[1] is taken.
+    groups: recordings, int64 [batch] each. rng: makes all random draws, in the order of the items, which must be used
+    from first to last. None: the draws for a recording depend only on `seed` and its position in the epoch. share: the
+    rank and the number of ranks; a batch has this rank's part of the group.
     """
-    position = 0
+    first = 0
     for group in groups:
-        positions = np.arange(position, position + len(group))
-        position += len(group)
+        positions = np.arange(first, first + len(group))
+        first += len(group)
         own = zip(np.array_split(group, share[1])[share[0]], np.array_split(positions, share[1])[share[0]], strict=True)
-        yield (_random_item(of, int(owner), rng, derive_seed(seed, int(place))) for owner, place in own)
+        yield (_random_item(of, int(owner), rng, derive_seed(seed, int(position))) for owner, position in own)
 
 
 def _random_item(of: EvaluationClips, recording: int, rng: np.random.Generator | None, seed: int) -> ClipItem:
-    # Clips with a view to test on, where there are any: of a long recording, the others are between these.
+    # Prefer clips with a test view. Long recordings have further clips between these.
     clips = [row for row in of.clips[recording] if of.starts[row]] or of.clips[recording]
     if rng is not None:
         return ClipItem(int(rng.choice(clips)), seed=rng)
@@ -81,5 +83,5 @@ def _random_item(of: EvaluationClips, recording: int, rng: np.random.Generator |
 
 
 def items_to_test(of: EvaluationClips, recording: int) -> list[ClipItem]:
-    """Return the items of all views that a recording is tested on."""
+    """Return the items of all test views of a recording."""
     return [ClipItem(row, of.starts[row]) for row in of.clips[recording] if of.starts[row]]

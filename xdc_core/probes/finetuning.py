@@ -1,4 +1,4 @@
-"""The protocol `all`: the whole encoder learns the labels, from the weights it was given."""
+"""The protocol `all`: fine-tuning of the whole encoder on labels."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from xdc_core.data.loader import load_views
 from xdc_core.encoders.file import FILE_NAME, load_encoder
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.predictions import Predictions, accuracy, judge
+from xdc_core.evaluation.predictions import Predictions, accuracy, predict_recordings
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.trial import Trial, trial_of
@@ -38,12 +38,12 @@ from xdc_core.training.process_rank import (
     share_buffers,
 )
 
-LABEL = "label"  # The one target.
+LABEL = "label"  # The name of the only target.
 ALONE = ProcessRank(0, 1)
 
 
 class Classifier(nn.Module):
-    """An encoder, dropout, and a linear head: views -> logits [B, classes], under the name of the one target."""
+    """An encoder, dropout, and a linear head: views -> logits [B, classes], by the name of the target."""
 
     def __init__(self, encoder: nn.Module, classes: int, dropout: float) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(int(encoder.width), classes)  # type: ignore[arg-type]
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """One forward pass."""
+        """Return the logits of a batch of views."""
         return {LABEL: self.head(self.dropout(self.encoder(views)))}
 
 
@@ -64,15 +64,15 @@ def finetune(
     seed: int,
     process: ProcessRank = ALONE,
 ) -> tuple[Trial, Predictions]:
-    """Train on a split's training recordings but those held out, keep the epoch that is best on these, test.
+    """Train on a split's training recordings except held-out ones, choose the epoch on these, and test it.
 
-    The best epoch's weights are tested as they are; nothing is trained on the held-out part afterwards. An epoch that
-    is finished is kept across a kill, in the folder `<split>-<number>`, which the caller removes once the
-    trial is written. A view that does not decode is left out; so is a recording without any, and a warning counts
-    those. Every process returns the same.
+    The weights of the best epoch are tested without training on the held-out part. After each epoch a checkpoint is
+    written into the folder `<split>-<number>`, so that a killed training continues; the caller removes the folder when
+    the trial is written. Views that do not decode are left out, as are recordings without a view; a warning counts
+    these recordings. All processes return the same result.
 
     Raises:
-        ConfigError: a single class to learn, or too few recordings; or too few GPUs.
+        ConfigError: a single class, too few recordings, or too few GPUs.
         StageError: the loss is not finite.
     """
     given, evaluation = task.settings, task.settings.evaluation
@@ -82,19 +82,19 @@ def finetune(
     chosen = choose_device(given.runs_on, f"evaluate.{task.about}.finetune.processes")
     join_ranks(process, chosen.device)
 
-    # Who learns, who is held out, who is tested. Checked before anything is computed.
+    # Divide the recordings, and check the division before the training starts.
     clips = read_evaluation_clips(task, recordings)
     train, test = recordings.part(split, "train"), recordings.part(split, "test")
     warnings = list(_check(recordings, train, test))
     if chosen.why:
         warnings.append(f"computed on {chosen}")
-    learnt, watched, notes = _held_out(recordings, train, evaluation.held_out, seed)
+    train_part, held_out, notes = _held_out(recordings, train, evaluation.held_out, seed)
     warnings += notes
     least = 2 * process.world_size
-    if len(learnt) < least:
-        raise ConfigError(f"{split}: {len(learnt)} recordings are left to learn from. The least are {least}.")
+    if len(train_part) < least:
+        raise ConfigError(f"{split}: {len(train_part)} recordings remain for training. At least {least} are needed.")
 
-    # The model: the encoder that the round begins with, and a head drawn from the seed.
+    # The model: the encoder at the start of the round, and a random head.
     encoder = load_encoder(
         task.directory(encoder_node(views.modality.name, task.round)) / FILE_NAME, views.settings.encoder
     )
@@ -110,7 +110,7 @@ def finetune(
         lambda model: _optimizer(model, settings),
     )
 
-    # Go on after the last epoch that an earlier call has finished.
+    # Continue after the last epoch that an earlier call finished.
     folder = task.out / f"{split}-{number}"
     epoch, history = 0, []
     best: dict[str, Tensor] = {}
@@ -120,14 +120,14 @@ def finetune(
 
     work = Work(learner, clips, recordings, settings, chosen.device, process)
     while epoch < settings.epochs:
-        loss = _train_epoch(work, learnt, epoch, seed)
+        loss = _train_epoch(work, train_part, epoch, seed)
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": round(loss, 6)}
         share_buffers(model, process)
-        if len(watched):
-            row["accuracy"] = round(accuracy(_predict(work, watched)), 6)
+        if len(held_out):
+            row["accuracy"] = round(accuracy(_predict(work, held_out)), 6)
         history.append(row)
-        # Of epochs that are equally good the first is kept.
-        if not len(watched) or row["accuracy"] > max((old["accuracy"] for old in history[:-1]), default=-1.0):
+        # Of equally good epochs keep the first.
+        if not len(held_out) or row["accuracy"] > max((old["accuracy"] for old in history[:-1]), default=-1.0):
             best = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
         epoch += 1
         if process.rank == 0:
@@ -136,13 +136,13 @@ def finetune(
 
     model.load_state_dict(best)
     predictions = _predict(work, test)
-    if lost := len(test) - len(predictions.groups):
-        warnings.append(f"{lost} test recordings could not be read, and are not counted")
+    if unreadable := len(test) - len(predictions.groups):
+        warnings.append(f"{unreadable} test recordings could not be read, and are not counted")
     trial = trial_of(predictions, recordings.classes, split, number, len(train))
-    best_epoch = max(history, key=lambda row: row["accuracy"])["epoch"] if len(watched) else settings.epochs
+    best_epoch = max(history, key=lambda row: row["accuracy"])["epoch"] if len(held_out) else settings.epochs
     trial = trial.model_copy(
         update={
-            "chosen": {"epoch": best_epoch, "held_out": len(watched), "tried": history},
+            "chosen": {"epoch": best_epoch, "held_out": len(held_out), "tried": history},
             "warnings": (*warnings, *trial.warnings),
         }
     )
@@ -151,30 +151,30 @@ def finetune(
 
 def _check(recordings: Recordings, train: np.ndarray, test: np.ndarray) -> tuple[str, ...]:
     """Return warnings of a split. Raises ConfigError as `check_split` does."""
-    # Instead of features, which there are none of: numbers that differ.
+    # `check_split` needs features; fine-tuning has none, so it gets different numbers.
     numbers = np.arange(len(recordings.labels), dtype=np.float32)[:, None]
-    learnt, tested = (Examples(numbers[part], recordings.labels[part], part) for part in (train, test))
-    return check_split(learnt, tested, len(recordings.classes))
+    train_part, tested = (Examples(numbers[part], recordings.labels[part], part) for part in (train, test))
+    return check_split(train_part, tested, len(recordings.classes))
 
 
 def _held_out(
     recordings: Recordings, train: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Divide training recordings: those to learn from, those on which the epoch is chosen, and warnings."""
+    """Divide training recordings into those for training and those for choosing the epoch, and return warnings."""
     originals = None if recordings.originals is None else recordings.originals[train]
     held, kept = hold_out(recordings.labels[train], train, share, seed, originals)
     warnings = []
     if len(kept):
         what = "a single training recording" if originals is None else "no original could be held out"
-        warnings.append(f"{what} of {listed(kept)}: has no part in the choice of the epoch")
+        warnings.append(f"{what} of {listed(kept)}: not used in the choice of the epoch")
     if not held.any():
-        warnings.append("no training recording could be held out: the last epoch is taken, unseen")
+        warnings.append("no training recording could be held out: the last epoch is used")
     return train[~held], train[held], warnings
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every epoch of a fine-tuning needs."""
+    """The arguments of every epoch of a fine-tuning."""
 
     learner: Learner
     clips: EvaluationClips
@@ -184,16 +184,16 @@ class Work:
     process: ProcessRank
 
     def load(self, batches: Iterable[Iterable[ClipItem]]) -> Iterator[ClipBatch]:
-        """Load views of clips."""
+        """Yield batches of views."""
         return load_views(self.clips.views, batches, self.settings.workers, self.device)
 
     def normalised(self, views: Tensor) -> Tensor:
-        """Bring views to the device, as the encoder takes them."""
+        """Move views to the device, and normalise them."""
         return self.clips.views.views.normalise(views.to(self.device, non_blocking=True))
 
 
 def _optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.Optimizer:
-    """Two groups: the encoder and the head, each with the peak of its learning rate."""
+    """Make an optimiser with two parameter groups, the encoder and the head, each with its peak learning rate."""
     assert isinstance(model, Classifier)
     groups = [
         {"params": list(model.encoder.parameters()), "lr": settings.body_lr, "peak": settings.body_lr},
@@ -205,34 +205,34 @@ def _optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.Opti
 
 
 def rate_share(epoch: float, settings: FinetuneSettings) -> float:
-    """By what the peak learning rates are multiplied at a (fractional) epoch: a linear rise, then steps down."""
+    """Return the factor of the peak learning rates at a (fractional) epoch: a linear rise, then steps down."""
     rise = min(1.0, epoch / settings.warmup) if settings.warmup else 1.0
     return rise * settings.factor ** sum(epoch >= milestone for milestone in settings.milestones)
 
 
-def _train_epoch(work: Work, learnt: np.ndarray, epoch: int, seed: int) -> float:
-    """Learn once from (nearly) every recording, a random view of each. Returns the mean loss over all processes."""
+def _train_epoch(work: Work, train_part: np.ndarray, epoch: int, seed: int) -> float:
+    """Train for one epoch on a random view of (nearly) every recording. Return the mean loss over all processes."""
     settings, process, labels = work.settings, work.process, work.recordings.labels
     work.learner.model.train()
-    # Dropout draws from this; a resumed epoch draws the same.
+    # The seed of dropout: a resumed epoch draws the same.
     own = (process.rank,) if process.rank else ()
     torch.manual_seed(derive_seed(seed, epoch, "dropout", *own))
-    steps = max(1, len(learnt) // settings.batch)
+    steps = max(1, len(train_part) // settings.batch)
     seed = derive_seed(seed, epoch)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(learnt)
+    order = rng.permutation(train_part)
     groups = np.array_split(order[: max(steps * settings.batch, 2)], steps)
     one_generator = None if settings.seed_per_view else rng
     items = epoch_items(work.clips, groups, seed, one_generator, (process.rank, process.world_size))
     losses: list[float] = []
     for batch in work.load(items):
-        # Batch norm needs two clips; where a process has fewer that decode, all of them leave the step out.
+        # Batch norm needs two clips. If fewer decode in any process, all processes skip the step.
         if any_rank(len(batch.rows) < 2, process):
             continue
         assert batch.views is not None
-        wanted = torch.from_numpy(labels[[work.clips.recording_of[row] for row in batch.rows]]).to(work.device)
+        classes = torch.from_numpy(labels[[work.clips.recording_of[row] for row in batch.rows]]).to(work.device)
         rate = rate_share(epoch + (len(losses) + 1) / steps, settings)
-        measured = work.learner.step(work.normalised(batch.views), {LABEL: wanted}, rate)
+        measured = work.learner.step(work.normalised(batch.views), {LABEL: classes}, rate)
         losses.append(measured["loss"].item())
         if not math.isfinite(losses[-1]):
             raise StageError(f"fine-tuning, epoch {epoch + 1}: the loss is {losses[-1]}. Lower the learning rates.")
@@ -243,7 +243,7 @@ def _train_epoch(work: Work, learnt: np.ndarray, epoch: int, seed: int) -> float
 
 @torch.inference_mode()
 def _predict(work: Work, chosen: np.ndarray) -> Predictions:
-    """Predict recordings: the softmax averaged over the views of each that has one. Processes share the recordings."""
+    """Predict recordings from the softmax averaged over their views. The recordings are divided among the processes."""
     learner, process = work.learner, work.process
     learner.model.eval()
     scores = [np.empty((0, len(work.recordings.classes)), np.float32)]
@@ -259,5 +259,5 @@ def _predict(work: Work, chosen: np.ndarray) -> Predictions:
             owners += [recording] * len(batch.views)
     groups, view_scores = concatenate_over_ranks([np.array(owners, np.int64), np.concatenate(scores)], process)
     if not len(groups):
-        raise StageError("fine-tuning: no recording that was held out or is to be tested on decodes.")
-    return judge(Examples(view_scores, work.recordings.labels[groups], groups), view_scores)
+        raise StageError("fine-tuning: none of the recordings to predict decodes.")
+    return predict_recordings(Examples(view_scores, work.recordings.labels[groups], groups), view_scores)

@@ -1,7 +1,4 @@
-"""Fine-tuning in several processes, of which each is
-
-python -m xdc_core.probes.finetuning_rank SPLIT NUMBER SEED
-"""
+"""Fine-tuning in several processes: `python -m xdc_core.probes.finetuning_rank SPLIT NUMBER SEED` in each."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -19,7 +16,7 @@ LOG, TRIAL, ARRAYS = "finetune.log", "trial.json", "predictions.npz"  # In the f
 
 
 def finetune_in_ranks(task: Task[Evaluation], split: str, number: int, seed: int) -> tuple[Trial, Predictions]:
-    """Fine-tune as `finetune` does, in as many processes as the settings say. Returns and raises what that does."""
+    """Fine-tune in the number of processes of the settings. Returns and raises the same as `finetune`."""
     folder = task.out / f"{split}-{number}"
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [split, str(number), str(seed)]
@@ -32,7 +29,7 @@ def finetune_in_ranks(task: Task[Evaluation], split: str, number: int, seed: int
 
 
 def work(task: Task[Evaluation], arguments: list[str], send: Callable[[object], None]) -> None:
-    """Fine-tune as one of several ranks; rank 0 sends its progress, and writes the outcome for the stage."""
+    """Fine-tune as one of several ranks; rank 0 sends its progress, and writes the result for the stage."""
     from xdc_core.evaluation.recordings import read_recordings
     from xdc_core.probes.finetuning import finetune
     from xdc_core.training.process_rank import leave_ranks, rank_from_environment

@@ -13,7 +13,7 @@ from xdc_core.probes.standardise import directions
 
 COUNTS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
-# How many similarities are held at once: 16 MB of float32.
+# Number of cosines in memory at once: 16 MB of float32.
 CHUNK = 1 << 22
 
 
@@ -26,18 +26,18 @@ def neighbours(
     counts: Sequence[int] = COUNTS,
     temperature: float = TEMPERATURE,
 ) -> Predictions:
-    """Weighted vote of the k training views with the largest cosine, averaged over a recording's views.
+    """Let the k training views with the largest cosine vote, weighted; average over a recording's views.
 
-    A neighbour's vote weighs exp(cosine / temperature), as in facebookresearch/dino; the votes for a view are scaled
-    to sum 1 (unverified option, see docs/method.md). counts: candidates for k; those beyond the number of training
-    views are left out. Scores are shares of the vote.
+    A neighbour's vote has the weight exp(cosine / temperature), as in facebookresearch/dino; the votes for a view are
+    scaled to the sum 1 (unverified option, see docs/method.md). counts: candidates for k; those above the number of
+    training views are left out. Scores are shares of the votes.
 
     Raises:
         ConfigError, StageError: as `probe`; or every k is too large, or the temperature is not positive.
     """
     if not temperature > 0:
         raise ConfigError(f"the temperature of the neighbours' votes is {temperature:g}. It must be more than 0.")
-    most = len(train) or max(counts, default=0)  # That there is nothing to learn from, `probe` says.
+    most = len(train) or max(counts, default=0)  # `probe` raises the error for no training views.
     if min(counts, default=0) > most:
         raise ConfigError(f"k is one of {list(counts)}, but there are {len(train)} training views. Lower it.")
     possible = sorted((count for count in counts if count <= most), reverse=True)
@@ -45,32 +45,32 @@ def neighbours(
 
 
 def _votes(
-    temperature: float, fit: Examples, look: Examples, classes: int, counts: Sequence[float]
+    temperature: float, train: Examples, queries: Examples, classes: int, counts: Sequence[float]
 ) -> Iterator[Attempt]:
-    # While k is chosen there are fewer views to learn from: then all of them vote.
-    wanted = [min(int(count), len(fit)) for count in counts]
-    nearest, cosines = _nearest(look.features, fit.features, max(wanted))
-    # Relative to the nearest: a small temperature would overflow.
+    # While k is chosen there are fewer training views; a larger k then uses all of them.
+    limits = [min(int(count), len(train)) for count in counts]
+    nearest, cosines = _nearest(queries.features, train.features, max(limits))
+    # Relative to the nearest, because exp would overflow at a small temperature.
     weights = np.exp((cosines - cosines[:, :1]) / temperature)
-    voters, views = fit.labels[nearest], np.arange(len(look))[:, None]
-    for count, own in zip(counts, wanted, strict=True):
-        scores = np.zeros((len(look), classes))
-        np.add.at(scores, (views, voters[:, :own]), weights[:, :own])
+    voters, views = train.labels[nearest], np.arange(len(queries))[:, None]
+    for count, limit in zip(counts, limits, strict=True):
+        scores = np.zeros((len(queries), classes))
+        np.add.at(scores, (views, voters[:, :limit]), weights[:, :limit])
         yield Attempt(count, scores / scores.sum(axis=1, keepdims=True))
 
 
 def _nearest(queries: np.ndarray, known: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` rows of `known` with the largest cosine, largest first, and the cosines: int64, float64
-    [queries, count]. A feature of zeros has cosine 0 with all.
+    """Return the `count` rows of `known` with the largest cosine, largest first, int64 [queries, count], and the
+    cosines, float64. A feature of zeros has the cosine 0 with all.
     """
-    ways = directions(known).astype(np.float32).T
+    known_directions = directions(known).astype(np.float32).T
     rows, cosines = np.empty((len(queries), count), np.int64), np.empty((len(queries), count))
     step = max(1, CHUNK // len(known))
     for first in range(0, len(queries), step):
         part = slice(first, first + step)
-        found = directions(queries[part]).astype(np.float32) @ ways
-        some = np.argpartition(-found, count - 1, axis=1)[:, :count]
-        values = np.take_along_axis(found, some, axis=1)
+        all_cosines = directions(queries[part]).astype(np.float32) @ known_directions
+        largest = np.argpartition(-all_cosines, count - 1, axis=1)[:, :count]
+        values = np.take_along_axis(all_cosines, largest, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
-        rows[part], cosines[part] = (np.take_along_axis(own, order, axis=1) for own in (some, values))
+        rows[part], cosines[part] = (np.take_along_axis(own, order, axis=1) for own in (largest, values))
     return rows, cosines

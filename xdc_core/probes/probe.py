@@ -1,4 +1,4 @@
-"""A probe: its hyper-parameter is chosen on held-out training recordings, then it learns from all and is tested."""
+"""A probe: choose a hyper-parameter on held-out training recordings, fit on all of them, and test."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,19 +10,19 @@ import numpy as np
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples, check_split, listed
 from xdc_core.evaluation.held_out import hold_out
-from xdc_core.evaluation.predictions import Predictions, accuracy, judge
+from xdc_core.evaluation.predictions import Predictions, accuracy, predict_recordings
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one candidate says of views it has not learnt from: scores [n, classes], and complaints of its fit."""
+    """The fit of one candidate: its scores of other views, [n, classes], and warnings."""
 
     value: float
     scores: np.ndarray
-    complaints: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-# (learn from, look at, classes, candidates) -> an attempt a candidate, in their order.
+# (training views, views to score, classes, candidates) -> one attempt per candidate, in the same order.
 Learner = Callable[[Examples, Examples, int, Sequence[float]], Iterator[Attempt]]
 
 
@@ -36,14 +36,14 @@ def probe(
     seed: int,
     held_out_share: float,
 ) -> Predictions:
-    """Choose by the accuracy over held-out training recordings; of equals the nearest to the middle one is taken.
+    """Choose the candidate with the highest accuracy on held-out training recordings; then train on all, and test.
 
-    The recordings of one original are held out together.
-
-    candidates: the smoothest first. Where no recording can be held out, the middle one is taken unseen.
+    Of equally good candidates the one nearest to the middle is chosen. The recordings of one original are held out
+    together. candidates: the most regularised first (small C, large k). If no recording can be held out, the middle
+    candidate is used.
 
     Raises:
-        ConfigError, StageError: as `check_split` and `hold_out`; or the candidates are none or not positive.
+        ConfigError, StageError: as `check_split` and `hold_out`; or candidates are missing or not positive.
     """
     if not candidates or not all(value > 0 for value in candidates):
         raise ConfigError(f"the candidates for {name} are {list(candidates)}. Give at least one, all above 0.")
@@ -51,25 +51,25 @@ def probe(
     held, kept = hold_out(train.labels, train.groups, held_out_share, seed, train.originals)
     if len(kept):
         what = "a single training recording" if train.originals is None else "no original could be held out"
-        notes.append(f"{what} of {listed(kept)}: has no part in the choice of {name}")
+        notes.append(f"{what} of {listed(kept)}: not used in the choice of {name}")
     middle, tried = len(candidates) // 2, []
     value = candidates[middle]
     if len(candidates) > 1 and held.any():
-        looked_at = train.where(held)
-        for attempt in learner(train.where(~held), looked_at, classes, candidates):
-            tried.append({name: attempt.value, "accuracy": accuracy(judge(looked_at, attempt.scores))})
-            notes += [f"while choosing {name}: {complaint}" for complaint in attempt.complaints]
-        best = max(range(len(tried)), key=lambda place: (tried[place]["accuracy"], -abs(place - middle)))
+        held_views = train.where(held)
+        for attempt in learner(train.where(~held), held_views, classes, candidates):
+            tried.append({name: attempt.value, "accuracy": accuracy(predict_recordings(held_views, attempt.scores))})
+            notes += [f"while choosing {name}: {text}" for text in attempt.warnings]
+        best = max(range(len(tried)), key=lambda number: (tried[number]["accuracy"], -abs(number - middle)))
         value = tried[best][name]
     elif len(candidates) > 1:
-        notes.append(f"no recording could be held out: {name} is {value:g}, without a choice")
+        notes.append(f"no recording could be held out: {name} is {value:g}, the middle candidate")
     (final,) = learner(train, test, classes, [value])
     chosen: dict[str, Any] = {name: value, "held_out": len(np.unique(train.groups[held])), "tried": tried}
-    return judge(test, final.scores, chosen, (*notes, *final.complaints))
+    return predict_recordings(test, final.scores, chosen, (*notes, *final.warnings))
 
 
-def fit_quietly(model: Any, points: np.ndarray, labels: np.ndarray) -> list[str]:
-    """Fit a model of scikit-learn. Returns its complaints of not having converged; other warnings go their way."""
+def fit_with_warnings(model: Any, points: np.ndarray, labels: np.ndarray) -> list[str]:
+    """Fit a model of scikit-learn. Return its warnings about convergence; other warnings are issued again."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:

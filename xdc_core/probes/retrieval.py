@@ -1,4 +1,4 @@
-"""Cross-modal retrieval: given one modality of a clip, is another one of it among the first found, and vice versa?"""
+"""Cross-modal retrieval: find one modality of a clip by another one, in both directions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,31 +27,31 @@ def retrieve(
     power: float = POWER,
     names: tuple[str, str] = ("video", "audio"),
 ) -> dict[str, Any]:
-    """Measure recall at 1, 5 and 10 of test clips by another of their modalities, in both directions, and by chance.
+    """Measure recall at 1, 5 and 10 of test clips by another modality, in both directions, and the level of chance.
 
-    Features are float32 [n, width]; row by row, first and second are of the same clip. names: of the two modalities.
-    labels: int64 of the test clips, or None. owners: int64 [training pairs], the recording of each; None: each its
-    own. No loss ties XDC's encoders to a common space, so linear maps fitted on the training pairs do (regularised
-    CCA, unverified option, see docs/method.md); nearness is the cosine. Of `ridges` the one is taken with the highest
-    mean reciprocal rank among held-out training pairs, those of whole recordings; then the maps are fitted on all of
-    them.
+    Features are float32 [n, width]; row i of first and second is of the same clip. names: of the two modalities.
+    labels: int64 of the test clips, or None. owners: int64 [training pairs], the recording of each; None: each pair is
+    its own recording. XDC has no loss that aligns the encoders' spaces, so linear maps are fitted on the training pairs
+    (regularised CCA, unverified option, see docs/method.md); similarity is the cosine. The ridge with the highest mean
+    reciprocal rank on held-out training pairs (of whole recordings) is chosen; then the maps are fitted on all pairs.
 
     Returns:
-        pairs: of the test. <first>_to_<second> and <second>_to_<first>: {"pair": {"1": .., "5": .., "10": ..}}, the
-        share of clips with their own partner among the first k; with labels "class", with a clip of their label (the
-        partner included); and median_rank, from 1. chance: "pair" and "class" for a random order. chosen: ridge,
-        power, held_out (pairs) and what was tried. correlations: the first ten canonical ones in training. warnings.
+        pairs: number of test pairs. <first>_to_<second> and <second>_to_<first>: "pair", {"1": .., "5": .., "10": ..},
+        the share of clips whose partner is among the first k; with labels "class", the share with a clip of their label
+        (also the partner); and median_rank, from 1. chance: "pair" and "class" for a random order. chosen: ridge,
+        power, held_out (pairs) and all tried ridges. correlations: the first ten canonical correlations in training.
+        warnings.
 
     Raises:
         ConfigError: fewer than 4 training pairs, no test pair, or an impossible setting.
         StageError: features that are not finite, or unknown labels (below 0).
-        ValueError: arrays that do not belong together.
+        ValueError: arrays whose shapes do not match.
     """
     first, second = names
     _check(train_first, train_second, test_first, test_second, labels, names)
     if not ridges or not all(value > 0 for value in (*ridges, power)) or not 0 < held_out_share < 1:
         raise ConfigError(
-            f"ridges {list(ridges)}, power {power:g} and held-out share {held_out_share:g} are no way to retrieve. "
+            f"retrieval cannot use ridges {list(ridges)}, power {power:g} and held-out share {held_out_share:g}. "
             "Give one ridge or more, all above 0, a power above 0, and a share between 0 and 1."
         )
     owners = np.arange(len(train_first)) if owners is None else owners
@@ -70,15 +70,15 @@ def retrieve(
         "chance": chance,
         "chosen": chosen,
         "correlations": [float(value) for value in space.correlations[:10]],
-        "warnings": _oddities(space, pairs, labels),
+        "warnings": _warnings(space, pairs, labels),
     }
 
 
-def _recalls(queries: np.ndarray, found: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
-    nearer, equal = partner_ranks(queries, found)
+def _recalls(queries: np.ndarray, candidates: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+    nearer, equal = partner_ranks(queries, candidates)
     recalls: dict[str, Any] = {"pair": _by_k([partner_recall(nearer, equal, k) for k in AT])}
     if labels is not None:
-        recalls["class"] = _by_k(class_recall(queries, found, labels, AT))
+        recalls["class"] = _by_k(class_recall(queries, candidates, labels, AT))
     return recalls | {"median_rank": float(np.median(mean_ranks(nearer, equal)))}
 
 
@@ -87,19 +87,19 @@ def _by_k(values: list[float]) -> dict[str, float]:
 
 
 def held_pairs(owners: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """bool [n]: about `share` of the pairs, but between 2 and all but 2, are held out to choose the ridge.
+    """Return which pairs are held out to choose the ridge, bool [n]: about `share`, but at least 2 and at most n - 2.
 
-    Whole recordings, as long as that leaves two pairs on either side; else pairs.
+    Whole recordings are held out if that leaves two pairs on either side; otherwise single pairs.
     """
     count = len(owners)
     wanted = min(max(round(share * count), 2), count - 2)
     rng = np.random.default_rng(seed)
-    names, place, sizes = np.unique(owners, return_inverse=True, return_counts=True)
+    names, owner_of, sizes = np.unique(owners, return_inverse=True, return_counts=True)
     order = rng.permutation(len(names))
     sums = np.cumsum(sizes[order])
     enough = int(np.searchsorted(sums, wanted)) + 1
     if count - sums[enough - 1] >= 2:
-        return np.isin(place, order[:enough])
+        return np.isin(owner_of, order[:enough])
     held = np.zeros(count, bool)
     held[rng.choice(count, wanted, replace=False)] = True
     return held
@@ -108,7 +108,7 @@ def held_pairs(owners: np.ndarray, share: float, seed: int) -> np.ndarray:
 def _choose(
     first: np.ndarray, second: np.ndarray, ridges: Sequence[float], power: float, held: np.ndarray
 ) -> dict[str, Any]:
-    """Of equally good ridges the first is taken."""
+    """Return the best ridge and all tried ones; of equally good ridges the first is chosen."""
     tried = []
     for space in fit_spaces(first[~held], second[~held], ridges, power):
         mapped = space(first[held], second[held])
@@ -118,17 +118,17 @@ def _choose(
     return {"ridge": best["ridge"], "power": power, "held_out": int(held.sum()), "tried": tried}
 
 
-def _oddities(space: SharedSpace, pairs: int, labels: np.ndarray | None) -> list[str]:
-    found = []
+def _warnings(space: SharedSpace, pairs: int, labels: np.ndarray | None) -> list[str]:
+    warnings = []
     if not space.correlations.any():
-        found.append(
-            "all training features of a modality are the same: its encoder has collapsed, and ranks are chance"
+        warnings.append(
+            "all training features of a modality are the same: its encoder has collapsed, and ranks are random"
         )
     if pairs <= max(AT):
-        found.append(f"only {pairs} test pairs: recall at {max(AT)} is 1 whatever was learnt")
+        warnings.append(f"only {pairs} test pairs: recall at {max(AT)} is always 1")
     if labels is not None and len(np.unique(labels)) == 1:
-        found.append("all test clips have the same label: the recall of the class is 1 whatever was learnt")
-    return found
+        warnings.append("all test clips have the same label: the recall of the class is always 1")
+    return warnings
 
 
 def _check(
@@ -157,15 +157,13 @@ def _check(
     )
     if not fits:
         of_labels = "" if labels is None else f", and labels {labels.shape}"
-        raise ValueError(
-            f"features of {', '.join(given)} have the shapes {shapes}{of_labels}: they do not belong together"
-        )
+        raise ValueError(f"features of {', '.join(given)} have the shapes {shapes}{of_labels}, which do not match")
     if len(train_first) < 4:
         raise ConfigError(
             f"there are {len(train_first)} training pairs. Give at least 4 clips with {first} and {second}."
         )
     if not len(test_first):
-        raise ConfigError("there is no test pair. Look at the split: some clips must be left for the test.")
+        raise ConfigError("there is no test pair. Check the split: some clips must be left for the test.")
     for name, features in given.items():
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):

@@ -9,16 +9,16 @@ import numpy as np
 from shards.errors import ConfigError
 from xdc_core.evaluation.examples import Examples
 from xdc_core.evaluation.predictions import Predictions
-from xdc_core.probes.probe import Attempt, fit_quietly, probe
+from xdc_core.probes.probe import Attempt, fit_with_warnings, probe
 from xdc_core.probes.standardise import directions, fit_standard
 
 Scaling = Literal["standard", "length"]
-# A view of length 1 is shorter than a standardised one by the square root of the width: its C is larger.
+# Candidates for C. A view of length 1 is sqrt(width) times shorter than a standardised one, so its C is larger.
 STRENGTHS: dict[Scaling, Sequence[float]] = {
     "standard": (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0),
     "length": (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0),
 }
-# liblinear's own tolerance. scikit-learn's is a hundredth of it, and many times slower where C is large.
+# liblinear's own tolerance. scikit-learn's is a hundredth of it, and many times slower at a large C.
 TOLERANCE, ITERATIONS = 0.01, 1000
 
 
@@ -31,36 +31,36 @@ def svm(
     scaling: Scaling = "standard",
     strengths: Sequence[float] | None = None,
 ) -> Predictions:
-    """One linear SVM a class (squared hinge loss, L2); decisions averaged over a recording's views.
+    """Fit one linear SVM per class (squared hinge loss, L2); average the decisions over a recording's views.
 
     The paper's protocol for ESC-50 and DCASE, as far as remembered; loss, C and scaling are not known (unverified
     options, see docs/method.md). scaling: `standard` gives every feature mean 0 and deviation 1, `length` every view
-    length 1. strengths: candidates for C, STRENGTHS[scaling] if None. Scores are distances to the planes times the
-    norms of their weights, minus infinity for a class that training has no recording of.
+    length 1. strengths: candidates for C, STRENGTHS[scaling] if None. Scores are the decision values; a class without a
+    training recording has minus infinity.
 
     Raises:
-        ConfigError, StageError: as `probe`; or another scaling.
+        ConfigError, StageError: as `probe`; or the scaling is unknown.
     """
     if scaling not in STRENGTHS:
         raise ConfigError(f"scaling is {scaling!r}. It must be 'standard' or 'length'.")
     candidates = sorted(STRENGTHS[scaling] if strengths is None else strengths)
-    return probe(partial(_planes, scaling), "C", candidates, train, test, classes, seed, held_out_share)
+    return probe(partial(_classifiers, scaling), "C", candidates, train, test, classes, seed, held_out_share)
 
 
-def _planes(
-    scaling: Scaling, fit: Examples, look: Examples, classes: int, strengths: Sequence[float]
+def _classifiers(
+    scaling: Scaling, train: Examples, queries: Examples, classes: int, strengths: Sequence[float]
 ) -> Iterator[Attempt]:
     from sklearn.svm import LinearSVC
 
-    scaled = fit_standard(fit.features) if scaling == "standard" else directions
-    known, unknown = scaled(fit.features), scaled(look.features)
+    scaled = fit_standard(train.features) if scaling == "standard" else directions
+    train_points, query_points = scaled(train.features), scaled(queries.features)
     for strength in strengths:
-        # The primal solver converges where the dual one, on more views than features, gives up.
+        # With more views than features the dual solver may not converge; the primal one does.
         model = LinearSVC(C=strength, dual=False, tol=TOLERANCE, max_iter=ITERATIONS)
-        complaints = [f"C = {strength:g}: {text}" for text in fit_quietly(model, known, fit.labels)]
-        decisions = model.decision_function(unknown)
-        if decisions.ndim == 1:  # Of two classes scikit-learn gives the second's only.
+        warnings = [f"C = {strength:g}: {text}" for text in fit_with_warnings(model, train_points, train.labels)]
+        decisions = model.decision_function(query_points)
+        if decisions.ndim == 1:  # For two classes scikit-learn returns the second's only.
             decisions = np.stack([-decisions, decisions], axis=1)
-        scores = np.full((len(look), classes), -np.inf)
+        scores = np.full((len(queries), classes), -np.inf)
         scores[:, model.classes_] = decisions
-        yield Attempt(strength, scores, tuple(complaints))
+        yield Attempt(strength, scores, tuple(warnings))

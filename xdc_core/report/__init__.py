@@ -1,1 +1,1 @@
-"""What a round did, as numbers (report.json) and as a page (report.html)."""
+"""The report of a round, as JSON (report.json) and as a page (report.html)."""

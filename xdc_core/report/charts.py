@@ -1,4 +1,4 @@
-"""The charts of the pages, as SVG for HTML that is readable on a light and on a dark background."""
+"""The charts of the pages, as SVG that is readable on light and dark backgrounds."""
 
 import io
 import re
@@ -34,7 +34,7 @@ STYLE: Any = {
 
 
 def source_colour(name: str) -> str:
-    """Return the colour of a modality, of the joint label source, or (grey) of a label source of another kind."""
+    """Return the colour of a modality or of the joint label source; grey for another label source."""
     if name == JOINT:
         return JOINT_COLOUR
     return MODALITIES[name].colour if name in MODALITIES else GREY
@@ -42,11 +42,11 @@ def source_colour(name: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart. style: matplotlib's, "-" or "--"."""
+    """One line of a chart. x, y: its points; points whose y is None are left out. style: matplotlib's, "-" or "--"."""
 
     name: str
-    places: Sequence[float]
-    values: Sequence[float | None]
+    x: Sequence[float]
+    y: Sequence[float | None]
     colour: str
     style: str = "-"
 
@@ -67,11 +67,11 @@ def sizes_chart(sizes: Sequence[int], colour: str) -> str:
 
 
 def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float | None = 0.0) -> str:
-    """Draw lines; values that are None are left out. `bottom`: where the axis of values begins; None: at the lowest."""
+    """Draw lines. x, y: labels of the axes. bottom: the lower end of the y axis; None: from the values."""
 
     def paint(axis: Any) -> None:
         for line in lines:
-            kept = [pair for pair in zip(line.places, line.values, strict=True) if pair[1] is not None]
+            kept = [pair for pair in zip(line.x, line.y, strict=True) if pair[1] is not None]
             if kept:
                 marker = "o" if len(kept) < 40 else ""
                 axis.plot(*zip(*kept, strict=True), line.style, label=line.name, color=line.colour, marker=marker, ms=3)
@@ -106,7 +106,7 @@ def _draw(title: str, paint: Callable[[Any], None], height: float = 2.6) -> str:
     file = io.StringIO()
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height))
-        # matplotlib's own layouts find margins by drawing everything twice.
+        # matplotlib's automatic layouts draw everything twice to find margins.
         left, right, bottom, top = MARGINS
         axis = figure.add_axes((left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (bottom + top) / height))
         paint(axis)

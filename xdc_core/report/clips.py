@@ -1,4 +1,4 @@
-"""The clips of a round's page: their sources, their clusters, and their pictures and sounds."""
+"""The clips on a round's page: their sources, clusters, pictures and sounds."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,9 +8,9 @@ from shards.corpus.index import HASHED, read_index, shard_names
 from shards.corpus.reader import ClipReader
 from shards.progress import Progress
 from shards.store.parquet import read_parquet
-from xdc_core.report.media import take_media, write_media
+from xdc_core.report.media import copy_media, write_media
 
-SEARCHED = 20_000  # Most clips that a page holds for its search; of a larger corpus it holds the examples only.
+SEARCHED = 20_000  # The page can search all clips of a corpus up to this size, and only example clips of a larger one.
 MEDIA_COLUMNS = (
     "frames",
     "sample_rate",
@@ -19,12 +19,12 @@ MEDIA_COLUMNS = (
 
 
 def page_clips(corpus: Path, labels: Mapping[str, Path], examples: Collection[str], clips: int) -> dict[str, Any]:
-    """Return what the page's search knows of clips: of all of them, or of more than 20,000 of the examples only.
+    """Return the clips for the page's search: all clips, or only the examples if there are more than SEARCHED.
 
     labels: label source -> the directory of its pseudo-labels.
 
-    Returns a dictionary. files: names of sources. rows: key -> [place in `files`, start in seconds, cluster by label
-    source, in their order; None where it has none there]. all: whether these are all clips.
+    Returns a dictionary. files: names of sources. rows: key -> [position in `files`, start in seconds, and the cluster
+    in each label source, in order, or None]. all: whether these are all clips.
     """
     everything = clips <= SEARCHED
     files: dict[str, int] = {}
@@ -37,20 +37,21 @@ def page_clips(corpus: Path, labels: Mapping[str, Path], examples: Collection[st
             clusters.append(dict(zip(table["key"].to_pylist(), table["cluster"].to_pylist(), strict=True)))
         for row in index.to_pylist():
             if everything or row["key"] in examples:
-                place = files.setdefault(row["source"], len(files))
-                rows[row["key"]] = [place, round(row["start_s"], 2), *(found.get(row["key"]) for found in clusters)]
+                number = files.setdefault(row["source"], len(files))
+                own = [cluster_of.get(row["key"]) for cluster_of in clusters]
+                rows[row["key"]] = [number, round(row["start_s"], 2), *own]
     return {"files": list(files), "rows": rows, "all": everything}
 
 
 def write_examples(
     corpus: Path, keys: Collection[str], folder: Path, before: Path, progress: Progress
 ) -> dict[str, str]:
-    """Write media of the clips `keys` into `folder`; what an earlier report has in `before` is copied from there.
+    """Write media of the clips `keys` into `folder`. Media of an earlier report in `before` are copied.
 
-    Returns, by key, why something of a clip cannot be shown.
+    Returns, by key, why a clip's pictures or sound cannot be shown.
     """
-    folder.mkdir(exist_ok=True)  # Without parents: a partial directory that is gone is not made again.
-    wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not take_media(key, before, folder)}
+    folder.mkdir(exist_ok=True)  # Without parents, so that a removed partial directory is not made again.
+    wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not copy_media(key, before, folder)}
     done, missing = len(keys) - len(wanted), {}
     with ClipReader(corpus) as reader:
         for shard in shard_names(corpus):

@@ -14,10 +14,10 @@ TOP_LABELS = 3
 
 
 def cluster_rows(corpus: Path, labels: Path, k: int, nearest: int) -> list[Cluster]:
-    """Return the k clusters in order of their numbers, from a committed directory of pseudo-labels.
+    """Return the k clusters of a committed directory of pseudo-labels, in the order of their numbers.
 
-    Reads it shard by shard. Labels are those of the corpus's first label column. Of each cluster the `nearest` clips
-    are examples, nearest first (of equal distances the smaller key first).
+    Reads it shard by shard. Labels are from the first label column of the corpus. The examples of a cluster are its
+    `nearest` clips, nearest first (for equal distances, the smaller key first).
     """
     column = next(iter(label_columns(corpus)), None)
     sizes, sums = np.zeros(k, np.int64), np.zeros(k, np.float64)
@@ -28,8 +28,8 @@ def cluster_rows(corpus: Path, labels: Path, k: int, nearest: int) -> list[Clust
         keys, clusters, distances = (table[name].to_numpy() for name in ("key", "cluster", "distance"))
         sizes += np.bincount(clusters, minlength=k)
         sums += np.bincount(clusters, weights=distances, minlength=k)
-        for cluster, found in _first_of_each(clusters, distances, keys, nearest):
-            closest[cluster] = sorted(closest[cluster] + found)[:nearest]
+        for cluster, first in _first_of_each(clusters, distances, keys, nearest):
+            closest[cluster] = sorted(closest[cluster] + first)[:nearest]
         if column is not None:
             index = read_index(corpus, shard, ["key", column])
             truth = dict(zip(index["key"].to_pylist(), index[column].to_pylist(), strict=True))
@@ -62,7 +62,7 @@ def purest_first(clusters: Iterable[Cluster]) -> list[Cluster]:
 def _first_of_each(
     clusters: np.ndarray, distances: np.ndarray, keys: np.ndarray, nearest: int
 ) -> Iterator[tuple[int, list[tuple[float, str]]]]:
-    """Yield every cluster that occurs in one shard, with its `nearest` clips there as (distance, key)."""
+    """Yield each cluster in one shard, with its `nearest` clips in this shard as (distance, key)."""
     if not len(keys):
         return
     order = np.lexsort((keys.astype(str), distances, clusters))
@@ -73,7 +73,7 @@ def _first_of_each(
 
 
 def _top_labels(counts: Counter[str]) -> list[TopLabel]:
-    """The most frequent labels, of equally frequent ones the first by name."""
+    """Return the most frequent labels; equally frequent ones in the order of their names."""
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_LABELS]
     return [TopLabel(label=name, share=round(count / counts.total(), 4)) for name, count in ordered]
 
@@ -85,9 +85,9 @@ def cross_table(corpus: Path, rows: Path, columns: Path, shape: tuple[int, int])
     """
     counts = np.zeros(shape, np.int64)
     for shard in shard_names(corpus):
-        ours, theirs = (
+        first, second = (
             read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"]) for directory in (rows, columns)
         )
-        both = ours.join(theirs, "key", right_suffix="_other", join_type="inner")
+        both = first.join(second, "key", right_suffix="_other", join_type="inner")
         np.add.at(counts, (both["cluster"].to_numpy(), both["cluster_other"].to_numpy()), 1)
     return counts

@@ -1,4 +1,4 @@
-"""What to notice first about a round: plain sentences, each good, worth a look, or bad."""
+"""Diagnostics of a round: sentences with a level, good, look (worth a look), or bad."""
 
 import math
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ ORDER: tuple[Level, ...] = ("bad", "look", "good")
 
 def diagnostics(report: Report) -> list[Diagnostic]:
     """Return sentences on a round's clusters, trainings and agreement with labels, the worst first."""
-    found = [*_of_clusters(report), *_of_training(report), *_of_labels(report)]
-    return sorted(found, key=lambda diagnostic: ORDER.index(diagnostic[0]))
+    sentences = [*_of_clusters(report), *_of_training(report), *_of_labels(report)]
+    return sorted(sentences, key=lambda diagnostic: ORDER.index(diagnostic[0]))
 
 
 def _of_clusters(report: Report) -> Iterator[Diagnostic]:
@@ -21,10 +21,10 @@ def _of_clusters(report: Report) -> Iterator[Diagnostic]:
             yield level, f"{name}: {source.empty} of {source.k} clusters are empty."
         share = source.largest_share
         if share > 0.5:
-            yield "bad", f"{name}: one cluster holds {share:.0%} of the clips: the encoder tells little apart."
+            yield "bad", f"{name}: one cluster holds {share:.0%} of the clips: the encoder hardly distinguishes clips."
         elif share > 8 / source.k and source.k > 8:
             times = share * source.k
-            yield "look", f"{name}: the largest cluster holds {share:.0%} of the clips, {times:.0f} times its part."
+            yield "look", f"{name}: the largest cluster holds {share:.0%} of the clips, {times:.0f} times the average."
         rows = [row for row in report.history if row.source == name and row.nmi_previous is not None]
         values = [row.nmi_previous for row in rows if row.nmi_previous is not None]
         if rows and rows[-1].round == report.round:
@@ -37,12 +37,12 @@ def _of_clusters(report: Report) -> Iterator[Diagnostic]:
 
 def _of_training(report: Report) -> Iterator[Diagnostic]:
     for name, training in report.training.items():
-        learnt = training.first_loss - training.loss
+        decrease = training.first_loss - training.loss
         words = f"{name}: training brought the loss from {training.first_loss:.2f} to {training.loss:.2f}"
         if not math.isfinite(training.loss):
             yield "bad", f"{name}: the loss is {training.loss}. Lower train.lr, or clip gradients."
-        elif learnt <= 0.02 * training.first_loss:
-            yield "look", f"{words}: it learnt next to nothing."
+        elif decrease <= 0.02 * training.first_loss:
+            yield "look", f"{words}: it hardly decreased."
         else:
             yield "good", f"{words}."
 

@@ -1,4 +1,4 @@
-"""The first layer of an encoder as a picture: in space, and in time where it has a convolution in time."""
+"""Pictures of an encoder's first layer: in space, and in time if it has a convolution in time."""
 
 import base64
 import io
@@ -12,13 +12,13 @@ from safetensors.numpy import load
 from shards.errors import StageError
 from shards.store.checked_read import read_stored
 
-# The first convolution in space, and the one in time that follows it in an R(2+1)D: names of the encoders here.
+# Names of the first convolution in space, and of the following one in time (R(2+1)D), in xdc's own encoders.
 IN_SPACE = ("stem.0.weight", "stem.weight")
 IN_TIME = "stem.3.weight"
 
 
 def stored_weights(path: Path) -> dict[str, np.ndarray]:
-    """Read parameters and buffers of a stored encoder, by name.
+    """Read the parameters and buffers of a stored encoder, by name.
 
     Raises:
         StageError: the file is missing or damaged.
@@ -33,21 +33,21 @@ def stored_weights(path: Path) -> dict[str, np.ndarray]:
 def first_filters(weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Return the first convolution in space, float32 [filters, height, width, 1 or 3].
 
-    None where it has another name, or takes planes that cannot be shown as grey or as colours.
+    Returns None if it has another name, or its input planes cannot be shown as grey or as colours.
     """
-    found = next((weights[name] for name in IN_SPACE if name in weights), None)
-    if found is None or found.ndim not in (4, 5) or found.shape[1] not in (1, 3):
+    weight = next((weights[name] for name in IN_SPACE if name in weights), None)
+    if weight is None or weight.ndim not in (4, 5) or weight.shape[1] not in (1, 3):
         return None
-    found = found[:, :, 0] if found.ndim == 5 else found
-    return np.ascontiguousarray(found.transpose(0, 2, 3, 1), np.float32)
+    weight = weight[:, :, 0] if weight.ndim == 5 else weight
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32)
 
 
 def time_filters(weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Return the first convolution in time, float32 [filters, inputs * 3], a row per output plane; None without one."""
-    found = weights.get(IN_TIME)
-    if found is None or found.ndim != 5:
+    weight = weights.get(IN_TIME)
+    if weight is None or weight.ndim != 5:
         return None
-    return np.ascontiguousarray(found[..., 0, 0].reshape(len(found), -1), np.float32)
+    return np.ascontiguousarray(weight[..., 0, 0].reshape(len(weight), -1), np.float32)
 
 
 def tiles(filters: np.ndarray, scale: int = 6) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Everything that was measured in a round, read from what its stages left."""
+"""All measurements of a round, read from the files of its stages."""
 
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,16 @@ from xdc_core.report.settings import Reporting
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
-CURVE = 200  # Lines of metrics.jsonl that a report keeps at least, of a training that has more.
+CURVE = 200  # A report keeps at least this many lines of a longer metrics.jsonl.
 
 
 def gather(task: Task[Reporting]) -> Report:
-    """Return a round in numbers. Reads manifests, scores, metrics and labels; features are not touched.
+    """Return the measurements of a round. Reads manifests, scores, metrics and labels, but no features.
 
     Label sources, trainings and evaluations are those of the nodes of this round.
 
     Raises:
-        StageError: a file that is read is missing or damaged, or the report of the round before is.
+        StageError: a file is missing or damaged.
     """
     number, corpus = task.round, task.directory(SHARD)
     own = [node for node in task.settings.nodes if node.round == number]
@@ -76,7 +76,7 @@ def round_report(run: Run, number: int) -> Report:
 
 
 def examples_of(settings: ReportSettings, k: int) -> int:
-    """Return how many example clips each of k clusters gets: fewer where there are many clusters, but one."""
+    """Return the number of example clips per cluster: fewer for many clusters, but at least one."""
     return min(settings.examples, max(1, settings.most_examples // k))
 
 
@@ -139,12 +139,12 @@ def _evaluation(task: Task[Reporting], name: str) -> ReportedEvaluation:
 def _history(
     number: int, sources: dict[str, ReportedSource], training: dict[str, ReportedTraining]
 ) -> list[HistoryRow]:
-    """A row per label source: its size, agreements, and the loss of the encoder of the same name."""
+    """Return a row per label source: its size, agreements, and the loss of the encoder of the same name."""
     rows = []
-    for source, found in sources.items():
-        row = {"round": number, "source": source, "k": found.k, "empty": found.empty}
-        row |= {"largest_share": found.largest_share, "nmi_previous": found.nmi_previous}
-        for column, scores in found.agreement.items():
+    for source, clusters in sources.items():
+        row = {"round": number, "source": source, "k": clusters.k, "empty": clusters.empty}
+        row |= {"largest_share": clusters.largest_share, "nmi_previous": clusters.nmi_previous}
+        for column, scores in clusters.agreement.items():
             row |= {f"nmi:{column}": scores.nmi, f"ami:{column}": scores.ami, f"purity:{column}": scores.purity}
         row["loss"] = training[source].loss if source in training else None
         rows.append(HistoryRow.model_validate(row))
@@ -152,10 +152,10 @@ def _history(
 
 
 def _evaluation_history(number: int, evaluations: dict[str, ReportedEvaluation]) -> list[EvaluationRow]:
-    """A row per evaluation: its headline metric, None where that is not defined."""
+    """Return a row per evaluation: its headline metric, None if that is undefined."""
     rows = []
-    for name, found in evaluations.items():
-        spread = found.metrics.get(found.headline)
+    for name, evaluation in evaluations.items():
+        spread = evaluation.metrics.get(evaluation.headline)
         mean, sd = (spread.mean, spread.sd) if spread else (None, None)
-        rows.append(EvaluationRow(round=number, evaluation=name, metric=found.headline, mean=mean, sd=sd))
+        rows.append(EvaluationRow(round=number, evaluation=name, metric=evaluation.headline, mean=mean, sd=sd))
     return rows

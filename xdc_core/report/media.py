@@ -17,15 +17,15 @@ from shards.store.checked_read import read_stored
 from shards.store.files import new_file
 from xdc_core.modalities.logmel import LogMel, log_mel
 
-PICTURES, HEIGHT, SPECTROGRAM = 8, 72, 40  # Frames a strip; pixels of a frame's height and of the spectrogram's.
-WIDEST = 128  # Pixels of a frame.
-OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz that Opus knows.
+PICTURES, HEIGHT, SPECTROGRAM = 8, 72, 40  # Frames per strip; height of a frame and of the spectrogram in pixels.
+WIDEST = 128  # Largest width of a frame in pixels.
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Sampling rates of Opus in Hz.
 
 
 def write_media(reader: ClipReader, shard: str, row: Mapping[str, Any], folder: Path) -> str:
-    """Write `<key>.webp` and `<key>.ogg` into `folder`, as far as the clip has pictures and sound.
+    """Write `<key>.webp` and, if the clip has sound, `<key>.ogg` into `folder`.
 
-    Returns why something is missing that should be there; "" where nothing is.
+    Returns why pictures or sound could not be decoded; else "".
     """
     key, reason = row["key"], ""
     pictures, sound = None, None
@@ -38,23 +38,23 @@ def write_media(reader: ClipReader, shard: str, row: Mapping[str, Any], folder: 
         reason = str(error)
     if sound is not None:
         _write(folder / f"{key}.ogg", opus(sound, row["sample_rate"]))
-    # The picture comes last: a clip that has it is done.
+    # The picture is written last: if it exists, the clip is complete.
     _write(folder / f"{key}.webp", strip(pictures, sound, row["sample_rate"]))
     return reason
 
 
-def take_media(key: str, before: Path, folder: Path) -> bool:
-    """Copy a clip's files from an earlier report. Returns whether they were there.
+def copy_media(key: str, before: Path, folder: Path) -> bool:
+    """Copy a clip's files from an earlier report. Return whether it has them.
 
-    Copies, not links: damage to one must not damage the other.
+    The files are not linked, so that damage to one does not affect the other.
 
     Raises:
-        StageError: one of them is not what was committed.
+        StageError: a file differs from what was committed.
     """
-    there = [path for suffix in (".ogg", ".webp") if (path := before / f"{key}{suffix}").exists()]
-    for path in there:
+    files = [path for suffix in (".ogg", ".webp") if (path := before / f"{key}{suffix}").exists()]
+    for path in files:
         _write(folder / path.name, read_stored(path, "report"))
-    return bool(there)
+    return bool(files)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -63,9 +63,9 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def strip(pictures: np.ndarray | None, sound: np.ndarray | None, sample_rate: int) -> bytes:
-    """Return a WebP: 8 pictures, evenly over the clip, above the log-mel spectrogram, whose low tones are below.
+    """Return a WebP image: 8 equally spaced frames above the log-mel spectrogram, with low frequencies at the bottom.
 
-    pictures: uint8 [frames, height, width, 3]. sound: float32 [samples]. What is None is left black.
+    pictures: uint8 [frames, height, width, 3]. sound: float32 [samples]. The part for None stays black.
     """
     from PIL import Image
 
@@ -75,9 +75,9 @@ def strip(pictures: np.ndarray | None, sound: np.ndarray | None, sample_rate: in
         width = max(16, min(WIDEST, round(HEIGHT * wide / height)))
     sheet = Image.new("RGB", (width * PICTURES, HEIGHT + SPECTROGRAM))
     if pictures is not None:
-        for place, number in enumerate(np.linspace(0, len(pictures) - 1, PICTURES).round().astype(int)):
+        for column, number in enumerate(np.linspace(0, len(pictures) - 1, PICTURES).round().astype(int)):
             picture = Image.fromarray(pictures[number]).resize((width, HEIGHT), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (place * width, 0))
+            sheet.paste(picture, (column * width, 0))
     if sound is not None:
         sheet.paste(spectrogram(sound, sample_rate).resize((width * PICTURES, SPECTROGRAM)), (0, HEIGHT))
     file = io.BytesIO()
@@ -86,7 +86,7 @@ def strip(pictures: np.ndarray | None, sound: np.ndarray | None, sample_rate: in
 
 
 def spectrogram(sound: np.ndarray, sample_rate: int) -> Any:
-    """Return the log-mel spectrogram as a coloured PIL image: time to the right, low tones below, full colour range."""
+    """Return the log-mel spectrogram as a coloured PIL image: time to the right, low frequencies at the bottom."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -103,7 +103,7 @@ def opus(sound: np.ndarray, sample_rate: int) -> bytes:
     frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
     resampler, file = av.AudioResampler("s16", "mono", rate), io.BytesIO()
-    # Without the flag its serial number is random: the same clip must give the same file.
+    # Without this flag the serial number is random, and the same clip would give different files.
     with av.open(file, "w", format="ogg", options={"fflags": "+bitexact"}) as output:
         stream = output.add_stream("libopus", rate=rate, layout="mono")
         stream.bit_rate = 32000

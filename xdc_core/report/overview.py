@@ -1,4 +1,4 @@
-"""The overview of a run: a row per reported round, and curves over the rounds."""
+"""The overview of a run: one row per reported round, and charts over the rounds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def write_overview(root: Path, before: Sequence[Path], newest: Report) -> Path:
 
 
 def _of_round(report: Report) -> dict[str, Any]:
-    """The overview's row of one round. seconds: of its stages, by stage, without what is done once a run."""
+    """Return the overview's row for one round. seconds: by stage, without the stages that run once per run."""
     number = report.round
     seconds: dict[str, float] = {}
     for node in report.nodes:

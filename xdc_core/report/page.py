@@ -1,4 +1,4 @@
-"""The pages: HTML that loads nothing from elsewhere. Pictures and sounds lie beside it and are loaded when visible."""
+"""HTML pages without external resources. Pictures and sounds are files beside them, and loaded when visible."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from xdc_core.documents.report import EvaluationRow, HistoryRow, Report
 from xdc_core.report.charts import PALETTE, Line, lines_chart, source_colour
 
 PAGES = Path(__file__).parent / "pages"
-# Names and labels come from files of unknown origin: everything is escaped.
+# Everything is escaped, because names and labels come from files of unknown origin.
 _templates = Environment(
     loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
@@ -24,7 +24,7 @@ def render(name: str, **values: Any) -> str:
 
 
 def embedded(value: object) -> Markup:
-    """Return JSON that can stand in a script element: nothing in it can end the element. Raises ValueError for NaN."""
+    """Return JSON for a script element, escaped so that it cannot end the element. Raises ValueError for NaN."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
@@ -57,8 +57,8 @@ def _by_source(report: Report, values: dict[str, list[float | None]], shown: str
 
 def _evaluations(history: list[EvaluationRow]) -> Markup:
     lines = []
-    for place, name in enumerate(dict.fromkeys(row.evaluation for row in history)):
+    for number, name in enumerate(dict.fromkeys(row.evaluation for row in history)):
         rows = [row for row in history if row.evaluation == name]
         values = [row.mean for row in rows]
-        lines.append(Line(name, [row.round for row in rows], values, PALETTE[place % len(PALETTE)]))
+        lines.append(Line(name, [row.round for row in rows], values, PALETTE[number % len(PALETTE)]))
     return Markup(lines_chart(lines, "round", "score", "Evaluations by round"))

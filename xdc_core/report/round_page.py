@@ -1,4 +1,4 @@
-"""The page of a round: its clusters with example clips, charts, and the stages it used."""
+"""The page of a round: clusters with example clips, charts, and stages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -8,7 +8,9 @@ import numpy as np
 from markupsafe import Markup
 
 from shards.store.stage import Task
+from xdc_core.clustering.registry import KMEANS
 from xdc_core.config.methods import JOINT
+from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.report import Report, ReportedNode, ReportedSource
 from xdc_core.encoders.file import FILE_NAME as ENCODER
 from xdc_core.report.charts import GREY, Line, cross_chart, lines_chart, sizes_chart, source_colour
@@ -30,8 +32,8 @@ def round_page(
 ) -> str:
     """Return the HTML of a round's page.
 
-    unseen: example clip -> why something of it cannot be shown. nodes_before: the nodes of the report that this one
-    replaces; those that have not changed since are marked as reused.
+    unseen: example clip -> why its pictures or sound cannot be shown. nodes_before: the nodes of the report that this
+    one replaces; unchanged nodes are marked as reused.
     """
     examples = example_keys(report)
     labels = {source: task.directory(Node("label", source, task.round)) for source in report.sources}
@@ -47,7 +49,7 @@ def round_page(
         **report.content(),
         gallery=embedded(gallery),
         charts=history_charts(report),
-        source_charts={name: _source_charts(name, source) for name, source in report.sources.items()},
+        source_charts={name: _source_charts(task, name, source) for name, source in report.sources.items()},
         training_charts=dict(_training_charts(report)),
         cross=list(_cross_charts(task.directory(SHARD), labels, report)),
         filters=dict(_filters(task)),
@@ -61,13 +63,21 @@ def example_keys(report: Report) -> set[str]:
     return {key for source in report.sources.values() for cluster in source.clusters for key in cluster.examples}
 
 
-def _source_charts(name: str, source: ReportedSource) -> list[Markup]:
+def _source_charts(task: Task[Reporting], name: str, source: ReportedSource) -> list[Markup]:
     colour, charts = source_colour(name), []
     charts.append(sizes_chart(source.sizes, colour))
     if source.objective:
         line = Line("objective", range(1, len(source.objective) + 1), source.objective, colour)
-        charts.append(lines_chart([line], "iteration of k-means", "objective", "Objective of k-means", bottom=None))
+        algorithm = _algorithm(task, name)
+        title = f"Objective of {algorithm}"
+        charts.append(lines_chart([line], f"iteration of {algorithm}", "objective", title, bottom=None))
     return [Markup(text) for text in charts]
+
+
+def _algorithm(task: Task[Reporting], source: str) -> str:
+    """Return the name of the clustering algorithm of a label source, as the page shows it."""
+    name = read_kmeans(task.directory(Node("cluster", source, task.round))).algorithm
+    return "k-means" if name == KMEANS.name else name
 
 
 def _training_charts(report: Report) -> Iterator[tuple[str, list[Markup]]]:
@@ -76,8 +86,8 @@ def _training_charts(report: Report) -> Iterator[tuple[str, list[Markup]]]:
         steps = [line["step"] for line in curve]
         loss = Line("loss", steps, [line["loss"] for line in curve], colour)
         accuracies = [
-            Line(key, steps, [line.get(key) for line in curve], GREY if place else colour)
-            for place, key in enumerate(key for key in curve[0] if key.startswith("accuracy_"))
+            Line(key, steps, [line.get(key) for line in curve], GREY if number else colour)
+            for number, key in enumerate(key for key in curve[0] if key.startswith("accuracy_"))
         ]
         rate = Line("learning rate", steps, [line["lr"] for line in curve], colour)
         yield (
@@ -91,9 +101,9 @@ def _training_charts(report: Report) -> Iterator[tuple[str, list[Markup]]]:
 
 
 def _cross_charts(corpus: Path, labels: Mapping[str, Path], report: Report) -> Iterator[tuple[str, str, Markup]]:
-    """Of every two modalities: the clusters of one against those of the other.
+    """Yield, for every two modalities, a chart of the clusters of one against those of the other.
 
-    Columns are ordered so that agreement lies on the diagonal.
+    Columns are ordered so that agreement is on the diagonal.
     """
     for first, second in combinations([name for name in report.sources if name != JOINT], 2):
         shape = (report.sources[first].k, report.sources[second].k)
@@ -107,9 +117,9 @@ def _cross_charts(corpus: Path, labels: Mapping[str, Path], report: Report) -> I
 
 
 def _filters(task: Task[Reporting]) -> Iterator[tuple[str, str]]:
-    """Pictures of the first layers of the encoders with which the round begins, by caption.
+    """Yield captions and pictures of the first layers of the encoders at the start of the round.
 
-    Of an encoder whose layers have other names there are none.
+    Encoders whose layers have other names are skipped.
     """
     for modality in [str(node.modality) for node in task.settings.nodes if node.stage == "extract"]:
         weights = stored_weights(task.directory(encoder_node(modality, task.round)) / ENCODER)

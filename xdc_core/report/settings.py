@@ -1,5 +1,6 @@
-"""What a report is given of the configuration."""
+"""The part of the configuration for the report stage."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +11,18 @@ from xdc_core.config.schema import ReportSettings
 
 @dataclass(frozen=True)
 class Reporting:
-    """What the work is given of the configuration.
+    """The part of the configuration for the report stage.
 
-    rounds: how many there are. nodes: what the round has used and done, in the order in which the report lists it.
-    configuration: the whole of it as commented YAML, which is stored beside the report as it was.
+    rounds: the number of rounds. nodes: the nodes of the run and the round, in the order of the report. configuration:
+    the whole configuration as commented YAML, which is stored with the report.
     """
 
     method: str
     rounds: int
     nodes: tuple[Node, ...]
     report: ReportSettings
-    configuration: str
+    configuration: Callable[[], str]
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the report, beside its inputs."""
+        """Return the settings that decide the report."""
         return {"method": self.method, **hashed_settings(self.report)}

@@ -1,4 +1,4 @@
-"""Make the task of a stage's work from a run and its configuration."""
+"""The task of a node, made from its run and configuration."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def task_of(
     """Return the task of a node that writes into `out`. `outside`: the stage's digests for the node, if known.
 
     Raises:
-        ConfigError: a file from outside that the stage reads is missing.
+        ConfigError: a file outside the run that the stage reads is missing.
     """
     return Task(
         node=node,

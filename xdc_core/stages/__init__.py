@@ -1,1 +1,1 @@
-"""The stages of the method, one file each."""
+"""The stages of a run, one file each; `clips.py` has two."""

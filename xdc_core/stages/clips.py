@@ -14,7 +14,7 @@ def _corpus(config: Config, number: int | None) -> list[Node]:
 
 
 def _data_sets(config: Config, number: int | None) -> list[Node]:
-    """Those that evaluations in rounds need; others are made when they are asked for."""
+    """Return the data sets that evaluations in rounds need; others are cut on request."""
     needed = {evaluation.data for evaluation in config.evaluate.values() if evaluation.when != "asked"}
     return [Node("data", name) for name in config.datasets if name in needed] if number is None else []
 

@@ -1,4 +1,4 @@
-"""The cluster stage: clusters of the features behind a label source, by k-means (faiss) or another algorithm."""
+"""The cluster stage: cluster the features of a label source, by k-means (faiss) or another algorithm."""
 
 import sys
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from xdc_core.runs.run import Run
 
 @dataclass(frozen=True)
 class Clustering:
-    """What the work is given of the configuration. `runs_on` decides how it is done only."""
+    """The part of the configuration for the stage. `runs_on` is not part of the fingerprint."""
 
     seed: int
     learn_splits: list[str] | None
@@ -37,21 +37,21 @@ class Clustering:
     runs_on: RunsOn
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the clusters."""
+        """Return the settings that decide the clusters."""
         own = clustering_settings(self.cluster) | ({"joint_l2": self.cluster.joint_l2} if self.joint else {})
         return {"seed": self.seed, "learn_splits": self.learn_splits, "k": self.k, **own}
 
 
 def cluster(task: Task[Clustering]) -> Outcome:
-    """Write the algorithm's model (of k-means centroids.npy, float32 [k, components]), preprocess.npz and kmeans.json.
+    """Write the algorithm's model (for k-means centroids.npy, float32 [k, components]), preprocess.npz and kmeans.json.
 
-    kmeans.json has the algorithm with its settings, objective and sizes, and where it ran (`on`): k-means on the GPUs
-    if `runs_on.device` allows them and faiss works there, else on the CPU, and why not on a GPU that is there.
-    A new seed every round, as in DeepCluster. The algorithm is fitted to all clips to learn from, or to a random
-    sample of `sample_mb`; kmeans.json says how many.
+    kmeans.json has the algorithm with its settings, the objective, the sizes, and the device (`on`). k-means uses the
+    GPUs if `runs_on.device` allows them and faiss works on them; otherwise it uses the CPU, and `on` has the reason why
+    an existing GPU is not used. Every round has a new seed, as in DeepCluster. The algorithm is fitted to all clips to
+    learn from, or to a random sample of `sample_mb`; kmeans.json has their number.
 
     Raises:
-        ConfigError: fewer clips than clusters, or a sample of fewer.
+        ConfigError: fewer clips than clusters, or a sample with fewer.
     """
     given, source, k = task.settings, task.about, task.settings.k
     assert k is not None
@@ -60,7 +60,7 @@ def cluster(task: Task[Clustering]) -> Outcome:
     if len(parts[0]) < k <= clips:
         raise ConfigError(
             f"cluster.sample_mb ({given.cluster.sample_mb:g}) holds the features of {len(parts[0])} clips, but "
-            f"cluster.k.{source} is {k}. Raise the one or lower the other."
+            f"cluster.k.{source} is {k}. Raise sample_mb or lower k."
         )
     if clips < k:
         raise ConfigError(
@@ -73,13 +73,13 @@ def cluster(task: Task[Clustering]) -> Outcome:
     clusterer, settings = algorithm_of(given.cluster)
     on_gpus = clusterer.uses_gpus and given.runs_on.device != "cpu"
     gpus, why, _ = faiss_gpus() if on_gpus else (0, "", "")
-    model, facts = clusterer.fit(points, k, settings, seed, threads, gpus)
+    model, details = clusterer.fit(points, k, settings, seed, threads, gpus)
     if on_gpus and not gpus and (why or given.runs_on.device == "cuda"):
-        facts["on"] += f" ({why or 'faiss finds no GPU'})"
-        print(f"warning: k-means on {facts['on']}", file=sys.stderr, flush=True)
+        details["on"] += f" ({why or 'faiss finds no GPU'})"
+        print(f"warning: k-means on {details['on']}", file=sys.stderr, flush=True)
     write_model(task.out, model)
     preprocess.save(task.out / "preprocess.npz")
-    facts = {
+    details = {
         "algorithm": clusterer.name,
         "settings": settings.model_dump(mode="json"),
         "k": k,
@@ -88,60 +88,60 @@ def cluster(task: Task[Clustering]) -> Outcome:
         "components": points.shape[1],
         "seed": seed,
         **kept,
-        **facts,
+        **details,
     }
-    write_kmeans(task.out, Kmeans.model_validate(facts))
-    summary = {name: value for name, value in facts.items() if name not in ("sizes", "settings")}
+    write_kmeans(task.out, Kmeans.model_validate(details))
+    summary = {name: value for name, value in details.items() if name not in ("sizes", "settings")}
     return Outcome(k, 0, summary)
 
 
 def read_sample(task: Task[Clustering], seed: int) -> tuple[list[np.ndarray], int]:
-    """Read the features that the algorithm is fitted to, float32 [sample, width] per modality, and count the clips.
+    """Read the features for the fit, float32 [sample, width] per modality, and count the clips to learn from.
 
-    Reads shard by shard. Which rows are taken depends on the seed and the number of clips only.
+    Reads shard by shard. The sampled rows depend on the seed and the number of clips only.
 
     Raises:
         ConfigError: no clip has one of corpus.learn_splits.
     """
     corpus, features, splits = task.directory(SHARD), task.directories("extract"), task.settings.learn_splits
     counts, width = [], 0
-    there: set[str] = set()
+    splits_of_corpus: set[str] = set()
     for shard, keys, parts in source_parts(corpus, features):
-        counts.append(int(_learnable(corpus, shard, keys, splits, there).sum()))
+        counts.append(int(_learnable(corpus, shard, keys, splits, splits_of_corpus).sum()))
         width = sum(part.shape[1] for part in parts)
     if counts:
-        check_learn_splits(splits, there, str(corpus))
+        check_learn_splits(splits, splits_of_corpus, str(corpus))
     total = sum(counts)
-    room = sample_size(task.settings.cluster, width)
-    wanted = np.ones(total, bool)
-    if room < total:
-        chosen = np.random.default_rng(seed).choice(total, room, replace=False)
-        wanted = np.zeros(total, bool)
-        wanted[chosen] = True
-    taken: list[list[np.ndarray]] = []
+    limit = sample_size(task.settings.cluster, width)
+    in_sample = np.ones(total, bool)
+    if limit < total:
+        chosen = np.random.default_rng(seed).choice(total, limit, replace=False)
+        in_sample = np.zeros(total, bool)
+        in_sample[chosen] = True
+    sampled: list[list[np.ndarray]] = []
     first = 0
     for number_done, (shard, keys, parts) in enumerate(source_parts(corpus, features), start=1):
-        learnable = np.flatnonzero(_learnable(corpus, shard, keys, splits, there))
-        rows = learnable[wanted[first : first + len(learnable)]]
+        learnable = np.flatnonzero(_learnable(corpus, shard, keys, splits, splits_of_corpus))
+        rows = learnable[in_sample[first : first + len(learnable)]]
         first += len(learnable)
-        taken.append([part[rows] for part in parts])
+        sampled.append([part[rows] for part in parts])
         task.progress(number_done, len(counts), "shards read")
-    if not taken:
-        raise StageError(f"{corpus} has no shards: there is nothing to cluster.")
-    return [np.concatenate(columns) for columns in zip(*taken, strict=True)], total
+    if not sampled:
+        raise StageError(f"{corpus} has no shards. Check its manifest, and build the corpus again.")
+    return [np.concatenate(columns) for columns in zip(*sampled, strict=True)], total
 
 
 def sample_size(settings: ClusterSettings, width: int) -> int:
-    """How many float32 vectors fit `sample_mb`."""
+    """Return the number of float32 vectors of `width` that fit into `sample_mb`."""
     return max(1, int(settings.sample_mb * 1e6 / (4 * max(width, 1))))
 
 
-def _learnable(corpus: Path, shard: str, keys: np.ndarray, splits: list[str] | None, there: set[str]) -> np.ndarray:
-    """bool [keys]: which clips are in the splits to learn from. Adds the shard's splits to `there`."""
+def _learnable(corpus: Path, shard: str, keys: np.ndarray, splits: list[str] | None, seen: set[str]) -> np.ndarray:
+    """Return which clips are in the splits to learn from, bool [keys]. Adds the shard's splits to `seen`."""
     if splits is None:
         return np.ones(len(keys), bool)
     index = read_index(corpus, shard, ["key", "split"])
-    there.update(split or "" for split in index["split"].unique().to_pylist())
+    seen.update(split or "" for split in index["split"].unique().to_pylist())
     wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits)])
     return np.fromiter((key in wanted for key in keys), bool, len(keys))
 
@@ -175,7 +175,7 @@ def _settings(config: Config, node: Node) -> Clustering:
 CLUSTER: Stage[Config, Run, Clustering] = Stage(
     name="cluster",
     version=1,
-    summary="Find the centroids of one label source (video, audio or joint).",
+    summary="Cluster the features of one label source (a modality, or joint).",
     folder="clusters",
     of="modality",
     each_round=True,

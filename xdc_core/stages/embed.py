@@ -24,7 +24,7 @@ from xdc_core.stages.evaluate import due_evaluations
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the work is given of the configuration. views_each: views of a recording."""
+    """The part of the configuration for the stage. views_each: views per recording."""
 
     views: Views
     views_each: int
@@ -32,15 +32,15 @@ class Embedding:
     runs_on: RunsOn
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the features."""
+        """Return the settings that decide the features."""
         view = self.views.hashed(training=False)
         return {"views": self.views_each, "view": view, **encoding_settings(self.extract)}
 
 
 def embed(task: Task[Embedding]) -> Outcome:
-    """Write `<shard>.parquet` with columns key, frame (where the view begins) and feature, one row per view.
+    """Write `<shard>.parquet` with columns key, frame (the view's first) and feature, one row per view.
 
-    Shards that are there are kept. A clip that does not decode stands in `<shard>.rejects.json`.
+    Shards that already exist are kept. Clips that do not decode are listed in `<shard>.rejects.json`.
 
     Raises:
         StageError: a feature is not finite.
@@ -67,7 +67,7 @@ def embed(task: Task[Embedding]) -> Outcome:
     missing = {shard: numbers for shard, numbers in wanted.items() if not (out / f"{shard}.parquet").exists()}
     total = sum(map(len, wanted.values()))
     counted = Counted(total - sum(map(len, missing.values())), total, task.progress)
-    batch = max(1, settings.extract.batch // settings.views_each)  # So many clips have about that many views.
+    batch = max(1, settings.extract.batch // settings.views_each)  # This many clips have about `extract.batch` views.
     clips = ClipViews(corpus, rows, settings.views)
 
     def item(number: int) -> ClipItem:
@@ -78,20 +78,20 @@ def embed(task: Task[Embedding]) -> Outcome:
         keys = [key_of[number] for number in encoded.rows for _ in starts[number]]
         frames = [first for number in encoded.rows for first in starts[number]]
         check_finite(node, keys, encoded.features)
-        lost = [
+        rejects = [
             Reject(corpus.name, node.name, "damaged", reason, key_of[number])
             for number, reason in encoded.rejects.items()
         ]
-        write_rejects(out, shard, lost)
+        write_rejects(out, shard, rejects)
         write_features(out / f"{shard}.parquet", keys, encoded.features, frame=pa.array(frames, pa.int32()))
     by_key = dict(zip(rows.keys.to_pylist(), map(len, starts), strict=True))
     sizes = {shard: sum(map(len, starts[span])) for shard, span in rows.by_shard()}
-    written, refused = count_rows_and_rejects(out, "embed", sizes, by_key.__getitem__)
-    return Outcome(written, refused, {"device": str(device)}, tuple(f"{shard}.parquet" for shard in sizes))
+    written, rejected = count_rows_and_rejects(out, "embed", sizes, by_key.__getitem__)
+    return Outcome(written, rejected, {"device": str(device)}, tuple(f"{shard}.parquet" for shard in sizes))
 
 
 def embedded_data_sets(config: Config, evaluations: list[str]) -> list[str]:
-    """Return the data sets of whose recordings these evaluations need features."""
+    """Return the data sets whose features these evaluations need."""
     chosen = [config.evaluate[name] for name in evaluations]
     frozen = {each.data for each in chosen if each.data != CORPUS and each.protocol != "all"}
     return [name for name in config.datasets if name in frozen]
@@ -117,7 +117,7 @@ def _settings(config: Config, node: Node) -> Embedding:
 EMBED: Stage[Config, Run, Embedding] = Stage(
     name="embed",
     version=1,
-    summary="Compute features of a data set's recordings with the encoder that a round begins with.",
+    summary="Compute features of a data set's recordings with the encoder at the start of a round.",
     folder="embeddings",
     of="name",
     each_round=True,

@@ -1,4 +1,4 @@
-"""The eval stage: what the encoders that a round begins with are worth, by one protocol on one data set."""
+"""The eval stage: evaluate the encoders at the start of a round, with one protocol on one data set."""
 
 import itertools
 import json
@@ -39,31 +39,31 @@ from xdc_core.runs.run import Run
 
 
 def evaluate(task: Task[Evaluation]) -> Outcome:
-    """Write results.json and results.parquet (all trials: every split with every seed), and what was predicted.
+    """Write results.json and results.parquet with all trials (every split with every seed), and the predictions.
 
-    A trial that is finished is kept: trials/<split>-<seed>.json, predictions/<split>-<seed>.parquet.
+    A finished trial is kept in trials/<split>-<seed>.json and predictions/<split>-<seed>.parquet.
 
     Raises:
-        ConfigError: the labels or splits do not fit; says what there is.
+        ConfigError: the labels or splits do not exist; lists the existing ones.
         StageError: features are not finite.
     """
     out, recordings = task.out, read_recordings(task)
-    todo = list(itertools.product(recordings.splits, range(task.settings.evaluation.seeds)))
-    do_trial = _worker(task, recordings)
+    pairs = list(itertools.product(recordings.splits, range(task.settings.evaluation.seeds)))
+    run_trial = _trial_runner(task, recordings)
     trials = []
-    for done, (split, seed) in enumerate(todo, start=1):
+    for done, (split, seed) in enumerate(pairs, start=1):
         path = out / "trials" / f"{split}-{seed}.json"
         if path.exists():
             trial = Trial.model_validate_json(path.read_bytes())
         else:
-            trial, predictions = do_trial(split, seed)
+            trial, predictions = run_trial(split, seed)
             if predictions is not None:
                 file = out / "predictions" / f"{split}-{seed}.parquet"
                 write_predictions(file, predictions, recordings.names, recordings.classes)
             write_json(path, trial.model_dump(mode="json"))
-        _forget_checkpoints(out / f"{split}-{seed}")
+        _remove_checkpoints(out / f"{split}-{seed}")
         trials.append(trial)
-        task.progress(done, len(todo), f"trials, {_headline(trial)}")
+        task.progress(done, len(pairs), f"trials, {_headline(trial)}")
     results = summarise(task, recordings, trials)
     write_results(out, results)
     write_parquet(out / "results.parquet", table_of(results))
@@ -71,8 +71,8 @@ def evaluate(task: Task[Evaluation]) -> Outcome:
     return Outcome(len(trials), sum(recordings.missing.values()), summary | {"warnings": len(results.warnings)})
 
 
-def _forget_checkpoints(folder: Path) -> None:
-    """Remove what a fine-tuning kept of its epochs. Not before its trial is written: what is left is not done again."""
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a fine-tuning. Call this after its trial is written."""
     for file in sorted(folder.glob("*")):
         fault_point("before removal", f"epoch of {folder.name}")
         file.unlink()
@@ -83,14 +83,14 @@ def _forget_checkpoints(folder: Path) -> None:
         fault_point("after removal", folder.name)
 
 
-TrialWorker = Callable[[str, int], tuple[Trial, Predictions | None]]
+TrialRunner = Callable[[str, int], tuple[Trial, Predictions | None]]
 
 
-def _worker(task: Task[Evaluation], recordings: Recordings) -> TrialWorker:
-    """What does one trial of an evaluation; features are read once for all."""
+def _trial_runner(task: Task[Evaluation], recordings: Recordings) -> TrialRunner:
+    """Return the function that runs one trial; features are read once for all trials."""
 
-    def draw(split: str, seed: int) -> int:
-        # Not of the round: all rounds hold out the same recordings.
+    def seed_of(split: str, seed: int) -> int:
+        # The seed does not depend on the round: all rounds hold out the same recordings.
         return derive_seed(task.settings.seed, "eval", task.node.modality, split, seed)
 
     evaluation = task.settings.evaluation
@@ -99,18 +99,18 @@ def _worker(task: Task[Evaluation], recordings: Recordings) -> TrialWorker:
         if evaluation.finetune.processes > 1:
             from xdc_core.probes.finetuning_rank import finetune_in_ranks
 
-            return lambda split, seed: finetune_in_ranks(task, split, seed, draw(split, seed))
+            return lambda split, seed: finetune_in_ranks(task, split, seed, seed_of(split, seed))
         from xdc_core.probes.finetuning import finetune
 
-        return lambda split, seed: finetune(task, recordings, split, seed, draw(split, seed))
+        return lambda split, seed: finetune(task, recordings, split, seed, seed_of(split, seed))
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(thread_count(task.settings.runs_on))
     if evaluation.protocol == "retrieval":
-        return _retrieval(task, recordings, draw)
+        return _retrieval(task, recordings, seed_of)
     features, owners = read_views(task, recordings)
     if evaluation.protocol == "clusters":
-        return _clusters(task.settings, recordings, features, owners, draw)
+        return _clusters(task.settings, recordings, features, owners, seed_of)
     probe = PROBES.find(evaluation.protocol)
 
     def classify(split: str, seed: int) -> tuple[Trial, Predictions]:
@@ -118,7 +118,9 @@ def _worker(task: Task[Evaluation], recordings: Recordings) -> TrialWorker:
             _examples(features, recordings, owners, np.isin(owners, recordings.part(split, role)))
             for role in ("train", "test")
         )
-        predictions: Predictions = probe(train, test, len(recordings.classes), draw(split, seed), evaluation.held_out)
+        predictions: Predictions = probe(
+            train, test, len(recordings.classes), seed_of(split, seed), evaluation.held_out
+        )
         unread = unread_recordings(recordings, split, owners)
         size = len(np.unique(train.groups))
         return trial_of(predictions, recordings.classes, split, seed, size, unread), predictions
@@ -133,10 +135,10 @@ def _examples(features: np.ndarray, recordings: Recordings, owners: np.ndarray, 
 
 
 def unread_recordings(recordings: Recordings, split: str, owners: np.ndarray) -> tuple[str, ...]:
-    """How many recordings of a split have no view, in words."""
-    lost = {role: len(np.setdiff1d(recordings.part(split, role), owners)) for role in ("train", "test")}
+    """Return warnings with the numbers of recordings of a split without a view."""
+    unread = {role: len(np.setdiff1d(recordings.part(split, role), owners)) for role in ("train", "test")}
     return tuple(
-        f"{count} {role} recordings could not be read, and are not counted" for role, count in lost.items() if count
+        f"{count} {role} recordings could not be read, and are not counted" for role, count in unread.items() if count
     )
 
 
@@ -145,9 +147,9 @@ def _clusters(
     recordings: Recordings,
     features: np.ndarray,
     owners: np.ndarray,
-    draw: Callable[[str, int], int],
-) -> TrialWorker:
-    """The algorithm of the rounds on the training recordings' views; then the test recordings' views against labels."""
+    seed_of: Callable[[str, int], int],
+) -> TrialRunner:
+    """Return the trials of `clusters`: cluster training views, assign the test views, and compare with labels."""
     from xdc_core.clustering.preprocess import fit_preprocess
 
     settings, threads = given.cluster, thread_count(given.runs_on)
@@ -156,12 +158,12 @@ def _clusters(
     def compare(split: str, seed: int) -> tuple[Trial, None]:
         k = given.evaluation.k or len(recordings.classes)
         train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
-        learnt, tested = (_examples(features, recordings, owners, part) for part in (train, test))
-        warnings = check_split(learnt, tested, len(recordings.classes))
+        train_views, test_views = (_examples(features, recordings, owners, part) for part in (train, test))
+        warnings = check_split(train_views, test_views, len(recordings.classes))
         if int(train.sum()) < k:
             raise ConfigError(f"{split}: {int(train.sum())} views to learn from are fewer than k ({k}). Lower k.")
         preprocess, _ = fit_preprocess([features[train]], settings)
-        model, _ = clusterer.fit(preprocess([features[train]]), k, own, draw(split, seed), threads)
+        model, _ = clusterer.fit(preprocess([features[train]]), k, own, seed_of(split, seed), threads)
         counts = Contingency()
         labels = [recordings.classes[recordings.labels[owner]] for owner in owners[test]]
         counts.add(clusterer.assign(model, preprocess([features[test]]), k)[1], labels)
@@ -170,7 +172,7 @@ def _clusters(
             name: value for name, value in scores.items() if name not in ("clips", "labels") and value is not None
         }
         if not metrics:
-            warnings += ("the test recordings have one label only: nothing to compare clusters with",)
+            warnings += ("the test recordings have only one label: the agreement with clusters is undefined",)
         warnings += unread_recordings(recordings, split, owners)
         sizes = tuple(len(np.unique(owners[part])) for part in (train, test))
         trial = Trial(
@@ -181,7 +183,7 @@ def _clusters(
     return compare
 
 
-def _retrieval(task: Task[Evaluation], recordings: Recordings, draw: Callable[[str, int], int]) -> TrialWorker:
+def _retrieval(task: Task[Evaluation], recordings: Recordings, seed_of: Callable[[str, int], int]) -> TrialRunner:
     corpus = task.directory(SHARD)
     read = [node for node in task.inputs if node.stage == "extract"]
     parts = {str(node.modality): dict(_features_of(corpus, task.directory(node))) for node in read}
@@ -192,21 +194,21 @@ def _retrieval(task: Task[Evaluation], recordings: Recordings, draw: Callable[[s
     def search(split: str, seed: int) -> tuple[Trial, None]:
         train, test = (np.isin(owners, recordings.part(split, role)) for role in ("train", "test"))
         labels = recordings.labels[owners[test]] if recordings.classes else None
-        found = {
+        results = {
             (first, second): retrieve(
                 features[first][train],
                 features[second][train],
                 features[first][test],
                 features[second][test],
                 labels,
-                draw(split, seed),
+                seed_of(split, seed),
                 owners[train] if recordings.originals is None else recordings.originals[owners[train]],
                 task.settings.evaluation.held_out,
                 names=(first, second),
             )
             for first, second in itertools.combinations(features, 2)
         }
-        metrics, chosen, warnings = _of_all_pairs(found)
+        metrics, chosen, warnings = _of_all_pairs(results)
         trial = Trial(
             split=split,
             seed=seed,
@@ -222,21 +224,21 @@ def _retrieval(task: Task[Evaluation], recordings: Recordings, draw: Callable[[s
 
 
 def _of_all_pairs(
-    found: dict[tuple[str, str], dict[str, Any]],
+    results: dict[tuple[str, str], dict[str, Any]],
 ) -> tuple[dict[str, float], dict[str, Any], tuple[str, ...]]:
-    """Return metrics, what was chosen, and warnings. Of more than one pair, what was chosen is by pair."""
-    metrics = {name: value for result in found.values() for name, value in _flat(result)}
-    if len(found) == 1:
-        (result,) = found.values()
+    """Return metrics, chosen hyper-parameters, and warnings. With several pairs, the hyper-parameters are by pair."""
+    metrics = {name: value for result in results.values() for name, value in _flat(result)}
+    if len(results) == 1:
+        (result,) = results.values()
         return metrics, result["chosen"], tuple(result["warnings"])
-    chosen = {"-".join(pair): result["chosen"] for pair, result in found.items()}
-    warnings = [f"{' and '.join(pair)}: {text}" for pair, result in found.items() for text in result["warnings"]]
+    chosen = {"-".join(pair): result["chosen"] for pair, result in results.items()}
+    warnings = [f"{' and '.join(pair)}: {text}" for pair, result in results.items() for text in result["warnings"]]
     return metrics, chosen, tuple(warnings)
 
 
-def _flat(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a nested dictionary by dotted names."""
-    for name, value in found.items():
+def _flat(nested: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a nested dictionary with their dotted names."""
+    for name, value in nested.items():
         if name in ("chosen", "warnings"):
             continue
         if isinstance(value, dict):
@@ -251,14 +253,17 @@ def _features_of(corpus: Path, directory: Path) -> Iterator[tuple[str, np.ndarra
 
 
 def read_views(task: Task[Evaluation], recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 [views, width] of labelled recordings, and the recording of each, int64 [views].
+    """Read features, float32 [views, width], of labelled recordings, and the recording of each, int64 [views].
 
-    Of the run's corpus a view is a clip's centre (what the extract stage wrote).
+    The views of the run's corpus are the centres of its clips, written by the extract stage.
+
+    Raises:
+        StageError: there are no features, or a file is damaged.
     """
     (directory,) = task.directories("extract" if task.settings.evaluation.data == CORPUS else "embed")
     parts = [read_features(path) for path in sorted(directory.glob("[0-9]*.parquet"))]
     if not parts:
-        raise StageError(f"{directory} has no features.")
+        raise StageError(f"{directory} has no features. Check the rejects of its stage.")
     keys = np.concatenate([part[0] for part in parts])
     owners = np.array([recordings.of_clip.get(key, -1) for key in keys], np.int64)
     return np.concatenate([part[1] for part in parts])[owners >= 0], owners[owners >= 0]
@@ -270,9 +275,9 @@ def _headline(trial: Trial) -> str:
 
 
 def summarise(task: Task[Evaluation], recordings: Recordings, trials: list[Trial]) -> Results:
-    """Return all trials, with the mean and spread of every metric over those that count."""
+    """Return the results: all trials, and the mean and spread of every metric."""
     given, evaluation, views = task.settings, task.settings.evaluation, task.settings.views
-    # Validation and test clips of one corpus are no repetitions of each other: the last named counts.
+    # The splits of a corpus (validation, test) are not repetitions: the metrics are those of the last one.
     last = list(recordings.splits)[-1]
     counting = trials if evaluation.data != CORPUS else [trial for trial in trials if trial.split == last]
     warnings = [f"{trial.split}, seed {trial.seed}: {text}" for trial in trials for text in trial.warnings]
@@ -301,16 +306,16 @@ def summarise(task: Task[Evaluation], recordings: Recordings, trials: list[Trial
 
 
 def spreads(trials: list[Trial]) -> dict[str, Spread]:
-    """Return of every metric the mean, standard deviation, lowest and highest value over the trials that have it."""
+    """Return the spread of every metric over the trials that have it."""
     names = sorted({name for trial in trials for name in trial.metrics})
     return {name: spread([trial.metrics[name] for trial in trials if name in trial.metrics]) for name in names}
 
 
 def table_of(results: Results) -> pa.Table:
-    """Return results.parquet: a row per split, seed and metric, with everything that identifies them."""
-    same = ("evaluation", "run", "round", "method", "control", "data", "protocol", "modality", "encoder", "weights")
+    """Return the table results.parquet: one row per split, seed and metric, with the identifying columns."""
+    common = ("evaluation", "run", "round", "method", "control", "data", "protocol", "modality", "encoder", "weights")
     rows = [
-        {name: getattr(results, name) for name in same}
+        {name: getattr(results, name) for name in common}
         | {"split": trial.split, "seed": trial.seed, "train": trial.train, "test": trial.test}
         | {"metric": metric, "value": value}
         | {
@@ -367,10 +372,10 @@ def _settings(config: Config, node: Node) -> Evaluation:
 
 
 def _outside(run: Run, node: Node) -> dict[str, str]:
-    """What a data set's own files say of its splits.
+    """Return the digest of a data set's own splits, and a mark if originals are held out together.
 
-    Also that recordings of one original are held out together: where file names tell of originals, and the evaluation
-    holds something out. `clusters` does so only to divide what has no official test part.
+    The mark is set if file names have originals and the evaluation holds recordings out. `clusters` holds recordings
+    out only to divide a data set without a test part.
     """
     config, evaluation = run.config, run.config.evaluate[str(node.modality)]
     name = evaluation.data
@@ -393,7 +398,7 @@ def _library(config: Config, node: Node) -> Library:
 EVALUATE: Stage[Config, Run, Evaluation] = Stage(
     name="eval",
     version=2,
-    summary="Do one evaluation of the encoders that a round begins with.",
+    summary="Evaluate the encoders at the start of a round with one protocol.",
     folder="evaluations",
     of="name",
     each_round=True,

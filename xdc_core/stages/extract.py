@@ -1,4 +1,4 @@
-"""The extract stage: one feature per clip, in the index's order, exactly once, shard by shard."""
+"""The extract stage: compute one feature per clip, in the order of the index, shard by shard."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,21 +22,21 @@ from xdc_core.runs.run import Run
 
 @dataclass(frozen=True)
 class Extraction:
-    """What the work is given of the configuration. `extract.batch` and `runs_on` decide how it is done only."""
+    """The part of the configuration for the stage. `extract.batch`, `runs_on`: not in the fingerprint."""
 
     views: Views
     extract: ExtractSettings
     runs_on: RunsOn
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the features."""
+        """Return the settings that decide the features."""
         return {"view": self.views.hashed(training=False), **encoding_settings(self.extract)}
 
 
 def extract(task: Task[Extraction]) -> Outcome:
-    """Write `<shard>.parquet` with columns key and feature for every shard; shards that are there are kept.
+    """Write `<shard>.parquet` with columns key and feature for every shard; existing shards are kept.
 
-    A clip that no longer decodes is left out and stands in `<shard>.rejects.json` with its reason.
+    A clip that does not decode is left out, and listed in `<shard>.rejects.json` with the reason.
 
     Raises:
         StageError: a feature is not finite.
@@ -60,22 +60,22 @@ def extract(task: Task[Extraction]) -> Outcome:
     clips = ClipViews(corpus, rows, settings.views)
     for shard, encoded in encode_shards(encoding, clips, rows.spans, settings.extract.batch, counted):
         first, keys = rows.spans[shard].start, rows.of(shard).keys
-        lost = {number - first: reason for number, reason in encoded.rejects.items()}
-        _check_rows(node, shard, len(keys), [*(number - first for number in encoded.rows), *lost])
+        reasons = {number - first: reason for number, reason in encoded.rejects.items()}
+        _check_rows(node, shard, len(keys), [*(number - first for number in encoded.rows), *reasons])
         good = keys.take(np.asarray(encoded.rows, np.int64) - first).to_pylist()
         check_finite(node, good, encoded.features)
-        rejects = [Reject(corpus.name, node.name, "damaged", lost[n], keys[n].as_py()) for n in lost]
+        rejects = [Reject(corpus.name, node.name, "damaged", reasons[n], keys[n].as_py()) for n in reasons]
         write_rejects(out, shard, rejects)
         write_features(out / f"{shard}.parquet", good, encoded.features)
-    written, refused = count_rows_and_rejects(out, "extract", sizes)
+    written, rejected = count_rows_and_rejects(out, "extract", sizes)
     summary = {"width": encoding.width, "device": str(device)}
-    return Outcome(written, refused, summary, tuple(f"{shard}.parquet" for shard in sizes))
+    return Outcome(written, rejected, summary, tuple(f"{shard}.parquet" for shard in sizes))
 
 
-def _check_rows(node: Node, shard: str, clips: int, found: list[int]) -> None:
-    if sorted(found) != list(range(clips)):
+def _check_rows(node: Node, shard: str, clips: int, rows: list[int]) -> None:
+    if sorted(rows) != list(range(clips)):
         raise StageError(
-            f"{node}, shard {shard}: {len(found)} features and rejects for {clips} clips. This is a defect of xdc; "
+            f"{node}, shard {shard}: {len(rows)} features and rejects for {clips} clips. This is a defect of xdc; "
             "please report it."
         )
 

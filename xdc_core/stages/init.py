@@ -1,4 +1,4 @@
-"""The init stage: the encoders of which the first round extracts, random (XDC paper, section 3) or from a file."""
+"""The init stage: make the encoders for the first round, random (XDC paper, section 3) or from a file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from xdc_core.runs.run import Run
 if TYPE_CHECKING:
     import torch
 
-# What the stage reads from outside the run, by the names that manifests have for it.
+# Names of the files outside the run, as in manifests.
 WEIGHTS = "weights"
 SOURCE = "the encoder's source"
 
 
 @dataclass(frozen=True)
 class Initialisation:
-    """What the work is given of the configuration. weights: a file, relative to the run; None for random ones."""
+    """The part of the configuration for the stage. weights: a file, relative to the run; None for random weights."""
 
     seed: int
     learn_splits: list[str] | None
@@ -42,7 +42,7 @@ class Initialisation:
     runs_on: RunsOn
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the encoder: of weights from a file their digest is an input."""
+        """Return the settings that decide the encoder. The digest of a file of weights is added separately."""
         if self.weights:
             return {"encoder": self.views.settings.encoder}
         return {
@@ -55,8 +55,8 @@ class Initialisation:
 
 
 def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
-    """Write encoder.safetensors: the weights of the configuration's file as they are, or else random ones with
-    batch-norm statistics measured on the first clips to learn from.
+    """Write encoder.safetensors: the weights of the configured file, or else random weights with batch-norm statistics
+    measured on the first clips to learn from.
 
     Raises:
         StageError: fewer than two clips to learn from.
@@ -91,9 +91,9 @@ def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
 
 
 def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "torch.device") -> int:
-    """Measure a random encoder's batch-norm statistics over batches that may span shards. Returns their number.
+    """Measure a random encoder's batch-norm statistics, and return the number of batches, which may span shards.
 
-    Without that its features are those of statistics nobody measured (mean 0, variance 1).
+    Without this, batch norm would use its initial statistics (mean 0, variance 1).
     """
     from xdc_core.data.clips import ClipRows, ClipViews
     from xdc_core.data.loader import batches_by_shard, load_views
@@ -108,8 +108,8 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
     chosen = rows.learnable(settings.learn_splits)[: batches * size]
     if len(chosen) < 2:
         raise StageError(
-            f"{task.node}: there are {len(chosen)} clips to learn from. corpus.learn_splits is "
-            f"{settings.learn_splits}; look at the column split of {corpus}/*.parquet."
+            f"{task.node}: there are {len(chosen)} clips to learn from; at least 2 are needed. corpus.learn_splits is "
+            f"{settings.learn_splits}: check the column split of {corpus}/*.parquet."
         )
 
     def calibration() -> "Iterator[torch.Tensor]":
@@ -130,7 +130,7 @@ def _nodes(config: Config, number: int | None) -> list[Node]:
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:
-    # Only random encoders are calibrated, on the corpus.
+    # Only random encoders are calibrated, with clips of the corpus.
     return [] if getattr(config, str(node.modality)).weights else [SHARD]
 
 
@@ -151,7 +151,7 @@ def _outside(run: Run, node: Node) -> dict[str, str]:
 
 
 def source_read(run: Run, node: Node) -> dict[str, str]:
-    """Return the sha256 of the file with the function that makes an encoder, if it is not one of xdc's own.
+    """Return the sha256 of the file with the function that builds an encoder, for an encoder outside xdc.
 
     Raises:
         ConfigError: the encoder is unknown, or there is no such file.
@@ -166,7 +166,7 @@ def source_read(run: Run, node: Node) -> dict[str, str]:
 
 
 def weights_read(run: Run, node: Node) -> dict[str, str]:
-    """Return the sha256 of the file of weights from which an encoder starts, if one is set.
+    """Return the sha256 of the configured file of weights; empty without one.
 
     Raises:
         ConfigError: the file is missing, or cannot be read.
@@ -179,7 +179,7 @@ def weights_read(run: Run, node: Node) -> dict[str, str]:
         return {WEIGHTS: _sha256(path, status.st_size, status.st_mtime_ns)}
     except OSError as error:
         raise ConfigError(
-            f"{node.modality}.weights: {path} cannot be read ({error.strerror}). Bring the file there, correct the "
+            f"{node.modality}.weights: {path} cannot be read ({error.strerror}). Put the file there, correct the "
             f"path in {run.root}/{FILE_NAME} (it is relative to that file), or set it to null for random weights."
         ) from None
 
@@ -193,7 +193,7 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 INIT: Stage[Config, Run, Initialisation] = Stage(
     name="init",
     version=2,
-    summary="Make the encoder with which the first round begins.",
+    summary="Make the encoder for the first round.",
     folder="init",
     of="modality",
     each_round=False,

@@ -1,4 +1,4 @@
-"""The label stage: every clip's cluster is its pseudo-label. Streams shard by shard."""
+"""The label stage: assign every clip its cluster as pseudo-label, shard by shard."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,22 +31,22 @@ from xdc_core.stages.cluster import clustered_features
 
 @dataclass(frozen=True)
 class Labelling:
-    """What the work is given of the configuration. column: labels of the corpus in place of clusters (the baseline)."""
+    """The part of the configuration for the stage. column: the corpus's labels to use as clusters (the baseline)."""
 
     column: str | None
     runs_on: RunsOn
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the labels."""
+        """Return the settings that decide the labels."""
         return {} if self.column is None else {"column": self.column}
 
 
 def label(task: Task[Labelling]) -> Outcome:
-    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32) to it.
+    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32); existing shards are kept.
 
-    Of k-means the distance is the Euclidean one to the centroid.
-    Rows are those of the features, in their order. scores.json holds sizes, empty clusters, and the agreement with
-    the round before and with every label column of the corpus.
+    The distance of k-means is the Euclidean distance to the centroid. Rows are those of the features, in the same
+    order. scores.json holds the sizes, the number of empty clusters, and the agreement with the clusters of the
+    previous round and with every label column of the corpus.
     """
     if task.settings.column is not None:
         return label_with_truth(task, task.settings.column)
@@ -80,9 +80,10 @@ def label(task: Task[Labelling]) -> Outcome:
 
 
 def label_with_truth(task: Task[Labelling], column: str) -> Outcome:
-    """The baseline's label source: a clip's `cluster` is the number of its label among all, sorted; `distance` is 0.
+    """Write the labels of the corpus as clusters, for the baseline, with the files and columns of `label`.
 
-    Clips without a label have no row; how many there are stands in scores.json (`unlabelled`), with the `classes`.
+    `cluster` is the position of the clip's label among all labels, sorted; `distance` is 0. Clips without a label have
+    no row; scores.json has their number (`unlabelled`), and the labels (`classes`).
 
     Raises:
         ConfigError: the corpus has no such column, or fewer than two labels.
@@ -90,13 +91,13 @@ def label_with_truth(task: Task[Labelling], column: str) -> Outcome:
     out, corpus = task.out, task.directory(SHARD)
     shards = shard_names(corpus)
     if column not in label_columns(corpus):
-        there = ", ".join(label_columns(corpus)) or "none"
-        raise ConfigError(f"truth is {column!r}, but {corpus} has no such label column. There are: {there}.")
+        available = ", ".join(label_columns(corpus)) or "none"
+        raise ConfigError(f"truth is {column!r}, but {corpus} has no such label column. There are: {available}.")
     tables = {shard: read_index(corpus, shard, ["key", column]) for shard in shards}
     names = sorted({name for table in tables.values() for name in table[column].to_pylist() if name is not None})
     if len(names) < 2:
-        raise ConfigError(f"truth: the column {column!r} of {corpus} has {len(names)} labels; two are the least.")
-    number = {name: place for place, name in enumerate(names)}
+        raise ConfigError(f"truth: the column {column!r} of {corpus} has {len(names)} labels. At least two are needed.")
+    number = {name: position for position, name in enumerate(names)}
     rows = clips = 0
     sizes = {}
     for done, (shard, table) in enumerate(tables.items(), start=1):
@@ -125,7 +126,7 @@ def _files(shards: list[str]) -> tuple[str, ...]:
 
 
 def score(corpus: Path, directory: Path, before: Path | None, k: int) -> Scores:
-    """Return sizes, and the agreement with the round before and with the corpus's labels; reads the shards again."""
+    """Read the shards, and return sizes and the agreement with the previous round and with the corpus's labels."""
     names = label_columns(corpus)
     with_labels = {name: Contingency() for name in names}
     with_before = Contingency()
@@ -134,8 +135,8 @@ def score(corpus: Path, directory: Path, before: Path | None, k: int) -> Scores:
         keys, clusters = read_labels(directory, shard)
         sizes += np.bincount(clusters, minlength=k)
         index = read_index(corpus, shard, ["key", *names])
-        place = {key: row for row, key in enumerate(index["key"].to_pylist())}
-        rows = [place[key] for key in keys]
+        row_of = {key: row for row, key in enumerate(index["key"].to_pylist())}
+        rows = [row_of[key] for key in keys]
         for name in names:
             column = index[name].to_pylist()
             with_labels[name].add(clusters, [column[row] for row in rows])
@@ -173,7 +174,7 @@ def _settings(config: Config, node: Node) -> Labelling:
 LABEL: Stage[Config, Run, Labelling] = Stage(
     name="label",
     version=2,
-    summary="Give every clip its pseudo-label from one label source (video, audio or joint).",
+    summary="Assign every clip its pseudo-label from one label source (a modality, joint or truth).",
     folder="labels",
     of="modality",
     each_round=True,

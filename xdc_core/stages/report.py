@@ -1,5 +1,6 @@
-"""The report stage: a round in numbers, as a page, and to look at and listen to."""
+"""The report stage: the measurements of a round as JSON and as a page with example clips."""
 
+from functools import partial
 from pathlib import Path
 
 from shards.errors import StageError
@@ -25,15 +26,17 @@ from xdc_core.stages.label import LABEL
 from xdc_core.stages.train import TRAIN
 
 MEDIA = "media"
-# The stages that a report shows, each after those that it reads: what is done once a run, and those of a round.
+# The stages that a report shows, each after those that it reads: those of the run, and those of a round.
 ONCE = (SHARD_STAGE, DATA_STAGE, INIT)
 IN_ROUND = (EXTRACT, CLUSTER, LABEL, TRAIN, EMBED, EVALUATE)
 
 
 def report(task: Task[Reporting]) -> Outcome:
-    """Write report.json (everything measured), report.html (the same as a page), media/ (of every cluster's nearest
-    clips: pictures, spectrogram and sound), and xdc.yaml: the whole configuration, defaults filled in, as it was when
-    the round was reported. Also writes overview.html of the run again.
+    """Write the report of a round, and overview.html of the run.
+
+    The report has report.json (all measurements), report.html (the same as a page), media/ (pictures, spectrogram and
+    sound of the clips nearest to each cluster's centre), and xdc.yaml (the whole configuration of the round, with
+    defaults).
 
     Raises:
         StageError: a file that is read is missing or damaged.
@@ -51,7 +54,7 @@ def report(task: Task[Reporting]) -> Outcome:
     before = reports[-1] / MEDIA if reports else Path("none")
     unseen = write_examples(task.directory(SHARD), examples, out / MEDIA, before, task.progress)
     write_report(out, content)
-    write_text(out / FILE_NAME, task.settings.configuration)
+    write_text(out / FILE_NAME, task.settings.configuration())
     write_text(out / PAGE, round_page(task, content, unseen, _nodes_before(task.target)))
     write_overview(task.root, reports, content)
     agreement = {
@@ -62,7 +65,7 @@ def report(task: Task[Reporting]) -> Outcome:
 
 
 def _nodes_before(directory: Path) -> list[ReportedNode]:
-    """Return the nodes of the report that is replaced; none where there is none, or where it is damaged."""
+    """Return the nodes of the report to be replaced; empty if there is no report or it is damaged."""
     if not (directory / REPORT_FILE).exists():
         return []
     try:
@@ -85,10 +88,10 @@ def _in_round(config: Config, number: int) -> list[Node]:
 
 def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
-    # Of the encoders that the round begins with it shows the first layers.
-    begun_with = [encoder_node(modality, node.round) for modality in config.modalities]
+    # The report shows the first layers of the encoders at the start of the round.
+    encoders = [encoder_node(modality, node.round) for modality in config.modalities]
     before = [Node("report", None, node.round - 1)] if node.round else []
-    return [SHARD, *begun_with, *_in_round(config, node.round), *before]
+    return [SHARD, *encoders, *_in_round(config, node.round), *before]
 
 
 def _lists(config: Config, node: Node) -> list[Node]:
@@ -103,7 +106,8 @@ def _settings(config: Config, node: Node) -> Reporting:
         rounds=config.rounds,
         nodes=(*_once(config), *_in_round(config, node.round)),
         report=config.report,
-        configuration=commented_yaml(config, f"The configuration with which round {node.round} was done."),
+        # Not made before it is needed: fingerprints ask for the settings of every report.
+        configuration=partial(commented_yaml, config, f"The configuration with which round {node.round} was done."),
     )
 
 

@@ -1,4 +1,4 @@
-"""The train stage: one process here, or several under torchrun."""
+"""The train stage: train in this process, or in several processes with torchrun."""
 
 import json
 from typing import Any
@@ -16,36 +16,35 @@ from xdc_core.runs.run import Run
 from xdc_core.training.settings import Training
 
 LOG = "train.log"
-FEW = 16  # Clips over which batch norm is noisy.
+FEW = 16  # Below this number of clips batch norm is noisy.
 
 
 def train(task: Task[Training]) -> Outcome:
     """Train one modality's encoder for a round.
 
-    Leaves encoder.safetensors, metrics.jsonl and train.log. With `train.processes` of 1 the work is done in this
-    process (whoever wants it in another starts one); with more, torchrun starts that many on this machine.
+    Writes encoder.safetensors, metrics.jsonl and train.log. With `train.processes` of 1 this process trains; with more,
+    torchrun starts that many processes on this machine.
 
     Raises:
-        StageError: a process failed (with what it said, or the end of train.log), or SIGTERM came; the checkpoint is
-            kept.
-        ConfigError: the batch cannot be shared out, or there is no compiler or GPU that the settings ask for.
+        StageError: a process failed (with its error, or the end of train.log), or SIGTERM came; the checkpoint is kept.
+        ConfigError: the batch cannot be divided equally, or the settings require a compiler or GPU that is missing.
     """
     from xdc_core.encoders.file import FILE_NAME  # Imports torch.
 
     out, settings = task.out, task.settings.train
     if settings.batch % settings.processes:
         raise ConfigError(
-            f"train.batch ({settings.batch}) is no multiple of train.processes ({settings.processes}): every process "
-            "must get equal work. Change one of them."
+            f"train.batch ({settings.batch}) is not a multiple of train.processes ({settings.processes}): every "
+            "process must get the same number of clips. Change one of them."
         )
     log = out / LOG
-    noted: dict[str, Any] = {}  # The device, and warnings.
+    notes: dict[str, Any] = {}  # The device, and warnings.
 
     def listen(line: dict[str, Any]) -> None:
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if "step" not in line:
-            noted.update(line)
+            notes.update(line)
             return
         accuracy = ", ".join(f"{name} {value:.2f}" for name, value in line.items() if name.startswith("accuracy"))
         task.progress(line["step"] + 1, line["steps"], f"steps, loss {line['loss']:.3f}, {accuracy}")
@@ -53,7 +52,7 @@ def train(task: Task[Training]) -> Outcome:
     if warning := small_batch(settings):
         listen({"warning": warning})
     if (out / FILE_NAME).exists():
-        pass  # Killed between the end of the training and the commit: all is there.
+        pass  # The stage was killed between the end of the training and the commit: the encoder is complete.
     elif settings.processes == 1:
         from xdc_core.training.process_rank import ProcessRank
         from xdc_core.training.rank import train_rank
@@ -65,18 +64,18 @@ def train(task: Task[Training]) -> Outcome:
         run_ranks("xdc_core.training", task, [], settings.processes, log, listen)
     for checkpoint in out.glob("checkpoint-*.pt"):
         fault_point("before removal", "checkpoint")
-        checkpoint.unlink()  # The encoder is there; the optimiser's state is not carried over.
+        checkpoint.unlink()  # The encoder is complete, and the optimiser's state is not used in the next round.
     lines = read_metrics(out / "metrics.jsonl")
     last = lines[-1]
     tail = lines[-max(1, len(lines) // 10) :]
     summary = {"steps": last["steps"], "clips": last["steps"] * settings.batch, "first_loss": lines[0]["loss"]}
     for name in ("loss", *(name for name in last if name.startswith("accuracy")), "clips_per_s"):
         summary[name] = round(sum(line[name] for line in tail) / len(tail), 4)
-    return Outcome(last["steps"] * settings.batch, 0, summary | noted)
+    return Outcome(last["steps"] * settings.batch, 0, summary | notes)
 
 
 def small_batch(settings: TrainSettings) -> str:
-    """What is to be said where batch norm sees few clips ("": nothing)."""
+    """Return a warning if batch norm sees few clips; else ""."""
     seen = settings.batch if settings.sync_batch_norm else settings.batch // settings.processes
     if seen >= FEW:
         return ""
@@ -85,7 +84,7 @@ def small_batch(settings: TrainSettings) -> str:
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    if number is None or number >= config.rounds:  # The last round trains nothing.
+    if number is None or number >= config.rounds:  # After the last training there is a round without one.
         return []
     return [Node("train", modality, number) for modality in config.modalities]
 
@@ -94,7 +93,7 @@ def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     modality = str(node.modality)
     labels = [Node("label", source, node.round) for source in heads(config.method, config.modalities)[modality]]
-    # Its own features tell which of the clips with a pseudo-label decode in this modality.
+    # The features of the modality show which clips with a pseudo-label decode in it.
     return [SHARD, encoder_node(modality, node.round), Node("extract", modality, node.round), *labels]
 
 
@@ -118,8 +117,8 @@ TRAIN: Stage[Config, Run, Training] = Stage(
     of="modality",
     each_round=True,
     library="torch",
-    # torch._dynamo is imported by an optimiser's first step. It is imported in pieces, for nothing can be asked of a
-    # process while it imports.
+    # An optimiser's first step imports torch._dynamo. It is listed in parts, because a process cannot answer requests
+    # during an import.
     modules=(
         "xdc_core.training.rank",
         "sympy",

@@ -1,1 +1,1 @@
-"""A training round of one encoder: it learns to predict the pseudo-labels of its label sources."""
+"""Training of one encoder in one round: it learns to predict the pseudo-labels of its label sources."""

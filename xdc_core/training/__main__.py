@@ -1,4 +1,4 @@
-"""One rank, as torchrun's agent starts it: `python -m xdc_core.training`."""
+"""The command of one rank, which torchrun starts: `python -m xdc_core.training`."""
 
 from collections.abc import Callable
 

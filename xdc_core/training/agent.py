@@ -1,12 +1,12 @@
-"""torchrun, whose ranks know its process id: `python -m xdc_core.training.agent ARGUMENTS`, those of torchrun."""
+"""torchrun that gives its process id to the ranks: `python -m xdc_core.training.agent ARGUMENTS-OF-TORCHRUN`."""
 
 import os
 
-AGENT = "XDC_AGENT"  # In the environment of the ranks.
+AGENT = "XDC_AGENT"  # The environment variable with the process id.
 
 
 def main() -> None:
-    """Returns when the ranks have ended."""
+    """Run torchrun, and return when the ranks have ended."""
     os.environ[AGENT] = str(os.getpid())
     from torch.distributed.run import main as torchrun
 

@@ -1,4 +1,4 @@
-"""A training round's position, so that it goes on where it was killed."""
+"""Checkpoints: the state of a training, from which it continues after a kill."""
 
 import hashlib
 import io
@@ -13,8 +13,8 @@ from shards.store.files import new_file
 
 
 def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write checkpoint-<step>-<sha256>.pt, whole, then remove older ones. The name has 16 digits of the sha256."""
-    buffer = io.BytesIO()  # torch itself makes of a full disk an error without a cause.
+    """Write checkpoint-<step>-<sha256>.pt atomically, then remove older ones. The name has 16 digits of the sha256."""
+    buffer = io.BytesIO()  # When the disk is full, the error of torch.save to a file has no cause.
     torch.save({"step": step, **state}, buffer)
     data = buffer.getbuffer()
     path = directory / f"checkpoint-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
@@ -28,20 +28,20 @@ def save_checkpoint(directory: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def load_checkpoint(directory: Path) -> dict[str, Any] | None:
-    """The newest checkpoint, on the CPU, or None. Nothing is unpickled but tensors and plain values.
+    """Read the newest checkpoint onto the CPU; None without one. Only tensors and plain values are unpickled.
 
     Raises:
-        StageError: its bytes are not those that were written.
+        StageError: its bytes differ from those that were written.
     """
     paths = sorted(directory.glob("checkpoint-*.pt"))
     if not paths:
         return None
     data = paths[-1].read_bytes()
-    _, _, told = paths[-1].stem.split("-", 1)[1].partition("-")  # Older versions told no sha256.
-    if told and hashlib.sha256(data).hexdigest()[:16] != told:
+    _, _, digest = paths[-1].stem.split("-", 1)[1].partition("-")  # Older versions wrote names without it.
+    if digest and hashlib.sha256(data).hexdigest()[:16] != digest:
         raise StageError(
-            f"{paths[-1]} is damaged: its sha256 is not that of its name. Delete it and run this again: the training "
-            "then begins anew."
+            f"{paths[-1]} is damaged: its sha256 differs from the one in its name. Delete it and run this again: the "
+            "training then starts from the beginning."
         )
     state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state

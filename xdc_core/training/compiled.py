@@ -1,4 +1,4 @@
-"""torch.compile, where there is a compiler."""
+"""torch.compile, with an error that is easy to read if there is no compiler."""
 
 import torch
 from torch import nn
@@ -7,14 +7,14 @@ from shards.errors import ConfigError
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
-    """`torch.compile` of a model for batches of one shape. The model itself, and the names in it, stay as they are.
+    """Compile a model for batches of one shape. The model itself and its parameter names do not change.
 
     Raises:
-        ConfigError: PyTorch cannot compile for `device` on this machine; nothing has been trained yet.
+        ConfigError: PyTorch cannot compile for `device` on this machine. This is raised before the first step.
     """
-    torch.compiler.reset()  # Models that this process compiled before count towards a limit, beyond which none is.
+    torch.compiler.reset()  # Models compiled earlier in this process count towards a limit.
     try:
-        # Without this trial the first step would fail, after minutes, in words for those who write compilers.
+        # Without this test the first step would fail, after minutes, with a long error of the compiler.
         torch.compile(lambda x: 2 * x + 1)(torch.ones(8, device=device))
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]

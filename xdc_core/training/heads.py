@@ -1,11 +1,14 @@
-"""An encoder with one linear head a label source."""
+"""An encoder with one linear head per label source."""
 
 import torch
 from torch import Tensor, nn
 
 
 class EncoderWithHeads(nn.Module):
-    """Views -> logits [B, k] by label source. Heads are drawn anew every round: cluster numbers mean nothing across."""
+    """Map views to logits [B, k] by label source.
+
+    Heads are initialised again in every round, because the numbers of clusters have no meaning across rounds.
+    """
 
     def __init__(self, encoder: nn.Module, classes: dict[str, int], std: float, seed: int) -> None:
         super().__init__()
@@ -20,6 +23,6 @@ class EncoderWithHeads(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """One forward pass of the encoder, all heads on its feature."""
+        """Return the logits of all heads, from one forward pass of the encoder."""
         feature = self.encoder(views)
         return {source: head(feature) for source, head in self.heads.items()}

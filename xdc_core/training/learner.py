@@ -1,4 +1,4 @@
-"""A model while it is being trained, and one step of that."""
+"""One training step: forward and backward pass, and the update of a model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ from xdc_core.training.synced_batch_norm import sync_batch_norms
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How a step is computed, whatever is learnt; the fields are those of the same names in the configuration."""
+    """The settings of a single step, with the same names as in the configuration."""
 
     precision: str
     channels_last: bool
@@ -29,16 +29,18 @@ class StepSettings:
 
 
 def step_settings(settings: TrainSettings) -> StepSettings:
-    """Return the part of a training round's settings that concerns single steps."""
+    """Return the settings of single steps from the settings of a training round."""
     names = (field.name for field in fields(StepSettings))
     return StepSettings(**{name: getattr(settings, name) for name in names})
 
 
 @dataclass(frozen=True)
 class Learner:
-    """`model` is what is stored: views -> logits [B, classes] by target. `forward` is the same, wrapped for several
-    processes or compiled, as the settings ask: what is stored has the same names and the same layout with and without.
-    `weights`: of each target in the loss.
+    """A model with its optimiser and the settings of a step.
+
+    model: maps views to logits [B, classes] by target; it is what is stored. forward: the same model, wrapped for
+    several processes or compiled if the settings say so; the stored names and layout do not depend on this. weights:
+    the weight of each target in the loss.
     """
 
     model: nn.Module
@@ -48,20 +50,23 @@ class Learner:
     weights: Mapping[str, float]
     memory_format: torch.memory_format
 
-    def step(self, views: Tensor, wanted: Mapping[str, Tensor], rate: float) -> dict[str, Tensor]:
-        """Learn from one batch: normalised views, and int64 [B] class numbers by target (clusters by label source).
+    def step(self, views: Tensor, targets: Mapping[str, Tensor], rate: float) -> dict[str, Tensor]:
+        """Update the model with one batch of normalised views.
 
-        rate: the learning rate; of parameter groups that have a `peak`, its factor.
+        targets: class numbers, int64 [B], by target (in a training round, pseudo-labels by label source). rate: the
+        learning rate; a parameter group with a `peak` uses peak * rate.
 
-        Returns what was measured before the update, as scalars on the device, for this process's share of the batch:
-        loss, accuracy_<target>, and gradient_norm (over all processes, before clipping) where gradients are clipped.
+        Returns scalars on the device, measured before the update on this process's share of the batch: loss,
+        accuracy_<target>, and gradient_norm (over all processes, before clipping) if gradients are clipped.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("peak", 1.0) * rate
         half = self.settings.precision == "bfloat16"
         with torch.autocast(views.device.type, torch.bfloat16, enabled=half):
             logits = self.forward(views.contiguous(memory_format=self.memory_format))
-        losses = [self.weights[source] * cross_entropy(logits[source].float(), wanted[source]) for source in wanted]
+        losses = [
+            self.weights[name] * cross_entropy(logits[name].float(), classes) for name, classes in targets.items()
+        ]
         loss = torch.stack(losses).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -70,23 +75,23 @@ class Learner:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_gradient)
             measured["gradient_norm"] = norm
         self.optimizer.step()
-        for source in wanted:
-            measured[f"accuracy_{source}"] = (logits[source].argmax(1) == wanted[source]).float().mean()
+        for name, classes in targets.items():
+            measured[f"accuracy_{name}"] = (logits[name].argmax(1) == classes).float().mean()
         return measured
 
     def predict(self, views: Tensor) -> dict[str, Tensor]:
-        """Return logits float32 [B, classes] by target for normalised views, in the mode that the model is in."""
+        """Return logits float32 [B, classes] by target for normalised views, in the model's current mode."""
         half = self.settings.precision == "bfloat16"
         with torch.autocast(views.device.type, torch.bfloat16, enabled=half):
             logits = self.model(views.contiguous(memory_format=self.memory_format))
         return {target: values.float() for target, values in logits.items()}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """Return the state for a checkpoint."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Load the state of a checkpoint."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -100,12 +105,12 @@ def make_learner(
     weights: Mapping[str, float],
     optimizer_of: Callable[[nn.Module], torch.optim.Optimizer],
 ) -> Learner:
-    """Put a model (on the CPU) to work on a device, beside those of the other processes.
+    """Move a model from the CPU to a device, and prepare it for training, alone or with other processes.
 
-    optimizer_of: makes the optimiser of the model, once that lies on the device.
+    optimizer_of: makes the optimiser of the model, after the model is on the device.
 
     Raises:
-        ConfigError: `compile` is asked for, and there is no compiler.
+        ConfigError: `compile` is true, and there is no compiler.
     """
     memory_format = modality.channels_last if settings.channels_last else torch.contiguous_format
     if process.world_size > 1 and settings.sync_batch_norm:
@@ -123,10 +128,12 @@ def make_learner(
 
 
 def head_weights(sources: tuple[str, ...], modality: str, own: float) -> dict[str, float]:
-    """Return the weight of each head in the loss: `own` for a modality's own clusters beside those of others (MDC), and
-    for the others together 1, in equal shares: the mean of their losses. A head that is alone has 1.
+    """Return the weight of each head in the loss.
 
-    Unverified options: the paper does not tell MDC's weights, and has two modalities.
+    If an encoder has heads for its own clusters and for others (MDC), its own head has the weight `own`. The other
+    heads share a weight of 1 equally: their part of the loss is their mean. A single head has the weight 1.
+
+    Unverified options: the paper does not give MDC's weights, and has two modalities.
     """
     others = [source for source in sources if source != modality]
     return {source: 1 / len(others) if source in others else own if others else 1.0 for source in sources}

@@ -9,35 +9,35 @@ from xdc_core.config.schema import TrainSettings
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum (as VMZ), or AdamW.
+    """Make SGD with Nesterov momentum (as in VMZ), or AdamW.
 
-    `decay_on` says which parameters the weight decay shrinks. VMZ's Caffe2 code: weights and the scales of batch
-    norms, not biases (its AddWeightDecay takes what is tagged as a weight); its PyTorch port: all.
+    `decay_on` selects the parameters with weight decay. VMZ's Caffe2 code decays weights and the scales of batch
+    norms, not biases (its AddWeightDecay takes what is tagged as a weight); its PyTorch port decays all.
     """
     named = dict(model.named_parameters())
-    spared = {
+    undecayed = {
         name
         for name, parameter in named.items()
         if (settings.decay_on != "all" and name.endswith("bias"))
         or (settings.decay_on == "weights" and parameter.ndim == 1)
     }
     groups = [
-        {"params": [named[name] for name in named if name not in spared], "weight_decay": settings.weight_decay},
-        {"params": [named[name] for name in named if name in spared], "weight_decay": 0.0},
+        {"params": [named[name] for name in named if name not in undecayed], "weight_decay": settings.weight_decay},
+        {"params": [named[name] for name in named if name in undecayed], "weight_decay": 0.0},
     ]
-    groups = groups[: 2 if spared else 1]
+    groups = groups[: 2 if undecayed else 1]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
     return torch.optim.AdamW(groups, lr=settings.lr)
 
 
 def peak_rate(settings: TrainSettings) -> float:
-    """The learning rate after the warm-up: `lr`, scaled with the batch if `lr_per` says what it is for (as VMZ)."""
+    """Return the learning rate after the warm-up: `lr`, times batch / `lr_per` if that is set (as in VMZ)."""
     return settings.lr if settings.lr_per is None else settings.lr * settings.batch / settings.lr_per
 
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
-    """Of step 0 .. steps - 1: a linear rise over the warm-up, then the schedule."""
+    """Return the learning rate of a step, 0 to steps - 1: a linear rise in the warm-up, then the schedule."""
     peak = peak_rate(settings)
     warmup = round(settings.warmup * steps)
     if step < warmup:

@@ -1,4 +1,4 @@
-"""Which of how many training processes this is, and what they tell each other beside gradients."""
+"""The ranks of a training's processes, and what they exchange besides gradients."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import distributed, nn
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """The number of this process, from 0, and how many there are."""
+    """The number of this process, from 0, and the number of processes."""
 
     rank: int
     world_size: int
@@ -24,23 +24,23 @@ def rank_from_environment() -> ProcessRank:
 
 
 def join_ranks(process: ProcessRank, device: torch.device) -> None:
-    """Meet the other processes. Tensors on the CPU go through gloo on every machine, those on a GPU through NCCL."""
+    """Join the process group. Tensors on the CPU are exchanged through gloo, those on a GPU through NCCL."""
     if process.world_size == 1:
         return
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
 def leave_ranks(process: ProcessRank) -> None:
-    """Wait until every process is here.
+    """Wait until every process calls this.
 
-    The group is not taken down: in torch 2.13 that may hang (the group's destructor holds Python's lock while it waits
-    for a thread of gloo that wants the lock). The processes end without destructors instead.
+    The process group is not destroyed: in torch 2.13 that may hang, because its destructor holds Python's lock while
+    it waits for a thread of gloo that needs the lock. The processes end without destructors instead.
     """
     any_rank(False, process)
 
 
 def any_rank(flag: bool, process: ProcessRank) -> bool:
-    """Return whether `flag` is set in any process; all get the same answer. Every process must call this."""
+    """Return whether `flag` is set in any process; all get the same result. Every process must call this."""
     if process.world_size == 1:
         return flag
     value = torch.tensor(float(flag))
@@ -49,7 +49,7 @@ def any_rank(flag: bool, process: ProcessRank) -> bool:
 
 
 def mean_over_ranks(values: dict[str, float], process: ProcessRank) -> dict[str, float]:
-    """Return the mean of each value over the processes, each of which counts the same. Every process must call this."""
+    """Return the mean of each value over the processes, equally weighted. Every process must call this."""
     if process.world_size == 1:
         return values
     means = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -58,7 +58,7 @@ def mean_over_ranks(values: dict[str, float], process: ProcessRank) -> dict[str,
 
 
 def share_buffers(model: nn.Module, process: ProcessRank) -> None:
-    """Give every process the buffers of rank 0, for the batch norms of each have seen other clips.
+    """Copy the buffers of rank 0 to every process, because the batch norms of each have seen other clips.
 
     Every process must call this.
     """
@@ -68,7 +68,7 @@ def share_buffers(model: nn.Module, process: ProcessRank) -> None:
 
 
 def concatenate_over_ranks(arrays: Sequence[np.ndarray], process: ProcessRank) -> list[np.ndarray]:
-    """Return each array joined along its first axis with those of the other processes, in the order of the ranks.
+    """Concatenate each array with those of the other processes along its first axis, in the order of the ranks.
 
     Every process must call this, with arrays of the same dtypes and trailing shapes.
     """

@@ -1,4 +1,4 @@
-"""What one training process does: all of the steps, on its share of every batch."""
+"""The work of one training process: all steps, on its share of every batch."""
 
 import math
 import signal
@@ -33,24 +33,24 @@ from xdc_core.training.settings import Training
 from xdc_core.training.targets import TrainingTargets, read_targets
 
 METRICS = "metrics.jsonl"
-# Called with {"device": ...} at the start, then at each logged step with the line that goes into metrics.jsonl.
+# Called with {"device": ...} at the start, then with each line of metrics.jsonl.
 Listener = Callable[[dict[str, Any]], None]
 
 
 class Interrupted(StageError):
-    """SIGTERM came; a checkpoint was written."""
+    """The error after SIGTERM; a checkpoint was written."""
 
 
 def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> None:
-    """Train, and write checkpoints, metrics.jsonl and at the end encoder.safetensors (rank 0 writes).
+    """Train; rank 0 writes checkpoints, metrics.jsonl and at the end encoder.safetensors.
 
-    Continues from a checkpoint that is there. Batches, and the order of clips in them, do not depend on the number
-    of ranks or on restarts. Every rank takes every step, and all of them stop after the same one.
+    Continues from the checkpoint in the directory, if there is one. Batches, and the order of clips in them, do not
+    depend on the number of ranks or on restarts. Every rank takes every step, and all ranks stop after the same step.
 
     Raises:
-        Interrupted: SIGTERM came, to whichever rank.
+        Interrupted: a rank received SIGTERM.
         StageError: the loss is not finite, or a stored clip does not decode.
-        ConfigError: there is no compiler, or there are not as many GPUs, as the settings ask for.
+        ConfigError: the settings require a compiler or a number of GPUs that the machine does not have.
     """
     given, out, modality = task.settings, task.out, task.about
     settings, views_of = given.train, given.views
@@ -61,18 +61,18 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
         listen({"device": str(chosen)})
     join_ranks(process, device)
     name = views_of.settings.encoder
-    # What is learnt, and the model: the same in every rank.
+    # The targets and the model are the same in every rank.
     encoder = load_encoder(task.directory(encoder_node(modality, task.round)) / FILE_NAME, name)
-    learnt = read_targets(task)
+    round_targets = read_targets(task)
     seed = derive_seed(given.seed, task.round, "train", modality)
-    model = EncoderWithHeads(encoder, learnt.classes, settings.head_std, seed)
+    model = EncoderWithHeads(encoder, round_targets.classes, settings.head_std, seed)
     weights = head_weights(tuple(model.heads), modality, settings.own_head_weight)
 
     def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
         return make_optimizer(model, settings)
 
     learner = make_learner(model, views_of.modality, step_settings(settings), device, process, weights, optimizer_of)
-    # Go on where an earlier call was stopped. Lines of steps after the checkpoint are written again.
+    # Continue where an earlier call stopped. Lines of steps after the checkpoint are written again.
     first = 0
     if checkpoint := load_checkpoint(out):
         learner.restore(checkpoint)
@@ -80,17 +80,17 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
     if process.rank == 0:
         rewind_metrics(out / METRICS, first)
 
-    targets = {source: torch.from_numpy(learnt.targets[source]).long() for source in learnt.sources}
-    clock, since = time.monotonic(), first  # Of the last logged step.
-    with _sigterm_noted() as came:
-        batches = _batches(task, learnt, process, seed, first, device)
+    labels = {source: torch.from_numpy(round_targets.targets[source]).long() for source in round_targets.sources}
+    clock, since = time.monotonic(), first  # Time and number of the last logged step.
+    with _sigterm_recorded() as sigterm_came:
+        batches = _batches(task, round_targets, process, seed, first, device)
         for step, (rows, views) in enumerate(batches, start=first):
-            rate = learning_rate(step, learnt.steps, settings)
-            wanted = {source: targets[source][rows].to(device) for source in learnt.sources}
-            measured = learner.step(views_of.normalise(views.to(device, non_blocking=True)), wanted, rate)
-            if step % settings.log_every == 0 or step == learnt.steps - 1:
+            rate = learning_rate(step, round_targets.steps, settings)
+            targets = {source: labels[source][rows].to(device) for source in round_targets.sources}
+            measured = learner.step(views_of.normalise(views.to(device, non_blocking=True)), targets, rate)
+            if step % settings.log_every == 0 or step == round_targets.steps - 1:
                 means = mean_over_ranks({key: value.item() for key, value in measured.items()}, process)
-                line = _line(step, learnt.steps, rate, means, settings)
+                line = _line(step, round_targets.steps, rate, means, settings)
                 line["clips_per_s"] = round(
                     (step + 1 - since) * settings.batch / max(time.monotonic() - clock, 1e-9), 1
                 )
@@ -98,14 +98,14 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
                 if process.rank == 0:
                     append_metrics(out / METRICS, line)
                     listen(line)
-            # A signal may reach one rank alone: all of them must stop after the same step.
-            stop = any_rank(came(), process)
-            last = step + 1 == learnt.steps
+            # The signal may reach only one rank, but all ranks must stop after the same step.
+            stop = any_rank(sigterm_came(), process)
+            last = step + 1 == round_targets.steps
             if process.rank == 0 and (stop or ((step + 1) % settings.checkpoint_every == 0 and not last)):
                 save_checkpoint(out, step + 1, learner.state())
             if stop:
                 raise Interrupted(
-                    f"SIGTERM at step {step} of {learnt.steps}. The checkpoint of step {step + 1} is kept."
+                    f"SIGTERM at step {step} of {round_targets.steps}. The checkpoint of step {step + 1} is kept."
                 )
     if process.rank == 0:
         save_encoder(out / FILE_NAME, model.encoder, name)
@@ -114,27 +114,27 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
 
 def _batches(
     task: Task[Training],
-    learnt: TrainingTargets,
+    round_targets: TrainingTargets,
     process: ProcessRank,
     seed: int,
     first: int,
     device: torch.device,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """From step `first` on: the row numbers of this rank's share of a batch, and its views, made for `device`."""
+    """Yield the row numbers and views of this rank's share of each batch, from step `first` on."""
     settings, corpus = task.settings.train, task.directory(SHARD)
 
     def items() -> Iterator[list[ClipItem]]:
-        for step in range(first, learnt.steps):
+        for step in range(first, round_targets.steps):
             positions = batch_positions(step, settings.batch, process.rank, process.world_size)
-            # A seed a position: what a view looks like does not depend on who makes it.
-            yield [ClipItem(int(learnt.draws[n]), seed=derive_seed(seed, n)) for n in positions]
+            # One seed per position: a view does not depend on the process that makes it.
+            yield [ClipItem(int(round_targets.draws[n]), seed=derive_seed(seed, n)) for n in positions]
 
-    views = ClipViews(corpus, learnt.rows, task.settings.views)
+    views = ClipViews(corpus, round_targets.rows, task.settings.views)
     for batch in load_views(views, items(), settings.workers, device):
         for number, reason in batch.rejects:
             raise StageError(
-                f"{corpus}: clip {learnt.rows.keys[number].as_py()} had a pseudo-label, but does not decode any "
-                f"more ({reason}). The corpus was damaged since; rebuild it: "
+                f"{corpus}: clip {round_targets.rows.keys[number].as_py()} has a pseudo-label, but does not decode "
+                f"any longer ({reason}). The corpus has been damaged; rebuild it: "
                 f"{stage_command('shard', task.root, force=True)}"
             )
         assert batch.views is not None
@@ -142,7 +142,7 @@ def _batches(
 
 
 def _line(step: int, steps: int, rate: float, means: dict[str, float], settings: TrainSettings) -> dict[str, Any]:
-    """A line of metrics.jsonl. The same in all ranks, so that all of them fail together."""
+    """Return a line of metrics.jsonl. It is the same in all ranks, so that all of them fail together."""
     if not math.isfinite(means["loss"]):
         raise StageError(f"step {step}: the loss is {means['loss']}. Lower train.lr (now {settings.lr:g}).")
     line = {"step": step, "steps": steps, "loss": round(means["loss"], 6), "lr": rate}
@@ -150,16 +150,16 @@ def _line(step: int, steps: int, rate: float, means: dict[str, float], settings:
 
 
 @contextmanager
-def _sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """While active, SIGTERM is noted instead of obeyed; yields whether it came.
+def _sigterm_recorded() -> Iterator[Callable[[], bool]]:
+    """Record SIGTERM instead of ending the process, while active. Yields a function that returns whether it came.
 
-    Outside the main thread nothing is noted: whoever runs us there handles signals.
+    Outside the main thread nothing is recorded, because Python handles signals in the main thread only.
     """
-    came = threading.Event()
+    received = threading.Event()
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set()) if main else None
+    before = signal.signal(signal.SIGTERM, lambda *_: received.set()) if main else None
     try:
-        yield came.is_set
+        yield received.is_set
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

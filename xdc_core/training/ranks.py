@@ -1,4 +1,4 @@
-"""The processes of one training on this machine: how torchrun starts them, and how they report to the stage."""
+"""The processes of one training on this machine: torchrun starts them, and they report to the stage."""
 
 import json
 import os
@@ -21,9 +21,9 @@ from shards.store.stage import Task
 from xdc_core.compute.parent_death import die_with_parent
 from xdc_core.training.agent import AGENT
 
-# How a line of a rank begins that is for the stage: what it listens for, and the error that ended the rank.
+# Prefixes of the lines that ranks write for the stage: a message, and the error that ended the rank.
 MESSAGE_PREFIX, ERROR_PREFIX = "metrics ", "error "
-TASK = "XDC_RANK_TASK"  # In the environment of the ranks: the file with their task.
+TASK = "XDC_RANK_TASK"  # The environment variable with the path of the pickled task.
 
 
 def run_ranks(
@@ -31,8 +31,8 @@ def run_ranks(
 ) -> None:
     """Run `python -m MODULE ARGUMENTS` as the ranks of one training, and wait until all of them have ended.
 
-    The module calls `work_as_rank`. `listen` gets what the ranks send; all else that they write goes to `log`. SIGTERM
-    is passed on to them.
+    The module calls `work_as_rank`. listen: is called with each value that a rank sends; all other output of the ranks
+    is written to `log`. SIGTERM is forwarded to the ranks.
 
     Raises:
         ConfigError, StageError: a rank failed (with its error, or the end of `log`), or SIGTERM ended the ranks.
@@ -42,8 +42,8 @@ def run_ranks(
     stage = os.getpid()
     errors: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="xdc-") as folder, log.open("a", encoding="utf-8") as written:
-        # As it is, not read again from xdc.yaml, which may have been edited since this stage began. The file is for
-        # these processes alone, and gone with them.
+        # The task is pickled, because xdc.yaml may have been edited since this stage began. The file is removed when
+        # the ranks have ended.
         file = Path(folder) / "task.pickle"
         file.write_bytes(pickle.dumps(replace(task, progress=silent)))
         agent = subprocess.Popen(
@@ -52,14 +52,14 @@ def run_ranks(
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", TASK: str(file)},
-            # The ranks die with the agent, and it with us: whoever outlived us would write into a directory that is no
-            # longer locked.
+            # The ranks die with the agent, and the agent with this process: a survivor would write into a directory
+            # that is no longer locked.
             preexec_fn=lambda: die_with_parent(signal.SIGKILL, stage),
-            process_group=0,  # A signal to our group is for us to pass on.
+            process_group=0,  # This process forwards a signal to its group.
         )
         assert agent.stdout is not None
         try:
-            with _sigterm_passed_on(agent) as came:
+            with _sigterm_forwarded(agent) as sigterm_came:
                 for text in agent.stdout:
                     if text.startswith(MESSAGE_PREFIX):
                         listen(json.loads(text.removeprefix(MESSAGE_PREFIX)))
@@ -77,34 +77,37 @@ def run_ranks(
                 agent.kill()
                 agent.wait()
             raise
-    if code and errors:  # The first rank that failed; the others only missed it.
+    if code and errors:  # The first rank that failed; the others failed because of it.
         kind, message = errors[0]
         raise (ConfigError if kind == "ConfigError" else StageError)(message)
-    if code and came():
-        raise StageError(f"SIGTERM ended the processes of {task.node}. It goes on from its last checkpoint.")
+    if code and sigterm_came():
+        raise StageError(
+            f"SIGTERM ended the processes of {task.node}. Run it again: it continues from its last checkpoint."
+        )
     if code:
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-15:])
         raise StageError(f"{task.node}: torchrun ended with exit code {code}. The end of {log}:\n{tail}")
 
 
 @contextmanager
-def _sigterm_passed_on(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], bool]]:
-    """While active, SIGTERM goes to torchrun, which tells the ranks; yields whether it came.
+def _sigterm_forwarded(agent: "subprocess.Popen[str]") -> Iterator[Callable[[], bool]]:
+    """Forward SIGTERM to torchrun, which sends it to the ranks, while active.
 
-    The directory stays locked until they have written their checkpoint. Only once: a second SIGTERM would break into
-    torchrun's waiting for them. Outside the main thread nothing is passed on.
+    Yields a function that returns whether SIGTERM came. The directory stays locked until the ranks have written their
+    checkpoint. Only the first SIGTERM is forwarded: a second one would interrupt torchrun while it waits for the
+    ranks. Outside the main thread nothing is forwarded.
     """
-    came: list[int] = []
+    received: list[int] = []
 
-    def pass_on(number: int, _: object) -> None:
-        if not came:
+    def forward(number: int, _: object) -> None:
+        if not received:
             agent.terminate()
-        came.append(number)
+        received.append(number)
 
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, pass_on) if main else None
+    before = signal.signal(signal.SIGTERM, forward) if main else None
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
@@ -117,14 +120,14 @@ def work_as_rank(work: Callable[[Task[Any], list[str], Callable[[object], None]]
     """
     code = 1
     try:
-        # The agent may have died before we came so far; then nobody would end us.
+        # The agent may already have died; then nothing else would end this process.
         die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
         task: Task[Any] = pickle.loads(Path(os.environ[TASK]).read_bytes())
         work(task, sys.argv[1:], lambda value: _send(MESSAGE_PREFIX, value))
         code = 0
     except XdcError as error:
         _send(ERROR_PREFIX, [type(error).__name__, str(error)[:2000]])
-    except Exception:  # noqa: BLE001 - the boundary of the process: whole in the log
+    except Exception:  # noqa: BLE001 - the boundary of the process: the traceback goes to the log
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -133,5 +136,5 @@ def work_as_rank(work: Callable[[Task[Any], list[str], Callable[[object], None]]
 
 
 def _send(prefix: str, value: object) -> None:
-    """Write one line at once: all ranks have the same pipe, and their lines must not mix."""
+    """Write one line with a single call: all ranks share one pipe, and their lines must not mix."""
     os.write(1, f"{prefix}{json.dumps(value)}\n".encode())

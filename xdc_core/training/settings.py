@@ -1,4 +1,4 @@
-"""What training is given of the configuration."""
+"""The part of the configuration for the train stage."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from xdc_core.modalities.view import Views
 
 @dataclass(frozen=True)
 class Training:
-    """What the work of training is given of the configuration. `runs_on` decides how it is done only."""
+    """The part of the configuration for the train stage. `runs_on` is not part of the fingerprint."""
 
     seed: int
     learn_splits: list[str] | None
@@ -20,7 +20,7 @@ class Training:
     runs_on: RunsOn
 
     def hashed(self) -> dict[str, Any]:
-        """Return what decides the encoder."""
+        """Return the settings that decide the encoder."""
         return {
             "seed": self.seed,
             "learn_splits": self.learn_splits,

@@ -1,6 +1,7 @@
 """Batch norm over the batch of all processes, on any device.
 
-torch's own SyncBatchNorm does the same on GPUs only. This one gives two processes on CPUs the loss curve of one.
+torch's own SyncBatchNorm does the same, but only on GPUs. With this one two processes on CPUs have the loss curve of
+one process.
 """
 
 from typing import Any
@@ -11,10 +12,10 @@ from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class _OfAllRanks(torch.autograd.Function):
-    """A tensor [...] of each process -> [ranks, ...]. A gradient goes back into the process whose row it belongs to.
+class _AllGather(torch.autograd.Function):
+    """Gather a tensor [...] of each process to [ranks, ...]. Each process gets the gradient of its own row.
 
-    (torch.distributed.nn.functional.all_gather does this too, but is on its way out.)
+    (torch.distributed.nn.functional.all_gather does the same, but is deprecated.)
     """
 
     @staticmethod
@@ -33,12 +34,12 @@ class _OfAllRanks(torch.autograd.Function):
 class SyncedBatchNorm(_BatchNorm):
     """A batch norm [B,C,...] -> [B,C,...] whose statistics, in training, are those of all processes together.
 
-    Each process must bring a batch of the same shape. Gradients flow through the statistics into every process.
+    Every process must pass a batch of the same shape. Gradients flow through the statistics into every process.
     Parameters, buffers and their names are those of `nn.BatchNorm2d` and `nn.BatchNorm3d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """In evaluation mode the running statistics are used, as in any batch norm."""
+        """Normalise x; in evaluation mode with the running statistics, like any batch norm."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -47,7 +48,7 @@ class SyncedBatchNorm(_BatchNorm):
             return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         others = [axis for axis in range(x.ndim) if axis != 1]
         own_variance, own_mean = torch.var_mean(x.float(), others, correction=0)
-        means, variances = _OfAllRanks.apply(torch.stack([own_mean, own_variance])).unbind(1)
+        means, variances = _AllGather.apply(torch.stack([own_mean, own_variance])).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
         with torch.no_grad():
@@ -63,7 +64,7 @@ class SyncedBatchNorm(_BatchNorm):
 def sync_batch_norms(model: nn.Module) -> None:
     """Replace every batch norm inside `model` by a synced one with the same parameters and buffers.
 
-    Do this before the optimiser is made. Call it only where `torch.distributed` is set up.
+    Call this before the optimiser is made, and only if `torch.distributed` is initialised.
     """
     for name, child in list(model.named_children()):
         if isinstance(child, _BatchNorm):

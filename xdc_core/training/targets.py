@@ -1,4 +1,4 @@
-"""What one training round has to learn: rows, a pseudo-label a head, and the order of the draws."""
+"""The targets of one training round: a pseudo-label per clip and head, and the random order of clips."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,10 @@ from xdc_core.training.settings import Training
 
 @dataclass(frozen=True)
 class TrainingTargets:
-    """`targets[source]` is int32 [rows of the index], -1 for clips that are not learnt from; `classes[source]` is k.
-    `draws` holds row numbers, int64 [steps * batch].
+    """The clips and pseudo-labels of one training round.
+
+    targets: by label source, int32 [rows of the index], -1 for clips without a pseudo-label. classes: k by label
+    source. draws: row numbers, int64 [steps * batch], in the order of training.
     """
 
     rows: ClipRows
@@ -32,10 +34,10 @@ class TrainingTargets:
 
 
 def read_targets(task: Task[Training]) -> TrainingTargets:
-    """Put together what a node of training learns. The same in every rank and after every restart.
+    """Read the targets of a node of training. They are the same in every rank and after every restart.
 
-    Learns from clips of `learn_splits` that have a feature of this modality and a pseudo-label from every source.
-    With more than one label source (MDC) clips are drawn uniformly over the clusters of the first.
+    The encoder learns from clips of `learn_splits` that have a feature of this modality and a pseudo-label from every
+    source. With more than one label source (MDC) clips are drawn uniformly over the clusters of the first.
 
     Raises:
         StageError: no clip decodes and has a pseudo-label from every source.
@@ -46,9 +48,9 @@ def read_targets(task: Task[Training]) -> TrainingTargets:
     labels = {source: task.directory(Node("label", source, task.round)) for source in sources}
     targets = {source: np.full(len(rows), -1, np.int32) for source in sources}
     classes = {source: read_k(labels[source]) for source in sources}
-    # A pseudo-label of the other modality does not tell whether this one decodes.
+    # A clip with a pseudo-label from another modality may not decode in this one.
     decodes = np.zeros(len(rows), bool)
-    for shard, span in rows.by_shard():  # Keys of one shard at a time: those of all would be most of the memory.
+    for shard, span in rows.by_shard():  # One shard at a time: the keys of all would need most of the memory.
         row_of = {key: number for number, key in enumerate(rows.keys[span].to_pylist(), start=span.start)}
         for source in sources:
             keys, clusters = read_labels(labels[source], shard)
@@ -59,8 +61,8 @@ def read_targets(task: Task[Training]) -> TrainingTargets:
     usable = learnable[np.all([decodes[learnable], *(targets[name][learnable] >= 0 for name in sources)], axis=0)]
     if len(usable) == 0:
         raise StageError(
-            f"{task.node}: no clip to learn from decodes and has a pseudo-label. corpus.learn_splits is "
-            f"{settings.learn_splits}; look at the column split of {corpus}/*.parquet."
+            f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) decodes and has a pseudo-label. "
+            f"Check the column split of {corpus}/*.parquet."
         )
     steps = max(1, settings.train.clips // settings.train.batch)
     seed = derive_seed(settings.seed, task.round, "train", modality)
