@@ -1,17 +1,21 @@
 """A clustering algorithm of an installed package: spherical k-means, with a model of two arrays."""
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import normalized_mutual_info_score
 
+from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, StageError
 from shards.section import Section
 from shards.store.manifest import read_manifest
@@ -19,7 +23,10 @@ from tests.installed_package import install_package
 from tests.places import ROOT
 from tests.runs import MakeRun
 from xdc_core.clustering.clusterer import Clusterer
+from xdc_core.clustering.preprocess import fit_preprocess
+from xdc_core.compute.seed import derive_seed
 from xdc_core.config.load import parse_config
+from xdc_core.data.features import read_features
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes, settings_of
@@ -150,7 +157,26 @@ def test_a_round_with_it_has_a_report_and_an_evaluation_of_clusters(spheres: Pat
     assert "Clusters in numbers" in (run.directory(Node("report", None, 0)) / "report.html").read_text()
     assert settings_of(run.config, Node("eval", "speakers", 0))["cluster"]["algorithm"] == "spherical"
     results = json.loads((run.directory(Node("eval", "speakers", 0)) / "results.json").read_text())
-    assert 0 <= results["metrics"]["nmi"]["mean"] <= 1
+    assert results["metrics"]["nmi"]["mean"] == pytest.approx(nmi_with_speakers(run), abs=1e-6)
+
+
+def nmi_with_speakers(run: Run) -> float:
+    """The agreement of the evaluation `speakers`, computed with the package's functions."""
+    keys, features = zip(
+        *(read_features(path) for path in sorted(run.directory(Node("extract", "audio", 0)).glob("[0-9]*.parquet"))),
+        strict=True,
+    )
+    row_of = {row["key"]: row for row in read_whole_index(run.corpus).to_pylist()}
+    rows = [row_of[key] for key in np.concatenate(keys)]
+    train, test = (np.array([row["split"] == split for row in rows]) for split in ("train", "test"))
+    speakers = np.array([row["label_speaker"] for row in rows])
+    views = np.concatenate(features)
+    preprocess, _ = fit_preprocess([views[train]], run.config.cluster)
+    work, settings = importlib.import_module("spheres.work"), SimpleNamespace(passes=3, centre=False)
+    seed = derive_seed(run.config.seed, "eval", "speakers", "test", 0)
+    model, _ = work.fit(preprocess([views[train]]), len(set(speakers)), settings, seed, 1, 0)
+    _, clusters = work.assign(model, preprocess([views[test]]))
+    return float(normalized_mutual_info_score(speakers[test], clusters))
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class EvaluationSettings(Section):
     @model_validator(mode="after")
     def _fits(self) -> "EvaluationSettings":
         if self.data == CORPUS and self.modality is None and self.protocol != "retrieval":
-            raise ValueError("modality must be set if data is corpus: video or audio, or another that the run learns")
+            raise ValueError("modality must be set if data is corpus: give one of the modalities of the run")
         if self.protocol == "retrieval" and (self.data != CORPUS or self.modality is not None):
             raise ValueError("retrieval needs every modality of a clip: data must be corpus, and modality null")
         return self
