@@ -100,7 +100,7 @@ def test_given_weights_are_evaluated_without_a_corpus(
     ("arguments", "message"),
     [
         (("--protocol", "svn", "--modality", "audio"), "'svn' is unknown. Did you mean 'svm'?"),
-        (("--protocol", "fc"), "modality must be set where data is corpus"),
+        (("--protocol", "fc"), "modality must be set if data is corpus"),
         (("--protocol", "fc", "--data", "esc10", "--modality", "audio"), "also needs --root"),
         (("--only", "nothing"), "has no evaluation 'nothing'. There are: none"),
         ((), "has no evaluations. Add one"),
