@@ -35,10 +35,10 @@ def stage_flow(stage: str) -> Flow[..., State[Any]]:
     def do(run: str, force: bool, **parameters: Any) -> State[Any]:
         return run_stage_flow(run, node_of(stage, parameters), force)
 
-    own = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind) for name, kind in named.items()]
+    own = [Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in named.items()]
     common = [
-        Parameter("run", Parameter.POSITIONAL_OR_KEYWORD, annotation=str, default="runs/demo"),
-        Parameter("force", Parameter.POSITIONAL_OR_KEYWORD, annotation=bool, default=False),
+        Parameter("run", Parameter.KEYWORD_ONLY, annotation=str, default="runs/demo"),
+        Parameter("force", Parameter.KEYWORD_ONLY, annotation=bool, default=False),
     ]
     # Prefect reads this for the form of a deployment and to check parameters.
     do.__signature__ = Signature([*own, *common], return_annotation=State)  # type: ignore[attr-defined]

@@ -88,6 +88,8 @@ def run_nodes(
             for node in nodes:
                 there = {**(earlier or {}), **futures}
                 waits = [there[source] for source in inputs(run.config, node) if source in there]
+                # What is built once a run: an earlier round may still be building it, or have failed to.
+                waits += [earlier[node]] if earlier and node in earlier else []
                 shard = futures.get(SHARD)
                 futures[node] = node_task.submit(
                     run=run, node=node, force=force, shard=shard, wait_for=waits, return_state=False
@@ -96,6 +98,10 @@ def run_nodes(
             for future in futures.values():
                 future.wait()
             await_curves()
+        except Exception:  # Other flow runs may use the same children.
+            for future in futures.values():
+                future.wait()
+            raise
         except BaseException:  # A cancel or Ctrl-C: the threads that wait for children end when the children do.
             CHILDREN.close()
             raise

@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture, PrefectWrappedFuture
 from prefect.states import Completed, Crashed, Failed
 
 from flows.orchestration.best_effort import only_reported
@@ -67,13 +68,13 @@ def run_rounds(run: Run) -> dict[int, State[Any]]:
                 tasks |= submitted.result()
                 if number < run.config.rounds and not _next_may_begin(run, number, tasks):
                     break
-                if any(future.done() and not future.result().is_completed() for future in rounds.values()):
+                if any(_failed(task) for task in tasks.values()):
                     break
+            return {number: future.result() for number, future in rounds.items()}
         except BaseException as error:
             if not isinstance(error, Exception):  # A cancel or Ctrl-C: the rounds end when their stages do.
                 CHILDREN.close()
             raise
-        return {number: future.result() for number, future in rounds.items()}
 
 
 def _run_round(run: Run, number: int, earlier: Futures, submitted: "Future[Futures]") -> State[Any]:
@@ -85,6 +86,14 @@ def _run_round(run: Run, number: int, earlier: Futures, submitted: "Future[Futur
     finally:
         if not submitted.done():
             submitted.set_result({})
+
+
+def _failed(task: PrefectFuture[Any]) -> bool:
+    """Return whether a task has ended without success. One that still runs is not asked for at the server."""
+    if isinstance(task, PrefectWrappedFuture) and not task.wrapped_future.done():
+        return False
+    task.wait()
+    return not task.state.is_completed()
 
 
 def _next_may_begin(run: Run, number: int, tasks: Futures) -> bool:

@@ -26,7 +26,8 @@ def _modules_of(library: Library) -> tuple[str, ...]:
     stages = [stage for stage in STAGES.values() if callable(stage.library) or stage.library == library]
     modules = list(dict.fromkeys([*(module for stage in stages for module in stage.modules), "pandas"]))
     first = [module for module in modules if module.split(".")[0] in OWN]
-    return (*first, "--later", *(module for module in modules if module not in first))
+    # The registry, with it: every child needs it, and it imports neither library.
+    return ("xdc_core.graph.run_stage", *first, "--later", *(module for module in modules if module not in first))
 
 
 TORCH, FAISS = _modules_of("torch"), _modules_of("faiss")

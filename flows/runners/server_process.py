@@ -19,6 +19,9 @@ from shards.progress import Progress
 ERRORS: dict[str, type[XdcError]] = {"ConfigError": ConfigError, "Busy": Busy}
 
 
+SEND_S = 60.0  # A request waits for the server's imports if the pipe is full.
+
+
 class ServerProcess:
     """One fork server and the threads that wait for its children."""
 
@@ -148,8 +151,14 @@ class ServerProcess:
     def end(self) -> None:
         """Ask the server to end its children and itself. Return at once."""
         assert self._process.stdin is not None
-        with self._lock, contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+        if not self._lock.acquire(timeout=SEND_S):  # A request does not go through: the server is stopped, or hangs.
+            self._process.kill()
+            return
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        finally:
+            self._lock.release()
 
     def wait(self) -> None:
         """Wait until the server and its children have ended."""

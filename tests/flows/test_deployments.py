@@ -110,7 +110,7 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_tells_how_to_do_
     (artifact,) = failures(prefect)
     assert artifact["flow_run_id"] == newest["id"]
     assert "\n## train.audio of round 0\n" in artifact["data"]
-    assert "train.audio of round 0 needs extract.audio of round 0, which is not there" in artifact["data"]
+    assert "train.audio of round 0 needs extract.audio of round 0, which is missing or stale" in artifact["data"]
     assert f"`{run.root}/logs/000-train.audio.log`" in artifact["data"]
     alone, deployed = artifact["data"].splitlines()[-3:-1]
     assert shlex.split(alone) == ["xdc", "stage", "train", str(run.root), "--modality", "audio", "--round", "0"]

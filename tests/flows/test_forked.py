@@ -202,7 +202,9 @@ def test_a_broken_package_that_is_only_imported_ahead_stops_no_stage(make_run: M
         assert children.run_stage(run, SHARD).reused
         os.kill(server.process_id, signal.SIGKILL)
         server._process.wait()
-        with pytest.raises(StageError, match=r"died: it was ended by signal 9 \(somebody did that[^.]*\); see "):
+        with pytest.raises(
+            StageError, match=r"died: it was ended by signal 9 \(by a user, or by the system[^.]*\); see "
+        ):
             server.run({"log": str(log_path(run, SHARD))}, silent)
     assert "built for another numpy" in log_path(run, SHARD).read_text()
     children.close()

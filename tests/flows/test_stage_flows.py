@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 from prefect import Flow
+from prefect.utilities.callables import call_with_parameters
 from typer.testing import CliRunner
 
 from flows.cli.app import app
@@ -37,6 +38,17 @@ def test_the_flow_of_a_stage_has_the_parameters_that_name_its_nodes(
     assert list(stage.parameters.properties) == [*parameters, "run", "force"]
     assert stage.parameters.required == list(parameters)
     assert stage.validate_parameters({**parameters, "force": "true"})["force"] is True
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_flow_of_a_stage_runs_the_node_that_its_parameters_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, Node, bool]] = []
+    monkeypatch.setattr(stages, "run_stage_flow", lambda *arguments: called.append(arguments))
+    values = {"modality": "esc", "name": "esc", "round": 2}
+    flow = stages.STAGE_FLOWS[name]
+    given = {key: values[key] for key in flow.parameters.required}
+    call_with_parameters(flow.fn, {**given, "run": "runs/a", "force": True})
+    assert called == [("runs/a", node_of(name, given), True)]
 
 
 def test_every_deployment_is_of_a_flow_and_every_flow_has_one() -> None:

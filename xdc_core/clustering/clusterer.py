@@ -51,8 +51,8 @@ class Clusterer:
         `on`.
 
         Raises:
-            StageError: the model lacks an array or has values that are not finite numbers, or a detail has a name that xdc
-            uses.
+            StageError: the model lacks an array, or has values that are not finite numbers; or a detail has the name of
+                something that xdc records.
             Exception: what the algorithm raises.
         """
         import numpy as np

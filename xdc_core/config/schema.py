@@ -112,8 +112,8 @@ def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
     clusterer = CLUSTERERS.find(settings.algorithm)
     if clusterer.name != settings.algorithm:  # Its labels are found by the name in kmeans.json.
         raise ConfigError(
-            f"the clustering algorithm {settings.algorithm!r} calls itself {clusterer.name!r}. Give its entry point the "
-            "same name."
+            f"the clustering algorithm {settings.algorithm!r} calls itself {clusterer.name!r}. Give its entry point "
+            "the same name."
         )
     if clusterer is KMEANS:
         return clusterer, KmeansSettings(iterations=settings.iterations)

@@ -14,10 +14,13 @@ from torch.utils.data import Dataset
 
 from shards.corpus.index import in_splits, read_index
 from shards.corpus.reader import ClipReader
-from shards.errors import MediaError
+from shards.errors import ConfigError, MediaError
 from shards.sources.split import check_learn_splits
 from xdc_core.modalities.modality import Modality, Where
 from xdc_core.modalities.view import Views
+
+# The columns of the index that views can have: numbers.
+NUMBERS = {"start_s", "duration_s", "fps", "frames", "width", "height", "sample_rate", "samples"}
 
 
 class Rows(Protocol):

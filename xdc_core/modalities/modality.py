@@ -54,7 +54,7 @@ class Modality:
     name: also of its section in the configuration. about: the comment above that section.
     settings: the class of the section; every field has a default.
     stored: what a source must have and a corpus must store. member: the clip's file in the tar, "mp4" or "flac".
-    columns: of the corpus's index, which `view` needs.
+    columns: those of the corpus's index that `view` needs; they are numbers (`NUMBERS` in xdc_core/data/clips.py).
     module: the module with the two functions that `view` and `normalise` call, imported when they are first called:
         view(data: bytes, row, settings, frames: int, where) -> Tensor, one clip's
         normalise(batch: Tensor, settings) -> Tensor

@@ -76,7 +76,7 @@ def cluster(task: Task[Clustering]) -> Outcome:
     model, details = clusterer.fit(points, k, settings, seed, threads, gpus)
     if on_gpus and not gpus and (why or given.runs_on.device == "cuda"):
         details["on"] += f" ({why or 'faiss finds no GPU'})"
-        print(f"warning: k-means on {details['on']}", file=sys.stderr, flush=True)
+        print(f"warning: {clusterer.name} on {details['on']}", file=sys.stderr, flush=True)
     write_model(task.out, model)
     preprocess.save(task.out / "preprocess.npz")
     details = {

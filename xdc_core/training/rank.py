@@ -87,6 +87,8 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
         for step, (rows, views) in enumerate(batches, start=first):
             rate = learning_rate(step, round_targets.steps, settings)
             targets = {source: labels[source][rows].to(device) for source in round_targets.sources}
+            # An encoder may draw numbers, as for dropout: of a step, whether or not the training was interrupted.
+            torch.manual_seed(derive_seed(seed, step, "encoder", process.rank))
             measured = learner.step(views_of.normalise(views.to(device, non_blocking=True)), targets, rate)
             if step % settings.log_every == 0 or step == round_targets.steps - 1:
                 means = mean_over_ranks({key: value.item() for key, value in measured.items()}, process)

@@ -1,12 +1,12 @@
 """The processes of one training on this machine: torchrun starts them, and they report to the stage."""
 
+import base64
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from xdc_core.training.agent import AGENT
 
 # Prefixes of the lines that ranks write for the stage: a message, and the error that ended the rank.
 MESSAGE_PREFIX, ERROR_PREFIX = "metrics ", "error "
-TASK = "XDC_RANK_TASK"  # The environment variable with the path of the pickled task.
+TASK = "XDC_RANK_TASK"  # In the environment of the ranks: their task.
 
 
 def run_ranks(
@@ -41,17 +41,15 @@ def run_ranks(
     command += ["-m", module, *arguments]
     stage = os.getpid()
     errors: list[tuple[str, str]] = []
-    with tempfile.TemporaryDirectory(prefix="xdc-") as folder, log.open("a", encoding="utf-8") as written:
-        # The task is pickled, because xdc.yaml may have been edited since this stage began. The file is removed when
-        # the ranks have ended.
-        file = Path(folder) / "task.pickle"
-        file.write_bytes(pickle.dumps(replace(task, progress=silent)))
+    # As it is, because xdc.yaml may have been edited since this stage began; and nothing is left if this is killed.
+    pickled = base64.b64encode(pickle.dumps(replace(task, progress=silent))).decode()
+    with log.open("a", encoding="utf-8") as written:
         agent = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", TASK: str(file)},
+            env=os.environ | {"OMP_NUM_THREADS": "1", TASK: pickled},
             # The ranks die with the agent, and the agent with this process: a survivor would write into a directory
             # that is no longer locked.
             preexec_fn=lambda: die_with_parent(signal.SIGKILL, stage),
@@ -122,7 +120,7 @@ def work_as_rank(work: Callable[[Task[Any], list[str], Callable[[object], None]]
     try:
         # The agent may already have died; then nothing else would end this process.
         die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))
-        task: Task[Any] = pickle.loads(Path(os.environ[TASK]).read_bytes())
+        task: Task[Any] = pickle.loads(base64.b64decode(os.environ[TASK]))
         work(task, sys.argv[1:], lambda value: _send(MESSAGE_PREFIX, value))
         code = 0
     except XdcError as error:
