@@ -127,7 +127,7 @@ def stage(
     ],
     run: RunArgument,
     modality: Annotated[
-        str | None, typer.Option(help="video, audio or joint; for data, embed and eval the name")
+        str | None, typer.Option(help="a modality, joint or truth; for data, embed and eval the name")
     ] = None,
     round: RoundOption = None,
     force: Annotated[bool, typer.Option("--force", help="rebuild it even if it is fresh")] = False,
