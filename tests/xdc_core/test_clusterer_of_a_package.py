@@ -154,7 +154,10 @@ def test_a_round_with_it_has_a_report_and_an_evaluation_of_clusters(spheres: Pat
     run = make_run(cluster=SPHERICAL, rounds=0, method="sdc", evaluate={"speakers": evaluation})
     for node in all_nodes(run.config):
         run_stage(run, node)
-    assert "Clusters in numbers" in (run.directory(Node("report", None, 0)) / "report.html").read_text()
+    page = (run.directory(Node("report", None, 0)) / "report.html").read_text()
+    assert "Clusters in numbers" in page
+    assert "Objective of spherical" in page
+    assert "Objective of k-means" not in page
     assert settings_of(run.config, Node("eval", "speakers", 0))["cluster"]["algorithm"] == "spherical"
     results = json.loads((run.directory(Node("eval", "speakers", 0)) / "results.json").read_text())
     assert results["metrics"]["nmi"]["mean"] == pytest.approx(nmi_with_speakers(run), abs=1e-6)
