@@ -129,7 +129,7 @@ def test_weights_that_went_missing_are_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "v.pth").unlink()
     code, output = xdc("status", tmp_path / "run")
     assert code == 2
-    assert f"video.weights: {tmp_path}/v.pth cannot be read (No such file or directory). Bring the file there" in output
+    assert f"video.weights: {tmp_path}/v.pth cannot be read (No such file or directory). Put the file there" in output
 
 
 @pytest.mark.parametrize(

@@ -390,7 +390,7 @@ def test_weights_that_are_no_file_are_told_with_what_to_do(worked_run: Run, tmp_
     with pytest.raises(ConfigError) as caught:
         states(run)
     assert str(caught.value) == (
-        f"audio.weights: {path} cannot be read ({'Is a directory' if there else 'No such file or directory'}). Bring "
+        f"audio.weights: {path} cannot be read ({'Is a directory' if there else 'No such file or directory'}). Put "
         f"the file there, correct the path in {run.root}/xdc.yaml (it is relative to that file), or set it to null for "
         "random weights."
     )

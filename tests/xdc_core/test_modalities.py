@@ -88,7 +88,7 @@ def test_an_unknown_modality_is_refused_with_the_one_that_was_meant() -> None:
 
 def test_an_evaluation_of_a_modality_that_is_not_learnt_is_refused() -> None:
     values: dict[str, Any] = {"method": "sdc", "modalities": ["video"]}
-    with pytest.raises(ConfigError, match=r"evaluate\.a is of audio, but the run has encoders of video only"):
+    with pytest.raises(ConfigError, match=r"evaluate\.a is of audio, but the run only has encoders of video"):
         parse_config(values | {"evaluate": {"a": {"protocol": "fc", "modality": "audio"}}}, "a test")
-    with pytest.raises(ConfigError, match=r"evaluate\.b: retrieval needs two modalities, but the run has video alone"):
+    with pytest.raises(ConfigError, match=r"evaluate\.b: retrieval needs two modalities, but the run has only video"):
         parse_config(values | {"evaluate": {"b": {"protocol": "retrieval"}}}, "a test")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -172,6 +173,8 @@ def changed(value: Any) -> Any:
             return Node("other")
         case None:
             return 7
+        case partial():
+            return partial(str, "other")
     raise TypeError(type(value))
 
 
