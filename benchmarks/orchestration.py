@@ -1,11 +1,11 @@
-"""What orchestration costs a round: wall time of the flow less the time in which a stage was at work.
+"""What orchestration costs a round: wall time of the flow less the time in which a stage was in progress.
 
     prefect server start &     (and PREFECT_API_URL set to it)
     PYTHONPATH=. python benchmarks/orchestration.py RUN [--rounds 2]
 
 RUN is a run with a finished corpus. A new run with its configuration is made on the same corpus; each round is a flow
-run of `xdc-round` in this process. "At work" is the union of the stages' own times (from their manifests), since
-modalities work side by side: everything else (Prefect, starting children, loading torch and faiss) is orchestration.
+run of `xdc-round` in this process. The latter is the union of the stages' own times (from their manifests), since
+modalities run side by side: everything else (Prefect, starting children, loading torch and faiss) is orchestration.
 The first round pays for loading torch; the last line is the same round again, everything reused.
 """
 
@@ -26,8 +26,8 @@ from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run, open_run
 
 
-def seconds_at_work(run: Run, number: int, since: float) -> float:
-    """Seconds, after the time `since` (epoch), in which at least one stage of a round was at work."""
+def seconds_in_stages(run: Run, number: int, since: float) -> float:
+    """Seconds, after the time `since` (epoch), in which at least one stage of a round was in progress."""
     spans = []
     for node in (*setup_nodes(run.config), *round_nodes(run.config, number)):
         manifest = read_manifest(run.directory(node))
@@ -69,7 +69,7 @@ def main() -> None:
             wall = time.monotonic() - clock
             if not state.is_completed():
                 raise SystemExit(state.message)
-            work = seconds_at_work(run, number, since)
+            work = seconds_in_stages(run, number, since)
             name = f"{number}" if work else f"{number} (reused)"
             print(f"{name:<12}{wall:>9.1f}{work:>11.1f}{wall - work:>18.1f}", flush=True)
             rows.append({"round": name, "wall_s": wall, "stages_s": work, "orchestration_s": wall - work})

@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/shard.py FOLDER [--clips 48] [--preset tiny]
 
-FOLDER holds videos (searched recursively). Everyone cuts the same clips and has as many processes at work as there are
+FOLDER holds videos (searched recursively). Everyone cuts the same clips and has as many processes as there are
 cores; ours has its sandbox, and writes tars, indices and rejects besides. `ffmpeg` is called once a clip and gets the
 same scale, frame rate, encoders and their settings. Ours is timed from its first clip on; what comes before (probing,
 hashing and the children's start) is printed apart. "decoding" is the limit: the frames and the sound, thrown away.
