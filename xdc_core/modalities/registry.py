@@ -16,6 +16,10 @@ MODALITIES: Registry[Modality] = Registry(
 )
 
 
+# The modules of the built-in modalities' views, which are imported with the first view.
+VIEW_MODULES = (VIDEO.module, AUDIO.module)
+
+
 def known_modality(name: str) -> str:
     """Return the name of a modality. Raises ValueError if it is unknown; the text lists all."""
     try:

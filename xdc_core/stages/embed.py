@@ -16,6 +16,7 @@ from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.schema import Config, ExtractSettings, RunsOn
 from xdc_core.config.views import encoding_settings, views_of
 from xdc_core.data.features import write_features
+from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
 from xdc_core.runs.node import encoder_node
 from xdc_core.runs.run import Run
@@ -122,7 +123,7 @@ EMBED: Stage[Config, Run, Embedding] = Stage(
     of="name",
     each_round=True,
     library="torch",
-    modules=("xdc_core.data.encode",),
+    modules=("xdc_core.data.encode", *VIEW_MODULES),
     nodes=_nodes,
     inputs=_inputs,
     settings=_settings,

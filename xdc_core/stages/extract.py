@@ -15,6 +15,7 @@ from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import Config, ExtractSettings, RunsOn
 from xdc_core.config.views import encoding_settings, views_of
 from xdc_core.data.features import feature_rows, write_features
+from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
 from xdc_core.runs.node import SHARD, encoder_node
 from xdc_core.runs.run import Run
@@ -101,7 +102,7 @@ EXTRACT: Stage[Config, Run, Extraction] = Stage(
     of="modality",
     each_round=True,
     library="torch",
-    modules=("xdc_core.data.encode", "xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet"),
+    modules=("xdc_core.data.encode", "xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet", *VIEW_MODULES),
     nodes=_nodes,
     inputs=_inputs,
     settings=_settings,

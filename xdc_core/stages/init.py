@@ -18,6 +18,7 @@ from xdc_core.config.load import FILE_NAME
 from xdc_core.config.schema import Config, ExtractSettings, RunsOn
 from xdc_core.config.views import views_of
 from xdc_core.encoders.registry import ENCODERS, encoder_spec, outside, source_file
+from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
 from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run
@@ -198,7 +199,14 @@ INIT: Stage[Config, Run, Initialisation] = Stage(
     of="modality",
     each_round=False,
     library="torch",
-    modules=("xdc_core.data.loader", "xdc_core.encoders.r2plus1d", "xdc_core.encoders.audio_resnet"),
+    modules=(
+        "xdc_core.data.loader",
+        "xdc_core.encoders.batch_norm",
+        "xdc_core.encoders.import_weights",
+        "xdc_core.encoders.r2plus1d",
+        "xdc_core.encoders.audio_resnet",
+        *VIEW_MODULES,
+    ),
     nodes=_nodes,
     inputs=_inputs,
     settings=_settings,

@@ -11,6 +11,7 @@ from xdc_core.config.methods import heads
 from xdc_core.config.schema import Config, TrainSettings
 from xdc_core.config.views import views_of
 from xdc_core.documents.metrics import read_metrics
+from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.training.settings import Training
@@ -121,6 +122,7 @@ TRAIN: Stage[Config, Run, Training] = Stage(
     # during an import.
     modules=(
         "xdc_core.training.rank",
+        *VIEW_MODULES,
         "sympy",
         "torch.fx.experimental.symbolic_shapes",
         "torch.distributed.fsdp",
