@@ -23,7 +23,12 @@ def _modules_of(library: Library) -> tuple[str, ...]:
     are modules that every child would otherwise import itself: torch._dynamo at an optimiser's first step, pandas (if
     it is installed) at pyarrow's first conversion.
     """
-    stages = [stage for stage in STAGES.values() if callable(stage.library) or stage.library == library]
+    # The modules of a stage whose nodes differ are those of its nodes with faiss: the other server does without them.
+    stages = [
+        stage
+        for stage in STAGES.values()
+        if stage.library == library or (callable(stage.library) and library == "faiss")
+    ]
     modules = list(dict.fromkeys([*(module for stage in stages for module in stage.modules), "pandas"]))
     first = [module for module in modules if module.split(".")[0] in OWN]
     # The registry, with it: every child needs it, and it imports neither library.

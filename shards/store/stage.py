@@ -102,7 +102,8 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     of: what distinguishes its nodes: a modality (or label source), the name of a data set or evaluation, or nothing.
     each_round: whether its nodes belong to rounds; if false, they are built once per run.
     library: which of two heavy libraries the process of a node needs; a function if nodes differ.
-    modules: modules that the work imports. A process that forks a child per node imports them once, in advance.
+    modules: modules that the work imports. A process that forks a child per node imports them once, in advance. If
+        nodes differ in their library, these are the modules of those with faiss.
     nodes: the nodes that a configuration has in a round (None: before the first round).
     inputs: the nodes whose directories a node reads.
     settings: the part of the configuration for the work; its hashed settings enter the fingerprint.
