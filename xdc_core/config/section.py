@@ -5,8 +5,6 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from shards.errors import ConfigError
-from shards.section import Positive as Positive
-from shards.section import Section as Section
 
 
 def known_layout(name: str) -> str:

@@ -6,7 +6,7 @@ from shards.settings import CorpusSettings
 from shards.store.manifest import read_manifest
 from xdc_core.config.load import FILE_NAME
 from xdc_core.runs.node import SHARD, Node
-from xdc_core.runs.run import Run
+from xdc_core.runs.run import Run, dataset_settings
 
 
 def is_corpus(node: Node) -> bool:
@@ -19,7 +19,7 @@ def stored_from(run: Run, node: Node) -> tuple[Path, Path | None, CorpusSettings
     if node == SHARD:
         return run.corpus, run.videos, run.config.corpus
     name = str(node.modality)
-    return run.directory(node), run.dataset_root(name), run.dataset_settings(name)
+    return run.directory(node), run.dataset_root(name), dataset_settings(run.config, name)
 
 
 def lost_corpus(run: Run, node: Node = SHARD) -> str | None:

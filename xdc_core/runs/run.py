@@ -50,10 +50,6 @@ class Run:
         """Return the folder of a data set to evaluate on."""
         return (self.root / self.config.datasets[name].root).resolve()
 
-    def dataset_settings(self, name: str) -> CorpusSettings:
-        """Return the settings with which a data set's recordings become clips."""
-        return dataset_settings(self.config, name)
-
     def weights(self, modality: str) -> Path | None:
         """Return the file of weights from which a modality's first encoder starts, if one is set."""
         given: str | None = getattr(self.config, modality).weights
@@ -70,7 +66,7 @@ class Run:
         if node.stage == "data":
             # Runs with the same clips and settings share them.
             name = str(node.modality)
-            kind = fingerprint([stored_part(self.dataset_settings(name)), str(self.dataset_root(name))])[:8]
+            kind = fingerprint([stored_part(dataset_settings(self.config, name)), str(self.dataset_root(name))])[:8]
             return self.corpus.parent / f"{node.modality}-{kind}"
         if node.stage == "init":
             return self.root / "init" / str(node.modality)
