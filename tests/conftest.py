@@ -4,8 +4,10 @@
 another; all take settings to change. `worked_run` and `uneven_run` themselves are for reading only.
 """
 
+import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             seconds[item.path] += 30 if item.get_closest_marker("slow") else 1
         items.sort(key=lambda item: (-seconds[item.path], item.path))
+
+
+@pytest.fixture(autouse=True)
+def environment_restored() -> Iterator[None]:
+    """Undo what the tested code sets in the environment, as `xdc` does for Prefect: later tests start processes in it."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -180,7 +180,10 @@ class Sweep:
         counts = Counter(points.read_text().splitlines())
         passed = [(point, number) for point, n in counts.items() for number in sorted({1, (n + 1) // 2, n})]
         if self.sample is not None:
-            passed = self.dice.sample(passed, min(self.sample, len(passed)))
+            # And always after the work, before its commit: what the summary says must survive.
+            last = [found for found in passed if found[0] == "before commit"]
+            passed = [found for found in passed if found not in last]
+            passed = [*self.dice.sample(passed, min(self.sample, len(passed))), *last]
         for point, number in passed:
             name = f"{point} #{number}" if counts[point] > 1 else point
             if (title, name) not in self.done:
@@ -346,7 +349,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--points", action="store_true", help="every stage at every named point")
-    parser.add_argument("--sample", type=int, help="so many points of each stage, drawn by lot  [default: all]")
+    parser.add_argument("--sample", type=int, help="so many points of each stage, drawn at random, and the one before its commit  [default: all]")
     parser.add_argument("--instants", type=int, default=0, help="so many runs, each killed at random instants")
     parser.add_argument("--xdc-run", type=int, default=0, help="the same with the command xdc run")
     parser.add_argument("--stage", help="points of this stage only; cases: replaced, restored and forced ones")

@@ -31,7 +31,7 @@ def ended(how: str) -> tuple[int, bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=(tell,),
-        env=os.environ | {"PREFECT_LOGGING_TO_API_ENABLED": "false"},
+        env=os.environ | {"PREFECT_LOGGING_TO_API_ENABLED": "false", "PREFECT_LOGGING_LEVEL": "INFO"},
     )
     os.close(tell)
     assert flow.stdin is not None

@@ -1,6 +1,8 @@
 """The train stage: train in this process, or in several processes with torchrun."""
 
 import json
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError
@@ -39,7 +41,7 @@ def train(task: Task[Training]) -> Outcome:
             "process must get the same number of clips. Change one of them."
         )
     log = out / LOG
-    notes: dict[str, Any] = {}  # The device, and warnings.
+    notes = _notes(log)  # The device, and warnings. Of earlier attempts, too: the last one may have completed the encoder.
 
     def listen(line: dict[str, Any]) -> None:
         with log.open("a", encoding="utf-8") as file:
@@ -73,6 +75,17 @@ def train(task: Task[Training]) -> Outcome:
     for name in ("loss", *(name for name in last if name.startswith("accuracy")), "clips_per_s"):
         summary[name] = round(sum(line[name] for line in tail) / len(tail), 4)
     return Outcome(last["steps"] * settings.batch, 0, summary | notes)
+
+
+def _notes(log: Path) -> dict[str, Any]:
+    """Return what the trainings that wrote this log said beside their steps; the ranks' own output is skipped."""
+    notes: dict[str, Any] = {}
+    for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" not in line:
+                notes |= line
+    return notes
 
 
 def small_batch(settings: TrainSettings) -> str:
