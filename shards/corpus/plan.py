@@ -1,76 +1,147 @@
-"""The plan of a corpus: which part of which source goes into which shard, fixed before anything is written."""
+"""The plan of a corpus: which part of which source goes into which shard, fixed before anything is written.
+
+A plan consists of columns, 28 bytes a clip: keys are computed from sources and times where they are needed.
+"""
 
 import hashlib
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from shards.corpus.coverage import SLACK_S, Span
-from shards.corpus.survey import PROBE_VERSION, Surveyed
+from shards.corpus.coverage import SLACK_S, Span, slack_s, uncovered
+from shards.corpus.look import PROBE_VERSION
+from shards.errors import StageError
 from shards.media.limits import too_much
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
+from shards.sources.columns import SourceColumns, source_columns
 from shards.sources.source import Listing, Source
-from shards.store.manifest import fingerprint
+from shards.sources.surveyed import Survey, Surveyed
+from shards.store.manifest import canonical
 
 STAGE_VERSION = 3
 # Raise it when the same span gives another clip for a few files only: finished corpora stay fresh, and shards of an
 # earlier version in a partial directory are not used. Version 2 decodes sound frames without timestamps.
 CUT_VERSION = 2
+BATCH = 8192  # Rejects that are in memory as objects at once.
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("key", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("step", pa.string()),
+        ("kind", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+_LARGE = {pa.string(): pa.large_string()}  # Millions of rejects are more than 2 GiB of text.
+_LARGE_REJECTS = pa.schema([(field.name, _LARGE.get(field.type, field.type)) for field in REJECTS_SCHEMA])
 
 
 @dataclass(frozen=True)
 class PlannedClip:
-    """A planned clip: its key, its source and span in seconds, and its shard's number."""
+    """A planned clip: its key, path of the source and span in seconds, number of the shard, split and labels."""
 
     key: str
-    source: Source
+    source: str
     start_s: float
     end_s: float
     shard: int
+    split: str
+    labels: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """The clips in the order in which they are stored, and what was rejected before decoding."""
+    """The clips in the order in which they are stored, and what was rejected before decoding.
 
-    clips: tuple[PlannedClip, ...]
-    rejects: tuple[Reject, ...]
-    label_names: tuple[str, ...]
-    asked: tuple[Span, ...] = ()  # The requested spans, up to the last packet of each source.
+    source: int32 [clips], numbers in `sources`. start_s, end_s: float64 [clips]. shard: int32 [clips], ascending.
+    asked_s: float64 [sources, 2], the requested span up to the last packet, NaN if there is none. rejects: columns of
+    REJECTS_SCHEMA, as large strings.
+    """
+
+    sources: SourceColumns
+    source: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+    shard: np.ndarray
+    asked_s: np.ndarray
+    rejects: pa.Table
 
     @property
     def shards(self) -> int:
         """Return the number of shards."""
-        return 1 + max((clip.shard for clip in self.clips), default=-1)
+        return 1 + int(self.shard[-1]) if len(self.shard) else 0
+
+    def places(self, shard: int) -> slice:
+        """Return where the clips of a shard are among all."""
+        first, last = np.searchsorted(self.shard, [shard, shard + 1])
+        return slice(int(first), int(last))
 
 
-def corpus_fingerprint(settings: CorpusSettings, listing: Listing, surveyed: Mapping[str, Surveyed]) -> str:
+def clip_table(plan: Plan, places: slice) -> pa.Table:
+    """Return clips of a plan: key, source, start_s, end_s, shard, split, and a column for each label."""
+    rows = plan.sources.table.take(pa.array(plan.source[places]))
+    starts = plan.start_s[places]
+    pairs = zip(rows["path"].to_pylist(), starts.tolist(), strict=True)
+    columns = {
+        "key": pa.array([clip_key(path, start_s) for path, start_s in pairs], pa.string()),
+        "source": rows["path"].cast(pa.string()),
+        "start_s": pa.array(starts),
+        "end_s": pa.array(plan.end_s[places]),
+        "shard": pa.array(plan.shard[places]),
+    }
+    labels = {name: rows[name].cast(pa.string()) for name in ("split", *plan.sources.label_names)}
+    return pa.table(columns | labels)
+
+
+def planned_clips(rows: pa.Table | pa.RecordBatch) -> Iterator[PlannedClip]:
+    """Yield the clips of rows of `clip_table`."""
+    for row in rows.to_pylist():
+        own = {name: row.pop(name) for name in ("key", "source", "start_s", "end_s", "shard", "split")}
+        yield PlannedClip(**own, labels={name: value for name, value in row.items() if value is not None})
+
+
+def corpus_fingerprint(settings: CorpusSettings, listing: Listing, surveyed: Survey) -> str:
     """Return the fingerprint of a corpus: settings, and per source path, span, split, labels, size and content."""
-    sources = [
-        [
-            source.path,
-            source.start_s,
-            source.end_s,
-            source.split,
-            sorted(source.labels.items()),
-            surveyed[source.path].size,
-            surveyed[source.path].sha256,
-        ]
-        for source in listing.sources
-    ]
-    return fingerprint(["shard", STAGE_VERSION, stored_part(settings), sources])
+    states = ((entry.size, entry.sha256) for entry in _entries(source_columns(listing.sources), surveyed))
+    return hash_sources(settings, zip(listing.sources, states, strict=True))
+
+
+def hash_sources(settings: CorpusSettings, sources: Iterable[tuple[Source, tuple[int, str]]]) -> str:
+    """Return the fingerprint of a corpus from its sources, in order, each with its size and content.
+
+    It is that of the canonical JSON of the whole, which is never held.
+    """
+    whole = hashlib.sha256()
+    start = canonical(["shard", STAGE_VERSION, stored_part(settings), []])
+    whole.update(start[:-2].encode())
+    between = ""
+    for source, (size, sha256) in sources:
+        span = [source.path, source.start_s, source.end_s, source.split]
+        whole.update((between + canonical([*span, sorted(source.labels.items()), size, sha256])).encode())
+        between = ","
+    whole.update(start[-2:].encode())
+    return whole.hexdigest()
 
 
 def clip_key(source: str, start_s: float) -> str:
     """Return a readable key without dots or slashes: name, hash of the path, start in milliseconds."""
+    return f"{_key_of(source)}-{round(start_s * 1000):08d}"
+
+
+def _key_of(source: str) -> str:
+    """Return what the keys of all clips of a source begin with."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", source.rsplit("/", 1)[-1].rsplit(".", 1)[0]).strip("-")[:40]
     tag = hashlib.sha256(source.encode()).hexdigest()[:10]
-    return f"{stem or 'clip'}-{tag}-{round(start_s * 1000):08d}"
+    return f"{stem or 'clip'}-{tag}"
 
 
 def spans(start_s: float, end_s: float, clip_s: float, min_s: float) -> tuple[list[tuple[float, float]], float]:
@@ -87,67 +158,152 @@ def spans(start_s: float, end_s: float, clip_s: float, min_s: float) -> tuple[li
     return cuts, rest if rest > 1e-3 else 0.0
 
 
-def make_plan(settings: CorpusSettings, listing: Listing, surveyed: Mapping[str, Surveyed]) -> Plan:
-    """Return the plan of a corpus. The same settings and sources give the same keys in the same shuffled order."""
-    wanted: list[tuple[str, Source, float, float]] = []
-    asked: list[Span] = []
-    rejects = list(listing.rejects)
-    keys: set[str] = set()
-    what = "video" if "video" in settings.modalities else "sound"
-    for source in listing.sources:
-        entry = surveyed[source.path]
-        start_s = source.start_s or 0.0
-        wanted_s = source.end_s if source.end_s is not None else math.inf
-        reach_s, far_s = (min(wanted_s, at_s) for at_s in (entry.reach_s, max(entry.reach_s, entry.last_packet_s)))
-        if far_s > start_s and entry.probe_version >= PROBE_VERSION:  # Earlier versions trusted headers.
-            asked.append(Span(source.path, start_s, far_s))
-        if reason := entry.reason or too_much(entry.width, entry.height, entry.fps, entry.duration_s, settings):
-            kind: Kind = (entry.kind or "damaged") if entry.reason else "too_large"
-            span = (start_s, far_s) if far_s > start_s else (source.start_s, source.end_s)
-            rejects.append(Reject(source.path, "probe", kind, reason, "", *span))
-            continue
-        if far_s - max(start_s, reach_s) > SLACK_S:
-            reason = f"behind {reach_s:.2f} s there are only streams that are not used, or one damaged timestamp"
-            rejects.append(Reject(source.path, "plan", "outside", reason, "", max(start_s, reach_s), far_s))
-        end_s = min(wanted_s, entry.duration_s)
-        if end_s <= start_s:
-            reason = f"start_s ({start_s:g}) is after the end of the {what} ({entry.duration_s:.2f} s)"
-            rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(start_s, reach_s)))
-            continue
-        if reach_s - end_s > SLACK_S:  # Sound after the end of the picture.
-            reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
-            rejects.append(Reject(source.path, "plan", "no_picture", reason, "", end_s, reach_s))
-        cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
-        if not cuts:
-            lost = end_s - start_s  # Even for very short sources, so that every source has a row.
-        if lost:
-            whole = f"rest of the {what}" if cuts else what
-            reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
-            rejects.append(Reject(source.path, "plan", "too_short", reason, "", end_s - lost, end_s))
+def make_plan(settings: CorpusSettings, listing: Listing, surveyed: Survey) -> Plan:
+    """Return the plan of a corpus. The same settings and sources give the same keys in the same shuffled order.
+
+    Raises:
+        StageError: a requested second of a source is in no clip and in no reject, which is a defect.
+    """
+    sources = source_columns(listing.sources)
+    source, start_s, end_s, tags = array("i"), array("d"), array("d"), array("Q")
+    asked_s = np.full((len(sources), 2), np.nan)
+    rejects = _Rejects()
+    for reject in listing.rejects:
+        rejects.add(-1, reject)
+    for number, (row, entry) in enumerate(zip(sources, _entries(sources, surveyed), strict=True)):
+        asked, cuts, own = _cut_source(row, entry, settings)
+        for reject in own:
+            rejects.add(number, reject)
+        if asked is not None:
+            asked_s[number] = asked
+            _check_covered(Span(row.path, *asked), cuts, own, settings)
+        begins = _key_of(row.path)
         for first, last in cuts:
-            key = clip_key(source.path, first)
-            if key in keys:
-                rejects.append(Reject(source.path, "plan", "duplicate", "overlaps an earlier row", key, first, last))
-                continue
-            keys.add(key)
-            wanted.append((key, source, first, last))
-    order = np.random.default_rng(settings.shuffle_seed).permutation(len(wanted))
-    clips = tuple(
-        PlannedClip(key, source, first, last, place // settings.clips_per_shard)
-        for place, (key, source, first, last) in enumerate(wanted[where] for where in order)
+            source.append(number)
+            start_s.append(first)
+            end_s.append(last)
+            key = f"{begins}-{round(first * 1000):08d}"
+            tags.append(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()))
+    columns = [_numpy(column) for column in (source, start_s, end_s)]
+    kept = np.ones(len(source), bool)
+    for place in _duplicates(_numpy(tags), sources, *columns[:2]):
+        number, first, last = (column[place].item() for column in columns)
+        path, kept[place] = sources[number].path, False
+        key = clip_key(path, first)
+        rejects.add(number, Reject(path, "plan", "duplicate", "overlaps an earlier row", key, first, last))
+    places = np.flatnonzero(kept)
+    places = places[np.random.default_rng(settings.shuffle_seed).permutation(len(places))]
+    return Plan(
+        sources=sources,
+        source=columns[0][places],
+        start_s=columns[1][places],
+        end_s=columns[2][places],
+        shard=(np.arange(len(places)) // settings.clips_per_shard).astype(np.int32),
+        asked_s=asked_s,
+        rejects=rejects.table(),
     )
-    return Plan(clips, tuple(rejects), tuple(listing.label_names), tuple(asked))
 
 
-def plan_table(plan: Plan) -> pa.Table:
-    """Return plan.parquet: one row per planned clip, in stored order. Its metadata contain CUT_VERSION."""
-    table = pa.table(
-        {
-            "key": [clip.key for clip in plan.clips],
-            "source": [clip.source.path for clip in plan.clips],
-            "start_s": pa.array([clip.start_s for clip in plan.clips], pa.float64()),
-            "end_s": pa.array([clip.end_s for clip in plan.clips], pa.float64()),
-            "shard": pa.array([clip.shard for clip in plan.clips], pa.int32()),
-        }
-    )
-    return table.replace_schema_metadata({"cut_version": str(CUT_VERSION)})
+def _entries(sources: SourceColumns, surveyed: Survey) -> Iterator[Surveyed]:
+    """Yield the survey of each source's file. Raises KeyError for a source that was not surveyed."""
+    numbers = surveyed.numbers(sources.table["path"])
+    if len(lost := np.flatnonzero(numbers < 0)):
+        raise KeyError(sources[int(lost[0])].path)
+    return surveyed.rows(numbers)
+
+
+def _cut_source(
+    source: Source, entry: Surveyed, settings: CorpusSettings
+) -> tuple[tuple[float, float] | None, list[tuple[float, float]], list[Reject]]:
+    """Return the requested span of a source up to its last packet, the spans of its clips, and its rejects.
+
+    The span is None if nothing is requested, or if the file was probed by an earlier version, which trusted headers.
+    """
+    rejects: list[Reject] = []
+    start_s = source.start_s or 0.0
+    wanted_s = source.end_s if source.end_s is not None else math.inf
+    reach_s, far_s = (min(wanted_s, at_s) for at_s in (entry.reach_s, max(entry.reach_s, entry.last_packet_s)))
+    asked = (start_s, far_s) if far_s > start_s and entry.probe_version >= PROBE_VERSION else None
+    if reason := entry.reason or too_much(entry.width, entry.height, entry.fps, entry.duration_s, settings):
+        kind: Kind = (entry.kind or "damaged") if entry.reason else "too_large"
+        span = (start_s, far_s) if far_s > start_s else (source.start_s, source.end_s)
+        return asked, [], [Reject(source.path, "probe", kind, reason, "", *span)]
+    if far_s - max(start_s, reach_s) > SLACK_S:
+        reason = f"behind {reach_s:.2f} s there are only streams that are not used, or one damaged timestamp"
+        rejects.append(Reject(source.path, "plan", "outside", reason, "", max(start_s, reach_s), far_s))
+    what = "video" if "video" in settings.modalities else "sound"
+    end_s = min(wanted_s, entry.duration_s)
+    if end_s <= start_s:
+        reason = f"start_s ({start_s:g}) is after the end of the {what} ({entry.duration_s:.2f} s)"
+        rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(start_s, reach_s)))
+        return asked, [], rejects
+    if reach_s - end_s > SLACK_S:  # Sound after the end of the picture.
+        reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
+        rejects.append(Reject(source.path, "plan", "no_picture", reason, "", end_s, reach_s))
+    cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
+    if not cuts:
+        lost = end_s - start_s  # Even for very short sources, so that every source has a row.
+    if lost:
+        whole = f"rest of the {what}" if cuts else what
+        reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
+        rejects.append(Reject(source.path, "plan", "too_short", reason, "", end_s - lost, end_s))
+    return asked, cuts, rejects
+
+
+def _check_covered(
+    asked: Span, cuts: list[tuple[float, float]], rejects: list[Reject], settings: CorpusSettings
+) -> None:
+    covered = [*(Span(asked.source, *cut) for cut in cuts), *rejected_spans(rejects)]
+    for span in uncovered([asked], covered, slack_s(settings.fps)):
+        raise StageError(
+            f"{span.source} from {span.start_s:.2f} s to {span.end_s:.2f} s is in no planned clip and in no reject. "
+            "This is a defect of xdc; please report it."
+        )
+
+
+def rejected_spans(rejects: Iterable[Reject]) -> Iterator[Span]:
+    """Return the spans of rejects with both ends."""
+    for reject in rejects:
+        if reject.start_s is not None and reject.end_s is not None:
+            yield Span(reject.source, reject.start_s, reject.end_s)
+
+
+def _numpy(column: "array[Any]") -> np.ndarray:
+    return np.frombuffer(column, column.typecode) if column else np.zeros(0, column.typecode)
+
+
+def _duplicates(tags: np.ndarray, sources: SourceColumns, source: np.ndarray, start_s: np.ndarray) -> Iterator[int]:
+    """Yield, in order, the places of the clips whose key an earlier clip has. tags: uint64, hashes of the keys."""
+    order = np.argsort(tags, kind="stable")
+    same = tags[order[1:]] == tags[order[:-1]]
+    keys: set[str] = set()
+    for place in np.unique(np.concatenate([order[1:][same], order[:-1][same]])).tolist():
+        key = clip_key(sources[int(source[place])].path, float(start_s[place]))
+        if key in keys:
+            yield place
+        keys.add(key)
+
+
+class _Rejects:
+    """Rejects as columns, in the order of the numbers of their sources."""
+
+    def __init__(self) -> None:
+        self._numbers = array("i")
+        self._rows: list[dict[str, object]] = []
+        self._tables = [_LARGE_REJECTS.empty_table()]
+
+    def add(self, number: int, reject: Reject) -> None:
+        self._numbers.append(number)
+        self._rows.append(asdict(reject))
+        if len(self._rows) == BATCH:
+            self._store()
+
+    def _store(self) -> None:
+        self._tables.append(pa.Table.from_pylist(self._rows, _LARGE_REJECTS))
+        self._rows = []
+
+    def table(self) -> pa.Table:
+        self._store()
+        order = np.argsort(_numpy(self._numbers), kind="stable")
+        whole = pa.concat_tables(self._tables)
+        return whole if (order[1:] > order[:-1]).all() else whole.take(pa.array(order))

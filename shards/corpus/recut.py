@@ -2,25 +2,33 @@
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from shards.corpus.index import shard_name
+import numpy as np
+
+from shards.corpus.cut import describe
+from shards.corpus.index import read_index, shard_name
 from shards.corpus.listing import list_corpus
-from shards.corpus.plan import Plan, corpus_fingerprint, make_plan
+from shards.corpus.look import PROBE_VERSION
+from shards.corpus.plan import Plan, clip_table, corpus_fingerprint, make_plan
 from shards.corpus.stage import known_sources, survey_notes
-from shards.corpus.survey import PROBE_VERSION, Surveyed, still_holds, survey
+from shards.corpus.survey import listed_files, still_holds, survey
 from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError
-from shards.media.cores import core_count
-from shards.media.limits import limits_of
 from shards.progress import Progress, silent
+from shards.reject import reject_of
 from shards.settings import CorpusSettings, stored_part
+from shards.sources.surveyed import Surveyed, survey_columns
 from shards.store.build import Identity, Outcome, Record, build, record_of
+from shards.store.checked_read import read_stored_json
+from shards.store.executor import IN_PROCESS
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.parquet import read_parquet
+from shards.store.receipt import begin_units, new_shard
 
 # Decoders that give several frames per packet, or times that differ by more than 20 ms. Before PROBE_VERSION 2 all
 # frames without a timestamp were stored as silence.
@@ -89,10 +97,9 @@ def recut(
         raise ConfigError(f"{videos} has no source {min(unknown)!r}. sources.parquet of {corpus} has their names.")
     known = {entry.path: entry for entry in known_sources(corpus, settings.modalities)}
     again = replace(listing, sources=tuple(source for source in listing.sources if source.path in names))
-    notes = survey_notes(corpus, settings.modalities)
-    workers = settings.workers or core_count()
+    notes, logs = survey_notes(corpus, settings.modalities), corpus.with_name("logs")
     with exclusive(corpus):
-        looked_at = survey(again, (), notes, workers, limits_of(settings), progress, settings.modalities)
+        looked_at = survey(again, (), notes, settings, progress)
     changed = [
         source.path
         for source in listing.sources
@@ -100,20 +107,18 @@ def recut(
         or (source.path not in names and not still_holds(listing.root, known[source.path]))
         or (source.path in names and looked_at[source.path].sha256 != known[source.path].sha256)
     ]
-    surveyed = known | looked_at
+    surveyed = survey_columns(chain(known.values(), looked_at.files()))
     if changed or corpus_fingerprint(settings, listing, surveyed) != manifest.fingerprint:
         what = f"the source {changed[0]} has changed" if changed else "sources or settings have changed"
         raise StageError(f"{corpus}: {what} since it was made. Make it as a whole: xdc stage shard RUN")
-    surveyed = {
-        source.path: surveyed[source.path] for source in sorted(listing.sources, key=lambda source: source.path)
-    }
+    surveyed = surveyed.select(listed_files(listing))
     plan = _merged(corpus, make_plan(settings, listing, surveyed), settings)
 
     def work(out: Path) -> Outcome:
         if read_manifest(corpus) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
-        _keep_others(corpus, out, names)
-        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress)
+        _keep_others(corpus, out, plan, names)
+        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, IN_PROCESS, logs)
         summary["accepted"] = accepted_of(out, plan, corpus, manifest.fingerprint)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
@@ -135,26 +140,30 @@ def _merged(corpus: Path, plan: Plan, settings: CorpusSettings) -> Plan:
     """Return the clips of a new plan in the shards of the old plan, and additional clips in new shards."""
     table = read_parquet(corpus / "plan.parquet", "shard", ["key", "shard"])
     shards = dict(zip(table["key"].to_pylist(), table["shard"].to_pylist(), strict=True))
-    by_key = {clip.key: clip for clip in plan.clips}
-    kept = [replace(by_key[key], shard=shard) for key, shard in shards.items() if key in by_key]
+    keys = clip_table(plan, slice(None))["key"].to_pylist()
+    places = {key: place for place, key in enumerate(keys)}
+    kept = [(places[key], shard) for key, shard in shards.items() if key in places]
     first = 1 + max(shards.values(), default=-1)
-    new = [clip for clip in plan.clips if clip.key not in shards]
-    kept += [replace(clip, shard=first + place // settings.clips_per_shard) for place, clip in enumerate(new)]
-    return replace(plan, clips=tuple(kept))
+    new = [place for place, key in enumerate(keys) if key not in shards]
+    kept += [(place, first + number // settings.clips_per_shard) for number, place in enumerate(new)]
+    order = np.array([place for place, _ in kept], np.int64)
+    columns = {name: getattr(plan, name)[order] for name in ("source", "start_s", "end_s")}
+    return replace(plan, **columns, shard=np.array([shard for _, shard in kept], np.int32))
 
 
-def _keep_others(corpus: Path, out: Path, names: Collection[str]) -> None:
-    """Put the shards without clips of these sources into `out`."""
+def _keep_others(corpus: Path, out: Path, plan: Plan, names: Collection[str]) -> None:
+    """Store the shards without clips of these sources in `out`, with receipts."""
     table = read_parquet(corpus / "plan.parquet", "shard", ["source", "shard"])
-    touched = {shard_name(row["shard"]) for row in table.to_pylist() if row["source"] in names}
-    for shard in sorted({shard_name(number) for number in table["shard"].to_pylist()} - touched):
-        for path in _files_of(corpus, shard):
-            _link_or_copy(path, out / path.name)
-
-
-def _files_of(corpus: Path, shard: str) -> Iterator[Path]:
-    """Yield the files of shards. The index is last: if it exists, the others do, too."""
-    yield from (corpus / f"{shard}{suffix}" for suffix in (".tar", ".rejects.json", ".parquet"))
+    touched = {row["shard"] for row in table.to_pylist() if row["source"] in names}
+    begin_units(out, ())
+    for number in sorted(set(table["shard"].to_pylist()) - touched):
+        shard = shard_name(number)
+        rejects = [reject_of(entry) for entry in read_stored_json(corpus / f"{shard}.rejects.json", "shard")]
+        planned = clip_table(plan, plan.places(number))["key"].to_pylist()
+        with new_shard(out, shard) as new:
+            for suffix in (".tar", ".rejects.json", ".parquet"):
+                _link_or_copy(corpus / f"{shard}{suffix}", new.folder / f"{shard}{suffix}")
+            describe(new, shard, planned, read_index(corpus, shard), rejects)
 
 
 def _link_or_copy(path: Path, target: Path) -> None:

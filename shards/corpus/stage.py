@@ -2,22 +2,24 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from shards.corpus.listing import check_places, list_corpus
+from shards.corpus.look import PROBE_VERSION
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
-from shards.corpus.survey import FIELDS, PROBE_VERSION, Surveyed, read_survey, recall, survey
+from shards.corpus.survey import forget_survey, listed_files, read_survey, recall, survey
 from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError
-from shards.media.cores import core_count
-from shards.media.limits import limits_of
 from shards.progress import Progress, silent
 from shards.settings import ALL_MODALITIES, CorpusSettings, stored_part
+from shards.sources.columns import source_columns
 from shards.sources.source import Listing
 from shards.sources.split import check_learn_splits
+from shards.sources.surveyed import FIELDS, Survey, Surveyed
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
+from shards.store.executor import IN_PROCESS, Executor
 from shards.store.fault import fault_point
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, missing_files, read_manifest
@@ -32,8 +34,12 @@ def shard(
     settings: CorpusSettings,
     progress: Progress = silent,
     force: bool = False,
+    executor: Executor = IN_PROCESS,
+    logs: Path | None = None,
 ) -> Record:
     """Build the directory `corpus` with the clips of `videos` (a folder, a manifest, or a data set in a layout).
+
+    `executor` has files surveyed and clips cut. logs: the folder for output of its workers; by default beside `corpus`.
 
     Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged.
 
@@ -52,8 +58,10 @@ def shard(
         raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
     check_places(corpus, videos)
     listing = list_corpus(videos, settings.label_from_folder, settings.layout)
+    listing = replace(listing, sources=source_columns(listing.sources))
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
-    surveyed = _surveyed(corpus, listing, settings, progress, force)
+    logs = logs or corpus.with_name("logs")
+    surveyed = _surveyed(corpus, listing, settings, progress, force, executor, logs)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
@@ -63,7 +71,7 @@ def shard(
 
     def work(out: Path) -> Outcome:
         plan = make_plan(settings, listing, surveyed)
-        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress)
+        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs)
         summary["accepted"] = accepted_of(out, plan, corpus, identity.fingerprint)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
@@ -77,8 +85,14 @@ def shard(
 
 
 def _surveyed(
-    corpus: Path, listing: Listing, settings: CorpusSettings, progress: Progress, force: bool
-) -> dict[str, Surveyed]:
+    corpus: Path,
+    listing: Listing,
+    settings: CorpusSettings,
+    progress: Progress,
+    force: bool,
+    executor: Executor,
+    logs: Path,
+) -> Survey:
     """Return the survey of every source: from the corpus and the notes if still valid, else from the files."""
     notes = survey_notes(corpus, settings.modalities)
 
@@ -89,16 +103,15 @@ def _surveyed(
         if not force:
             # A finished corpus stays fresh, even if an earlier version probed its files.
             surveyed, unknown = recall(listing, known(), notes)
-            finished = not unknown and reusable(corpus, corpus_fingerprint(settings, listing, surveyed))
+            finished = not len(unknown) and reusable(corpus, corpus_fingerprint(settings, listing, surveyed))
             if not finished:
                 surveyed, unknown = recall(listing, known(), notes, PROBE_VERSION)
-            if not unknown:
-                return {name: surveyed[name] for name in sorted({source.path for source in listing.sources})}
+            if not len(unknown):
+                return surveyed.select(listed_files(listing))
         with exclusive(corpus):  # Two processes started at once would both read all files.
             if force:
-                notes.unlink(missing_ok=True)
-            workers = settings.workers or core_count()
-            return survey(listing, known(), notes, workers, limits_of(settings), progress, settings.modalities)
+                forget_survey(notes, settings)
+            return survey(listing, known(), notes, settings, progress, executor, logs)
 
 
 def forget_notes(corpus: Path, settings: CorpusSettings) -> None:
@@ -159,9 +172,9 @@ def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSe
     known, changed = recall(
         listing, known_sources(corpus, settings.modalities), survey_notes(corpus, settings.modalities)
     )
-    if changed and manifest is not None and _modalities_of(manifest) != settings.modalities:
+    if len(changed) and manifest is not None and _modalities_of(manifest) != settings.modalities:
         return None, f"modalities: {', '.join(_modalities_of(manifest))} -> {', '.join(settings.modalities)}"
-    if changed:
+    if len(changed):
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return None, f"new or changed source {changed[0]}{more}"
     return corpus_fingerprint(settings, listing, known), ""
@@ -185,14 +198,16 @@ def clip_stage(
     nodes: Callable[[ConfigT, int | None], list[Node]],
     settings: Callable[[ConfigT, Node], CorpusSettings],
     stored_from: Callable[[RunT, Node], tuple[Path, Path | None, CorpusSettings]],
+    logs: Callable[[RunT], Path],
 ) -> Stage[ConfigT, RunT, StoredSettings]:
     """Return the stage that makes directories of clips.
 
-    `stored_from` returns, for a node, the path of its directory, the path of the videos, and the settings.
+    `stored_from` returns, for a node, the path of its directory, the path of the videos, and the settings; `logs` the
+    folder for output of workers.
     """
 
-    def build(run: RunT, node: Node, progress: Progress, force: bool) -> Record:
-        return shard(*stored_from(run, node), progress, force)
+    def build(run: RunT, node: Node, progress: Progress, force: bool, executor: Executor) -> Record:
+        return shard(*stored_from(run, node), progress, force, executor, logs(run))
 
     return Stage(
         name=name,

@@ -1,66 +1,40 @@
-"""Survey source files: size, content hash, duration, codecs. Each file is read once, and the result is stored."""
+"""Survey source files: size, content hash, duration, codecs. Each file is read once, and the result is stored.
+
+The results are appended to a file of notes, so that nothing is done again after a kill. With an executor other than
+that of this process, workers survey groups of files and write into a folder beside the corpus. In the end, or after a
+kill at the beginning of the next call, its results are appended to the notes.
+"""
 
 import contextlib
 import json
-from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from shards.errors import Killed, MediaError, SourceError
-from shards.media.probe import Probe, probe, reach_of
-from shards.media.sandbox import Limits, ordered_map
-from shards.media.source_file import check_readable, hash_source, stat_of
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards.corpus.look import PROBE_VERSION, UNREADABLE, look_at
+from shards.errors import SourceError
+from shards.media.source_file import check_readable, stat_of
 from shards.progress import Progress
-from shards.reject import Kind
-from shards.settings import ALL_MODALITIES
+from shards.settings import ALL_MODALITIES, CorpusSettings
+from shards.sources.columns import source_columns
 from shards.sources.source import Listing
+from shards.sources.surveyed import Survey, Surveyed, survey_columns
+from shards.store.commit import discard
+from shards.store.executor import IN_PROCESS, Advance, Executor, InProcess, Job, run_units
 from shards.store.fault import fault_point
+from shards.store.files import new_file
+from shards.store.receipt import UNITS, Receipt, begin_units, new_shard, receipts_of, stored_shards
 
-UNREADABLE = "cannot be read: "
-# Raise it when files are probed in another way: results of older versions are then used for finished corpora, and files
-# are probed again for new ones. Version 2 reads all packets; version 1 trusted headers.
-PROBE_VERSION = 2
-
-
-@dataclass(frozen=True)
-class Surveyed:
-    """The survey of one source file, with the fields of `Probe`.
-
-    If the file cannot be used, `reason` and `kind` say why, and all of the probe's fields except `last_packet_s` are
-    empty.
-
-    A file that could not be read has no sha256; `unreadable_at` is the first unreadable byte.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    duration_s: float = 0.0
-    width: int = 0
-    height: int = 0
-    fps: float = 0.0
-    video_codec: str = ""
-    audio_codec: str = ""
-    sample_rate: int = 0
-    reason: str = ""
-    unreadable_at: int = 0
-    kind: Kind | None = None
-    header_duration_s: float = 0.0
-    sound_duration_s: float = 0.0
-    last_packet_s: float = 0.0
-    probe_version: int = 1
-
-    @property
-    def reach_s(self) -> float:
-        """Return the end of the last used packet, of picture and sound, in seconds."""
-        return max(self.duration_s, self.sound_duration_s)
-
-
-FIELDS = tuple(field.name for field in fields(Surveyed))
+# A group of files is at most this long, about a minute's work on two cores.
+GROUP_FILES, GROUP_BYTES = 256, 4 << 30
+FILES = f"{UNITS}/files.arrow"
 
 
 def still_holds(root: Path, entry: Surveyed) -> bool:
@@ -79,21 +53,6 @@ def still_holds(root: Path, entry: Surveyed) -> bool:
     return False
 
 
-def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe, str, Kind | None]:
-    """Probe one file, in a child process of the sandbox. An unusable file has the reason in its result.
-
-    Raises:
-        SourceError: the file exists, but cannot be read.
-    """
-    path = Path(root) / name
-    try:
-        return probe(path, modalities), "", None
-    except MediaError as error:
-        if stat_of(path)[0] >= 0:
-            check_readable(path)
-        return Probe(last_packet_s=reach_of(path, modalities)), str(error), error.kind
-
-
 def read_survey(path: Path) -> Iterator[Surveyed]:
     """Yield the lines of a survey file except damaged ones, such as a last line cut short by a kill."""
     if not path.exists():
@@ -105,101 +64,173 @@ def read_survey(path: Path) -> Iterator[Surveyed]:
             continue
 
 
-def recall(
-    listing: Listing, known: Iterable[Surveyed], notes: Path, oldest: int = 1
-) -> tuple[dict[str, Surveyed], list[str]]:
-    """Return the earlier results that are still valid, by path, and the files of the listing without one.
+def recall(listing: Listing, known: Iterable[Surveyed], notes: Path, oldest: int = 1) -> tuple[Survey, pa.Array]:
+    """Return the earlier results that are still valid, and the sorted paths of the files of the listing without one.
 
     `oldest`: results of earlier versions of the probe than this one do not count.
     """
-    valid = {
-        entry.path: entry
-        for entry in (*known, *read_survey(notes))
+    valid = survey_columns(
+        entry
+        for entry in chain(known, read_survey(notes))
         if entry.probe_version >= oldest and still_holds(listing.root, entry)
-    }
-    return valid, sorted({source.path for source in listing.sources} - set(valid))
+    )
+    paths = listed_files(listing)
+    unknown = paths.filter(pc.invert(pc.is_in(paths, value_set=valid.table["path"])))
+    return valid, unknown.take(pc.sort_indices(unknown))
+
+
+def listed_files(listing: Listing) -> pa.Array:
+    """Return the paths of all files of a listing, each once, in no particular order."""
+    paths: pa.Array = pc.unique(source_columns(listing.sources).table["path"])
+    return paths
 
 
 def survey(
     listing: Listing,
     known: Iterable[Surveyed],
     notes: Path,
-    workers: int,
-    limits: Limits,
+    settings: CorpusSettings,
     progress: Progress,
-    modalities: Collection[str] = ALL_MODALITIES,
-) -> dict[str, Surveyed]:
-    """Survey every file of a listing, and return the results by path. New results are appended to `notes` at once, so
-    that a kill loses nothing.
+    executor: Executor = IN_PROCESS,
+    logs: Path = Path("logs"),
+) -> Survey:
+    """Survey every file of a listing. New results are appended to `notes` at once, so that a kill loses nothing.
 
     `known` are earlier results, used if they are still valid. They and `notes` must be for the same modalities, because
     a file may be usable for one modality only.
 
-    Files are probed in child processes, within `limits`. Threads of this process hash them, without a time limit.
+    Files are probed in child processes, within the limits of the settings. Threads hash them, without a time limit.
+    With an executor other than that of this process workers do so, and `notes` gets the results in the end. `logs`: the
+    folder for their output.
     """
-    surveyed, unknown = recall(listing, known, notes, PROBE_VERSION)
-    if unknown:
-        bad = 0
-        notes.parent.mkdir(parents=True, exist_ok=True)
-        new = _look_at(listing.root, unknown, workers, limits, modalities)
-        with notes.open("a", encoding="utf-8") as file, contextlib.closing(new):
-            for count, (entry, for_good) in enumerate(new, start=1):
-                surveyed[entry.path] = entry
-                if for_good:
-                    fault_point("before note")
-                    file.write("\n" + json.dumps(asdict(entry)))
-                    file.flush()
-                    fault_point("after note")
-                bad += bool(entry.reason)
-                progress(count, len(unknown), f"files probed, {bad} unusable" if bad else "files probed")
-    return {name: surveyed[name] for name in sorted({source.path for source in listing.sources})}
+    for left in _folders(notes, settings):
+        begin_units(left, stored_shards(left))
+        for _ in _take_over(left, notes):
+            pass
+    valid, unknown = recall(listing, known, notes, PROBE_VERSION)
+    if not len(unknown):
+        return valid.select(listed_files(listing))
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(executor, InProcess):
+        new = _survey_here(listing.root, unknown, notes, settings, progress)
+    else:
+        new = _survey_in_units(listing.root, unknown, notes, settings, progress, executor, logs)
+    return survey_columns(chain(valid.files(), new)).select(listed_files(listing))
 
 
-def _look_at(
-    root: Path, names: list[str], workers: int, limits: Limits, modalities: Collection[str]
-) -> Generator[tuple[Surveyed, bool]]:
-    """Yield the result for each file, in order, and whether to store it."""
-    hashing: deque[tuple[str, tuple[int, int], Future[str]]] = deque()
-    pool = ThreadPoolExecutor(workers)
-
-    def jobs() -> Iterator[tuple[str, str, Collection[str]]]:
-        for name in names:
-            # The time is read first: a file that changes while it is read then counts as changed, and is read again.
-            hashing.append((name, stat_of(root / name), pool.submit(hash_source, root / name)))
-            yield str(root), name, modalities
-
-    answers = ordered_map(probe_file, jobs(), workers, limits)
-    try:
-        for answer in answers:
-            name, (size, mtime_ns), hashed = hashing.popleft()
-            content = ""
-            try:
-                content = hashed.result()
-                if isinstance(answer, SourceError):
-                    raise answer
-            except SourceError as error:
-                reason = f"{UNREADABLE}{error}"
-                yield _surveyed(name, size, mtime_ns, "", Probe(), reason, "unreadable", error.at), True
-                continue
-            except MediaError as error:
-                answer = error
-            for_good = not isinstance(answer, Killed)
-            probed = (Probe(), str(answer), answer.kind) if isinstance(answer, MediaError) else answer
-            yield _surveyed(name, size, mtime_ns, content, *probed), for_good
-    finally:
-        answers.close()
-        pool.shutdown(cancel_futures=True)
+def forget_survey(notes: Path, settings: CorpusSettings) -> None:
+    """Remove the notes of a survey, and what workers have stored for them."""
+    notes.unlink(missing_ok=True)
+    for left in _folders(notes, settings):
+        discard(left)
 
 
-def _surveyed(
-    name: str,
-    size: int,
-    mtime_ns: int,
-    sha256: str,
-    probed: Probe,
-    reason: str,
-    kind: Kind | None,
-    unreadable_at: int = 0,
-) -> Surveyed:
-    why: dict[str, Any] = {"reason": reason, "kind": kind, "unreadable_at": unreadable_at}
-    return Surveyed(name, size, mtime_ns, sha256, **asdict(probed), **why, probe_version=PROBE_VERSION)
+def _folder_name(notes: Path, settings: CorpusSettings, number: str) -> str:
+    """Return the name of a folder for workers: that of a partial directory of the corpus."""
+    alone = "" if settings.modalities == ALL_MODALITIES else "-".join(["", *settings.modalities])
+    corpus = notes.name.removesuffix(f"{alone.replace('-', '.', 1)}.survey.jsonl")
+    return f"{corpus}.survey{alone}-{number}.partial"
+
+
+def _folders(notes: Path, settings: CorpusSettings) -> list[Path]:
+    """Return the folders that workers of an earlier, killed call have written into."""
+    before, after = _folder_name(notes, settings, "*").split("*")
+    pattern = re.compile(f"{re.escape(before)}[0-9a-f]{{8}}{re.escape(after)}")
+    if not notes.parent.is_dir():
+        return []
+    return [path for path in sorted(notes.parent.iterdir()) if pattern.fullmatch(path.name)]
+
+
+def _survey_here(
+    root: Path, unknown: pa.Array, notes: Path, settings: CorpusSettings, progress: Progress
+) -> Iterator[Surveyed]:
+    bad = 0
+    new = look_at(root, (path.as_py() for path in unknown), settings)
+    with notes.open("a", encoding="utf-8") as file, contextlib.closing(new):
+        for count, (entry, for_good) in enumerate(new, start=1):
+            if for_good:
+                fault_point("before note")
+                file.write("\n" + json.dumps(asdict(entry)))
+                file.flush()
+                fault_point("after note")
+            bad += bool(entry.reason)
+            progress(count, len(unknown), f"files probed, {bad} unusable" if bad else "files probed")
+            yield entry
+
+
+def _survey_in_units(
+    root: Path,
+    unknown: pa.Array,
+    notes: Path,
+    settings: CorpusSettings,
+    progress: Progress,
+    executor: Executor,
+    logs: Path,
+) -> Iterator[Surveyed]:
+    """Have workers survey files in groups; append the results to the notes, and yield them."""
+    root, notes = root.absolute(), notes.absolute()
+    # Nobody else knows its name: a worker that outlives its stage writes nothing into a later one's.
+    out = notes.with_name(_folder_name(notes, settings, uuid.uuid4().hex[:8]))
+    (out / UNITS).mkdir(parents=True)
+    sizes = _write_groups(out / FILES, root, unknown)
+    job = Job(
+        name=f"the survey of {root}",
+        work="shards.corpus.survey:survey_groups",
+        arguments={"out": str(out), "root": str(root), "settings": settings.model_dump(mode="json")},
+        out=str(out),
+        logs=str(logs),
+        library="torch",
+    )
+    run_units(executor, job, sizes, 1, progress, "files probed")
+    yield from _take_over(out, notes)
+
+
+def _write_groups(path: Path, root: Path, unknown: pa.Array) -> dict[str, int]:
+    """Write the paths of each group of files as a batch of an Arrow file. Return the number of files by group."""
+    sizes: dict[str, int] = {}
+    first = in_group = 0
+    with new_file(path) as temporary, pa.ipc.new_file(temporary, pa.schema([("path", unknown.type)])) as file:
+        for number, name in enumerate(unknown):
+            size = max(0, stat_of(root / name.as_py())[0])
+            if number - first == GROUP_FILES or (number > first and in_group + size > GROUP_BYTES):
+                file.write_batch(pa.record_batch({"path": unknown[first:number]}))
+                sizes[f"{len(sizes):06d}"] = number - first
+                first, in_group = number, 0
+            in_group += size
+        file.write_batch(pa.record_batch({"path": unknown[first:]}))
+        sizes[f"{len(sizes):06d}"] = len(unknown) - first
+    return sizes
+
+
+def survey_groups(arguments: dict[str, Any], groups: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Store the survey of some groups of files as JSON lines, and yield their receipts: the work of a unit."""
+    out, root = Path(arguments["out"]), Path(arguments["root"])
+    with pa.memory_map(str(out / FILES)) as file:
+        batches = pa.ipc.open_file(file)
+        paths = (path for group in groups for path in batches.get_batch(int(group))["path"].to_pylist())
+        looks = look_at(root, paths, CorpusSettings.model_validate(arguments["settings"]))
+        with contextlib.closing(looks):
+            for group in groups:
+                with new_shard(out, group) as new:
+                    new.rows = batches.get_batch(int(group)).num_rows
+                    with new_file(new.folder / f"{group}.jsonl") as path, path.open("w", encoding="utf-8") as lines:
+                        for entry, for_good in islice(looks, new.rows):
+                            lines.write(json.dumps([for_good, asdict(entry)]) + "\n")
+                            new.rejects += bool(entry.reason)
+                            advance(int(not entry.reason), int(bool(entry.reason)))
+                    new.rows -= new.rejects
+                yield new.stored
+
+
+def _take_over(out: Path, notes: Path) -> Iterator[Surveyed]:
+    """Append to the notes what workers have stored in `out`, yield it, and remove `out`."""
+    with notes.open("a", encoding="utf-8") as file:
+        for receipt in receipts_of(out, sorted(stored_shards(out))):
+            for name in receipt.files:
+                for line in (out / name).read_text(encoding="utf-8").splitlines():
+                    for_good, values = json.loads(line)
+                    if for_good:
+                        file.write("\n" + json.dumps(values))
+                    yield Surveyed(**values)
+    fault_point("after notes")
+    discard(out)

@@ -1,7 +1,7 @@
 """A source of a corpus, the listing of all sources, and the files of a folder as sources."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Listing:
     """All inputs of a corpus: sources, and inputs that are rejected without opening a file."""
 
     root: Path
-    sources: tuple[Source, ...]
+    sources: Sequence[Source]
     rejects: tuple[Reject, ...]
 
     @property

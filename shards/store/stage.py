@@ -116,7 +116,7 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     lists: nodes whose existence the work may show; they are not inputs and do not enter the fingerprint.
     outside: named digests of files outside the run that a node reads; they enter the fingerprint.
     build: replaces the work if the fingerprint is known only after reading files outside the run: (run, node,
-        progress, force) -> record.
+        progress, force, executor) -> record.
     """
 
     name: str
@@ -133,7 +133,7 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     work: Callable[[Task[SettingsT]], Outcome]
     lists: Callable[[ConfigT, Node], list[Node]] = reads_no_stage
     outside: Callable[[RunT, Node], dict[str, str]] = reads_no_file
-    build: Callable[[RunT, Node, Progress, bool], Record] | None = None
+    build: Callable[[RunT, Node, Progress, bool, Executor], Record] | None = None
 
     def library_of(self, config: ConfigT, node: Node) -> Library:
         """Return the library that the process of a node needs."""

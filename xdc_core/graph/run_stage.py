@@ -71,7 +71,7 @@ def _run_stage(
     if is_corpus(node) and (lost := lost_corpus(run, node)):
         raise ConfigError(lost)
     if stage.build is not None:
-        return stage.build(run, node, progress, force)
+        return stage.build(run, node, progress, force, executor)
     fingerprints = Fingerprints(run, corpus_fingerprint)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:

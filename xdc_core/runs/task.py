@@ -56,6 +56,11 @@ def task_of_document(stage: Stage[Config, Run, SettingsT], document: Mapping[str
     return task_of(stage, run, Node(*document["node"]), Path(document["out"]), outside=dict(document["outside"]))
 
 
+def unit_logs(root: Path) -> Path:
+    """Return the folder for the output of a run's workers."""
+    return root.resolve() / "logs" / "units"
+
+
 def job_of(task: Task[Any], work: str, library: Literal["torch", "faiss"], gpu: bool = False, **arguments: Any) -> Job:
     """Return the job of a task's units. work: "module:function". arguments: JSON values for it, beside the task."""
     return Job(
@@ -63,7 +68,7 @@ def job_of(task: Task[Any], work: str, library: Literal["torch", "faiss"], gpu: 
         work=work,
         arguments={"task": dict(task.document), **arguments},
         out=str(task.out.resolve()),
-        logs=str(task.root.resolve() / "logs" / "units"),
+        logs=str(unit_logs(task.root)),
         library=library,
         gpu=gpu,
     )

@@ -1,5 +1,7 @@
 """The stages that cut videos into clips: `shard` for the run's corpus, `data` for data sets to evaluate on."""
 
+from pathlib import Path
+
 from shards.corpus.stage import StoredSettings, clip_stage
 from shards.settings import CorpusSettings
 from shards.store.stage import Stage
@@ -7,6 +9,7 @@ from xdc_core.config.schema import Config
 from xdc_core.runs.corpora import stored_from
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, dataset_settings
+from xdc_core.runs.task import unit_logs
 
 
 def _corpus(config: Config, number: int | None) -> list[Node]:
@@ -27,8 +30,12 @@ def _data_set_settings(config: Config, node: Node) -> CorpusSettings:
     return dataset_settings(config, str(node.modality))
 
 
+def _logs(run: Run) -> Path:
+    return unit_logs(run.root)
+
+
 SHARD_STAGE: Stage[Config, Run, StoredSettings] = clip_stage(
-    "shard", "Cut the raw videos of a run's corpus into clips.", None, _corpus, _corpus_settings, stored_from
+    "shard", "Cut the raw videos of a run's corpus into clips.", None, _corpus, _corpus_settings, stored_from, _logs
 )
 DATA_STAGE: Stage[Config, Run, StoredSettings] = clip_stage(
     "data",
@@ -37,4 +44,5 @@ DATA_STAGE: Stage[Config, Run, StoredSettings] = clip_stage(
     _data_sets,
     _data_set_settings,
     stored_from,
+    _logs,
 )

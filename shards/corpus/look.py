@@ -1,0 +1,87 @@
+"""Look at source files: probe each in a child process, and hash it."""
+
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shards.errors import Killed, MediaError, SourceError
+from shards.media.cores import core_count
+from shards.media.limits import limits_of
+from shards.media.probe import Probe, probe, reach_of
+from shards.media.sandbox import ordered_map
+from shards.media.source_file import check_readable, hash_source, stat_of
+from shards.reject import Kind
+from shards.settings import CorpusSettings
+from shards.sources.surveyed import Surveyed
+
+UNREADABLE = "cannot be read: "
+# Raise it when files are probed in another way: results of older versions are then used for finished corpora, and files
+# are probed again for new ones. Version 2 reads all packets; version 1 trusted headers.
+PROBE_VERSION = 2
+
+
+def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe, str, Kind | None]:
+    """Probe one file, in a child process of the sandbox. An unusable file has the reason in its result.
+
+    Raises:
+        SourceError: the file exists, but cannot be read.
+    """
+    path = Path(root) / name
+    try:
+        return probe(path, modalities), "", None
+    except MediaError as error:
+        if stat_of(path)[0] >= 0:
+            check_readable(path)
+        return Probe(last_packet_s=reach_of(path, modalities)), str(error), error.kind
+
+
+def look_at(root: Path, names: Iterable[str], settings: CorpusSettings) -> Generator[tuple[Surveyed, bool]]:
+    """Yield the result for each file, in order, and whether to store it: not that of a process killed from outside."""
+    workers, limits, modalities = settings.workers or core_count(), limits_of(settings), settings.modalities
+    hashing: deque[tuple[str, tuple[int, int], Future[str]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+
+    def jobs() -> Iterator[tuple[str, str, Collection[str]]]:
+        for name in names:
+            # The time is read first: a file that changes while it is read then counts as changed, and is read again.
+            hashing.append((name, stat_of(root / name), pool.submit(hash_source, root / name)))
+            yield str(root), name, modalities
+
+    answers = ordered_map(probe_file, jobs(), workers, limits)
+    try:
+        for answer in answers:
+            name, (size, mtime_ns), hashed = hashing.popleft()
+            content = ""
+            try:
+                content = hashed.result()
+                if isinstance(answer, SourceError):
+                    raise answer
+            except SourceError as error:
+                reason = f"{UNREADABLE}{error}"
+                yield _surveyed(name, size, mtime_ns, "", Probe(), reason, "unreadable", error.at), True
+                continue
+            except MediaError as error:
+                answer = error
+            for_good = not isinstance(answer, Killed)
+            probed = (Probe(), str(answer), answer.kind) if isinstance(answer, MediaError) else answer
+            yield _surveyed(name, size, mtime_ns, content, *probed), for_good
+    finally:
+        answers.close()
+        pool.shutdown(cancel_futures=True)
+
+
+def _surveyed(
+    name: str,
+    size: int,
+    mtime_ns: int,
+    sha256: str,
+    probed: Probe,
+    reason: str,
+    kind: Kind | None,
+    unreadable_at: int = 0,
+) -> Surveyed:
+    why: dict[str, Any] = {"reason": reason, "kind": kind, "unreadable_at": unreadable_at}
+    return Surveyed(name, size, mtime_ns, sha256, **asdict(probed), **why, probe_version=PROBE_VERSION)
