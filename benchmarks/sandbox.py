@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from shards.corpus.cut import cut_clip
 from shards.corpus.plan import make_plan
 from shards.corpus.survey import survey
-from shards.corpus.write import cut_clip
 from shards.errors import MediaError
 from shards.media.cut import Clip
 from shards.media.limits import limits_of
@@ -65,9 +65,9 @@ def main() -> None:
     settings = CorpusSettings(silence="keep")
     listing = list_folder(arguments.folder, label_from_folder=False)
     with tempfile.TemporaryDirectory() as notes:
-        found = survey(listing, [], Path(notes) / "notes", 1, limits_of(settings), silent)
-    planned = make_plan(settings, listing, found).clips[: arguments.clips]
-    jobs = [(str(listing.root), clip.source.path, clip.start_s, clip.end_s, settings) for clip in planned]
+        found = survey(listing, [], Path(notes) / "notes", settings, silent)
+    planned = list(make_plan(settings, listing, found).clips())[: arguments.clips]
+    jobs = [(str(listing.root), clip.source, clip.start_s, clip.end_s, settings) for clip in planned]
     size = -(-len(jobs) // arguments.blocks)
     timed_cut(*jobs[0])
     alone, apart, starts = [0.0, 0.0], [0.0, 0.0], []

@@ -75,7 +75,7 @@ def main() -> None:
     listing = list_folder(given.folder, label_from_folder=False)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        found = survey(listing, [], root / "notes", cores, limits_of(settings), silent)
+        found = survey(listing, [], root / "notes", settings, silent)
         jobs = chosen(settings, listing, found, given.clips)
         manifest = root / "clips.parquet"
         write_parquet(manifest, rows(jobs))
@@ -115,12 +115,12 @@ def main() -> None:
 
 def chosen(settings: CorpusSettings, listing: Any, found: Any, most: int) -> list[tuple[str, str, float, float]]:
     """Jobs for clips that can be cut, spread over all files."""
-    planned = make_plan(settings, listing, found).clips
+    planned = make_plan(settings, listing, found).clips()
     good: list[tuple[str, str, float, float]] = []
     for clip in planned:
         with contextlib.suppress(MediaError):
-            cut(Path(listing.root) / clip.source.path, clip.start_s, clip.end_s, settings)
-            good.append((str(listing.root), clip.source.path, clip.start_s, clip.end_s))
+            cut(Path(listing.root) / clip.source, clip.start_s, clip.end_s, settings)
+            good.append((str(listing.root), clip.source, clip.start_s, clip.end_s))
         if len(good) == most:
             break
     return good

@@ -80,6 +80,10 @@ class Plan:
         """Return the number of shards."""
         return 1 + int(self.shard[-1]) if len(self.shard) else 0
 
+    def clips(self) -> Iterator["PlannedClip"]:
+        """Yield all clips, in order."""
+        return planned_clips(clip_table(self, slice(None)))
+
     def places(self, shard: int) -> slice:
         """Return where the clips of a shard are among all."""
         first, last = np.searchsorted(self.shard, [shard, shard + 1])

@@ -14,13 +14,13 @@ from shards.corpus.index import read_index, read_whole_index
 from shards.corpus.plan import corpus_fingerprint, make_plan
 from shards.corpus.reader import ClipReader
 from shards.corpus.stage import corpus_fingerprint_now, shard
-from shards.corpus.survey import Surveyed
 from shards.errors import MediaError, StageError
 from shards.media.cut import cut
 from shards.media.decode import decode_frames, decode_sound
 from shards.media.probe import probe
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import Listing, Source
+from shards.sources.surveyed import Surveyed, survey_columns
 from shards.store.manifest import read_manifest
 from tests.places import DATA
 from tests.shards.media_maker import Array, beeps_s, plain, tone, write_video
@@ -130,8 +130,8 @@ def test_a_long_sound_file_is_cut_into_clips_that_hold_what_is_heard_then(
     file = write_video(tmp_path / f"a.{suffix}", [], with_beeps(13.0), audio_codec=codec)
     settings = only("audio", clip_seconds=4.0)
     listing = Listing(tmp_path, (Source(file.name),), ())
-    found = {file.name: Surveyed(file.name, 1, 1, "content", probe(file, ["audio"]).duration_s)}
-    planned = sorted(make_plan(settings, listing, found).clips, key=lambda clip: clip.start_s)
+    found = survey_columns([Surveyed(file.name, 1, 1, "content", probe(file, ["audio"]).duration_s)])
+    planned = sorted(make_plan(settings, listing, found).clips(), key=lambda clip: clip.start_s)
     clips = [cut(file, clip.start_s, clip.end_s, settings) for clip in planned]
     assert [clip.samples for clip in clips] == [32000, 32000, 32000, pytest.approx(8000, abs=300)]
     assert [clip.frames for clip in clips] == [50, 50, 50, 12]
@@ -241,7 +241,7 @@ def test_a_corpus_of_both_is_what_it_was_before_there_was_a_choice() -> None:
     # As of version 2 of the stage.
     assert "modalities" not in stored_part(CorpusSettings())
     listing = Listing(Path("videos"), (Source("a.mp4", 1.0, 9.0, "train", {"label": "x"}),), ())
-    found = {"a.mp4": Surveyed("a.mp4", 1, 1, "content", 10.0)}
+    found = survey_columns([Surveyed("a.mp4", 1, 1, "content", 10.0)])
     made_earlier = "f37e63bdc346365e68455cdb109f576b3613602080d8b2e0346b1409d8212904"
     assert corpus_fingerprint(CorpusSettings(), listing, found) == made_earlier
     assert corpus_fingerprint(CorpusSettings(modalities=("audio", "video")), listing, found) == made_earlier

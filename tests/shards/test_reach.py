@@ -15,7 +15,6 @@ from shards.corpus.index import read_whole_index
 from shards.corpus.plan import make_plan
 from shards.corpus.reader import ClipReader
 from shards.corpus.stage import shard
-from shards.corpus.survey import Surveyed
 from shards.errors import MediaError
 from shards.media.cut import cut
 from shards.media.decode import decode_frames
@@ -23,6 +22,7 @@ from shards.media.probe import probe
 from shards.reject import KINDS
 from shards.settings import CorpusSettings
 from shards.sources.source import Listing, Source
+from shards.sources.surveyed import Surveyed, survey_columns
 from tests.places import DATA, ROOT, needs
 from tests.shards.media_maker import Array, pictures_of, plain, tone, write_video
 from tests.shards.packet_reader import last_packets_end
@@ -249,9 +249,9 @@ def test_uncovered_parts_are_found_and_overlapping_ones_count_once() -> None:
 def test_a_plan_asks_for_what_rows_name_up_to_the_last_packet() -> None:
     facts = Surveyed("a.mp4", 1, 1, "x", duration_s=4.0, width=8, height=8, sound_duration_s=6.0, probe_version=2)
     rows = (Source("a.mp4", 1.0, 3.0), Source("a.mp4", 3.5, None), Source("a.mp4", 9.0, None))
-    plan = make_plan(SMALL, Listing(Path("x"), rows, ()), {"a.mp4": facts})
-    assert plan.asked == (Span("a.mp4", 1.0, 3.0), Span("a.mp4", 3.5, 6.0))
-    assert [(reject.kind, reject.start_s, reject.end_s) for reject in plan.rejects] == [
+    plan = make_plan(SMALL, Listing(Path("x"), rows, ()), survey_columns([facts]))
+    assert np.array_equal(plan.asked_s, [(1.0, 3.0), (3.5, 6.0), (np.nan, np.nan)], equal_nan=True)
+    assert [(reject["kind"], reject["start_s"], reject["end_s"]) for reject in plan.rejects.to_pylist()] == [
         ("no_picture", 4.0, 6.0),
         ("too_short", 3.5, 4.0),
         ("outside", 9.0, 9.0),

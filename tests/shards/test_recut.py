@@ -19,11 +19,11 @@ from shards.corpus.plan import make_plan
 from shards.corpus.reader import ClipReader
 from shards.corpus.recut import _merged, damaged_sources, recut
 from shards.corpus.stage import corpus_fingerprint_now, shard
-from shards.corpus.survey import Surveyed
 from shards.errors import ConfigError, StageError
 from shards.media.decode import decode_sound
 from shards.settings import CorpusSettings
 from shards.sources.source import Listing, Source
+from shards.sources.surveyed import Surveyed, survey_columns
 from shards.store.manifest import read_manifest
 
 # Three MP4s and an AVI with AMR, of 2 s each, cut into 8 clips in 4 shards.
@@ -86,7 +86,9 @@ def test_clips_that_were_not_planned_before_go_into_shards_of_their_own(old: Pat
     """As where the old version had believed a header that tells of 1 s of two sources."""
     table = pq.read_table(old / "corpus" / "plan.parquet")
     sources = {row["source"] for row in table.to_pylist()}
-    found = {name: Surveyed(name, 1, 1, "x", duration_s=2.0, sound_duration_s=2.0, probe_version=2) for name in sources}
+    found = survey_columns(
+        Surveyed(name, 1, 1, "x", duration_s=2.0, sound_duration_s=2.0, probe_version=2) for name in sources
+    )
     listing = Listing(old / "videos", tuple(Source(name) for name in sorted(sources)), ())
     later = [key for key in table["key"].to_pylist() if key.endswith("1000") and key[0] in "ab"]
     (tmp_path / "before").mkdir()
@@ -95,7 +97,7 @@ def test_clips_that_were_not_planned_before_go_into_shards_of_their_own(old: Pat
         tmp_path / "before" / "plan.parquet",
     )
     merged = _merged(tmp_path / "before", make_plan(SETTINGS, listing, found), SETTINGS)
-    placed = {clip.key: clip.shard for clip in merged.clips}
+    placed = {clip.key: clip.shard for clip in merged.clips()}
     before = dict(zip(table["key"].to_pylist(), table["shard"].to_pylist(), strict=True))
     assert placed == before | dict.fromkeys(later, 4)
 

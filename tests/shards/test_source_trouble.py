@@ -17,7 +17,6 @@ from shards.corpus.listing import list_corpus
 from shards.corpus.stage import corpus_fingerprint_now, shard, survey_notes
 from shards.corpus.survey import read_survey, survey
 from shards.errors import Busy, StageError
-from shards.media.sandbox import Limits
 from shards.media.source_file import hash_source
 from shards.progress import silent
 from shards.settings import CorpusSettings
@@ -26,6 +25,7 @@ from shards.store.lock import exclusive
 from tests.shards.media_maker import tone, write_video
 from tests.shards.trouble import Disk, obeying_modes, open_folder
 
+ONE = CorpusSettings(workers=1)
 SMALL = CorpusSettings(
     clip_seconds=1.0, min_seconds=0.5, short_side=32, fps=12.5, sample_rate=8000, clips_per_shard=1, workers=1
 )
@@ -186,7 +186,7 @@ def test_a_kill_from_outside_is_not_remembered_of_a_file(place: Path, videos: Pa
                 child.kill()
 
     def look() -> str:
-        found = survey(list_corpus(videos), [], place / "notes", 1, Limits(60.0), silent)
+        found = survey(list_corpus(videos), [], place / "notes", ONE, silent)
         return found["bark.mp4"].reason
 
     killer = threading.Thread(target=kill_all)
@@ -201,12 +201,12 @@ def test_a_kill_from_outside_is_not_remembered_of_a_file(place: Path, videos: Pa
 
 
 def test_a_rotten_byte_in_the_notes_costs_one_file(place: Path, videos: Path) -> None:
-    survey(list_corpus(videos), [], place / "notes", 1, Limits(60.0), silent)
+    survey(list_corpus(videos), [], place / "notes", ONE, silent)
     content = bytearray((place / "notes").read_bytes())
     content[content.index(b"bark")] = 0xFF
     (place / "notes").write_bytes(content)
     listener = Listener()
-    assert len(survey(list_corpus(videos), [], place / "notes", 1, Limits(60.0), listener)) == 2
+    assert len(survey(list_corpus(videos), [], place / "notes", ONE, listener)) == 2
     assert listener.probed == 1
 
 
@@ -216,7 +216,7 @@ def test_hashing_a_large_file_counts_against_no_limit_of_the_decoder(place: Path
     with (videos / "bark.mp4").open("ab") as file:
         file.write((1).to_bytes(4, "big") + b"free" + size.to_bytes(8, "big"))
         file.truncate(file.tell() + size - 16)
-    found = survey(list_corpus(videos), [], place / "notes", 1, Limits(60.0, cpu_seconds=1.0), silent)
+    found = survey(list_corpus(videos), [], place / "notes", ONE.model_copy(update={"clip_cpu_s": 1.0}), silent)
     assert (found["bark.mp4"].reason, len(found["bark.mp4"].sha256)) == ("", 64)
 
 
@@ -225,14 +225,14 @@ def test_a_file_that_is_one_large_hole_is_not_hashed_for_hours(place: Path, vide
         os.truncate(videos / "bark.mp4", 3 << 40)
     except OSError:
         pytest.skip("this file system has no files of 3 TiB")
-    found = survey(list_corpus(videos), [], place / "notes", 1, Limits(60.0), silent)
+    found = survey(list_corpus(videos), [], place / "notes", ONE, silent)
     assert found["bark.mp4"].reason == "it is 3072 GiB long, most of it holes: a copy that was broken off"
 
 
 def test_a_pipe_is_not_waited_for(place: Path, videos: Path) -> None:
     os.mkfifo(videos / "pipe.mp4")
     assert hash_source(videos / "pipe.mp4") == ""
-    found = survey(list_corpus(videos), [], place / "notes", 1, Limits(60.0), silent)
+    found = survey(list_corpus(videos), [], place / "notes", ONE, silent)
     assert found["pipe.mp4"].reason == "not a regular file"
 
 

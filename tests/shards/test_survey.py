@@ -9,24 +9,24 @@ import pytest
 
 from shards.corpus.listing import list_corpus
 from shards.corpus.survey import read_survey, survey
-from shards.media.sandbox import Limits
 from shards.media.source_file import stat_of
+from shards.progress import silent
+from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
 
 COUNT = 8
+TWO = CorpusSettings(workers=2)
 
 
 def run(videos: Path, notes: Path) -> tuple[list[str], int]:
     """Names in the order of the findings, and how many files were read."""
     read: list[int] = []
-    found = survey(list_corpus(videos), [], notes, 2, Limits(60.0), lambda done, total, note="": read.append(done))
+    found = survey(list_corpus(videos), [], notes, TWO, lambda done, total, note="": read.append(done))
     return list(found), len(read)
 
 
 def test_a_survey_finds_what_every_file_holds_or_why_it_is_no_use(raw_videos: Path, tmp_path: Path) -> None:
-    found = survey(
-        list_corpus(raw_videos), [], tmp_path / "notes.jsonl", 2, Limits(60.0), lambda done, total, note="": None
-    )
+    found = survey(list_corpus(raw_videos), [], tmp_path / "notes.jsonl", TWO, silent)
     assert list(found) == sorted(found)
     assert len(found) == COUNT
     good = found["dog/bark.mp4"]
