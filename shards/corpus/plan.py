@@ -8,7 +8,7 @@ import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from shards.errors import StageError
 from shards.media.limits import too_much
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
-from shards.sources.columns import SourceColumns, source_columns
+from shards.sources.columns import SourceColumns, batches, source_columns
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import Survey, Surveyed
 from shards.store.manifest import canonical
@@ -29,7 +29,6 @@ STAGE_VERSION = 3
 # Raise it when the same span gives another clip for a few files only: finished corpora stay fresh, and shards of an
 # earlier version in a partial directory are not used. Version 2 decodes sound frames without timestamps.
 CUT_VERSION = 2
-BATCH = 8192  # Rejects that are in memory as objects at once.
 REJECTS_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
@@ -41,8 +40,13 @@ REJECTS_SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
-_LARGE = {pa.string(): pa.large_string()}  # Millions of rejects are more than 2 GiB of text.
-_LARGE_REJECTS = pa.schema([(field.name, _LARGE.get(field.type, field.type)) for field in REJECTS_SCHEMA])
+_REPEATED = ("key", "step", "kind", "reason")
+_COLUMNS = pa.schema(
+    [
+        (field.name, pa.dictionary(pa.int32(), pa.string()) if field.name in _REPEATED else field.type)
+        for field in REJECTS_SCHEMA
+    ]
+).set(0, pa.field("source", pa.large_string()))
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class Plan:
     """The clips in the order in which they are stored, and what was rejected before decoding.
 
     source: int32 [clips], numbers in `sources`. start_s, end_s: float64 [clips]. shard: int32 [clips], ascending.
-    asked_s: float64 [sources, 2], the requested span up to the last packet, NaN if there is none. rejects: columns of
-    REJECTS_SCHEMA, as large strings.
+    asked_s: float64 [sources, 2], the requested span up to the last packet, NaN if there is none. rejects: as
+    from `reject_columns`.
     """
 
     sources: SourceColumns
@@ -115,7 +119,7 @@ def planned_clips(rows: pa.Table | pa.RecordBatch) -> Iterator[PlannedClip]:
 
 def corpus_fingerprint(settings: CorpusSettings, listing: Listing, surveyed: Survey) -> str:
     """Return the fingerprint of a corpus: settings, and per source path, span, split, labels, size and content."""
-    states = ((entry.size, entry.sha256) for entry in _entries(source_columns(listing.sources), surveyed))
+    states = surveyed.states(source_columns(listing.sources).table["path"])
     return hash_sources(settings, zip(listing.sources, states, strict=True))
 
 
@@ -169,33 +173,34 @@ def make_plan(settings: CorpusSettings, listing: Listing, surveyed: Survey) -> P
         StageError: a requested second of a source is in no clip and in no reject, which is a defect.
     """
     sources = source_columns(listing.sources)
-    source, start_s, end_s, tags = array("i"), array("d"), array("d"), array("Q")
+    source, start_s, end_s, tags, reject_sources = array("i"), array("d"), array("d"), array("Q"), array("i")
     asked_s = np.full((len(sources), 2), np.nan)
-    rejects = _Rejects()
-    for reject in listing.rejects:
-        rejects.add(-1, reject)
-    for number, (row, entry) in enumerate(zip(sources, _entries(sources, surveyed), strict=True)):
-        asked, cuts, own = _cut_source(row, entry, settings)
-        for reject in own:
-            rejects.add(number, reject)
-        if asked is not None:
-            asked_s[number] = asked
-            _check_covered(Span(row.path, *asked), cuts, own, settings)
-        begins = _key_of(row.path)
-        for first, last in cuts:
-            source.append(number)
-            start_s.append(first)
-            end_s.append(last)
-            key = f"{begins}-{round(first * 1000):08d}"
-            tags.append(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()))
+
+    def rejected() -> Iterator[Reject]:
+        # Plans one source after the other, and yields its rejects.
+        for number, (row, entry) in enumerate(zip(sources, surveyed.entries(sources.table["path"]), strict=True)):
+            asked, cuts, rejects = _cut_source(row, entry, settings)
+            if asked is not None:
+                asked_s[number] = asked
+                _check_covered(Span(row.path, *asked), cuts, rejects, settings)
+            begins = _key_of(row.path)
+            for first, last in cuts:
+                source.append(number)
+                start_s.append(first)
+                end_s.append(last)
+                key = f"{begins}-{round(first * 1000):08d}"
+                tags.append(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()))
+            reject_sources.extend([number] * len(rejects))
+            yield from rejects
+
+    rejects = reject_columns(rejected())
     columns = [_numpy(column) for column in (source, start_s, end_s)]
-    kept = np.ones(len(source), bool)
-    for place in _duplicates(_numpy(tags), sources, *columns[:2]):
-        number, first, last = (column[place].item() for column in columns)
-        path, kept[place] = sources[number].path, False
-        key = clip_key(path, first)
-        rejects.add(number, Reject(path, "plan", "duplicate", "overlaps an earlier row", key, first, last))
-    places = np.flatnonzero(kept)
+    duplicates = list(_duplicates(_numpy(tags), sources, *columns[:2]))
+    if duplicates:
+        doubled = reject_columns(_doubled(duplicates, sources, *columns))
+        order = np.argsort(np.concatenate([_numpy(reject_sources), columns[0][duplicates]]), kind="stable")
+        rejects = pa.concat_tables([rejects, doubled]).unify_dictionaries().take(pa.array(order))
+    places = np.delete(np.arange(len(source)), duplicates)
     places = places[np.random.default_rng(settings.shuffle_seed).permutation(len(places))]
     return Plan(
         sources=sources,
@@ -204,16 +209,8 @@ def make_plan(settings: CorpusSettings, listing: Listing, surveyed: Survey) -> P
         end_s=columns[2][places],
         shard=(np.arange(len(places)) // settings.clips_per_shard).astype(np.int32),
         asked_s=asked_s,
-        rejects=rejects.table(),
+        rejects=pa.concat_tables([reject_columns(listing.rejects), rejects]).unify_dictionaries(),
     )
-
-
-def _entries(sources: SourceColumns, surveyed: Survey) -> Iterator[Surveyed]:
-    """Yield the survey of each source's file. Raises KeyError for a source that was not surveyed."""
-    numbers = surveyed.numbers(sources.table["path"])
-    if len(lost := np.flatnonzero(numbers < 0)):
-        raise KeyError(sources[int(lost[0])].path)
-    return surveyed.rows(numbers)
 
 
 def _cut_source(
@@ -288,26 +285,21 @@ def _duplicates(tags: np.ndarray, sources: SourceColumns, source: np.ndarray, st
         keys.add(key)
 
 
-class _Rejects:
-    """Rejects as columns, in the order of the numbers of their sources."""
+def _doubled(
+    places: list[int], sources: SourceColumns, source: np.ndarray, start_s: np.ndarray, end_s: np.ndarray
+) -> Iterator[Reject]:
+    for place in places:
+        path, first, last = sources[int(source[place])].path, float(start_s[place]), float(end_s[place])
+        yield Reject(path, "plan", "duplicate", "overlaps an earlier row", clip_key(path, first), first, last)
 
-    def __init__(self) -> None:
-        self._numbers = array("i")
-        self._rows: list[dict[str, object]] = []
-        self._tables = [_LARGE_REJECTS.empty_table()]
 
-    def add(self, number: int, reject: Reject) -> None:
-        self._numbers.append(number)
-        self._rows.append(asdict(reject))
-        if len(self._rows) == BATCH:
-            self._store()
+def reject_columns(rejects: Iterable[Reject]) -> pa.Table:
+    """Return rejects as columns, some 80 bytes each: those of REJECTS_SCHEMA, dictionary-encoded except the source.
 
-    def _store(self) -> None:
-        self._tables.append(pa.Table.from_pylist(self._rows, _LARGE_REJECTS))
-        self._rows = []
-
-    def table(self) -> pa.Table:
-        self._store()
-        order = np.argsort(_numpy(self._numbers), kind="stable")
-        whole = pa.concat_tables(self._tables)
-        return whole if (order[1:] > order[:-1]).all() else whole.take(pa.array(order))
+    They may come from an iterator, and are not held.
+    """
+    tables = [_COLUMNS.empty_table()]
+    for batch in batches(rejects):
+        columns = [pa.array([getattr(reject, field.name) for reject in batch], field.type) for field in _COLUMNS]
+        tables.append(pa.Table.from_arrays(columns, schema=_COLUMNS))
+    return pa.concat_tables(tables).unify_dictionaries()

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 
 from shards.corpus.cut import open_clips, write_clips
 from shards.corpus.index import read_index, shard_name, shard_names
-from shards.corpus.plan import CUT_VERSION, REJECTS_SCHEMA, Plan, clip_table
+from shards.corpus.plan import CUT_VERSION, REJECTS_SCHEMA, Plan, clip_table, reject_columns
 from shards.errors import StageError
 from shards.progress import Progress
+from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings
 from shards.sources.surveyed import Survey, Surveyed
 from shards.store.commit import replaced_directory, stale_directory
@@ -29,7 +30,7 @@ from shards.store.parquet import write_row_groups
 from shards.store.receipt import RECEIPTS, UNITS, receipts_of
 
 PLAN = ["key", "source", "start_s", "end_s", "shard"]
-BATCH = 8192  # Rows of sources.parquet that are made at once.
+BATCH = 8192  # Rows of a table that are made at once.
 SOURCES_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("path", "sha256", "video_codec", "audio_codec", "reason", "kind")),
@@ -127,7 +128,11 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path, sizes: dict[str, in
     """Sum up the shards' receipts, write rejects.parquet and shards.json, and return the summary."""
     clips = stored = 0
     video_seconds = 0.0
-    rejects = [plan.rejects.cast(REJECTS_SCHEMA)]
+
+    def rejected() -> Iterator[Reject]:
+        for receipt in receipts_of(out, sizes):
+            yield from map(reject_of, receipt.notes["rejects"])
+
     for receipt in receipts_of(out, sizes):
         if receipt.rows + receipt.rejects != sizes[receipt.shard]:
             raise StageError(
@@ -137,11 +142,10 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path, sizes: dict[str, in
         clips += receipt.rows
         stored += receipt.notes["bytes"]
         video_seconds += receipt.notes["video_seconds"]
-        if receipt.notes["rejects"]:
-            rejects.append(pa.Table.from_pylist(receipt.notes["rejects"], REJECTS_SCHEMA))
-    table = pa.concat_tables(rejects)
+    table = pa.concat_tables([plan.rejects, reject_columns(rejected())]).unify_dictionaries()
     _check_share(table, clips, settings.max_reject_share)
-    write_row_groups(out / "rejects.parquet", REJECTS_SCHEMA, [table])
+    parts = (table.slice(first, BATCH) for first in range(0, len(table), BATCH))
+    write_row_groups(out / "rejects.parquet", REJECTS_SCHEMA, parts)
     write_json(out / "shards.json", [f"{shard}.tar" for shard in sizes])
     return {
         "clips": clips,

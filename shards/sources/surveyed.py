@@ -60,7 +60,7 @@ _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in FIELDS])
 class Survey(Mapping[str, Surveyed]):
     """The survey of files by path, as columns: some 250 bytes a file. `table`: FIELDS, in the order of the paths.
 
-    Looking up a single file reads all paths; use `numbers` and `rows` for many.
+    Looking up a single file reads all paths; use `entries` for many.
     """
 
     table: pa.Table
@@ -76,7 +76,7 @@ class Survey(Mapping[str, Surveyed]):
         number = pc.index(self.table["path"], pa.scalar(path, pa.large_string())).as_py()
         if number < 0:
             raise KeyError(path)
-        return next(iter(self.rows(np.array([number]))))
+        return next(_surveyed(self.table.slice(number, 1)))
 
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and pc.index(self.table["path"], pa.scalar(path, pa.large_string())).as_py() >= 0
@@ -84,27 +84,37 @@ class Survey(Mapping[str, Surveyed]):
     def files(self) -> Iterator[Surveyed]:
         """Yield the survey of every file, in order."""
         for batch in self.table.to_batches(BATCH):
-            yield from _entries(batch)
+            yield from _surveyed(batch)
 
     def numbers(self, paths: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """Return the number of each path's row, int64, -1 if there is none."""
+        """Return the number of each path's row, int64. Raises KeyError for a file that is not in the survey."""
         found = pc.index_in(paths, value_set=self.table["path"])
-        return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
+        if found.null_count:
+            raise KeyError(paths.filter(found.is_null())[0].as_py())
+        return np.asarray(found.to_numpy(), np.int64)
 
-    def rows(self, numbers: np.ndarray) -> Iterator[Surveyed]:
-        """Yield rows by their numbers."""
+    def entries(self, paths: pa.Array | pa.ChunkedArray) -> Iterator[Surveyed]:
+        """Yield the survey of each of these files. Raises KeyError for one that is not in it."""
+        return self._rows(self.numbers(paths))
+
+    def states(self, paths: pa.Array | pa.ChunkedArray) -> Iterator[tuple[int, str]]:
+        """Yield size and sha256 of each of these files. Raises KeyError for one that is not in the survey."""
+        columns, numbers = self.table.select(["size", "sha256"]), self.numbers(paths)
         for first in range(0, len(numbers), BATCH):
-            yield from _entries(self.table.take(pa.array(numbers[first : first + BATCH])))
+            rows = columns.take(pa.array(numbers[first : first + BATCH]))
+            yield from zip(rows["size"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
 
     def select(self, paths: pa.Array | pa.ChunkedArray) -> "Survey":
         """Return the survey of these files only. Raises KeyError if one of them is not in it."""
         numbers = np.unique(self.numbers(paths))
-        if len(numbers) and numbers[0] < 0:
-            raise KeyError(next(path for path in paths.to_pylist() if path not in self))
         return self if len(numbers) == len(self) else Survey(self.table.take(pa.array(numbers)).combine_chunks())
 
+    def _rows(self, numbers: np.ndarray) -> Iterator[Surveyed]:
+        for first in range(0, len(numbers), BATCH):
+            yield from _surveyed(self.table.take(pa.array(numbers[first : first + BATCH])))
 
-def _entries(rows: pa.Table | pa.RecordBatch) -> Iterator[Surveyed]:
+
+def _surveyed(rows: pa.Table | pa.RecordBatch) -> Iterator[Surveyed]:
     for row in rows.to_pylist():
         yield Surveyed(**row)
 

@@ -1,0 +1,328 @@
+"""The shard stage in units: planned in columns, surveyed and cut by workers, committed from receipts."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards.corpus.cut import cut_shards
+from shards.corpus.listing import list_corpus
+from shards.corpus.plan import corpus_fingerprint, make_plan
+from shards.corpus.stage import shard
+from shards.corpus.survey import read_survey, survey
+from shards.corpus.write import SOURCES_SCHEMA, _sources_tables
+from shards.errors import StageError
+from shards.progress import silent
+from shards.reject import Reject, reject_of
+from shards.settings import CorpusSettings
+from shards.sources.columns import source_columns
+from shards.sources.source import Listing, Source
+from shards.sources.surveyed import Surveyed, survey_columns
+from shards.store import parquet
+from shards.store.executor import IN_PROCESS, Advance, Job, Unit
+from shards.store.manifest import read_manifest
+from shards.store.receipt import UNITS, Receipt, read_receipt
+from shards.workers.job_file import write_job
+from shards.workers.worker import do_units, noted_errors
+from tests.places import ROOT
+from tests.shards.reference_plan import reference_plan
+
+
+class Subprocesses:
+    """An executor with a process a unit, as Slurm or Ray would start it on another machine.
+
+    environments: what further variables the worker of a unit gets, by its number.
+    """
+
+    def __init__(self, environments: dict[int, dict[str, str]] | None = None) -> None:
+        self.jobs: list[str] = []
+        self.codes: list[int] = []
+        self._environments = environments or {}
+
+    def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+        units = list(units)
+        path = write_job(job, units)
+        self.jobs.append(job.work)
+        for unit in units:
+            environment = os.environ | {"PYTHONPATH": str(ROOT)} | self._environments.get(unit.number, {})
+            command = [sys.executable, "-m", "xdc_core", "unit", str(path), str(unit.number)]
+            done = subprocess.run(command, env=environment, cwd="/", check=False, capture_output=True)
+            self.codes.append(done.returncode)
+            for error in noted_errors(Path(job.out)):
+                raise error.raised(job.name)
+            for name in unit.shards:
+                if receipt := read_receipt(Path(job.out), name):
+                    received(receipt)
+
+
+def content(corpus: Path) -> dict[str, str]:
+    """The sha256 of every file, as in the manifest."""
+    manifest = read_manifest(corpus)
+    assert manifest is not None
+    return {name: entry.sha256 for name, entry in manifest.files.items() if name != "sources.parquet"}
+
+
+def sources_of(corpus: Path) -> list[dict[str, Any]]:
+    return pq.read_table(corpus / "sources.parquet").to_pylist()
+
+
+def test_workers_in_other_processes_give_the_same_corpus(
+    raw_videos: Path, corpus_settings: CorpusSettings, built_corpus: Path, tmp_path: Path
+) -> None:
+    executor = Subprocesses()
+    record = shard(tmp_path / "corpus", raw_videos, corpus_settings, executor=executor)
+    assert executor.jobs == ["shards.corpus.survey:survey_groups", "shards.corpus.cut:cut_shards"]
+    assert executor.codes == [0] * 4
+    assert content(tmp_path / "corpus") == content(built_corpus)
+    assert sources_of(tmp_path / "corpus") == sources_of(built_corpus)
+    built = read_manifest(built_corpus)
+    assert built is not None
+    assert (record.fingerprint, record.summary) == (built.fingerprint, built.summary)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_shard_and_a_second_call_goes_on(
+    raw_videos: Path, corpus_settings: CorpusSettings, built_corpus: Path, tmp_path: Path
+) -> None:
+    executor = Subprocesses({1: {"XDC_FAULT": "kill:1:before receipt 000001"}})
+    with pytest.raises(StageError, match="1 of 3 shards have no receipt"):
+        shard(tmp_path / "corpus", raw_videos, corpus_settings, executor=executor)
+    assert -signal.SIGKILL in executor.codes
+    (partial,) = tmp_path.glob(".corpus.*.partial")
+    kept = {path.name: path.stat().st_ino for path in partial.glob("0*.tar")}
+    assert sorted(kept) == ["000000.tar", "000002.tar"]
+    executor = Subprocesses()
+    shard(tmp_path / "corpus", raw_videos, corpus_settings, executor=executor)
+    assert executor.codes == [0]
+    assert content(tmp_path / "corpus") == content(built_corpus)
+    assert {name: (tmp_path / "corpus" / name).stat().st_ino for name in kept} == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+@pytest.mark.parametrize("modalities", [("video", "audio"), ("audio",)])
+def test_what_workers_surveyed_before_a_kill_is_not_read_again(
+    raw_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modalities: tuple[Any, ...]
+) -> None:
+    monkeypatch.setattr("shards.corpus.survey.GROUP_FILES", 3)
+    settings = CorpusSettings(workers=2, modalities=modalities)
+    listing, corpus = list_corpus(raw_videos), tmp_path / "a.corpus"
+    notes = tmp_path / (".a.corpus.survey.jsonl" if len(modalities) == 2 else ".a.corpus.audio.survey.jsonl")
+
+    class Dies:
+        """The stage's process is killed after two groups: the folder stays."""
+
+        def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+            for _ in do_units(job, list(units)[:2]):
+                pass
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        survey(listing, (), notes, settings, silent, Dies())
+    (left,) = tmp_path.glob(f".{corpus.name}.survey*.partial")
+    assert left.name.count(".") == 4
+    probed: list[int] = []
+    found = survey(listing, (), notes, settings, lambda done, total, note="": probed.append(total))
+    assert set(probed) == {8 - 6}
+    assert len(found) == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == [notes.name]
+    assert {entry.path for entry in read_survey(notes)} == set(found)
+    plain = survey(listing, (), tmp_path / "other", settings, silent)
+    assert list(plain.files()) == list(found.files())
+
+
+def test_a_worker_of_an_earlier_survey_writes_nothing_into_a_later_one(raw_videos: Path, tmp_path: Path) -> None:
+    jobs: list[Job] = []
+
+    class Kept:
+        def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+            jobs.append(job)
+            for _ in do_units(job, units):
+                pass
+
+    settings, notes = CorpusSettings(workers=2), tmp_path / ".corpus.survey.jsonl"
+    survey(list_corpus(raw_videos), (), notes, settings, silent, Kept())
+    with pytest.raises(StageError, match="does not see"):
+        list(do_units(jobs[0], [Unit(0, ("000000",))]))
+    assert [path.name for path in tmp_path.iterdir()] == [notes.name]
+
+
+class Watched:
+    """The executor of this process that looks on after the last receipt: which files are opened from then on."""
+
+    opened: list[str]
+
+    def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+        IN_PROCESS.run(job, units, received, advance)
+        if job.work == "shards.corpus.cut:cut_shards":
+            self.opened = []
+            sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | os.PathLike):
+            self.opened.append(os.fspath(arguments[0]))
+
+
+def test_a_corpus_is_committed_without_opening_a_stored_shard(
+    raw_videos: Path, corpus_settings: CorpusSettings, tmp_path: Path
+) -> None:
+    executor = Watched()
+    shard(tmp_path / "corpus", raw_videos, corpus_settings, executor=executor)
+    opened = [Path(name).name for name in executor.opened if ".corpus." in name]
+    assert "000001.json" in opened
+    assert "rejects.parquet" in " ".join(opened)
+    assert not [name for name in opened if name.startswith("00000") and not name.endswith(".json")]
+    assert not [name for name in opened if name.endswith((".tar", ".rejects.json"))]
+
+
+def _cut_in(partial: str, arguments: dict[str, Any]) -> None:
+    list(cut_shards(arguments, ["000000", "000001"], lambda good, rejected: None))
+
+
+@pytest.mark.slow
+def test_two_workers_at_the_same_shards_store_each_once(
+    raw_videos: Path, corpus_settings: CorpusSettings, built_corpus: Path, tmp_path: Path
+) -> None:
+    class Twice:
+        def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+            if job.work == "shards.corpus.cut:cut_shards":
+                context = multiprocessing.get_context("spawn")
+                workers = [context.Process(target=_cut_in, args=(job.out, job.arguments)) for _ in range(2)]
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    worker.join()
+                assert [worker.exitcode for worker in workers] == [0, 0]
+                attempts = list((Path(job.out) / UNITS / "attempts").iterdir())
+                assert attempts == []
+            for _ in do_units(job, units):
+                pass
+
+    shard(tmp_path / "corpus", raw_videos, corpus_settings, executor=Twice())
+    assert content(tmp_path / "corpus") == content(built_corpus)
+
+
+def test_a_source_that_vanishes_is_an_error_with_the_workers_machine(
+    raw_videos: Path, corpus_settings: CorpusSettings, tmp_path: Path
+) -> None:
+    videos = Path(shutil.copytree(raw_videos, tmp_path / "videos"))
+    executor = Subprocesses()
+    run = executor.run
+
+    def run_without(job: Job, units: Iterable[Unit], *rest: Any) -> None:
+        if job.work == "shards.corpus.cut:cut_shards":
+            (videos / "dog" / "bark.mp4").unlink()
+        run(job, units, *rest)
+
+    executor.run = run_without  # type: ignore[method-assign]
+    with pytest.raises(StageError, match=r"bark\.mp4 was there when it was surveyed.*\(worker on .*; its output is"):
+        shard(tmp_path / "corpus", videos, corpus_settings, executor=executor)
+    assert not (tmp_path / "corpus").exists()
+
+
+def random_listing(seed: int) -> tuple[CorpusSettings, Listing, list[Surveyed]]:
+    """Sources as they come: with spans that overlap, files of no use, sound longer than the picture, old probes."""
+    dice = random.Random(seed)
+    files = [f"{dice.choice('ab')}/{dice.choice(['x', 'y z', 'é'])}{n}.mp4" for n in range(dice.randint(0, 12))]
+    sources = []
+    for _ in range(dice.randint(0, 30)):
+        if files:
+            start = dice.choice([None, 0.0, 1.0, 2.5, 10.0])
+            end = dice.choice([None, None, 4.0, 11.0, 30.0])
+            labels = {name: dice.choice("uv") for name in ("label", "label_b") if dice.random() < 0.6}
+            sources.append(Source(dice.choice(files), start, end, dice.choice(["", "train", "test"]), labels))
+    surveyed = []
+    for path in files:
+        length = dice.choice([0.0, 0.4, 5.0, 9.999, 20.3])
+        entry = Surveyed(
+            path, 5, 6, path, length, 64, 48, 25.0, "h264", "aac", 48000, probe_version=dice.choice([1, 2])
+        )
+        entry = replace(
+            entry, sound_duration_s=length + dice.choice([0, 0.05, 3.0]), last_packet_s=dice.choice([0, 25.0])
+        )
+        if dice.random() < 0.2:
+            entry = replace(entry, reason="it is broken", kind=dice.choice([None, "damaged"]), duration_s=0.0)
+        if dice.random() < 0.1:
+            entry = replace(entry, width=99999, height=99999)
+        surveyed.append(entry)
+    rejects = tuple(Reject(f"r{n}", "list", "not_media", "no") for n in range(dice.randint(0, 3)))
+    settings = CorpusSettings(
+        clip_seconds=dice.choice([1.0, 5.0]),
+        min_seconds=0.5,
+        clips_per_shard=dice.choice([1, 3, 1000]),
+        shuffle_seed=seed,
+    )
+    return settings, Listing(Path("v"), tuple(sources), rejects), surveyed
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_columns_of_a_plan_are_what_objects_would_be(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("shards.sources.columns", "shards.sources.surveyed", "shards.corpus.write"):
+        monkeypatch.setattr(f"{module}.BATCH", 4)
+    settings, listing, entries = random_listing(seed)
+    surveyed = survey_columns(entries)
+    assert list(surveyed) == sorted(entry.path for entry in entries)
+    clips, rejects, asked = reference_plan(settings, listing, {entry.path: entry for entry in entries})
+    plan = make_plan(settings, listing, surveyed)
+    assert list(plan.clips()) == clips
+    assert [reject_of(row) for row in plan.rejects.to_pylist()] == rejects
+    assert [clip.shard for clip in clips] == plan.shard.tolist()
+    assert plan.shards == 1 + max((clip.shard for clip in clips), default=-1)
+    table = pa.concat_tables([SOURCES_SCHEMA.empty_table(), *_cast(_sources_tables(plan, surveyed))])
+    assert {row["path"]: row["asked_s"] for row in table.to_pylist() if row["asked_s"]} == asked
+    assert [row["sha256"] for row in table.to_pylist()] == [entry.sha256 for entry in surveyed.files()]
+    assert list(source_columns(iter(listing.sources))) == list(listing.sources)
+    columns = replace(listing, sources=source_columns(listing.sources))
+    assert corpus_fingerprint(settings, columns, surveyed) == corpus_fingerprint(settings, listing, surveyed)
+
+
+def _cast(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
+    return (table.select(SOURCES_SCHEMA.names).cast(SOURCES_SCHEMA) for table in tables)
+
+
+def test_the_random_listings_have_every_case() -> None:
+    cases = [random_listing(seed) for seed in range(60)]
+    plans = [make_plan(settings, listing, survey_columns(entries)) for settings, listing, entries in cases]
+    kinds = set(chain.from_iterable(plan.rejects["kind"].to_pylist() for plan in plans))
+    assert kinds == {"not_media", "damaged", "too_large", "outside", "no_picture", "too_short", "duplicate"}
+    assert any(plan.shards > 3 for plan in plans)
+    assert any(not listing.sources for _, listing, _ in cases)
+
+
+def test_of_two_results_for_a_file_the_later_one_counts() -> None:
+    entries = [Surveyed("b", 1, 1, "old"), Surveyed("a", 2, 2, "x"), Surveyed("b", 3, 3, "new", kind="damaged")]
+    found = survey_columns(iter(entries))
+    assert list(found.files()) == [entries[1], entries[2]]
+    assert found["b"] == entries[2]
+    assert "c" not in found
+    assert list(found.select(pa.array(["b"], pa.large_string()))) == ["b"]
+    with pytest.raises(KeyError, match="c"):
+        found.numbers(pa.array(["a", "c"], pa.large_string()))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 999, 1000, 1001, 2000, 3456])
+def test_tables_one_after_the_other_give_the_bytes_of_one(
+    tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "ROW_GROUP", 1000)
+    dice = np.random.default_rng(rows)
+    names = pa.array([f"name {number % 37}" for number in range(rows)], pa.string())
+    table = pa.table({"name": names, "at": dice.random(rows)}).replace_schema_metadata({"version": "2"})
+    pq.write_table(table, tmp_path / "whole", compression="zstd", row_group_size=1000)
+    cuts = sorted({0, rows, *dice.integers(0, rows + 1, 9).tolist()})
+    parts = (table.slice(first, last - first) for first, last in pairwise(cuts))
+    parquet.write_row_groups(tmp_path / "parts", table.schema, parts)
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
