@@ -147,6 +147,8 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
     for path in sorted(hidden):
         if any(parent.name.endswith(".partial") for parent in path.parents):
             continue  # Part of a directory that is reported as a whole.
+        if path.name.endswith(SEEN):
+            continue  # It is current, or is written again by the next comparison.
         if (beside := BESIDE.fullmatch(path.name)) and (who := in_progress(path.with_name(beside["name"]))):
             lock, remedy = lock_of(path.with_name(beside["name"])), "wait until it has finished"
             if (holder := read_holder(lock)) is not None and holder.machine != this_machine():
