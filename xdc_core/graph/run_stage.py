@@ -36,7 +36,9 @@ def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Rec
 
 
 def all_fresh(run: Run, nodes: Iterable[Node], fingerprints: Fingerprints | None = None) -> bool:
-    """Return whether all of these nodes are fresh. Without `fingerprints`, changed sources are not compared one by one."""
+    """Return whether all of these nodes are fresh. Without `fingerprints`, sources that look changed are not compared
+    one by one.
+    """
     fingerprints = fingerprints or Fingerprints(run, compare=False)
     return all(reuse(run, node, fingerprints) is not None for node in nodes)
 

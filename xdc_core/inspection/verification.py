@@ -8,6 +8,7 @@ from typing import Literal
 
 from shards.command import command
 from shards.corpus.recut import damaged_sources
+from shards.corpus.seen import SEEN
 from shards.progress import Progress, silent
 from shards.store.build import reusable
 from shards.store.commit import STALE, partial_directories
