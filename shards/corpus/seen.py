@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from shards.corpus.known import (
+    PACKED,
     is_unreadable,
     known_sources,
     look_up,
@@ -41,7 +42,7 @@ from shards.store.manifest import canonical, fingerprint, read_manifest
 
 SEEN = ".sources.json"
 CHANGED = "sources have changed since they were last compared"
-BATCH = 4096  # Sources that are looked up at once.
+BATCH = 1024  # Sources that are looked up at once.
 MOST_UNREADABLE = 1000  # Files that are noted as unreadable. With more of them no digest is stored.
 
 
@@ -114,7 +115,7 @@ def _compare(corpus: Path, videos: Path, settings: CorpusSettings) -> Comparison
     """Compare all sources with earlier surveys. Holds about 80 bytes for a known file."""
     root, sources = open_sources(videos, settings)
     notes = survey_notes(corpus, settings.modalities)
-    known = pack_known(itertools.chain(known_sources(corpus, settings.modalities), read_survey(notes)))
+    known = pack_known(itertools.chain(known_sources(corpus, settings.modalities, PACKED), read_survey(notes)))
     changed, first, unreadable = bytearray(), "", dict[str, int]()
 
     def states() -> Iterator[tuple[Source, tuple[int, str]]]:
