@@ -162,25 +162,26 @@ def digest_of_sources(videos: Path, settings: CorpusSettings) -> str | None:
 
 def _looks(videos: Path, settings: CorpusSettings) -> Iterator[str | None]:
     """Yield a text for each source that changes if the source does; None if a change could not be seen."""
+    root = str(videos if videos.is_dir() else videos.parent)
     if settings.layout is not None and not videos.is_dir():  # The reader holds all sources.
         for number, source in enumerate(list_corpus(videos, layout=settings.layout).sources):
-            yield f"{number} {_state(os.path.join(videos.parent, source.path))} {_row(source)}"
+            yield f"{number} {_state(os.path.join(root, source.path))} {_row(source)}"
     elif settings.layout is not None:
         for found in walk(videos, hidden=True):
             if found.kind == "link":  # Its reader may read lists behind it.
                 yield None
-            state = _state(os.path.join(videos, found.name)) if found.kind == "file" else found.kind
+            state = _state(os.path.join(root, found.name)) if found.kind == "file" else found.kind
             yield f"{state} {found.name}"
     elif videos.is_dir():
         for found in walk(videos):
             if isinstance(source_or_reject(found, settings.label_from_folder), Source):
-                yield f"{_state(os.path.join(videos, found.name))} {found.name}"
+                yield f"{_state(os.path.join(root, found.name))} {found.name}"
     elif videos.suffix.lower() not in TABLE_SUFFIXES:
         list_corpus(videos)  # Raises the error.
     else:
         for number, row in enumerate(stream_rows(videos, stream_table(videos))):
             if isinstance(row, SourceRow):
-                yield f"{number} {_state(os.path.join(videos.parent, row.source.path))} {_row(row.source)}"
+                yield f"{number} {_state(os.path.join(root, row.source.path))} {_row(row.source)}"
 
 
 def _state(path: str) -> str:
