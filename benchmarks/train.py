@@ -32,6 +32,7 @@ from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import head_weights, make_learner, step_settings
 from xdc_core.training.optimiser import make_optimizer
 from xdc_core.training.process_rank import ProcessRank
+from xdc_core.training.targets import open_targets, write_targets
 
 LOOP = "xdc, views in memory"
 BARE = "bare loop, views in memory"
