@@ -160,7 +160,6 @@ def _usable(task: Task[Training], rows: ClipRows, labels: dict[str, Path]) -> np
         # A clip with a pseudo-label from another modality may not decode in this one. Every other clip has a feature.
         rejected = pa.array(rejected_keys(features, "extract", shard), pa.string())
         usable[span.start + _positions(rejected, keys, features / f"{shard}.rejects.json", "extract")] = False
-        task.progress(span.stop, len(rows), "clips whose pseudo-labels are read")
     for target in targets.values():
         target.flush()
     return np.flatnonzero(usable).astype(np.uint32 if len(rows) <= 2**32 else np.int64)
