@@ -1,7 +1,6 @@
 """The train stage: train in this process, or in several processes with torchrun."""
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,9 +42,7 @@ def train(task: Task[Training]) -> Outcome:
             "process must get the same number of clips. Change one of them."
         )
     log = out / LOG
-    notes = _notes(
-        log
-    )  # The device, and warnings. Of earlier attempts, too: the last one may have completed the encoder.
+    notes = _notes(log)  # The device, and warnings; also of earlier attempts: one may have completed the encoder.
 
     def listen(line: dict[str, Any]) -> None:
         with log.open("a", encoding="utf-8") as file:
@@ -58,10 +55,19 @@ def train(task: Task[Training]) -> Outcome:
 
     if warning := small_batch(settings):
         listen({"warning": warning})
-    # If the encoder exists, the stage was killed between the end of the training and the commit.
-    if not (out / FILE_NAME).exists():
+    if (out / FILE_NAME).exists():
+        pass  # The stage was killed between the end of the training and the commit: the encoder is complete.
+    elif settings.processes == 1:
+        from xdc_core.training.process_rank import ProcessRank
+        from xdc_core.training.rank import train_rank
+
         write_targets(task)
-        _train(task, log, listen)
+        train_rank(task, ProcessRank(0, 1), listen)
+    else:
+        from xdc_core.training.ranks import run_ranks
+
+        write_targets(task)
+        run_ranks("xdc_core.training", task, [], settings.processes, log, listen)
     remove_targets(out)
     for checkpoint in out.glob("checkpoint-*.pt"):
         fault_point("before removal", "checkpoint")
@@ -73,19 +79,6 @@ def train(task: Task[Training]) -> Outcome:
     for name in ("loss", *(name for name in last if name.startswith("accuracy")), "clips_per_s"):
         summary[name] = round(sum(line[name] for line in tail) / len(tail), 4)
     return Outcome(last["steps"] * settings.batch, 0, summary | notes)
-
-
-def _train(task: Task[Training], log: Path, listen: Callable[[dict[str, Any]], None]) -> None:
-    """Train in this process or in several, with the targets that have been written."""
-    if task.settings.train.processes == 1:
-        from xdc_core.training.process_rank import ProcessRank
-        from xdc_core.training.rank import train_rank
-
-        train_rank(task, ProcessRank(0, 1), listen)
-    else:
-        from xdc_core.training.ranks import run_ranks
-
-        run_ranks("xdc_core.training", task, [], task.settings.train.processes, log, listen)
 
 
 def _notes(log: Path) -> dict[str, Any]:
