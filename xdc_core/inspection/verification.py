@@ -26,7 +26,7 @@ from xdc_core.runs.run import Run
 
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl|columns)")
 # Files beside a directory NAME while it is built: `.NAME.lock`, `.NAME.FINGERPRINT.partial` and the like.
-BESIDE = re.compile(r"\.(?P<name>.+?)\.(?:lock|[^.]+\.(?:partial|removed|returning))")
+BESIDE = re.compile(r"\.(?P<name>.+?)\.(?:lock|[^.]+\.(?:partial|removed|returning|columns))")
 
 
 @dataclass(frozen=True)
