@@ -21,7 +21,7 @@ import pyarrow as pa
 from shards.corpus.index import index_schema, read_index, shard_names
 from shards.errors import Busy, StageError
 from shards.store.checked_read import remedy_of
-from shards.store.commit import discard
+from shards.store.commit import clear_left_overs, discard
 from shards.store.fault import fault_point
 from shards.store.files import orphans, sha256_of, sync
 from shards.store.lock import exclusive
@@ -58,6 +58,7 @@ def columns_of(corpus: Path, elsewhere: Path) -> Path:
     beside, other = column_directories(corpus, elsewhere)
     for place in (beside, other):
         if _is_whole(place):
+            clear_left_overs(place)
             return place
     try:
         return _written(corpus, beside)

@@ -102,17 +102,18 @@ def test_where_nothing_can_be_written_beside_the_corpus_they_are_elsewhere(
     assert len(open_columns(place).rows) == len(read_whole_index(corpus))
 
 
-def killed_while_writing(corpus: Path) -> None:
-    fault.arm("kill:1:before rename .columns")
+def killed_while_writing(corpus: Path, when: str) -> None:
+    fault.arm(f"kill:1:{when} rename .columns")
     columns_of(corpus, corpus.parent)
 
 
-def test_after_a_kill_the_next_call_writes_them_whole_and_leaves_nothing_else(corpus: Path) -> None:
-    process = FORK.Process(target=killed_while_writing, args=(corpus,))
+@pytest.mark.parametrize(("when", "left"), [("before", ".tmp"), ("after", ".lock")])
+def test_after_a_kill_the_next_call_has_them_whole_and_leaves_nothing_else(corpus: Path, when: str, left: str) -> None:
+    process = FORK.Process(target=killed_while_writing, args=(corpus, when))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert any(name.endswith(".tmp") for name in hidden(corpus))
+    assert any(name.endswith(left) for name in hidden(corpus))
     place = columns_of(corpus, corpus.parent)
     assert hidden(corpus) == [place.name]
     assert list(column_faults(corpus, place)) == []
