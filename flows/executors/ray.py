@@ -1,9 +1,10 @@
 """The executor `ray`: units on the machines of a Ray cluster, which share the disk of the run.
 
-It needs `pip install 'xdc[ray]'`. xdc starts no cluster: it joins one, by its address. Nothing of the work goes through Ray but numbers of units and
-receipts. When this process ends, however it ends, Ray ends its workers.
+It needs `pip install 'xdc[ray]'`. xdc starts no cluster: it joins one, by its address. Nothing of the work goes through
+Ray but units and receipts. When this process ends, however it ends, Ray ends its workers.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -103,6 +104,8 @@ class RayExecutor:
                 f"{job.name}: {failed.failed} workers were lost with {', '.join(attempt.unit.shards)}, the last one "
                 f"{where}. Ray says: {answer.text} What is finished is kept: run this again."
             )
+        why = answer.result.text if isinstance(answer.result, WorkerError) else answer.text
+        print(f"{job.name}: {', '.join(attempt.unit.shards)} is done again by another worker: {why}", file=sys.stderr)
         return failed
 
     def _no_room(self, job: Job, workers: Workers) -> StageError:

@@ -62,6 +62,17 @@ class RayCluster:
         """Start the raylet of a node again."""
         self._ask("start", node)
 
+    def workers(self) -> set[int]:
+        """Return the processes of workers of the executor, on both nodes."""
+        return {process for process in self._processes() if command_of(process)[0].startswith("ray::RayWorker")}
+
+    def _processes(self) -> list[int]:
+        found, older = [], [self.holder]
+        while older:
+            older = [child for parent in older for child in children_of(parent)]
+            found += older
+        return found
+
     def _ask(self, what: str, node: str) -> None:
         self.input.write(json.dumps([what, node]) + "\n")
         self.input.flush()
@@ -98,6 +109,14 @@ def ray_cluster() -> Iterator[RayCluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def command_of(process: int) -> list[str]:
+    """Return the words of a process's command; [""] if it has ended."""
+    try:
+        return (Path("/proc") / str(process) / "cmdline").read_bytes().decode().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return [""]
+
+
 def _start(node: str, folder: Path) -> None:
     joins = ["--head", "--port", "6379", "--temp-dir", folder / "ray", "--include-dashboard", "false"]
     joins = joins if node == HEAD else ["--address", ADDRESS]
@@ -108,7 +127,7 @@ def _start(node: str, folder: Path) -> None:
 
 def _raylet(node: str) -> int:
     for entry in Path("/proc").glob("[0-9]*"):
-        words = (entry / "cmdline").read_bytes().decode().split("\0")
+        words = command_of(int(entry.name))
         if words[0].endswith("/raylet") and f"--node_ip_address={node}" in words:
             return int(entry.name)
     raise LookupError(f"no raylet of {node}")
