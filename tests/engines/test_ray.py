@@ -1,6 +1,8 @@
 """The executor `ray` on a real cluster of two nodes: nodes and coordinators die, and the bytes stay the same."""
 
+import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -132,9 +134,88 @@ def test_a_coordinator_that_is_killed_takes_its_workers_with_it_and_is_started_a
     assert same_features(run, plain)
 
 
-def test_logs_in_which_nothing_is_are_removed(cluster: RayCluster, run: Run, plain: Run) -> None:
-    stage = Coordinator(cluster, run)
-    said = stage.output()
-    assert stage.process.returncode == 0, said
-    assert same_features(run, plain)
-    assert list((run.root / "logs" / "units").iterdir()) == []
+def quick_job(cluster: RayCluster, out: Path, work: str, count: int, **settings: Any) -> dict[str, Any]:
+    """What came of a job whose units take no time."""
+    given = json.dumps({"address": ADDRESS} | settings)
+    out.mkdir()
+    command = cluster.command("-m", "tests.engines.quick_job", "ray", given, out, work, count)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (said,) = (line for line in done.stdout.splitlines() if line.startswith("{"))  # Ray prints there, too.
+    return {**json.loads(said), "printed": done.stderr}
+
+
+def test_units_are_taken_as_workers_need_them_and_logs_in_which_nothing_is_are_removed(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    made = quick_job(cluster, tmp_path / "out", "write_shards", 300)
+    assert made["error"] == ""
+    assert len(made["pids"]) == 2
+    assert made["ahead"] <= 6
+    assert len(list((tmp_path / "out").glob("*.txt"))) == 300
+    assert list((tmp_path / "out" / "logs").iterdir()) == []
+
+
+def test_a_second_job_of_a_stage_has_the_workers_of_the_first(cluster: RayCluster, tmp_path: Path) -> None:
+    made = quick_job(cluster, tmp_path / "out", "twice", 3, workers=1)
+    assert made["error"] == ""
+    assert len(made["pids"]) == 1
+
+
+def test_an_error_of_a_unit_ends_the_job_and_names_machine_and_log(cluster: RayCluster, tmp_path: Path) -> None:
+    made = quick_job(cluster, tmp_path / "out", "refuse", 300, tries=3)
+    (log,) = (path for path in (tmp_path / "out" / "logs").iterdir() if "bad shard" in path.read_text())
+    assert made["error"] == (f"StageError: 000002.tar is cut. (worker on {platform.node()}; its output is in {log})")
+    assert log.read_text().count("this is the bad shard") == 1
+    assert len(list((tmp_path / "out").glob("*.txt"))) < 299
+
+
+def test_an_error_that_no_stage_raises_is_tried_again_by_another_worker(cluster: RayCluster, tmp_path: Path) -> None:
+    made = quick_job(cluster, tmp_path / "out", "fail", 6, tries=2)
+    logs = [path.read_text() for path in (tmp_path / "out" / "logs").iterdir()]
+    assert made["error"].startswith("StageError: a test: IndexError: list index out of range (worker on ")
+    assert len([text for text in logs if "Traceback" in text and "IndexError" in text]) == 2
+    assert "000002 is done again by another worker: list index out of range" in made["printed"]
+
+
+def test_a_unit_that_ends_its_workers_is_given_up(cluster: RayCluster, tmp_path: Path) -> None:
+    made = quick_job(cluster, tmp_path / "out", "die", 6, tries=2)
+    assert "StageError: a test: 2 workers were lost with 000002, the last one on " in made["error"]
+    assert made["error"].endswith("What is finished is kept: run this again.")
+
+
+def test_a_cluster_without_room_for_a_worker_is_said_so(cluster: RayCluster, tmp_path: Path) -> None:
+    made = quick_job(cluster, tmp_path / "out", "write_shards", 6, cpus=2, wait_s=2)
+    assert "no room for a worker with 2 CPUs and 0 GPUs. Its nodes have: 1 CPUs, 0 GPUs; 1" in made["error"]
+
+
+def checked(cluster: RayCluster, code: str, address: str = ADDRESS) -> str:
+    """What the executor's check raises in a process on the first node, after `code`."""
+    words = ["from flows.executors.registry import check_executor", "from xdc_core.config.schema import RunsOn", code]
+    words.append(f"check_executor(RunsOn(executor='ray', executor_settings={{'address': {address!r}}}))")
+    command = cluster.command("-c", "\n".join(words))
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, check=False)
+    return done.stderr.splitlines()[-1] if done.stderr else ""
+
+
+def test_a_cluster_of_this_version_is_accepted(cluster: RayCluster) -> None:
+    assert checked(cluster, "") == ""
+    assert checked(cluster, "", "auto") == ""
+
+
+def test_an_address_without_a_cluster_is_refused_in_one_line(cluster: RayCluster) -> None:
+    said = checked(cluster, "", "127.0.0.1:6380")
+    assert "this process cannot join a cluster at 127.0.0.1:6380: Connection refused." in said
+
+
+def test_nodes_with_another_version_of_the_package_are_refused(cluster: RayCluster) -> None:
+    other = "import flows.executors.ray_cluster as module; module.version = lambda name: '9.9'"
+    assert f"of the Ray cluster at {ADDRESS} has version 0.2" in checked(cluster, other)
+
+
+def test_another_version_of_ray_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import ray; ray.__version__ = '2.41.0'")
+    other = f"import os; os.environ['PYTHONPATH'] = {str(tmp_path)!r} + ':' + os.environ.get('PYTHONPATH', '')"
+    said = checked(cluster, other)
+    assert "Version mismatch" in said
+    assert "2.41.0" in said
