@@ -3,8 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ OF_THE_NODE = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HOSTNAME")
 class RayAgent:
     """The class of the actors. An agent is a child of its actor, and dies with it."""
 
-    def run(self, command: list[str], environment: Mapping[str, str], folder: str, log: str) -> int:
-        """Run the command to its end, and return its exit code."""
+    def run(self, command: list[str], python: str, environment: Mapping[str, str], folder: str, log: str) -> int:
+        """Run the command to its end, and return its exit code. python: the stage's, to be replaced by this one's."""
         own = {name: value for name, value in os.environ.items() if name in OF_THE_NODE or name.startswith("RAY_")}
         actor = os.getpid()
         with Path(log).open("ab") as output:
             return subprocess.run(
-                command,
+                [sys.executable if word == python else word for word in command],
                 env={**environment, **own},
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -39,39 +40,46 @@ class RayAgent:
 
 @dataclass
 class RayAgents:
-    """The agents of one training. ray: the module. running: actors by Ray's reference to their exit codes."""
+    """The agents of one training. ray: the module. group: the placement group. actors: by Ray's reference to the exit
+    code of their agents.
+    """
 
     ray: Any
     group: Any
-    running: dict[Any, Any]
-    failed: int = 0
+    actors: dict[Any, Any]
+    codes: dict[Any, int] = field(default_factory=dict)
 
-    def poll(self) -> int | None:
-        """Return None while agents run; 0 if all ended well, else an exit code as soon as one has failed."""
-        if self.failed or not self.running:
-            return self.failed
-        ended, _ = self.ray.wait(list(self.running), num_returns=len(self.running), timeout=0)
-        for reference in ended:
-            del self.running[reference]
-            try:
-                code = self.ray.get(reference)
-            except self.ray.exceptions.RayError:
-                code = LOST
-            self.failed = self.failed or code
-        if self.failed:
-            return self.failed
-        if self.running:
-            return None
-        self.kill()
-        return 0
+    def poll(self) -> list[int | None]:
+        """Return the exit code of each agent, None while it runs."""
+        running = [reference for reference in self.actors if reference not in self.codes]
+        if running:
+            ended, _ = self.ray.wait(running, num_returns=len(running), timeout=0)
+            for reference in ended:
+                self.codes[reference] = self._code(reference)
+            if len(self.codes) == len(self.actors):
+                self._free()
+        return [self.codes.get(reference) for reference in self.actors]
+
+    def _code(self, reference: Any) -> int:
+        try:
+            return int(self.ray.get(reference))
+        except self.ray.exceptions.RayError as error:
+            print(f"an agent was lost. Ray says: {' '.join(str(error).split())}", file=sys.stderr)
+            return LOST
 
     def kill(self) -> None:
         """End all agents and their ranks at once, and return when they are gone."""
-        for actor in self.running.values():
+        running = [reference for reference in self.actors if reference not in self.codes]
+        if running:
+            for reference in running:
+                self.ray.kill(self.actors[reference])
+            self.ray.wait(running, num_returns=len(running), timeout=END_S)
+            self.codes |= dict.fromkeys(running, LOST)
+            self._free()
+
+    def _free(self) -> None:
+        for actor in self.actors.values():
             self.ray.kill(actor)
-        if self.running:
-            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=END_S)
-        self.running.clear()
         self.ray.util.remove_placement_group(self.group)
 
 
@@ -112,5 +120,5 @@ def start_agents(
             .options(num_cpus=processes, num_gpus=processes if gpu else 0, scheduling_strategy=place, max_restarts=0)
             .remote()
         )
-        running[actor.run.remote([*command], environment, os.getcwd(), str(log))] = actor
+        running[actor.run.remote([*command], sys.executable, environment, os.getcwd(), str(log))] = actor
     return RayAgents(ray, group, running)

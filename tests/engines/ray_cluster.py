@@ -7,6 +7,7 @@ however it ends: the first process of a process namespace takes the others with 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,9 +65,16 @@ class RayCluster:
 
     def workers(self) -> set[int]:
         """Return the processes of workers of the executor, on both nodes."""
-        return {process for process in self._processes() if command_of(process)[0].startswith("ray::RayWorker")}
+        return {process for process in self.processes() if command_of(process)[0].startswith("ray::RayWorker")}
 
-    def _processes(self) -> list[int]:
+    def kill_inside(self, process: subprocess.Popen[str]) -> None:
+        """Kill with SIGKILL what `command` has started, and wait for the end of `process`, which started it."""
+        (inside,) = children_of(process.pid)
+        os.kill(inside, signal.SIGKILL)
+        process.wait()
+
+    def processes(self) -> list[int]:
+        """Return what the first process of the namespaces and its children have started, by numbers outside."""
         found, older = [], [self.holder]
         while older:
             older = [child for parent in older for child in children_of(parent)]
