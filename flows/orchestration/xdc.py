@@ -16,6 +16,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, PrefectWrappedFuture
 from prefect.states import Completed, Crashed, Failed
 
+from flows.executors.preflight import check_run
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.broken_pipe import outlive_reader
 from flows.orchestration.failure import failure_published, run_commands
@@ -44,6 +45,7 @@ def xdc(run: str = "runs/demo") -> State[Any]:
         record_process()
     with failure_published(run, run, lambda: run_commands(run)):
         opened = open_run(run)
+        check_run(opened)
         states = run_rounds(opened)
     failures = [f"round {number}: {state.message}" for number, state in states.items() if not state.is_completed()]
     if failures:
