@@ -206,7 +206,9 @@ def remember(
     fingerprint `found`; nothing if their digest is another one now, or if the folder cannot be written to.
     """
     seen = Seen(digest=digest or "", fingerprint=found, root=os.path.relpath(root, videos), unreadable=unreadable)
-    if digest is None or len(unreadable) > MOST_UNREADABLE or digest_of_sources(videos, settings) != digest:
+    if digest is None or len(unreadable) > MOST_UNREADABLE or seen == _read_seen(corpus):
+        return
+    if digest_of_sources(videos, settings) != digest:
         return
     with contextlib.suppress(OSError):
         write_text(seen_file(corpus), seen.model_dump_json(indent=2) + "\n")

@@ -81,9 +81,13 @@ def read_manifest(directory: Path) -> Manifest | None:
 def missing_files(directory: Path, manifest: Manifest) -> list[str]:
     """Return names of files in the manifest that are absent or have another size (bytes are not read)."""
 
+    folder = str(directory)
+
     def sound(name: str, entry: FileEntry) -> bool:
         try:
-            return (directory / name).stat().st_size == entry.size
+            return (
+                os.stat(os.path.join(folder, name)).st_size == entry.size
+            )  # A Path for each would take twice as long.
         except FileNotFoundError:
             return False
 
