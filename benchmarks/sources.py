@@ -10,6 +10,7 @@ its own: its seconds and peak with --sources and with --few of them.
     first      the same where no digest is stored: every source is compared with sources.parquet
     changed    what a flow asks after a file was changed: the stage will compare
     compared   what `xdc status` asks after a file was changed
+    listed     for comparison: all sources listed and surveyed in memory, as the stage `shard` has them
     status     the command `xdc status`, everything committed being fresh
 """
 
@@ -27,13 +28,14 @@ import pyarrow as pa
 from side_by_side import parser, record
 
 from shards.corpus.index import shard_name
+from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
 from shards.corpus.plan import corpus_fingerprint
 from shards.corpus.seen import corpus_fingerprint_now, seen_file
-from shards.corpus.survey import Surveyed
+from shards.corpus.survey import Surveyed, recall
 from shards.corpus.write import SOURCES_SCHEMA
 from shards.settings import stored_part
-from shards.store.build import Identity, Outcome, build
+from shards.store.build import Identity, Outcome, build, reusable
 from shards.store.files import write_text
 from shards.store.parquet import write_parquet
 from xdc_core.config.load import FILE_NAME, load_preset, parse_config
@@ -45,7 +47,6 @@ from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import open_run
 
 FOLDER = 1000  # Files in a folder.
-WAYS = ("fresh", "first", "changed", "compared")
 
 
 def make_run(root: Path, sources: int, shards: int, kind: str) -> None:
@@ -96,13 +97,20 @@ def measure(root: Path, way: str) -> None:
     # What is imported or made once: the same question about a corpus that does not exist.
     corpus_fingerprint_now(root / "none", root / "xdc.yaml.csv", run.config.corpus)
     Path("/proc/self/clear_refs").write_text("5")
-    before, began = memory("VmRSS"), time.perf_counter()
-    if way == "compared":
+    before, began, used = memory("VmRSS"), time.perf_counter(), time.process_time()
+    if way == "listed":
+        assert run.videos is not None
+        settings = run.config.corpus
+        listing = list_corpus(run.videos, settings.label_from_folder)
+        notes = survey_notes(run.corpus, settings.modalities)
+        known, _ = recall(listing, known_sources(run.corpus, settings.modalities), notes)
+        state = "fresh" if reusable(run.corpus, corpus_fingerprint(settings, listing, known)) else "stale"
+    elif way == "compared":
         state = node_state(run, SHARD, Fingerprints(run))[0]
     else:
         state = "fresh" if all_fresh(run, [SHARD]) else "stale"
-    seconds = time.perf_counter() - began
-    print(json.dumps({"state": state, "seconds": seconds, "bytes": memory("VmHWM") - before}))
+    costs = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
+    print(json.dumps({"state": state, **costs, "bytes": memory("VmHWM") - before}))
 
 
 def ask(root: Path, way: str) -> dict[str, Any]:
@@ -120,7 +128,12 @@ def status(root: Path) -> dict[str, Any]:
     process = subprocess.Popen([sys.executable, "-m", "flows.cli", "status", str(root)], stdout=subprocess.DEVNULL)
     _, code, usage = os.wait4(process.pid, 0)
     assert code == 0
-    return {"seconds": time.perf_counter() - began, "bytes": usage.ru_maxrss * 1024}
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": cpu, "bytes": usage.ru_maxrss * 1024}
+
+
+def _times(cost: dict[str, Any]) -> str:
+    return f"{cost['seconds']:>8.2f} s ({cost['cpu_seconds']:.2f} s of processors)"
 
 
 def main() -> None:
@@ -142,9 +155,9 @@ def main() -> None:
             make_run(few, given.few, 1, kind)
             print(f"{given.sources:,} sources in a {kind}, {given.shards:,} shards", flush=True)
             costs: dict[str, Any] = {}
-            for way in ("first", "fresh"):  # The first one stores the digest.
+            for way in ("listed", "first", "fresh"):  # `first` stores the digest.
                 costs[way] = ask(many, way)
-                assert seen_file(many / "corpus").exists()
+                assert seen_file(many / "corpus").exists() == (way != "listed")
             ask(few, "first")
             whole, part = status(many), status(few)
             costs["status"] = whole | {"bytes": whole["bytes"] - part["bytes"], "few": part}
@@ -153,8 +166,8 @@ def main() -> None:
                 costs[way] = ask(many, way)
             for way, cost in costs.items():
                 each = cost["bytes"] / given.sources
-                print(f"  {way:<10}{cost['seconds']:>8.2f} s{each:>8.1f} bytes a source")
-            print(f"  {'status':<10}{part['seconds']:>8.2f} s with {given.few:,} sources", flush=True)
+                print(f"  {way:<10}{_times(cost)}{each:>8.1f} bytes a source")
+            print(f"  {'status':<10}{_times(part)} with {given.few:,} sources", flush=True)
             found[kind] = costs
     record(given.out, sources=given.sources, shards=given.shards, kinds=found)
 

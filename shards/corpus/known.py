@@ -49,9 +49,10 @@ def known_sources(corpus: Path, modalities: Collection[str], fields: Sequence[st
     with contextlib.suppress(FileNotFoundError, pa.ArrowException, TypeError, StageError):
         if entry is None or sha256_of(path) != entry.sha256:
             return
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        with pq.ParquetFile(path) as file:
             columns = [name for name in fields if name in file.schema_arrow.names]
-            for batch in file.iter_batches(BATCH, columns=columns):
+            # Arrow's threads would read ahead, and hold more than a batch.
+            for batch in file.iter_batches(BATCH, columns=columns, use_threads=False):
                 for row in batch.to_pylist():
                     yield Surveyed(**row)
 

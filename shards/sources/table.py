@@ -105,7 +105,7 @@ def _stream_parquet(path: Path) -> Table:
 def _parquet_rows(path: Path) -> Iterator[Row]:
     before = 0
     with _explained(path), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH):
+        for batch in file.iter_batches(BATCH, use_threads=False):
             for number, values in enumerate(batch.to_pylist(), start=before + 1):
                 yield Row(f"row {number}", values)
             before += batch.num_rows
