@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from shards.store.receipt import UNITS
 MANIFEST = "manifest.json"
 
 
-class FileEntry(BaseModel):
+@dataclass(frozen=True, slots=True)
+class FileEntry:
     """Size in bytes and sha256 of one file of a committed directory."""
 
     size: int
