@@ -13,7 +13,7 @@ from pydantic import Field
 
 from flows.executors.kind import ExecutorKind
 from flows.executors.ray_agents import RayAgents, start_agents
-from flows.executors.ray_cluster import address_of, check_cluster, connect
+from flows.executors.ray_cluster import address_of, check_cluster, connect, large_nodes
 from flows.executors.ray_workers import Answer, Attempt, Attempts, Workers
 from shards.errors import StageError
 from shards.section import Positive, Section
@@ -36,7 +36,9 @@ class RaySettings(Section):
     memory_gb: Positive | None = Field(None, description="memory that a worker reserves; null: none")
     workers: int | None = Field(None, ge=1, description="most workers of a stage; null: as many as there is room for")
     tries: int = Field(3, ge=1, description="workers that may be lost, or fail, with one unit")
-    wait_s: Positive = Field(600.0, description="seconds in which the cluster must have room for a worker")
+    wait_s: Positive = Field(
+        600.0, description="seconds to wait for a node that is large enough for a worker, as with an autoscaler"
+    )
 
 
 class RayExecutor:
@@ -71,7 +73,8 @@ class RayExecutor:
                                 f"{job.name}: no worker starts on the Ray cluster. Ray says: {answer.text}"
                             )
                 if not workers.busy and time.monotonic() - seen > self._settings.wait_s:
-                    raise self._no_room(job, workers)
+                    self._check_room(job, workers)
+                    seen = time.monotonic()
             workers.end()
         except BaseException:
             workers.kill()
@@ -85,7 +88,7 @@ class RayExecutor:
             gpus = self._settings.gpus
             if gpus is None:
                 gpus = 1 if job.gpu and ray.cluster_resources().get("GPU") else 0
-            needs: dict[str, float] = {"num_cpus": self._settings.cpus, "num_gpus": gpus}
+            needs: dict[str, float] = {"CPU": self._settings.cpus, "GPU": gpus}
             if self._settings.memory_gb is not None:
                 needs["memory"] = self._settings.memory_gb * 1e9
             self._kept[kind] = Workers(ray, needs, self._settings.workers)
@@ -108,14 +111,17 @@ class RayExecutor:
         print(f"{job.name}: {', '.join(attempt.unit.shards)} is done again by another worker: {why}", file=sys.stderr)
         return failed
 
-    def _no_room(self, job: Job, workers: Workers) -> StageError:
-        nodes = [node["Resources"] for node in workers.ray.nodes() if node["Alive"]]
-        have = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-        return StageError(
-            f"{job.name}: for {self._settings.wait_s:g} s the Ray cluster has had no room for a worker with "
-            f"{workers.needs['num_cpus']:g} CPUs and {workers.needs['num_gpus']:g} GPUs. Its nodes have: {have}. Lower "
-            "cpus or gpus of runs_on.executor_settings, add nodes, or end what occupies them; then run this again."
-        )
+    def _check_room(self, job: Job, workers: Workers) -> None:
+        """Raise StageError if no node is large enough for a worker; occupied ones are waited for."""
+        large, all_nodes = large_nodes(workers.ray, workers.needs)
+        needs = f"{workers.needs['CPU']:g} CPUs and {workers.needs['GPU']:g} GPUs"
+        if not large:
+            raise StageError(
+                f"{job.name}: for {self._settings.wait_s:g} s no node of the Ray cluster has been large enough for a "
+                f"worker with {needs}. There are: {all_nodes}. Lower cpus or gpus of runs_on.executor_settings, or add "
+                "nodes; then run this again."
+            )
+        print(f"{job.name}: waiting until a node of the Ray cluster has {needs} free", file=sys.stderr, flush=True)
 
     def start_agents(self, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path) -> RayAgents:
         """Start an agent of a training on each of `machines` nodes, as described in `xdc_core.ranks.launcher`."""

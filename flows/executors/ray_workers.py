@@ -14,6 +14,7 @@ from shards.store.executor import Job, Unit
 from shards.store.receipt import Receipt
 from shards.workers.worker import WorkerError
 
+OPTIONS = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}  # Ray's options of an actor, by resource.
 POLL_S = 1.0  # Seconds between two looks at how much room the cluster has.
 
 
@@ -69,7 +70,7 @@ class Answer:
 class Workers:
     """Actors of one kind on one cluster, as many as it has room for, at most `most`.
 
-    ray: the module. needs: Ray's options of an actor: num_cpus, num_gpus, memory.
+    ray: the module. needs: of a worker, by Ray's names of resources: CPU, GPU, memory.
     """
 
     ray: Any
@@ -88,7 +89,7 @@ class Workers:
             self._begin(worker)
 
     def _begin(self, worker: Worker) -> None:
-        cores = max(1, int(self.needs["num_cpus"]))
+        cores = max(1, int(self.needs["CPU"]))
         self._called[worker.actor.begin.remote(self._job, cores)] = worker
 
     @property
@@ -112,14 +113,14 @@ class Workers:
         wanted = max(1, self._room())
         wanted = wanted if self.most is None else min(wanted, self.most - present)
         for _ in range(min(wanted, attempts.waiting(wanted + len(self.idle)) - len(self.idle))):
-            actor = self.ray.remote(RayWorker).options(**self.needs, max_restarts=0, max_task_retries=0).remote()
+            options = {OPTIONS[name]: amount for name, amount in self.needs.items()}
+            actor = self.ray.remote(RayWorker).options(**options, max_restarts=0, max_task_retries=0).remote()
             self._begin(Worker(actor))
 
     def _room(self) -> int:
         """Return for how many workers the cluster has free resources, if they lay on one node: never too few."""
-        names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         free = self.ray.available_resources()
-        return min(int(free.get(names[name], 0) // amount) for name, amount in self.needs.items() if amount)
+        return min(int(free.get(name, 0) // amount) for name, amount in self.needs.items() if amount)
 
     def give(self, attempts: Attempts) -> None:
         """Give a unit to each idle worker, while there are some of both."""

@@ -57,6 +57,11 @@ def die(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Itera
     return _bad_shard(arguments, shards, advance, lambda: os._exit(3))
 
 
+def wait(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Take a minute, at one shard."""
+    return _bad_shard(arguments, shards, advance, lambda: time.sleep(60))
+
+
 def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
     """Run the job, twice if it is "twice", and print what came of it."""
     begin_units(Path(out), [])
