@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import Field
 
 from flows.executors.kind import ExecutorKind
+from flows.executors.queue import Queue, unfinished
 from flows.executors.ray_agents import RayAgents, start_agents
 from flows.executors.ray_cluster import address_of, check_cluster, connect, large_nodes
-from flows.executors.ray_workers import Answer, Attempt, Attempts, Workers
+from flows.executors.ray_workers import Answer, Workers
 from shards.errors import StageError
 from shards.section import Positive, Section
 from shards.store.executor import Advance, Executor, Job, Unit
@@ -50,28 +51,23 @@ class RayExecutor:
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""
-        workers, attempts = self._workers(job), Attempts(units)
+        workers, queue = self._workers(job), Queue(units)
         failed_starts, seen = 0, time.monotonic()
         try:
             workers.begin(job)
-            while attempts.waiting(1) or workers.busy:
-                workers.give(attempts)
-                workers.grow(attempts)
+            while len(queue) or workers.busy:
+                workers.give(queue)
+                workers.grow(queue)
                 for answer in workers.answers():
                     seen = time.monotonic()
-                    if isinstance(answer.result, list):
-                        for receipt in answer.result:
-                            received(receipt)
-                    elif answer.attempt is not None:
-                        attempts.put_back(self._tried(job, answer, answer.attempt))
-                    elif isinstance(answer.result, WorkerError):
+                    if answer.units:
+                        self._take(job, answer, queue, received)
+                        continue
+                    if isinstance(answer.result, WorkerError):
                         raise answer.result.raised(job.name)
-                    else:
-                        failed_starts = failed_starts + 1 if answer.result is None else 0
-                        if failed_starts == self._settings.tries:
-                            raise StageError(
-                                f"{job.name}: no worker starts on the Ray cluster. Ray says: {answer.text}"
-                            )
+                    failed_starts = 0 if answer.result else failed_starts + 1
+                    if failed_starts == self._settings.tries:
+                        raise StageError(f"{job.name}: no worker starts on the Ray cluster. Ray says: {answer.lost}")
                 if not workers.busy and time.monotonic() - seen > self._settings.wait_s:
                     self._check_room(job, workers)
                     seen = time.monotonic()
@@ -79,6 +75,32 @@ class RayExecutor:
         except BaseException:
             workers.kill()
             raise
+
+    def _take(self, job: Job, answer: Answer, queue: Queue, received: Callable[[Receipt], None]) -> None:
+        """Take the receipts of units, and put back what is not done. Raises StageError, ConfigError."""
+        error = answer.result if isinstance(answer.result, WorkerError) else None
+        if error is not None and error.final:
+            raise error.raised(job.name)
+        receipts = answer.result if isinstance(answer.result, list) else []
+        for receipt in receipts:
+            received(receipt)
+        lost = list(unfinished(job, answer.units, {receipt.shard for receipt in receipts}, received))
+        if not lost:
+            return
+        if isinstance(answer.result, list):
+            raise StageError(f"{job.name}: a worker has left out shards. This is a defect of xdc.")
+        tries, shards = queue.put_back(lost), ", ".join(lost[0].shards)
+        if tries >= self._settings.tries:
+            if error is not None:
+                raise error.raised(job.name)
+            place = answer.place
+            where = f"on {place.host}; its output is in {place.log}" if place else "before it began"
+            raise StageError(
+                f"{job.name}: {tries} workers were lost with {shards}, the last one {where}. Ray says: {answer.lost} "
+                "What is finished is kept: run this again."
+            )
+        why = error.text if error is not None else answer.lost
+        print(f"{job.name}: {shards} is done again by another worker: {why}", file=sys.stderr, flush=True)
 
     def _workers(self, job: Job) -> Workers:
         """Return the workers for a job: those of an earlier one that had the same needs, if there was one."""
@@ -93,23 +115,6 @@ class RayExecutor:
                 needs["memory"] = self._settings.memory_gb * 1e9
             self._kept[kind] = Workers(ray, needs, self._settings.workers)
         return self._kept[kind]
-
-    def _tried(self, job: Job, answer: Answer, attempt: Attempt) -> Attempt:
-        """Return a unit whose worker was lost or has failed, to be done again. Raises StageError, ConfigError."""
-        failed = Attempt(attempt.unit, attempt.failed + 1)
-        if isinstance(answer.result, WorkerError):
-            if answer.result.final or failed.failed >= self._settings.tries:
-                raise answer.result.raised(job.name)
-        elif failed.failed >= self._settings.tries:
-            place = answer.worker.place
-            where = f"on {place.host}; its output is in {place.log}" if place else "before it began"
-            raise StageError(
-                f"{job.name}: {failed.failed} workers were lost with {', '.join(attempt.unit.shards)}, the last one "
-                f"{where}. Ray says: {answer.text} What is finished is kept: run this again."
-            )
-        why = answer.result.text if isinstance(answer.result, WorkerError) else answer.text
-        print(f"{job.name}: {', '.join(attempt.unit.shards)} is done again by another worker: {why}", file=sys.stderr)
-        return failed
 
     def _check_room(self, job: Job, workers: Workers) -> None:
         """Raise StageError if no node is large enough for a worker; occupied ones are waited for."""
