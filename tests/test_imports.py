@@ -17,7 +17,7 @@ BELOW = {"shards": {"shards"}, "xdc_core": {"shards", "xdc_core"}, "flows": {"sh
 ROOMS = {
     "shards": ("", "store", "media", "sources", "datasets", "layouts", "corpus", "digits"),
     "xdc_core": (
-        *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "training"),
+        *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks", "training"),
         *("evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
     ),
     "flows": ("runners", "", "server", "orchestration", "cli/inspecting", "cli/machine", "cli/running", "cli"),

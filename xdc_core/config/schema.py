@@ -209,6 +209,19 @@ class RunsOn(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if available")
     parallel: bool = Field(True, description="process the modalities in parallel")
     threads: int | None = Field(None, ge=1, description="CPU threads per stage; null: its share of the cores")
+    nodes: int = Field(1, ge=1, description="machines per training; train.processes counts the processes of all of them")
+    rendezvous: str | None = Field(
+        None,
+        pattern=r"^[^\s:]+(:\d{1,5})?$",
+        description="with several nodes: name or address of the machine that runs the train stage, for the others, and "
+        "a port if it must be a certain one; null: its host name",
+    )
+    ranks_timeout: Positive = Field(
+        600, description="seconds that the machines and processes of a training wait for one another"
+    )
+    restarts: int = Field(
+        3, ge=0, description="how often a training with several processes goes on by itself after one has died"
+    )
 
 
 def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:

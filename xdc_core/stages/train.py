@@ -1,6 +1,7 @@
-"""The train stage: train in this process, or in several processes with torchrun."""
+"""The train stage: train in this process, or in several processes with torchrun, on one machine or on several."""
 
 import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from xdc_core.config.schema import Config, TrainSettings
 from xdc_core.config.views import views_of
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.modalities.registry import VIEW_MODULES
+from xdc_core.ranks.job import check_ranks
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
+from xdc_core.runs.task import task_of_document
 from xdc_core.training.settings import Training
 
 LOG = "train.log"
@@ -26,11 +29,11 @@ def train(task: Task[Training]) -> Outcome:
     """Train one modality's encoder for a round.
 
     Writes encoder.safetensors, metrics.jsonl and train.log. With `train.processes` of 1 this process trains; with more,
-    torchrun starts that many processes on this machine.
+    torchrun starts that many processes on `runs_on.nodes` machines.
 
     Raises:
         StageError: a process failed (with its error, or the end of train.log), or SIGTERM came; the checkpoint is kept.
-        ConfigError: the batch cannot be divided equally, or the settings require a compiler or GPU that is missing.
+        ConfigError: the batch or the processes cannot be divided equally, or the settings require a compiler or GPU that is missing.
     """
     from xdc_core.encoders.file import FILE_NAME  # Imports torch.
 
@@ -40,6 +43,7 @@ def train(task: Task[Training]) -> Outcome:
             f"train.batch ({settings.batch}) is not a multiple of train.processes ({settings.processes}): every "
             "process must get the same number of clips. Change one of them."
         )
+    check_ranks(settings.processes, "train.processes", task.settings.runs_on)
     log = out / LOG
     notes = _notes(log)  # The device, and warnings. Of earlier attempts, too: the last one may have completed the encoder.
 
@@ -62,9 +66,9 @@ def train(task: Task[Training]) -> Outcome:
 
         train_rank(task, ProcessRank(0, 1), listen)
     else:
-        from xdc_core.training.ranks import run_ranks
+        from xdc_core.ranks.run import run_ranks
 
-        run_ranks("xdc_core.training", task, [], settings.processes, log, listen)
+        run_ranks(task, "xdc_core.stages.train:train_as_rank", [], settings.processes, log, listen)
     for checkpoint in out.glob("checkpoint-*.pt"):
         fault_point("before removal", "checkpoint")
         checkpoint.unlink()  # The encoder is complete, and the optimiser's state is not used in the next round.
@@ -75,6 +79,14 @@ def train(task: Task[Training]) -> Outcome:
     for name in ("loss", *(name for name in last if name.startswith("accuracy")), "clips_per_s"):
         summary[name] = round(sum(line[name] for line in tail) / len(tail), 4)
     return Outcome(last["steps"] * settings.batch, 0, summary | notes)
+
+
+def train_as_rank(document: Mapping[str, Any], arguments: list[str], send: Callable[[object], None]) -> None:
+    """Train as one of several ranks; rank 0 sends the device, then the lines of metrics.jsonl."""
+    from xdc_core.training.process_rank import rank_from_environment
+    from xdc_core.training.rank import train_rank
+
+    train_rank(task_of_document(TRAIN, document), rank_from_environment(), send)
 
 
 def _notes(log: Path) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Messages between a stage and the agents and ranks of its training, wherever they run.
+
+They go through a TCP store of torch in the stage's process, through which the agents find each other, too. It is gone
+when the stage is: that is how agents on other machines notice.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from shards.errors import ConfigError, StageError
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+LETTERS, STOP = "xdc/letters", "xdc/stop"  # Keys in the store.
+ANSWER_S = 30  # Time after which a connection counts as lost.
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What an agent or a rank sent.
+
+    kind: "machine" when an agent has started; "value" for a value that a rank sends to the stage's work; "error" for an
+    error that would come again; "failure" for another one. text: of errors. sender: "rank 3 on HOST". log: its file.
+    """
+
+    kind: str
+    value: Any = None
+    text: str = ""
+    host: str = ""
+    log: str = ""
+
+
+class Mailbox:
+    """One end of the messages. Methods raise RuntimeError if the stage's process cannot be reached."""
+
+    def __init__(self, store: "TCPStore") -> None:
+        self.store = store
+
+    @property
+    def port(self) -> int:
+        """Return the store's port."""
+        return int(self.store.port)
+
+    def send(self, letter: Letter) -> None:
+        """Send a letter to the stage."""
+        self.store.queue_push(LETTERS, json.dumps(letter.__dict__))
+
+    def letters(self) -> Iterator[Letter]:
+        """Yield the letters that have come, in the order of their arrival; the stage calls this."""
+        while self.store.queue_len(LETTERS):
+            yield Letter(**json.loads(self.store.queue_pop(LETTERS, block=False)))
+
+    def stop(self) -> None:
+        """Ask all agents to end their ranks, which write a checkpoint."""
+        self.store.set(STOP, "1")
+
+    def stopped(self) -> bool:
+        """Return whether the agents are asked to end."""
+        return bool(self.store.check([STOP]))
+
+
+@contextmanager
+def open_mailbox(host: str, port: int) -> Iterator[Mailbox]:
+    """Open the stage's end. host: name or address of this machine for the others. port: 0 for any free one.
+
+    Raises:
+        ConfigError: the name does not lead to this machine, or the port is in use.
+    """
+    from torch.distributed import TCPStore
+
+    try:
+        store = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=ANSWER_S))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"this machine cannot be reached at {host}:{port} by itself ({_first_line(error)}). Set runs_on.rendezvous "
+            "to a name or address of this machine that other machines know, and, if at all, to a free port."
+        ) from error
+    mailbox = Mailbox(store)
+    del store
+    try:
+        yield mailbox
+    finally:
+        del mailbox.store  # Closes the port.
+
+
+def connect_mailbox(host: str, port: int, seconds: float = ANSWER_S) -> Mailbox:
+    """Return the end of an agent or a rank.
+
+    Raises:
+        StageError: the stage's process does not answer.
+    """
+    from torch.distributed import TCPStore
+
+    try:
+        return Mailbox(TCPStore(host, port, is_master=False, timeout=timedelta(seconds=seconds)))
+    except RuntimeError as error:
+        raise StageError(f"the stage does not answer at {host}:{port} ({_first_line(error)}).") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
