@@ -13,11 +13,11 @@ import struct
 import sys
 import tempfile
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.errors import ConfigError, StageError, XdcError
-from shards.store.build import package_versions
 from xdc_core.ranks.job import RankJob, read_job
 from xdc_core.ranks.mailbox import Letter, Mailbox, connect_mailbox
 
@@ -62,10 +62,10 @@ def run_agent(path: Path, job: RankJob) -> int:
 
 def check_version(job: RankJob) -> None:
     """Raise ConfigError if the stage has another version of the package."""
-    here = package_versions().get("xdc", "")
+    here = version("xdc")
     if here != job.version:
         raise ConfigError(
-            f"{platform.node()} has version {here or '?'} of xdc, but the stage has {job.version}. Install the same "
+            f"{platform.node()} has version {here} of xdc, but the stage has {job.version}. Install the same "
             "version on all machines."
         )
 

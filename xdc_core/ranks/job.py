@@ -10,6 +10,7 @@ from shards.errors import ConfigError, StageError
 from shards.store.files import write_json
 from xdc_core.config.schema import RunsOn
 
+FOLDER = "logs/ranks"  # In a run: a folder per training, with the job file and a log per machine.
 JOB = "job.json"
 
 

@@ -7,15 +7,15 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError, StageError
-from shards.store.build import package_versions
 from shards.store.stage import Task
 from xdc_core.compute.sigterm import sigterm_recorded
 from xdc_core.config.schema import RunsOn
-from xdc_core.ranks.job import JOB, RankJob, write_job
+from xdc_core.ranks.job import FOLDER, JOB, RankJob, write_job
 from xdc_core.ranks.launcher import AgentHere, Agents, Launcher
 from xdc_core.ranks.mailbox import Letter, Mailbox, open_mailbox
 
@@ -56,7 +56,7 @@ def run_ranks(
             timeout=runs_on.ranks_timeout,
             restarts=runs_on.restarts,
             logs=str(folder) if runs_on.nodes > 1 else None,
-            version=package_versions().get("xdc", ""),
+            version=version("xdc"),
         )
         write_job(folder / JOB, job)
         try:
@@ -69,7 +69,7 @@ def run_ranks(
 
 def ranks_folder(task: Task[Any]) -> Path:
     """Return the folder for the job file and the machines' logs of a task: RUN/logs/ranks/NODE."""
-    return task.root.resolve() / "logs" / "ranks" / str(task.node).replace(" ", "-")
+    return task.root.resolve() / FOLDER / str(task.node).replace(" ", "-")
 
 
 def _address(runs_on: RunsOn) -> tuple[str, int]:

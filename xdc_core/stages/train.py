@@ -45,7 +45,7 @@ def train(task: Task[Training]) -> Outcome:
         )
     check_ranks(settings.processes, "train.processes", task.settings.runs_on)
     log = out / LOG
-    notes = _notes(log)  # The device, and warnings. Of earlier attempts, too: the last one may have completed the encoder.
+    notes = _notes(log)  # The device, and warnings; also of earlier attempts: one may have completed the encoder.
 
     def listen(line: dict[str, Any]) -> None:
         with log.open("a", encoding="utf-8") as file:
