@@ -17,7 +17,18 @@ BELOW = {"shards": {"shards"}, "xdc_core": {"shards", "xdc_core"}, "flows": {"sh
 ROOMS = {
     "shards": ("", "store", "workers", "media", "sources", "datasets", "layouts", "corpus", "digits"),
     "xdc_core": (
-        *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks", "training"),
+        *(
+            "modalities",
+            "encoders",
+            "clustering",
+            "config",
+            "runs",
+            "compute",
+            "documents",
+            "data",
+            "ranks",
+            "training",
+        ),
         *("evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
     ),
     "flows": (

@@ -213,7 +213,7 @@ class RunsOn(Section):
         "local", description="what does the work per shard: local (this machine), slurm, ray; see docs/scale.md"
     )
     executor_settings: dict[str, Any] = Field({}, description="settings of the executor; {}: defaults")
-    nodes: int = Field(1, ge=1, description="machines per training; train.processes counts the processes of all of them")
+    nodes: int = Field(1, ge=1, description="machines per training; train.processes counts the processes of all")
     rendezvous: str | None = Field(
         None,
         pattern=r"^[^\s:]+(:\d{1,5})?$",

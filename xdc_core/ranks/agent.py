@@ -15,16 +15,14 @@ import tempfile
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shards.errors import ConfigError, StageError, XdcError
 from xdc_core.ranks.job import RankJob, read_job
 from xdc_core.ranks.mailbox import Letter, Mailbox, connect_mailbox
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-    from torch.distributed.elastic.multiprocessing import LogsSpecs
 
 AGENT = "XDC_AGENT"  # The environment variable with the agent's process id, for the ranks.
 SIOCGIFADDR = 0x8915  # Linux: the address of a network interface.

@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shards.errors import ConfigError, StageError
-
-if TYPE_CHECKING:
-    from torch.distributed import TCPStore
 
 LETTERS, STOP = "xdc/letters", "xdc/stop"  # Keys in the store.
 ANSWER_S = 30  # Time after which a connection counts as lost.
@@ -38,8 +35,8 @@ class Letter:
 class Mailbox:
     """One end of the messages. Methods raise RuntimeError if the stage's process cannot be reached."""
 
-    def __init__(self, store: "TCPStore") -> None:
-        self.store = store
+    def __init__(self, store: Any) -> None:
+        self.store = store  # A torch.distributed.TCPStore.
 
     @property
     def port(self) -> int:
@@ -71,10 +68,8 @@ def open_mailbox(host: str, port: int) -> Iterator[Mailbox]:
     Raises:
         ConfigError: the name does not lead to this machine, or the port is in use.
     """
-    from torch.distributed import TCPStore
-
     try:
-        store = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=ANSWER_S))
+        store = _store(host, port, is_master=True, wait_for_workers=False)
     except RuntimeError as error:
         raise ConfigError(
             f"this machine cannot be reached at {host}:{port} by itself ({_first_line(error)}). Set runs_on.rendezvous "
@@ -88,18 +83,22 @@ def open_mailbox(host: str, port: int) -> Iterator[Mailbox]:
         del mailbox.store  # Closes the port.
 
 
-def connect_mailbox(host: str, port: int, seconds: float = ANSWER_S) -> Mailbox:
+def connect_mailbox(host: str, port: int) -> Mailbox:
     """Return the end of an agent or a rank.
 
     Raises:
         StageError: the stage's process does not answer.
     """
-    from torch.distributed import TCPStore
-
     try:
-        return Mailbox(TCPStore(host, port, is_master=False, timeout=timedelta(seconds=seconds)))
+        return Mailbox(_store(host, port, is_master=False))
     except RuntimeError as error:
         raise StageError(f"the stage does not answer at {host}:{port} ({_first_line(error)}).") from error
+
+
+def _store(host: str, port: int, **how: bool) -> Any:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    return TCPStore(host, port, timeout=timedelta(seconds=ANSWER_S), **how)
 
 
 def _first_line(error: Exception) -> str:

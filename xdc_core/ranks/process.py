@@ -8,7 +8,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from shards.errors import XdcError
 from xdc_core.compute.parent_death import die_with_parent

@@ -33,7 +33,8 @@ def train(task: Task[Training]) -> Outcome:
 
     Raises:
         StageError: a process failed (with its error, or the end of train.log), or SIGTERM came; the checkpoint is kept.
-        ConfigError: the batch or the processes cannot be divided equally, or the settings require a compiler or GPU that is missing.
+        ConfigError: the batch or the processes cannot be divided equally, or the settings require a compiler or GPU
+            that is missing.
     """
     from xdc_core.encoders.file import FILE_NAME  # Imports torch.
 
