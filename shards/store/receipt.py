@@ -257,6 +257,8 @@ def stored_files(out: Path) -> Mapping[str, tuple[int, str]]:
         return files
     for receipt in receipts_of(out, sorted(stored_shards(out))):
         if not _is_stored(out, receipt):
+            _put_in_place(out, receipt)  # Its worker died after the receipt.
+        if not _is_stored(out, receipt):
             raise StageError(
                 f"{out}: files of shard {receipt.shard} are missing or have another size than its receipt says. "
                 "Nothing is committed: run this again."

@@ -113,6 +113,19 @@ def test_a_damaged_receipt_or_file_costs_its_shard_only(tmp_path: Path, damage: 
     assert (tmp_path / "000002.txt").read_text() == "000002" * 3
 
 
+def test_files_of_a_worker_that_died_after_its_receipt_are_put_in_place(tmp_path: Path) -> None:
+    def work(out: Path) -> Outcome:
+        outcome = stage_work(out)
+        receipt = next(receipts_of(out, ["000001"]))
+        attempt = out / UNITS / "attempts" / receipt.attempt
+        attempt.mkdir()
+        os.rename(out / "000001.txt", attempt / "000001.txt")
+        return outcome
+
+    build(tmp_path / "made", Identity("test", 1, "f" * 64), work)
+    assert (tmp_path / "made" / "000001.txt").read_text() == "000001" * 3
+
+
 def test_rows_and_rejects_that_do_not_add_up_are_an_error() -> None:
     receipt = Receipt("000000", {}, rows=3, rejects=1, host="here", attempt="a")
     with pytest.raises(StageError, match="3 rows and 1 rejects for 5 in"):
