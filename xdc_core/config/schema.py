@@ -278,6 +278,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _processes_on_nodes(self) -> "Config":
+        nodes, several = self.runs_on.nodes, {"train.processes": self.train.processes}
+        for name, evaluation in self.evaluate.items():
+            if evaluation.finetune.processes > 1:  # A single process fine-tunes in the stage, on its machine.
+                several[f"evaluate.{name}.finetune.processes"] = evaluation.finetune.processes
+        for name, processes in several.items():
+            if processes % nodes:
+                raise ValueError(
+                    f"{name} ({processes}) is not a multiple of runs_on.nodes ({nodes}): it counts the processes of "
+                    "all machines, and every machine gets the same number. Change one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _data_of_evaluations(self) -> "Config":
         if CORPUS in self.datasets:
             raise ValueError(f"datasets.{CORPUS}: this name is reserved for the run's own corpus; choose another")

@@ -10,7 +10,6 @@ from shards.store.stage import Task
 from xdc_core.evaluation.predictions import Predictions
 from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.trial import Trial
-from xdc_core.ranks.job import check_ranks
 from xdc_core.ranks.run import run_ranks
 
 LOG, TRIAL, ARRAYS = "finetune.log", "trial.json", "predictions.npz"  # In the folder of the checkpoints.
@@ -21,14 +20,12 @@ def finetune_in_ranks(
 ) -> tuple[Trial, Predictions]:
     """Fine-tune in the number of processes of the settings. Returns and raises the same as `finetune`.
 
-    work: "module:function" that calls `finetune_as_rank`. Raises ConfigError, too, if the processes cannot be divided
-    equally among the machines.
+    work: "module:function" that calls `finetune_as_rank`.
     """
     folder = task.out / f"{split}-{number}"
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [split, str(number), str(seed)]
     processes = task.settings.evaluation.finetune.processes
-    check_ranks(processes, f"evaluate.{task.about}.finetune.processes", task.settings.runs_on)
     run_ranks(task, work, arguments, processes, folder / LOG, lambda sent: task.progress(*sent))
     trial = Trial.model_validate_json((folder / TRIAL).read_bytes())
     with np.load(folder / ARRAYS) as arrays:

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ConfigError, StageError
+from shards.errors import StageError
 from shards.store.files import write_json
-from xdc_core.config.schema import RunsOn
 
 FOLDER = "logs/ranks"  # In a run: a folder per training, with the job file and a log per machine.
 JOB = "job.json"
@@ -38,15 +37,6 @@ class RankJob:
     restarts: int
     logs: str | None
     version: str
-
-
-def check_ranks(processes: int, setting: str, runs_on: RunsOn) -> None:
-    """Raise ConfigError if processes cannot be divided equally among the machines. setting: where their number is."""
-    if processes % runs_on.nodes:
-        raise ConfigError(
-            f"{setting} ({processes}) is not a multiple of runs_on.nodes ({runs_on.nodes}): it counts the processes of "
-            "all machines, and every machine gets the same number. Change one of them."
-        )
 
 
 def write_job(path: Path, job: RankJob) -> None:

@@ -13,8 +13,8 @@ from xdc_core.compute.parent_death import die_with_parent
 class Agents(Protocol):
     """The agents of one training."""
 
-    def poll(self) -> int | None:
-        """Return None while agents run; 0 if all ended well, else an exit code as soon as one has failed."""
+    def poll(self) -> Sequence[int | None]:
+        """Return the exit code of each agent, None while it runs; or only one, for all of them together."""
 
     def kill(self) -> None:
         """End all agents and their ranks at once, and return when they are gone."""
@@ -53,9 +53,9 @@ class AgentHere:
                 process_group=0,  # A signal to this process's group reaches it through this process alone.
             )
 
-    def poll(self) -> int | None:
-        """Return None while it runs, then its exit code, negative for a signal."""
-        return self._process.poll()
+    def poll(self) -> Sequence[int | None]:
+        """Return its exit code, negative for a signal; None while it runs."""
+        return [self._process.poll()]
 
     def kill(self) -> None:
         """End it, and its ranks, at once."""

@@ -5,6 +5,7 @@ when the stage is: that is how agents on other machines notice.
 """
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,14 +70,16 @@ def open_mailbox(host: str, port: int) -> Iterator[Mailbox]:
         ConfigError: the name does not lead to this machine, or the port is in use.
     """
     try:
-        store = _store(host, port, is_master=True, wait_for_workers=False)
-    except RuntimeError as error:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:  # The store would try for a minute.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+        mailbox = Mailbox(_store(host, port, is_master=True, wait_for_workers=False))
+    except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"this machine cannot be reached at {host}:{port} by itself ({_first_line(error)}). Set runs_on.rendezvous "
-            "to a name or address of this machine that other machines know, and, if at all, to a free port."
+            f"this machine cannot wait for others at {host}{f':{port}' if port else ''} ({_first_line(error)}). Set "
+            "runs_on.rendezvous to a name or address of this machine, if need be with a free port."
         ) from error
-    mailbox = Mailbox(store)
-    del store
     try:
         yield mailbox
     finally:

@@ -22,7 +22,7 @@ from xdc_core.ranks.mailbox import Letter, Mailbox, open_mailbox
 POLL_S = 0.05
 NOTE_S = 2.0  # Between two notes of what is waited for.
 # For a checkpoint, after the ranks were asked to end; torch's agent kills them after 30 s.
-GRACE_S = 45.0
+GRACE_S = 40.0
 
 
 def run_ranks(
@@ -68,8 +68,9 @@ def run_ranks(
 
 
 def ranks_folder(task: Task[Any]) -> Path:
-    """Return the folder for the job file and the machines' logs of a task: RUN/logs/ranks/NODE."""
-    return task.root.resolve() / FOLDER / str(task.node).replace(" ", "-")
+    """Return the folder for the job file and the machines' logs of a task, such as RUN/logs/ranks/000-train.video."""
+    number = "" if task.node.round is None else f"{task.node.round:03d}-"
+    return task.root.resolve() / FOLDER / f"{number}{task.node.name}"
 
 
 def _address(runs_on: RunsOn) -> tuple[str, int]:
@@ -123,25 +124,27 @@ class _Waiting:
             raise StageError(self._what_failed(code))
 
     def _until_ended(self, agents: Agents, sigterm_came: Callable[[], bool]) -> int:
-        """Hear from the ranks until all agents have ended, and return their exit code."""
-        started, deadline = time.monotonic(), None
+        """Hear from the ranks until all agents have ended. Return the first exit code of a failed one, else 0."""
+        started, deadline, failed = time.monotonic(), float("inf"), 0
+        stopped = False
         while True:
-            code = agents.poll()  # Before the letters: none is missed.
+            codes = agents.poll()  # Before the letters: none is missed.
             for letter in self.mailbox.letters():
                 self._take(letter)
-            if code is not None:
-                if code:
-                    agents.kill()  # Those of other machines, if only one has failed.
-                return code
+            failed = failed or next((code for code in codes if code), 0)
+            if None not in codes:
+                return failed
             complete = len(self.came) >= self.job.machines
-            if not complete and not self.errors:
+            if not (complete or self.errors):
                 self._note_waiting(time.monotonic() - started)
-            if (self.errors or sigterm_came()) and deadline is None:
+            if (self.errors or failed or sigterm_came()) and not stopped:
+                stopped = True
                 self.mailbox.stop()
-                deadline = time.monotonic() + (GRACE_S if complete else 0)  # Nobody else is there to write anything.
-            if deadline is not None and time.monotonic() > deadline:
-                agents.kill()
+                # While machines are missing there are no ranks, which would write a checkpoint.
+                deadline = time.monotonic() + (GRACE_S if complete else 0)
+            if time.monotonic() > deadline:
                 deadline = float("inf")
+                agents.kill()
             time.sleep(POLL_S)
 
     def _take(self, letter: Letter) -> None:
@@ -186,7 +189,7 @@ class _Waiting:
 
 
 def _wait_or_kill(agents: Agents, deadline: float) -> None:
-    while agents.poll() is None:
+    while None in agents.poll():
         if time.monotonic() > deadline:
             agents.kill()
             return

@@ -15,7 +15,6 @@ from xdc_core.config.schema import Config, TrainSettings
 from xdc_core.config.views import views_of
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.modalities.registry import VIEW_MODULES
-from xdc_core.ranks.job import check_ranks
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import task_of_document
@@ -33,7 +32,7 @@ def train(task: Task[Training]) -> Outcome:
 
     Raises:
         StageError: a process failed (with its error, or the end of train.log), or SIGTERM came; the checkpoint is kept.
-        ConfigError: the batch or the processes cannot be divided equally, or the settings require a compiler or GPU
+        ConfigError: the batch cannot be divided equally, or the settings require a compiler or GPU
             that is missing.
     """
     from xdc_core.encoders.file import FILE_NAME  # Imports torch.
@@ -44,7 +43,6 @@ def train(task: Task[Training]) -> Outcome:
             f"train.batch ({settings.batch}) is not a multiple of train.processes ({settings.processes}): every "
             "process must get the same number of clips. Change one of them."
         )
-    check_ranks(settings.processes, "train.processes", task.settings.runs_on)
     log = out / LOG
     notes = _notes(log)  # The device, and warnings; also of earlier attempts: one may have completed the encoder.
 
