@@ -161,7 +161,9 @@ def test_an_error_of_any_machine_ends_all_of_them_with_its_words_and_its_log(cop
 def test_processes_that_cannot_be_shared_out_among_machines_are_refused(copy_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match=r"train\.processes \(2\) is not a multiple of runs_on\.nodes \(3\)"):
         copy_run(train_processes=2, runs_on={"nodes": 3})
-    evaluations = {"asked": {"data": "corpus", "modality": "audio", "finetune": {"processes": 3, "batch": 12}}}
+    evaluations = {
+        "asked": {"data": "corpus", "modality": "audio", "protocol": "all", "finetune": {"processes": 3, "batch": 12}}
+    }
     with pytest.raises(ConfigError, match=r"evaluate\.asked\.finetune\.processes \(3\) is not a multiple of runs_on\."):
         copy_run(train_processes=2, runs_on={"nodes": 2}, evaluate=evaluations)
 
