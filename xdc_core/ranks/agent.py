@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
 AGENT = "XDC_AGENT"  # The environment variable with the agent's process id, for the ranks.
+# Time in which an agent ends its ranks before it meets the others again: torch's agent kills them after 30 s.
+STOP_S = 40.0
 SIOCGIFADDR = 0x8915  # Linux: the address of a network interface.
 
 
@@ -116,7 +118,7 @@ def _run_elastic_agent(path: Path, job: RankJob, mailbox: Mailbox) -> int:
             max_nodes=job.machines,
             local_addr=own_address(job),
             is_host=False,
-            join_timeout=round(job.timeout),
+            join_timeout=round(job.timeout + STOP_S),
         )
     )
     spec = WorkerSpec(
@@ -135,8 +137,8 @@ def _run_elastic_agent(path: Path, job: RankJob, mailbox: Mailbox) -> int:
             return 1
         except RendezvousTimeoutError as error:
             raise StageError(
-                f"{platform.node()} has waited {job.timeout:g} s (runs_on.ranks_timeout) for the other "
-                f"{job.machines - 1} of {job.machines} machines. Run it again: it continues from its last checkpoint."
+                f"{platform.node()} waits for the other {job.machines - 1} of {job.machines} machines for longer than "
+                f"runs_on.ranks_timeout ({job.timeout:g} s). Run it again: it continues from its last checkpoint."
             ) from error
         rendezvous.shutdown()
         return int(failed)
