@@ -30,6 +30,10 @@ STOP_S = 40.0
 SIOCGIFADDR = 0x8915  # Linux: the address of a network interface.
 
 
+class _Superfluous(StageError):
+    """The error of an agent without which the training goes on or has ended: the stage does not get it."""
+
+
 def log_of(job: RankJob) -> Path | None:
     """Return the file for the output of this machine's agent and ranks; None if they have no file of their own."""
     return None if job.logs is None else Path(job.logs) / f"{platform.node()}.log"
@@ -54,8 +58,9 @@ def run_agent(path: Path, job: RankJob) -> int:
             _prepare_network(job)
         return _run_elastic_agent(path, job, mailbox)
     except XdcError as error:
-        mailbox.send(Letter("error", type(error).__name__, str(error), host, str(log or "")))
-        mailbox.stop()
+        if not isinstance(error, _Superfluous):
+            mailbox.send(Letter("error", type(error).__name__, str(error), host, str(log or "")))
+            mailbox.stop()
         print(error, file=sys.stderr, flush=True)
         return 1
 
@@ -107,7 +112,8 @@ def _run_elastic_agent(path: Path, job: RankJob, mailbox: Mailbox) -> int:
     """Do what `torchrun` does (torch.distributed.launcher.api.launch_agent), with an agent that heeds the stage."""
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.rendezvous import RendezvousParameters, RendezvousTimeoutError, registry
+    from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousParameters, registry
+    from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousTimeoutError
 
     rendezvous = registry.get_rendezvous_handler(
         RendezvousParameters(
@@ -132,16 +138,20 @@ def _run_elastic_agent(path: Path, job: RankJob, mailbox: Mailbox) -> int:
     with tempfile.TemporaryDirectory(prefix="xdc-ranks-") as folder:
         agent = _agent_class(mailbox)(spec, DefaultLogsSpecs(log_dir=folder))
         try:
-            failed = agent.run().is_failed()
+            result = agent.run()
         except SignalException:  # The others get the signal, too: the rendezvous is not closed for them.
             return 1
+        except (RendezvousConnectionError, RendezvousClosedError):
+            raise _Superfluous(f"{job.name} has ended, or its stage is gone: {platform.node()} ends, too.") from None
         except RendezvousTimeoutError as error:
-            raise StageError(
+            # Without ranks this machine may be one too many.
+            kind = StageError if agent.get_worker_group().group_rank is not None else _Superfluous
+            raise kind(
                 f"{platform.node()} waits for the other {job.machines - 1} of {job.machines} machines for longer than "
                 f"runs_on.ranks_timeout ({job.timeout:g} s). Run it again: it continues from its last checkpoint."
             ) from error
         rendezvous.shutdown()
-        return int(failed)
+        return int(result is not None and result.is_failed())  # None: this machine was one too many.
 
 
 def _agent_class(mailbox: Mailbox) -> "type[LocalElasticAgent]":
@@ -149,6 +159,7 @@ def _agent_class(mailbox: Mailbox) -> "type[LocalElasticAgent]":
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 
     class Agent(LocalElasticAgent):
         """An agent that heeds the stage."""
@@ -156,13 +167,19 @@ def _agent_class(mailbox: Mailbox) -> "type[LocalElasticAgent]":
         def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
             try:
                 stopped = mailbox.stopped()
-            except RuntimeError:  # The directory is no longer locked: the ranks must not write a checkpoint.
-                self._shutdown(signal.SIGKILL)
-                raise
+            except RuntimeError as error:
+                raise RendezvousConnectionError("the stage is gone") from error
             if stopped:  # Before the ranks' state: after an error that would come again they are not restarted.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # It would interrupt the wait for the ranks.
                 raise SignalException("the stage asked for it", signal.SIGTERM)
             return super()._monitor_workers(worker_group)
+
+        def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+            try:
+                mailbox.stopped()
+            except RuntimeError:  # The directory is no longer locked: the ranks must not write a checkpoint.
+                death_sig = signal.SIGKILL
+            super()._shutdown(death_sig, timeout)
 
     return Agent
 
