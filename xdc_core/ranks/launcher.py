@@ -27,9 +27,9 @@ class Launcher(Protocol):
     def start_agents(self, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path) -> Agents:
         """Start `command` once on each of `machines` machines, all at the same time.
 
-        processes: ranks that each agent starts. gpu: each rank can use a GPU, if the machines have any. log: file for the output of agents that have
-        no log of their own yet, and for the launcher's messages. Agents get this process's environment and working
-        directory.
+        processes: ranks that each agent starts. gpu: each rank can use a GPU, if the machines have any. log: file for
+        the output of agents that have no log of their own yet, and for the launcher's messages. Agents get this
+        process's environment and working directory.
 
         Raises:
             ConfigError, StageError: they cannot be started.
