@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def environment_restored() -> Iterator[None]:
-    """Undo what the tested code sets in the environment, as `xdc` does for Prefect: later tests start processes in it."""
+    """Undo what tested code sets in the environment, as `xdc` does for Prefect: later tests start processes in it."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():

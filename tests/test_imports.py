@@ -15,12 +15,15 @@ BELOW = {"shards": {"shards"}, "xdc_core": {"shards", "xdc_core"}, "flows": {"sh
 # The rooms of each package, as folders or files: each imports itself and those before it. What lies beside them, as ""
 # or as the folder around some of them, is a room, too.
 ROOMS = {
-    "shards": ("", "store", "media", "sources", "datasets", "layouts", "corpus", "digits"),
+    "shards": ("", "store", "workers", "media", "sources", "datasets", "layouts", "corpus", "digits"),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "training"),
         *("evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
     ),
-    "flows": ("runners", "", "server", "orchestration", "cli/inspecting", "cli/machine", "cli/running", "cli"),
+    "flows": (
+        *("executors", "runners", "", "server", "orchestration"),
+        *("cli/inspecting", "cli/machine", "cli/running", "cli"),
+    ),
 }
 # Imports that still go upward: module, what it imports. Nothing is to be added.
 UPWARD: set[tuple[str, str]] = set()

@@ -35,6 +35,7 @@ from shards.store.manifest import (
     read_manifest,
     write_manifest,
 )
+from shards.store.receipt import UNITS, stored_files
 
 STALE = ".stale"
 # Errors of a rename if another process has moved its source, or was faster.
@@ -217,6 +218,7 @@ def clear_left_overs(target: Path) -> None:
     if lock_of(target).exists():
         with suppress(Busy, OSError), exclusive(target, patience=0):
             put_back(target)
+            _remove_tree(target / UNITS)
             _remove_partials(target)
 
 
@@ -232,18 +234,21 @@ def _remove_partials(target: Path) -> None:
 def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[str] = ()) -> Manifest:
     """Write the manifest of a finished partial directory and rename it. Return the manifest with its files listed.
 
-    `files`: names of required files.
+    `files`: names of required files. Sizes and sha256 of files that have a receipt are taken from it; only their sizes
+    are checked.
 
     Raises:
-        StageError: one of `files` is missing, or another process has moved the directory. Nothing is committed.
+        StageError: one of `files` or of the receipts' files is missing, or another process has moved the directory.
+            Nothing is committed.
     """
     for path in sorted(partial.rglob(".*.tmp")):
         path.unlink(missing_ok=True)  # Left by a killed writer.
     try:
-        manifest = manifest.model_copy(update={"files": list_files(partial)})
+        stored = stored_files(partial)
+        manifest = manifest.model_copy(update={"files": list_files(partial, stored)})
         if lost := sorted(set(files) - manifest.files.keys()):
             raise _incomplete(partial, lost, len(files))
-        for name in manifest.files:
+        for name in manifest.files.keys() - stored.keys():  # Workers have flushed theirs.
             sync(partial / name)
     except FileNotFoundError as error:
         raise taken_away(partial) from error
@@ -261,6 +266,7 @@ def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[st
     if committed is None or (committed.started, committed.files) != (manifest.started, manifest.files):
         raise taken_away(partial)
     _give_up(target, manifest.fingerprint)
+    _remove_tree(target / UNITS)
     _remove_partials(target)
     return manifest
 

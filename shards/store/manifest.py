@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from shards.store.files import sha256_of, write_json
+from shards.store.receipt import UNITS
 
 MANIFEST = "manifest.json"
 
@@ -83,10 +86,19 @@ def missing_files(directory: Path, manifest: Manifest) -> list[str]:
     return [name for name, entry in manifest.files.items() if not sound(name, entry)]
 
 
-def list_files(directory: Path) -> dict[str, FileEntry]:
-    """Return size and sha256 of every file below `directory` except the manifest, by relative name."""
-    return {
-        str(path.relative_to(directory)): FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+def list_files(directory: Path, known: Mapping[str, tuple[int, str]] | None = None) -> dict[str, FileEntry]:
+    """Return size and sha256 of every file below `directory` except the manifest, by relative name.
+
+    known: size and sha256 of files that are not read, and do not have to be found. The folder of receipts is left out.
+    """
+    known = known or {}
+    entries = {name: FileEntry(size=size, sha256=digest) for name, (size, digest) in known.items()}
+    for folder, folders, names in os.walk(directory):
+        if folder == str(directory) and UNITS in folders:
+            folders.remove(UNITS)
+        for name in names:
+            path = Path(folder, name)
+            relative = str(path.relative_to(directory))
+            if relative not in entries and name != MANIFEST and path.is_file():
+                entries[relative] = FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
+    return dict(sorted(entries.items(), key=lambda entry: entry[0].split("/")))

@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from shards.progress import Progress, silent
 from shards.store.build import Outcome, Record
+from shards.store.executor import IN_PROCESS, Executor
 from shards.store.node import Node
 
 ConfigT = TypeVar("ConfigT")
@@ -44,6 +45,8 @@ class Task(Generic[SettingsT]):
     listed: directories whose existence the work may show, but whose content it does not read. out: the partial
     directory for the work's files. target: the final path, at which an earlier result may exist. root: the run's
     directory, for names, messages and commands. outside: digests of the files outside the run that the work reads.
+    executor: does the units of a work that has some. document: the task as JSON values, for workers in other processes;
+    a work passes it on and does not read it.
     """
 
     node: Node
@@ -55,6 +58,8 @@ class Task(Generic[SettingsT]):
     listed: Mapping[Node, Path] = field(default_factory=dict)
     outside: Mapping[str, str] = field(default_factory=dict)
     progress: Progress = silent
+    executor: Executor = IN_PROCESS
+    document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def about(self) -> str:

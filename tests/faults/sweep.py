@@ -349,7 +349,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--points", action="store_true", help="every stage at every named point")
-    parser.add_argument("--sample", type=int, help="so many points of each stage, drawn at random, and the one before its commit  [default: all]")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        help="so many points of each stage, drawn at random, and the one before its commit  [default: all]",
+    )
     parser.add_argument("--instants", type=int, default=0, help="so many runs, each killed at random instants")
     parser.add_argument("--xdc-run", type=int, default=0, help="the same with the command xdc run")
     parser.add_argument("--stage", help="points of this stage only; cases: replaced, restored and forced ones")

@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.progress import silent
+from shards.store.manifest import list_files
 from shards.store.parquet import write_parquet
+from shards.store.receipt import RECEIPTS, UNITS
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
 from tests.xdc_core.tasks import task_for
@@ -131,19 +133,38 @@ def test_shards_that_are_there_are_kept_and_progress_counts_them(copy_run: MakeR
     run, node = copy_run(), Node("extract", "audio", 0)
     out = run.root / "begun"
     out.mkdir()
+    extract(task_for(run, node, out))
+    for shard in ("000000", "000002"):
+        (out / UNITS / RECEIPTS / f"{shard}.json").unlink()
     kept = out / "000001.parquet"
-    shutil.copy(worked_run.directory(node) / "000001.parquet", kept)
     before = kept.stat().st_mtime_ns
-    told: list[tuple[int, int]] = []
-    extract(task_for(run, node, out, lambda done, total, note="": told.append((done, total))))
-    assert told == [(16, 48), (32, 48), (48, 48)]
+    seen: list[tuple[int, int]] = []
+    extract(task_for(run, node, out, lambda done, total, note="": seen.append((done, total))))
+    assert seen == [(16, 48), (32, 48), (48, 48)]
     assert kept.stat().st_mtime_ns == before
     for shard in ("000000", "000002"):
         made = out / f"{shard}.parquet"
         assert made.read_bytes() == (worked_run.directory(node) / f"{shard}.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("stage", ["extract", "label"])
+def test_a_shard_that_is_gone_before_the_commit_is_not_counted_as_rejected(copy_run: MakeRun) -> None:
+    run, node = copy_run(), Node("extract", "audio", 0)
+    directory = run.directory(node)
+
+    def remove(done: int, total: int, note: str = "") -> None:
+        if done == total:
+            for partial in directory.parent.glob(".audio.*.partial"):
+                (partial / "000000.parquet").unlink(missing_ok=True)
+
+    before = list_files(directory)
+    with pytest.raises(StageError, match=r"files of shard 000000 are missing"):
+        run_stage(run, node, force=True, progress=remove)
+    assert list_files(directory) == before
+    run_stage(run, node, force=True)
+    assert list_files(directory) == before
+
+
+@pytest.mark.parametrize("stage", ["label"])
 def test_a_shard_that_is_gone_before_the_end_is_not_counted_as_rejected(copy_run: MakeRun, stage: str) -> None:
     run, node = copy_run(), Node(stage, "audio", 0)
     out = run.root / "begun"
@@ -232,7 +253,7 @@ def test_a_tar_that_was_cut_is_no_reject_but_an_error_with_a_remedy(copy_run: Ma
     out.mkdir()
     with pytest.raises(StageError, match=r"000002\.tar ends before the mp4 of clip .*Rebuild it: xdc stage shard"):
         extract(task_for(run, Node("extract", "video", 0), out, silent))
-    assert sorted(path.name for path in out.iterdir()) == ["000000.parquet", "000001.parquet"]
+    assert sorted(path.name for path in out.glob("0*")) == ["000000.parquet", "000001.parquet"]
 
 
 def overwrite(corpus: Path, shard: str, row: int, member: str) -> str:

@@ -16,7 +16,7 @@ from shards.store.manifest import fingerprint
 from xdc_core.config.evaluation import EvaluationSettings
 from xdc_core.config.load import load_preset, parse_config, preset_names
 from xdc_core.config.methods import METHODS
-from xdc_core.config.schema import Config
+from xdc_core.config.schema import Config, RunsOn
 from xdc_core.graph.stages import STAGES, all_nodes, evaluation_nodes, inputs, settings_of
 from xdc_core.modalities.modality import Modality
 from xdc_core.runs.node import Node
@@ -140,7 +140,7 @@ def test_a_field_that_is_left_out_is_named_or_marked(section: Section) -> None:
 # What a stage's work is given and is not hashed: how it is done, what other protocols and sources use, and how its
 # inputs were made, which is hashed with these. Of the views: the file of weights is always left out, the number of
 # frames of video stands in its settings, too, and extraction neither mirrors nor masks.
-HOW = {"runs_on.device", "runs_on.parallel", "runs_on.threads", "views.settings.weights"}
+HOW = {f"runs_on.{name}" for name in RunsOn.model_fields} | {"views.settings.weights"}
 ENCODING = HOW | {"extract.batch", "extract.workers", "extract.calibration_batches"}
 NOT_HASHED = {
     "init.video": HOW

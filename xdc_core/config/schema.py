@@ -209,6 +209,10 @@ class RunsOn(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if available")
     parallel: bool = Field(True, description="process the modalities in parallel")
     threads: int | None = Field(None, ge=1, description="CPU threads per stage; null: its share of the cores")
+    executor: str = Field(
+        "local", description="what does the work per shard: local (this machine), slurm, ray; see docs/scale.md"
+    )
+    executor_settings: dict[str, Any] = Field({}, description="settings of the executor; {}: defaults")
 
 
 def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:

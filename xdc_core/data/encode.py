@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from shards.errors import StageError
-from shards.progress import Progress
 from shards.reject import Reject
+from shards.store.executor import Advance
 from shards.store.files import write_json
 from shards.store.node import Node
 from xdc_core.config.schema import ExtractSettings
@@ -57,20 +57,6 @@ def load_encoding(directory: Path, views: Views, settings: ExtractSettings, devi
     return Encoding(encoder, views, settings, device)
 
 
-class Counted:
-    """A counter of processed and rejected clips that reports both as progress."""
-
-    def __init__(self, done: int, total: int, progress: Progress) -> None:
-        self.done, self.total, self.rejected, self._progress = done, total, 0, progress
-        self.add(0, 0)
-
-    def add(self, good: int, rejected: int) -> None:
-        """Add clips to the counts, and report the totals."""
-        self.done += good + rejected
-        self.rejected += rejected
-        self._progress(self.done, self.total, f"clips, {self.rejected} rejected" if self.rejected else "clips")
-
-
 class Encoded(NamedTuple):
     """The features of one shard.
 
@@ -88,13 +74,14 @@ def encode_shards(
     clips: ClipViews,
     wanted: Mapping[str, Sequence[int]],
     batch: int,
-    counted: Counted,
+    advance: Advance,
     item: Callable[[int], ClipItem] = ClipItem,
 ) -> Iterator[tuple[str, Encoded]]:
     """Yield each shard with the features of its rows in `wanted`, computed `batch` clips at a time.
 
     All shards share one loader: its worker processes start once, and read ahead into the next shard. item: makes the
-    loader's item for a row; by default it requests the centre view.
+    loader's item for a row; by default it requests the centre view. advance: called per batch with the numbers of good
+    and rejected clips.
 
     Raises:
         RuntimeError: the encoder fails on its device, for example for lack of memory.
@@ -111,7 +98,7 @@ def encode_shards(
                 parts.append(encoding.encode(loaded.views))
             good += loaded.rows
             rejects |= dict(loaded.rejects)
-            counted.add(len(loaded.rows), len(loaded.rejects))
+            advance(len(loaded.rows), len(loaded.rejects))
         # Copied to the CPU once per shard: a GPU computes while the loader prepares the next views.
         yield shard, Encoded(good, torch.cat([part.to("cpu") for part in parts]).numpy(), rejects)
 

@@ -14,6 +14,7 @@ from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, reusable
 from shards.store.commit import clear_left_overs, discard
+from shards.store.executor import IN_PROCESS, Executor
 from shards.store.manifest import read_manifest
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.stages import inputs, settings_of, stage_of
@@ -46,11 +47,13 @@ def run_stage(
     force: bool = False,
     progress: Progress = silent,
     corpus_fingerprint: str | None = None,
+    executor: Executor = IN_PROCESS,
 ) -> Record:
     """Make a node's directory correspond to the configuration: reuse it, continue it, or build it.
 
     `force` rebuilds it. `corpus_fingerprint` is that of the corpus, if it is known already: the sources are then not
-    listed again. Return the record; `record.reused` says whether the directory was reused.
+    listed again. `executor` does the units of the stage, if it has some. Return the record; `record.reused` says
+    whether the directory was reused.
 
     Raises:
         StageError: an input is missing or stale (the text has the command that builds it), or the work fails.
@@ -58,10 +61,12 @@ def run_stage(
         Busy: another process is building it.
     """
     with machine_trouble_explained(str(node), run.directory(node)):
-        return _run_stage(run, node, force, progress, corpus_fingerprint)
+        return _run_stage(run, node, force, progress, corpus_fingerprint, executor)
 
 
-def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fingerprint: str | None) -> Record:
+def _run_stage(
+    run: Run, node: Node, force: bool, progress: Progress, corpus_fingerprint: str | None, executor: Executor
+) -> Record:
     stage = stage_of(node)
     if is_corpus(node) and (lost := lost_corpus(run, node)):
         raise ConfigError(lost)
@@ -87,7 +92,7 @@ def _run_stage(run: Run, node: Node, force: bool, progress: Progress, corpus_fin
 
     def work(out: Path) -> Outcome:
         read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
-        outcome = stage.work(task_of(stage, run, node, out, progress, outside))
+        outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor))
         for source, manifest in read.items():
             if read_manifest(run.directory(source)) != manifest:
                 discard(out)  # It was made from two different versions.

@@ -1,10 +1,14 @@
-"""The task of a node, made from its run and configuration."""
+"""The task of a node, made from its run and configuration, and the job of its units."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from shards.progress import Progress, silent
+from shards.store.executor import IN_PROCESS, Executor, Job
 from shards.store.node import Node
 from shards.store.stage import SettingsT, Stage, Task
+from xdc_core.config.load import parse_config
 from xdc_core.config.schema import Config
 from xdc_core.runs.run import Run
 
@@ -16,12 +20,14 @@ def task_of(
     out: Path,
     progress: Progress = silent,
     outside: dict[str, str] | None = None,
+    executor: Executor = IN_PROCESS,
 ) -> Task[SettingsT]:
     """Return the task of a node that writes into `out`. `outside`: the stage's digests for the node, if known.
 
     Raises:
         ConfigError: a file outside the run that the stage reads is missing.
     """
+    digests = stage.outside(run, node) if outside is None else outside
     return Task(
         node=node,
         settings=stage.settings(run.config, node),
@@ -30,6 +36,34 @@ def task_of(
         target=run.directory(node),
         root=run.root,
         listed={other: run.directory(other) for other in stage.lists(run.config, node)},
-        outside=stage.outside(run, node) if outside is None else outside,
+        outside=digests,
         progress=progress,
+        executor=executor,
+        document={
+            "run": str(run.root.resolve()),
+            "config": run.config.model_dump(mode="json"),
+            "node": [node.stage, node.modality, node.round],
+            "out": str(out.resolve()),
+            "outside": digests,
+        },
+    )
+
+
+def task_of_document(stage: Stage[Config, Run, SettingsT], document: Mapping[str, Any]) -> Task[SettingsT]:
+    """Return the task that `Task.document` describes, in another process, with the configuration of that time."""
+    root = Path(document["run"])
+    run = Run(root, parse_config(document["config"], f"the configuration of {root}"))
+    return task_of(stage, run, Node(*document["node"]), Path(document["out"]), outside=dict(document["outside"]))
+
+
+def job_of(task: Task[Any], work: str, library: Literal["torch", "faiss"], gpu: bool = False, **arguments: Any) -> Job:
+    """Return the job of a task's units. work: "module:function". arguments: JSON values for it, beside the task."""
+    return Job(
+        name=str(task.node),
+        work=work,
+        arguments={"task": dict(task.document), **arguments},
+        out=str(task.out.resolve()),
+        logs=str(task.root.resolve() / "logs" / "units"),
+        library=library,
+        gpu=gpu,
     )

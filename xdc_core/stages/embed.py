@@ -8,6 +8,7 @@ import pyarrow as pa
 from shards.corpus.index import shard_names
 from shards.reject import Reject
 from shards.store.build import Outcome
+from shards.store.executor import Counted
 from shards.store.node import Node
 from shards.store.row_count import count_rows_and_rejects
 from shards.store.stage import Stage, Task
@@ -50,7 +51,7 @@ def embed(task: Task[Embedding]) -> Outcome:
 
     from xdc_core.compute.device import choose_device
     from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
-    from xdc_core.data.encode import Counted, check_finite, encode_shards, load_encoding, write_rejects
+    from xdc_core.data.encode import check_finite, encode_shards, load_encoding, write_rejects
     from xdc_core.data.view_starts import START_COLUMNS, starts_by_row
 
     node, out, settings = task.node, task.out, task.settings
@@ -74,7 +75,7 @@ def embed(task: Task[Embedding]) -> Outcome:
     def item(number: int) -> ClipItem:
         return ClipItem(number, tuple(starts[number]))
 
-    for shard, encoded in encode_shards(encoding, clips, missing, batch, counted, item):
+    for shard, encoded in encode_shards(encoding, clips, missing, batch, counted.advance, item):
         key_of = {number: rows.keys[number].as_py() for number in (*encoded.rows, *encoded.rejects)}
         keys = [key_of[number] for number in encoded.rows for _ in starts[number]]
         frames = [first for number in encoded.rows for first in starts[number]]

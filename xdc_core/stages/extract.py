@@ -1,5 +1,6 @@
 """The extract stage: compute one feature per clip, in the order of the index, shard by shard."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,18 +8,20 @@ from shards.corpus.index import shard_names
 from shards.errors import StageError
 from shards.reject import Reject
 from shards.store.build import Outcome
+from shards.store.executor import Advance, run_units
 from shards.store.node import Node
 from shards.store.parquet import count_rows
-from shards.store.row_count import count_rows_and_rejects
+from shards.store.receipt import Receipt, add_up, new_shard, receipts_of
 from shards.store.stage import Stage, Task
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import Config, ExtractSettings, RunsOn
 from xdc_core.config.views import encoding_settings, views_of
-from xdc_core.data.features import feature_rows, write_features
+from xdc_core.data.features import write_features
 from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
 from xdc_core.runs.node import SHARD, encoder_node
 from xdc_core.runs.run import Run
+from xdc_core.runs.task import job_of, task_of_document
 
 
 @dataclass(frozen=True)
@@ -35,42 +38,52 @@ class Extraction:
 
 
 def extract(task: Task[Extraction]) -> Outcome:
-    """Write `<shard>.parquet` with columns key and feature for every shard; existing shards are kept.
+    """Write `<shard>.parquet` with columns key and feature for every shard, in units; existing shards are kept.
 
     A clip that does not decode is left out, and listed in `<shard>.rejects.json` with the reason.
 
     Raises:
         StageError: a feature is not finite.
     """
+    corpus = task.directory(SHARD)
+    sizes = {shard: count_rows(corpus / f"{shard}.parquet", "shard") for shard in shard_names(corpus)}
+    on_gpu = task.settings.runs_on.device != "cpu"
+    job = job_of(task, "xdc_core.stages.extract:extract_shards", "torch", on_gpu, sizes=sizes)
+    run_units(task.executor, job, sizes, 1, task.progress)
+    rows, rejects, notes = add_up(receipts_of(task.out, sizes), sizes)
+    return Outcome(rows, rejects, notes, tuple(f"{shard}.parquet" for shard in sizes))
+
+
+def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Store the features of some shards, and yield their receipts: the work of a unit."""
     import numpy as np
     import torch
 
     from xdc_core.compute.device import choose_device
     from xdc_core.data.clips import ClipViews, ShardRows
-    from xdc_core.data.encode import Counted, check_finite, encode_shards, load_encoding, write_rejects
+    from xdc_core.data.encode import check_finite, encode_shards, load_encoding, write_rejects
 
+    task = task_of_document(EXTRACT, arguments["task"])
     node, out, corpus, settings = task.node, task.out, task.directory(SHARD), task.settings
     torch.set_num_threads(thread_count(settings.runs_on))
     device = choose_device(settings.runs_on)
     encoder = task.directory(encoder_node(task.about, task.round))
     encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
-    sizes = {shard: count_rows(corpus / f"{shard}.parquet", "shard") for shard in shard_names(corpus)}
-    missing = {shard: size for shard, size in sizes.items() if not (out / f"{shard}.parquet").exists()}
-    rows = ShardRows(corpus, missing, settings.views.modality)
-    counted = Counted(feature_rows(out), sum(sizes.values()), task.progress)
+    rows = ShardRows(corpus, {shard: arguments["sizes"][shard] for shard in shards}, settings.views.modality)
     clips = ClipViews(corpus, rows, settings.views)
-    for shard, encoded in encode_shards(encoding, clips, rows.spans, settings.extract.batch, counted):
+    for shard, encoded in encode_shards(encoding, clips, rows.spans, settings.extract.batch, advance):
         first, keys = rows.spans[shard].start, rows.of(shard).keys
         reasons = {number - first: reason for number, reason in encoded.rejects.items()}
         _check_rows(node, shard, len(keys), [*(number - first for number in encoded.rows), *reasons])
         good = keys.take(np.asarray(encoded.rows, np.int64) - first).to_pylist()
         check_finite(node, good, encoded.features)
         rejects = [Reject(corpus.name, node.name, "damaged", reasons[n], keys[n].as_py()) for n in reasons]
-        write_rejects(out, shard, rejects)
-        write_features(out / f"{shard}.parquet", good, encoded.features)
-    written, rejected = count_rows_and_rejects(out, "extract", sizes)
-    summary = {"width": encoding.width, "device": str(device)}
-    return Outcome(written, rejected, summary, tuple(f"{shard}.parquet" for shard in sizes))
+        with new_shard(out, shard) as new:
+            write_rejects(new.folder, shard, rejects)
+            write_features(new.folder / f"{shard}.parquet", good, encoded.features)
+            new.rows, new.rejects = len(good), len(rejects)
+            new.notes = {"width": encoding.width, "device": str(device)}
+        yield new.stored
 
 
 def _check_rows(node: Node, shard: str, clips: int, rows: list[int]) -> None:

@@ -41,7 +41,7 @@ def train(task: Task[Training]) -> Outcome:
             "process must get the same number of clips. Change one of them."
         )
     log = out / LOG
-    notes = _notes(log)  # The device, and warnings. Of earlier attempts, too: the last one may have completed the encoder.
+    notes = _notes(log)  # The device, and warnings; also of earlier attempts: one may have completed the encoder.
 
     def listen(line: dict[str, Any]) -> None:
         with log.open("a", encoding="utf-8") as file:

@@ -1,0 +1,1 @@
+"""Where the units of a stage are done: in this process, by Slurm, by Ray."""

@@ -1,0 +1,144 @@
+"""Work in units of shards: a stage plans them, an executor has workers do them, the stage commits.
+
+A worker stores each shard with a receipt (`shards.store.receipt.new_shard`). What has a receipt is not done again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from shards.errors import StageError
+from shards.progress import Progress
+from shards.store.receipt import Receipt, begin_units, stored_shards
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some shards that one worker does in one go: at most about a minute's work, if a shard is not more."""
+
+    number: int
+    shards: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to do a stage's units, as JSON values. A worker lists and derives nothing.
+
+    name: the node, for messages. work: "module:function", a `Work`. arguments: for the work. out: absolute path of the
+    stage's partial directory. logs: absolute path of the folder for output and tracebacks of workers. library: which of
+    two heavy libraries the work imports. gpu: whether a worker can use a GPU. version: of the package; a worker with
+    another one refuses.
+    """
+
+    name: str
+    work: str
+    arguments: dict[str, Any]
+    out: str
+    logs: str
+    library: Literal["torch", "faiss"]
+    gpu: bool = False
+    version: str = version("xdc")
+
+
+# Called with good and rejected clips as they are processed.
+Advance = Callable[[int, int], None]
+# Store each of some shards; yield its receipt. Several shards are given at once so that a worker reads ahead.
+Work = Callable[[dict[str, Any], list[str], Advance], Iterator[Receipt]]
+
+
+class Executor(Protocol):
+    """Has workers do the units of a job."""
+
+    def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+        """Return when every shard of every unit has a receipt. Call `received` for each, in any order.
+
+        `advance`: may be called between receipts, for a finer progress.
+
+        Raises:
+            StageError, ConfigError: what a worker raised, with its host and log file; StageError also if a unit was
+                tried too often.
+        """
+
+
+class InProcess:
+    """The executor that does all units in this process, in one call of the work."""
+
+    def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+        """Do the units, as described in `Executor`."""
+        for receipt in load_work(job.work)(job.arguments, [*chain(*(unit.shards for unit in units))], advance):
+            received(receipt)
+
+
+IN_PROCESS = InProcess()
+
+
+def load_work(name: str) -> Work:
+    """Import the work that `Job.work` names."""
+    module, _, function = name.partition(":")
+    work: Work = getattr(import_module(module), function)
+    return work
+
+
+class Counted:
+    """A counter of processed and rejected clips that reports both as progress."""
+
+    def __init__(self, done: int, total: int, progress: Progress, noun: str = "clips") -> None:
+        self.done, self.total, self.rejected, self._progress, self._noun = done, total, 0, progress, noun
+        self._stored = self._advanced = (done, 0)
+        progress(done, total, noun)
+
+    def advance(self, good: int, rejected: int) -> None:
+        """Count clips that a worker of this process has processed."""
+        done, bad = self._advanced
+        self._advanced = done + good + rejected, bad + rejected
+        self._report()
+
+    def store(self, clips: int, rejected: int) -> None:
+        """Count the clips of a receipt. They may have been counted by `advance`, in the same process or not at all."""
+        done, bad = self._stored
+        self._stored = done + clips, bad + rejected
+        self._report()
+
+    def _report(self) -> None:
+        if max(self._stored, self._advanced) == (self.done, self.rejected):
+            return
+        self.done, self.rejected = max(self._stored, self._advanced)
+        note = f"{self._noun}, {self.rejected} rejected" if self.rejected else self._noun
+        self._progress(self.done, self.total, note)
+
+
+def run_units(
+    executor: Executor, job: Job, sizes: Mapping[str, int], per_unit: int, progress: Progress, noun: str = "clips"
+) -> None:
+    """Have `executor` do all shards without a receipt, in units of `per_unit` shards.
+
+    sizes: shard -> number of its clips, for progress; in the order in which they are done.
+
+    Raises:
+        StageError, ConfigError: as `Executor.run`; StageError also if a shard has no receipt in the end.
+    """
+    out = Path(job.out)
+    stored = begin_units(out, sizes.keys())
+    missing = [shard for shard in sizes if shard not in stored]
+    total = sum(sizes.values())
+    counted = Counted(total - sum(sizes[shard] for shard in missing), total, progress, noun)
+
+    def received(receipt: Receipt) -> None:
+        counted.store(sizes[receipt.shard], receipt.rejects)
+
+    if missing:
+        units = (
+            Unit(number, tuple(missing[first : first + per_unit]))
+            for number, first in enumerate(range(0, len(missing), per_unit))
+        )
+        executor.run(job, units, received, counted.advance)
+    stored = stored_shards(out) if missing else stored
+    if lost := [shard for shard in missing if shard not in stored]:
+        raise StageError(
+            f"{job.name}: {len(lost)} of {len(missing)} shards have no receipt ({lost[0]} first). What is finished is "
+            "kept: run this again."
+        )

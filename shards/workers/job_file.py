@@ -1,0 +1,52 @@
+"""A job and its units as files in the partial directory, for workers in other processes."""
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from shards.errors import ConfigError, StageError
+from shards.store.executor import Job, Unit
+from shards.store.files import new_file, write_json
+from shards.store.receipt import UNITS
+
+JOB, LIST = "job.json", "units.jsonl"
+
+
+def write_job(job: Job, units: Iterable[Unit]) -> Path:
+    """Write job.json and units.jsonl, one unit a line, into the job's folder `.units`. Return the path of job.json."""
+    folder = Path(job.out) / UNITS
+    with new_file(folder / LIST) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(unit)) + "\n" for unit in units)
+    write_json(folder / JOB, asdict(job))
+    return folder / JOB
+
+
+def read_job(path: Path) -> Job:
+    """Read a job.
+
+    Raises:
+        StageError: the file is gone: the stage has been committed, or continued by another process.
+        ConfigError: the file is not that of a job.
+    """
+    try:
+        return Job(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise StageError(
+            f"{path} is not there: its stage is finished, was continued by another process, or is on a disk that this "
+            "machine does not see. There is nothing to do for this worker."
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is not a job of this version of xdc ({error}).") from error
+
+
+def read_units(path: Path, numbers: Collection[int] | None = None) -> Iterator[Unit]:
+    """Yield the units of the job at `path`, in order: those on the lines `numbers` (from 0), or all."""
+    last = max(numbers, default=-1) if numbers is not None else None
+    with path.with_name(LIST).open(encoding="utf-8") as file:
+        for line, text in enumerate(file):
+            if last is not None and line > last:
+                return
+            if numbers is None or line in numbers:
+                values = json.loads(text)
+                yield Unit(values["number"], tuple(values["shards"]))

@@ -1,0 +1,97 @@
+"""The doing of a job's units in a worker's process, and what a worker reports if it fails."""
+
+import json
+import os
+import platform
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from shards.errors import ConfigError, StageError, XdcError
+from shards.store.build import machine_trouble_explained
+from shards.store.executor import Job, Unit, load_work
+from shards.store.receipt import ERRORS, UNITS, Receipt, read_receipt
+
+
+@dataclass(frozen=True)
+class WorkerError:
+    """What a worker raised: the class's name and the text, the machine, and the file with the traceback.
+
+    final: whether another try would fail, too.
+    """
+
+    kind: str
+    text: str
+    host: str
+    log: str
+    final: bool
+
+    def raised(self, name: str) -> XdcError:
+        """Return the exception for the stage. name: of the job."""
+        where = f"(worker on {self.host}; its output is in {self.log})"
+        if self.kind == "ConfigError":
+            return ConfigError(f"{self.text} {where}")
+        if self.final:
+            return StageError(f"{self.text} {where}")
+        return StageError(f"{name}: {self.kind}: {self.text} {where}")
+
+
+def check_worker(job: Job) -> None:
+    """Check that this process can do a job's units.
+
+    Raises:
+        StageError: it does not see the job's directory, or has another version of the package.
+    """
+    host, own = platform.node(), version("xdc")
+    if own != job.version:
+        raise StageError(
+            f"{host} has version {own} of xdc, and the stage {job.name} was started with {job.version}. Install the "
+            "same version on all machines."
+        )
+    if not (Path(job.out) / UNITS).is_dir():
+        raise StageError(
+            f"{host} does not see {job.out}. The run and its corpus must be on a disk that all machines see under the "
+            "same path; or the stage is finished, or was continued by another process."
+        )
+
+
+def do_units(job: Job, units: Iterable[Unit], stopped: Callable[[], bool] = lambda: False) -> Iterator[Receipt]:
+    """Do units of a job in this process, and yield each shard's receipt. Shards that have a receipt are left out.
+
+    stopped: is asked after each shard whether to do no more.
+
+    Raises:
+        StageError, ConfigError: as `check_worker`, and what the work raises; errors of the machine as StageError.
+    """
+    check_worker(job)
+    out = Path(job.out)
+    shards = [shard for unit in units for shard in unit.shards if read_receipt(out, shard) is None]
+    if not shards or stopped():
+        return
+    with machine_trouble_explained(job.name, out):
+        for receipt in load_work(job.work)(job.arguments, shards, lambda good, rejected: None):
+            yield receipt
+            if stopped():
+                return
+
+
+def note_error(job: Job, error: BaseException, log: str) -> WorkerError:
+    """Print the traceback of what a worker raised, and note the error in the job's folder `.units/errors`."""
+    if not isinstance(error, XdcError):
+        traceback.print_exception(error)
+    noted = WorkerError(type(error).__name__, str(error), platform.node(), log, isinstance(error, XdcError))
+    folder = Path(job.out) / UNITS / ERRORS
+    name = uuid.uuid4().hex
+    with suppress(FileNotFoundError):  # Another process has continued or committed the stage: nobody reads it.
+        (folder / f".{name}.tmp").write_text(json.dumps(asdict(noted)), encoding="utf-8")
+        os.rename(folder / f".{name}.tmp", folder / f"{name}.json")
+    return noted
+
+
+def noted_errors(out: Path) -> list[WorkerError]:
+    """Return what workers of a job have noted."""
+    return [WorkerError(**json.loads(path.read_bytes())) for path in sorted((out / UNITS / ERRORS).glob("*.json"))]

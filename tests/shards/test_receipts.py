@@ -1,0 +1,119 @@
+"""Shards of a stage in units: the first stored attempt counts, and a commit reads no file that has a receipt."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.errors import StageError
+from shards.progress import silent
+from shards.store.build import Identity, Outcome, build
+from shards.store.executor import IN_PROCESS, Advance, Job, run_units
+from shards.store.files import write_text
+from shards.store.manifest import read_manifest
+from shards.store.receipt import UNITS, Receipt, add_up, begin_units, new_shard, receipts_of
+
+SIZES = {f"{number:06d}": number + 1 for number in range(5)}
+
+
+def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """The work of a unit: a file a shard, whose name and content say which it is."""
+    for shard in shards:
+        with new_shard(Path(arguments["out"]), shard) as new:
+            write_text(new.folder / f"{shard}.txt", shard * 3)
+            new.rows, new.rejects = arguments["sizes"][shard], 0
+        advance(new.rows, 0)
+        yield new.stored
+
+
+def job_in(out: Path) -> Job:
+    arguments = {"out": str(out), "sizes": SIZES}
+    return Job("a test", f"{__name__}:write_shards", arguments, str(out), str(out), "torch")
+
+
+def stage_work(out: Path) -> Outcome:
+    run_units(IN_PROCESS, job_in(out), SIZES, 2, silent)
+    rows, rejects, notes = add_up(receipts_of(out, SIZES), SIZES)
+    return Outcome(rows, rejects, notes, tuple(f"{shard}.txt" for shard in SIZES))
+
+
+def test_a_commit_takes_sizes_and_digests_from_receipts_and_opens_no_such_file(tmp_path: Path) -> None:
+    opened: list[str] = []
+    watching = False
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str | os.PathLike):
+            opened.append(os.fspath(arguments[0]))
+
+    sys.addaudithook(audit)
+
+    def work(out: Path) -> Outcome:
+        nonlocal watching
+        outcome = stage_work(out)
+        watching = True
+        return outcome
+
+    target = tmp_path / "made"
+    record = build(target, Identity("test", 1, "f" * 64), work)
+    watching = False
+    assert record.rows == sum(SIZES.values())
+    assert any(name.endswith("000003.json") for name in opened)
+    assert not [name for name in opened if name.endswith(".txt")]
+    manifest = read_manifest(target)
+    assert manifest is not None
+    assert sorted(manifest.files) == [f"{shard}.txt" for shard in SIZES]
+    assert not (target / UNITS).exists()
+
+
+def test_of_two_attempts_at_a_shard_the_first_stored_one_counts(tmp_path: Path) -> None:
+    begin_units(tmp_path, {"000000": 1})
+    with new_shard(tmp_path, "000000") as slow:
+        write_text(slow.folder / "000000.txt", "of the slow worker")
+        with new_shard(tmp_path, "000000") as fast:
+            write_text(fast.folder / "000000.txt", "of the fast worker")
+            fast.rows = 7
+    assert slow.stored == fast.stored
+    assert (tmp_path / "000000.txt").read_text() == "of the fast worker"
+    assert [receipt.rows for receipt in receipts_of(tmp_path, ["000000"])] == [7]
+
+
+def test_a_worker_whose_directory_was_taken_over_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / ".made.0123.partial"
+    out.mkdir()
+    begin_units(out, SIZES)
+
+    def write_late() -> None:
+        with new_shard(out, "000000") as new:
+            write_text(new.folder / "000000.txt", "late")
+            os.rename(out, tmp_path / ".made.0123-1.partial")
+
+    with pytest.raises(StageError, match="another process"):
+        write_late()
+    assert not out.exists()
+    assert not (tmp_path / ".made.0123-1.partial" / "000000.txt").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "shorter file"])
+def test_a_damaged_receipt_or_file_costs_its_shard_only(tmp_path: Path, damage: str) -> None:
+    stage_work(tmp_path)
+    receipt = tmp_path / UNITS / "receipts" / "000002.json"
+    if damage == "cut":
+        receipt.write_bytes(receipt.read_bytes()[:20])
+    elif damage == "gone":
+        (tmp_path / "000002.txt").unlink()
+    else:
+        (tmp_path / "000002.txt").write_text("0")
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.txt")}
+    stage_work(tmp_path)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.txt")}
+    assert {name for name in after if after[name] != before.get(name)} == {"000002.txt"}
+    assert (tmp_path / "000002.txt").read_text() == "000002" * 3
+
+
+def test_rows_and_rejects_that_do_not_add_up_are_an_error() -> None:
+    receipt = Receipt("000000", {}, rows=3, rejects=1, host="here", attempt="a")
+    with pytest.raises(StageError, match="3 rows and 1 rejects for 5 in"):
+        add_up([receipt], {"000000": 5})
