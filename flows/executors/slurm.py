@@ -25,10 +25,12 @@ from pathlib import Path
 
 from pydantic import Field
 
+from flows.executors.kind import ExecutorKind
 from flows.executors.slurm_tools import (
     TOOLS,
     NoAnswer,
     cancel,
+    check_options,
     check_partition,
     failure,
     largest_array,
@@ -42,6 +44,7 @@ from shards.store.files import new_file
 from shards.store.receipt import UNITS, Receipt, read_receipt, stored_shards
 from shards.workers.job_file import read_units, write_job
 from shards.workers.worker import noted_errors
+from xdc_core.config.schema import RunsOn
 
 ARRAYS = "slurm"
 # Seconds between two looks at the receipts, and between two questions to Slurm: the first and the longest.
@@ -84,20 +87,7 @@ class Array:
 class Slurm:
     """The executor `slurm`. See `shards.store.executor.Executor`."""
 
-    settings: SlurmSettings = SlurmSettings()
-
-    def check(self) -> None:
-        """Check that Slurm can be used from this machine, before work starts.
-
-        Raises:
-            ConfigError: its tools are missing, it does not answer, or it does not know the partition.
-        """
-        if lacking := [tool for tool in TOOLS if shutil.which(tool) is None]:
-            raise ConfigError(
-                f"runs_on.executor is slurm, but this machine has no {', '.join(lacking)}. Start xdc on a machine of "
-                "the cluster from which jobs are submitted, or set runs_on.executor to local."
-            )
-        check_partition(self.settings.partition)
+    settings: SlurmSettings
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`. SIGTERM cancels the tasks and raises StageError."""
@@ -152,11 +142,11 @@ class Slurm:
             f"--output={_log(job, '%A', '%a')}",
             "--no-requeue",
             f"--signal=B:TERM@{self.settings.grace}",
-            *self._resources(job.gpu),
+            *self.resources(job.gpu),
         ]
         return Array(name, submit(options, self._script(job, path, listed)))
 
-    def _resources(self, gpu: bool) -> list[str]:
+    def resources(self, gpu: bool) -> list[str]:
         """Return the options for what a task needs."""
         settings = self.settings
         given = {"--partition": settings.partition, "--time": settings.time, "--mem": settings.memory}
@@ -168,7 +158,8 @@ class Slurm:
 
     def _script(self, job: Job, path: Path, listed: Path) -> str:
         python = self.settings.python or sys.executable
-        log = shlex.quote(_log(job, "@", "@")).replace("@_@", "'\"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}\"'")
+        # As `_log`, for the task itself.
+        log = f'{shlex.quote(job.logs)}/slurm-"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}".log'
         lines = [
             "#!/bin/sh",
             *self.settings.setup,
@@ -265,6 +256,26 @@ def _cancel(name: str) -> None:
         print(f"{name} could not be cancelled: {error}", file=sys.stderr, flush=True)
 
 
+def _check(settings: SlurmSettings, runs_on: RunsOn) -> None:
+    """Check that Slurm can be used from this machine.
+
+    Raises:
+        ConfigError: its tools are missing, it does not answer, it does not know the partition, or it can never run a
+            task with these settings.
+    """
+    if lacking := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        raise ConfigError(
+            f"runs_on.executor is slurm, but this machine has no {', '.join(lacking)}. Start xdc on a machine of the "
+            "cluster from which jobs are submitted, or set runs_on.executor to local."
+        )
+    check_partition(settings.partition)
+    check_options(Slurm(settings).resources(runs_on.device != "cpu"))
+
+
+def _make(settings: SlurmSettings, runs_on: RunsOn) -> Slurm:
+    return Slurm(settings)
+
+
 @contextmanager
 def _sigterm_raised(name: str) -> Iterator[None]:
     """Raise StageError on SIGTERM while active, so that tasks are cancelled. Outside the main thread do nothing."""
@@ -279,3 +290,6 @@ def _sigterm_raised(name: str) -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
+
+
+SLURM = ExecutorKind("slurm", SlurmSettings, _check, _make)

@@ -25,8 +25,8 @@ class NoAnswer(Exception):
 class Ended:
     """A task of an array, or a job, that has ended otherwise than by finishing.
 
-    task: its number in the array. state and reason: in Slurm's words. exit: exit code and signal, as `1:0`. nodes: where
-    it ran.
+    task: its number in the array. state, reason: in Slurm's words. exit: exit code and signal, as `1:0`. nodes:
+    where it ran.
     """
 
     task: str
@@ -86,6 +86,22 @@ def check_partition(partition: str | None) -> None:
             f"runs_on.executor_settings.partition: Slurm has no partition {', '.join(sorted(unknown))}. There are: "
             f"{', '.join(dict.fromkeys(partitions))}."
         )
+
+
+def check_options(options: list[str]) -> None:
+    """Check that Slurm can run a task with these options of sbatch, now or later.
+
+    Raises:
+        ConfigError: it cannot: such a job would wait for ever.
+    """
+    try:
+        call("sbatch", "--test-only", *options, given="#!/bin/sh\n")
+    except NoAnswer as error:
+        if "down, drained" not in str(error):  # Machines may come back.
+            raise ConfigError(
+                f"runs_on.executor_settings: Slurm cannot run a task with {' '.join(options)}: {error}. Change the "
+                "settings (gpus: 0 if the cluster has none)."
+            ) from error
 
 
 def largest_array() -> int:

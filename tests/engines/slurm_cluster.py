@@ -92,6 +92,17 @@ class SlurmCluster:
             found += older
         return found
 
+    def state(self, process: int) -> str:
+        """Return the state of a process as in /proc: "T" if it is stopped; "" if it has ended."""
+        try:
+            return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return ""
+
+    def node_of(self, process: int) -> str | None:
+        """Return the node on which a process of a job runs."""
+        return next((node for node in NODES if _is_of(process, node)), None)
+
     def kill_node(self, node: str) -> None:
         """Kill a node's daemon and all processes of the jobs on it at once, as if its power failed."""
         of_node = [process for process in self.processes() if _is_of(process, node)]
