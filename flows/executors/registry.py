@@ -4,6 +4,7 @@ from pydantic import ValidationError
 
 from flows.executors.kind import ExecutorKind
 from flows.executors.local import LOCAL
+from flows.executors.ray import RAY
 from flows.executors.slurm import SLURM
 from shards.errors import ConfigError
 from shards.registry import Registry
@@ -11,7 +12,7 @@ from shards.store.executor import Executor
 from xdc_core.config.schema import RunsOn
 
 EXECUTORS: Registry[ExecutorKind] = Registry(
-    "executor", "xdc.executors", {kind.name: kind for kind in (LOCAL, SLURM)}, ExecutorKind
+    "executor", "xdc.executors", {kind.name: kind for kind in (LOCAL, SLURM, RAY)}, ExecutorKind
 )
 
 

@@ -192,7 +192,9 @@ def _follow(array: Array, job: Job, missing: dict[str, int], received: Callable[
     while True:
         begun = time.monotonic()
         # After the end each is opened by its name: a listing of a network file system may be some seconds old.
-        for shard in list(missing) if ended else [shard for shard in stored_shards(out) if shard in missing]:
+        new = list(missing) if ended else [shard for shard in stored_shards(out) if shard in missing]
+        listing = time.monotonic() - begun
+        for shard in new:
             if (receipt := read_receipt(out, shard)) is not None:
                 del missing[shard]
                 received(receipt)
@@ -215,8 +217,9 @@ def _follow(array: Array, job: Job, missing: dict[str, int], received: Callable[
             if saying != said:
                 said = saying
                 print(f"Slurm job {array.number}, {array.name}: {saying or 'ended'}", file=sys.stderr, flush=True)
-        # A folder of many receipts on a network file system is slow to list.
-        time.sleep(0 if ended else max(look, 10 * (time.monotonic() - begun)))
+        if not ended:
+            # A folder of many receipts on a network file system is slow to list.
+            time.sleep(max(look, min(10 * listing, LONGEST_ASK_S)))
         look = min(1.3 * look, LONGEST_LOOK_S)
 
 

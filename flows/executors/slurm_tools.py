@@ -1,6 +1,7 @@
 """Slurm's command-line tools: submit, look, cancel. Nothing else of Slurm is needed on the machine of the stage."""
 
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ def call(*words: str, given: str = "") -> str:
         raise NoAnswer(f"{words[0]}: {error.strerror}") from error
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise NoAnswer(said[-1])
+        raise NoAnswer(re.sub(r"^\w+: error: ", "", said[-1]))
     return done.stdout
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from shards.corpus.index import shard_names
 from shards.errors import StageError
-from shards.store.parquet import read_parquet, write_parquet
+from shards.store.parquet import count_rows, read_column, read_parquet, write_parquet
 
 
 def write_features(path: Path, keys: list[str], features: np.ndarray, **columns: pa.Array) -> None:
@@ -59,13 +59,26 @@ def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[
     return kept[0][0], [features for _, features in kept]
 
 
+def source_keys(features: Sequence[Path], shard: str) -> list[str]:
+    """Return the keys of a shard's clips that have a feature in each of these directories, in the order of the index.
+
+    Reads only the columns of keys.
+
+    Raises:
+        StageError: a file is missing or damaged.
+    """
+    first, *others = [
+        read_column(directory / f"{shard}.parquet", "extract", "key").to_pylist() for directory in features
+    ]
+    shared = set(first).intersection(*others)
+    return [key for key in first if key in shared]
+
+
 def source_rows(features: Sequence[Path], shard: str) -> int:
     """Return the number of a shard's clips that have a feature in each of these directories; reads only keys."""
-    paths = [directory / f"{shard}.parquet" for directory in features]
-    if len(paths) == 1:
-        return int(pq.read_metadata(paths[0]).num_rows)
-    keys = [set(pq.ParquetFile(path).read(["key"])["key"].to_pylist()) for path in paths]
-    return len(set.intersection(*keys))
+    if len(features) == 1:
+        return count_rows(features[0] / f"{shard}.parquet", "extract")
+    return len(source_keys(features, shard))
 
 
 def source_parts(corpus: Path, features: Sequence[Path]) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:

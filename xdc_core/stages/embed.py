@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from shards.corpus.index import shard_names
 from shards.reject import Reject
 from shards.store.build import Outcome
 from shards.store.executor import Counted
@@ -50,9 +49,10 @@ def embed(task: Task[Embedding]) -> Outcome:
     import torch
 
     from xdc_core.compute.device import choose_device
-    from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
+    from xdc_core.data.clips import ClipItem, ClipViews
     from xdc_core.data.encode import check_finite, encode_shards, load_encoding, write_rejects
-    from xdc_core.data.view_starts import START_COLUMNS, starts_by_row
+    from xdc_core.data.rows import corpus_rows
+    from xdc_core.data.view_starts import starts_by_row
 
     node, out, settings = task.node, task.out, task.settings
     torch.set_num_threads(thread_count(settings.runs_on))
@@ -61,7 +61,7 @@ def embed(task: Task[Embedding]) -> Outcome:
     encoder = task.directory(encoder_node(modality.name, task.round))
     encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
     corpus = task.directory(Node("data", task.about))
-    rows = ClipRows(corpus, shard_names(corpus), modality, START_COLUMNS)
+    rows = corpus_rows(corpus, modality, task.root)
     starts = starts_by_row(rows, settings.views.frames, settings.views_each)
     wanted = {
         shard: [number for number in range(span.start, span.stop) if starts[number]] for shard, span in rows.by_shard()
