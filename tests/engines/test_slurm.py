@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from flows.executors.registry import check_executor
-from flows.executors.slurm import Slurm, SlurmSettings
+from flows.executors.slurm.executor import Slurm
+from flows.executors.slurm.settings import SlurmSettings
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.store.build import Record
@@ -38,7 +39,8 @@ EXTRACT = Node("extract", "video", 0)
 SETTINGS = SlurmSettings(cpus=1, tasks=2)  # Of three shards the first task does two.
 STOPPED_AT_SECOND = "stop:1:before receipt 000001"
 COORDINATOR = """
-from flows.executors.slurm import Slurm, SlurmSettings
+from flows.executors.slurm.executor import Slurm
+from flows.executors.slurm.settings import SlurmSettings
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run

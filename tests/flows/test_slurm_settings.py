@@ -3,7 +3,8 @@
 import pytest
 
 from flows.executors.registry import check_executor
-from flows.executors.slurm import SlurmSettings, shares
+from flows.executors.slurm.array import shares
+from flows.executors.slurm.settings import SlurmSettings
 from shards.errors import ConfigError
 from xdc_core.config.schema import RunsOn
 

@@ -157,6 +157,11 @@ def failure(job: str) -> Ended | None:
     return None
 
 
-def cancel(name: str) -> None:
-    """Cancel all jobs with a name, if there are some. Raises NoAnswer."""
-    call("scancel", f"--name={name}")
+def running(name: str) -> bool:
+    """Return whether a job with a name runs. Raises NoAnswer."""
+    return bool(call("squeue", "--noheader", "--states=RUNNING", f"--name={name}", "--format=%A").strip())
+
+
+def cancel(name: str, *options: str) -> None:
+    """Cancel all jobs with a name, if there are some. options: further ones of scancel. Raises NoAnswer."""
+    call("scancel", f"--name={name}", *options)
