@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,12 @@ def start(folder: Path, machines: int = 2) -> SlurmAgents:
 def agents_of(cluster: SlurmCluster, folder: Path) -> list[int]:
     """The processes of the agents."""
     needle = f"{AGENT}\0{folder}".encode()
-    return [process for process in cluster.processes() if needle in Path(f"/proc/{process}/cmdline").read_bytes()]
+    found = []
+    for process in cluster.processes():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if needle in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
+    return found
 
 
 def wait_for_both(folder: Path) -> None:
