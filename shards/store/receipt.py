@@ -223,8 +223,8 @@ def begin_units(out: Path, shards: Collection[str]) -> set[str]:
     without a receipt (they may be of an older version) are removed.
     """
     units = out / UNITS
-    for folder in (RECEIPTS, ATTEMPTS, ERRORS):
-        (units / folder).mkdir(parents=True, exist_ok=True)
+    for folder in ("", RECEIPTS, ATTEMPTS, ERRORS):  # Without parents: the partial directory may be gone.
+        (units / folder).mkdir(exist_ok=True)
     stored = set()
     for shard in stored_shards(out):
         receipt = read_receipt(out, shard)
