@@ -32,7 +32,7 @@ class ClusterCounts:
 
     def add(self, notes: dict[str, Any]) -> None:
         """Add the counts of other clips, as `notes` returned them for the same k and label columns."""
-        clusters, clips = notes["sizes"]
+        clusters, clips = np.array(notes["sizes"], np.int64)
         self.sizes[clusters] += clips
         for name, counts in self.labels.items():
             counts.add_columns(notes["labels"][name])
