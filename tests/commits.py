@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from shards.store.manifest import MANIFEST, list_files
+from shards.store.manifest import MANIFEST, Manifest, list_files, write_manifest
 
 
 def commit_as_it_is(directory: Path) -> None:
@@ -12,3 +12,9 @@ def commit_as_it_is(directory: Path) -> None:
     facts.pop("seal", None)
     facts["files"] = {name: entry.model_dump() for name, entry in list_files(directory).items()}
     (directory / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def commit_anything(directory: Path, stage: str = "shard") -> None:
+    """Write a manifest of the files as they are, for a directory that no stage has made."""
+    made = Manifest(stage=stage, version=1, fingerprint="0" * 64, seconds=0, started="", finished="")
+    write_manifest(directory, made.model_copy(update={"files": list_files(directory)}))

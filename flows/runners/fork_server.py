@@ -129,6 +129,7 @@ def be_child(request: dict[str, Any], answers: int, server: int) -> NoReturn:
 
 def work(request: dict[str, Any], answers: int) -> int:
     """Run the stage. Progress and errors go to the parent, tracebacks also to the log."""
+    from flows.executors.registry import executor_of
     from shards.errors import XdcError
     from xdc_core.config.load import parse_config
     from xdc_core.graph.run_stage import run_stage
@@ -146,7 +147,8 @@ def work(request: dict[str, Any], answers: int) -> int:
     node = Node(request["stage"], request["modality"], request["round"])
     try:
         run = Run(Path(request["run"]), parse_config(request["config"], f"the configuration of {request['run']}"))
-        record = run_stage(run, node, request["force"], progress, request["corpus"])
+        executor = executor_of(run.config.runs_on)
+        record = run_stage(run, node, request["force"], progress, request["corpus"], executor)
     except XdcError as error:
         print(f"{node}: {error}", file=sys.stderr)
         send(answers, {"id": number, "error": [type(error).__name__, str(error)]})

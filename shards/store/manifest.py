@@ -48,9 +48,13 @@ class Manifest(BaseModel):
 
 
 def fingerprint(value: object) -> str:
-    """Return the sha256, as 64 hex digits, of the canonical JSON of `value` (sorted keys, no white space)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the sha256, as 64 hex digits, of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: object) -> str:
+    """Return the canonical JSON of `value` (sorted keys, no white space). Raises ValueError for NaN and infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -1,5 +1,7 @@
 """Tasks as `run_stage` gives them to a stage's work, for tests that call the work by itself."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import task_of
 from xdc_core.stages.cluster import clustered_features
+from xdc_core.training.targets import TrainingTargets, open_targets, write_targets
 
 
 def task_for(run: Run, node: Node, out: Path | None = None, progress: Progress = silent) -> Task[Any]:
@@ -34,6 +37,17 @@ class Backwards:
 
 
 BACKWARDS: Executor = Backwards()
+
+
+def targets_of(run: Run, node: Node) -> TrainingTargets:
+    """The targets of a training; of the files nothing stays but what is mapped."""
+    out = Path(tempfile.mkdtemp(dir=run.root, prefix="targets-"))
+    task = task_for(run, node, out)
+    try:
+        write_targets(task)
+        return open_targets(task)
+    finally:
+        shutil.rmtree(out)
 
 
 def evaluation_task(run: Run, evaluation: EvaluationSettings, number: int) -> Task[Any]:

@@ -19,13 +19,14 @@ from shards.progress import silent
 from shards.store.manifest import list_files
 from shards.store.parquet import write_parquet
 from shards.store.receipt import RECEIPTS, UNITS
-from tests.commits import commit_as_it_is
+from tests.commits import commit_anything, commit_as_it_is
 from tests.runs import MakeRun
-from tests.xdc_core.tasks import task_for
+from tests.xdc_core.tasks import targets_of, task_for
 from xdc_core.config.views import views_of
-from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
+from xdc_core.data.clips import ClipItem, ClipViews, ShardRows
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
+from xdc_core.data.rows import corpus_rows
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
@@ -33,7 +34,6 @@ from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.extract import extract
-from xdc_core.training.targets import read_targets
 
 BOTH = pytest.mark.parametrize("modality", ["video", "audio"])
 
@@ -62,7 +62,7 @@ def test_a_feature_is_that_of_the_clip_encoded_alone(worked_run: Run, modality: 
     encoder = load_encoder(
         worked_run.directory(Node("init", modality)) / "encoder.safetensors", getattr(config, modality).encoder
     ).eval()
-    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), MODALITIES[modality])
+    rows = corpus_rows(worked_run.corpus, MODALITIES[modality], worked_run.root)
     views = ClipViews(worked_run.corpus, rows, views_of(config, modality))
     keys, features = features_in(worked_run.directory(Node("extract", modality, 0)), worked_run)
     for number in (47, 0, 16, 31, 5, 22):
@@ -101,13 +101,14 @@ def test_the_layout_channels_last_changes_features_by_rounding_only(
 
 
 def test_rows_of_shards_are_those_of_all_shards_at_once_whoever_is_asked_first(tmp_path: Path) -> None:
-    sizes = {"000000": 5, "000001": 0, "000002": 1, "000003": 7}
+    corpus, sizes = tmp_path / "corpus", {"000000": 5, "000001": 0, "000002": 1, "000003": 7}
     texts, numbers = ("key", "split", "mp4_sha256"), (*MODALITIES["video"].columns, "mp4_offset", "mp4_size")
     schema = pa.schema([*((name, pa.string()) for name in texts), *((name, pa.int64()) for name in numbers)])
     for shard, size in sizes.items():
         rows = [dict.fromkeys(texts, f"{shard}-{n}") | dict.fromkeys(numbers, n) for n in range(size)]
-        write_parquet(tmp_path / f"{shard}.parquet", pa.Table.from_pylist(rows, schema))
-    whole, apart = ClipRows(tmp_path, list(sizes), MODALITIES["video"]), ShardRows(tmp_path, sizes, MODALITIES["video"])
+        write_parquet(corpus / f"{shard}.parquet", pa.Table.from_pylist(rows, schema))
+    commit_anything(corpus)
+    whole, apart = corpus_rows(corpus, MODALITIES["video"], tmp_path), ShardRows(corpus, sizes, MODALITIES["video"])
     assert len(apart) == len(whole) == 13
     for number in [*range(13), *reversed(range(13)), 12, 0, 5, 6, 4]:
         assert apart[number] == whole[number]
@@ -319,7 +320,7 @@ def test_clips_that_do_not_decode_are_rejects_and_all_later_stages_go_on(damaged
     assert labelled == keys
     # A clip without a picture has a label from its sound, and yet video cannot learn from it; nor the other way round.
     for modality in ("video", "audio"):
-        task = read_targets(task_for(run, Node("train", modality, 0)))
+        task = targets_of(run, Node("train", modality, 0))
         drawn = {everything[row] for row in task.draws}
         assert drawn <= set(everything) - pictures - {sound}
         assert len(drawn) == 30

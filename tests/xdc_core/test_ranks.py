@@ -20,7 +20,7 @@ from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step, start, wait_for_checkpoint
-from tests.xdc_core.tasks import task_for
+from tests.xdc_core.tasks import targets_of
 from xdc_core.compute.seed import derive_seed
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.encoders.file import load_encoder
@@ -30,7 +30,6 @@ from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.training.agent import AGENT
-from xdc_core.training.targets import read_targets
 
 AUDIO = Node("train", "audio", 0)
 BATCH, STEPS = 16, 12
@@ -102,7 +101,7 @@ def test_two_processes_learn_what_one_learns_step_by_step(
     position = {derive_seed(seed, n): n for n in range(STEPS * BATCH)}
     seen = {rank: [line.split() for line in (tmp_path / "notes" / rank).read_text().splitlines()] for rank in "01"}
     assert {len(items) for items in seen.values()} == {STEPS * BATCH // 2}
-    draws = read_targets(task_for(two, node)).draws
+    draws = targets_of(two, node).draws
     clips: dict[int, list[int]] = defaultdict(list)
     positions = []
     for items in seen.values():

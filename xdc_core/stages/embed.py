@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from shards.corpus.index import shard_names
 from shards.reject import Reject
 from shards.store.build import Outcome
 from shards.store.executor import Advance, run_units
@@ -49,11 +48,11 @@ def embed(task: Task[Embedding]) -> Outcome:
     Raises:
         StageError: a feature is not finite.
     """
-    from xdc_core.data.clips import ClipRows
-    from xdc_core.data.view_starts import START_COLUMNS, starts_by_row
+    from xdc_core.data.rows import corpus_rows
+    from xdc_core.data.view_starts import starts_by_row
 
     settings, corpus = task.settings, task.directory(Node("data", task.about))
-    rows = ClipRows(corpus, shard_names(corpus), settings.views.modality, START_COLUMNS)
+    rows = corpus_rows(corpus, settings.views.modality, task.root)
     # Determined here for all shards, because the clips of a recording are in several of them.
     starts = starts_by_row(rows, settings.views.frames, settings.views_each)
     by_shard = {shard: starts[span] for shard, span in rows.by_shard()}

@@ -33,6 +33,7 @@ def train(task: Task[Training]) -> Outcome:
         ConfigError: the batch cannot be divided equally, or the settings require a compiler or GPU that is missing.
     """
     from xdc_core.encoders.file import FILE_NAME  # Imports torch.
+    from xdc_core.training.targets import remove_targets, write_targets
 
     out, settings = task.out, task.settings.train
     if settings.batch % settings.processes:
@@ -60,11 +61,14 @@ def train(task: Task[Training]) -> Outcome:
         from xdc_core.training.process_rank import ProcessRank
         from xdc_core.training.rank import train_rank
 
+        write_targets(task)
         train_rank(task, ProcessRank(0, 1), listen)
     else:
         from xdc_core.training.ranks import run_ranks
 
+        write_targets(task)
         run_ranks("xdc_core.training", task, [], settings.processes, log, listen)
+    remove_targets(out)
     for checkpoint in out.glob("checkpoint-*.pt"):
         fault_point("before removal", "checkpoint")
         checkpoint.unlink()  # The encoder is complete, and the optimiser's state is not used in the next round.

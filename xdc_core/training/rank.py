@@ -30,7 +30,7 @@ from xdc_core.training.learner import head_weights, make_learner, step_settings
 from xdc_core.training.optimiser import learning_rate, make_optimizer
 from xdc_core.training.process_rank import ProcessRank, any_rank, join_ranks, leave_ranks, mean_over_ranks
 from xdc_core.training.settings import Training
-from xdc_core.training.targets import TrainingTargets, read_targets
+from xdc_core.training.targets import TrainingTargets, open_targets
 
 METRICS = "metrics.jsonl"
 # Called with {"device": ...} at the start, then with each line of metrics.jsonl.
@@ -63,7 +63,7 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
     name = views_of.settings.encoder
     # The targets and the model are the same in every rank.
     encoder = load_encoder(task.directory(encoder_node(modality, task.round)) / FILE_NAME, name)
-    round_targets = read_targets(task)
+    round_targets = open_targets(task)
     seed = derive_seed(given.seed, task.round, "train", modality)
     model = EncoderWithHeads(encoder, round_targets.classes, settings.head_std, seed)
     weights = head_weights(tuple(model.heads), modality, settings.own_head_weight)
@@ -80,13 +80,13 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
     if process.rank == 0:
         rewind_metrics(out / METRICS, first)
 
-    labels = {source: torch.from_numpy(round_targets.targets[source]).long() for source in round_targets.sources}
+    labels = round_targets.targets
     clock, since = time.monotonic(), first  # Time and number of the last logged step.
     with _sigterm_recorded() as sigterm_came:
         batches = _batches(task, round_targets, process, seed, first, device)
         for step, (rows, views) in enumerate(batches, start=first):
             rate = learning_rate(step, round_targets.steps, settings)
-            targets = {source: labels[source][rows].to(device) for source in round_targets.sources}
+            targets = {name: torch.from_numpy(target[rows]).long().to(device) for name, target in labels.items()}
             # An encoder may draw numbers, as for dropout: of a step, whether or not the training was interrupted.
             torch.manual_seed(derive_seed(seed, step, "encoder", process.rank))
             measured = learner.step(views_of.normalise(views.to(device, non_blocking=True)), targets, rate)
