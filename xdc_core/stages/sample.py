@@ -12,7 +12,7 @@ from shards.corpus.index import in_splits, read_index, shard_names
 from shards.errors import StageError
 from shards.sources.split import check_learn_splits
 from shards.store.commit import discard
-from shards.store.executor import Advance, InProcess, Job, run_units
+from shards.store.executor import Advance, Job, MayBeInProcess, run_units
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Task
 from xdc_core.data.features import feature_width, source_keys, source_part, source_rows
@@ -145,7 +145,8 @@ def _sampled(
     groups: dict[str, list[tuple[str, int, int]]],
 ) -> Iterator[list[np.ndarray]]:
     """Yield sampled features in parts, in order: from the files of features, or from what workers have stored."""
-    if isinstance(task.executor, InProcess) or len(groups) == 1:
+    here = isinstance(task.executor, MayBeInProcess) and task.executor.in_process(gpu=False)
+    if here or len(groups) == 1:
         for done, (shard, first, count) in enumerate((span for group in groups.values() for span in group), start=1):
             yield _rows(learnable, shard, chosen, first, count)
             task.progress(done, len(learnable.counts), "shards read")
