@@ -73,6 +73,10 @@ class LocalWorkers:
         self._workers, self._runs_on = workers, runs_on
         self._forker = Forker()
 
+    def in_process(self, gpu: bool) -> bool:
+        """Return whether a job is certainly done in this process: it uses no GPU, and several workers are not set."""
+        return not gpu and (self._workers or 1) == 1
+
     def close(self) -> None:
         """End the processes. They also end with the process of the stage."""
         self._forker.close()
