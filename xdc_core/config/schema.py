@@ -82,6 +82,9 @@ class ClusterSettings(Section):
     sample_mb: Positive = Field(
         4096.0, description="k-means trains on all clips if their features fit, else on a random sample of this size"
     )
+    iterations_over_all: Annotated[int, Since("0.2.0")] = Field(
+        0, ge=0, le=9999, description="further iterations of kmeans over all clips, after those over the sample"
+    )
 
     @model_validator(mode="after")
     def _whitening(self) -> "ClusterSettings":
@@ -92,6 +95,8 @@ class ClusterSettings(Section):
     @model_validator(mode="after")
     def _settings_of_the_algorithm(self) -> "ClusterSettings":
         if self.algorithm != KMEANS.name:
+            if self.iterations_over_all:
+                raise ValueError(f"iterations_over_all is for kmeans, and algorithm is {self.algorithm}: set it to 0")
             try:
                 algorithm_of(self)
             except ValidationError as error:
