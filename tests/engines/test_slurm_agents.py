@@ -13,7 +13,7 @@ from xdc_core.ranks.launcher import Launcher
 from flows.executors.slurm.agents import SlurmAgents
 from flows.executors.slurm.executor import Slurm
 from flows.executors.slurm.settings import SlurmSettings
-from shards.errors import StageError
+from shards.errors import ConfigError
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster, why_not
 from tests.processes import alive, wait_for
 from tests.warm import warm
@@ -126,6 +126,6 @@ def test_agents_end_with_a_killed_stage(cluster: SlurmCluster, tmp_path: Path) -
     wait_until_gone(cluster, processes)
 
 
-def test_what_slurm_refuses_is_said_in_its_words(cluster: SlurmCluster, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"did not start the agents .*configuration is not available"):
+def test_more_machines_than_there_are_is_an_error_at_once(cluster: SlurmCluster, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--nodes=3 .*configuration is not available.*runs_on\.nodes"):
         start(tmp_path, machines=3)

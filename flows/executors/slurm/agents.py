@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.executors.slurm.tools import NoAnswer, cancel, environment, running
+from flows.executors.slurm.tools import NoAnswer, cancel, check_options, environment, running
 from shards.errors import StageError
 from xdc_core.compute.parent_death import die_with_parent
 
@@ -52,14 +52,17 @@ def start_agents(
     options: of srun, for the job on each node. setup: lines of shell before the command. log: for the output.
 
     Raises:
-        StageError: Slurm refuses the job. (If the settings cannot be met, `check` has said so before.)
+        ConfigError: the cluster does not have that many such nodes.
+        StageError: Slurm refuses the job.
     """
+    options = [f"--nodes={machines}", "--ntasks-per-node=1", *options]
+    check_options(options)
     name = f"xdc-agents-{uuid.uuid4().hex[:12]}"
     script = "\n".join([*setup, f"exec {shlex.join(command)}"])
     # An agent that fails ends the others: they would wait for it.
     whole = [
-        *("srun", f"--job-name={name}", f"--nodes={machines}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"),
-        *("--input=none", "--label", *options, "sh", "-c", script),
+        *("srun", f"--job-name={name}", "--kill-on-bad-exit=1", "--input=none", "--label", *options),
+        *("sh", "-c", script),
     ]
     stage, before = os.getpid(), log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:
