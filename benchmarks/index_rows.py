@@ -100,6 +100,7 @@ def as_rank(folder: Path, clips: int, rank: int, ranks: int) -> None:
     found = {
         "open_ms": round(1000 * opened, 1),
         "lookup_us": round(1e6 * looked_up / len(share), 1),
+        "private_mb": round((after["private"] - before["private"]) / MB, 1),
         "per_clip": {name: round((after[name] - before[name]) / clips, 2) for name in before},
     }
     print(json.dumps(found), flush=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import Field
 
 from flows.executors.kind import ExecutorKind
+from flows.executors.queue import Queue, unfinished
 from flows.executors.ray_agents import RayAgents, start_agents
-from flows.executors.ray_cluster import address_of, check_cluster, connect
-from flows.executors.ray_workers import Answer, Attempt, Attempts, Workers
+from flows.executors.ray_cluster import address_of, check_cluster, connect, large_nodes
+from flows.executors.ray_workers import Answer, Workers
 from shards.errors import StageError
 from shards.section import Positive, Section
 from shards.store.executor import Advance, Executor, Job, Unit
@@ -36,7 +37,9 @@ class RaySettings(Section):
     memory_gb: Positive | None = Field(None, description="memory that a worker reserves; null: none")
     workers: int | None = Field(None, ge=1, description="most workers of a stage; null: as many as there is room for")
     tries: int = Field(3, ge=1, description="workers that may be lost, or fail, with one unit")
-    wait_s: Positive = Field(600.0, description="seconds in which the cluster must have room for a worker")
+    wait_s: Positive = Field(
+        600.0, description="seconds to wait for a node that is large enough for a worker, as with an autoscaler"
+    )
 
 
 class RayExecutor:
@@ -48,34 +51,56 @@ class RayExecutor:
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""
-        workers, attempts = self._workers(job), Attempts(units)
+        workers, queue = self._workers(job), Queue(units)
         failed_starts, seen = 0, time.monotonic()
         try:
             workers.begin(job)
-            while attempts.waiting(1) or workers.busy:
-                workers.give(attempts)
-                workers.grow(attempts)
+            while len(queue) or workers.busy:
+                workers.give(queue)
+                workers.grow(queue)
                 for answer in workers.answers():
                     seen = time.monotonic()
-                    if isinstance(answer.result, list):
-                        for receipt in answer.result:
-                            received(receipt)
-                    elif answer.attempt is not None:
-                        attempts.put_back(self._tried(job, answer, answer.attempt))
-                    elif isinstance(answer.result, WorkerError):
+                    if answer.units:
+                        self._take(job, answer, queue, received)
+                        continue
+                    if isinstance(answer.result, WorkerError):
                         raise answer.result.raised(job.name)
-                    else:
-                        failed_starts = failed_starts + 1 if answer.result is None else 0
-                        if failed_starts == self._settings.tries:
-                            raise StageError(
-                                f"{job.name}: no worker starts on the Ray cluster. Ray says: {answer.text}"
-                            )
+                    failed_starts = 0 if answer.result else failed_starts + 1
+                    if failed_starts == self._settings.tries:
+                        raise StageError(f"{job.name}: no worker starts on the Ray cluster. Ray says: {answer.lost}")
                 if not workers.busy and time.monotonic() - seen > self._settings.wait_s:
-                    raise self._no_room(job, workers)
+                    self._check_room(job, workers)
+                    seen = time.monotonic()
             workers.end()
         except BaseException:
             workers.kill()
             raise
+
+    def _take(self, job: Job, answer: Answer, queue: Queue, received: Callable[[Receipt], None]) -> None:
+        """Take the receipts of units, and put back what is not done. Raises StageError, ConfigError."""
+        error = answer.result if isinstance(answer.result, WorkerError) else None
+        if error is not None and error.final:
+            raise error.raised(job.name)
+        receipts = answer.result if isinstance(answer.result, list) else []
+        for receipt in receipts:
+            received(receipt)
+        lost = list(unfinished(job, answer.units, {receipt.shard for receipt in receipts}, received))
+        if not lost:
+            return
+        if isinstance(answer.result, list):
+            raise StageError(f"{job.name}: a worker has left out shards. This is a defect of xdc.")
+        tries, shards = queue.put_back(lost), ", ".join(lost[0].shards)
+        if tries >= self._settings.tries:
+            if error is not None:
+                raise error.raised(job.name)
+            place = answer.place
+            where = f"on {place.host}; its output is in {place.log}" if place else "before it began"
+            raise StageError(
+                f"{job.name}: {tries} workers were lost with {shards}, the last one {where}. Ray says: {answer.lost} "
+                "What is finished is kept: run this again."
+            )
+        why = error.text if error is not None else answer.lost
+        print(f"{job.name}: {shards} is done again by another worker: {why}", file=sys.stderr, flush=True)
 
     def _workers(self, job: Job) -> Workers:
         """Return the workers for a job: those of an earlier one that had the same needs, if there was one."""
@@ -85,37 +110,23 @@ class RayExecutor:
             gpus = self._settings.gpus
             if gpus is None:
                 gpus = 1 if job.gpu and ray.cluster_resources().get("GPU") else 0
-            needs: dict[str, float] = {"num_cpus": self._settings.cpus, "num_gpus": gpus}
+            needs: dict[str, float] = {"CPU": self._settings.cpus, "GPU": gpus}
             if self._settings.memory_gb is not None:
                 needs["memory"] = self._settings.memory_gb * 1e9
             self._kept[kind] = Workers(ray, needs, self._settings.workers)
         return self._kept[kind]
 
-    def _tried(self, job: Job, answer: Answer, attempt: Attempt) -> Attempt:
-        """Return a unit whose worker was lost or has failed, to be done again. Raises StageError, ConfigError."""
-        failed = Attempt(attempt.unit, attempt.failed + 1)
-        if isinstance(answer.result, WorkerError):
-            if answer.result.final or failed.failed >= self._settings.tries:
-                raise answer.result.raised(job.name)
-        elif failed.failed >= self._settings.tries:
-            place = answer.worker.place
-            where = f"on {place.host}; its output is in {place.log}" if place else "before it began"
+    def _check_room(self, job: Job, workers: Workers) -> None:
+        """Raise StageError if no node is large enough for a worker; occupied ones are waited for."""
+        large, all_nodes = large_nodes(workers.ray, workers.needs)
+        needs = f"{workers.needs['CPU']:g} CPUs and {workers.needs['GPU']:g} GPUs"
+        if not large:
             raise StageError(
-                f"{job.name}: {failed.failed} workers were lost with {', '.join(attempt.unit.shards)}, the last one "
-                f"{where}. Ray says: {answer.text} What is finished is kept: run this again."
+                f"{job.name}: for {self._settings.wait_s:g} s no node of the Ray cluster has been large enough for a "
+                f"worker with {needs}. There are: {all_nodes}. Lower cpus or gpus of runs_on.executor_settings, or add "
+                "nodes; then run this again."
             )
-        why = answer.result.text if isinstance(answer.result, WorkerError) else answer.text
-        print(f"{job.name}: {', '.join(attempt.unit.shards)} is done again by another worker: {why}", file=sys.stderr)
-        return failed
-
-    def _no_room(self, job: Job, workers: Workers) -> StageError:
-        nodes = [node["Resources"] for node in workers.ray.nodes() if node["Alive"]]
-        have = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-        return StageError(
-            f"{job.name}: for {self._settings.wait_s:g} s the Ray cluster has had no room for a worker with "
-            f"{workers.needs['num_cpus']:g} CPUs and {workers.needs['num_gpus']:g} GPUs. Its nodes have: {have}. Lower "
-            "cpus or gpus of runs_on.executor_settings, add nodes, or end what occupies them; then run this again."
-        )
+        print(f"{job.name}: waiting until a node of the Ray cluster has {needs} free", file=sys.stderr, flush=True)
 
     def start_agents(self, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path) -> RayAgents:
         """Start an agent of a training on each of `machines` nodes, as described in `xdc_core.ranks.launcher`."""

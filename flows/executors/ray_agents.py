@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ConfigError, StageError
+from flows.executors.ray_cluster import large_nodes
+from shards.errors import ConfigError
 from xdc_core.compute.parent_death import die_with_parent
 
 LOST = 1  # Exit code of agents whose node is lost.
@@ -86,31 +87,30 @@ class RayAgents:
 def start_agents(
     ray: Any, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path, wait_s: float
 ) -> RayAgents:
-    """Start `command` on each of `machines` nodes that all have room for `processes` ranks.
+    """Start `command` on each of `machines` nodes, as soon as all of them have `processes` cores (and GPUs) free.
 
     Raises:
-        ConfigError: the cluster has too few such nodes.
-        StageError: there was no room on them for `wait_s` seconds.
+        ConfigError: for `wait_s` seconds the cluster has had too few nodes that are large enough.
     """
     from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     bundle = {"CPU": float(processes), **({"GPU": float(processes)} if gpu else {})}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    large = [node for node in nodes if all(node.get(name, 0) >= amount for name, amount in bundle.items())]
     needs = " and ".join(f"{amount:g} {name}s" for name, amount in bundle.items())
-    if len(large) < machines:
-        raise ConfigError(
-            f"runs_on.nodes is {machines}, but of the {len(nodes)} nodes of the Ray cluster only {len(large)} have the "
-            f"{needs} for their share of train.processes. Lower runs_on.nodes or train.processes, or add nodes."
-        )
     group = placement_group([bundle] * machines, strategy="STRICT_SPREAD")
-    if not group.wait(wait_s):
+    try:
+        while not group.wait(wait_s):
+            large, all_nodes = large_nodes(ray, bundle)
+            if large < machines:
+                raise ConfigError(
+                    f"runs_on.nodes is {machines}, but {large} nodes of the Ray cluster have the {needs} for their "
+                    f"share of train.processes. There are: {all_nodes}. Lower runs_on.nodes or train.processes, or add "
+                    "nodes."
+                )
+            print(f"waiting until {machines} nodes of the Ray cluster have {needs} free", file=sys.stderr, flush=True)
+    except BaseException:
         ray.util.remove_placement_group(group)
-        raise StageError(
-            f"for {wait_s:g} s the Ray cluster has not had {needs} free on {machines} nodes at once. End what occupies "
-            "them, and run this again."
-        )
+        raise
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     running = {}
     for number in range(machines):

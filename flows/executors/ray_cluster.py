@@ -11,6 +11,8 @@ import platform
 import socket
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -56,6 +58,17 @@ def connect(address: str) -> Any:
     except (ConnectionError, RuntimeError, ValueError, AssertionError, TimeoutError) as error:
         raise _no_cluster(address, " ".join(str(error).split())) from error
     return ray
+
+
+def large_nodes(ray: Any, needs: Mapping[str, float]) -> tuple[int, str]:
+    """Return how many nodes of the cluster have what is needed, free or not, and what all nodes have, in words.
+
+    needs: amounts by Ray's names of resources: CPU, GPU, memory (bytes).
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    large = sum(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes)
+    kinds = Counter(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    return large, "; ".join(f"{count} with {kind}" for kind, count in kinds.items())
 
 
 def check_cluster(address: str) -> None:

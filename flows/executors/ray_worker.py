@@ -10,7 +10,7 @@ from pathlib import Path
 from shards.errors import StageError
 from shards.media.cores import GRANTED
 from shards.store.executor import Job, Unit
-from shards.store.receipt import Receipt, read_receipt
+from shards.store.receipt import Receipt
 from shards.workers.worker import WorkerError, check_worker, do_units, note_error
 
 
@@ -46,12 +46,10 @@ class RayWorker:
             os.dup2(file.fileno(), 2)
         return Place(platform.node(), str(self._log))
 
-    def do(self, number: int, shards: tuple[str, ...]) -> list[Receipt] | WorkerError:
-        """Do a unit. Return the receipts of its shards, also of those that others have stored; or what was raised."""
+    def do(self, units: list[Unit]) -> list[Receipt] | WorkerError:
+        """Do units. Return the receipts of their shards, except those that were stored before; or what was raised."""
         try:
-            for _ in do_units(self._job, [Unit(number, shards)]):
-                pass
-            return [receipt for shard in shards if (receipt := read_receipt(Path(self._job.out), shard))]
+            return list(do_units(self._job, units))
         except Exception as error:  # noqa: BLE001 - the boundary of the process: the stage raises what is returned
             return note_error(self._job, error, str(self._log))
         finally:

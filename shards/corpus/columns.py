@@ -130,8 +130,9 @@ def _written(corpus: Path, place: Path) -> Path:
 
 def _write(corpus: Path, place: Path) -> None:
     """Write the columns under another name, and rename them to `place`."""
-    for left_over in (*_outdated(corpus, place), place):
-        with suppress(FileNotFoundError):  # Another process has removed it.
+    half_deleted = [] if _is_whole(place) else [place]  # Whole: of a process that locks do not exclude.
+    for left_over in (*_outdated(corpus, place), *half_deleted):
+        with suppress(FileNotFoundError):  # It does not exist, or another process has removed it.
             discard(left_over)
     for orphan in orphans(place):
         shutil.rmtree(orphan, ignore_errors=True)

@@ -19,6 +19,8 @@ from shards.store.files import sha256_of
 from shards.store.manifest import Manifest, read_manifest
 
 SOURCES = "sources.parquet"
+PACKED = ("path", "size", "mtime_ns", "sha256", "reason", "unreadable_at")  # The fields that `pack_known` keeps.
+BATCH = 1024  # Rows that are read at once.
 _ROW = struct.Struct("<16sqq32s")
 _DTYPE = np.dtype([("key", "<u8", (2,)), ("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "V32")])
 _NO_CONTENT = bytes(32)  # In place of a sha256: the file could not be read.
@@ -35,8 +37,11 @@ def modalities_of(manifest: Manifest) -> tuple[str, ...]:
     return tuple(manifest.settings.get("modalities", ALL_MODALITIES))
 
 
-def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveyed]:
-    """Yield the survey in a committed corpus of these modalities; nothing if it is damaged. A few rows are held."""
+def known_sources(corpus: Path, modalities: Collection[str], fields: Sequence[str] = FIELDS) -> Iterator[Surveyed]:
+    """Yield the survey in a committed corpus of these modalities, as far as its `fields`; nothing if it is damaged.
+
+    A few rows are held.
+    """
     manifest = read_manifest(corpus)
     if manifest is None or modalities_of(manifest) != tuple(modalities):
         return
@@ -45,8 +50,9 @@ def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveye
         if entry is None or sha256_of(path) != entry.sha256:
             return
         with pq.ParquetFile(path) as file:
-            columns = [name for name in FIELDS if name in file.schema_arrow.names]
-            for batch in file.iter_batches(8192, columns=columns):
+            columns = [name for name in fields if name in file.schema_arrow.names]
+            # Arrow's threads would read ahead, and hold more than a batch.
+            for batch in file.iter_batches(BATCH, columns=columns, use_threads=False):
                 for row in batch.to_pylist():
                     yield Surveyed(**row)
 

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from shards.corpus.known import (
+    PACKED,
     is_unreadable,
     known_sources,
     look_up,
@@ -41,7 +42,7 @@ from shards.store.manifest import canonical, fingerprint, read_manifest
 
 SEEN = ".sources.json"
 CHANGED = "sources have changed since they were last compared"
-BATCH = 4096  # Sources that are looked up at once.
+BATCH = 1024  # Sources that are looked up at once.
 MOST_UNREADABLE = 1000  # Files that are noted as unreadable. With more of them no digest is stored.
 
 
@@ -114,7 +115,7 @@ def _compare(corpus: Path, videos: Path, settings: CorpusSettings) -> Comparison
     """Compare all sources with earlier surveys. Holds about 80 bytes for a known file."""
     root, sources = open_sources(videos, settings)
     notes = survey_notes(corpus, settings.modalities)
-    known = pack_known(itertools.chain(known_sources(corpus, settings.modalities), read_survey(notes)))
+    known = pack_known(itertools.chain(known_sources(corpus, settings.modalities, PACKED), read_survey(notes)))
     changed, first, unreadable = bytearray(), "", dict[str, int]()
 
     def states() -> Iterator[tuple[Source, tuple[int, str]]]:
@@ -161,25 +162,26 @@ def digest_of_sources(videos: Path, settings: CorpusSettings) -> str | None:
 
 def _looks(videos: Path, settings: CorpusSettings) -> Iterator[str | None]:
     """Yield a text for each source that changes if the source does; None if a change could not be seen."""
+    root = str(videos if videos.is_dir() else videos.parent)
     if settings.layout is not None and not videos.is_dir():  # The reader holds all sources.
         for number, source in enumerate(list_corpus(videos, layout=settings.layout).sources):
-            yield f"{number} {_state(os.path.join(videos.parent, source.path))} {_row(source)}"
+            yield f"{number} {_state(os.path.join(root, source.path))} {_row(source)}"
     elif settings.layout is not None:
         for found in walk(videos, hidden=True):
             if found.kind == "link":  # Its reader may read lists behind it.
                 yield None
-            state = _state(os.path.join(videos, found.name)) if found.kind == "file" else found.kind
+            state = _state(os.path.join(root, found.name)) if found.kind == "file" else found.kind
             yield f"{state} {found.name}"
     elif videos.is_dir():
         for found in walk(videos):
             if isinstance(source_or_reject(found, settings.label_from_folder), Source):
-                yield f"{_state(os.path.join(videos, found.name))} {found.name}"
+                yield f"{_state(os.path.join(root, found.name))} {found.name}"
     elif videos.suffix.lower() not in TABLE_SUFFIXES:
         list_corpus(videos)  # Raises the error.
     else:
         for number, row in enumerate(stream_rows(videos, stream_table(videos))):
             if isinstance(row, SourceRow):
-                yield f"{number} {_state(os.path.join(videos.parent, row.source.path))} {_row(row.source)}"
+                yield f"{number} {_state(os.path.join(root, row.source.path))} {_row(row.source)}"
 
 
 def _state(path: str) -> str:
@@ -204,7 +206,9 @@ def remember(
     fingerprint `found`; nothing if their digest is another one now, or if the folder cannot be written to.
     """
     seen = Seen(digest=digest or "", fingerprint=found, root=os.path.relpath(root, videos), unreadable=unreadable)
-    if digest is None or len(unreadable) > MOST_UNREADABLE or digest_of_sources(videos, settings) != digest:
+    if digest is None or len(unreadable) > MOST_UNREADABLE or seen == _read_seen(corpus):
+        return
+    if digest_of_sources(videos, settings) != digest:
         return
     with contextlib.suppress(OSError):
         write_text(seen_file(corpus), seen.model_dump_json(indent=2) + "\n")

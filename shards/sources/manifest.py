@@ -53,12 +53,19 @@ def list_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> 
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """A row of a manifest that names a source. `name`: its path as written. `span`: a digest of its file and span."""
+    """A row of a manifest that names a source. `name`: its path as written."""
 
     where: str
     name: str
     source: Source
-    span: bytes
+    paths: SourcePaths
+
+    @property
+    def span(self) -> bytes:
+        """Return 16 bytes that stand for its file and span."""
+        source = self.source
+        span = f"{source.start_s or 0.0} {source.end_s} {self.paths.identity(source.path)}"
+        return hashlib.blake2b(span.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def stream_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> Iterator[SourceRow | Reject]:
@@ -77,12 +84,10 @@ def stream_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -
             if row.problem:
                 raise ValueError(row.problem)
             source = _source_of({column: row.values[column] for column in columns}, name, paths)
-            file = paths.identity(source.path)
         except ValueError as error:
             yield Reject(name or row.where, "list", "bad_row", f"{row.where}: {error}")
             continue
-        span = f"{source.start_s or 0.0} {source.end_s} {file}".encode("utf-8", "surrogatepass")
-        yield SourceRow(row.where, name, source, hashlib.blake2b(span, digest_size=16).digest())
+        yield SourceRow(row.where, name, source, paths)
 
 
 def _is_index(column: str, table: Table) -> bool:

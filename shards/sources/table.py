@@ -105,7 +105,7 @@ def _stream_parquet(path: Path) -> Table:
 def _parquet_rows(path: Path) -> Iterator[Row]:
     before = 0
     with _explained(path), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH):
+        for batch in file.iter_batches(BATCH, use_threads=False):
             for number, values in enumerate(batch.to_pylist(), start=before + 1):
                 yield Row(f"row {number}", values)
             before += batch.num_rows
@@ -210,8 +210,9 @@ def _records(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str],
             yield before + 1, next(csv.reader([record[0]])), f"text after a closing quote: {_QUOTES}"
             continue
         columns = columns or len(cells)
-        holds_rows = columns == 1 or len(cells) != columns or any(_holds_row(path.parent, cell) for cell in cells)
-        if reader.line_num > before + 1 and holds_rows:
+        if reader.line_num > before + 1 and (
+            columns == 1 or len(cells) != columns or any(_holds_row(path.parent, cell) for cell in cells)
+        ):
             raise _open_quote(path, before + 1, record[0])
         yield before + 1, cells, ""
 

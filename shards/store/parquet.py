@@ -60,3 +60,11 @@ def count_rows(path: Path, stage: str) -> int:
         return int(pq.read_metadata(path).num_rows)
     except (FileNotFoundError, pa.ArrowException) as error:
         raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error
+
+
+def read_schema(path: Path, stage: str) -> pa.Schema:
+    """Return the columns' names and types of a table that `stage` wrote. Raises StageError as `count_rows` does."""
+    try:
+        return pq.read_schema(path)
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error

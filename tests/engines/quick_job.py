@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flows.executors import queue
 from flows.executors.registry import executor_of
 from shards.errors import StageError, XdcError
 from shards.store.executor import Advance, Job, Unit
@@ -57,9 +58,15 @@ def die(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Itera
     return _bad_shard(arguments, shards, advance, lambda: os._exit(3))
 
 
+def wait(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Take a minute, at one shard."""
+    return _bad_shard(arguments, shards, advance, lambda: time.sleep(60))
+
+
 def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
     """Run the job, twice if it is "twice", and print what came of it."""
     begin_units(Path(out), [])
+    queue.AHEAD = 20
     ahead = [0]
     taken: set[int] = set()
     pids: set[int] = set()

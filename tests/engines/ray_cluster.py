@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -50,7 +50,7 @@ class RayCluster:
     input: IO[str]
     output: IO[str]
 
-    def command(self, *words: str | Path) -> list[str]:
+    def command(self, *words: str | Path | int) -> list[str]:
         """Return a command that runs Python with these arguments on the first node. It starts a child for it."""
         enter = ["nsenter", "--target", str(self.holder), *NAMESPACES, f"--wd={ROOT}", "--"]
         return [*enter, str(PYTHON), *map(str, words)]
@@ -77,8 +77,11 @@ class RayCluster:
         """Return what the first process of the namespaces and its children have started, by numbers outside."""
         found, older = [], [self.holder]
         while older:
-            older = [child for parent in older for child in children_of(parent)]
-            found += older
+            younger = []
+            for parent in older:
+                with suppress(FileNotFoundError, ProcessLookupError):  # It has just ended.
+                    younger += children_of(parent)
+            found, older = found + younger, younger
         return found
 
     def _ask(self, what: str, node: str) -> None:

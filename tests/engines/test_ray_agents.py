@@ -30,7 +30,7 @@ from flows.executors.ray import RayExecutor, RaySettings
 from shards.errors import XdcError
 folder, agent, machines, processes, seconds = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 os.environ["OF_THE_STAGE"] = " and its environment"
-executor = RayExecutor(RaySettings(address=ADDRESS, wait_s=20))
+executor = RayExecutor(RaySettings(address=ADDRESS, wait_s=3))
 command = [sys.executable, "-c", agent, str(folder)]
 try:
     agents = executor.start_agents(command, machines, processes, False, folder / "start.log")
@@ -110,9 +110,8 @@ def test_more_than_the_cluster_has_is_refused(
 ) -> None:
     said = Stage(ray_nodes, tmp_path, machines, 5, processes).said()
     have = 2 if processes == 1 else 0
-    assert said.startswith(
-        f"ConfigError: runs_on.nodes is {machines}, but of the 2 nodes of the Ray cluster only {have}"
-    )
+    assert said.startswith(f"ConfigError: runs_on.nodes is {machines}, but {have} nodes of the Ray cluster have the ")
+    assert "There are: 2 with 1 CPUs and 0 GPUs." in said
 
 
 def test_an_agent_whose_node_is_lost_has_failed(ray_nodes: RayCluster, tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.state import node_state
+from xdc_core.ranks.agent import AGENT
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.training.agent import AGENT
 
 AUDIO = Node("train", "audio", 0)
 BATCH, STEPS = 16, 12
@@ -62,7 +62,7 @@ def curve(run: Run, node: Node, name: str = "loss") -> np.ndarray:
 def test_a_rank_whose_agent_died_before_it_came_so_far_leaves_at_once(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    command = [sys.executable, "-m", "xdc_core.training"]
+    command = [sys.executable, "-m", "xdc_core.ranks.process", "job.json"]
     environment = os.environ | {AGENT: str(gone.pid)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     # Else it would say that there is no task.

@@ -20,7 +20,7 @@ from shards.store.files import new_file, sha256_of, sync
 from shards.store.manifest import MANIFEST, fingerprint
 from shards.store.node import Node
 from shards.store.parquet import read_parquet
-from shards.store.row_count import rejected_keys
+from shards.store.rejects import rejected_keys
 from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.data.labels import read_k
