@@ -15,10 +15,11 @@ class ExecutorKind:
 
     name: as in `runs_on.executor`. settings: the class of `runs_on.executor_settings`. check: raises ConfigError, in
     one line and before any work, if the executor cannot be used here with its settings. make: returns the executor of
-    one stage.
+    one stage. several_machines: whether workers may be on other machines, with which the disk is shared.
     """
 
     name: str
     settings: type[Section]
     check: Callable[[Any, RunsOn], None]
     make: Callable[[Any, RunsOn], Executor]
+    several_machines: bool = True

@@ -16,6 +16,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, PrefectWrappedFuture
 from prefect.states import Completed, Crashed, Failed
 
+from flows.executors.preflight import check_run
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.broken_pipe import outlive_reader
 from flows.orchestration.failure import failure_published, run_commands
@@ -23,6 +24,7 @@ from flows.orchestration.tasks import Futures
 from flows.orchestration.xdc_round import round_flow
 from flows.runners.forked import CHILDREN
 from flows.server.dead_runs import record_process
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import inputs, round_nodes, setup_nodes
 from xdc_core.runs.run import Run, open_run
@@ -43,6 +45,7 @@ def xdc(run: str = "runs/demo") -> State[Any]:
         record_process()
     with failure_published(run, run, lambda: run_commands(run)):
         opened = open_run(run)
+        check_run(opened)
         states = run_rounds(opened)
     failures = [f"round {number}: {state.message}" for number, state in states.items() if not state.is_completed()]
     if failures:
@@ -58,10 +61,13 @@ def run_rounds(run: Run) -> dict[int, State[Any]]:
     """
     rounds: dict[int, Future[State[Any]]] = {}
     tasks: Futures = {}  # Of all rounds: a report waits for that of the previous round.
+    finished = Fingerprints(run, compare=False)
     with ThreadPoolExecutor(run.config.rounds + 1, thread_name_prefix="round") as threads:
         try:
             for number in range(run.config.rounds + 1):
-                if all_fresh(run, [*setup_nodes(run.config), *round_nodes(run.config, number)]):
+                nodes = [*setup_nodes(run.config), *round_nodes(run.config, number)]
+                # The sources are looked at once for all rounds that are finished, and again when stages have run.
+                if all_fresh(run, nodes, None if rounds else finished):
                     continue
                 submitted: Future[Futures] = Future()
                 rounds[number] = threads.submit(copy_context().run, _run_round, run, number, tasks, submitted)

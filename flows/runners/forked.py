@@ -31,8 +31,9 @@ def _modules_of(library: Library) -> tuple[str, ...]:
     ]
     modules = list(dict.fromkeys([*(module for stage in stages for module in stage.modules), "pandas"]))
     first = [module for module in modules if module.split(".")[0] in OWN]
-    # The registry, with it: every child needs it, and it imports neither library.
-    return ("xdc_core.graph.run_stage", *first, "--later", *(module for module in modules if module not in first))
+    later = [module for module in modules if module not in first]
+    # Every child needs the registries of stages and executors, and they import neither library.
+    return ("xdc_core.graph.run_stage", "flows.executors.registry", *first, "--later", *later)
 
 
 TORCH, FAISS = _modules_of("torch"), _modules_of("faiss")

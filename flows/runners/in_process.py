@@ -2,16 +2,19 @@
 
 import threading
 
+from flows.executors.local import LOCAL
+from flows.executors.registry import executor_of
 from shards.errors import StageError
 from shards.progress import Progress, silent
 from shards.store.build import Record
+from shards.store.executor import IN_PROCESS
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 
 class InProcess:
-    """A `StageRunner` that runs the stage in the calling thread."""
+    """A `StageRunner` that runs the stage in the calling thread; with the executor `local` also its units."""
 
     def __init__(self) -> None:
         self._closed = threading.Event()
@@ -31,7 +34,10 @@ class InProcess:
         """
         if self._closed.is_set():
             raise StageError("not started: the run is being stopped.")
-        return run_stage(run, node, force, progress, corpus_fingerprint)
+        # This process may have threads, and then it cannot be forked.
+        local = run.config.runs_on.executor == LOCAL.name
+        executor = IN_PROCESS if local else executor_of(run.config.runs_on)
+        return run_stage(run, node, force, progress, corpus_fingerprint, executor)
 
     def pause(self, seconds: float) -> None:
         """Wait, at most until this is closed."""

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from shards.corpus.coverage import SLACK_S, Span, slack_s, uncovered
-from shards.corpus.look import PROBE_VERSION
 from shards.errors import StageError
 from shards.media.limits import too_much
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.columns import SourceColumns, batches, source_columns
+from shards.sources.look import PROBE_VERSION
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import Survey, Surveyed
 from shards.store.manifest import canonical

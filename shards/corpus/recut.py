@@ -11,16 +11,16 @@ import numpy as np
 
 from shards.corpus.cut import describe
 from shards.corpus.index import read_index, shard_name
+from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
-from shards.corpus.look import PROBE_VERSION
 from shards.corpus.plan import Plan, clip_table, corpus_fingerprint, make_plan
-from shards.corpus.stage import known_sources, survey_notes
 from shards.corpus.survey import listed_files, still_holds, survey
 from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.reject import reject_of
 from shards.settings import CorpusSettings, stored_part
+from shards.sources.look import PROBE_VERSION
 from shards.sources.surveyed import Surveyed, survey_columns
 from shards.store.build import Identity, Outcome, Record, build, record_of
 from shards.store.checked_read import read_stored_json

@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.corpus.look import PROBE_VERSION, UNREADABLE, look_at
 from shards.errors import SourceError
 from shards.media.source_file import check_readable, stat_of
 from shards.progress import Progress
 from shards.settings import ALL_MODALITIES, CorpusSettings
 from shards.sources.columns import source_columns
+from shards.sources.look import PROBE_VERSION, UNREADABLE, look_at
 from shards.sources.source import Listing
 from shards.sources.surveyed import Survey, Surveyed, survey_columns
 from shards.store.commit import discard
@@ -57,11 +57,12 @@ def read_survey(path: Path) -> Iterator[Surveyed]:
     """Yield the lines of a survey file except damaged ones, such as a last line cut short by a kill."""
     if not path.exists():
         return
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            yield Surveyed(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield Surveyed(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
 
 
 def recall(listing: Listing, known: Iterable[Surveyed], notes: Path, oldest: int = 1) -> tuple[Survey, pa.Array]:

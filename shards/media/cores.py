@@ -2,7 +2,17 @@
 
 import os
 
+# Set by an executor in a worker's environment, where the system itself does not limit the worker to its cores.
+GRANTED = "XDC_CORES"
+
+
+def granted_cores() -> int | None:
+    """Return the number of cores that an executor has given to this process alone; None if it has not."""
+    return int(os.environ[GRANTED]) if os.environ.get(GRANTED) else None
+
 
 def core_count() -> int:
     """Return the number of processor cores that this process may use."""
+    if (granted := granted_cores()) is not None:
+        return granted
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

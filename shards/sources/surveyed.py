@@ -1,6 +1,6 @@
 """What a survey has found out about source files: as an object for one file, and as columns for many."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -57,7 +57,7 @@ _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in FIELDS])
 
 
 @dataclass(frozen=True, eq=False)
-class Survey(Mapping[str, Surveyed]):
+class Survey:
     """The survey of files by path, as columns: some 250 bytes a file. `table`: FIELDS, in the order of the paths.
 
     Looking up a single file reads all paths; use `entries` for many.

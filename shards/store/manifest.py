@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from shards.store.receipt import UNITS
 MANIFEST = "manifest.json"
 
 
-class FileEntry(BaseModel):
+@dataclass(frozen=True, slots=True)
+class FileEntry:
     """Size in bytes and sha256 of one file of a committed directory."""
 
     size: int
@@ -81,9 +83,13 @@ def read_manifest(directory: Path) -> Manifest | None:
 def missing_files(directory: Path, manifest: Manifest) -> list[str]:
     """Return names of files in the manifest that are absent or have another size (bytes are not read)."""
 
+    folder = str(directory)
+
     def sound(name: str, entry: FileEntry) -> bool:
         try:
-            return (directory / name).stat().st_size == entry.size
+            return (
+                os.stat(os.path.join(folder, name)).st_size == entry.size
+            )  # A Path for each would take twice as long.
         except FileNotFoundError:
             return False
 

@@ -223,8 +223,8 @@ def begin_units(out: Path, shards: Collection[str]) -> set[str]:
     without a receipt (they may be of an older version) are removed.
     """
     units = out / UNITS
-    for folder in (RECEIPTS, ATTEMPTS, ERRORS):
-        (units / folder).mkdir(parents=True, exist_ok=True)
+    for folder in (units, *(units / name for name in (RECEIPTS, ATTEMPTS, ERRORS))):
+        folder.mkdir(exist_ok=True)  # Not `out`: another process may have renamed it.
     stored = set()
     for shard in stored_shards(out):
         receipt = read_receipt(out, shard)
@@ -234,9 +234,9 @@ def begin_units(out: Path, shards: Collection[str]) -> set[str]:
             stored.add(shard)
         else:
             _receipt_path(out, shard).unlink(missing_ok=True)
-    for folder in (ATTEMPTS, ERRORS):
-        shutil.rmtree(units / folder)
-        (units / folder).mkdir()
+    for name in (ATTEMPTS, ERRORS):
+        shutil.rmtree(units / name)
+        (units / name).mkdir()
     if missing := set(shards) - stored:
         with os.scandir(out) as entries:
             names = [entry.name for entry in entries]

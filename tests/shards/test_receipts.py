@@ -29,18 +29,22 @@ def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
         yield new.stored
 
 
-def job_in(out: Path) -> Job:
-    arguments = {"out": str(out), "sizes": SIZES}
+def job_in(out: Path, sizes: dict[str, int] = SIZES) -> Job:
+    arguments = {"out": str(out), "sizes": sizes}
     return Job("a test", f"{__name__}:write_shards", arguments, str(out), str(out), "torch")
 
 
-def stage_work(out: Path) -> Outcome:
-    run_units(IN_PROCESS, job_in(out), SIZES, 2, silent)
-    rows, rejects, notes = add_up(receipts_of(out, SIZES), SIZES)
-    return Outcome(rows, rejects, notes, tuple(f"{shard}.txt" for shard in SIZES))
+def stage_work(out: Path, sizes: dict[str, int] = SIZES) -> Outcome:
+    run_units(IN_PROCESS, job_in(out, sizes), sizes, 2, silent)
+    rows, rejects, notes = add_up(receipts_of(out, sizes), sizes)
+    return Outcome(rows, rejects, notes, tuple(f"{shard}.txt" for shard in sizes))
 
 
-def test_a_commit_takes_sizes_and_digests_from_receipts_and_opens_no_such_file(tmp_path: Path) -> None:
+def test_a_commit_of_1000_shards_takes_sizes_and_digests_from_receipts_and_opens_no_such_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    sizes = {f"{number:06d}": number % 50 for number in range(1000)}
     opened: list[str] = []
     watching = False
 
@@ -52,19 +56,19 @@ def test_a_commit_takes_sizes_and_digests_from_receipts_and_opens_no_such_file(t
 
     def work(out: Path) -> Outcome:
         nonlocal watching
-        outcome = stage_work(out)
+        outcome = stage_work(out, sizes)
         watching = True
         return outcome
 
     target = tmp_path / "made"
     record = build(target, Identity("test", 1, "f" * 64), work)
     watching = False
-    assert record.rows == sum(SIZES.values())
+    assert record.rows == sum(sizes.values())
     assert any(name.endswith("000003.json") for name in opened)
     assert not [name for name in opened if name.endswith(".txt")]
     manifest = read_manifest(target)
     assert manifest is not None
-    assert sorted(manifest.files) == [f"{shard}.txt" for shard in SIZES]
+    assert sorted(manifest.files) == [f"{shard}.txt" for shard in sizes]
     assert not (target / UNITS).exists()
 
 

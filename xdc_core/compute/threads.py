@@ -1,13 +1,16 @@
 """The number of CPU threads of a stage. Importable without torch and faiss."""
 
-from shards.media.cores import core_count
+from shards.media.cores import core_count, granted_cores
 from xdc_core.config.schema import RunsOn
 
 
 def thread_count(runs_on: RunsOn, sharers: int = 2) -> int:
-    """Return the number of CPU threads for one stage if `sharers` stages share the machine."""
-    if runs_on.threads:
-        return runs_on.threads
+    """Return the number of CPU threads for one stage if `sharers` stages share the machine.
+
+    A worker to which an executor has given cores uses them all.
+    """
+    if threads := runs_on.threads or granted_cores():
+        return threads
     return max(1, core_count() // (sharers if runs_on.parallel else 1))
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from flows.cli.machine.finding import finding
 from flows.cli.machine.gpus import faiss, torch_and_gpus
+from flows.executors.registry import check_executor
 from flows.server.dead_runs import find_unfinished, known_dead, mark_crashed
 from flows.server.prefect_defaults import set_defaults
 from flows.server.temporary import answers, temporary_server
@@ -54,7 +55,7 @@ def examine(folders: Sequence[Path] = (), repair: bool = False, dead: Sequence[s
     """
     looked_at = lock_folders(folders)
     machine = [python(), *packages(), *codecs(), *torch_and_gpus(), faiss(), memory_and_disk(), *locks(looked_at)]
-    return [*machine, *prefect_server(repair, dead)]
+    return [*machine, *executors(folders), *prefect_server(repair, dead)]
 
 
 def python() -> dict[str, str]:
@@ -135,6 +136,21 @@ def locks(folders: Sequence[Path]) -> list[dict[str, str]]:
             rows.append(finding("locks", "absent", f"{folder}: not tested, nothing can be written there ({error})"))
         except subprocess.TimeoutExpired as error:
             rows.append(finding("locks", "absent", f"{folder}: no answer within {error.timeout:.0f} s. {AT_ONCE}"))
+    return rows
+
+
+def executors(folders: Sequence[Path]) -> list[dict[str, str]]:
+    """Return a finding per run among the folders: whether its executor can be used here."""
+    rows = []
+    for folder in folders:
+        if not (folder / FILE_NAME).exists():
+            continue
+        runs_on = open_run(folder).config.runs_on
+        try:
+            check_executor(runs_on)
+            rows.append(finding("executor", "works", f"{runs_on.executor}, of {folder}"))
+        except ConfigError as error:
+            rows.append(finding("executor", "broken", f"{folder}: {error}"))
     return rows
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from flows.executors.preflight import check_run
 from flows.runners.forked import Children
 from flows.runners.scheduler import Job, Scheduler
 from flows.terminal import TerminalListener, counter, show_progress
@@ -79,10 +80,12 @@ def run_study(root: Path, max_parallel: int | None = None) -> dict[str, Any]:
     """Run what is missing of a study. Return the content of study.json.
 
     Raises:
+        ConfigError: the runs' executor cannot be used.
         StageError: cells failed; the results of the others are written.
     """
     study = load_study(root)
     cells = make_cells(study, root)
+    check_run(cells[0].run)
     for videos, cell in {cell.videos: cell for cell in cells}.items():
         with counter(f"digits {videos.name}") as progress:
             write_digits(videos, cell.digits, progress)

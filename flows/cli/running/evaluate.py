@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from flows.cli.running.new_run import relative
+from flows.executors.preflight import check_run
 from flows.runners.forked import Children
 from flows.runners.scheduler import Job, Scheduler
 from flows.terminal import show_progress
@@ -126,7 +127,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
     Missing features are computed; rounds are not trained.
 
     Raises:
-        ConfigError: a run has no such evaluation or round, or none at all.
+        ConfigError: a run has no such evaluation or round, or none at all, or its executor cannot be used.
         StageError: some failed; the others are finished.
         Busy: the only cause of failures is that another process is building what they need.
     """
@@ -134,6 +135,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
     wanted: list[Job] = []
     jobs: list[Job] = []
     for run in runs:
+        check_run(run)
         for name in names or run.config.evaluate:
             if name not in run.config.evaluate:
                 there = ", ".join(run.config.evaluate) or "none"

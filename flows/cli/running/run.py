@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from flows.cli.inspecting.summary import read_report
+from flows.executors.preflight import check_run
 from flows.runners.do_node import do_node
 from flows.runners.forked import CHILDREN, Children
 from flows.server.prefect_defaults import set_defaults
@@ -31,7 +32,7 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
 
     Raises:
         typer.Exit: stages failed (the reasons have been printed); the code is that of `exit_code`.
-        ConfigError: the corpus and its videos are not where the configuration says.
+        ConfigError: the corpus and its videos are not where the configuration says, or its executor cannot be used.
         XdcError: Prefect's server does not answer.
     """
     root = run.root
@@ -45,6 +46,7 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
     if all_fresh(run, wanted):
         print(f"Everything is fresh: {len(wanted)} stages.", file=sys.stderr)
     else:
+        check_run(run)
         set_defaults(quiet=True)
         # SIGTERM ends the children and the temporary server as Ctrl-C does.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -91,10 +93,11 @@ def run_one(run: Run, node: Node, force: bool, show: bool) -> dict[str, Any]:
     """Run one stage in a child process, without Prefect. Return its record as JSON values.
 
     Raises:
-        ConfigError: the run has no such node.
+        ConfigError: the run has no such node, or its executor cannot be used.
         StageError, ConfigError, Busy: see `do_node`.
     """
     check_node(run, node)
+    check_run(run)
     with Children() as children, show_progress(results=False) as listener:
         record = do_node(run, node, children, [listener], force=force)
     if show:

@@ -1,0 +1,137 @@
+"""Real stages with the local executor and two workers: the bytes of one process, whatever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.runners.forked import TORCH, Children
+from shards.store.executor import Job, Unit
+from shards.store.receipt import UNITS
+from shards.workers.job_file import write_job
+from tests.executors.fake_work import SIZES, job_in
+from tests.faults.traces import left_over
+from tests.processes import alive, children_of, wait_for
+from tests.runs import MakeRun
+from xdc_core.graph.run_stage import reuse, run_stage
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+
+INIT, EXTRACT = Node("init", "video"), Node("extract", "video", 0)
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Children]:
+    """Servers for all tests here: starting one costs seconds."""
+    servers = Children()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="module")
+def stopping_children() -> Iterator[Children]:
+    """The same, but a worker that has stored the shard 000000 stops (SIGSTOP) before it puts the files in place."""
+    servers = Children()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDC_FAULT", "stop:1:after receipt 000000")
+        servers.server(TORCH)
+    yield servers
+    servers.close()
+
+
+def features(run: Run) -> dict[str, bytes]:
+    """The bytes of all features, after a look at what else lies there."""
+    assert reuse(run, EXTRACT) is not None
+    assert left_over(run.root) == []
+    assert not (run.directory(EXTRACT) / UNITS).exists()
+    return {path.name: path.read_bytes() for path in run.directory(EXTRACT).glob("*.parquet")}
+
+
+@pytest.fixture
+def plain(make_run: MakeRun) -> dict[str, bytes]:
+    """The features of one process."""
+    run = make_run()
+    for node in (INIT, EXTRACT):
+        run_stage(run, node)
+    return features(run)
+
+
+@pytest.fixture
+def two(make_run: MakeRun) -> Run:
+    """A run with two workers that is ready for its extraction."""
+    run = make_run(executor_settings={"workers": 2})
+    run_stage(run, INIT)
+    return run
+
+
+def stopped_worker(server: int) -> tuple[int, ...]:
+    """The processes of a stage, of its forker, and of its worker that has stopped; () if there is none."""
+    for stage in children_of(server):
+        for forker in children_of(stage):
+            for worker in children_of(forker):
+                if Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
+                    return stage, forker, worker
+    return ()
+
+
+def test_two_workers_of_a_stage_give_the_bytes_of_one_process(
+    children: Children, two: Run, plain: dict[str, bytes]
+) -> None:
+    children.run_stage(two, EXTRACT)
+    assert features(two) == plain
+    logs = {path.name for path in (two.root / "logs" / "units").iterdir()}
+    assert logs == {f"extract.video-of-round-0.worker-{slot}.log" for slot in (0, 1)}
+
+
+@pytest.mark.parametrize("victim", ["stage", "worker", "forker"])
+def test_after_kill_9_in_the_middle_the_bytes_are_those_of_one_process(
+    stopping_children: Children, two: Run, plain: dict[str, bytes], victim: str
+) -> None:
+    children = stopping_children
+    ended: list[BaseException] = []
+
+    def extract() -> None:
+        try:
+            children.run_stage(two, EXTRACT)
+        except Exception as error:  # noqa: BLE001 - looked at below
+            ended.append(error)
+
+    stage = threading.Thread(target=extract)
+    stage.start()
+    server = children.server(TORCH).process_id
+    wait_for("a stopped worker", lambda: stopped_worker(server))
+    process, forker, worker = stopped_worker(server)
+    family = {process, forker, *children_of(forker)}
+    os.kill({"stage": process, "worker": worker, "forker": forker}[victim], signal.SIGKILL)
+    stage.join()
+    wait_for("all to end", lambda: not any(map(alive, family)), 5)
+    if victim == "worker":
+        assert ended == []
+    else:
+        assert len(ended) == 1
+        children.run_stage(two, EXTRACT)
+    assert features(two) == plain
+
+
+def test_units_are_done_by_hand_from_the_job_file(tmp_path: Path) -> None:
+    out = tmp_path / ".made.0123.partial"
+    for folder in ("receipts", "attempts", "errors"):
+        (out / UNITS / folder).mkdir(parents=True)
+    job: Job = job_in(out)
+    path = write_job(job, [Unit(number, (shard,)) for number, shard in enumerate(SIZES)])
+    command = [sys.executable, "-m", "xdc_core", "unit", str(path)]
+    done = subprocess.run([*command, "1", "3"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["000001: 2 rows, 0 rejects", "000003: 4 rows, 0 rejects"]
+    assert sorted(path.name for path in out.glob("*.txt")) == ["000001.txt", "000003.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == len(SIZES) - 2, "what has a receipt is left out"
+    out.rename(tmp_path / "taken")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is not there: its stage is finished, was continued by another process" in done.stderr
+    assert not out.exists()

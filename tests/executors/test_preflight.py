@@ -1,0 +1,88 @@
+"""What is checked of an executor before work starts: each problem is one line, and nothing has been done."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flows.executors.preflight as preflight
+from flows.executors.kind import ExecutorKind
+from flows.executors.local import LocalSettings
+from flows.executors.registry import EXECUTORS, check_executor, executor_of
+from shards.errors import ConfigError
+from shards.store.executor import IN_PROCESS
+from shards.store.lock_check import LockCheck
+from tests.places import ROOT
+from tests.runs import MakeRun
+from xdc_core.config.schema import RunsOn
+
+WRONG = {
+    "lokal": ({"executor": "lokal"}, "the executor 'lokal' is unknown. Did you mean 'local'?"),
+    "setting": ({"executor_settings": {"worker": 2}}, "runs_on.executor_settings of the executor local: worker: "),
+    "value": ({"executor_settings": {"workers": 0}}, "runs_on.executor_settings of the executor local: workers: "),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_executor_is_one_line(name: str) -> None:
+    values, text = WRONG[name]
+    for function in (check_executor, executor_of):
+        with pytest.raises(ConfigError) as raised:
+            function(RunsOn.model_validate(values))
+        assert str(raised.value).startswith(text)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("command", [["run"], ["round"], ["stage", "shard"], ["eval"]])
+def test_commands_check_the_executor_before_work_starts(make_run: MakeRun, command: list[str]) -> None:
+    own = {"evaluate": {"probe": {"protocol": "fc", "modality": "audio", "label": "label_digit"}}}
+    run = make_run(executor="slurmm", corpus={"path": "corpus"}, **own)
+    called = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *command, str(run.root)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert called.returncode == 2
+    assert called.stderr.startswith("xdc: the executor 'slurmm' is unknown.")
+    assert len(called.stderr.splitlines()) == 1
+    assert {path.name for path in run.root.iterdir()} == {"xdc.yaml"}
+
+
+def test_a_shared_disk_without_locks_is_a_warning_per_folder_once(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = ExecutorKind("elsewhere", LocalSettings, lambda *_: None, lambda *_: IN_PROCESS)
+    monkeypatch.setitem(EXECUTORS.built_in, "elsewhere", elsewhere)
+    monkeypatch.setattr(preflight, "check_locks", lambda folder: LockCheck("lustre", True, False, "no locks"))
+    run = make_run(executor="elsewhere")
+    for _ in range(2):
+        preflight.check_run(run)
+    folders = [run.root, run.corpus]
+    assert capsys.readouterr().err.splitlines() == [f"warning: {folder}: no locks" for folder in folders]
+    preflight.check_run(make_run())
+    assert capsys.readouterr().err == ""
+
+
+def test_a_disk_on_which_a_lock_has_no_answer_is_an_error(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(folder: Path) -> LockCheck:
+        raise subprocess.TimeoutExpired(["try"], 60)
+
+    elsewhere = ExecutorKind("elsewhere", LocalSettings, lambda *_: None, lambda *_: IN_PROCESS)
+    monkeypatch.setitem(EXECUTORS.built_in, "elsewhere", elsewhere)
+    monkeypatch.setattr(preflight, "check_locks", hang)
+    with pytest.raises(ConfigError, match="locking a file has no answer within 60 s"):
+        preflight.check_run(make_run(executor="elsewhere"))
+
+
+def test_the_executor_is_in_no_fingerprint(make_run: MakeRun) -> None:
+    from xdc_core.graph.run_stage import reuse
+    from xdc_core.graph.stages import settings_of
+    from xdc_core.runs.node import SHARD, Node
+
+    run = make_run(executor="elsewhere", executor_settings={"workers": 7})
+    assert reuse(run, SHARD) is not None
+    assert "elsewhere" not in json.dumps(settings_of(run.config, Node("extract", "video", 0)))
