@@ -4,6 +4,7 @@ import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from shards.corpus.write import SOURCES_SCHEMA
 from shards.errors import ConfigError
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import list_folder
-from shards.sources.surveyed import Surveyed
+from shards.sources.surveyed import Survey, Surveyed, survey_columns
 from shards.sources.walk import OPEN_FOLDERS
 from shards.store.build import Identity, Outcome, build
 from shards.store.parquet import write_parquet
@@ -25,13 +26,13 @@ SETTINGS = CorpusSettings()
 CHANGED = (None, "sources have changed since they were last compared")
 
 
-def surveyed_from(videos: Path, settings: CorpusSettings) -> dict[str, Surveyed]:
+def surveyed_from(videos: Path, settings: CorpusSettings) -> Survey:
     """What a survey of the files would find, if all were videos; the content follows from the name."""
     listing, found = list_corpus(videos, settings.label_from_folder, settings.layout), {}
     for number, source in enumerate(listing.sources, start=1):
         state = (listing.root / source.path).stat()
         found[source.path] = Surveyed(source.path, state.st_size, state.st_mtime_ns, f"{number:064x}", probe_version=2)
-    return found
+    return survey_columns(found.values())
 
 
 def commit(corpus: Path, videos: Path, settings: CorpusSettings = SETTINGS) -> str:
@@ -41,7 +42,7 @@ def commit(corpus: Path, videos: Path, settings: CorpusSettings = SETTINGS) -> s
     found = corpus_fingerprint(settings, listing, surveyed)
 
     def work(out: Path) -> Outcome:
-        rows = [vars(entry) | {"asked_s": []} for entry in surveyed.values()]
+        rows = [asdict(entry) | {"asked_s": []} for entry in surveyed.files()]
         write_parquet(out / "sources.parquet", pa.Table.from_pylist(rows, SOURCES_SCHEMA))
         return Outcome(0)
 
