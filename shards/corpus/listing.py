@@ -2,12 +2,15 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from shards.errors import ConfigError
+from shards.reject import Reject
 from shards.settings import CorpusSettings
+from shards.sources.columns import source_columns
 from shards.sources.manifest import SourceRow, list_rows, stream_rows
 from shards.sources.source import Listing, Source, list_folder, source_or_reject
 from shards.sources.split import check_learn_splits
@@ -43,6 +46,42 @@ def list_corpus(videos: Path, label_from_folder: bool = False, layout: str | Non
         reasons = "; ".join(f"{reject.source}: {reject.reason}" for reject in listing.rejects[:3])
         raise ConfigError(f"corpus.videos: {videos} holds no video. {reasons or 'It is empty.'}")
     return listing
+
+
+def list_columns(videos: Path, settings: CorpusSettings) -> Listing:
+    """Return the listing of `list_corpus` with its sources as columns.
+
+    Of a folder or a manifest, few sources are held as objects; the readers of layouts hold all, and so do manifests
+    with two rows on the same file and span.
+    """
+    first, rejects = list[Reject](), list[Reject]()  # Folders that cannot be read come first.
+
+    def of_folder() -> Iterator[Source]:
+        for found in walk(videos, ordered=True):
+            entry = source_or_reject(found, settings.label_from_folder)
+            if isinstance(entry, Source):
+                yield entry
+            else:
+                (first if found.kind == "unreadable" else rejects).append(entry)
+
+    def of_table() -> Iterator[Source]:
+        for row in stream_rows(videos, stream_table(videos)):
+            if isinstance(row, SourceRow):
+                yield row.source
+            else:
+                rejects.append(row)
+
+    if settings.layout is None and videos.is_dir():
+        sources = source_columns(of_folder())
+        listing = Listing(videos, sources, (*first, *rejects))
+    elif settings.layout is None and videos.suffix.lower() in TABLE_SUFFIXES and not _has_duplicates(videos):
+        sources = source_columns(of_table())
+        listing = Listing(videos.parent, sources, tuple(rejects))
+    else:
+        listing = list_corpus(videos, settings.label_from_folder, settings.layout)
+    if not listing.sources:
+        list_corpus(videos, settings.label_from_folder, settings.layout)  # Raises the error.
+    return replace(listing, sources=source_columns(listing.sources))
 
 
 def open_sources(videos: Path, settings: CorpusSettings) -> tuple[Path, Iterator[Source]]:

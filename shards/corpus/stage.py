@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from shards.corpus.known import known_sources, survey_notes
-from shards.corpus.listing import check_places, list_corpus
+from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.corpus.seen import digest_of_sources, remember
 from shards.corpus.survey import forget_survey, listed_files, read_survey, recall, survey
@@ -15,7 +15,6 @@ from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.settings import CorpusSettings, stored_part
-from shards.sources.columns import source_columns
 from shards.sources.look import PROBE_VERSION, UNREADABLE
 from shards.sources.source import Listing
 from shards.sources.split import check_learn_splits
@@ -59,8 +58,7 @@ def shard(
         raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
     check_places(corpus, videos)
     digest = digest_of_sources(videos, settings)
-    listing = list_corpus(videos, settings.label_from_folder, settings.layout)
-    listing = replace(listing, sources=source_columns(listing.sources))
+    listing = list_columns(videos, settings)
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
     logs = logs or corpus.with_name("logs")
     surveyed = _surveyed(corpus, listing, settings, progress, force, executor, logs)

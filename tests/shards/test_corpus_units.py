@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.corpus.cut import cut_shards
-from shards.corpus.listing import list_corpus
+from shards.corpus.listing import list_columns, list_corpus
 from shards.corpus.plan import corpus_fingerprint, make_plan
 from shards.corpus.stage import shard
 from shards.corpus.survey import read_survey, survey
 from shards.corpus.write import SOURCES_SCHEMA, _sources_tables
-from shards.errors import StageError
+from shards.errors import ConfigError, StageError
 from shards.progress import silent
 from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings
@@ -305,6 +305,23 @@ def test_the_random_listings_have_every_case() -> None:
     assert kinds == {"not_media", "damaged", "too_large", "outside", "no_picture", "too_short", "duplicate"}
     assert any(plan.shards > 3 for plan in plans)
     assert any(not listing.sources for _, listing, _ in cases)
+
+
+@pytest.mark.parametrize("kind", ["folder", "manifest", "row twice"])
+def test_a_listing_in_columns_is_the_same(raw_videos: Path, tmp_path: Path, kind: str) -> None:
+    videos, settings = raw_videos, CorpusSettings(label_from_folder=kind == "folder")
+    if kind != "folder":
+        rows = [f"{raw_videos}/dog/bark.mp4,,dog", "gone.mp4,1,", f"{raw_videos}/cat/mute.mp4,x,cat", "../x.mp4,2,cat"]
+        videos = tmp_path / "list.csv"
+        rows += rows[:1] if kind == "row twice" else []
+        videos.write_text("\n".join(["path,start_s,label", *rows]), encoding="utf-8")
+    plain, columns = list_corpus(videos, settings.label_from_folder), list_columns(videos, settings)
+    assert list(columns.sources) == list(plain.sources)
+    assert (columns.root, columns.rejects, columns.label_names) == (plain.root, plain.rejects, plain.label_names)
+    assert plain.rejects
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no video"):
+        list_columns(tmp_path / "empty", settings)
 
 
 def test_of_two_results_for_a_file_the_later_one_counts() -> None:
