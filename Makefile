@@ -66,6 +66,7 @@ bench: install
 	$(BENCHMARK)/cluster.py --clips 10000 --k 64 --turns 3 --out $(BENCH)/cluster.json
 	$(BENCHMARK)/label.py --rows 200000 --out $(BENCH)/label.json
 	$(BENCHMARK)/train.py $(BENCH) --turns 3 --out $(BENCH)/train.json
+	$(BENCHMARK)/index_rows.py $(BENCH)/rows --rows 100000 --out $(BENCH)/index_rows.json
 	$(BENCHMARK)/orchestration.py $(BENCH) --rounds 1 --out $(BENCH)/orchestration.json
 	$(BENCHMARK)/growth.py $(BENCH) --clips 50 --times 1 2 4 --out $(BENCH)/growth.json
 	$(BENCHMARK)/gpu.py --device cpu --quick --no-compile --out $(BENCH)/gpu.json

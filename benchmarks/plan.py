@@ -78,7 +78,7 @@ def stored(rates: dict[str, Any], clips: int) -> dict[str, float]:
         "labels_gb_a_round": clips * 2 * value(rates, "label_bytes") / 1e9,
         "corpus_files": 2 * shards,
         "files_a_round": 4 * shards,
-        "index_gb_in_memory_a_training_process": clips * value(rates, "index_bytes_in_memory") / 1e9,
+        "index_gb_mapped_on_a_machine": clips * value(rates, "index_bytes_mapped") / 1e9,
         "plan_gb_in_memory_of_shard": clips * value(rates, "plan_bytes_in_memory") / 1e9,
     }
 

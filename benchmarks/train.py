@@ -32,7 +32,7 @@ from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import head_weights, make_learner, step_settings
 from xdc_core.training.optimiser import make_optimizer
 from xdc_core.training.process_rank import ProcessRank
-from xdc_core.training.targets import read_targets
+from xdc_core.training.targets import open_targets, write_targets
 
 LOOP = "xdc, views in memory"
 BARE = "bare loop, views in memory"
@@ -64,8 +64,10 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
     config, node = run.config, Node("train", name, 0)
     wanted_views, device = views_of(config, name), choose_device(config.runs_on).device
     torch.set_num_threads(thread_count(config.runs_on))
-    given = task_of(TRAIN, run, node, Path())
-    task = read_targets(given)
+    with tempfile.TemporaryDirectory() as out:  # What is mapped stays when the files are gone.
+        given = task_of(TRAIN, run, node, Path(out))
+        write_targets(given)
+        task = open_targets(given)
     seed = derive_seed(config.seed, 0, "train", name)
     numbers, views = next(rank._batches(given, task, ProcessRank(0, 1), seed, 0, device))
 
@@ -83,7 +85,9 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
 
         made = in_memory if decoding is None else rank._batches
         with tempfile.TemporaryDirectory() as out, patch.object(rank, "_batches", made):
-            rank.train_rank(task_of(TRAIN, asked, node, Path(out)), ProcessRank(0, 1), listen)
+            task_of_loop = task_of(TRAIN, asked, node, Path(out))
+            write_targets(task_of_loop)
+            rank.train_rank(task_of_loop, ProcessRank(0, 1), listen)
         return pace.seconds(steps)
 
     def bare() -> float:
@@ -101,7 +105,7 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
             lambda model: make_optimizer(model, train),
         )
         batch = wanted_views.normalise(views.to(device)).contiguous(memory_format=learner.memory_format)
-        wanted = {key: torch.from_numpy(value).long()[numbers].to(device) for key, value in task.targets.items()}
+        wanted = {key: torch.from_numpy(value[numbers]).long().to(device) for key, value in task.targets.items()}
         pace = Pace()
         for step in range(steps):
             with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):

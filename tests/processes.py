@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -15,9 +16,13 @@ def alive(pid: int) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    """The living children of a process, whichever of its threads started them."""
-    listed = (task / "children" for task in Path(f"/proc/{pid}/task").iterdir())
-    return [int(child) for file in listed for child in file.read_text().split() if alive(int(child))]
+    """The living children of a process, whichever of its threads started them; none if it has ended."""
+    children: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # A thread that has ended meanwhile.
+                children += map(int, (task / "children").read_text().split())
+    return [child for child in children if alive(child)]
 
 
 def wait_for(what: str, happened: Callable[[], object], seconds: float = 60, every: float = 0.01) -> None:

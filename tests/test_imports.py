@@ -17,8 +17,8 @@ BELOW = {"shards": {"shards"}, "xdc_core": {"shards", "xdc_core"}, "flows": {"sh
 ROOMS = {
     "shards": ("", "store", "workers", "media", "sources", "datasets", "layouts", "corpus", "digits"),
     "xdc_core": (
-        *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "training"),
-        *("evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
+        *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
+        *("training", "evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
     ),
     "flows": (
         *("executors", "runners", "", "server", "orchestration"),

@@ -7,11 +7,8 @@ several GPUs this has not been run yet: tests give its workers GPUs that are non
 
 import re
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -20,20 +17,18 @@ from pydantic import Field
 from flows.executors.forker import Forked, Forker
 from flows.executors.kind import ExecutorKind
 from flows.executors.local_worker import find_all_gpus, gpus_listed, visible_gpu, work
+from flows.executors.queue import Pace, Queue, unfinished
 from shards.errors import StageError
 from shards.media.cores import GRANTED
 from shards.section import Section
 from shards.store.executor import IN_PROCESS, Advance, Executor, Job, Unit
-from shards.store.receipt import Receipt, read_receipt
+from shards.store.receipt import Receipt
 from shards.workers.process_output import how_ended, last_error
 from shards.workers.worker import WorkerError
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import RunsOn
 
 TRIES = 3  # Workers that may die or fail with one unit.
-# A worker gets units for so many seconds at a time, because each time it loads its encoder: at most so many units.
-SECONDS_AT_ONCE, MOST_AT_ONCE = 15.0, 1000
-AHEAD = 10_000  # Units that are looked at ahead, so that the last ones are distributed evenly.
 
 
 class LocalSettings(Section):
@@ -42,32 +37,6 @@ class LocalSettings(Section):
     workers: int | None = Field(
         None, ge=1, description="processes that do a stage's units; null: one per GPU, or only the stage's own process"
     )
-
-
-class Queue:
-    """The units that are not yet done by a worker, and how often each was tried."""
-
-    def __init__(self, units: Iterable[Unit], workers: int) -> None:
-        self._units, self._workers = iter(units), workers
-        self._ahead: deque[Unit] = deque()
-        self._again: deque[Unit] = deque()
-        self._tries: dict[int, int] = {}
-
-    def take(self, most: int) -> list[Unit]:
-        """Return the next units, at most so many. A unit that was tried already comes alone, so that its worker's
-        death is its own.
-        """
-        if self._again:
-            return [self._again.popleft()]
-        self._ahead.extend(islice(self._units, AHEAD - len(self._ahead)))
-        share = -(-len(self._ahead) // (2 * self._workers))
-        return [self._ahead.popleft() for _ in range(min(most, share))]
-
-    def put_back(self, units: list[Unit]) -> int:
-        """Take units of a worker that has failed at the first of them. Return how often that one was tried."""
-        self._again.extend(units)
-        self._tries[units[0].number] = self._tries.get(units[0].number, 0) + 1
-        return self._tries[units[0].number]
 
 
 @dataclass(eq=False)
@@ -81,12 +50,12 @@ class Worker:
     units: list[Unit] = field(default_factory=list)
     stored: set[str] = field(default_factory=set)
     error: WorkerError | None = None
-    at_once: int = 1
-    since: float = 0.0
+    pace: Pace = field(default_factory=Pace)
 
     def give(self, units: list[Unit]) -> None:
         """Have it do units."""
-        self.units, self.stored, self.since = units, set(), time.monotonic()
+        self.units, self.stored = units, set()
+        self.pace.begin()
         try:
             self.forked.channel.send(units)
         except OSError:
@@ -94,8 +63,7 @@ class Worker:
 
     def finish(self) -> None:
         """Take back what it was given, and set how much it gets next."""
-        pace = len(self.units) / max(time.monotonic() - self.since, 1e-3)
-        self.at_once = max(1, min(int(pace * SECONDS_AT_ONCE), 4 * self.at_once, MOST_AT_ONCE))
+        self.pace.end(len(self.units))
         self.units = []
 
 
@@ -105,6 +73,10 @@ class LocalWorkers:
     def __init__(self, workers: int | None, runs_on: RunsOn) -> None:
         self._workers, self._runs_on = workers, runs_on
         self.forker = Forker()
+
+    def in_process(self, gpu: bool) -> bool:
+        """Return whether a job is certainly done in this process: it uses no GPU, and several workers are not set."""
+        return not gpu and (self._workers or 1) == 1
 
     def close(self) -> None:
         """End the processes. They also end with the process of the stage."""
@@ -127,7 +99,9 @@ class LocalWorkers:
             while True:
                 for slot in range(count):
                     worker = workers.get(slot)
-                    if (worker is None or not worker.units) and (taken := queue.take(worker.at_once if worker else 1)):
+                    if (worker is None or not worker.units) and (
+                        taken := queue.take(worker.pace.at_once if worker else 1)
+                    ):
                         if worker is None:
                             worker = workers[slot] = self._started(job, slot, environments[slot])
                         worker.give(taken)
@@ -181,7 +155,7 @@ class LocalWorkers:
                     if message.final:
                         raise message.raised(job.name)
                 else:
-                    for _ in _unfinished(job, worker, received):
+                    for _ in unfinished(job, worker.units, worker.stored, received):
                         raise StageError(f"{job.name}: a worker has left out shards. This is a defect of xdc.")
                     worker.finish()
         except (EOFError, ConnectionError):
@@ -189,7 +163,7 @@ class LocalWorkers:
 
     def _replace(self, job: Job, worker: Worker, code: int, queue: Queue, received: Callable[[Receipt], None]) -> None:
         """Put back the units of a worker that has ended. Raises StageError: the first of them was tried too often."""
-        if not (lost := list(_unfinished(job, worker, received))):
+        if not (lost := list(unfinished(job, worker.units, worker.stored, received))):
             return
         tries = queue.put_back(lost)
         if tries >= TRIES and worker.error is not None:
@@ -201,22 +175,6 @@ class LocalWorkers:
                 f"{job.name}: {tries} workers died with {', '.join(lost[0].shards)}. The last one {how}, and run again."
             )
         print(f"warning: {job.name}: a worker {how}. Others do its {len(lost)} units.", file=sys.stderr, flush=True)
-
-
-def _unfinished(job: Job, worker: Worker, received: Callable[[Receipt], None]) -> Iterator[Unit]:
-    """Yield what is not done of a worker's units. Receipts that it did not send are read."""
-    out = Path(job.out)
-    for unit in worker.units:
-        missing = []
-        for shard in unit.shards:
-            if shard in worker.stored:
-                continue
-            if (receipt := read_receipt(out, shard)) is not None:
-                received(receipt)
-            else:
-                missing.append(shard)
-        if missing:
-            yield Unit(unit.number, tuple(missing))
 
 
 def _logged(worker: Worker) -> str:

@@ -4,12 +4,16 @@ from pydantic import ValidationError
 
 from flows.executors.kind import ExecutorKind
 from flows.executors.local import LOCAL
+from flows.executors.ray import RAY
+from flows.executors.slurm.executor import SLURM
 from shards.errors import ConfigError
 from shards.registry import Registry
 from shards.store.executor import Executor
 from xdc_core.config.schema import RunsOn
 
-EXECUTORS: Registry[ExecutorKind] = Registry("executor", "xdc.executors", {LOCAL.name: LOCAL}, ExecutorKind)
+EXECUTORS: Registry[ExecutorKind] = Registry(
+    "executor", "xdc.executors", {kind.name: kind for kind in (LOCAL, SLURM, RAY)}, ExecutorKind
+)
 
 
 def check_executor(runs_on: RunsOn) -> None:

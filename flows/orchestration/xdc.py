@@ -24,6 +24,7 @@ from flows.orchestration.tasks import Futures
 from flows.orchestration.xdc_round import round_flow
 from flows.runners.forked import CHILDREN
 from flows.server.dead_runs import record_process
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import inputs, round_nodes, setup_nodes
 from xdc_core.runs.run import Run, open_run
@@ -60,10 +61,13 @@ def run_rounds(run: Run) -> dict[int, State[Any]]:
     """
     rounds: dict[int, Future[State[Any]]] = {}
     tasks: Futures = {}  # Of all rounds: a report waits for that of the previous round.
+    finished = Fingerprints(run, compare=False)
     with ThreadPoolExecutor(run.config.rounds + 1, thread_name_prefix="round") as threads:
         try:
             for number in range(run.config.rounds + 1):
-                if all_fresh(run, [*setup_nodes(run.config), *round_nodes(run.config, number)]):
+                nodes = [*setup_nodes(run.config), *round_nodes(run.config, number)]
+                # The sources are looked at once for all rounds that are finished, and again when stages have run.
+                if all_fresh(run, nodes, None if rounds else finished):
                     continue
                 submitted: Future[Futures] = Future()
                 rounds[number] = threads.submit(copy_context().run, _run_round, run, number, tasks, submitted)

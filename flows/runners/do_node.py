@@ -45,7 +45,7 @@ def do_node(
         Busy: another process is building it, and `wait` is False.
     """
     try:
-        record = None if force else reuse(run, node, Fingerprints(run, corpus_fingerprint))
+        record = None if force else reuse(run, node, Fingerprints(run, corpus_fingerprint, compare=False))
         if record is None:
             with _turn(run):
                 record = _run_stage(run, node, runner, listeners, force, wait, corpus_fingerprint)

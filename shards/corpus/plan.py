@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from shards.media.limits import too_much
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import Listing, Source
-from shards.store.manifest import fingerprint
+from shards.store.manifest import canonical
 
 STAGE_VERSION = 3
 # Raise it when the same span gives another clip for a few files only: finished corpora stay fresh, and shards of an
@@ -51,19 +51,25 @@ class Plan:
 
 def corpus_fingerprint(settings: CorpusSettings, listing: Listing, surveyed: Mapping[str, Surveyed]) -> str:
     """Return the fingerprint of a corpus: settings, and per source path, span, split, labels, size and content."""
-    sources = [
-        [
-            source.path,
-            source.start_s,
-            source.end_s,
-            source.split,
-            sorted(source.labels.items()),
-            surveyed[source.path].size,
-            surveyed[source.path].sha256,
-        ]
-        for source in listing.sources
-    ]
-    return fingerprint(["shard", STAGE_VERSION, stored_part(settings), sources])
+    states = ((surveyed[source.path].size, surveyed[source.path].sha256) for source in listing.sources)
+    return hash_sources(settings, zip(listing.sources, states, strict=True))
+
+
+def hash_sources(settings: CorpusSettings, sources: Iterable[tuple[Source, tuple[int, str]]]) -> str:
+    """Return the fingerprint of a corpus from its sources, in order, each with its size and content.
+
+    It is that of the canonical JSON of the whole, which is never held.
+    """
+    whole = hashlib.sha256()
+    start = canonical(["shard", STAGE_VERSION, stored_part(settings), []])
+    whole.update(start[:-2].encode())
+    between = ""
+    for source, (size, sha256) in sources:
+        span = [source.path, source.start_s, source.end_s, source.split]
+        whole.update((between + canonical([*span, sorted(source.labels.items()), size, sha256])).encode())
+        between = ","
+    whole.update(start[-2:].encode())
+    return whole.hexdigest()
 
 
 def clip_key(source: str, start_s: float) -> str:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from shards.corpus.index import shard_name
+from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
 from shards.corpus.plan import Plan, corpus_fingerprint, make_plan
-from shards.corpus.stage import known_sources, survey_notes
 from shards.corpus.survey import PROBE_VERSION, Surveyed, still_holds, survey
 from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError

@@ -1,20 +1,22 @@
-"""The shard stage as one call, and the comparison of a corpus with its sources."""
+"""The shard stage as one call."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import check_places, list_corpus
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
-from shards.corpus.survey import FIELDS, PROBE_VERSION, Surveyed, read_survey, recall, survey
+from shards.corpus.seen import digest_of_sources, remember
+from shards.corpus.survey import PROBE_VERSION, UNREADABLE, Surveyed, read_survey, recall, survey
 from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError
 from shards.media.cores import core_count
 from shards.media.limits import limits_of
 from shards.progress import Progress, silent
-from shards.settings import ALL_MODALITIES, CorpusSettings, stored_part
+from shards.settings import CorpusSettings, stored_part
 from shards.sources.source import Listing
 from shards.sources.split import check_learn_splits
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
@@ -22,7 +24,6 @@ from shards.store.fault import fault_point
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, missing_files, read_manifest
 from shards.store.node import Node
-from shards.store.parquet import read_parquet
 from shards.store.stage import ConfigT, RunT, Stage, builds_itself, reads_no_stage
 
 
@@ -51,6 +52,7 @@ def shard(
         what = "corpus.videos is not set" if videos is None else f"corpus.videos: {videos} does not exist"
         raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
     check_places(corpus, videos)
+    digest = digest_of_sources(videos, settings)
     listing = list_corpus(videos, settings.label_from_folder, settings.layout)
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
     surveyed = _surveyed(corpus, listing, settings, progress, force)
@@ -73,6 +75,8 @@ def shard(
     else:
         fault_point("before forget_notes")
         survey_notes(corpus, settings.modalities).unlink(missing_ok=True)  # sources.parquet now has the same data.
+    unreadable = {path: each.unreadable_at for path, each in surveyed.items() if each.reason.startswith(UNREADABLE)}
+    remember(corpus, videos, settings, digest, identity.fingerprint, listing.root, unreadable)
     return record
 
 
@@ -106,8 +110,10 @@ def forget_notes(corpus: Path, settings: CorpusSettings) -> None:
     notes = survey_notes(corpus, settings.modalities)
     if not notes.exists():
         return
-    noted = {entry.path: entry for entry in read_survey(notes)}
-    if set(noted.values()) <= set(known_sources(corpus, settings.modalities)):
+    noted = set({entry.path: entry for entry in read_survey(notes)}.values())
+    for entry in known_sources(corpus, settings.modalities):
+        noted.discard(entry)
+    if not noted:
         with contextlib.suppress(OSError):  # In a folder that is not writable they do no harm.
             notes.unlink(missing_ok=True)
 
@@ -119,52 +125,6 @@ def _as_it_is(corpus: Path, manifest: Manifest) -> Record:
             "Bring the files back from a copy, or set corpus.videos."
         )
     return record_of(corpus, manifest, reused=True)
-
-
-def survey_notes(corpus: Path, modalities: Collection[str]) -> Path:
-    """Return the path of the notes: survey results of source files that are not in a committed corpus yet."""
-    alone = "" if tuple(modalities) == ALL_MODALITIES else "." + "-".join(modalities)
-    return corpus.with_name(f".{corpus.name}{alone}.survey.jsonl")
-
-
-def known_sources(corpus: Path, modalities: Collection[str]) -> Iterator[Surveyed]:
-    """Yield the survey in a committed corpus of these modalities; nothing if it is damaged."""
-    manifest = read_manifest(corpus)
-    if manifest is not None and _modalities_of(manifest) == tuple(modalities):
-        with contextlib.suppress(StageError, TypeError):
-            for row in read_parquet(corpus / "sources.parquet", "shard").to_pylist():
-                yield Surveyed(**{name: value for name, value in row.items() if name in FIELDS})
-
-
-def _modalities_of(manifest: Manifest) -> tuple[str, ...]:
-    return tuple(manifest.settings.get("modalities", ALL_MODALITIES))
-
-
-def corpus_fingerprint_now(corpus: Path, videos: Path | None, settings: CorpusSettings) -> tuple[str | None, str]:
-    """Return the fingerprint that the corpus would get now, without reading any video, or why it is not known.
-
-    Returns (fingerprint, ""), or (None, reason) if files are new or changed and would have to be read first.
-
-    Raises:
-        ConfigError: the manifest or folder of videos cannot be listed.
-    """
-    manifest = read_manifest(corpus)
-    if videos is None or not videos.exists():
-        if manifest is None:
-            return None, "no videos to make it from"
-        if videos is None or manifest.settings == stored_part(settings):
-            return manifest.fingerprint, ""
-        return None, f"{videos} is gone, and the settings changed"
-    listing = list_corpus(videos, settings.label_from_folder, settings.layout)
-    known, changed = recall(
-        listing, known_sources(corpus, settings.modalities), survey_notes(corpus, settings.modalities)
-    )
-    if changed and manifest is not None and _modalities_of(manifest) != settings.modalities:
-        return None, f"modalities: {', '.join(_modalities_of(manifest))} -> {', '.join(settings.modalities)}"
-    if changed:
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        return None, f"new or changed source {changed[0]}{more}"
-    return corpus_fingerprint(settings, listing, known), ""
 
 
 @dataclass(frozen=True)

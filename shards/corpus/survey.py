@@ -98,11 +98,12 @@ def read_survey(path: Path) -> Iterator[Surveyed]:
     """Yield the lines of a survey file except damaged ones, such as a last line cut short by a kill."""
     if not path.exists():
         return
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            yield Surveyed(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield Surveyed(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
 
 
 def recall(

@@ -18,7 +18,7 @@ SPARSE = 1 << 40  # Bytes. Holes of this size are not hashed.
 EVERYWHERE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def stat_of(path: Path) -> tuple[int, int]:
+def stat_of(path: str | Path) -> tuple[int, int]:
     """Return size in bytes and modification time in ns; (-1, -1) if there is no such file."""
     try:
         status = os.stat(path)

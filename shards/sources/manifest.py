@@ -1,7 +1,9 @@
 """Read a manifest: its columns are checked, and every row becomes a source or a reject."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from shards.reject import Reject
 from shards.sources.source import Listing, Source
 from shards.sources.source_path import SourcePaths
 from shards.sources.split import split_name
-from shards.sources.table import Row, Table, text_of
+from shards.sources.table import Table, text_of
 
 COLUMNS = ("path", "start_s", "end_s", "split")
 
@@ -25,31 +27,21 @@ def list_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> 
         ConfigError: no column `path`; a column that is neither known nor starts with `label`, or has an unusable type;
             or rows with the same file and span that differ in split or a label. The text names them.
     """
-    columns = [column for column in table.columns if column not in passed_over and not _is_index(column, table)]
-    _check_columns(manifest, columns)
-    _check_types(manifest, columns, table.types)
-    paths = SourcePaths(manifest.parent)
     sources: list[Source] = []
     rejects: list[Reject] = []
-    seen: dict[tuple[str, float, float | None], tuple[Source, Row]] = {}
+    seen: dict[bytes, tuple[Source, str]] = {}
     conflicts: list[str] = []
-    for row in table.rows:
-        name = text_of(row.values["path"]).strip()
-        try:
-            if row.problem:
-                raise ValueError(row.problem)
-            source = _source_of({column: row.values[column] for column in columns}, name, paths)
-            span = (paths.identity(source.path), source.start_s or 0.0, source.end_s)
-            first, earlier = seen.setdefault(span, (source, row))
-            if earlier is not row:
-                conflicts += _conflict(first, earlier, source, row)
-                reason = f"{row.where}: an earlier row has the same path, start_s and end_s"
-                rejects.append(Reject(name, "list", "duplicate", reason))
-                continue
-        except ValueError as error:
-            rejects.append(Reject(name or row.where, "list", "bad_row", f"{row.where}: {error}"))
+    for row in stream_rows(manifest, table, passed_over):
+        if isinstance(row, Reject):
+            rejects.append(row)
             continue
-        sources.append(source)
+        first, where = seen.setdefault(row.span, (row.source, row.where))
+        if where != row.where:
+            conflicts += _conflict(first, where, row.source, row.where)
+            reason = f"{row.where}: an earlier row has the same path, start_s and end_s"
+            rejects.append(Reject(row.name, "list", "duplicate", reason))
+        else:
+            sources.append(row.source)
     if conflicts:
         more = f" (and {len(conflicts) - 3} more)" if len(conflicts) > 3 else ""
         raise ConfigError(
@@ -57,6 +49,45 @@ def list_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> 
             "remove one of each pair."
         )
     return Listing(manifest.parent, tuple(sources), tuple(rejects))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A row of a manifest that names a source. `name`: its path as written."""
+
+    where: str
+    name: str
+    source: Source
+    paths: SourcePaths
+
+    @property
+    def span(self) -> bytes:
+        """Return 16 bytes that stand for its file and span."""
+        source = self.source
+        span = f"{source.start_s or 0.0} {source.end_s} {self.paths.identity(source.path)}"
+        return hashlib.blake2b(span.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def stream_rows(manifest: Path, table: Table, passed_over: Sequence[str] = ()) -> Iterator[SourceRow | Reject]:
+    """Yield the rows of a manifest in order, duplicates included. Holds none of them.
+
+    Raises:
+        ConfigError: as `list_rows`, except for rows that contradict each other.
+    """
+    columns = [column for column in table.columns if column not in passed_over and not _is_index(column, table)]
+    _check_columns(manifest, columns)
+    _check_types(manifest, columns, table.types)
+    paths = SourcePaths(manifest.parent)
+    for row in table.rows:
+        name = text_of(row.values["path"]).strip()
+        try:
+            if row.problem:
+                raise ValueError(row.problem)
+            source = _source_of({column: row.values[column] for column in columns}, name, paths)
+        except ValueError as error:
+            yield Reject(name or row.where, "list", "bad_row", f"{row.where}: {error}")
+            continue
+        yield SourceRow(row.where, name, source, paths)
 
 
 def _is_index(column: str, table: Table) -> bool:
@@ -127,7 +158,7 @@ def _is_binary(kind: pa.DataType) -> bool:
     )
 
 
-def _conflict(first: Source, earlier: Row, source: Source, row: Row) -> list[str]:
+def _conflict(first: Source, earlier: str, source: Source, later: str) -> list[str]:
     """Return how two rows with the same span differ, in words; empty if they agree."""
     differing = [
         f"{name} is {first.labels.get(name, '')!r} and {source.labels.get(name, '')!r}"
@@ -136,7 +167,7 @@ def _conflict(first: Source, earlier: Row, source: Source, row: Row) -> list[str
     ]
     if split_name(first.split) != split_name(source.split):
         differing.append(f"split is {first.split!r} and {source.split!r}")
-    return [f"{earlier.where} and {row.where} are both {first.path}, but {', '.join(differing)}"] if differing else []
+    return [f"{earlier} and {later} are both {first.path}, but {', '.join(differing)}"] if differing else []
 
 
 def _source_of(row: Mapping[str, object], name: str, paths: SourcePaths) -> Source:

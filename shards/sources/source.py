@@ -3,10 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from shards.media.source_file import EVERYWHERE
 from shards.reject import Reject
+from shards.sources.walk import Found, is_unicode, shown, walk
 
 _VIDEO = (
     "3g2 3gp asf avi dv f4v flv gif h264 h265 hevc ivf m2ts m2v m4v mjpeg mkv mov mp4 mpeg mpg mts mxf nut "
@@ -58,47 +58,29 @@ def list_folder(folder: Path, label_from_folder: bool) -> Listing:
     A folder that cannot be read is rejected, too, and tried again whenever the sources are listed. Raises OSError if no
     file can be opened any more (too many open files, no memory).
     """
-    sources, rejects = [], []
-    is_folder_link: dict[Path, bool] = {}
-
-    def reject_folder(error: OSError) -> None:
-        if error.errno in EVERYWHERE:
-            raise error
-        name = Path(error.filename).relative_to(folder).as_posix()
-        rejects.append(Reject(_shown(name), "list", "unreadable", f"the folder cannot be read: {error.strerror}"))
-
-    for place, folders, files in os.walk(folder, onerror=reject_folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        is_folder_link |= {path: True for name in folders if (path := Path(place, name)).is_symlink()}
-        is_folder_link |= {Path(place, name): False for name in files if not name.startswith(".")}
-    for path in sorted(is_folder_link):
-        name = path.relative_to(folder).as_posix()
-        if not _is_unicode(name):
-            rejects.append(Reject(_shown(name), "list", "unreadable", "the file's name is not valid UTF-8: rename it"))
-        elif is_folder_link[path]:
-            rejects.append(
-                Reject(
-                    name, "list", "unreadable", "a link to a folder is not followed: use a manifest for what is in it"
-                )
-            )
-        elif path.suffix.lower() in MEDIA_SUFFIXES:
-            labels = {"label": path.parent.name} if label_from_folder and path.parent != folder else {}
-            sources.append(Source(name, labels=labels))
+    sources, unreadable, rejects = list[Source](), list[Reject](), list[Reject]()
+    for found in walk(folder, ordered=True):
+        entry = source_or_reject(found, label_from_folder)
+        if isinstance(entry, Source):
+            sources.append(entry)
         else:
-            rejects.append(
-                Reject(name, "list", "not_media", f"not a media file by its name ({path.suffix or 'no suffix'})")
-            )
-    return Listing(folder, tuple(sources), tuple(rejects))
+            (unreadable if found.kind == "unreadable" else rejects).append(entry)
+    return Listing(folder, tuple(sources), (*unreadable, *rejects))
 
 
-def _shown(name: str) -> str:
-    """Return a printable form of a name that need not be UTF-8."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def source_or_reject(found: Found, label_from_folder: bool) -> Source | Reject:
+    """Return what was found in a folder as a source, or as a reject with the reason."""
+    name = found.name
+    if not is_unicode(name) and found.kind != "unreadable":
+        return Reject(shown(name), "list", "unreadable", "the file's name is not valid UTF-8: rename it")
+    if found.kind == "unreadable":
+        return Reject(shown(name), "list", "unreadable", f"the folder cannot be read: {found.error}")
+    if found.kind == "link":
+        reason = "a link to a folder is not followed: use a manifest for what is in it"
+        return Reject(name, "list", "unreadable", reason)
+    above, _, last = name.rpartition("/")
+    suffix = os.path.splitext(last)[1]
+    if suffix.lower() not in MEDIA_SUFFIXES:
+        suffix = PurePosixPath(last).suffix or "no suffix"
+        return Reject(name, "list", "not_media", f"not a media file by its name ({suffix})")
+    return Source(name, labels={"label": above.rpartition("/")[2]} if label_from_folder and above else {})

@@ -1,14 +1,14 @@
 """Read tables written by users: CSV and Parquet."""
 
 import csv
-import io
 import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -23,6 +23,7 @@ NO_VALUE = frozenset({"", "nan", "NaN", "NAN", "None", "NaT", "<NA>"})
 _SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _BLANK_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name in Parquet for an index without a name.
 _FILE_NAME = re.compile(r"\S.*\.\w{2,5}\s*")
+BATCH = 8192  # Rows of a Parquet file that are read at once.
 _QUOTES = "put a cell that holds a comma or a quote in double quotes, and double the quotes in it"
 
 
@@ -37,14 +38,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The content of a table: all rows, including unusable ones.
+    """The content of a table: all rows, including unusable ones. Of `stream_table` they can be read once.
 
     `index` has the names of columns with the index of a pandas frame. `types` are the columns' types in Parquet; empty
     for a CSV, in which all values are text.
     """
 
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: Iterable[Row]
     index: frozenset[str] = frozenset()
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
 
@@ -56,10 +57,25 @@ def read_table(path: Path) -> Table:
         ConfigError: the file has another suffix, or cannot be read; two columns have one name; a quote of a CSV is not
             closed in its line (the text names the line); its separator is not a comma.
     """
+    table = stream_table(path)
+    return replace(table, rows=tuple(table.rows))
+
+
+def stream_table(path: Path) -> Table:
+    """Read a table as `read_table` does, but its rows only while they are iterated, which may raise its errors."""
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise ConfigError(f"{path} ends in {path.suffix!r}. Give a table that ends in .csv or .parquet.")
+    with _explained(path):
+        return _stream_parquet(path) if path.suffix.lower() == ".parquet" else _stream_csv(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise errors of reading a table as ConfigError."""
     try:
-        return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+        yield
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path) from error
     except OSError as error:  # Arrow's errors have no strerror.
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except (csv.Error, pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # By damaged files.
@@ -77,18 +93,22 @@ def text_of(value: object) -> str:
     return "" if text.strip() in NO_VALUE else text
 
 
-def _read_parquet(path: Path) -> Table:
+def _stream_parquet(path: Path) -> Table:
     # Not by `pq.read_table`: it treats folders such as a=b above the file as columns, and imports pandas.
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
-        _check_names(path, schema.names)
-        rows = file.read().to_pylist()
-    return Table(
-        tuple(schema.names),
-        tuple(Row(f"row {number}", values) for number, values in enumerate(rows, start=1)),
-        frozenset(_index_columns(schema)),
-        dict(zip(schema.names, schema.types, strict=True)),
-    )
+    _check_names(path, schema.names)
+    types = dict(zip(schema.names, schema.types, strict=True))
+    return Table(tuple(schema.names), _parquet_rows(path), frozenset(_index_columns(schema)), types)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    before = 0
+    with _explained(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH, use_threads=False):
+            for number, values in enumerate(batch.to_pylist(), start=before + 1):
+                yield Row(f"row {number}", values)
+            before += batch.num_rows
 
 
 def _index_columns(schema: pa.Schema) -> Iterator[str]:
@@ -113,64 +133,87 @@ def _check_names(path: Path, columns: Sequence[str]) -> None:
             )
 
 
-def _read_csv(path: Path) -> Table:
-    lines = list(io.StringIO(_decoded(path), newline=""))
-    records = ((line, cells, problem) for line, cells, problem in _records(path, lines) if cells or problem)
-    first, columns, problem = next(records, (1, [], ""))
+def _stream_csv(path: Path) -> Table:
+    with path.open("rb") as file:
+        start = file.read(200)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start:
+        raise ConfigError(f"{path} is not a CSV file in UTF-8: it looks like UTF-16. Save it as UTF-8.")
+    first, columns, problem = next(_filled_records(path), (1, [], ""))
     if problem:
         raise ConfigError(f"{path}: line {first}, the header: {problem}.")
     _check_separator(path, columns)
     _check_names(path, columns)
-    rows = []
-    for number, (line, cells, problem) in enumerate(records, start=1):
-        if not problem and any(cell.strip() for cell in cells[len(columns) :]):
-            problem = f"{len(cells)} fields, the header has {len(columns)}: {_QUOTES}"
-        where = f"row {number}, line {line}" if problem else f"row {number}"
-        padded = [*cells, *[None] * (len(columns) - len(cells))]
-        rows.append(Row(where, dict(zip(columns, padded, strict=False)), problem))
-    return Table(tuple(columns), tuple(rows))
+    return Table(tuple(columns), _csv_rows(path, columns))
 
 
-def _decoded(path: Path) -> str:
+def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    with _explained(path):
+        for number, (line, cells, problem) in enumerate(_filled_records(path)):
+            if number == 0:  # The header.
+                continue
+            if not problem and any(cell.strip() for cell in cells[len(columns) :]):
+                problem = f"{len(cells)} fields, the header has {len(columns)}: {_QUOTES}"
+            where = f"row {number}, line {line}" if problem else f"row {number}"
+            padded = [*cells, *[None] * (len(columns) - len(cells))]
+            yield Row(where, dict(zip(columns, padded, strict=False)), problem)
+
+
+def _filled_records(path: Path) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the records of a CSV that are not empty lines."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        for line, cells, problem in _records(path, lines):
+            if cells or problem:
+                yield line, cells, problem
+
+
+def _not_utf8(path: Path) -> ConfigError:
     data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
-        raise ConfigError(f"{path} is not a CSV file in UTF-8: it looks like UTF-16. Save it as UTF-8.")
     try:
-        return data.decode("utf-8-sig")
+        data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + len(data[: error.start].splitlines()) - (not data[: error.start].endswith((b"\n", b"\r")))
-        raise ConfigError(
+        return ConfigError(
             f"{path} is not a CSV file in UTF-8: line {max(line, 1)} holds the byte 0x{data[error.start]:02x}. Save it "
             "as UTF-8 (it may be in latin-1 or another older encoding)."
-        ) from error
+        )
+    return ConfigError(f"{path} has changed while it was read. Run this again.")
 
 
-def _records(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str], str]]:
+def _records(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str], str]]:
     """Yield (number of its first line, its cells, problem) of every record. A line with stray quotes has a problem.
 
     Raises:
         ConfigError: a quote is not closed in its line, so that the following rows would be part of a cell. A cell may
             have line breaks if its row has as many cells as the header, and none of its lines looks like a row.
     """
-    reader = csv.reader(lines, strict=True)
+    record: list[str] = []  # The lines of the present record.
+
+    def kept() -> Iterator[str]:
+        for line in lines:
+            record.append(line)
+            yield line
+
+    reader = csv.reader(kept(), strict=True)
     columns = 0
     while True:
         before = reader.line_num
+        record.clear()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            if reader.line_num > before + 1 or _leaves_open(lines[before]):
-                raise _open_quote(path, before + 1, lines[before]) from error
+            if reader.line_num > before + 1 or _leaves_open(record[0]):
+                raise _open_quote(path, before + 1, record[0]) from error
             if '"' not in str(error):
                 raise
-            yield before + 1, next(csv.reader([lines[before]])), f"text after a closing quote: {_QUOTES}"
+            yield before + 1, next(csv.reader([record[0]])), f"text after a closing quote: {_QUOTES}"
             continue
         columns = columns or len(cells)
-        holds_rows = columns == 1 or len(cells) != columns or any(_holds_row(path.parent, cell) for cell in cells)
-        if reader.line_num > before + 1 and holds_rows:
-            raise _open_quote(path, before + 1, lines[before])
+        if reader.line_num > before + 1 and (
+            columns == 1 or len(cells) != columns or any(_holds_row(path.parent, cell) for cell in cells)
+        ):
+            raise _open_quote(path, before + 1, record[0])
         yield before + 1, cells, ""
 
 

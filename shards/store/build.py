@@ -90,9 +90,12 @@ def record_of(target: Path, manifest: Manifest, reused: bool) -> Record:
     )
 
 
-def reusable(target: Path, fingerprint: str) -> Record | None:
-    """Return the record of `target` if it is committed with this fingerprint and its files have their full size."""
-    manifest = read_manifest(target)
+def reusable(target: Path, fingerprint: str, manifest: Manifest | None = None) -> Record | None:
+    """Return the record of `target` if it is committed with this fingerprint and its files have their full size.
+
+    `manifest`: its manifest, if it has been read already.
+    """
+    manifest = manifest or read_manifest(target)
     if manifest is None or manifest.fingerprint != fingerprint or missing_files(target, manifest):
         return None
     return record_of(target, manifest, reused=True)

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from shards.errors import StageError
 from shards.progress import Progress
@@ -64,8 +64,20 @@ class Executor(Protocol):
         """
 
 
+@runtime_checkable
+class MayBeInProcess(Protocol):
+    """An executor that does some jobs in the stage's own process. What these compute needs no detour over the disk."""
+
+    def in_process(self, gpu: bool) -> bool:
+        """Return whether a job is certainly done in the stage's own process. gpu: as in `Job`."""
+
+
 class InProcess:
     """The executor that does all units in this process, in one call of the work."""
+
+    def in_process(self, gpu: bool) -> bool:
+        """Return True."""
+        return True
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""

@@ -33,7 +33,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _orphans(path: Path) -> Iterator[Path]:
+def orphans(path: Path) -> Iterator[Path]:
     """Yield temporary files for `path` whose writers were processes of this machine and are dead."""
     pattern = re.compile(re.escape(f".{path.name}.") + r"(\d+)" + re.escape(f"@{platform.node()}.tmp"))
     with os.scandir(path.parent) as entries:
@@ -66,7 +66,7 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.tmp")
     try:
         _make_folder(path.parent, partial)
-        for orphan in _orphans(path):
+        for orphan in orphans(path):
             orphan.unlink(missing_ok=True)
         yield temporary
         sync(temporary)

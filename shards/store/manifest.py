@@ -50,9 +50,13 @@ class Manifest(BaseModel):
 
 
 def fingerprint(value: object) -> str:
-    """Return the sha256, as 64 hex digits, of the canonical JSON of `value` (sorted keys, no white space)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the sha256, as 64 hex digits, of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: object) -> str:
+    """Return the canonical JSON of `value` (sorted keys, no white space). Raises ValueError for NaN and infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -79,9 +83,13 @@ def read_manifest(directory: Path) -> Manifest | None:
 def missing_files(directory: Path, manifest: Manifest) -> list[str]:
     """Return names of files in the manifest that are absent or have another size (bytes are not read)."""
 
+    folder = str(directory)
+
     def sound(name: str, entry: FileEntry) -> bool:
         try:
-            return (directory / name).stat().st_size == entry.size
+            return (
+                os.stat(os.path.join(folder, name)).st_size == entry.size
+            )  # A Path for each would take twice as long.
         except FileNotFoundError:
             return False
 

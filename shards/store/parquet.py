@@ -35,6 +35,21 @@ def read_parquet(path: Path, stage: str, columns: list[str] | None = None) -> pa
         raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error
 
 
+def read_column(path: Path, stage: str, name: str) -> pa.ChunkedArray:
+    """Read one column of a table that `stage` wrote, and no byte of the others. The file's sha256 is not checked.
+
+    Raises:
+        StageError: the file is missing, has no such column, or the column cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            column = file.read([name])[name]
+        column.validate(full=True)
+        return column
+    except (FileNotFoundError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error
+
+
 def count_rows(path: Path, stage: str) -> int:
     """Return the number of rows of a table that `stage` wrote, from the file's footer: the rows are not checked.
 
@@ -43,5 +58,13 @@ def count_rows(path: Path, stage: str) -> int:
     """
     try:
         return int(pq.read_metadata(path).num_rows)
+    except (FileNotFoundError, pa.ArrowException) as error:
+        raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error
+
+
+def read_schema(path: Path, stage: str) -> pa.Schema:
+    """Return the columns' names and types of a table that `stage` wrote. Raises StageError as `count_rows` does."""
+    try:
+        return pq.read_schema(path)
     except (FileNotFoundError, pa.ArrowException) as error:
         raise StageError(f"{path} cannot be read ({error}). {remedy_of(path, stage)}") from error

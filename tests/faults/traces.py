@@ -9,6 +9,8 @@ from shards.store.commit import STALE
 
 # Folders of a run that tell when things were done, and hold no result.
 UNEQUAL = ("logs", "tracking")
+SEEN = ".sources.json"  # Beside a corpus: a digest of what its sources looked like.
+COLUMNS = re.compile(r"\.[0-9a-f]{12}\.columns/")  # A cache, named after the manifest with the corpus's times.
 TIMES = {"seconds", "cpu_seconds", "started", "finished", "clips_per_s"}
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
 
@@ -25,6 +27,8 @@ def contents(directory: Path) -> dict[str, bytes]:
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
         if not path.is_file() or STALE in path.parts or name.split("/")[0] in UNEQUAL:
+            continue
+        if name.endswith(SEEN) or COLUMNS.search(name):
             continue
         data = path.read_bytes()
         if path.name in ("train.log", "report.html", "overview.html"):

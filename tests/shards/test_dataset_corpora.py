@@ -8,7 +8,8 @@ import pytest
 
 from shards.corpus.index import label_columns, read_whole_index
 from shards.corpus.reader import ClipReader
-from shards.corpus.stage import corpus_fingerprint_now, shard
+from shards.corpus.seen import corpus_fingerprint_now
+from shards.corpus.stage import shard
 from shards.errors import ConfigError
 from shards.layouts.registry import read_dataset
 from shards.media.decode import decode_frames, decode_sound

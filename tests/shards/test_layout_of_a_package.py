@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from shards.corpus.index import read_whole_index
-from shards.corpus.stage import corpus_fingerprint_now, shard
+from shards.corpus.seen import corpus_fingerprint_now
+from shards.corpus.stage import shard
 from shards.errors import ConfigError
 from shards.layouts.registry import LAYOUTS, read_dataset
 from shards.settings import CorpusSettings

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from shards.corpus.index import read_index, read_whole_index
 from shards.corpus.plan import corpus_fingerprint, make_plan
 from shards.corpus.reader import ClipReader
-from shards.corpus.stage import corpus_fingerprint_now, shard
+from shards.corpus.seen import corpus_fingerprint_now
+from shards.corpus.stage import shard
 from shards.corpus.survey import Surveyed
 from shards.errors import MediaError, StageError
 from shards.media.cut import cut

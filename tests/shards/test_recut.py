@@ -18,7 +18,8 @@ from shards.corpus.index import read_whole_index
 from shards.corpus.plan import make_plan
 from shards.corpus.reader import ClipReader
 from shards.corpus.recut import _merged, damaged_sources, recut
-from shards.corpus.stage import corpus_fingerprint_now, shard
+from shards.corpus.seen import corpus_fingerprint_now
+from shards.corpus.stage import shard
 from shards.corpus.survey import Surveyed
 from shards.errors import ConfigError, StageError
 from shards.media.decode import decode_sound

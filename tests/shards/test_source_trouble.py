@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.corpus.index import read_whole_index
+from shards.corpus.known import survey_notes
 from shards.corpus.listing import list_corpus
-from shards.corpus.stage import corpus_fingerprint_now, shard, survey_notes
+from shards.corpus.seen import corpus_fingerprint_now
+from shards.corpus.stage import shard
 from shards.corpus.survey import read_survey, survey
 from shards.errors import Busy, StageError
 from shards.media.sandbox import Limits

@@ -18,7 +18,8 @@ import pytest
 
 from shards.corpus.index import MEMBERS, in_splits, label_columns, read_index, read_whole_index, shard_names
 from shards.corpus.reader import ClipReader
-from shards.corpus.stage import corpus_fingerprint_now, shard
+from shards.corpus.seen import corpus_fingerprint_now
+from shards.corpus.stage import shard
 from shards.errors import ConfigError, StageError
 from shards.media.decode import decode_frames, decode_sound
 from shards.settings import CorpusSettings
@@ -172,8 +173,8 @@ def test_the_manifest_counts_what_is_there(built_corpus: Path) -> None:
     assert set(manifest.files) == set(content(built_corpus))
 
 
-def test_nothing_is_left_beside_the_corpus(built_corpus: Path) -> None:
-    assert [path.name for path in built_corpus.parent.iterdir()] == ["corpus"]
+def test_beside_the_corpus_is_only_the_digest_of_its_sources(built_corpus: Path) -> None:
+    assert sorted(path.name for path in built_corpus.parent.iterdir()) == [".corpus.sources.json", "corpus"]
 
 
 def test_one_worker_and_another_place_give_the_same_bytes(
@@ -461,7 +462,7 @@ def test_a_killed_shard_stage_resumes_at_the_next_shard_and_ends_with_the_same_b
     assert listener.heard[0] in [(4, 11, "clips"), (8, 11, "clips")]
     assert stored(corpus, "000000.*") == finished
     assert content(corpus) == content(built_corpus)
-    assert sorted(path.name for path in corpus.parent.iterdir()) == ["corpus", "slowly.py"]
+    assert sorted(path.name for path in corpus.parent.iterdir()) == [".corpus.sources.json", "corpus", "slowly.py"]
 
 
 def test_a_killed_forerunner_with_other_settings_is_cleaned_up(

@@ -188,6 +188,7 @@ def nmi_with_speakers(run: Run) -> float:
         ({"algorithm": "sperical"}, "the clustering algorithm 'sperical' is unknown. Did you mean 'spherical'?"),
         (SPHERICAL | {"algorithm_settings": {"pases": 3}}, "algorithm_settings of spherical: pases: Extra inputs"),
         (SPHERICAL | {"algorithm_settings": {"passes": 0}}, "passes: Input should be greater than or equal to 1"),
+        (SPHERICAL | {"iterations_over_all": 2}, "iterations_over_all is for kmeans, and algorithm is spherical"),
         ({"algorithm_settings": {"passes": 3}}, "kmeans takes its settings from this section"),
     ],
 )

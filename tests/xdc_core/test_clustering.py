@@ -1,7 +1,9 @@
 """k-means with real faiss, and which clips it is trained on."""
 
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -9,17 +11,19 @@ import pytest
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
+from shards.store.executor import IN_PROCESS, Executor
+from shards.store.manifest import list_files
 from tests.runs import MakeRun
-from tests.xdc_core.tasks import task_for
+from tests.xdc_core.tasks import BACKWARDS, task_for
 from xdc_core.clustering.kmeans import kmeans
 from xdc_core.compute.kmeans_check import FaissGpus
-from xdc_core.config.schema import ClusterSettings
-from xdc_core.data.features import write_features
+from xdc_core.data.features import source_part, write_features
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages import cluster as clustering
-from xdc_core.stages.cluster import read_sample, sample_size
+from xdc_core.stages import sample as sampling
+from xdc_core.stages.sample import SAMPLE, count_learnable, read_sample, sample_size
 
 BLOBS = np.array([[0, 0, 0], [10, 0, 0], [0, 10, 0], [0, 0, 10], [9, 9, 9]], np.float32)
 
@@ -232,31 +236,41 @@ def features_with_row_numbers(run: Run) -> None:
         write_features(directory / f"{shard}.parquet", keys, rows)
 
 
+def sample_of(run: Run, seed: int, executor: Executor = IN_PROCESS) -> tuple[np.ndarray, int]:
+    """The sampled features of the cluster stage of the video, and the number of clips to learn from."""
+    task = task_for(run, Node("cluster", "video", 0))
+    task.out.mkdir(exist_ok=True)
+    learnable = count_learnable(run.corpus, task.directories("extract"), task.settings.learn_splits)
+    sample_mb = task.settings.cluster.sample_mb
+    (points,) = read_sample(dataclasses.replace(task, executor=executor), learnable, sample_mb, seed)
+    return points, learnable.total
+
+
 def test_a_sample_fits_its_budget_and_is_the_same_every_time(make_run: MakeRun) -> None:
     run = make_run(sample_mb=20 * 5 * 4 / 1e6)  # 20 clips of 5 float32.
     features_with_row_numbers(run)
-    (points,), clips = read_sample(task_for(run, Node("cluster", "video", 0)), 3)
+    points, clips = sample_of(run, 3)
     chosen = points[:, 0].astype(int).tolist()
     assert (len(chosen), clips) == (20, 48)
     assert len(set(chosen)) == 20
     assert {number // 16 for number in chosen} == {0, 1, 2}  # From every shard.
-    (again,), _ = read_sample(task_for(run, Node("cluster", "video", 0)), 3)
+    again, _ = sample_of(run, 3)
     assert (again == points).all()
-    (other,), _ = read_sample(task_for(run, Node("cluster", "video", 0)), 4)
+    other, _ = sample_of(run, 4)
     assert not (other == points).all()
 
 
 def test_a_budget_that_fits_everything_takes_every_clip_in_order(make_run: MakeRun) -> None:
     run = make_run(sample_mb=48 * 5 * 4 / 1e6)
     features_with_row_numbers(run)
-    (points,), clips = read_sample(task_for(run, Node("cluster", "video", 0)), 3)
+    points, clips = sample_of(run, 3)
     assert points[:, 0].tolist() == list(range(48)) == list(range(clips))
 
 
 def test_only_splits_to_learn_from_are_taken(make_run: MakeRun) -> None:
     run = make_run(learn_splits=["test"])
     features_with_row_numbers(run)
-    (points,), clips = read_sample(task_for(run, Node("cluster", "video", 0)), 3)
+    points, clips = sample_of(run, 3)
     splits = read_whole_index(run.corpus, ["split"])["split"].to_pylist()
     assert points[:, 0].tolist() == [number for number, split in enumerate(splits) if split == "test"]
     assert clips == 8
@@ -265,16 +279,72 @@ def test_only_splits_to_learn_from_are_taken(make_run: MakeRun) -> None:
 def test_splits_are_found_however_they_are_spelt_and_missing_ones_are_named(make_run: MakeRun) -> None:
     run = make_run(learn_splits=[" Test"])
     features_with_row_numbers(run)
-    assert read_sample(task_for(run, Node("cluster", "video", 0)), 3)[1] == 8
+    assert sample_of(run, 3)[1] == 8
     unknown = make_run(learn_splits=["train", "tets", "val"])
     features_with_row_numbers(unknown)
     with pytest.raises(ConfigError, match=r"has the split 'tets', 'val'\. Its splits are: 'test', 'train'"):
-        read_sample(task_for(unknown, Node("cluster", "video", 0)), 3)
+        sample_of(unknown, 3)
+
+
+@pytest.mark.parametrize("sample_mb", [20 * 5 * 4 / 1e6, 1.0])
+@pytest.mark.parametrize("splits", [None, ["train"]])
+def test_workers_take_the_same_sample(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, sample_mb: float, splits: list[str] | None
+) -> None:
+    run = make_run(sample_mb=sample_mb, learn_splits=splits)
+    features_with_row_numbers(run)
+    monkeypatch.setattr(sampling, "PER_GROUP", 2)
+    points, clips = sample_of(run, 3)
+    assert not (run.root / "out" / SAMPLE).exists()
+    others, counted = sample_of(run, 3, BACKWARDS)
+    assert (run.root / "out" / SAMPLE).exists()
+    assert counted == clips == (40 if splits else 48)
+    assert (others == points).all()
+
+
+def test_every_file_of_features_is_read_once(copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = copy_run(sample_mb=20 * 64 * 4 / 1e6)
+    read: list[str] = []
+
+    def noted(directories: Sequence[Path], shard: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        read.append(shard)
+        return source_part(directories, shard)
+
+    monkeypatch.setattr(sampling, "source_part", noted)
+    run_stage(run, Node("cluster", "audio", 0))
+    assert read == ["000000", "000001", "000002"]
+
+
+@pytest.mark.parametrize("method", ["xdc", "cdc"])
+def test_the_stage_with_workers_writes_the_same_bytes_and_leaves_nothing(
+    copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(sampling, "PER_GROUP", 2)
+    node, runs = Node("cluster", "joint" if method == "cdc" else "audio", 0), []
+    for executor in (IN_PROCESS, BACKWARDS):
+        runs.append(copy_run(method=method, sample_mb=20 * 128 * 4 / 1e6))
+        run_stage(runs[-1], node, force=True, executor=executor)
+    plain, other = (list_files(run.directory(node)) for run in runs)
+    assert plain == other
+    assert sorted(plain) == ["centroids.npy", "kmeans.json", "preprocess.npz"]
+
+
+def test_a_sample_that_is_small_for_its_clusters_is_a_warning_with_the_size_that_is_enough(
+    copy_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node, width = Node("cluster", "audio", 0), 64
+    run_stage(copy_run(sample_mb=20 * width * 4 / 1e6), node)
+    text = capsys.readouterr().err
+    assert "warning: k-means is fitted to a sample of 20 of 48 clips, 5 per cluster. Below about 600" in text
+    assert "Raise cluster.sample_mb to 1, or" in text
+    run_stage(copy_run(sample_mb=20 * width * 4 / 1e6, iterations_over_all=1), node)
+    run_stage(copy_run(), node, force=True)  # All clips, which are few, too.
+    assert "per cluster" not in capsys.readouterr().err
 
 
 def test_the_budget_counts_float32_numbers() -> None:
-    assert sample_size(ClusterSettings(sample_mb=1.0), 250) == 1000
-    assert sample_size(ClusterSettings(sample_mb=0.000001), 512) == 1
+    assert sample_size(1.0, 250) == 1000
+    assert sample_size(0.000001, 512) == 1
 
 
 def test_the_stage_says_how_large_the_sample_was(copy_run: MakeRun) -> None:

@@ -10,12 +10,11 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
-from tests.xdc_core.tasks import task_for
+from tests.xdc_core.tasks import targets_of
 from xdc_core.config.methods import TRUTH
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.node import SHARD, Node
-from xdc_core.training.targets import read_targets
 
 TRUTH_0 = Node("label", TRUTH, 0)
 
@@ -38,7 +37,7 @@ def test_a_round_of_the_baseline_trains_on_the_labels(make_run: MakeRun) -> None
     run = make_run(method="supervised", truth="label_speaker", learn_splits=["train"])
     for node in all_nodes(run.config):
         run_stage(run, node)
-    task = read_targets(task_for(run, Node("train", "audio", 0)))
+    task = targets_of(run, Node("train", "audio", 0))
     assert task.sources == (TRUTH,)
     speakers = read_whole_index(run.corpus, ["label_speaker"])["label_speaker"].to_pylist()
     assert task.classes == {TRUTH: len(set(speakers))}
@@ -74,20 +73,20 @@ def test_clips_without_a_label_are_not_learnt_from(make_run: MakeRun) -> None:
 
 def test_the_control_learns_the_same_labels_at_the_wrong_clips(copy_run: MakeRun) -> None:
     node = Node("train", "audio", 0)
-    plain, control = (read_targets(task_for(copy_run(shuffle_labels=on), node)) for on in (False, True))
+    plain, control = (targets_of(copy_run(shuffle_labels=on), node) for on in (False, True))
     before, after = plain.targets["video"], control.targets["video"]
     assert np.bincount(before).tolist() == np.bincount(after).tolist()
     assert 0.1 < (before == after).mean() < 0.6  # With 4 clusters a quarter or so stays by chance.
-    again = read_targets(task_for(copy_run(shuffle_labels=True), node))
+    again = targets_of(copy_run(shuffle_labels=True), node)
     assert (again.targets["video"] == after).all()
-    other = read_targets(task_for(copy_run(shuffle_labels=True), Node("train", "video", 0)))
+    other = targets_of(copy_run(shuffle_labels=True), Node("train", "video", 0))
     assert (other.targets["audio"] != plain.targets["video"]).any()
 
 
 def test_the_control_touches_no_clip_that_is_not_learnt_from(copy_run: MakeRun) -> None:
     run = copy_run(shuffle_labels=True, learn_splits=["train"])
-    plain = read_targets(task_for(copy_run(), Node("train", "audio", 0))).targets["video"]
-    task = read_targets(task_for(run, Node("train", "audio", 0)))
-    held_out = np.setdiff1d(np.arange(len(task.rows)), task.rows.learnable(["train"]))
+    plain = targets_of(copy_run(), Node("train", "audio", 0)).targets["video"]
+    task = targets_of(run, Node("train", "audio", 0))
+    held_out = np.setdiff1d(np.arange(len(task.rows)), np.flatnonzero(task.rows.in_splits(["train"])))
     assert len(held_out) == 8
     assert (task.targets["video"][held_out] == plain[held_out]).all()

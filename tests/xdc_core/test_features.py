@@ -6,11 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.index import shard_names
 from shards.errors import StageError
 from tests.runs import MakeRun
 from tests.xdc_core.tasks import features_of
-from xdc_core.data.features import feature_rows, read_features, source_part, source_parts, write_features
+from xdc_core.data.features import feature_width, read_features, source_keys, source_part, source_rows, write_features
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -49,11 +48,11 @@ def test_other_programs_see_a_row_a_clip_with_a_list_of_fixed_size(tmp_path: Pat
     assert len(pq.read_table(tmp_path / "000000.parquet")["feature"].to_pylist()[1]) == 6
 
 
-def test_rows_are_counted_over_shards_and_nothing_else(tmp_path: Path) -> None:
-    for shard, rows in (("000000", 3), ("000001", 4)):
-        write_features(tmp_path / f"{shard}.parquet", [str(n) for n in range(rows)], random_features(rows))
-    write_features(tmp_path / "rejects.parquet", ["x"], random_features(1))
-    assert feature_rows(tmp_path) == 7
+def test_the_width_is_that_in_the_footer(tmp_path: Path) -> None:
+    write_features(tmp_path / "000000.parquet", ["a"], random_features(1, 5))
+    assert feature_width(tmp_path / "000000.parquet") == 5
+    with pytest.raises(StageError, match=r"000001\.parquet cannot be read .*xdc stage extract"):
+        feature_width(tmp_path / "000001.parquet")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 no parquet PAR1"])
@@ -88,7 +87,8 @@ def test_joint_keeps_the_clips_that_both_have_in_order_and_side_by_side(make_run
     store(run, "video", "000000", ["d", "a", "c", "e"], video[[0, 1, 2, 4]])
     store(run, "audio", "000000", ["d", "c", "b", "e"], audio[[0, 2, 3, 4]])
     found, parts = source_part(features_of(run, 0, "joint"), "000000")
-    assert found.tolist() == ["d", "c", "e"]
+    assert found.tolist() == source_keys(features_of(run, 0, "joint"), "000000") == ["d", "c", "e"]
+    assert source_rows(features_of(run, 0, "joint"), "000000") == 3
     assert (parts[0] == video[[0, 2, 4]]).all()
     assert (parts[1] == audio[[0, 2, 4]]).all()
     assert [keys[n] for n in (0, 2, 4)] == found.tolist()
@@ -119,9 +119,3 @@ def test_modalities_in_different_orders_are_refused(make_run: MakeRun) -> None:
     store(run, "audio", "000000", ["b", "a"], random_features(2))
     with pytest.raises(StageError, match="shard 000000: the features of the modalities are in different orders"):
         source_part(features_of(run, 0, "joint"), "000000")
-
-
-def test_shards_come_one_by_one_in_order(worked_run: Run) -> None:
-    found = list(source_parts(worked_run.corpus, features_of(worked_run, 0, "video")))
-    assert [shard for shard, _, _ in found] == shard_names(worked_run.corpus) == ["000000", "000001", "000002"]
-    assert [parts[0].shape for _, _, parts in found] == [(16, 64)] * 3

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.index import shard_names
 from tests.runs import MakeRun
 from xdc_core.config.evaluation import FinetuneSettings
 from xdc_core.config.load import parse_config
 from xdc_core.config.views import views_of
-from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
+from xdc_core.data.clips import ClipItem, ClipViews
+from xdc_core.data.rows import corpus_rows
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import settings_of
@@ -42,7 +42,7 @@ def losses(found: dict[str, Any]) -> list[float]:
 
 def items_of(run: Run, rng: np.random.Generator | None, rank: int, world_size: int) -> list[list[ClipItem]]:
     """The items of an epoch of three batches, over 12 recordings of two clips each."""
-    rows = ClipRows(run.corpus, shard_names(run.corpus), MODALITIES["audio"])
+    rows = corpus_rows(run.corpus, MODALITIES["audio"], run.root)
     views = ClipViews(run.corpus, rows, views_of(run.config, "audio"))
     clips = [[2 * number, 2 * number + 1] for number in range(12)]
     starts: dict[int, tuple[int | None, ...]] = dict.fromkeys(range(24), (None,))

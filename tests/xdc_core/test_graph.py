@@ -1,5 +1,6 @@
 """What becomes stale when a setting changes, why, and what a stage says when something is missing."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.runs import MakeRun
 from xdc_core.config.load import parse_config
 from xdc_core.config.schema import Config
 from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.graph.run_stage import reuse, run_stage
+from xdc_core.graph.run_stage import all_fresh, reuse, run_stage
 from xdc_core.graph.stages import all_nodes, check_node, settings_of
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import SHARD, Node
@@ -294,6 +295,24 @@ def test_a_changed_video_makes_everything_stale_and_names_it(copy_run: MakeRun, 
     assert {state for state, _ in found.values()} == {"stale"}
     assert found["shard"][1] == f"new or changed source {changed.relative_to(videos)}"
     assert found["init.video"][1] == "shard changed"
+
+
+def test_a_video_with_a_new_time_is_left_to_the_stage_and_is_known_afterwards(
+    worked_run: Run, digits: Path, tmp_path: Path
+) -> None:
+    videos, corpus = tmp_path / "digits", tmp_path / "corpus"
+    shutil.copytree(digits.parent, videos)
+    shutil.copytree(worked_run.corpus, corpus)
+    run = with_setting(with_setting(worked_run, "corpus.videos", str(videos / digits.name)), "corpus.path", str(corpus))
+    own = Fingerprints(run).of(SHARD)
+    assert own is not None
+    assert all_fresh(run, [SHARD])
+    os.utime(sorted(videos.rglob("*.mp4"))[3], ns=(1, 10**18))
+    assert not all_fresh(run, [SHARD])
+    assert Fingerprints(run, compare=False).of(SHARD) is None
+    record = run_stage(run, SHARD)
+    assert (record.reused, record.fingerprint) == (True, own)
+    assert all_fresh(run, all_nodes(run.config))
 
 
 def test_a_run_goes_on_when_its_videos_are_gone(copy_run: MakeRun) -> None:

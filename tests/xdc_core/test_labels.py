@@ -10,9 +10,12 @@ from sklearn.metrics import normalized_mutual_info_score
 from shards.corpus.index import label_columns, read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.progress import silent
+from shards.store.executor import IN_PROCESS
+from shards.store.manifest import read_manifest
+from shards.store.receipt import RECEIPTS, UNITS
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
-from tests.xdc_core.tasks import features_of, task_for
+from tests.xdc_core.tasks import BACKWARDS, features_of, task_for
 from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import KMEANS
@@ -21,6 +24,7 @@ from xdc_core.data.labels import read_labels
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.stages import label as labelling
 from xdc_core.stages.label import label
 
 NODES = [(source, number) for source in ("video", "audio") for number in (0, 1)]
@@ -120,19 +124,38 @@ def test_agreement_with_the_round_before_is_that_of_scikit_learn(worked_run: Run
     assert scores_of(worked_run, source, 1)["nmi_previous"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_shards_that_are_labelled_already_are_left_alone(copy_run: MakeRun) -> None:
-    run, node = copy_run(), Node("label", "audio", 0)
+def test_shards_that_are_labelled_already_are_kept_and_scores_are_the_same(copy_run: MakeRun) -> None:
+    run, node = copy_run(), Node("label", "audio", 1)
     out = run.root / "begun"
     out.mkdir()
-    kept = run.directory(node) / "000001.parquet"
-    (out / "000001.parquet").write_bytes(kept.read_bytes())
-    before = (out / "000001.parquet").stat().st_mtime_ns
-    told: list[int] = []
-    label(task_for(run, node, out, lambda done, total, note="": told.append(done)))
-    assert told == [1, 3]
-    assert (out / "000001.parquet").stat().st_mtime_ns == before
+    label(task_for(run, node, out))
     for shard in ("000000", "000002"):
-        assert (out / f"{shard}.parquet").read_bytes() == (run.directory(node) / f"{shard}.parquet").read_bytes()
+        (out / UNITS / RECEIPTS / f"{shard}.json").unlink()
+    (out / "scores.json").unlink()
+    before = (out / "000001.parquet").stat().st_mtime_ns
+    seen: list[int] = []
+    label(task_for(run, node, out, lambda done, total, note="": seen.append(done)))
+    assert seen == [1, 2, 3]
+    assert (out / "000001.parquet").stat().st_mtime_ns == before
+    for name in ("000000.parquet", "000001.parquet", "000002.parquet", "scores.json"):
+        assert (out / name).read_bytes() == (run.directory(node) / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["xdc", "supervised"])
+def test_workers_that_get_their_units_from_a_file_write_the_same_labels_and_scores(
+    copy_run: MakeRun, worked_run: Run, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(labelling, "PER_UNIT", 2)
+    truth = {"method": "supervised", "truth": "label_speaker"} if method == "supervised" else {}
+    node = Node("label", "truth" if truth else "video", 1)
+    results = []
+    for executor in (IN_PROCESS, BACKWARDS):
+        run = copy_run(**truth)
+        record = run_stage(run, node, force=True, executor=executor)
+        files = read_manifest(run.directory(node))
+        assert files is not None
+        results.append((record.rows, record.rejects, record.summary, files.files))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "pickled"])
@@ -145,5 +168,6 @@ def test_centroids_that_cannot_be_read_tell_how_to_make_them_anew(copy_run: Make
         path.write_bytes(path.read_bytes()[:-10])
     else:
         np.save(path, np.array([{"a": 1}], object), allow_pickle=True)
+    (run.root / "out").mkdir()
     with pytest.raises(StageError, match=r"centroids\.npy cannot be read .*xdc stage cluster"):
         label(task_for(run, Node("label", "video", 0), run.root / "out", silent))

@@ -15,9 +15,10 @@ from tests.runs import MakeRun
 from tests.warm import STAGE, WarmProcess, warm
 from xdc_core.config.views import views_of
 from xdc_core.data import loader
-from xdc_core.data.clips import ClipItem, ClipRows, ClipViews, ShardRows
+from xdc_core.data.clips import ClipItem, ClipViews, ShardRows
 from xdc_core.data.features import read_features
 from xdc_core.data.loader import batches_by_shard, load_views, start_method
+from xdc_core.data.rows import corpus_rows
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
@@ -75,7 +76,7 @@ def test_what_goes_to_workers_is_whole_and_without_open_files(worked_run: Run) -
     corpus, config = worked_run.corpus, worked_run.config
     shards, modality = shard_names(corpus), MODALITIES["audio"]
     rows, apart = (
-        ClipRows(corpus, shards, MODALITIES["audio"]),
+        corpus_rows(corpus, MODALITIES["audio"], worked_run.root),
         ShardRows(corpus, dict.fromkeys(shards, 16), MODALITIES["audio"]),
     )
     for source in (rows, apart):
@@ -109,7 +110,7 @@ def test_no_batch_has_clips_of_two_shards_and_no_tar_stays_open(worked_run: Run,
 
 
 def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -> None:
-    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), MODALITIES["video"])
+    rows = corpus_rows(worked_run.corpus, MODALITIES["video"], worked_run.root)
     views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, "video"))
     items = [[ClipItem(3, (0, None, 2)), ClipItem(20)], [ClipItem(3, (start,)) for start in (0, None, 2)]]
     together, apart = (batch.views for batch in load_views(views, items, 0, CPU))
@@ -120,7 +121,7 @@ def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -
 
 
 def test_loading_leaves_the_common_random_numbers_alone(worked_run: Run) -> None:
-    rows = ClipRows(worked_run.corpus, shard_names(worked_run.corpus), MODALITIES["audio"])
+    rows = corpus_rows(worked_run.corpus, MODALITIES["audio"], worked_run.root)
     views = ClipViews(worked_run.corpus, rows, views_of(worked_run.config, "audio"))
     torch.manual_seed(1)
     expected = torch.rand(1)

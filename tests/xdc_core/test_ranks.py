@@ -20,17 +20,16 @@ from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step, start, wait_for_checkpoint
-from tests.xdc_core.tasks import task_for
+from tests.xdc_core.tasks import targets_of
 from xdc_core.compute.seed import derive_seed
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.state import node_state
+from xdc_core.ranks.agent import AGENT
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.training.agent import AGENT
-from xdc_core.training.targets import read_targets
 
 AUDIO = Node("train", "audio", 0)
 BATCH, STEPS = 16, 12
@@ -63,7 +62,7 @@ def curve(run: Run, node: Node, name: str = "loss") -> np.ndarray:
 def test_a_rank_whose_agent_died_before_it_came_so_far_leaves_at_once(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    command = [sys.executable, "-m", "xdc_core.training"]
+    command = [sys.executable, "-m", "xdc_core.ranks.process", "job.json"]
     environment = os.environ | {AGENT: str(gone.pid)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     # Else it would say that there is no task.
@@ -102,7 +101,7 @@ def test_two_processes_learn_what_one_learns_step_by_step(
     position = {derive_seed(seed, n): n for n in range(STEPS * BATCH)}
     seen = {rank: [line.split() for line in (tmp_path / "notes" / rank).read_text().splitlines()] for rank in "01"}
     assert {len(items) for items in seen.values()} == {STEPS * BATCH // 2}
-    draws = read_targets(task_for(two, node)).draws
+    draws = targets_of(two, node).draws
     clips: dict[int, list[int]] = defaultdict(list)
     positions = []
     for items in seen.values():

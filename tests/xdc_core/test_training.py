@@ -24,7 +24,7 @@ from shards.store.files import sha256_of
 from tests.places import ROOT
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step, signalled_after, start
-from tests.xdc_core.tasks import task_for
+from tests.xdc_core.tasks import targets_of
 from xdc_core.config import methods
 from xdc_core.config.schema import TrainSettings
 from xdc_core.documents.metrics import append_metrics, read_metrics, rewind_metrics
@@ -38,7 +38,6 @@ from xdc_core.runs.run import Run
 from xdc_core.stages.train import small_batch
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
-from xdc_core.training.targets import read_targets
 
 AUDIO = Node("train", "audio", 0)
 # Enough to know 48 clips nearly by heart: the loss ends far below the threshold of the tests.
@@ -110,7 +109,7 @@ def test_all_methods_train_the_heads_of_their_table(copy_run: MakeRun, method: s
         lines = metrics_of(run, node)
         assert {name for name in lines[0] if name.startswith("accuracy")} == {f"accuracy_{name}" for name in sources}
         # The loss is the sum over heads, and all begin with guessing.
-        guessing = sum(math.log(k) for k in read_targets(task_for(run, node)).classes.values())
+        guessing = sum(math.log(k) for k in targets_of(run, node).classes.values())
         assert lines[0]["loss"] == pytest.approx(guessing, abs=0.3 * len(sources))
         assert (lines[-1]["step"], lines[-1]["steps"]) == (7, 8)
         files = {path.name for path in run.directory(node).iterdir()}
@@ -144,7 +143,7 @@ def test_heads_are_drawn_anew_every_round(copy_run: MakeRun) -> None:
     after = Node("train", "audio", 1)
     assert last_loss(run, AUDIO) < 0.85 * math.log(4)
     assert first_loss(run, after) == pytest.approx(math.log(4), abs=0.3)
-    draws = [read_targets(task_for(run, Node("train", "audio", number))).draws for number in (0, 1)]
+    draws = [targets_of(run, Node("train", "audio", number)).draws for number in (0, 1)]
     assert not (draws[0] == draws[1]).all()
 
 
@@ -168,7 +167,7 @@ def test_a_new_head_has_the_configured_deviation_and_depends_on_the_seed(worked_
 
 
 def test_what_is_learnt_are_the_labels_of_the_other_modality(worked_run: Run) -> None:
-    task = read_targets(task_for(worked_run, AUDIO))
+    task = targets_of(worked_run, AUDIO)
     assert task.sources == ("video",)
     assert task.classes == {"video": 4}
     assert (task.steps, len(task.draws)) == (8, 128)
@@ -182,7 +181,7 @@ def test_only_splits_to_learn_from_are_learnt_from(make_run: MakeRun) -> None:
         run_stage(run, node)
     splits = read_whole_index(run.corpus, ["split"])["split"].to_pylist()
     assert splits.count("test") == 8
-    task = read_targets(task_for(run, AUDIO))
+    task = targets_of(run, AUDIO)
     assert {splits[row] for row in task.draws} == {"train"}
     assert (task.targets["video"] >= 0).all()  # The others get labels all the same.
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.corpus.check import key_faults, tar_faults
+from shards.corpus.columns import columns_of
 from shards.corpus.index import read_index
 from shards.errors import StageError
 from shards.store.commit import partial_directory, set_aside
@@ -362,7 +363,28 @@ def test_a_corpus_of_others_that_is_named_alike_is_not_told_of(run: Run) -> None
     neighbour = run.corpus.with_name(f"{run.corpus.name}.v2")
     partial_directory(neighbour, "f" * 64).mkdir()
     lock_of(neighbour).touch()
+    neighbour.with_name(f".{neighbour.name}.{'f' * 12}.columns").mkdir()
     assert verify_run(run) == []
+
+
+def test_mapped_columns_are_no_finding_unless_they_are_changed_or_of_an_earlier_corpus(run: Run) -> None:
+    places = [columns_of(run.corpus, run.root), run.root / columns_of(run.corpus, run.root).name]
+    shutil.copytree(*places)  # In the run, as where nothing can be written beside the corpus.
+    assert verify_run(run) == []
+    for place in places:
+        rows = place / "rows.arrow"
+        key = read_index(run.corpus, "000001", ["key"])["key"][0].as_py().encode()
+        rows.write_bytes(rows.read_bytes().replace(key, key[:-1] + b"x"))
+    outdated = places[0].with_name(f".{run.corpus.name}.{'f' * 12}.columns")
+    outdated.mkdir()
+    found = {finding.path: finding for finding in verify_run(run)}
+    assert {path: finding.kind for path, finding in found.items()} == {
+        str(places[0]): "damaged",
+        str(places[1]): "damaged",
+        str(outdated): "left over",
+    }
+    assert found[str(places[0])].what == "its rows of shard 000001 are not those of the index"
+    assert commands(list(found.values())) == [f"rm -r {shlex.quote(str(place))}" for place in sorted(places)]
 
 
 def test_a_directory_that_is_lost_is_told_of_where_something_was_made_from_it(run: Run) -> None:

@@ -6,14 +6,14 @@ import av
 import numpy as np
 import pytest
 
-from shards.corpus.index import shard_names
 from shards.corpus.stage import shard
 from shards.errors import StageError
 from shards.settings import CorpusSettings
 from xdc_core.config.load import load_preset, parse_config
 from xdc_core.config.schema import Config
 from xdc_core.config.views import views_of
-from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
+from xdc_core.data.clips import ClipItem, ClipViews
+from xdc_core.data.rows import corpus_rows
 from xdc_core.modalities.registry import MODALITIES
 
 
@@ -45,7 +45,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sound_without_pictures_gives_views_of_the_same_shape_as_any_other(sounds: Path, config: Config) -> None:
-    views = ClipViews(sounds, ClipRows(sounds, shard_names(sounds), MODALITIES["audio"]), views_of(config, "audio"))
+    views = ClipViews(sounds, corpus_rows(sounds, MODALITIES["audio"], sounds.parent), views_of(config, "audio"))
     assert len(views) == 2
     for number in range(2):
         for seed in (None, 3):
@@ -57,7 +57,7 @@ def test_sound_without_pictures_gives_views_of_the_same_shape_as_any_other(sound
 
 
 def test_training_views_begin_anywhere_in_a_sound_without_pictures(sounds: Path, config: Config) -> None:
-    rows = ClipRows(sounds, shard_names(sounds), MODALITIES["audio"])
+    rows = corpus_rows(sounds, MODALITIES["audio"], sounds.parent)
     views = ClipViews(sounds, rows, views_of(config, "audio"))
     number = next(n for n in range(2) if rows[n][1]["frames"] == 8)
     seen = {views[ClipItem(number, seed=seed)][1].sum().item() for seed in range(12)}  # type: ignore[union-attr]
@@ -66,6 +66,6 @@ def test_training_views_begin_anywhere_in_a_sound_without_pictures(sounds: Path,
 
 
 def test_a_view_of_pictures_that_are_not_there_stops_the_work_with_the_reason(sounds: Path, config: Config) -> None:
-    views = ClipViews(sounds, ClipRows(sounds, shard_names(sounds), MODALITIES["video"]), views_of(config, "video"))
+    views = ClipViews(sounds, corpus_rows(sounds, MODALITIES["video"], sounds.parent), views_of(config, "video"))
     with pytest.raises(StageError, match="has no mp4, because of the corpus's setting `modalities`"):
         views[ClipItem(0)]

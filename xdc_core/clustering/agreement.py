@@ -20,6 +20,16 @@ class Contingency:
         pairs = zip(clusters.tolist(), labels, strict=True)
         self.counts.update((cluster, label) for cluster, label in pairs if label is not None)
 
+    def columns(self) -> list[list[Any]]:
+        """Return the counts as three lists of equal length for JSON: clusters, labels, clips."""
+        pairs = sorted(self.counts.items())
+        return [[cluster for (cluster, _), _ in pairs], [label for (_, label), _ in pairs], [n for _, n in pairs]]
+
+    def add_columns(self, columns: list[list[Any]]) -> None:
+        """Add the counts that `columns` returned for other clips."""
+        for cluster, label, clips in zip(*columns, strict=True):
+            self.counts[cluster, label] += clips
+
     def matrix(self) -> np.ndarray:
         """Return the counts, int64 [clusters that occur, labels that occur]."""
         rows = {cluster: n for n, cluster in enumerate(sorted({cluster for cluster, _ in self.counts}))}

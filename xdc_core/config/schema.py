@@ -82,6 +82,9 @@ class ClusterSettings(Section):
     sample_mb: Positive = Field(
         4096.0, description="k-means trains on all clips if their features fit, else on a random sample of this size"
     )
+    iterations_over_all: Annotated[int, Since("0.2.0")] = Field(
+        0, ge=0, le=9999, description="further iterations of kmeans over all clips, after those over the sample"
+    )
 
     @model_validator(mode="after")
     def _whitening(self) -> "ClusterSettings":
@@ -92,6 +95,8 @@ class ClusterSettings(Section):
     @model_validator(mode="after")
     def _settings_of_the_algorithm(self) -> "ClusterSettings":
         if self.algorithm != KMEANS.name:
+            if self.iterations_over_all:
+                raise ValueError(f"iterations_over_all is for kmeans, and algorithm is {self.algorithm}: set it to 0")
             try:
                 algorithm_of(self)
             except ValidationError as error:
@@ -213,6 +218,19 @@ class RunsOn(Section):
         "local", description="what does the work per shard: local (this machine), slurm, ray; see docs/scale.md"
     )
     executor_settings: dict[str, Any] = Field({}, description="settings of the executor; {}: defaults")
+    nodes: int = Field(1, ge=1, description="machines per training; train.processes counts the processes of all")
+    rendezvous: str | None = Field(
+        None,
+        pattern=r"^[^\s:]+(:\d{1,5})?$",
+        description="with several nodes: name or address of the machine that runs the train stage, for the others, and "
+        "a port if it must be a certain one; null: its host name",
+    )
+    ranks_timeout: Positive = Field(
+        600, description="seconds that the machines and processes of a training wait for one another"
+    )
+    restarts: int = Field(
+        3, ge=0, description="how often a training with several processes goes on by itself after one has died"
+    )
 
 
 def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
@@ -262,6 +280,20 @@ class Config(Section):
                 f"method {self.method} has no label source for {', '.join(without)} if modalities is "
                 f"[{', '.join(self.modalities)}]: add a modality, or choose another method"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_on_nodes(self) -> "Config":
+        nodes, several = self.runs_on.nodes, {"train.processes": self.train.processes}
+        for name, evaluation in self.evaluate.items():
+            if evaluation.finetune.processes > 1:  # A single process fine-tunes in the stage, on its machine.
+                several[f"evaluate.{name}.finetune.processes"] = evaluation.finetune.processes
+        for name, processes in several.items():
+            if processes % nodes:
+                raise ValueError(
+                    f"{name} ({processes}) is not a multiple of runs_on.nodes ({nodes}): it counts the processes of "
+                    "all machines, and every machine gets the same number. Change one of them"
+                )
         return self
 
     @model_validator(mode="after")

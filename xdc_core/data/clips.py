@@ -1,34 +1,22 @@
 """Clips as a PyTorch data set: it takes row numbers of the index and returns views, in the requested order."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shards.corpus.index import in_splits, read_index
+from shards.corpus.index import read_index
 from shards.corpus.reader import ClipReader
-from shards.errors import ConfigError, MediaError
-from shards.sources.split import check_learn_splits
+from shards.errors import MediaError
+from xdc_core.data.rows import Rows, TableRows, row_columns
 from xdc_core.modalities.modality import Modality, Where
 from xdc_core.modalities.view import Views
-
-# The columns of the index that views can have: numbers.
-NUMBERS = {"start_s", "duration_s", "fps", "frames", "width", "height", "sample_rate", "samples"}
-
-
-class Rows(Protocol):
-    """Maps a row number to its shard's name and its index row."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]: ...
 
 
 class ClipItem(NamedTuple):
@@ -82,60 +70,6 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
         return len(self.rows)
 
 
-class ClipRows:
-    """The index rows of the given shards with the columns for views of one modality: about 170 bytes per clip.
-
-    more: further columns for `column`; they are not in the rows.
-    """
-
-    def __init__(self, corpus: Path, shards: list[str], modality: Modality, more: Sequence[str] = ()) -> None:
-        member = modality.member
-        fields, texts = (*modality.columns, f"{member}_offset", f"{member}_size"), ("key", f"{member}_sha256")
-        if wrong := sorted(set(modality.columns) - NUMBERS):
-            raise ConfigError(
-                f"the modality {modality.name} needs the columns {', '.join(wrong)} of the index, but views get its "
-                f"numbers only: {', '.join(sorted(NUMBERS))}. Correct the modality's `columns`."
-            )
-        more = [name for name in more if name not in fields]
-        tables = [read_index(corpus, shard, [*texts, "split", *fields, *more]) for shard in shards]
-        self._shards = shards
-        self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(table) for table in tables])
-        table = pa.concat_tables(tables)
-        self.keys: pa.ChunkedArray = table["key"]
-        self.splits: pa.ChunkedArray = table["split"]
-        self._texts = {name: table[name] for name in texts}
-        self._columns = {name: table[name].to_numpy() for name in fields}
-        self._more = {name: table[name] for name in more}
-
-    def column(self, name: str) -> list[Any]:
-        """Return the values of a numeric column, or of a column in `more`, in the order of the rows."""
-        return (self._columns[name] if name in self._columns else self._more[name].to_numpy()).tolist()
-
-    def __len__(self) -> int:
-        return len(self._shard)
-
-    def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]:
-        row = {name: column[number].item() for name, column in self._columns.items()}
-        row |= {name: column[number].as_py() for name, column in self._texts.items()}
-        return self._shards[self._shard[number]], row
-
-    def by_shard(self) -> Iterator[tuple[str, slice]]:
-        """Yield the name and the row numbers of each shard."""
-        bounds = np.searchsorted(self._shard, np.arange(len(self._shards) + 1))
-        for name, first, last in zip(self._shards, bounds[:-1], bounds[1:], strict=True):
-            yield name, slice(int(first), int(last))
-
-    def learnable(self, splits: list[str] | None) -> np.ndarray:
-        """Return the numbers of the rows whose split is among `splits`: int64 [n]. None means all.
-
-        Raises:
-            ConfigError: no row has one of the splits.
-        """
-        if splits is not None:
-            check_learn_splits(splits, self.splits.unique().to_pylist(), "the corpus")
-        return np.flatnonzero(in_splits(self.splits, splits))
-
-
 class ShardRows:
     """The index rows of several shards, numbered consecutively. Memory holds the rows of the last used shard only.
 
@@ -148,19 +82,20 @@ class ShardRows:
         self.spans = {
             shard: range(end - size, end) for (shard, size), end in zip(sizes.items(), self._ends, strict=True)
         }
-        self._loaded: tuple[str, ClipRows] | None = None
+        self._loaded: tuple[str, TableRows] | None = None
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]:
         shard = self._shards[bisect_right(self._ends, number)]
-        return self.of(shard)[number - self.spans[shard].start]
+        return shard, self.of(shard)[number - self.spans[shard].start]
 
-    def of(self, shard: str) -> ClipRows:
+    def of(self, shard: str) -> TableRows:
         """Return the rows of one shard, numbered from 0."""
         if self._loaded is None or self._loaded[0] != shard:
-            self._loaded = shard, ClipRows(self._corpus, [shard], self._modality)
+            table = read_index(self._corpus, shard, row_columns(self._modality))
+            self._loaded = shard, TableRows(table, self._modality)
         return self._loaded[1]
 
 

@@ -81,7 +81,7 @@ def encode_shards(
 
     All shards share one loader: its worker processes start once, and read ahead into the next shard. item: makes the
     loader's item for a row; by default it requests the centre view. advance: called per batch with the numbers of good
-    and rejected clips.
+    and rejected views.
 
     Raises:
         RuntimeError: the encoder fails on its device, for example for lack of memory.
@@ -98,7 +98,8 @@ def encode_shards(
                 parts.append(encoding.encode(loaded.views))
             good += loaded.rows
             rejects |= dict(loaded.rejects)
-            advance(len(loaded.rows), len(loaded.rejects))
+            good_views = 0 if loaded.views is None else len(loaded.views)
+            advance(good_views, sum(len(item(row).starts) for row, _ in loaded.rejects))
         # Copied to the CPU once per shard: a GPU computes while the loader prepares the next views.
         yield shard, Encoded(good, torch.cat([part.to("cpu") for part in parts]).numpy(), rejects)
 
@@ -120,7 +121,5 @@ def check_finite(node: Node, keys: list[str], features: np.ndarray) -> None:
 
 def write_rejects(out: Path, shard: str, rejects: list[Reject]) -> None:
     """Write `<shard>.rejects.json`, the clips of a shard that do not decode; without such clips, no file."""
-    path = out / f"{shard}.rejects.json"
-    path.unlink(missing_ok=True)  # From a call that was killed before it wrote the features.
     if rejects:
-        write_json(path, [asdict(reject) for reject in rejects])
+        write_json(out / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])

@@ -1,15 +1,13 @@
 """Features on disk: one Parquet file per shard, one row per clip, in the order of the shard's index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from shards.corpus.index import shard_names
 from shards.errors import StageError
-from shards.store.parquet import read_parquet, write_parquet
+from shards.store.parquet import count_rows, read_column, read_parquet, read_schema, write_parquet
 
 
 def write_features(path: Path, keys: list[str], features: np.ndarray, **columns: pa.Array) -> None:
@@ -33,9 +31,13 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return table["key"].to_numpy(), features
 
 
-def feature_rows(directory: Path) -> int:
-    """Return the number of rows of all shards in a partial directory, from the files' footers."""
-    return sum(pq.read_metadata(path).num_rows for path in directory.glob("[0-9]*.parquet"))
+def feature_width(path: Path) -> int:
+    """Return the width of a file's features, from its footer.
+
+    Raises:
+        StageError: the file is missing, or has no footer that can be read.
+    """
+    return int(read_schema(path, "extract").field("feature").type.list_size)
 
 
 def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -59,16 +61,23 @@ def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[
     return kept[0][0], [features for _, features in kept]
 
 
+def source_keys(features: Sequence[Path], shard: str) -> list[str]:
+    """Return the keys of a shard's clips that have a feature in each of these directories, in the order of the index.
+
+    Reads only the columns of keys.
+
+    Raises:
+        StageError: a file is missing or damaged.
+    """
+    first, *others = [
+        read_column(directory / f"{shard}.parquet", "extract", "key").to_pylist() for directory in features
+    ]
+    shared = set(first).intersection(*others)
+    return [key for key in first if key in shared]
+
+
 def source_rows(features: Sequence[Path], shard: str) -> int:
     """Return the number of a shard's clips that have a feature in each of these directories; reads only keys."""
-    paths = [directory / f"{shard}.parquet" for directory in features]
-    if len(paths) == 1:
-        return int(pq.read_metadata(paths[0]).num_rows)
-    keys = [set(pq.ParquetFile(path).read(["key"])["key"].to_pylist()) for path in paths]
-    return len(set.intersection(*keys))
-
-
-def source_parts(corpus: Path, features: Sequence[Path]) -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
-    """Yield the name and the `source_part` of each shard: memory does not grow with the corpus."""
-    for shard in shard_names(corpus):
-        yield shard, *source_part(features, shard)
+    if len(features) == 1:
+        return count_rows(features[0] / f"{shard}.parquet", "extract")
+    return len(source_keys(features, shard))

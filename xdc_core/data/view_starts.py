@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xdc_core.data.clips import ClipRows
-
-START_COLUMNS = ("source", "start_s", "frames")  # Columns of the index that `starts_by_row` needs.
+from xdc_core.data.rows import ClipRows
 
 
 def spaced_starts(frames: Sequence[int], wanted: int, views: int) -> list[tuple[int, int]]:
@@ -31,7 +29,7 @@ def spaced_starts(frames: Sequence[int], wanted: int, views: int) -> list[tuple[
 def starts_by_row(rows: ClipRows, wanted: int, views: int) -> list[list[int]]:
     """Return, for each row, the first frames of its recording's views that lie in this clip.
 
-    rows: made with START_COLUMNS as further columns. wanted: frames per view. views: views per recording.
+    wanted: frames per view. views: views per recording.
     """
     clips: dict[str, list[tuple[float, str, int, int]]] = defaultdict(list)
     sources, starts, frames = (rows.column(name) for name in ("source", "start_s", "frames"))

@@ -17,6 +17,9 @@ class Kmeans(Document):
     for the fit. components: width of the clustered vectors. objective: a number per iteration, for k-means the sum of
     squared distances. splits: empty clusters that were refilled during the fit. sizes: points of the sample per
     cluster; empty: clusters without any. on: the device.
+
+    iterations_over_all: iterations of k-means over all clips after those over the sample; with them, objective, sizes
+    and empty are of all clips. sample_objective: the objective of the iterations before, over the sample.
     """
 
     algorithm: str = "kmeans"
@@ -31,6 +34,8 @@ class Kmeans(Document):
     sizes: list[int] = Field([])
     empty: int = 0
     on: str = ""
+    iterations_over_all: int = 0
+    sample_objective: list[Number] = Field([])
 
 
 def read_kmeans(directory: Path) -> Kmeans:

@@ -1,6 +1,6 @@
 """The fingerprints that the nodes of a run should have now."""
 
-from shards.corpus.stage import corpus_fingerprint_now
+from shards.corpus.seen import corpus_fingerprint_now
 from shards.store.commit import stale_directory
 from shards.store.manifest import fingerprint, read_manifest
 from xdc_core.graph.stages import inputs, round_nodes, settings_of, stage_of
@@ -12,9 +12,14 @@ from xdc_core.runs.run import Run
 class Fingerprints:
     """The fingerprints that the nodes of a run should have now. Use a new object after a stage has run."""
 
-    def __init__(self, run: Run, corpus: str | None = None) -> None:
-        """`corpus` is the corpus's fingerprint, if it is known; otherwise the sources are listed."""
+    def __init__(self, run: Run, corpus: str | None = None, compare: bool = True) -> None:
+        """`corpus` is the corpus's fingerprint, if it is known; otherwise the sources are listed.
+
+        Without `compare`, sources that do not look as they were last seen are not compared one by one with what is
+        known of them, which the stage does, too: the fingerprint is then not known.
+        """
         self.run = run
+        self._compare = compare
         self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
         self._rounds = 0  # The number of known rounds, from the first on.
         self.reasons: dict[Node, str] = {}
@@ -61,7 +66,7 @@ class Fingerprints:
         return self._read_outside[key]
 
     def _stored(self, node: Node) -> str | None:
-        found, self.reasons[node] = corpus_fingerprint_now(*stored_from(self.run, node))
+        found, self.reasons[node] = corpus_fingerprint_now(*stored_from(self.run, node), self._compare)
         return found
 
     def _derive(self, node: Node) -> str | None:

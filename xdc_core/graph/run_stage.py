@@ -36,8 +36,10 @@ def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Rec
 
 
 def all_fresh(run: Run, nodes: Iterable[Node], fingerprints: Fingerprints | None = None) -> bool:
-    """Return whether all of these nodes are fresh."""
-    fingerprints = fingerprints or Fingerprints(run)
+    """Return whether all of these nodes are fresh. Without `fingerprints`, sources that look changed are not compared
+    one by one.
+    """
+    fingerprints = fingerprints or Fingerprints(run, compare=False)
     return all(reuse(run, node, fingerprints) is not None for node in nodes)
 
 

@@ -23,7 +23,7 @@ def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, s
     """
     directory, wanted = run.directory(node), fingerprints.of(node)
     manifest = read_manifest(directory)
-    if wanted is not None and reusable(directory, wanted):
+    if wanted is not None and reusable(directory, wanted, manifest):
         return "fresh", ""
     if wanted is not None and partial_directories(directory, wanted):
         return "partial", "will be continued" if manifest is None else "a newer one is begun; the old one is stale"

@@ -11,10 +11,10 @@ from shards.corpus.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_index, shard_names
 from shards.errors import StageError
 from shards.store.manifest import Manifest, fingerprint, list_files
-from shards.store.parquet import read_parquet
-from shards.store.row_count import rejected_keys
+from shards.store.parquet import read_column, read_parquet
+from shards.store.rejects import rejected_keys
 from xdc_core.config.methods import TRUTH
-from xdc_core.data.features import source_part
+from xdc_core.data.features import source_keys
 from xdc_core.runs.corpora import is_corpus
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -67,7 +67,7 @@ def row_faults(run: Run, node: Node, manifest: Manifest) -> Iterator[Fault]:
             if not path.exists() and path.name not in manifest.files:  # Otherwise it is reported as a missing file.
                 yield path, f"it was never committed: its {len(wanted)} clips are neither rows nor rejects"
                 continue
-            keys: list[str] = read_parquet(path, node.stage, ["key"])["key"].to_pylist()
+            keys: list[str] = read_column(path, node.stage, "key").to_pylist()
             rows += len(keys)
             if node.stage == "embed":  # A row per view.
                 keys = [key for place, key in enumerate(keys) if place == 0 or keys[place - 1] != key]
@@ -91,7 +91,7 @@ def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
         return labelled
     assert node.round is not None
     features = [run.directory(source) for source in clustered_features(run.config, node)]
-    return [str(key) for key in source_part(features, shard)[0]]
+    return source_keys(features, shard)
 
 
 def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:

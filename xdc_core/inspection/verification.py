@@ -2,17 +2,21 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from shards.command import command
+from shards.corpus.columns import SUFFIX, column_directories, column_faults
 from shards.corpus.recut import damaged_sources
+from shards.corpus.seen import SEEN
+from shards.errors import StageError
 from shards.progress import Progress, silent
 from shards.store.build import reusable
 from shards.store.commit import STALE, partial_directories
 from shards.store.lock import in_progress, lock_of, read_holder, this_machine
-from shards.store.manifest import read_manifest
+from shards.store.manifest import MANIFEST, read_manifest
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs
 from xdc_core.graph.state import node_state
@@ -21,9 +25,9 @@ from xdc_core.runs.corpora import is_corpus, stored_from
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
+HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl|columns)")
 # Files beside a directory NAME while it is built: `.NAME.lock`, `.NAME.FINGERPRINT.partial` and the like.
-BESIDE = re.compile(r"\.(?P<name>.+?)\.(?:lock|[^.]+\.(?:partial|removed|returning))")
+BESIDE = re.compile(r"\.(?P<name>.+?)\.(?:lock|[^.]+\.(?:partial|removed|returning|columns))")
 
 
 @dataclass(frozen=True)
@@ -143,10 +147,13 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
         # Beside a finished directory a partial one of a call with --force is not continued.
         if (wanted := fingerprints.of(node)) and reusable(target, wanted) is None:
             expected |= {begun.resolve() for begun in partial_directories(target, wanted)}
+    columns = _columns(run, [node for node in nodes if is_corpus(node)])
     again = command("xdc", "run", run.root)
     for path in sorted(hidden):
         if any(parent.name.endswith(".partial") for parent in path.parents):
             continue  # Part of a directory that is reported as a whole.
+        if path.name.endswith(SEEN):
+            continue  # It is current, or is written again by the next comparison.
         if (beside := BESIDE.fullmatch(path.name)) and (who := in_progress(path.with_name(beside["name"]))):
             lock, remedy = lock_of(path.with_name(beside["name"])), "wait until it has finished"
             if (holder := read_holder(lock)) is not None and holder.machine != this_machine():
@@ -154,11 +161,28 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
             yield Finding("unfinished", str(path), f"{who} is building it", remedy)
         elif path.resolve() in expected or path.name.endswith((".returning", ".survey.jsonl")):
             yield Finding("unfinished", str(path), "the next call continues it", again)
+        elif path.resolve() in columns:
+            with suppress(StageError):  # Of the index, whose faults are reported with the corpus.
+                for what in column_faults(columns[path.resolve()], path):
+                    yield Finding("damaged", str(path), what, command("rm", "-r", path))
+        elif path.name.endswith(SUFFIX):
+            what = "a copy of the index of an earlier corpus, which nothing reads; the next one beside it removes it"
+            yield Finding("left over", str(path), what, command("rm", "-r", path))
         elif path.name.endswith(".partial"):
             what = "begun with other settings or with --force; the next commit beside it removes it"
             yield Finding("left over", str(path), what, command("rm", "-r", path))
         else:
             yield Finding("left over", str(path), "left by a process that was killed", command("rm", "-r", path))
+
+
+def _columns(run: Run, corpora: list[Node]) -> dict[Path, Path]:
+    """Return the directories of the mapped columns of committed corpora, each with its corpus."""
+    return {
+        place.resolve(): corpus
+        for corpus in map(run.directory, corpora)
+        if (corpus / MANIFEST).exists()
+        for place in column_directories(corpus, run.root)
+    }
 
 
 def _is_beside(target: Path, path: Path) -> bool:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.corpus.index import shard_names
 from shards.store.node import Node
 from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
-from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
-from xdc_core.data.view_starts import START_COLUMNS, starts_by_row
+from xdc_core.data.clips import ClipItem, ClipViews
+from xdc_core.data.rows import corpus_rows
+from xdc_core.data.view_starts import starts_by_row
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.settings import Evaluation
 from xdc_core.runs.node import SHARD
@@ -41,10 +41,10 @@ def read_evaluation_clips(task: Task[Evaluation], recordings: Recordings) -> Eva
     spaced: list[list[int]] | None = None
     if dataset is None:
         corpus = task.directory(SHARD)
-        rows = ClipRows(corpus, shard_names(corpus), wanted.modality)
+        rows = corpus_rows(corpus, wanted.modality, task.root)
     else:
         corpus = task.directory(Node("data", task.settings.evaluation.data))
-        rows = ClipRows(corpus, shard_names(corpus), wanted.modality, START_COLUMNS)
+        rows = corpus_rows(corpus, wanted.modality, task.root)
         spaced = starts_by_row(rows, wanted.frames, dataset.views)
     clips: list[list[int]] = [[] for _ in recordings.names]
     recording_of: dict[int, int] = {}

@@ -78,9 +78,9 @@ def finetune(
     given, evaluation = task.settings, task.settings.evaluation
     settings, views = evaluation.finetune, task.settings.views
     assert views is not None
-    torch.set_num_threads(thread_count(given.runs_on, sharers=2 * process.world_size))
+    torch.set_num_threads(thread_count(given.runs_on, sharers=2 * process.on_machine))
     chosen = choose_device(given.runs_on, f"evaluate.{task.about}.finetune.processes")
-    join_ranks(process, chosen.device)
+    join_ranks(process, chosen.device, given.runs_on.ranks_timeout)
 
     # Divide the recordings, and check the division before the training starts.
     clips = read_evaluation_clips(task, recordings)

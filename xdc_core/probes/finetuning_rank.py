@@ -1,4 +1,4 @@
-"""Fine-tuning in several processes: `python -m xdc_core.probes.finetuning_rank SPLIT NUMBER SEED` in each."""
+"""Fine-tuning in several processes."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -10,25 +10,29 @@ from shards.store.stage import Task
 from xdc_core.evaluation.predictions import Predictions
 from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.trial import Trial
-from xdc_core.training.ranks import run_ranks, work_as_rank
+from xdc_core.ranks.run import run_ranks
 
 LOG, TRIAL, ARRAYS = "finetune.log", "trial.json", "predictions.npz"  # In the folder of the checkpoints.
 
 
-def finetune_in_ranks(task: Task[Evaluation], split: str, number: int, seed: int) -> tuple[Trial, Predictions]:
-    """Fine-tune in the number of processes of the settings. Returns and raises the same as `finetune`."""
+def finetune_in_ranks(
+    task: Task[Evaluation], work: str, split: str, number: int, seed: int
+) -> tuple[Trial, Predictions]:
+    """Fine-tune in the number of processes of the settings. Returns and raises the same as `finetune`.
+
+    work: "module:function" that calls `finetune_as_rank`.
+    """
     folder = task.out / f"{split}-{number}"
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [split, str(number), str(seed)]
     processes = task.settings.evaluation.finetune.processes
-    module = "xdc_core.probes.finetuning_rank"
-    run_ranks(module, task, arguments, processes, folder / LOG, lambda sent: task.progress(*sent))
+    run_ranks(task, work, arguments, processes, folder / LOG, lambda sent: task.progress(*sent))
     trial = Trial.model_validate_json((folder / TRIAL).read_bytes())
     with np.load(folder / ARRAYS) as arrays:
         return trial, Predictions(**arrays, chosen=trial.chosen, warnings=trial.warnings)
 
 
-def work(task: Task[Evaluation], arguments: list[str], send: Callable[[object], None]) -> None:
+def finetune_as_rank(task: Task[Evaluation], arguments: list[str], send: Callable[[object], None]) -> None:
     """Fine-tune as one of several ranks; rank 0 sends its progress, and writes the result for the stage."""
     from xdc_core.evaluation.recordings import read_recordings
     from xdc_core.probes.finetuning import finetune
@@ -50,7 +54,3 @@ def work(task: Task[Evaluation], arguments: list[str], send: Callable[[object], 
             np.savez(file, **arrays)
         write_json(folder / TRIAL, trial.model_dump(mode="json"))
     leave_ranks(process)
-
-
-if __name__ == "__main__":
-    work_as_rank(work)

@@ -1,28 +1,33 @@
 """The cluster stage: cluster the features of a label source, by k-means (faiss) or another algorithm."""
 
+import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shards.corpus.index import in_splits, read_index
-from shards.errors import ConfigError, StageError
-from shards.sources.split import check_learn_splits
+from shards.errors import ConfigError
 from shards.store.build import Outcome
 from shards.store.stage import Stage, Task
+from xdc_core.clustering.clusterer import Model
 from xdc_core.clustering.model import write_model
 from xdc_core.clustering.preprocess import fit_preprocess
+from xdc_core.clustering.registry import KMEANS
 from xdc_core.compute.kmeans_check import faiss_gpus
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
 from xdc_core.config.schema import ClusterSettings, Config, RunsOn, algorithm_of, clustering_settings
-from xdc_core.data.features import source_parts
-from xdc_core.documents.kmeans import Kmeans, write_kmeans
+from xdc_core.documents.kmeans import FILE_NAME, Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
+from xdc_core.stages.lloyd import LLOYD, begin_lloyd, lloyd, lloyd_begun
+from xdc_core.stages.sample import SAMPLE, Learnable, count_learnable, read_sample, remove_folder
+
+# Clips per cluster in a sample. On held-out clips the objective of k-means was 0.4 % above that of a fit to all clips
+# with 1,500, 1.4 % with 312, 5 % with 62.
+ENOUGH = 600
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,41 @@ def cluster(task: Task[Clustering]) -> Outcome:
     kmeans.json has the algorithm with its settings, the objective, the sizes, and the device (`on`). k-means uses the
     GPUs if `runs_on.device` allows them and faiss works on them; otherwise it uses the CPU, and `on` has the reason why
     an existing GPU is not used. Every round has a new seed, as in DeepCluster. The algorithm is fitted to all clips to
-    learn from, or to a random sample of `sample_mb`; kmeans.json has their number.
+    learn from, or to a random sample of `sample_mb`; kmeans.json has their number. k-means then does
+    `iterations_over_all` further iterations over all clips.
 
     Raises:
         ConfigError: fewer clips than clusters, or a sample with fewer.
     """
-    given, source, k = task.settings, task.about, task.settings.k
+    given, out = task.settings, task.out
+    clusterer, _ = algorithm_of(given.cluster)
+    learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits)
+    if not given.cluster.iterations_over_all:
+        model, details = fit_sample(task, learnable)
+    else:
+        if not lloyd_begun(out):
+            model, details = fit_sample(task, learnable)
+            begin_lloyd(out, model["centroids"], details)
+        centroids, details = lloyd(task, learnable, given.cluster.iterations_over_all, given.runs_on)
+        model = {"centroids": centroids}
+    write_model(out, model)
+    write_kmeans(out, Kmeans.model_validate(details))
+    for folder in (SAMPLE, LLOYD):
+        remove_folder(out / folder)
+    summary = {name: value for name, value in details.items() if name not in ("sizes", "settings")}
+    return Outcome(details["k"], 0, summary, (*(f"{name}.npy" for name in clusterer.arrays), FILE_NAME))
+
+
+def fit_sample(task: Task[Clustering], learnable: Learnable) -> tuple[Model, dict[str, Any]]:
+    """Fit preprocessing and clusters to a sample of the clips. Write preprocess.npz; return the model and kmeans.json.
+
+    Raises:
+        ConfigError: fewer clips than clusters, or a sample with fewer.
+    """
+    given, source, k, clips = task.settings, task.about, task.settings.k, learnable.total
     assert k is not None
     seed = derive_seed(given.seed, task.round, "cluster", source)
-    parts, clips = read_sample(task, seed)
+    parts = read_sample(task, learnable, given.cluster.sample_mb, seed)
     if len(parts[0]) < k <= clips:
         raise ConfigError(
             f"cluster.sample_mb ({given.cluster.sample_mb:g}) holds the features of {len(parts[0])} clips, but "
@@ -66,20 +97,21 @@ def cluster(task: Task[Clustering]) -> Outcome:
         raise ConfigError(
             f"cluster.k.{source} is {k}, but there are only {clips} clips to learn from. Lower it, or add clips."
         )
+    clusterer, settings = algorithm_of(given.cluster)
+    if clusterer is KMEANS and (warning := small_sample(given.cluster, k, parts, clips)):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     threads = limit_faiss(given.runs_on)
     preprocess, kept = fit_preprocess(parts, given.cluster)
     points = preprocess(parts)
     del parts
-    clusterer, settings = algorithm_of(given.cluster)
     on_gpus = clusterer.uses_gpus and given.runs_on.device != "cpu"
     gpus, why, _ = faiss_gpus() if on_gpus else (0, "", "")
     model, details = clusterer.fit(points, k, settings, seed, threads, gpus)
     if on_gpus and not gpus and (why or given.runs_on.device == "cuda"):
         details["on"] += f" ({why or 'faiss finds no GPU'})"
         print(f"warning: {clusterer.name} on {details['on']}", file=sys.stderr, flush=True)
-    write_model(task.out, model)
     preprocess.save(task.out / "preprocess.npz")
-    details = {
+    return model, {
         "algorithm": clusterer.name,
         "settings": settings.model_dump(mode="json"),
         "k": k,
@@ -90,60 +122,22 @@ def cluster(task: Task[Clustering]) -> Outcome:
         **kept,
         **details,
     }
-    write_kmeans(task.out, Kmeans.model_validate(details))
-    summary = {name: value for name, value in details.items() if name not in ("sizes", "settings")}
-    return Outcome(k, 0, summary)
 
 
-def read_sample(task: Task[Clustering], seed: int) -> tuple[list[np.ndarray], int]:
-    """Read the features for the fit, float32 [sample, width] per modality, and count the clips to learn from.
+def small_sample(settings: ClusterSettings, k: int, parts: list[np.ndarray], clips: int) -> str:
+    """Return a warning if k-means is fitted to a sample that is small for k clusters; otherwise nothing.
 
-    Reads shard by shard. The sampled rows depend on the seed and the number of clips only.
-
-    Raises:
-        ConfigError: no clip has one of corpus.learn_splits.
+    If all clips are used there is none, however few they are: no setting would add any.
     """
-    corpus, features, splits = task.directory(SHARD), task.directories("extract"), task.settings.learn_splits
-    counts, width = [], 0
-    splits_of_corpus: set[str] = set()
-    for shard, keys, parts in source_parts(corpus, features):
-        counts.append(int(_learnable(corpus, shard, keys, splits, splits_of_corpus).sum()))
-        width = sum(part.shape[1] for part in parts)
-    if counts:
-        check_learn_splits(splits, splits_of_corpus, str(corpus))
-    total = sum(counts)
-    limit = sample_size(task.settings.cluster, width)
-    in_sample = np.ones(total, bool)
-    if limit < total:
-        chosen = np.random.default_rng(seed).choice(total, limit, replace=False)
-        in_sample = np.zeros(total, bool)
-        in_sample[chosen] = True
-    sampled: list[list[np.ndarray]] = []
-    first = 0
-    for number_done, (shard, keys, parts) in enumerate(source_parts(corpus, features), start=1):
-        learnable = np.flatnonzero(_learnable(corpus, shard, keys, splits, splits_of_corpus))
-        rows = learnable[in_sample[first : first + len(learnable)]]
-        first += len(learnable)
-        sampled.append([part[rows] for part in parts])
-        task.progress(number_done, len(counts), "shards read")
-    if not sampled:
-        raise StageError(f"{corpus} has no shards. Check its manifest, and build the corpus again.")
-    return [np.concatenate(columns) for columns in zip(*sampled, strict=True)], total
-
-
-def sample_size(settings: ClusterSettings, width: int) -> int:
-    """Return the number of float32 vectors of `width` that fit into `sample_mb`."""
-    return max(1, int(settings.sample_mb * 1e6 / (4 * max(width, 1))))
-
-
-def _learnable(corpus: Path, shard: str, keys: np.ndarray, splits: list[str] | None, seen: set[str]) -> np.ndarray:
-    """Return which clips are in the splits to learn from, bool [keys]. Adds the shard's splits to `seen`."""
-    if splits is None:
-        return np.ones(len(keys), bool)
-    index = read_index(corpus, shard, ["key", "split"])
-    seen.update(split or "" for split in index["split"].unique().to_pylist())
-    wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits)])
-    return np.fromiter((key in wanted for key in keys), bool, len(keys))
+    sample, enough = len(parts[0]), min(clips, ENOUGH * k)
+    if sample >= enough or settings.iterations_over_all:
+        return ""
+    megabytes = math.ceil(enough * 4 * sum(part.shape[1] for part in parts) / 1e6)
+    return (
+        f"k-means is fitted to a sample of {sample} of {clips} clips, {sample / k:.0f} per cluster. Below about "
+        f"{ENOUGH} its objective over all clips is higher (1.4 % at 312, 5 % at 62). Raise cluster.sample_mb to "
+        f"{megabytes}, or set cluster.iterations_over_all to 5."
+    )
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:

@@ -1,16 +1,16 @@
 """The embed stage: features of equally spaced views of every recording of a data set, shard by shard."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from shards.corpus.index import shard_names
 from shards.reject import Reject
 from shards.store.build import Outcome
-from shards.store.executor import Counted
+from shards.store.executor import Advance, run_units
 from shards.store.node import Node
-from shards.store.row_count import count_rows_and_rejects
+from shards.store.receipt import Receipt, add_up, new_shard, receipts_of
 from shards.store.stage import Stage, Task
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.evaluation import CORPUS
@@ -21,6 +21,7 @@ from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
 from xdc_core.runs.node import encoder_node
 from xdc_core.runs.run import Run
+from xdc_core.runs.task import job_of, task_of_document
 from xdc_core.stages.evaluate import due_evaluations
 
 
@@ -40,56 +41,70 @@ class Embedding:
 
 
 def embed(task: Task[Embedding]) -> Outcome:
-    """Write `<shard>.parquet` with columns key, frame (the view's first) and feature, one row per view.
+    """Write `<shard>.parquet` with columns key, frame (the view's first) and feature, one row per view, in units.
 
     Shards that already exist are kept. Clips that do not decode are listed in `<shard>.rejects.json`.
 
     Raises:
         StageError: a feature is not finite.
     """
+    from xdc_core.data.rows import corpus_rows
+    from xdc_core.data.view_starts import starts_by_row
+
+    settings, corpus = task.settings, task.directory(Node("data", task.about))
+    rows = corpus_rows(corpus, settings.views.modality, task.root)
+    # Determined here for all shards, because the clips of a recording are in several of them.
+    starts = starts_by_row(rows, settings.views.frames, settings.views_each)
+    by_shard = {shard: starts[span] for shard, span in rows.by_shard()}
+    sizes = {shard: sum(map(len, own)) for shard, own in by_shard.items()}
+    on_gpu = settings.runs_on.device != "cpu"
+    job = job_of(task, "xdc_core.stages.embed:embed_shards", "torch", on_gpu, starts=by_shard)
+    run_units(task.executor, job, sizes, 1, task.progress, "views")
+    written, rejected, notes = add_up(receipts_of(task.out, sizes), sizes)
+    return Outcome(written, rejected, notes, tuple(f"{shard}.parquet" for shard in sizes))
+
+
+def embed_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Store the features of some shards' views, and yield the receipts: the work of a unit. Rejects are views, too."""
     import torch
 
     from xdc_core.compute.device import choose_device
-    from xdc_core.data.clips import ClipItem, ClipRows, ClipViews
+    from xdc_core.data.clips import ClipItem, ClipViews, ShardRows
     from xdc_core.data.encode import check_finite, encode_shards, load_encoding, write_rejects
-    from xdc_core.data.view_starts import START_COLUMNS, starts_by_row
 
-    node, out, settings = task.node, task.out, task.settings
+    task = task_of_document(EMBED, arguments["task"])
+    node, settings, corpus = task.node, task.settings, task.directory(Node("data", task.about))
     torch.set_num_threads(thread_count(settings.runs_on))
     device = choose_device(settings.runs_on)
     modality = settings.views.modality
     encoder = task.directory(encoder_node(modality.name, task.round))
     encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
-    corpus = task.directory(Node("data", task.about))
-    rows = ClipRows(corpus, shard_names(corpus), modality, START_COLUMNS)
-    starts = starts_by_row(rows, settings.views.frames, settings.views_each)
-    wanted = {
-        shard: [number for number in range(span.start, span.stop) if starts[number]] for shard, span in rows.by_shard()
-    }
-    missing = {shard: numbers for shard, numbers in wanted.items() if not (out / f"{shard}.parquet").exists()}
-    total = sum(map(len, wanted.values()))
-    counted = Counted(total - sum(map(len, missing.values())), total, task.progress)
-    batch = max(1, settings.extract.batch // settings.views_each)  # This many clips have about `extract.batch` views.
+    rows = ShardRows(corpus, {shard: len(arguments["starts"][shard]) for shard in shards}, modality)
+    starts = [own for shard in shards for own in arguments["starts"][shard]]
+    wanted = {shard: [number for number in span if starts[number]] for shard, span in rows.spans.items()}
     clips = ClipViews(corpus, rows, settings.views)
+    batch = max(1, settings.extract.batch // settings.views_each)  # This many clips have about `extract.batch` views.
 
     def item(number: int) -> ClipItem:
         return ClipItem(number, tuple(starts[number]))
 
-    for shard, encoded in encode_shards(encoding, clips, missing, batch, counted.advance, item):
-        key_of = {number: rows.keys[number].as_py() for number in (*encoded.rows, *encoded.rejects)}
+    for shard, encoded in encode_shards(encoding, clips, wanted, batch, advance, item):
+        first, stored = rows.spans[shard].start, rows.of(shard).keys
+        key_of = {number: stored[number - first].as_py() for number in (*encoded.rows, *encoded.rejects)}
         keys = [key_of[number] for number in encoded.rows for _ in starts[number]]
-        frames = [first for number in encoded.rows for first in starts[number]]
+        frames = [frame for number in encoded.rows for frame in starts[number]]
         check_finite(node, keys, encoded.features)
         rejects = [
             Reject(corpus.name, node.name, "damaged", reason, key_of[number])
             for number, reason in encoded.rejects.items()
         ]
-        write_rejects(out, shard, rejects)
-        write_features(out / f"{shard}.parquet", keys, encoded.features, frame=pa.array(frames, pa.int32()))
-    by_key = dict(zip(rows.keys.to_pylist(), map(len, starts), strict=True))
-    sizes = {shard: sum(map(len, starts[span])) for shard, span in rows.by_shard()}
-    written, rejected = count_rows_and_rejects(out, "embed", sizes, by_key.__getitem__)
-    return Outcome(written, rejected, {"device": str(device)}, tuple(f"{shard}.parquet" for shard in sizes))
+        with new_shard(task.out, shard) as new:
+            write_rejects(new.folder, shard, rejects)
+            path = new.folder / f"{shard}.parquet"
+            write_features(path, keys, encoded.features, frame=pa.array(frames, pa.int32()))
+            new.rows, new.rejects = len(keys), sum(len(starts[number]) for number in encoded.rejects)
+            new.notes = {"device": str(device)}
+        yield new.stored
 
 
 def embedded_data_sets(config: Config, evaluations: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from xdc_core.evaluation.trial import trial_of, write_predictions
 from xdc_core.probes.retrieval import retrieve
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
+from xdc_core.runs.task import task_of_document
 
 
 def evaluate(task: Task[Evaluation]) -> Outcome:
@@ -83,6 +84,13 @@ def _remove_checkpoints(folder: Path) -> None:
         fault_point("after removal", folder.name)
 
 
+def finetune_as_rank(document: Mapping[str, Any], arguments: list[str], send: Callable[[object], None]) -> None:
+    """Fine-tune as one of several ranks; see `xdc_core.probes.finetuning_rank`."""
+    from xdc_core.probes import finetuning_rank
+
+    finetuning_rank.finetune_as_rank(task_of_document(EVALUATE, document), arguments, send)
+
+
 TrialRunner = Callable[[str, int], tuple[Trial, Predictions | None]]
 
 
@@ -99,7 +107,8 @@ def _trial_runner(task: Task[Evaluation], recordings: Recordings) -> TrialRunner
         if evaluation.finetune.processes > 1:
             from xdc_core.probes.finetuning_rank import finetune_in_ranks
 
-            return lambda split, seed: finetune_in_ranks(task, split, seed, seed_of(split, seed))
+            work = "xdc_core.stages.evaluate:finetune_as_rank"
+            return lambda split, seed: finetune_in_ranks(task, work, split, seed, seed_of(split, seed))
         from xdc_core.probes.finetuning import finetune
 
         return lambda split, seed: finetune(task, recordings, split, seed, seed_of(split, seed))

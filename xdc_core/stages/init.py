@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.corpus.index import shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.build import Outcome
 from shards.store.files import sha256_of
@@ -96,17 +95,20 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
 
     Without this, batch norm would use its initial statistics (mean 0, variance 1).
     """
-    from xdc_core.data.clips import ClipRows, ClipViews
+    import numpy as np
+
+    from xdc_core.data.clips import ClipViews
     from xdc_core.data.loader import batches_by_shard, load_views
+    from xdc_core.data.rows import corpus_rows
     from xdc_core.encoders.batch_norm import calibrate_batch_norm
 
     settings, corpus = task.settings, task.directory(SHARD)
     batches, size = settings.extract.calibration_batches, settings.extract.batch
     if not batches:
         return 0
-    rows = ClipRows(corpus, shard_names(corpus), settings.views.modality)
+    rows = corpus_rows(corpus, settings.views.modality, task.root)
     # The corpus is shuffled: its first clips are a random sample.
-    chosen = rows.learnable(settings.learn_splits)[: batches * size]
+    chosen = np.flatnonzero(rows.in_splits(settings.learn_splits))[: batches * size]
     if len(chosen) < 2:
         raise StageError(
             f"{task.node}: there are {len(chosen)} clips to learn from; at least 2 are needed. corpus.learn_splits is "

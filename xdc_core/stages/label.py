@@ -1,5 +1,6 @@
 """The label stage: assign every clip its cluster as pseudo-label, shard by shard."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,29 @@ import pyarrow as pa
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.errors import ConfigError
 from shards.store.build import Outcome
+from shards.store.executor import Advance, run_units
 from shards.store.parquet import write_parquet
-from shards.store.row_count import count_rows_and_rejects
+from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Stage, Task
-from xdc_core.clustering.agreement import Contingency, agreement
+from xdc_core.clustering.agreement import agreement
+from xdc_core.clustering.counts import ClusterCounts, no_counts
 from xdc_core.clustering.model import read_model
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import CLUSTERERS
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import TRUTH, label_sources
 from xdc_core.config.schema import Config, RunsOn
-from xdc_core.data.features import source_part, source_rows
+from xdc_core.data.features import source_part
 from xdc_core.data.labels import read_labels
 from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.scores import FILE_NAME, Agreement, Scores, write_scores
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
+from xdc_core.runs.task import job_of, task_of_document
 from xdc_core.stages.cluster import clustered_features
+
+# Shards of a unit. A shard of 1,000 clips takes about 50 ms, and with 50,000 clusters about a second.
+PER_UNIT = 64
 
 
 @dataclass(frozen=True)
@@ -41,116 +48,156 @@ class Labelling:
         return {} if self.column is None else {"column": self.column}
 
 
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a shard's clips: keys [n], cluster int [n], distance float32 [n]; and the clips without a label."""
+
+    keys: pa.Array
+    cluster: np.ndarray
+    distance: np.ndarray
+    unlabelled: int = 0
+
+
 def label(task: Task[Labelling]) -> Outcome:
-    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32); existing shards are kept.
+    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32), in units of several shards.
 
     The distance of k-means is the Euclidean distance to the centroid. Rows are those of the features, in the same
     order. scores.json holds the sizes, the number of empty clusters, and the agreement with the clusters of the
-    previous round and with every label column of the corpus.
+    previous round and with every label column of the corpus. It is computed from the counts in the receipts.
+
+    The baseline has the labels of the corpus as clusters: `cluster` is the position of the clip's label among all
+    labels, sorted; `distance` is 0. Clips without a label have no row; scores.json has their number (`unlabelled`), and
+    the labels (`classes`).
+
+    Raises:
+        ConfigError: the corpus has no label column as the baseline wants it, or fewer than two labels.
     """
-    if task.settings.column is not None:
-        return label_with_truth(task, task.settings.column)
-    out, corpus, features = task.out, task.directory(SHARD), task.directories("extract")
-    clusters = task.directory(Node("cluster", task.about, task.round))
-    fitted = read_kmeans(clusters)
-    clusterer, k = CLUSTERERS.find(fitted.algorithm), fitted.k
+    out, corpus = task.out, task.directory(SHARD)
+    shards, columns = shard_names(corpus), label_columns(corpus)
+    classes = None if task.settings.column is None else _classes(corpus, task.settings.column, columns)
+    k = len(classes) if classes else read_kmeans(task.directory(Node("cluster", task.about, task.round))).k
+    job = job_of(task, "xdc_core.stages.label:label_shards", "faiss", columns=columns, classes=classes, k=k)
+    run_units(task.executor, job, dict.fromkeys(shards, 1), PER_UNIT, task.progress, "shards labelled")
+    counts, rows, unlabelled = no_counts(k, columns), 0, 0
+    for receipt in receipts_of(out, shards):
+        counts.add(receipt.notes)
+        rows, unlabelled = rows + receipt.rows, unlabelled + receipt.rejects
+    scores = _scores(counts, compared=_before(task) is not None)
+    if classes:
+        scores = scores.model_copy(update={"classes": classes, "unlabelled": unlabelled})
+    write_scores(out, scores)
+    summary = {name: value for name, value in scores.content().items() if name != "sizes"}
+    return Outcome(rows, unlabelled, summary, (*(f"{shard}.parquet" for shard in shards), FILE_NAME))
+
+
+def label_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Store the labels of some shards, and yield their receipts: the work of a unit.
+
+    A receipt's rejects are clips without a label; its notes are the counts for the scores.
+    """
+    task = task_of_document(LABEL, arguments["task"])
+    corpus = task.directory(SHARD)
+    before = _before(task)
+    if task.settings.column is None:
+        labels_of = _nearest(task, arguments["k"])
+    else:
+        labels_of = _true(corpus, task.settings.column, arguments["classes"])
+    for shard in shards:
+        labels = labels_of(shard)
+        counts = no_counts(arguments["k"], arguments["columns"])
+        _count(counts, labels, corpus, shard, before)
+        table = {
+            "key": labels.keys,
+            "cluster": pa.array(labels.cluster, pa.int32()),
+            "distance": pa.array(labels.distance, pa.float32()),
+        }
+        with new_shard(task.out, shard) as new:
+            write_parquet(new.folder / f"{shard}.parquet", pa.table(table))
+            new.rows, new.rejects, new.notes = len(labels.keys), labels.unlabelled, counts.notes()
+        yield new.stored
+
+
+def _before(task: Task[Labelling]) -> Path | None:
+    """Return the labels of the round before, with which labels are compared. The baseline's are always the same."""
+    compared = task.round > 0 and task.settings.column is None
+    return task.directory(Node("label", task.about, task.round - 1)) if compared else None
+
+
+def _nearest(task: Task[Labelling], k: int) -> Callable[[str], Labels]:
+    """Return a function that assigns the clips of a shard to the clusters of the round."""
+    clusters, features = task.directory(Node("cluster", task.about, task.round)), task.directories("extract")
+    clusterer = CLUSTERERS.find(read_kmeans(clusters).algorithm)
     model, preprocess = read_model(clusters, clusterer), load_preprocess(clusters / "preprocess.npz")
     limit_faiss(task.settings.runs_on)
-    shards = shard_names(corpus)
-    for done, shard in enumerate(shards, start=1):
-        path = out / f"{shard}.parquet"
-        if path.exists():
-            continue
+
+    def labels_of(shard: str) -> Labels:
         keys, parts = source_part(features, shard)
-        points = preprocess(parts)
-        distance, cluster = clusterer.assign(model, points, k)
-        columns = {
-            "key": pa.array(keys, pa.string()),
-            "cluster": pa.array(cluster, pa.int32()),
-            "distance": pa.array(distance, pa.float32()),
-        }
-        write_parquet(path, pa.table(columns))
-        task.progress(done, len(shards), "shards labelled")
-    before = task.directory(Node("label", task.about, task.round - 1)) if task.round else None
-    scores = score(corpus, out, before, k)
-    write_scores(out, scores)
-    sizes = {shard: source_rows(features, shard) for shard in shards}
-    rows, _ = count_rows_and_rejects(out, "label", sizes)
-    return Outcome(rows, 0, _without_sizes(scores), _files(shards))
+        distance, cluster = clusterer.assign(model, preprocess(parts), k)
+        return Labels(pa.array(keys, pa.string()), cluster, distance)
+
+    return labels_of
 
 
-def label_with_truth(task: Task[Labelling], column: str) -> Outcome:
-    """Write the labels of the corpus as clusters, for the baseline, with the files and columns of `label`.
-
-    `cluster` is the position of the clip's label among all labels, sorted; `distance` is 0. Clips without a label have
-    no row; scores.json has their number (`unlabelled`), and the labels (`classes`).
+def _classes(corpus: Path, column: str, columns: list[str]) -> list[str]:
+    """Return the labels in a column of the corpus, sorted.
 
     Raises:
         ConfigError: the corpus has no such column, or fewer than two labels.
     """
-    out, corpus = task.out, task.directory(SHARD)
-    shards = shard_names(corpus)
-    if column not in label_columns(corpus):
-        available = ", ".join(label_columns(corpus)) or "none"
+    if column not in columns:
+        available = ", ".join(columns) or "none"
         raise ConfigError(f"truth is {column!r}, but {corpus} has no such label column. There are: {available}.")
-    tables = {shard: read_index(corpus, shard, ["key", column]) for shard in shards}
-    names = sorted({name for table in tables.values() for name in table[column].to_pylist() if name is not None})
-    if len(names) < 2:
-        raise ConfigError(f"truth: the column {column!r} of {corpus} has {len(names)} labels. At least two are needed.")
-    number = {name: position for position, name in enumerate(names)}
-    rows = clips = 0
-    sizes = {}
-    for done, (shard, table) in enumerate(tables.items(), start=1):
-        labelled = table.filter(table[column].is_valid())
-        columns = {
-            "key": labelled["key"].combine_chunks(),
-            "cluster": pa.array([number[name] for name in labelled[column].to_pylist()], pa.int32()),
-            "distance": pa.array(np.zeros(len(labelled)), pa.float32()),
-        }
-        write_parquet(out / f"{shard}.parquet", pa.table(columns))
-        rows, clips = rows + len(labelled), clips + len(table)
-        sizes[shard] = len(labelled)
-        task.progress(done, len(shards), "shards labelled")
-    scores = score(corpus, out, None, len(names)).model_copy(update={"classes": names, "unlabelled": clips - rows})
-    write_scores(out, scores)
-    count_rows_and_rejects(out, "label", sizes)
-    return Outcome(rows, clips - rows, _without_sizes(scores), _files(shards))
-
-
-def _without_sizes(scores: Scores) -> dict[str, Any]:
-    return {name: value for name, value in scores.content().items() if name != "sizes"}
-
-
-def _files(shards: list[str]) -> tuple[str, ...]:
-    return (*(f"{shard}.parquet" for shard in shards), FILE_NAME)
-
-
-def score(corpus: Path, directory: Path, before: Path | None, k: int) -> Scores:
-    """Read the shards, and return sizes and the agreement with the previous round and with the corpus's labels."""
-    names = label_columns(corpus)
-    with_labels = {name: Contingency() for name in names}
-    with_before = Contingency()
-    sizes = np.zeros(k, np.int64)
+    found: set[str | None] = set()
     for shard in shard_names(corpus):
-        keys, clusters = read_labels(directory, shard)
-        sizes += np.bincount(clusters, minlength=k)
-        index = read_index(corpus, shard, ["key", *names])
-        row_of = {key: row for row, key in enumerate(index["key"].to_pylist())}
-        rows = [row_of[key] for key in keys]
-        for name in names:
-            column = index[name].to_pylist()
-            with_labels[name].add(clusters, [column[row] for row in rows])
-        if before is not None:
-            earlier = dict(zip(*(values.tolist() for values in read_labels(before, shard)), strict=True))
-            with_before.add(clusters, [str(earlier[key]) if key in earlier else None for key in keys])
+        found.update(read_index(corpus, shard, [column])[column].unique().to_pylist())
+    classes = sorted(name for name in found if name is not None)
+    if len(classes) < 2:
+        raise ConfigError(
+            f"truth: the column {column!r} of {corpus} has {len(classes)} labels. At least two are needed."
+        )
+    return classes
+
+
+def _true(corpus: Path, column: str, classes: list[str]) -> Callable[[str], Labels]:
+    """Return a function that reads a shard's labels from the corpus: the position of each among all classes."""
+    number = {name: position for position, name in enumerate(classes)}
+
+    def labels_of(shard: str) -> Labels:
+        table = read_index(corpus, shard, ["key", column])
+        labelled = table.filter(table[column].is_valid())
+        cluster = np.array([number[name] for name in labelled[column].to_pylist()], np.int64)
+        distance = np.zeros(len(labelled), np.float32)
+        return Labels(labelled["key"].combine_chunks(), cluster, distance, len(table) - len(labelled))
+
+    return labels_of
+
+
+def _count(counts: ClusterCounts, labels: Labels, corpus: Path, shard: str, before: Path | None) -> None:
+    """Count a shard's clips. before: the labels of the previous round."""
+    keys, clusters = labels.keys.to_pylist(), labels.cluster
+    counts.sizes += np.bincount(clusters, minlength=len(counts.sizes))
+    index = read_index(corpus, shard, ["key", *counts.labels])
+    row_of = {key: row for row, key in enumerate(index["key"].to_pylist())}
+    rows = [row_of[key] for key in keys]
+    for name, contingency in counts.labels.items():
+        column = index[name].to_pylist()
+        contingency.add(clusters, [column[row] for row in rows])
+    if before is not None:
+        earlier = dict(zip(*(values.tolist() for values in read_labels(before, shard)), strict=True))
+        counts.previous.add(clusters, [str(earlier[key]) if key in earlier else None for key in keys])
+
+
+def _scores(counts: ClusterCounts, compared: bool) -> Scores:
+    """Return sizes and the agreement with the corpus's labels and, if it was `compared`, with the round before."""
+    sizes = counts.sizes
     return Scores(
-        k=k,
+        k=len(sizes),
         clips=int(sizes.sum()),
         empty=int((sizes == 0).sum()),
         largest=int(sizes.max()),
         largest_share=round(float(sizes.max() / max(1, sizes.sum())), 6),
-        nmi_previous=agreement(with_before)["nmi"] if before is not None else None,
-        labels={name: Agreement(**agreement(counts)) for name, counts in with_labels.items()},
+        nmi_previous=agreement(counts.previous)["nmi"] if compared else None,
+        labels={name: Agreement(**agreement(found)) for name, found in counts.labels.items()},
         sizes=sizes.tolist(),
     )
 

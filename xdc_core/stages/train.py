@@ -1,6 +1,7 @@
-"""The train stage: train in this process, or in several processes with torchrun."""
+"""The train stage: train in this process, or in several processes with torchrun, on one machine or on several."""
 
 import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xdc_core.documents.metrics import read_metrics
 from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
+from xdc_core.runs.task import task_of_document
 from xdc_core.training.settings import Training
 
 LOG = "train.log"
@@ -26,13 +28,14 @@ def train(task: Task[Training]) -> Outcome:
     """Train one modality's encoder for a round.
 
     Writes encoder.safetensors, metrics.jsonl and train.log. With `train.processes` of 1 this process trains; with more,
-    torchrun starts that many processes on this machine.
+    torchrun starts that many processes on `runs_on.nodes` machines.
 
     Raises:
         StageError: a process failed (with its error, or the end of train.log), or SIGTERM came; the checkpoint is kept.
         ConfigError: the batch cannot be divided equally, or the settings require a compiler or GPU that is missing.
     """
     from xdc_core.encoders.file import FILE_NAME  # Imports torch.
+    from xdc_core.training.targets import remove_targets, write_targets
 
     out, settings = task.out, task.settings.train
     if settings.batch % settings.processes:
@@ -60,11 +63,14 @@ def train(task: Task[Training]) -> Outcome:
         from xdc_core.training.process_rank import ProcessRank
         from xdc_core.training.rank import train_rank
 
+        write_targets(task)
         train_rank(task, ProcessRank(0, 1), listen)
     else:
-        from xdc_core.training.ranks import run_ranks
+        from xdc_core.ranks.run import run_ranks
 
-        run_ranks("xdc_core.training", task, [], settings.processes, log, listen)
+        write_targets(task)
+        run_ranks(task, "xdc_core.stages.train:train_as_rank", [], settings.processes, log, listen)
+    remove_targets(out)
     for checkpoint in out.glob("checkpoint-*.pt"):
         fault_point("before removal", "checkpoint")
         checkpoint.unlink()  # The encoder is complete, and the optimiser's state is not used in the next round.
@@ -75,6 +81,14 @@ def train(task: Task[Training]) -> Outcome:
     for name in ("loss", *(name for name in last if name.startswith("accuracy")), "clips_per_s"):
         summary[name] = round(sum(line[name] for line in tail) / len(tail), 4)
     return Outcome(last["steps"] * settings.batch, 0, summary | notes)
+
+
+def train_as_rank(document: Mapping[str, Any], arguments: list[str], send: Callable[[object], None]) -> None:
+    """Train as one of several ranks; rank 0 sends the device, then the lines of metrics.jsonl."""
+    from xdc_core.training.process_rank import rank_from_environment
+    from xdc_core.training.rank import train_rank
+
+    train_rank(task_of_document(TRAIN, document), rank_from_environment(), send)
 
 
 def _notes(log: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,28 @@ from torch import distributed, nn
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """The number of this process, from 0, and the number of processes."""
+    """The number of this process, from 0, the number of processes, and how many of them are on this machine."""
 
     rank: int
     world_size: int
+    on_machine: int = 1
 
 
 def rank_from_environment() -> ProcessRank:
     """Return the rank that torchrun gave this process; (0, 1) without torchrun."""
-    return ProcessRank(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    return ProcessRank(*(int(os.environ.get(name, default)) for name, default in names.items()))
 
 
-def join_ranks(process: ProcessRank, device: torch.device) -> None:
-    """Join the process group. Tensors on the CPU are exchanged through gloo, those on a GPU through NCCL."""
+def join_ranks(process: ProcessRank, device: torch.device, timeout: float) -> None:
+    """Join the process group. Tensors on the CPU are exchanged through gloo, those on a GPU through NCCL.
+
+    timeout: seconds after which every exchange raises RuntimeError, or ends the process, if a rank does not take part.
+    """
     if process.world_size == 1:
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
 
 
 def leave_ranks(process: ProcessRank) -> None:

@@ -1,11 +1,8 @@
 """The work of one training process: all steps, on its share of every batch."""
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from shards.errors import StageError
 from shards.store.stage import Task
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
+from xdc_core.compute.sigterm import sigterm_recorded
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import TrainSettings
 from xdc_core.data.clips import ClipItem, ClipViews
@@ -30,7 +28,7 @@ from xdc_core.training.learner import head_weights, make_learner, step_settings
 from xdc_core.training.optimiser import learning_rate, make_optimizer
 from xdc_core.training.process_rank import ProcessRank, any_rank, join_ranks, leave_ranks, mean_over_ranks
 from xdc_core.training.settings import Training
-from xdc_core.training.targets import TrainingTargets, read_targets
+from xdc_core.training.targets import TrainingTargets, open_targets
 
 METRICS = "metrics.jsonl"
 # Called with {"device": ...} at the start, then with each line of metrics.jsonl.
@@ -54,16 +52,16 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
     """
     given, out, modality = task.settings, task.out, task.about
     settings, views_of = given.train, given.views
-    torch.set_num_threads(thread_count(given.runs_on, sharers=2 * process.world_size))
+    torch.set_num_threads(thread_count(given.runs_on, sharers=2 * process.on_machine))
     chosen = choose_device(given.runs_on)
     device = chosen.device
     if process.rank == 0:
         listen({"device": str(chosen)})
-    join_ranks(process, device)
+    join_ranks(process, device, given.runs_on.ranks_timeout)
     name = views_of.settings.encoder
     # The targets and the model are the same in every rank.
     encoder = load_encoder(task.directory(encoder_node(modality, task.round)) / FILE_NAME, name)
-    round_targets = read_targets(task)
+    round_targets = open_targets(task)
     seed = derive_seed(given.seed, task.round, "train", modality)
     model = EncoderWithHeads(encoder, round_targets.classes, settings.head_std, seed)
     weights = head_weights(tuple(model.heads), modality, settings.own_head_weight)
@@ -80,13 +78,13 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
     if process.rank == 0:
         rewind_metrics(out / METRICS, first)
 
-    labels = {source: torch.from_numpy(round_targets.targets[source]).long() for source in round_targets.sources}
+    labels = round_targets.targets
     clock, since = time.monotonic(), first  # Time and number of the last logged step.
-    with _sigterm_recorded() as sigterm_came:
+    with sigterm_recorded() as sigterm_came:
         batches = _batches(task, round_targets, process, seed, first, device)
         for step, (rows, views) in enumerate(batches, start=first):
             rate = learning_rate(step, round_targets.steps, settings)
-            targets = {source: labels[source][rows].to(device) for source in round_targets.sources}
+            targets = {name: torch.from_numpy(target[rows]).long().to(device) for name, target in labels.items()}
             # An encoder may draw numbers, as for dropout: of a step, whether or not the training was interrupted.
             torch.manual_seed(derive_seed(seed, step, "encoder", process.rank))
             measured = learner.step(views_of.normalise(views.to(device, non_blocking=True)), targets, rate)
@@ -149,19 +147,3 @@ def _line(step: int, steps: int, rate: float, means: dict[str, float], settings:
         raise StageError(f"step {step}: the loss is {means['loss']}. Lower train.lr (now {settings.lr:g}).")
     line = {"step": step, "steps": steps, "loss": round(means["loss"], 6), "lr": rate}
     return line | {key: round(value, 4) for key, value in means.items() if key != "loss"}
-
-
-@contextmanager
-def _sigterm_recorded() -> Iterator[Callable[[], bool]]:
-    """Record SIGTERM instead of ending the process, while active. Yields a function that returns whether it came.
-
-    Outside the main thread nothing is recorded, because Python handles signals in the main thread only.
-    """
-    received = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: received.set()) if main else None
-    try:
-        yield received.is_set
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)

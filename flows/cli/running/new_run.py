@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.command import command
-from shards.corpus.listing import check_places, list_corpus
+from shards.corpus.listing import check_places, check_sources
 from shards.errors import ConfigError
-from shards.sources.split import check_learn_splits
 from shards.store.files import write_text
 from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.write import commented_yaml
@@ -68,8 +67,7 @@ def make_run(
     config = parse_config(values, f"preset {preset} with your choices")
     if videos is not None:
         check_places(root / config.corpus.path, videos)
-        listing = list_corpus(videos, config.corpus.label_from_folder, config.corpus.layout)
-        check_learn_splits(config.corpus.learn_splits, {source.split for source in listing.sources}, str(videos))
+        check_sources(videos, config.corpus)
     status, work = (command("xdc", name, root) for name in ("status", "run"))
     notes = NOTES.format(status=status, run=work, preset=preset)
     write_text(file, commented_yaml(config, notes))

@@ -1,0 +1,159 @@
+"""One job array: its submission, its end, and what is said if it stores nothing.
+
+The folder `.units/slurm` in a stage's partial directory has, for each array, a file with a line of unit numbers for
+each task. Its name is that of the job, so that a stage that continues can cancel what an earlier, killed one submitted.
+"""
+
+import re
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.executors.slurm.settings import SlurmSettings, resources
+from flows.executors.slurm.tools import NoAnswer, failure, states, submit
+from shards.errors import ConfigError, StageError
+from shards.media.cores import GRANTED
+from shards.store.executor import Job
+from shards.store.files import new_file
+from shards.store.receipt import Receipt, read_receipt, stored_shards
+from shards.workers.worker import noted_errors
+
+ARRAYS = "slurm"
+# Seconds between two looks at the receipts, and between two questions to Slurm: the first and the longest.
+LOOK_S, LONGEST_LOOK_S = 0.2, 5.0
+ASK_S, LONGEST_ASK_S = 2.0, 30.0
+PATIENCE_S = 3600.0  # Seconds without an answer of Slurm and without a receipt, after which the stage gives up.
+
+
+@dataclass(frozen=True)
+class Array:
+    """A submitted job array. name: the job's; number: Slurm's."""
+
+    name: str
+    number: str
+
+
+def array_name(job: Job) -> str:
+    """Return a new name for an array of a job."""
+    return f"xdc-{re.sub(r'[^A-Za-z0-9.]+', '-', job.name)}-{uuid.uuid4().hex[:12]}"
+
+
+def submit_array(name: str, job: Job, path: Path, lines: list[int], settings: SlurmSettings, most: int) -> Array:
+    """Submit an array that does the units on these lines of units.jsonl. path: of job.json. most: of its tasks.
+
+    Raises:
+        StageError: Slurm refuses it, or does not answer.
+    """
+    tasks = list(shares(lines, settings, most))
+    listed = path.with_name(ARRAYS) / name
+    with new_file(listed) as temporary:
+        temporary.write_text("".join(" ".join(map(str, task)) + "\n" for task in tasks), encoding="utf-8")
+    options = [
+        f"--job-name={name}",
+        f"--array=0-{len(tasks) - 1}%{settings.tasks}",
+        f"--output={job.logs.replace('%', '%%')}/slurm-%A_%a.log",
+        "--no-requeue",
+        f"--signal=B:TERM@{settings.grace}",
+        *resources(settings, job.gpu),
+    ]
+    return Array(name, submit(options, _script(settings, job, path, listed)))
+
+
+def _script(settings: SlurmSettings, job: Job, path: Path, listed: Path) -> str:
+    python = settings.python or sys.executable
+    # As `_log`, for the task itself.
+    log = f'{shlex.quote(job.logs)}/slurm-"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}".log'
+    lines = [
+        "#!/bin/sh",
+        *settings.setup,
+        f'units=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(listed))})',
+        'if [ -z "$units" ]; then echo "The stage is finished, or was continued by another process."; exit 1; fi',
+        f"export XDC_UNIT_LOG={log} {GRANTED}={settings.cpus}",
+        f"exec {shlex.quote(python)} -m xdc_core unit {shlex.quote(str(path))} $units",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def shares(lines: list[int], settings: SlurmSettings, most: int) -> Iterator[list[int]]:
+    """Yield the numbers of the units of each task of an array that has at most `most` tasks."""
+    for_all_tasks = -(-len(lines) // settings.tasks)
+    count = max(min(settings.units_per_task, for_all_tasks), -(-len(lines) // most))
+    for first in range(0, len(lines), count):
+        yield lines[first : first + count]
+
+
+def follow(array: Array, job: Job, missing: dict[str, int], received: Callable[[Receipt], None]) -> bool:
+    """Take receipts out of `missing` as they come; return when the array has ended (True) or nothing is missing.
+
+    Raises:
+        StageError, ConfigError: a worker raised what another try would raise, too; or Slurm has not answered for long.
+    """
+    out = Path(job.out)
+    look, ask, said = LOOK_S, ASK_S, ""
+    heard = asked = time.monotonic()
+    ended = False
+    while True:
+        begun = time.monotonic()
+        # After the end each is opened by its name: a listing of a network file system may be some seconds old.
+        new = list(missing) if ended else [shard for shard in stored_shards(out) if shard in missing]
+        listing = time.monotonic() - begun
+        for shard in new:
+            if (receipt := read_receipt(out, shard)) is not None:
+                del missing[shard]
+                received(receipt)
+                heard = begun
+        for error in noted_errors(out):
+            if error.final:
+                raise error.raised(job.name)
+        if ended or not missing:
+            return ended
+        if begun - asked > ask:
+            asked, ask = begun, min(1.5 * ask, LONGEST_ASK_S)
+            try:
+                active = states(array.number)
+                ended, heard = not active, begun
+                saying = ", ".join(f"{count} {state}" for state, count in active.items())
+            except NoAnswer as error:
+                saying = f"no answer ({error})"
+                if begun - heard > PATIENCE_S:
+                    raise StageError(f"{job.name}: Slurm does not answer: {error}. Run this again.") from error
+            if saying != said:
+                said = saying
+                print(f"Slurm job {array.number}, {array.name}: {saying or 'ended'}", file=sys.stderr, flush=True)
+        if not ended:
+            # A folder of many receipts on a network file system is slow to list.
+            time.sleep(max(look, min(10 * listing, LONGEST_ASK_S)))
+        look = min(1.3 * look, LONGEST_LOOK_S)
+
+
+def gave_up(job: Job, array: Array, missing: dict[str, int], fruitless: int) -> StageError | ConfigError:
+    """Return the error for units that were tried too often."""
+    if noted := noted_errors(Path(job.out)):
+        error = noted[-1].raised(job.name)
+        assert isinstance(error, StageError | ConfigError)
+        return error
+    text = (
+        f"{job.name}: {fruitless} Slurm {'arrays' if fruitless > 1 else 'array'} in a row stored nothing; "
+        f"{len(missing)} shards are missing ({min(missing)} first). "
+    )
+    failed = failure(array.number)
+    if failed is None:
+        return StageError(f"{text}The output of the tasks is in {_log(job, array.number, '*')}.")
+    log = Path(_log(job, array.number, failed.task))
+    said = ""
+    with suppress(OSError):
+        said = "".join(log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[-5:])
+    return StageError(
+        f"{text}Task {failed.task} of job {array.number}: {failed}. {f'The end of {log}:' if said else f'See {log}.'}"
+        f"{f'{chr(10)}{said}' if said else ''}"
+    )
+
+
+def _log(job: Job, number: str, task: str) -> str:
+    """Return the output file of a task."""
+    return f"{job.logs}/slurm-{number}_{task}.log"

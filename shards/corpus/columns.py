@@ -1,0 +1,191 @@
+"""The index of a whole corpus as columns that are mapped into memory, so that no process holds its rows.
+
+`.<corpus>.<mark>.columns/` beside a corpus has two files in Apache Arrow's IPC format: rows.arrow, one row per clip in
+the order of the shards, and shards.arrow, one row per shard. It is a cache: it is written when it is first needed, from
+the indices beside the tars, and written again if somebody deletes it. The mark is from the corpus's manifest.
+"""
+
+import errno
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from shards.corpus.index import index_schema, read_index, shard_names
+from shards.errors import Busy, StageError
+from shards.store.checked_read import remedy_of
+from shards.store.commit import clear_left_overs, discard
+from shards.store.fault import fault_point
+from shards.store.files import orphans, sha256_of, sync
+from shards.store.lock import exclusive
+from shards.store.manifest import MANIFEST
+
+ROWS, SHARDS = "rows.arrow", "shards.arrow"
+SUFFIX = ".columns"
+# The labels are read from the index, where they are needed; nothing needs the sha256 of all members by row number.
+SCHEMA = pa.schema([field for field in index_schema(()) if field.name != "sha256"])
+BATCH = 65_536  # Rows of a record batch: few enough to hold, enough that the batches of 65 M rows are opened in 0.1 s.
+WAIT_S = 0.2  # From one look to the next whether another process has written the columns.
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class Columns(NamedTuple):
+    """The mapped columns of a corpus.
+
+    rows: columns of SCHEMA, one row per clip. shards: `name`, and `end`, the number of rows up to the shard's last.
+    """
+
+    rows: pa.Table
+    shards: pa.Table
+
+
+def columns_of(corpus: Path, elsewhere: Path) -> Path:
+    """Return the directory with the columns of a committed corpus, for `open_columns`; write it if it is not there.
+
+    It is beside the corpus, or in `elsewhere` if nothing can be written beside the corpus. Memory does not grow with
+    the corpus. If another process is writing it, wait. Older columns of the corpus are removed.
+
+    Raises:
+        StageError: an index is missing or damaged, or its columns are not those of an index.
+    """
+    beside, other = column_directories(corpus, elsewhere)
+    for place in (beside, other):
+        if _is_whole(place):
+            clear_left_overs(place)
+            return place
+    try:
+        return _written(corpus, beside)
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+    return _written(corpus, other)
+
+
+def column_directories(corpus: Path, elsewhere: Path) -> tuple[Path, Path]:
+    """Return the two paths at which the columns of a committed corpus may be."""
+    name = f".{corpus.name}.{sha256_of(corpus / MANIFEST)[:12]}{SUFFIX}"
+    return corpus.with_name(name), elsewhere / name
+
+
+def open_columns(directory: Path) -> Columns:
+    """Map the columns in a directory. Reads the files' footers only, however many rows there are.
+
+    Raises:
+        StageError: a file is missing or cut; the directory may be deleted.
+    """
+    try:
+        return Columns(*(pa.ipc.open_file(pa.memory_map(str(directory / name))).read_all() for name in (ROWS, SHARDS)))
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise StageError(
+            f"{directory} cannot be read ({error}). It is a copy of the corpus's index: delete it, and it is written "
+            "again."
+        ) from error
+
+
+def column_faults(corpus: Path, directory: Path) -> Iterator[str]:
+    """Yield what differs between the columns in a directory and the corpus's index, one sentence per fault.
+
+    Raises:
+        StageError: an index cannot be read.
+    """
+    try:
+        columns = open_columns(directory)
+    except StageError as error:
+        yield str(error)
+        return
+    names, start = shard_names(corpus), 0
+    if columns.shards["name"].to_pylist() != names:
+        yield "its shards are not those of the corpus"
+        return
+    for shard, end in zip(names, columns.shards["end"].to_pylist(), strict=True):
+        rows = columns.rows.slice(start, end - start)
+        if not rows.equals(_read_rows(corpus, shard, rows.column_names)):
+            yield f"its rows of shard {shard} are not those of the index"
+        start = end
+
+
+def _is_whole(directory: Path) -> bool:
+    """Return whether both files exist: a directory appears whole, but somebody may be deleting it."""
+    return all((directory / name).exists() for name in (ROWS, SHARDS))
+
+
+def _written(corpus: Path, place: Path) -> Path:
+    """Write the columns at `place`, or wait until another process has written them. Return `place`."""
+    while not _is_whole(place):
+        try:
+            with exclusive(place):
+                if not _is_whole(place):
+                    _write(corpus, place)
+        except Busy:
+            time.sleep(WAIT_S)
+    return place
+
+
+def _write(corpus: Path, place: Path) -> None:
+    """Write the columns under another name, and rename them to `place`."""
+    half_deleted = [] if _is_whole(place) else [place]  # Whole: of a process that locks do not exclude.
+    for left_over in (*_outdated(corpus, place), *half_deleted):
+        with suppress(FileNotFoundError):  # It does not exist, or another process has removed it.
+            discard(left_over)
+    for orphan in orphans(place):
+        shutil.rmtree(orphan, ignore_errors=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}@{platform.node()}.tmp")
+    temporary.mkdir()
+    try:
+        _write_files(corpus, temporary)
+        for path in (temporary / ROWS, temporary / SHARDS, temporary):
+            sync(path)
+        fault_point("before rename", SUFFIX)
+        try:
+            os.rename(temporary, place)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise  # Else a process that locks do not exclude was faster, with the same content.
+        fault_point("after rename", SUFFIX)
+        sync(place.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _outdated(corpus: Path, place: Path) -> list[Path]:
+    """Return the columns of earlier contents of the corpus."""
+    named = re.compile(re.escape(f".{corpus.name}.") + r"[0-9a-f]{12}" + re.escape(SUFFIX))
+    return [path for path in sorted(place.parent.iterdir()) if named.fullmatch(path.name) and path != place]
+
+
+def _write_files(corpus: Path, folder: Path) -> None:
+    """Write both files, shard by shard."""
+    names = shard_names(corpus)
+    if not names:
+        raise StageError(f"{corpus} has no shards. {remedy_of(corpus / MANIFEST, 'shard')}")
+    there = set(read_index(corpus, names[0]).column_names)  # A corpus of an earlier version may have fewer.
+    schema = pa.schema([field for field in SCHEMA if field.name in there])
+    ends, waiting, count, total = list[int](), list[pa.Table](), 0, 0
+    with pa.OSFile(str(folder / ROWS), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for shard in names:
+            waiting.append(_read_rows(corpus, shard, schema.names))
+            count, total = count + len(waiting[-1]), total + len(waiting[-1])
+            ends.append(total)
+            if count >= BATCH or shard == names[-1]:
+                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+                waiting, count = [], 0
+    shards = pa.table({"name": pa.array(names, pa.string()), "end": pa.array(ends, pa.int64())})
+    with pa.OSFile(str(folder / SHARDS), "wb") as file, pa.ipc.new_file(file, shards.schema) as writer:
+        writer.write_table(shards)
+
+
+def _read_rows(corpus: Path, shard: str, names: list[str]) -> pa.Table:
+    """Read columns of one shard's index, with the types of SCHEMA."""
+    table = read_index(corpus, shard, names)
+    try:
+        return table.select(names).cast(pa.schema([SCHEMA.field(name) for name in names]))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        path = corpus / f"{shard}.parquet"
+        raise StageError(f"{path} is not an index ({error}). {remedy_of(path, 'shard')}") from error

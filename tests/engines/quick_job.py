@@ -1,0 +1,100 @@
+"""A job whose units take no time, with an executor: `python -m tests.engines.quick_job EXECUTOR SETTINGS OUT WORK N`.
+
+Prints JSON: the error, if there was one, how many units the executor had taken and not done at most, the processes of
+the workers, and the job's seconds.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.executors import queue
+from flows.executors.registry import executor_of
+from shards.errors import StageError, XdcError
+from shards.store.executor import Advance, Job, Unit
+from shards.store.files import write_text
+from shards.store.receipt import Receipt, begin_units, new_shard
+from xdc_core.config.schema import RunsOn
+
+BAD = "000002"
+
+
+def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Write a file per shard; the receipt notes the process."""
+    for shard in shards:
+        with new_shard(Path(arguments["out"]), shard) as new:
+            write_text(new.folder / f"{shard}.txt", shard)
+            new.rows, new.notes = 1, {"pid": os.getpid()}
+        yield new.stored
+
+
+def _bad_shard(arguments: dict[str, Any], shards: list[str], advance: Advance, bad: Callable[[], Any]) -> Any:
+    if BAD in shards:
+        print("this is the bad shard", flush=True)
+        bad()
+    yield from write_shards(arguments, shards, advance)
+
+
+def refuse(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Raise what a stage raises, at one shard."""
+
+    def bad() -> None:
+        raise StageError(f"{BAD}.tar is cut.")
+
+    return _bad_shard(arguments, shards, advance, bad)
+
+
+def fail(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Raise what no stage raises, at one shard."""
+    return _bad_shard(arguments, shards, advance, lambda: [][0])
+
+
+def die(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """End the process, at one shard."""
+    return _bad_shard(arguments, shards, advance, lambda: os._exit(3))
+
+
+def wait(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """Take a minute, at one shard."""
+    return _bad_shard(arguments, shards, advance, lambda: time.sleep(60))
+
+
+def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
+    """Run the job, twice if it is "twice", and print what came of it."""
+    begin_units(Path(out), [])
+    queue.AHEAD = 20
+    ahead = [0]
+    taken: set[int] = set()
+    pids: set[int] = set()
+
+    def units() -> Iterator[Unit]:
+        for number in range(int(count)):
+            taken.add(number)
+            ahead.append(len(taken))
+            yield Unit(number, (f"{number:06d}",))
+
+    def received(receipt: Receipt) -> None:
+        taken.discard(int(receipt.shard))
+        pids.add(receipt.notes["pid"])
+
+    name = "write_shards" if work == "twice" else work
+    job = Job("a test", f"tests.engines.quick_job:{name}", {"out": out}, out, f"{out}/logs", "torch")
+    error, started = "", time.monotonic()
+    with_workers = executor_of(RunsOn(executor=executor, executor_settings=json.loads(settings)))
+    try:
+        with_workers.run(job, units(), received, lambda good, rejected: None)
+        if work == "twice":
+            again = Unit(int(count), (f"{int(count):06d}",))
+            with_workers.run(job, [again], received, lambda good, rejected: None)
+    except XdcError as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    seconds = time.monotonic() - started
+    print(json.dumps({"error": error, "ahead": max(ahead), "pids": sorted(pids), "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,163 @@
+"""A Ray cluster of two nodes, 127.0.0.1 and 127.0.0.2, in a network and process namespace of its own.
+
+Ray's ports would otherwise be open on all addresses of the machine. All processes of the cluster end with this one,
+however it ends: the first process of a process namespace takes the others with it, and it ends with its input.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tests.engines.install_ray import PYTHON, ray_installed
+from tests.faults.crash import kill_tree
+from tests.places import ROOT
+from tests.processes import children_of
+
+HEAD, OTHER = "127.0.0.1", "127.0.0.2"
+ADDRESS = f"{HEAD}:6379"
+NAMESPACES = ("--net", "--pid", "--mount")
+# A token that an earlier `ray.init` left in the home directory is not asked for; nothing is reported to Ray's makers.
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "", "OMP_NUM_THREADS": "1"}
+OBJECT_STORE = 80_000_000  # Bytes: the smallest that Ray takes is 75 MB.
+
+
+def why_not() -> str:
+    """Return why there can be no cluster here; "" if there can be one."""
+    if not ray_installed():
+        return "Ray is not in .engines/ray: install it with `python -m tests.engines.install_ray`"
+    words = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "ip", "link", "set", "lo", "up"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        return f"{error.filename} is not there"
+    return "" if done.returncode == 0 else f"no namespaces: {done.stderr.strip()}"
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """A running cluster. `holder` is the first process of its namespaces, by its number outside."""
+
+    holder: int
+    input: IO[str]
+    output: IO[str]
+
+    def command(self, *words: str | Path | int) -> list[str]:
+        """Return a command that runs Python with these arguments on the first node. It starts a child for it."""
+        enter = ["nsenter", "--target", str(self.holder), *NAMESPACES, f"--wd={ROOT}", "--"]
+        return [*enter, str(PYTHON), *map(str, words)]
+
+    def kill(self, node: str) -> None:
+        """Kill the raylet of a node and its workers with SIGKILL, as when the machine is lost."""
+        self._ask("kill", node)
+
+    def start(self, node: str) -> None:
+        """Start the raylet of a node again."""
+        self._ask("start", node)
+
+    def workers(self) -> set[int]:
+        """Return the processes of workers of the executor, on both nodes."""
+        return {process for process in self.processes() if command_of(process)[0].startswith("ray::RayWorker")}
+
+    def kill_inside(self, process: subprocess.Popen[str]) -> None:
+        """Kill with SIGKILL what `command` has started, and wait for the end of `process`, which started it."""
+        (inside,) = children_of(process.pid)
+        os.kill(inside, signal.SIGKILL)
+        process.wait()
+
+    def processes(self) -> list[int]:
+        """Return what the first process of the namespaces and its children have started, by numbers outside."""
+        found, older = [], [self.holder]
+        while older:
+            younger = []
+            for parent in older:
+                with suppress(FileNotFoundError, ProcessLookupError):  # It has just ended.
+                    younger += children_of(parent)
+            found, older = found + younger, younger
+        return found
+
+    def _ask(self, what: str, node: str) -> None:
+        self.input.write(json.dumps([what, node]) + "\n")
+        self.input.flush()
+        answer = self.output.readline()
+        assert answer == f"done {what} {node}\n", answer
+
+
+@contextmanager
+def ray_cluster() -> Iterator[RayCluster]:
+    """Start both nodes, with one CPU each, and end them with the block."""
+    folder = Path(tempfile.mkdtemp(prefix="xdc-ray-", dir="/tmp"))  # Sockets have names of at most 107 characters.
+    holder = [str(PYTHON), "-m", "tests.engines.ray_cluster", str(folder)]
+    unshare = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
+    with (folder / "cluster.log").open("w") as log:
+        process = subprocess.Popen(
+            [*unshare, *holder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline()
+        assert said == "ready\n", said + (folder / "cluster.log").read_text()
+        yield RayCluster(children_of(process.pid)[0], process.stdin, process.stdout)
+    finally:
+        process.stdin.close()
+        process.wait(30)
+        process.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def command_of(process: int) -> list[str]:
+    """Return the words of a process's command; [""] if it has ended."""
+    try:
+        return (Path("/proc") / str(process) / "cmdline").read_bytes().decode().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return [""]
+
+
+def _start(node: str, folder: Path) -> None:
+    joins = ["--head", "--port", "6379", "--temp-dir", folder / "ray", "--include-dashboard", "false"]
+    joins = joins if node == HEAD else ["--address", ADDRESS]
+    common = ["--num-cpus", "1", "--object-store-memory", OBJECT_STORE, "--disable-usage-stats"]
+    words = [PYTHON.with_name("ray"), "start", "--node-ip-address", node, *joins, *common]
+    subprocess.run(list(map(str, words)), stdout=sys.stderr, check=True)
+
+
+def _raylet(node: str) -> int:
+    for entry in Path("/proc").glob("[0-9]*"):
+        words = command_of(int(entry.name))
+        if words[0].endswith("/raylet") and f"--node_ip_address={node}" in words:
+            return int(entry.name)
+    raise LookupError(f"no raylet of {node}")
+
+
+def _hold(folder: Path) -> None:
+    """Run the cluster, as the first process of the namespaces: it and all others end with the standard input."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    for node in (HEAD, OTHER):
+        _start(node, folder)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        what, node = json.loads(line)
+        if what == "kill":
+            kill_tree(_raylet(node))
+        else:
+            _start(node, folder)
+        print("done", what, node, flush=True)
+
+
+if __name__ == "__main__":
+    _hold(Path(sys.argv[1]))

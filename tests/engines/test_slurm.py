@@ -1,0 +1,218 @@
+"""The executor `slurm` with a real Slurm of two nodes: whatever dies, the bytes in the end are those of a plain run.
+
+A worker is stopped by `XDC_FAULT`, which Slurm hands on to the tasks with the rest of the environment, before the
+receipt of its second shard. So it is certain what dies in the middle of what.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.executors.registry import check_executor
+from flows.executors.slurm.executor import Slurm
+from flows.executors.slurm.settings import SlurmSettings
+from shards.errors import ConfigError, StageError
+from shards.progress import Progress, silent
+from shards.store.build import Record
+from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster, why_not
+from tests.faults.traces import contents, differences, left_over
+from tests.places import ROOT
+from tests.processes import wait_for
+from tests.runs import MakeRun
+from tests.warm import warm
+from xdc_core.config.schema import RunsOn
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+
+REASON = why_not()
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.slow,
+    pytest.mark.skipif(REASON is not None, reason=f"Slurm cannot be tested here: {REASON}"),
+]
+EXTRACT = Node("extract", "video", 0)
+SETTINGS = SlurmSettings(cpus=1, tasks=2)  # Of three shards the first task does two.
+STOPPED_AT_SECOND = "stop:1:before receipt 000001"
+COORDINATOR = """
+from flows.executors.slurm.executor import Slurm
+from flows.executors.slurm.settings import SlurmSettings
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import open_run
+run_stage(open_run(sys.argv[1]), Node("extract", "video", 0), executor=Slurm(SlurmSettings(cpus=1, tasks=2)))
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[SlurmCluster]:
+    """A cluster whose tools are found."""
+    with slurm_cluster(tmp_path / "slurm") as running:
+        os.environ["PATH"] = f"{running.bin}:{os.environ['PATH']}"
+        yield running
+
+
+@pytest.fixture
+def run(copy_run: MakeRun) -> Run:
+    """A run whose features of video must be computed again: the settings of a set aside directory are others."""
+    made = copy_run()
+    (made.directory(EXTRACT) / "manifest.json").unlink()
+    return made
+
+
+def extract(run: Run, settings: SlurmSettings = SETTINGS, progress: Progress = silent) -> Record:
+    return run_stage(run, EXTRACT, progress=progress, executor=Slurm(settings))
+
+
+def assert_as_without_slurm(run: Run, plain: Run, cluster: SlurmCluster) -> None:
+    """Same bytes; nothing left over on the disk or in Slurm's queue."""
+    assert differences(contents(run.directory(EXTRACT)), contents(plain.directory(EXTRACT))) == []
+    assert left_over(run.root) == []
+    assert queue(cluster) == []
+
+
+def queue(cluster: SlurmCluster) -> list[str]:
+    """Jobs that have not ended."""
+    wait_for("ended tasks to be completed", lambda: "COMPLETING" not in cluster.call("squeue", "-h", "-o", "%T"), 30)
+    return cluster.call("squeue", "-h", "-o", "%j %T").splitlines()
+
+
+def arrays(cluster: SlurmCluster) -> set[str]:
+    """The numbers of all arrays that were submitted, ended or not."""
+    return set(cluster.call("squeue", "-h", "--states=all", "-o", "%F").split())
+
+
+def stopped(cluster: SlurmCluster) -> list[int]:
+    """The stopped processes on the nodes."""
+    return [process for process in cluster.processes() if cluster.state(process) == "T"]
+
+
+@dataclass
+class OnceStopped:
+    """A progress function that does something as soon as a worker is stopped, and then lets no other be stopped."""
+
+    cluster: SlurmCluster
+    then: Callable[[int], Any]
+    done: bool = False
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        if done and not self.done:
+            self.done = True
+            wait_for("a worker to be stopped", lambda: stopped(self.cluster), 120)
+            del os.environ["XDC_FAULT"]
+            (worker,) = stopped(self.cluster)
+            self.then(worker)
+
+
+def test_features_are_those_of_one_process(cluster: SlurmCluster, run: Run, worked_run: Run) -> None:
+    counts = []
+    extract(run, progress=lambda done, total, note="": counts.append((done, total)))
+    assert counts[-1] == (48, 48)
+    assert_as_without_slurm(run, worked_run, cluster)
+
+
+def test_a_node_that_dies_in_the_middle_costs_a_second_array_and_no_byte(
+    cluster: SlurmCluster, run: Run, worked_run: Run
+) -> None:
+    os.environ["XDC_FAULT"] = STOPPED_AT_SECOND
+    killing = OnceStopped(cluster, lambda worker: cluster.kill_node(str(cluster.node_of(worker))))
+    extract(run, progress=killing)
+    assert killing.done
+    assert len(arrays(cluster)) == 2
+    assert_as_without_slurm(run, worked_run, cluster)
+
+
+def test_a_killed_stage_started_again_cancels_its_array_and_goes_on(
+    cluster: SlurmCluster, run: Run, worked_run: Run
+) -> None:
+    coordinator = warm(COORDINATOR, run.root, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
+    wait_for("a worker to be stopped", lambda: stopped(cluster) or coordinator.poll() is not None, 120)
+    coordinator.kill()
+    assert coordinator.wait(30) == -signal.SIGKILL, coordinator.communicate()
+    (earlier,) = arrays(cluster)
+    first: list[int] = []
+    extract(run, progress=lambda done, total, note="": first.append(done))
+    assert first[0] >= 16, "the shards that were stored before are not done again"
+    assert "CANCELLED" in cluster.call("squeue", "-h", "--states=all", f"--jobs={earlier}", "-o", "%T")
+    assert_as_without_slurm(run, worked_run, cluster)
+
+
+def test_ctrl_c_cancels_the_array_and_the_same_command_goes_on(
+    cluster: SlurmCluster, copy_of: MakeRun, run: Run, worked_run: Run
+) -> None:
+    own = copy_of(run, runs_on={"executor": "slurm", "executor_settings": {"cpus": 1, "tasks": 2}})
+    command = [sys.executable, "-m", "flows.cli", "stage", "extract", own.root, "--modality", "video", "--round", "0"]
+    stage = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
+    wait_for("a worker to be stopped", lambda: stopped(cluster) or stage.poll() is not None, 120)
+    stage.send_signal(signal.SIGINT)
+    assert stage.wait(60) != 0
+    wait_for("the array to end", lambda: queue(cluster) == [], 30)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    assert_as_without_slurm(own, worked_run, cluster)
+
+
+def test_a_task_near_its_time_limit_stores_its_shard_and_another_does_the_rest(
+    cluster: SlurmCluster, run: Run, worked_run: Run
+) -> None:
+    def go_on_when_warned(worker: int) -> None:
+        # Slurm wakes a stopped process before it sends SIGTERM.
+        wait_for("Slurm to announce the limit", lambda: cluster.state(worker) != "T", 120, 0.1)
+
+    os.environ["XDC_FAULT"] = STOPPED_AT_SECOND
+    extract(run, SlurmSettings(cpus=1, tasks=1, time="1", grace=20), OnceStopped(cluster, go_on_when_warned))
+    logs = sorted((run.root / "logs" / "units").glob("slurm-*.log"))
+    assert [[line.split(":")[0] for line in log.read_text().splitlines() if " rows" in line] for log in logs] == [
+        ["000000", "000001"],
+        ["000002"],
+    ]
+    assert_as_without_slurm(run, worked_run, cluster)
+
+
+def test_an_error_of_a_worker_ends_the_stage_and_names_host_and_log(
+    cluster: SlurmCluster, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Slurm.run
+    monkeypatch.setattr(Slurm, "run", lambda self, job, *others: plain(self, replace(job, version="0.0.1"), *others))
+    with pytest.raises(StageError, match=r"version .* of xdc, and the stage extract.video.* with 0\.0\.1") as raised:
+        extract(run)
+    assert "worker on xdc-slurm" in str(raised.value)
+    (log,) = {word.strip("()") for word in str(raised.value).split() if word.strip("()").endswith(".log")}
+    assert "version" in Path(log).read_text()
+    assert queue(cluster) == []
+
+
+def test_tasks_that_store_nothing_end_the_stage_with_their_output(cluster: SlurmCluster, run: Run) -> None:
+    with pytest.raises(StageError, match="2 Slurm arrays in a row stored nothing; 3 shards are missing") as raised:
+        extract(run, SlurmSettings(cpus=1, tasks=1, tries=2, python="/no/python"))
+    assert "FAILED" in str(raised.value)
+    assert "/no/python: not found" in str(raised.value)
+
+
+def test_what_slurm_refuses_is_said_in_its_words(cluster: SlurmCluster, run: Run) -> None:
+    with pytest.raises(StageError, match=r"sbatch: Invalid --begin.*--begin=never.*runs_on.executor_settings"):
+        extract(run, SlurmSettings(cpus=1, options=("--begin=never",)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"partition": "gpu"}, r"no partition gpu. There are: main\."),
+        ({"cpus": 64}, "cannot run a task with .*--cpus-per-task=64: .*configuration is not available"),
+        ({"gpus": 1}, r"--gres=gpu:1: .*gres.* specification"),
+        ({"partion": "main"}, "partion: Extra inputs are not permitted"),
+        ({"tasks": 0}, "tasks: Input should be greater than or equal to 1"),
+    ],
+)
+def test_wrong_settings_are_said_before_work_starts(cluster: SlurmCluster, settings: dict[str, Any], said: str) -> None:
+    right = {"partition": "main", "tasks": 4, "cpus": 1, "gpus": 0}
+    check_executor(RunsOn(executor="slurm", executor_settings=right))
+    with pytest.raises(ConfigError, match=said) as raised:
+        check_executor(RunsOn(executor="slurm", executor_settings=right | settings))
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,36 @@
+"""The executor `ray` where it cannot be used: one line, before any work. With a cluster: tests/engines/test_ray.py."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from flows.executors import ray_cluster
+from flows.executors.registry import check_executor
+from shards.errors import ConfigError
+from xdc_core.config.schema import RunsOn
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed here")
+def test_without_ray_the_message_is_how_to_install_it() -> None:
+    with pytest.raises(ConfigError, match=r"Ray is not installed here: pip install 'xdc\[ray\]'"):
+        check_executor(RunsOn(executor="ray", executor_settings={"address": "auto"}))
+
+
+@pytest.mark.parametrize("address", [None, "local"])
+def test_no_cluster_is_started_where_none_is_named(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: object())
+    with pytest.raises(ConfigError, match=r"no cluster is named, and xdc starts none\. Set .*settings\.address"):
+        check_executor(RunsOn(executor="ray", executor_settings={"address": address}))
+
+
+@pytest.mark.parametrize("address", ["somewhere", "http://", "host:port", ":6379"])
+def test_an_address_of_another_form_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: object())
+    with pytest.raises(ConfigError, match=r"it must be HOST:PORT, ray://HOST:PORT, or auto"):
+        check_executor(RunsOn(executor="ray", executor_settings={"address": address}))
+
+
+def test_settings_that_the_executor_does_not_have_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"executor_settings of the executor ray: cpus: .*greater than .*; gpu: "):
+        check_executor(RunsOn(executor="ray", executor_settings={"cpus": 0, "gpu": 1}))
