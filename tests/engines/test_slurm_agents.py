@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from xdc_core.ranks.launcher import Launcher
 
 from flows.executors.slurm.agents import SlurmAgents
 from flows.executors.slurm.executor import Slurm
@@ -17,6 +16,7 @@ from shards.errors import StageError
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster, why_not
 from tests.processes import alive, wait_for
 from tests.warm import warm
+from xdc_core.ranks.launcher import Launcher
 
 REASON = why_not()
 pytestmark = [
