@@ -1,6 +1,6 @@
 """A stage of very many units: time and memory of its coordinator, with workers that die at random.
 
-    PYTHONPATH=. python benchmarks/scale.py [--units 1000 10000 100000] [--workers 2] [--deaths 0.001] [--folder /dev/shm]
+    PYTHONPATH=. python benchmarks/scale.py [--units 1000 10000 100000] [--deaths 0.001] [--folder /dev/shm]
 
 The coordinator is the real one: `build`, `run_units`, the local executor with worker processes, receipts and the
 commit. Only the units' work is not: a shard is a file of some bytes, so that what is left is the cost of the units

@@ -4,6 +4,7 @@ A stage's process may have threads, and may have started OpenMP or CUDA, which d
 this one before its work begins. It does nothing but fork children when it is asked to, and tell how they ended.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -111,6 +112,7 @@ def _serve(control: Connection, parent: int) -> NoReturn:
     """Fork children, and send how they ended, until `control` is closed."""
     code = 1
     try:
+        gc.freeze()  # See flows/runners/fork_server.py.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
         die_with_parent(signal.SIGKILL, parent)

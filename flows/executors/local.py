@@ -1,7 +1,8 @@
 """The executor for one machine: all units in the stage's own process, or in several processes of this machine.
 
 There are several where the configuration says so, and for work on GPUs if the machine has more than one: a worker per
-GPU. Two stages that are in progress at the same time have a worker on each GPU each, and so share all of them.
+GPU. Two stages that are in progress at the same time have a worker on each GPU each, and so share all of them. With
+several GPUs this has not been run yet: tests give its workers GPUs that are none.
 """
 
 import re

@@ -107,7 +107,7 @@ class SlurmCluster:
         """Kill a node's daemon and all processes of the jobs on it at once, as if its power failed."""
         of_node = [process for process in self.processes() if _is_of(process, node)]
         steps = {_parent(process) for process in of_node}  # A step's daemon has not the variables of its job.
-        victims = [*of_node, *(step for step in steps if _command(step).startswith("slurmstepd"))]
+        victims = [*of_node, *(step for step in steps if command_of(step).startswith("slurmstepd"))]
         for process in victims:
             os.kill(process, signal.SIGKILL)
         wait_for(f"the processes of {node} to end", lambda: not any(alive(process) for process in victims), 10)
@@ -160,10 +160,11 @@ def _is_of(process: int, node: str) -> bool:
         variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return f"-N {node} " in _command(process) or f"SLURMD_NODENAME={node}".encode() in variables
+    return f"-N {node} " in command_of(process) or f"SLURMD_NODENAME={node}".encode() in variables
 
 
-def _command(process: int) -> str:
+def command_of(process: int) -> str:
+    """Return the words of a process, with spaces between them; "" if it has ended."""
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:

@@ -6,6 +6,8 @@ receipt of its second shard. So it is certain what dies in the middle of what.
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from shards.progress import Progress, silent
 from shards.store.build import Record
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster, why_not
 from tests.faults.traces import contents, differences, left_over
+from tests.places import ROOT
 from tests.processes import wait_for
 from tests.runs import MakeRun
 from tests.warm import warm
@@ -141,13 +144,18 @@ def test_a_killed_stage_started_again_cancels_its_array_and_goes_on(
     assert_as_without_slurm(run, worked_run, cluster)
 
 
-def test_sigterm_to_the_stage_cancels_its_array(cluster: SlurmCluster, run: Run) -> None:
-    coordinator = warm(COORDINATOR, run.root, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
-    wait_for("a worker to be stopped", lambda: stopped(cluster) or coordinator.poll() is not None, 120)
-    coordinator.send_signal(signal.SIGTERM)
-    said = coordinator.communicate(30)[1]
-    assert "SIGTERM ended extract.video" in said
+def test_ctrl_c_cancels_the_array_and_the_same_command_goes_on(
+    cluster: SlurmCluster, copy_of: MakeRun, run: Run, worked_run: Run
+) -> None:
+    own = copy_of(run, runs_on={"executor": "slurm", "executor_settings": {"cpus": 1, "tasks": 2}})
+    command = [sys.executable, "-m", "flows.cli", "stage", "extract", own.root, "--modality", "video", "--round", "0"]
+    stage = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
+    wait_for("a worker to be stopped", lambda: stopped(cluster) or stage.poll() is not None, 120)
+    stage.send_signal(signal.SIGINT)
+    assert stage.wait(60) != 0
     wait_for("the array to end", lambda: queue(cluster) == [], 30)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    assert_as_without_slurm(own, worked_run, cluster)
 
 
 def test_a_task_near_its_time_limit_stores_its_shard_and_another_does_the_rest(

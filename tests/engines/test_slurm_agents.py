@@ -1,10 +1,10 @@
-"""Agents of a training on several nodes of a Slurm cluster: one on each node, and none is left."""
+"""Training on several nodes of a Slurm cluster: an agent on each node, none is left, and the bytes are the same."""
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,17 +12,27 @@ import pytest
 from flows.executors.slurm.agents import SlurmAgents
 from flows.executors.slurm.executor import Slurm
 from flows.executors.slurm.settings import SlurmSettings
-from shards.errors import StageError
-from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster, why_not
+from shards.errors import ConfigError
+from shards.store.commit import partial_directory
+from tests.engines.slurm_cluster import ADDRESS, SlurmCluster, command_of, slurm_cluster, why_not
+from tests.faults.traces import contents, differences
+from tests.places import ROOT
 from tests.processes import alive, wait_for
+from tests.runs import MakeRun
 from tests.warm import warm
+from tests.xdc_core.stage_process import checkpointed_step
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.run_stage import run_stage
 from xdc_core.ranks.launcher import Launcher
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 REASON = why_not()
 pytestmark = [
     pytest.mark.engines,
     pytest.mark.skipif(REASON is not None, reason=f"Slurm cannot be tested here: {REASON}"),
 ]
+AUDIO = Node("train", "audio", 0)
 AGENT = """
 import os, sys, time
 from pathlib import Path
@@ -57,20 +67,14 @@ def tools_found(cluster: SlurmCluster) -> None:
 
 
 def start(folder: Path, machines: int = 2) -> SlurmAgents:
-    executor = Slurm(SlurmSettings(cpus=1))
+    executor = Slurm(SlurmSettings(cpus=1, grace=2))
     assert isinstance(executor, Launcher)
     return executor.start_agents([sys.executable, "-c", AGENT, str(folder)], machines, 1, False, folder / "log")
 
 
 def agents_of(cluster: SlurmCluster, folder: Path) -> list[int]:
     """The processes of the agents."""
-    needle = f"{AGENT}\0{folder}".encode()
-    found = []
-    for process in cluster.processes():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if needle in Path(f"/proc/{process}/cmdline").read_bytes():
-                found.append(process)
-    return found
+    return [process for process in cluster.processes() if f"{AGENT} {folder}" in command_of(process)]
 
 
 def wait_for_both(folder: Path) -> None:
@@ -126,6 +130,52 @@ def test_agents_end_with_a_killed_stage(cluster: SlurmCluster, tmp_path: Path) -
     wait_until_gone(cluster, processes)
 
 
-def test_what_slurm_refuses_is_said_in_its_words(cluster: SlurmCluster, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"did not start the agents .*configuration is not available"):
+def test_more_machines_than_there_are_is_an_error_at_once(cluster: SlurmCluster, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--nodes=3 .*configuration is not available.*runs_on\.nodes"):
         start(tmp_path, machines=3)
+
+
+def trained(cluster: SlurmCluster, run: Run) -> "subprocess.Popen[str]":
+    """The train stage, started on a machine that the nodes reach: in the cluster's network."""
+    command = ["nsenter", "--target", str(cluster.first), "--net", "--uts", "--"]
+    command += [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "stage",
+        "train",
+        str(run.root),
+        "--modality",
+        "audio",
+        "--round",
+        "0",
+    ]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_a_training_whose_agent_is_killed_ends_with_the_bytes_of_one_machine(
+    cluster: SlurmCluster, copy_run: MakeRun
+) -> None:
+    settings = {"train_clips": 960, "checkpoint_every": 10, "train_processes": 2}
+    here = copy_run(**settings)
+    run_stage(here, AUDIO)
+    executor = {"executor": "slurm", "executor_settings": {"cpus": 1, "gpus": 0, "grace": 5}}
+    there = copy_run(**settings, runs_on=executor | {"nodes": 2, "rendezvous": ADDRESS})
+
+    partial = partial_directory(there.directory(AUDIO), str(Fingerprints(there).of(AUDIO)))
+    stage = trained(cluster, there)
+    wait_for("a checkpoint", lambda: stage.poll() is not None or checkpointed_step(partial) > 0, 120)
+    assert stage.poll() is None, stage.communicate()
+    agents = [process for process in cluster.processes() if "xdc_core.ranks.agent" in command_of(process)]
+    assert {cluster.node_of(process) for process in agents} == {"n1", "n2"}
+    os.kill(agents[0], signal.SIGKILL)
+    said = stage.communicate(timeout=120)[0]
+    assert stage.returncode == 1, said
+    assert checkpointed_step(partial) % 10 == 0
+    wait_until_gone(cluster, agents)
+
+    stage = trained(cluster, there)
+    said = stage.communicate(timeout=120)[0]
+    assert stage.returncode == 0, said
+    assert differences(contents(there.directory(AUDIO)), contents(here.directory(AUDIO))) == []

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,8 +17,10 @@ from shards.store.commit import partial_directory
 from shards.store.executor import InProcess
 from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
-from tests.runs import MakeRun
+from tests.runs import MakeRun, changed, write_run
+from tests.sharing import made_once
 from tests.xdc_core.stage_process import checkpointed_step, start, wait_for_checkpoint
+from xdc_core.config.load import parse_config
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
@@ -25,20 +28,25 @@ from xdc_core.ranks.agent import check_version
 from xdc_core.ranks.job import RankJob
 from xdc_core.ranks.launcher import AgentHere, Agents
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
+from xdc_core.runs.run import Run, open_run
 
 AUDIO = Node("train", "audio", 0)
-SETTINGS = {"train_clips": 1920, "checkpoint_every": 10, "train_processes": 2}
+SETTINGS = {"train_clips": 1280, "checkpoint_every": 10, "train_processes": 2}
 TWO = {"nodes": 2, "rendezvous": "127.0.0.1"}
 linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the ranks through /proc")
 
 
-@pytest.fixture
-def one_machine(copy_run: MakeRun) -> Run:
-    """A run whose training had two ranks on one machine."""
-    run = copy_run(**SETTINGS)
-    run_stage(run, AUDIO)
-    return run
+@pytest.fixture(scope="session")
+def one_machine(worked_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose training had two ranks on one machine. For reading only."""
+
+    def make(directory: Path) -> None:
+        root = directory / "run"
+        shutil.copytree(worked_run.root, root)
+        config = parse_config(changed(worked_run.config.model_dump(), SETTINGS), "the tests' settings")
+        run_stage(write_run(root, config), AUDIO)
+
+    return open_run(made_once(tmp_path_factory, "one-machine", make) / "run")
 
 
 @pytest.fixture
@@ -94,7 +102,24 @@ def assert_same(run: Run, other: Run) -> None:
 
 @pytest.mark.slow
 @linux
-def test_whatever_dies_on_two_machines_the_bytes_are_those_of_one(
+def test_two_machines_of_which_one_died_end_with_the_bytes_of_one(
+    one_machine: Run, two_machines: Run, other_machine: "subprocess.Popen[bytes]"
+) -> None:
+    stage = start(two_machines, AUDIO)
+    wait_for_checkpoint(stage, partial_of(two_machines), 0)
+    # The agent with its rank. The other agent waits for the new one that `join` starts.
+    os.kill(only_child(other_machine.pid), signal.SIGKILL)
+    said = stage.communicate(timeout=300)[1]
+    assert stage.returncode == 0, said
+    assert_same(two_machines, one_machine)
+    left = (two_machines.root / "logs" / "ranks" / "000-train.audio").iterdir()
+    assert [path.name for path in left] == [f"{os.uname().nodename}.log"]  # The job file is gone.
+
+
+@pytest.mark.slow
+@pytest.mark.matrix
+@linux
+def test_a_dead_rank_a_stopped_and_a_dead_stage_leave_the_bytes_of_one_machine(
     one_machine: Run, two_machines: Run, other_machine: "subprocess.Popen[bytes]"
 ) -> None:
     partial = partial_of(two_machines)
@@ -110,7 +135,7 @@ def test_whatever_dies_on_two_machines_the_bytes_are_those_of_one(
     stage.send_signal(signal.SIGTERM)
     _, said = stage.communicate(timeout=60)
     kept = checkpointed_step(partial)
-    assert said.startswith(f"SIGTERM at step {kept - 1} of 120. The checkpoint of step {kept} is kept.")
+    assert said.startswith(f"SIGTERM at step {kept - 1} of 80. The checkpoint of step {kept} is kept.")
     wait_for("the other agent to end", lambda: not children_of(other_machine.pid))
 
     # The stage: on the other machine nothing goes on.
@@ -122,16 +147,8 @@ def test_whatever_dies_on_two_machines_the_bytes_are_those_of_one(
     wait_for("all ranks to end", lambda: not any(alive(process) for process in [*agents, *ranks]), 15)
     assert checkpointed_step(partial) % 10 == 0  # None has written a last checkpoint into an unlocked directory.
 
-    # An agent: the other one waits for a new one.
-    kept = checkpointed_step(partial)
-    stage = start(two_machines, AUDIO)
-    wait_for_checkpoint(stage, partial, kept)
-    os.kill(only_child(other_machine.pid), signal.SIGKILL)
-    said = stage.communicate(timeout=120)[1]
-    assert stage.returncode == 0, said
+    run_stage(two_machines, AUDIO)
     assert_same(two_machines, one_machine)
-    left = (two_machines.root / "logs" / "ranks" / "000-train.audio").iterdir()
-    assert [path.name for path in left] == [f"{os.uname().nodename}.log"]  # The job file is gone.
 
 
 def test_machines_that_do_not_come_are_named_after_the_timeout(copy_run: MakeRun) -> None:

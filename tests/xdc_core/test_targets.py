@@ -117,7 +117,9 @@ def test_no_byte_of_the_features_is_read(copy_run: MakeRun) -> None:
     assert targets_of(run, AUDIO).draws.tolist() == before.tolist()
 
 
-def test_a_clip_that_does_not_decode_in_the_modality_is_not_drawn(rows: Path) -> None:
+def test_a_clip_that_does_not_decode_in_the_modality_is_not_drawn(tmp_path: Path) -> None:
+    rows = tmp_path
+    write_rows(rows, 100, 30, 4)
     key = read_index(rows / "corpus", "000001", ["key"])["key"][5].as_py()
     write_json(rows / "features" / "000001.rejects.json", [vars(Reject("corpus", "extract", "damaged", "broken", key))])
     commit_as_it_is(rows / "features")

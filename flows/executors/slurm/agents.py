@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.executors.slurm.tools import NoAnswer, cancel, environment, running
+from flows.executors.slurm.settings import SlurmSettings
+from flows.executors.slurm.tools import NoAnswer, cancel, check_options, environment, running
 from shards.errors import StageError
 from xdc_core.compute.parent_death import die_with_parent
 
@@ -27,7 +28,10 @@ class SlurmAgents:
     process: subprocess.Popen[bytes]
 
     def poll(self) -> list[int | None]:
-        """Return the exit code of `srun`, the highest of all agents; None while one runs."""
+        """Return the exit code of `srun`, the highest of all agents; None while one runs.
+
+        When one has ended, the others have `grace` seconds to end.
+        """
         return [self.process.poll()]
 
     def kill(self) -> None:
@@ -45,21 +49,24 @@ class SlurmAgents:
 
 
 def start_agents(
-    command: Sequence[str], machines: int, options: Sequence[str], setup: Sequence[str], log: Path
+    command: Sequence[str], machines: int, options: Sequence[str], settings: SlurmSettings, log: Path
 ) -> SlurmAgents:
     """Start `command` on `machines` nodes, and return when Slurm has them free at the same time.
 
-    options: of srun, for the job on each node. setup: lines of shell before the command. log: for the output.
+    options: of srun, for what an agent needs. log: for the output.
 
     Raises:
-        StageError: Slurm refuses the job. (If the settings cannot be met, `check` has said so before.)
+        ConfigError: the cluster does not have that many such nodes.
+        StageError: Slurm refuses the job.
     """
+    options = [f"--nodes={machines}", "--ntasks-per-node=1", *options]
+    check_options(options)
     name = f"xdc-agents-{uuid.uuid4().hex[:12]}"
-    script = "\n".join([*setup, f"exec {shlex.join(command)}"])
-    # An agent that fails ends the others: they would wait for it.
+    script = "\n".join([*settings.setup, f"exec {shlex.join(command)}"])
     whole = [
-        *("srun", f"--job-name={name}", f"--nodes={machines}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"),
-        *("--input=none", "--label", *options, "sh", "-c", script),
+        *("srun", f"--job-name={name}", "--input=none", "--label", f"--signal=TERM@{settings.grace}"),
+        # Others would wait for an agent that has failed. If all were asked to end they need time for a checkpoint.
+        *("--kill-on-bad-exit=0", f"--wait={settings.grace}", *options, "sh", "-c", script),
     ]
     stage, before = os.getpid(), log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:

@@ -53,7 +53,7 @@ class Slurm:
         """Start the agents of a training, as described in `xdc_core.ranks.launcher.Launcher`."""
         settings = self.settings
         python = [settings.python or word if word == sys.executable else word for word in command]
-        return start_agents(python, machines, resources(settings, gpu, processes), settings.setup, log)
+        return start_agents(python, machines, resources(settings, gpu, processes), settings, log)
 
     def _largest_array(self, job: Job) -> int:
         try:

@@ -23,7 +23,10 @@ class SlurmSettings(Section):
     array: int = Field(1000, ge=1, description="tasks of one array; never more than the cluster's MaxArraySize")
     tries: int = Field(3, ge=1, description="arrays in a row that store nothing before the stage fails")
     grace: int = Field(
-        60, ge=0, description="seconds before the time limit at which a task finishes its shard and ends"
+        60,
+        ge=1,
+        description="seconds before the time limit at which a task finishes its shard and ends; and seconds for all "
+        "agents of a training to end when one has ended",
     )
 
 

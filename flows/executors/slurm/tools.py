@@ -100,8 +100,8 @@ def check_options(options: list[str]) -> None:
     except NoAnswer as error:
         if "down, drained" not in str(error):  # Machines may come back.
             raise ConfigError(
-                f"runs_on.executor_settings: Slurm cannot run a task with {' '.join(options)}: {error}. Change the "
-                "settings (gpus: 0 if the cluster has none)."
+                f"runs_on.executor_settings: Slurm cannot run a task with {' '.join(options)}: {error}. Ask for "
+                "what the cluster has (gpus: 0 if it has none; runs_on.nodes: machines per training)."
             ) from error
 
 
