@@ -21,7 +21,7 @@ ROOMS = {
         *("training", "evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
     ),
     "flows": (
-        *("executors", "runners", "", "server", "orchestration"),
+        *("executors/kind", "executors/slurm", "executors", "runners", "", "server", "orchestration"),
         *("cli/inspecting", "cli/machine", "cli/running", "cli"),
     ),
 }
