@@ -25,6 +25,7 @@ from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
+RESULTS = (".tar", ".parquet", ".npy", ".safetensors")
 WITH_UNITS = ("init", "extract", "cluster", "label")
 INIT, EXTRACT = Node("init", "video"), Node("extract", "video", 0)
 
@@ -92,6 +93,7 @@ def test_two_workers_of_a_stage_give_the_bytes_of_one_process(
     assert logs == {f"extract.video-of-round-0.worker-{slot}.log" for slot in (0, 1)}
 
 
+@pytest.mark.slow
 def test_every_stage_with_units_gives_the_bytes_of_one_process(
     children: Children, make_run: MakeRun, worked_run: Run
 ) -> None:
@@ -100,9 +102,7 @@ def test_every_stage_with_units_gives_the_bytes_of_one_process(
     for node in dict.fromkeys(done):
         children.run_stage(run, node)
         made, wanted = run.directory(node), worked_run.directory(node)
-        results = {
-            path.name for path in wanted.iterdir() if path.suffix in (".tar", ".parquet", ".npy", ".safetensors")
-        }
+        results = {path.name for path in wanted.iterdir() if path.suffix in RESULTS}
         assert results
         assert {name for name in results if (made / name).read_bytes() != (wanted / name).read_bytes()} == set()
     assert left_over(run.root) == []
