@@ -223,7 +223,7 @@ def test_an_address_without_a_cluster_is_refused_in_one_line(ray_nodes: RayClust
 
 
 def test_nodes_with_another_version_of_the_package_are_refused(ray_nodes: RayCluster) -> None:
-    other = "import flows.executors.ray_cluster as module; module.version = lambda name: '9.9'"
+    other = "import flows.executors.ray.cluster as module; module.version = lambda name: '9.9'"
     assert f"of the Ray cluster at {ADDRESS} has version 0.2" in checked(ray_nodes, other)
 
 
