@@ -30,6 +30,7 @@ from xdc_core.runs.run import Run
 REASON = why_not()
 pytestmark = [
     pytest.mark.engines,
+    pytest.mark.slow,
     pytest.mark.skipif(REASON is not None, reason=f"Slurm cannot be tested here: {REASON}"),
 ]
 AUDIO = Node("train", "audio", 0)
@@ -153,7 +154,6 @@ def trained(cluster: SlurmCluster, run: Run) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.slow
 def test_a_training_whose_agent_is_killed_ends_with_the_bytes_of_one_machine(
     cluster: SlurmCluster, copy_run: MakeRun
 ) -> None:
