@@ -1,25 +1,27 @@
-"""A paper plan: a run on 240 thousand, 2 million and 65 million videos, on 1 and on 64 GPUs, from rates in a file.
+"""Plan a run on paper: 240 thousand, 2 million and 65 million videos, on 1, 8 and 64 GPUs, from the rates in a file.
 
     python benchmarks/plan.py [benchmarks/rates.json] [--out plan.json]
 
-The file has measured rates, each with the command that measured it, and assumptions, each with its reason. Nothing here
-measures: what comes out is multiplication, to find out which stage is the bottleneck and what would move it. Change the
-file and see.
+The file has measured rates, each with the command that measured it, cited ones, and assumptions, each with its reason.
+Nothing here measures: the result is multiplication, to find out which stage is the bottleneck and what would move it.
+Change the file to plan with other rates.
 """
 
 import argparse
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 HOUR = 3600.0
-SCALES = {"Kinetics, 240 K": 240_000, "AudioSet, 2 M": 2_000_000, "Instagram, 65 M": 65_000_000}
+SCALES = {"240 K (Kinetics)": 240_000, "2 M (AudioSet)": 2_000_000, "65 M (Instagram)": 65_000_000}
+GPUS = (1, 8, 64)
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """One stage of one plan: hours, and what it waits for."""
+    """One stage of one plan: hours, and what limits it."""
 
     stage: str
     hours: float
@@ -27,18 +29,21 @@ class StageTime:
 
 
 def value(rates: dict[str, Any], name: str) -> float:
-    """One of the file's numbers."""
+    """Return one of the file's numbers."""
     return float(rates[name]["value"])
 
 
-def slower(stage: str, *limits: tuple[str, float]) -> StageTime:
-    """The hours of the slowest of several that work side by side."""
+def slowest(stage: str, *limits: tuple[str, float]) -> StageTime:
+    """Return the time of the slowest of several parts, in seconds each, that proceed side by side."""
     limit, seconds = max(limits, key=lambda pair: pair[1])
     return StageTime(stage, seconds / HOUR, limit)
 
 
 def plan(rates: dict[str, Any], clips: int, gpus: int) -> list[StageTime]:
-    """Shard once, then one round: both modalities, one after the other on all GPUs."""
+    """Return the times of sharding once, then of one round: both modalities, one after the other on all GPUs.
+
+    The units of shard, extract, label and of reading the sample are divided among all machines; k-means is done on one.
+    """
 
     def rate(name: str) -> float:
         return value(rates, name)
@@ -46,73 +51,84 @@ def plan(rates: dict[str, Any], clips: int, gpus: int) -> list[StageTime]:
     cores = gpus * rate("cores_per_gpu")
     flops = gpus * rate("gpu_matrix_tflops") * 1e12 * rate("gpu_share_of_matrix_rate")
     draws = rate("clips_a_round_per_clip") * clips
+    bytes_s = rate("read_mb_s_per_gpu") * gpus * 1e6
 
-    def watched(stage: str, modality: str, views: float, passes: int, what: str) -> StageTime:
-        """So many views, decoded, and passed through the encoder so many times (a gradient counts twice)."""
+    def encoded(stage: str, modality: str, views: float, passes: int, what: str) -> StageTime:
+        """Return the time for views that are decoded and passed through the encoder (a gradient counts as two)."""
         work = views * passes * rate(f"{modality}_encoder_gflop") * 1e9
-        return slower(
+        return slowest(
             f"{stage}.{modality}",
             ("CPU: decoding", views / (rate(f"{modality}_views_per_core_s") * cores)),
             (f"GPU: {what}", work / flops),
-            ("storage", views * rate(f"{modality}_mb") / (rate("read_mb_s_per_gpu") * gpus)),
+            ("storage", views * rate(f"{modality}_mb") * 1e6 / bytes_s),
         )
 
-    found = [slower("shard (once)", ("CPU: decoding and encoding", clips / (rate("cut_clips_per_core_s") * cores)))]
-    found += [watched("extract", modality, clips, 1, "the encoder") for modality in ("video", "audio")]
+    times = [slowest("shard, once", ("CPU: decoding and encoding", clips / (rate("cut_clips_per_core_s") * cores)))]
+    times += [encoded("extract", modality, clips, 1, "the encoder") for modality in ("video", "audio")]
     sample = min(clips, rate("kmeans_sample"))
-    work = sample * rate("kmeans_iterations") / rate("kmeans_points_per_s")
-    found.append(StageTime("cluster (both)", 2 * work / HOUR, "CPU of one machine: k-means of the sample"))
-    labels = clips * (1 / rate("label_rows_per_s") + rate("label_row_overhead_s"))
-    found.append(StageTime("label (both)", 2 * labels / HOUR, "CPU of one machine: scores, keys, Parquet"))
-    found += [watched("train", modality, draws, 3, "forward and backward") for modality in ("video", "audio")]
-    return found
+    reading = 2 * clips * rate("feature_bytes") / bytes_s
+    fit = 2 * sample * rate("kmeans_iterations") / rate("kmeans_points_per_s")
+    times.append(StageTime("cluster, both", (reading + fit) / HOUR, "CPU of one machine: k-means of the sample"))
+    labels = 2 * clips * (1 / rate("label_rows_per_s") + rate("label_row_overhead_s")) / gpus
+    times.append(StageTime("label, both", labels / HOUR, "CPU: keys, scores, Parquet"))
+    times += [encoded("train", modality, draws, 3, "forward and backward") for modality in ("video", "audio")]
+    return times
 
 
 def stored(rates: dict[str, Any], clips: int) -> dict[str, float]:
-    """Terabytes and files."""
+    """Return sizes on disk and in memory, and numbers of files and units."""
     megabytes = sum(value(rates, f"{modality}_mb") for modality in ("video", "audio"))
     shards = -(-clips // int(value(rates, "clips_per_shard")))
     return {
-        "corpus_tb": clips * megabytes / 1e6,
-        "features_tb_a_round": clips * 2 * value(rates, "feature_bytes") / 1e12,
-        "labels_gb_a_round": clips * 2 * value(rates, "label_bytes") / 1e9,
-        "corpus_files": 2 * shards,
-        "files_a_round": 4 * shards,
-        "index_gb_mapped_on_a_machine": clips * value(rates, "index_bytes_mapped") / 1e9,
-        "plan_gb_in_memory_of_shard": clips * value(rates, "plan_bytes_in_memory") / 1e9,
+        "corpus, TB": clips * megabytes / 1e6,
+        "features a round, TB": clips * 2 * value(rates, "feature_bytes") / 1e12,
+        "labels a round, GB": clips * 2 * value(rates, "label_bytes") / 1e9,
+        "corpus, files": 3 * shards,
+        "files a round": 4 * shards,
+        "units a round": 2 * shards + 2 * shards / value(rates, "label_shards_per_unit"),
+        "index, private GB a training process": clips * value(rates, "index_private_bytes") / 1e9,
+        "index and targets, mapped GB a machine": clips * value(rates, "index_mapped_bytes") / 1e9,
+        "plan, GB in the process of shard": clips * value(rates, "plan_bytes_in_memory") / 1e9,
+        "sources, GB in the flow's process": clips * value(rates, "source_bytes_in_flow") / 1e9,
     }
 
 
+def span(hours: float) -> str:
+    """Return hours as text: days, hours or minutes."""
+    if hours >= 48:
+        return f"{hours / 24:,.1f} d"
+    return f"{hours:,.1f} h" if hours >= 1 else f"{max(1, math.ceil(hours * 60))} min"
+
+
+def number_text(number: float) -> str:
+    """Return a size with two digits, or a large number without decimals."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.2g}"
+
+
 def main() -> None:
-    """Print a table a scale."""
+    """Print a table per number of GPUs, and one of sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rates", type=Path, nargs="?", default=Path(__file__).with_name("rates.json"))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rates = json.loads(given.rates.read_text(encoding="utf-8"))
-    rounds, result = value(rates, "rounds"), {}
-    for title, videos in SCALES.items():
-        clips = round(videos * value(rates, "clips_per_video"))
-        one, many = (plan(rates, clips, gpus) for gpus in (1, 64))
-        print(f"{title} videos, {clips:,} clips")
-        print(f"  {'stage':<16}{'1 GPU, h':>12}{'64 GPUs, h':>12}  waits for")
-        for alone, together in zip(one, many, strict=True):
-            print(f"  {alone.stage:<16}{alone.hours:>12,.1f}{together.hours:>12,.2f}  {together.limit}")
-        totals = [sum(stage.hours for stage in stages[1:]) for stages in (one, many)]
-        print(f"  {'a round':<16}{totals[0]:>12,.1f}{totals[1]:>12,.2f}")
-        days = [(stages[0].hours + rounds * total) / 24 for stages, total in zip((one, many), totals, strict=True)]
-        print(f"  {f'{rounds:g} rounds':<16}{days[0]:>10,.1f} d{days[1]:>10,.2f} d")
-        kept = stored(rates, clips)
-        for name, number in kept.items():
-            print(f"  {name.replace('_', ' '):<44}{number:>12,.{0 if number >= 100 else 2}f}")
-        print()
-        result[title] = {
-            "clips": clips,
-            "stages": {"1": list(map(asdict, one)), "64": list(map(asdict, many))},
-            "stored": kept,
-        }
+    rounds = value(rates, "rounds")
+    clips = {title: round(videos * value(rates, "clips_per_video")) for title, videos in SCALES.items()}
+    plans = {(title, gpus): plan(rates, number, gpus) for title, number in clips.items() for gpus in GPUS}
+    columns = [f"{title}, {gpus} GPU{'s' * (gpus > 1)}" for title in SCALES for gpus in GPUS]
+    print(f"| | {' | '.join(columns)} | waits for, on 64 GPUs |\n|{'---|' * (len(columns) + 2)}")
+    last = [*SCALES][-1], GPUS[-1]
+    for row, stage in enumerate(plans[last]):
+        print(f"| {stage.stage} | {' | '.join(span(times[row].hours) for times in plans.values())} | {stage.limit} |")
+    totals = {key: times[0].hours + rounds * sum(time.hours for time in times[1:]) for key, times in plans.items()}
+    print(f"| shard and {rounds:g} rounds | {' | '.join(map(span, totals.values()))} | |\n")
+    sizes = {title: stored(rates, number) for title, number in clips.items()}
+    print(f"| | {' | '.join(SCALES)} |\n|{'---|' * (len(SCALES) + 1)}")
+    for name in next(iter(sizes.values())):
+        print(f"| {name} | {' | '.join(number_text(size[name]) for size in sizes.values())} |")
     if given.out:
-        given.out.write_text(json.dumps(result, indent=2) + "\n")
+        times = {f"{title}, {gpus}": list(map(asdict, stages)) for (title, gpus), stages in plans.items()}
+        given.out.write_text(json.dumps({"times": times, "stored": sizes}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ ROOMS = {
         *("training", "evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
     ),
     "flows": (
-        *("executors/kind", "executors/slurm", "executors", "runners", "", "server", "orchestration"),
+        *("executors/kind", "executors/queue", "executors/slurm", "executors/ray", "executors"),
+        *("runners", "", "server", "orchestration"),
         *("cli/inspecting", "cli/machine", "cli/running", "cli"),
     ),
 }

@@ -31,14 +31,14 @@ class Forked:
 class Forker:
     """The forker, as its parent sees it. It and its children end with the parent, however that ends, or with `close`.
 
-    control: has something to read if a child has ended, or the forker.
+    process: its process id. control: has something to read if a child has ended, or the forker.
     """
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         parent = os.getpid()
-        self._process = os.fork()
-        if self._process == 0:
+        self.process = os.fork()
+        if self.process == 0:
             ours.close()
             _serve(Connection(theirs.detach()), parent)
         theirs.close()
@@ -57,7 +57,7 @@ class Forker:
         ours, theirs = socket.socketpair()
         try:
             self.control.send((function, arguments))
-            send_handle(self.control, theirs.fileno(), self._process)
+            send_handle(self.control, theirs.fileno(), self.process)
             while (answer := self.control.recv())[0] == "ended":
                 self._ended.append(answer[1:])
         except (EOFError, OSError) as error:
@@ -99,7 +99,7 @@ class Forker:
     def close(self) -> None:
         """End the forker and its children."""
         self.control.close()
-        os.waitpid(self._process, 0)
+        os.waitpid(self.process, 0)
 
     def _died(self) -> StageError:
         return StageError(

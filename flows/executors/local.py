@@ -72,7 +72,7 @@ class LocalWorkers:
 
     def __init__(self, workers: int | None, runs_on: RunsOn) -> None:
         self._workers, self._runs_on = workers, runs_on
-        self._forker = Forker()
+        self.forker = Forker()
 
     def in_process(self, gpu: bool) -> bool:
         """Return whether a job is certainly done in this process: it uses no GPU, and several workers are not set."""
@@ -80,7 +80,7 @@ class LocalWorkers:
 
     def close(self) -> None:
         """End the processes. They also end with the process of the stage."""
-        self._forker.close()
+        self.forker.close()
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""
@@ -108,8 +108,8 @@ class LocalWorkers:
                 busy = [worker for worker in workers.values() if worker.units]
                 if not busy:
                     return
-                wait([self._forker.control, *(worker.forked.channel for worker in busy)])
-                died = dict(self._forker.ended())  # Asked before the messages: what the dead have sent is all there.
+                wait([self.forker.control, *(worker.forked.channel for worker in busy)])
+                died = dict(self.forker.ended())  # Asked before the messages: what the dead have sent is all there.
                 for worker in busy:
                     self._listen(job, worker, received)
                 for slot, worker in list(workers.items()):
@@ -118,7 +118,7 @@ class LocalWorkers:
                         worker.forked.channel.close()
                         self._replace(job, worker, died[worker.forked.process], queue, received)
         finally:
-            self._forker.kill()
+            self.forker.kill()
             for worker in workers.values():
                 worker.forked.channel.close()
 
@@ -126,7 +126,7 @@ class LocalWorkers:
         """Return the numbers of the working GPUs; [] if there can be only one and one worker."""
         if gpus_listed() <= (0 if self._workers else 1):
             return []
-        forked = self._forker.start(find_all_gpus)
+        forked = self.forker.start(find_all_gpus)
         try:
             working, refused = forked.channel.recv()
         except EOFError:  # CUDA has ended the process. The worker that meets this reports it.
@@ -140,7 +140,7 @@ class LocalWorkers:
     def _started(self, job: Job, slot: int, environment: dict[str, str]) -> Worker:
         log = Path(job.logs) / f"{re.sub(r'[^A-Za-z0-9.]+', '-', job.name)}.worker-{slot}.log"
         logged = log.stat().st_size if log.exists() else 0
-        return Worker(self._forker.start(work, job, str(log), environment), slot, log, logged)
+        return Worker(self.forker.start(work, job, str(log), environment), slot, log, logged)
 
     def _listen(self, job: Job, worker: Worker, received: Callable[[Receipt], None]) -> None:
         """Take what a worker has sent. Raises StageError, ConfigError: an error that another try would raise, too."""

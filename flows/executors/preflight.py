@@ -32,7 +32,7 @@ def check_run(run: Run) -> None:
 def _check(root: Path, corpus: Path, settings: str) -> None:
     runs_on = RunsOn.model_validate_json(settings)
     check_executor(runs_on)
-    if not EXECUTORS.find(runs_on.executor).several_machines:
+    if not EXECUTORS.find(runs_on.executor).several_machines and runs_on.nodes == 1:
         return
     folders = dict.fromkeys(next(path for path in (each, *each.parents) if path.is_dir()) for each in (root, corpus))
     for folder in folders:

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from flows.executors.kind import ExecutorKind
 from flows.executors.local import LOCAL
-from flows.executors.ray import RAY
+from flows.executors.ray.executor import RAY
 from flows.executors.slurm.executor import SLURM
 from shards.errors import ConfigError
 from shards.registry import Registry

@@ -1,4 +1,4 @@
-"""Ray for the tests of the executor `ray`, in an environment of its own: `python -m tests.engines.install_ray`."""
+"""Ray for the tests of the executor `ray`, in an environment of its own: `python -m tests.engines.install ray`."""
 
 import hashlib
 import shutil

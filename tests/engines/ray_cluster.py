@@ -33,7 +33,7 @@ OBJECT_STORE = 80_000_000  # Bytes: the smallest that Ray takes is 75 MB.
 def why_not() -> str:
     """Return why there can be no cluster here; "" if there can be one."""
     if not ray_installed():
-        return "Ray is not in .engines/ray: install it with `python -m tests.engines.install_ray`"
+        return "Ray is not in .engines/ray: python -m tests.engines.install ray"
     words = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "ip", "link", "set", "lo", "up"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False)

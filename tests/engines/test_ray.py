@@ -58,7 +58,8 @@ class Coordinator:
     """`xdc stage` on the first node."""
 
     def __init__(self, ray_nodes: RayCluster, run: Run, node: Node = EXTRACT, **environment: str) -> None:
-        words = ["stage", node.stage, run.root, "--modality", str(node.modality), "--round", str(node.round)]
+        words = ["stage", node.stage, run.root]
+        words += ["--modality", str(node.modality), "--round", str(node.round)] if node.modality else []
         self.run, self.node = run, node
         self.process = subprocess.Popen(
             ray_nodes.command("-m", "flows.cli", *words),
@@ -120,6 +121,19 @@ def test_a_coordinator_that_is_killed_takes_its_workers_with_it_and_is_started_a
     said = again.output()
     assert again.process.returncode == 0, said
     assert same_features(run, plain)
+
+
+def test_clusters_and_labels_that_are_made_on_the_cluster_have_the_same_bytes(
+    ray_nodes: RayCluster, run: Run, plain: Run
+) -> None:
+    shutil.copytree(plain.root / "rounds", run.root / "rounds")
+    for stage in ("cluster", "label"):
+        node = Node(stage, "video", 0)
+        run_stage(plain, node)
+        made = Coordinator(ray_nodes, run, node)
+        said = made.output()
+        assert made.process.returncode == 0, said
+        assert differences(contents(run.directory(node)), contents(plain.directory(node))) == []
 
 
 def start_job(ray_nodes: RayCluster, out: Path, work: str, count: int, **settings: Any) -> "subprocess.Popen[str]":
@@ -223,7 +237,7 @@ def test_an_address_without_a_cluster_is_refused_in_one_line(ray_nodes: RayClust
 
 
 def test_nodes_with_another_version_of_the_package_are_refused(ray_nodes: RayCluster) -> None:
-    other = "import flows.executors.ray_cluster as module; module.version = lambda name: '9.9'"
+    other = "import flows.executors.ray.cluster as module; module.version = lambda name: '9.9'"
     assert f"of the Ray cluster at {ADDRESS} has version 0.2" in checked(ray_nodes, other)
 
 

@@ -26,7 +26,7 @@ sys.exit(int((folder / "go").read_text()))
 STAGE = """
 import json, os, sys, time
 from pathlib import Path
-from flows.executors.ray import RayExecutor, RaySettings
+from flows.executors.ray.executor import RayExecutor, RaySettings
 from shards.errors import XdcError
 folder, agent, machines, processes, seconds = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 os.environ["OF_THE_STAGE"] = " and its environment"

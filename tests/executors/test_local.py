@@ -55,12 +55,11 @@ def test_two_workers_share_the_units_and_the_progress_counts_rejects(two: LocalW
 
 
 def test_no_worker_is_left_and_the_next_job_finds_new_ones(two: LocalWorkers, out: Path, tmp_path: Path) -> None:
-    (forker,) = children_of(os.getpid())
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         run_units(two, job_in(tmp_path / name), SIZES, 3, lambda *_: None)
         assert files(tmp_path / name) == WHOLE
-        assert children_of(forker) == []
+        assert children_of(two.forker.process) == []
 
 
 def test_units_of_a_worker_that_dies_are_done_by_others(

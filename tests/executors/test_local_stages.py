@@ -1,6 +1,7 @@
 """Real stages with the local executor and two workers: the bytes of one process, whatever is killed."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.runners.forked import TORCH, Children
+from flows.runners.forked import TORCH, Children, log_path
+from shards.errors import XdcError
 from shards.store.executor import Job, Unit
 from shards.store.receipt import UNITS
 from shards.workers.job_file import write_job
@@ -19,9 +21,12 @@ from tests.faults.traces import left_over
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from xdc_core.graph.run_stage import reuse, run_stage
-from xdc_core.runs.node import Node
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
+RESULTS = (".tar", ".parquet", ".npy", ".safetensors")
+WITH_UNITS = ("init", "extract", "cluster", "label")
 INIT, EXTRACT = Node("init", "video"), Node("extract", "video", 0)
 
 
@@ -86,6 +91,32 @@ def test_two_workers_of_a_stage_give_the_bytes_of_one_process(
     assert features(two) == plain
     logs = {path.name for path in (two.root / "logs" / "units").iterdir()}
     assert logs == {f"extract.video-of-round-0.worker-{slot}.log" for slot in (0, 1)}
+
+
+@pytest.mark.slow
+def test_every_stage_with_units_gives_the_bytes_of_one_process(
+    children: Children, make_run: MakeRun, worked_run: Run
+) -> None:
+    run = make_run(executor_settings={"workers": 2}, corpus={"path": "corpus"})
+    done = [SHARD, *(node for node in all_nodes(run.config) if node.round in (None, 0) and node.stage in WITH_UNITS)]
+    for node in dict.fromkeys(done):
+        children.run_stage(run, node)
+        made, wanted = run.directory(node), worked_run.directory(node)
+        results = {path.name for path in wanted.iterdir() if path.suffix in RESULTS}
+        assert results
+        assert {name for name in results if (made / name).read_bytes() != (wanted / name).read_bytes()} == set()
+    assert left_over(run.root) == []
+
+
+def test_an_error_of_a_worker_arrives_with_its_host_and_log(children: Children, two: Run) -> None:
+    encoder = two.directory(INIT) / "encoder.safetensors"
+    encoder.write_bytes(bytes(encoder.stat().st_size))
+    log = two.root / "logs" / "units" / "extract.video-of-round-0.worker-"
+    with pytest.raises(XdcError) as raised:
+        children.run_stage(two, EXTRACT)
+    assert f"(worker on {platform.node()}; its output is in {log}" in str(raised.value)
+    assert str(encoder) in str(raised.value)
+    assert str(raised.value) in log_path(two, EXTRACT).read_text()
 
 
 @pytest.mark.parametrize("victim", ["stage", "worker", "forker"])

@@ -86,3 +86,13 @@ def test_the_executor_is_in_no_fingerprint(make_run: MakeRun) -> None:
     run = make_run(executor="elsewhere", executor_settings={"workers": 7})
     assert reuse(run, SHARD) is not None
     assert "elsewhere" not in json.dumps(settings_of(run.config, Node("extract", "video", 0)))
+
+
+def test_doctor_says_of_a_run_whether_its_executor_can_be_used(make_run: MakeRun, tmp_path: Path) -> None:
+    from flows.cli.machine.doctor import executors
+
+    runs = [make_run().root, make_run(executor="slurmm").root]
+    works, broken = executors([tmp_path, *runs])
+    assert (works["state"], works["text"]) == ("works", f"local, of {runs[0]}")
+    assert broken["state"] == "broken"
+    assert broken["text"].startswith(f"{runs[1]}: the executor 'slurmm' is unknown. Did you mean 'slurm'?")

@@ -92,6 +92,7 @@ def check(place: Path, codes: tuple[int, int]) -> None:
     assert left_over(place) == [], logs
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_overtaken_at_any_point_ends_right_or_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "trace").mkdir()
     trace = tmp_path / "trace" / "points"

@@ -213,7 +213,9 @@ class RunsOn(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if available")
     parallel: bool = Field(True, description="process the modalities in parallel")
-    threads: int | None = Field(None, ge=1, description="CPU threads per stage; null: its share of the cores")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of a stage, or of each of its workers; null: its share of the cores"
+    )
     executor: str = Field(
         "local", description="what does the work per shard: local (this machine), slurm, ray; see docs/scale.md"
     )

@@ -2,6 +2,7 @@
 
 import platform
 import shlex
+import socket
 import sys
 import time
 import uuid
@@ -77,8 +78,18 @@ def _address(runs_on: RunsOn) -> tuple[str, int]:
     """Return the address of the stage for its agents; port 0: any free one."""
     if runs_on.nodes == 1:
         return "127.0.0.1", 0
-    host, _, port = (runs_on.rendezvous or platform.node()).partition(":")
+    host, _, port = (runs_on.rendezvous or _own_host()).partition(":")
     return host, int(port or 0)
+
+
+def _own_host() -> str:
+    """Return this machine's address; its name, if only other machines know an address for it."""
+    name = platform.node()
+    try:
+        address = socket.gethostbyname(name)  # In Kubernetes only the pod itself knows an address for its name.
+    except OSError:
+        return name
+    return name if address.startswith("127.") else address
 
 
 def _start(task: Task[Any], job: RankJob, folder: Path, log: Path) -> Agents:

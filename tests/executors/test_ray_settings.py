@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from flows.executors import ray_cluster
+from flows.executors.ray import cluster
 from flows.executors.registry import check_executor
 from shards.errors import ConfigError
 from xdc_core.config.schema import RunsOn
@@ -19,14 +19,14 @@ def test_without_ray_the_message_is_how_to_install_it() -> None:
 @pytest.mark.parametrize("address", [None, "local"])
 def test_no_cluster_is_started_where_none_is_named(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: object())
+    monkeypatch.setattr(cluster, "find_spec", lambda name: object())
     with pytest.raises(ConfigError, match=r"no cluster is named, and xdc starts none\. Set .*settings\.address"):
         check_executor(RunsOn(executor="ray", executor_settings={"address": address}))
 
 
 @pytest.mark.parametrize("address", ["somewhere", "http://", "host:port", ":6379"])
 def test_an_address_of_another_form_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: object())
+    monkeypatch.setattr(cluster, "find_spec", lambda name: object())
     with pytest.raises(ConfigError, match=r"it must be HOST:PORT, ray://HOST:PORT, or auto"):
         check_executor(RunsOn(executor="ray", executor_settings={"address": address}))
 

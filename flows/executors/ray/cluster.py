@@ -1,6 +1,6 @@
 """The connection to a Ray cluster that somebody else has started, and what can be wrong with it.
 
-`python -m flows.executors.ray_cluster ADDRESS VERSION` checks a cluster in a process of its own: Ray waits more than a
+`python -m flows.executors.ray.cluster ADDRESS VERSION` checks a cluster in a process of its own: Ray waits more than a
 minute for a cluster that does not answer, and a process that was connected once keeps Ray's threads.
 """
 
@@ -78,7 +78,7 @@ def check_cluster(address: str) -> None:
         ConfigError: it does not, or a node has another version or none.
     """
     _check_port(address)
-    command = [sys.executable, "-m", "flows.executors.ray_cluster", address, version("xdc")]
+    command = [sys.executable, "-m", "flows.executors.ray.cluster", address, version("xdc")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S + NODES_S, check=False)
     except subprocess.TimeoutExpired:

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from flows.executors.kind import ExecutorKind
 from flows.executors.queue import Queue, unfinished
-from flows.executors.ray_agents import RayAgents, start_agents
-from flows.executors.ray_cluster import address_of, check_cluster, connect, large_nodes
-from flows.executors.ray_workers import Answer, Workers
+from flows.executors.ray.agents import RayAgents, start_agents
+from flows.executors.ray.cluster import address_of, check_cluster, connect, large_nodes
+from flows.executors.ray.workers import Answer, Workers
 from shards.errors import StageError
 from shards.section import Positive, Section
 from shards.store.executor import Advance, Executor, Job, Unit
@@ -72,6 +72,11 @@ class RayExecutor:
                     self._check_room(job, workers)
                     seen = time.monotonic()
             workers.end()
+        except workers.ray.exceptions.RayError as error:
+            raise StageError(
+                f"{job.name}: the Ray cluster does not answer any more. What is finished is kept: run this again when "
+                f"it does. Ray says: {' '.join(str(error).split())}"
+            ) from error
         except BaseException:
             workers.kill()
             raise
@@ -106,6 +111,9 @@ class RayExecutor:
         """Return the workers for a job: those of an earlier one that had the same needs, if there was one."""
         kind = (job.library, job.gpu)
         if kind not in self._kept:
+            for others in self._kept.values():
+                others.kill()  # They would take the room of these.
+            self._kept.clear()
             ray = connect(address_of(self._settings.address))
             gpus = self._settings.gpus
             if gpus is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.executors.queue import Pace, Queue
-from flows.executors.ray_worker import Place, RayWorker
+from flows.executors.ray.worker import Place, RayWorker
 from shards.store.executor import Job, Unit
 from shards.store.receipt import Receipt
 from shards.workers.worker import WorkerError

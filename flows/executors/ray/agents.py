@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.executors.ray_cluster import large_nodes
+from flows.executors.ray.cluster import large_nodes
 from shards.errors import ConfigError
 from xdc_core.compute.parent_death import die_with_parent
 
