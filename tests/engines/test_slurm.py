@@ -21,6 +21,8 @@ from flows.executors.slurm.settings import SlurmSettings
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.store.build import Record
+from shards.store.executor import Job, Unit
+from shards.store.receipt import begin_units
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster, why_not
 from tests.faults.traces import contents, differences, left_over
 from tests.places import ROOT
@@ -158,21 +160,27 @@ def test_ctrl_c_cancels_the_array_and_the_same_command_goes_on(
     assert_as_without_slurm(own, worked_run, cluster)
 
 
-def test_a_task_near_its_time_limit_stores_its_shard_and_another_does_the_rest(
-    cluster: SlurmCluster, run: Run, worked_run: Run
+def test_a_task_near_its_time_limit_ends_after_a_shard_and_another_does_the_rest(
+    cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    def go_on_when_warned(worker: int) -> None:
-        # Slurm wakes a stopped process before it sends SIGTERM.
-        wait_for("Slurm to announce the limit", lambda: cluster.state(worker) != "T", 120, 0.1)
-
-    os.environ["XDC_FAULT"] = STOPPED_AT_SECOND
-    extract(run, SlurmSettings(cpus=1, tasks=1, time="1", grace=20), OnceStopped(cluster, go_on_when_warned))
-    logs = sorted((run.root / "logs" / "units").glob("slurm-*.log"))
-    assert [[line.split(":")[0] for line in log.read_text().splitlines() if " rows" in line] for log in logs] == [
-        ["000000", "000001"],
-        ["000002"],
-    ]
-    assert_as_without_slurm(run, worked_run, cluster)
+    out, shards = tmp_path / "out", [f"{number:06d}" for number in range(13)]
+    out.mkdir()
+    begin_units(out, shards)
+    job = Job(
+        *("a test", "tests.engines.slow_work:write_shards", {"out": str(out), "seconds": 4}),
+        *(str(out), str(tmp_path / "logs"), "torch"),
+    )
+    stored: list[str] = []
+    units = [Unit(number, (shard,)) for number, shard in enumerate(shards)]
+    # The limit is a minute, the shortest there is; Slurm sends SIGTERM 20 s before, or up to a minute earlier.
+    limited = Slurm(SlurmSettings(cpus=1, tasks=1, time="1", grace=20))
+    limited.run(job, units, lambda receipt: stored.append(receipt.shard), lambda good, rejected: None)
+    assert sorted(stored) == shards
+    logs = [log.read_text().splitlines() for log in sorted((tmp_path / "logs").glob("slurm-*.log"))]
+    done = [[line.split(":")[0] for line in lines if line.endswith(" rejects")] for lines in logs]
+    assert len(done) > 1
+    assert [shard for task in done for shard in task] == shards, "none twice, in order"
+    assert queue(cluster) == []
 
 
 def test_an_error_of_a_worker_ends_the_stage_and_names_host_and_log(
