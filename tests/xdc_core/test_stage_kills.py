@@ -131,7 +131,8 @@ def test_wrong_arguments_are_told_without_a_traceback(worked_run: Run, tmp_path:
         assert "Traceback" not in done.stderr
         return done.returncode, done.stderr
 
-    assert call() == (2, "`python -m xdc_core STAGE RUN [MODALITY] [ROUND]`: one stage, with nothing around it.\n")
+    code, said = call()
+    assert (code, "python -m xdc_core STAGE RUN [MODALITY] [ROUND]" in said) == (2, True)
     code, said = call("trian", str(worked_run.root), "video", "0")
     assert (code, said.startswith("there is no stage 'trian'")) == (2, True)
     code, said = call("train", str(worked_run.root), "vdeo", "0")
