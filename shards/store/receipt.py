@@ -18,7 +18,7 @@ import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,17 @@ def new_shard(out: Path, shard: str) -> Iterator[NewShard]:
             raise taken_away(out) from error
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # What is left there is removed by the commit.
+        try:
+            folder.rmdir()  # Its files are in place.
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)  # What is left there is removed by the commit.
 
 
 def _publish(out: Path, receipt: Receipt) -> Receipt:
     """Create a shard's receipt, and return it; if there already is one, return that one."""
     path = _receipt_path(out, receipt.shard)
     temporary = path.with_name(f".{receipt.attempt}.tmp")
-    data = json.dumps(asdict(receipt), ensure_ascii=False)
+    data = json.dumps({name: getattr(receipt, name) for name in Receipt.__slots__}, ensure_ascii=False)
     try:
         # Not flushed to disk: a receipt that is lost or empty after a power failure costs its shard, nothing else.
         temporary.write_text(data, encoding="utf-8")

@@ -219,6 +219,7 @@ def test_another_encoder_than_the_configured_one_is_refused(copy_run: MakeRun) -
     path = run.directory(Node("init", "audio")) / "encoder.safetensors"
     shutil.copy(run.directory(Node("init", "video")) / "encoder.safetensors", path)
     commit_as_it_is(path.parent)
+    (run.root / "out").mkdir()
     with pytest.raises(StageError, match="holds the encoder 'r2plus1d_tiny', but the configuration says 'audio_resnet"):
         extract(task_for(run, Node("extract", "audio", 0), run.root / "out", silent))
     path.write_bytes(path.read_bytes()[:1000])
