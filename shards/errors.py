@@ -15,6 +15,10 @@ class StageError(XdcError):
     """Report that a stage could not finish its work; the finished parts are kept."""
 
 
+class MachineError(StageError):
+    """Report trouble of one machine, such as a full disk or too little memory. Another one may not have it."""
+
+
 class Busy(XdcError):
     """Report that another process is building the same directory."""
 

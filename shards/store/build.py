@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.errors import StageError
+from shards.errors import MachineError
 from shards.store.commit import begin, clear_left_overs, commit, discard, partial_directories, put_back, restore
 from shards.store.fault import fault_point
 from shards.store.files import taken_away
@@ -114,21 +114,21 @@ def package_versions() -> dict[str, str]:
 
 @contextmanager
 def machine_trouble_explained(stage: str, target: Path) -> Iterator[None]:
-    """Raise errors of the machine (a full disk, a missing permission, too little memory) as StageError.
+    """Raise errors of the machine (a full disk, a missing permission, too little memory) as MachineError.
 
     The text names the cause and says that finished work is kept.
     """
     try:
         yield
     except MemoryError as error:
-        raise StageError(
+        raise MachineError(
             f"{stage} does not have enough memory{f' ({error})' if str(error) else ''}. Older results are unchanged, "
             "and what is finished of the new ones is kept: free some memory, and run the same command again."
         ) from error
     except OSError as error:
         where = error.filename or target
         what = error.strerror or str(error).strip().splitlines()[-1]  # From a worker process it comes with a traceback.
-        raise StageError(
+        raise MachineError(
             f"{stage} cannot write or read: {what} ({where}). Older results are "
             "unchanged, and what is finished of the new ones is kept: correct this, and run the same command again."
         ) from error

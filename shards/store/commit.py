@@ -218,7 +218,7 @@ def clear_left_overs(target: Path) -> None:
     if lock_of(target).exists():
         with suppress(Busy, OSError), exclusive(target, patience=0):
             put_back(target)
-            _remove_tree(target / UNITS)
+            shutil.rmtree(target / UNITS, ignore_errors=True)
             _remove_partials(target)
 
 
@@ -241,9 +241,12 @@ def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[st
         StageError: one of `files` or of the receipts' files is missing, or another process has moved the directory.
             Nothing is committed.
     """
-    for path in sorted(partial.rglob(".*.tmp")):
-        path.unlink(missing_ok=True)  # Left by a killed writer.
     try:
+        for folder, folders, names in os.walk(partial):
+            folders[:] = [name for name in folders if name != UNITS]
+            for name in names:
+                if name.startswith(".") and name.endswith(".tmp"):
+                    Path(folder, name).unlink(missing_ok=True)  # Left by a killed writer.
         stored = stored_files(partial)
         manifest = manifest.model_copy(update={"files": list_files(partial, stored)})
         if lost := sorted(set(files) - manifest.files.keys()):
@@ -266,7 +269,7 @@ def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[st
     if committed is None or (committed.started, committed.files) != (manifest.started, manifest.files):
         raise taken_away(partial)
     _give_up(target, manifest.fingerprint)
-    _remove_tree(target / UNITS)
+    shutil.rmtree(target / UNITS, ignore_errors=True)  # A worker that is late may still have a file open.
     _remove_partials(target)
     return manifest
 

@@ -4,16 +4,24 @@ A worker stores each shard with a receipt (`shards.store.receipt.new_shard`). Wh
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from shards.errors import StageError
 from shards.progress import Progress
-from shards.store.receipt import Receipt, begin_units, stored_shards
+from shards.store.receipt import Receipt, begin_units, read_receipt, settle
+
+
+def package_version() -> str:
+    """Return the version of xdc, "unknown" where it is not installed but only on the path."""
+    try:
+        return version("xdc")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Job:
     logs: str
     library: Literal["torch", "faiss"]
     gpu: bool = False
-    version: str = version("xdc")
+    version: str = field(default_factory=package_version)
 
 
 # Called with good and rejected clips as they are processed.
@@ -131,7 +139,7 @@ def run_units(
     sizes: shard -> number of its clips, for progress; in the order in which they are done.
 
     Raises:
-        StageError, ConfigError: as `Executor.run`; StageError also if a shard has no receipt in the end.
+        StageError, ConfigError: as `Executor.run`; StageError also if a shard is not stored in the end.
     """
     out = Path(job.out)
     stored = begin_units(out, sizes.keys())
@@ -139,7 +147,12 @@ def run_units(
     total = sum(sizes.values())
     counted = Counted(total - sum(sizes[shard] for shard in missing), total, progress, noun)
 
+    settled: set[str] = set()
+
     def received(receipt: Receipt) -> None:
+        if receipt.shard in settled or not settle(out, receipt):
+            return
+        settled.add(receipt.shard)
         counted.store(sizes[receipt.shard], receipt.rejects)
 
     if missing:
@@ -148,9 +161,11 @@ def run_units(
             for number, first in enumerate(range(0, len(missing), per_unit))
         )
         executor.run(job, units, received, counted.advance)
-    stored = stored_shards(out) if missing else stored
-    if lost := [shard for shard in missing if shard not in stored]:
+    for shard in missing:
+        if shard not in settled and (receipt := read_receipt(out, shard)) is not None:
+            received(receipt)
+    if lost := [shard for shard in missing if shard not in settled]:
         raise StageError(
-            f"{job.name}: {len(lost)} of {len(missing)} shards have no receipt ({lost[0]} first). What is finished is "
+            f"{job.name}: {len(lost)} of {len(missing)} shards are not stored ({lost[0]} first). What is finished is "
             "kept: run this again."
         )

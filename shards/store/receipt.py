@@ -231,9 +231,7 @@ def begin_units(out: Path, shards: Collection[str]) -> set[str]:
     stored = set()
     for shard in stored_shards(out):
         receipt = read_receipt(out, shard)
-        if receipt is not None:
-            _put_in_place(out, receipt)
-        if receipt is not None and shard in shards and _is_stored(out, receipt):
+        if receipt is not None and shard in shards and settle(out, receipt):
             stored.add(shard)
         else:
             _receipt_path(out, shard).unlink(missing_ok=True)
@@ -249,6 +247,14 @@ def begin_units(out: Path, shards: Collection[str]) -> set[str]:
     return stored
 
 
+def settle(out: Path, receipt: Receipt) -> bool:
+    """Put the files of a receipt in place if its worker has not, and return whether all are there."""
+    if _is_stored(out, receipt):
+        return True
+    _put_in_place(out, receipt)  # Its worker died after the receipt, or is about to do the same.
+    return _is_stored(out, receipt)
+
+
 def stored_files(out: Path) -> Mapping[str, tuple[int, str]]:
     """Return size and sha256 of all files that receipts describe, by name. Reads the receipts only.
 
@@ -259,9 +265,7 @@ def stored_files(out: Path) -> Mapping[str, tuple[int, str]]:
     if not (out / UNITS).is_dir():
         return files
     for receipt in receipts_of(out, sorted(stored_shards(out))):
-        if not _is_stored(out, receipt):
-            _put_in_place(out, receipt)  # Its worker died after the receipt.
-        if not _is_stored(out, receipt):
+        if not settle(out, receipt):
             raise StageError(
                 f"{out}: files of shard {receipt.shard} are missing or have another size than its receipt says. "
                 "Nothing is committed: run this again."

@@ -41,8 +41,13 @@ def read_job(path: Path) -> Job:
 
 
 def read_units(path: Path, numbers: Collection[int] | None = None) -> Iterator[Unit]:
-    """Yield the units of the job at `path`, in order: those on the lines `numbers` (from 0), or all."""
+    """Yield the units of the job at `path`, in order: those on the lines `numbers` (from 0), or all.
+
+    Raises:
+        ConfigError: there is no such line.
+    """
     last = max(numbers, default=-1) if numbers is not None else None
+    line = -1
     with path.with_name(LIST).open(encoding="utf-8") as file:
         for line, text in enumerate(file):
             if last is not None and line > last:
@@ -50,3 +55,5 @@ def read_units(path: Path, numbers: Collection[int] | None = None) -> Iterator[U
             if numbers is None or line in numbers:
                 values = json.loads(text)
                 yield Unit(values["number"], tuple(values["shards"]))
+    if last is not None and last > line:
+        raise ConfigError(f"{path.with_name(LIST)} has units 0 to {line}, but unit {last} was asked for.")

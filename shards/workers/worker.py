@@ -8,12 +8,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from shards.errors import ConfigError, StageError, XdcError
+from shards.errors import ConfigError, MachineError, StageError, XdcError
 from shards.store.build import machine_trouble_explained
-from shards.store.executor import Job, Unit, load_work
+from shards.store.executor import Job, Unit, load_work, package_version
 from shards.store.receipt import ERRORS, UNITS, Receipt, read_receipt
 
 
@@ -44,16 +43,17 @@ def check_worker(job: Job) -> None:
     """Check that this process can do a job's units.
 
     Raises:
-        StageError: it does not see the job's directory, or has another version of the package.
+        MachineError: it does not see the job's directory.
+        StageError: it has another version of the package.
     """
-    host, own = platform.node(), version("xdc")
+    host, own = platform.node(), package_version()
     if own != job.version:
         raise StageError(
             f"{host} has version {own} of xdc, and the stage {job.name} was started with {job.version}. Install the "
             "same version on all machines."
         )
     if not (Path(job.out) / UNITS).is_dir():
-        raise StageError(
+        raise MachineError(
             f"{host} does not see {job.out}. The run and its corpus must be on a disk that all machines see under the "
             "same path; or the stage is finished, or was continued by another process."
         )
@@ -65,7 +65,7 @@ def do_units(job: Job, units: Iterable[Unit], stopped: Callable[[], bool] = lamb
     stopped: is asked after each shard whether to do no more.
 
     Raises:
-        StageError, ConfigError: as `check_worker`, and what the work raises; errors of the machine as StageError.
+        StageError, ConfigError: as `check_worker`, and what the work raises; errors of the machine as MachineError.
     """
     check_worker(job)
     out = Path(job.out)
@@ -79,11 +79,16 @@ def do_units(job: Job, units: Iterable[Unit], stopped: Callable[[], bool] = lamb
                 return
 
 
+def _is_final(error: BaseException) -> bool:
+    """Return whether a worker on another machine would raise the same error."""
+    return isinstance(error, XdcError) and not isinstance(error, MachineError)
+
+
 def note_error(job: Job, error: BaseException, log: str) -> WorkerError:
     """Print the traceback of what a worker raised, and note the error in the job's folder `.units/errors`."""
     if not isinstance(error, XdcError):
         traceback.print_exception(error)
-    noted = WorkerError(type(error).__name__, str(error), platform.node(), log, isinstance(error, XdcError))
+    noted = WorkerError(type(error).__name__, str(error), platform.node(), log, _is_final(error))
     folder = Path(job.out) / UNITS / ERRORS
     name = uuid.uuid4().hex
     with suppress(FileNotFoundError):  # Another process has continued or committed the stage: nobody reads it.
@@ -93,5 +98,6 @@ def note_error(job: Job, error: BaseException, log: str) -> WorkerError:
 
 
 def noted_errors(out: Path) -> list[WorkerError]:
-    """Return what workers of a job have noted."""
-    return [WorkerError(**json.loads(path.read_bytes())) for path in sorted((out / UNITS / ERRORS).glob("*.json"))]
+    """Return what workers of a job have noted, the oldest first."""
+    paths = sorted((out / UNITS / ERRORS).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [WorkerError(**json.loads(path.read_bytes())) for path in paths]
