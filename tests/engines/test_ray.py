@@ -123,6 +123,21 @@ def test_a_coordinator_that_is_killed_takes_its_workers_with_it_and_is_started_a
     assert same_features(run, plain)
 
 
+def test_a_node_that_is_killed_while_videos_are_cut_changes_no_byte_of_the_corpus(
+    ray_nodes: RayCluster, run: Run, plain: Run
+) -> None:
+    shutil.rmtree(run.corpus)
+    stage = Coordinator(ray_nodes, run, SHARD)
+    wait_for("shards of both nodes", stage.in_the_middle, 120)
+    ray_nodes.kill(OTHER)
+    assert len(stage.receipts()) < SHARDS
+    said = stage.output()
+    assert stage.process.returncode == 0, said
+    assert left_over(run.root) == []
+    assert differences(contents(run.corpus), contents(plain.corpus)) == []
+    ray_nodes.start(OTHER)
+
+
 def test_clusters_and_labels_that_are_made_on_the_cluster_have_the_same_bytes(
     ray_nodes: RayCluster, run: Run, plain: Run
 ) -> None:
