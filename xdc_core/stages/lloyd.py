@@ -6,6 +6,7 @@ was killed goes on in the middle of an iteration.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def lloyd(task: Task[Any], learnable: Learnable, iterations: int, runs_on: RunsO
             runs_on=runs_on.model_dump(mode="json"),
             sizes_only=last,
         )
-        run_units(task.executor, job, shards, 1, progress, "shards read")
+        run_units(task.executor, replace(job, more=not last), shards, 1, progress, "shards read")
         sums = no_sums(*centroids.shape)
         for receipt in receipts_of(folder, groups):
             vectors = np.zeros(()) if last else np.load(folder / f"{receipt.shard}.vectors.npy")
