@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shards.errors import ConfigError, MachineError, StageError, XdcError
 from shards.store.build import machine_trouble_explained
-from shards.store.executor import Job, Unit, load_work, package_version
+from shards.store.executor import Job, Unit, load_work, package_version, uncounted
 from shards.store.receipt import ERRORS, UNITS, Receipt, read_receipt
 
 
@@ -73,7 +73,7 @@ def do_units(job: Job, units: Iterable[Unit], stopped: Callable[[], bool] = lamb
     if not shards or stopped():
         return
     with machine_trouble_explained(job.name, out):
-        for receipt in load_work(job.work)(job.arguments, shards, lambda good, rejected: None):
+        for receipt in load_work(job.work)(job.arguments, shards, uncounted):
             yield receipt
             if stopped():
                 return
