@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
 
 
 def _bad_shard(arguments: dict[str, Any], shards: list[str], advance: Advance, bad: Callable[[], Any]) -> Any:
-    if BAD in shards:
-        print("this is the bad shard", flush=True)
-        bad()
-    yield from write_shards(arguments, shards, advance)
+    for shard in shards:
+        if shard == BAD:
+            print("this is the bad shard", flush=True)
+            bad()
+        yield from write_shards(arguments, [shard], advance)
 
 
 def refuse(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
@@ -93,13 +95,12 @@ def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
         waiting.add(text)
 
     name = "write_shards" if work in ("twice", "apart") else work
-    job = Job(
-        "a test", f"tests.engines.quick_job:{name}", {"out": out}, out, f"{out}/logs", "torch", more=work == "twice"
-    )
+    job = Job("a test", f"tests.engines.quick_job:{name}", {"out": out}, out, f"{out}/logs", "torch")
+    first = replace(job, more=work == "twice")
     error, started = "", time.monotonic()
     with_workers = executor_of(RunsOn(executor=executor, executor_settings=json.loads(settings)))
     try:
-        with_workers.run(job, units(), received, advance)
+        with_workers.run(first, units(), received, advance)
         if name != work:
             again = Unit(int(count), (f"{int(count):06d}",))
             with_workers.run(job, [again], received, advance)

@@ -28,8 +28,14 @@ from tests.processes import alive, children_of
 HEAD, OTHER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 ADDRESS, CLIENT = f"{HEAD}:6379", f"ray://{HEAD}:10001"
 NAMESPACES = ("--net", "--pid", "--mount")
+RECONNECT = {"RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2"}  # Seconds that Ray's client tries to connect again.
 # A token that an earlier `ray.init` left in the home directory is not asked for; nothing is reported to Ray's makers.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ADDRESS": "",
+    "OMP_NUM_THREADS": "1",
+} | RECONNECT
 ANSWER_S = 60.0  # Seconds for the nodes to start.
 OBJECT_STORE = 80_000_000  # Bytes: the smallest that Ray takes is 75 MB.
 

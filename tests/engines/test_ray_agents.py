@@ -47,7 +47,7 @@ print(json.dumps(codes))
 
 
 class Stage:
-    """A stage's process on the first node that starts agents, and waits until they end, one fails, or there is a file `enough`."""
+    """A stage's process on the first node. It starts agents and waits for their end, a failure, or a file `enough`."""
 
     def __init__(self, ray_nodes: RayCluster, folder: Path, machines: int = 2, processes: int = 1) -> None:
         words = [STAGE, folder, AGENT, machines, processes]

@@ -48,6 +48,7 @@ def connect(address: str) -> Any:
     Raises:
         ConfigError: there is no cluster at the address, or it has other versions of Ray or Python.
     """
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Read by the import. A lost cluster is not replaced by a local one.
     import ray
 
     if ray.is_initialized():
