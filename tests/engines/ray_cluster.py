@@ -18,24 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import pytest
-
 from tests.engines.install_ray import PYTHON, ray_installed
 from tests.faults.crash import kill_tree
 from tests.places import ROOT
-from tests.processes import alive, children_of
+from tests.processes import children_of, command_of, state_of
 
 HEAD, OTHER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 ADDRESS, CLIENT = f"{HEAD}:6379", f"ray://{HEAD}:10001"
 NAMESPACES = ("--net", "--pid", "--mount")
-RECONNECT = {"RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2"}  # Seconds that Ray's client tries to connect again.
 # A token that an earlier `ray.init` left in the home directory is not asked for; nothing is reported to Ray's makers.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_ADDRESS": "",
     "OMP_NUM_THREADS": "1",
-} | RECONNECT
+    "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2",  # Seconds that Ray's client tries to connect again.
+}
 ANSWER_S = 60.0  # Seconds for the nodes to start.
 OBJECT_STORE = 80_000_000  # Bytes: the smallest that Ray takes is 75 MB.
 
@@ -79,7 +77,7 @@ class RayCluster:
 
     def stopped(self) -> list[int]:
         """Return the processes that are stopped by SIGSTOP."""
-        return [process for process in self.processes() if alive(process) and _state(process) == "T"]
+        return [process for process in self.processes() if state_of(process) == "T"]
 
     def go_on(self) -> None:
         """Let the stopped processes go on."""
@@ -117,9 +115,7 @@ class RayCluster:
 
 @contextmanager
 def ray_cluster() -> Iterator[RayCluster]:
-    """Start both nodes, with one CPU each, and end them with the block. Without Ray the test is skipped."""
-    if reason := why_not():
-        pytest.skip(reason)
+    """Start both nodes, with one CPU each, and end them with the block."""
     folder = Path(tempfile.mkdtemp(prefix="xdc-ray-", dir="/tmp"))  # Sockets have names of at most 107 characters.
     holder = [str(PYTHON), "-m", "tests.engines.ray_cluster", str(folder)]
     unshare = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
@@ -154,21 +150,6 @@ def _answer(output: IO[str]) -> str:
     """Return the next line; "" if none has come in time, or the cluster has ended."""
     ready, _, _ = select.select([output], [], [], ANSWER_S)
     return output.readline() if ready else ""
-
-
-def _state(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def command_of(process: int) -> list[str]:
-    """Return the words of a process's command; [""] if it has ended."""
-    try:
-        return (Path("/proc") / str(process) / "cmdline").read_bytes().decode().split("\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return [""]
 
 
 def _start(folder: Path, node: str, cpus: str = "1", path: str = "") -> None:

@@ -102,6 +102,7 @@ def same_features(run: Run, plain: Run) -> bool:
     return differences(contents(run.directory(EXTRACT)), contents(plain.directory(EXTRACT))) == []
 
 
+@pytest.mark.engines_long
 def test_a_node_that_is_killed_in_the_middle_of_extraction_changes_no_byte(
     ray_nodes: RayCluster, run: Run, plain: Run
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_node_that_is_killed_in_the_middle_of_extraction_changes_no_byte(
     ray_nodes.start(OTHER)
 
 
+@pytest.mark.engines_long
 def test_a_coordinator_that_is_killed_takes_its_workers_with_it_and_is_started_again(
     ray_nodes: RayCluster, run: Run, plain: Run
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_coordinator_that_is_killed_takes_its_workers_with_it_and_is_started_a
     assert same_features(run, plain)
 
 
+@pytest.mark.engines_long
 def test_a_node_that_is_killed_while_videos_are_cut_changes_no_byte_of_the_corpus(
     ray_nodes: RayCluster, run: Run, plain: Run
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_node_that_is_killed_while_videos_are_cut_changes_no_byte_of_the_corpu
     ray_nodes.start(OTHER)
 
 
+@pytest.mark.engines_long
 def test_clusters_and_labels_that_are_made_on_the_cluster_have_the_same_bytes(
     ray_nodes: RayCluster, run: Run, plain: Run
 ) -> None:
@@ -193,7 +197,9 @@ def test_units_are_taken_as_workers_need_them_and_logs_in_which_nothing_is_are_r
     assert list((tmp_path / "out" / "logs").iterdir()) == []
 
 
+@pytest.mark.engines_long
 @pytest.mark.parametrize(("work", "processes"), [("twice", 1), ("apart", 2)])
+@pytest.mark.engines_long
 def test_workers_are_kept_for_a_second_job_only_if_it_follows_at_once(
     ray_nodes: RayCluster, tmp_path: Path, work: str, processes: int
 ) -> None:
@@ -202,6 +208,7 @@ def test_workers_are_kept_for_a_second_job_only_if_it_follows_at_once(
     assert len(made["pids"]) == processes
 
 
+@pytest.mark.engines_long
 def test_a_node_on_which_no_worker_starts_does_not_end_what_others_do(ray_nodes: RayCluster, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['flows'] = None")
     ray_nodes.start(THIRD, cpus=3, path=tmp_path)
@@ -214,6 +221,7 @@ def test_a_node_on_which_no_worker_starts_does_not_end_what_others_do(ray_nodes:
     ray_nodes.kill(THIRD)
 
 
+@pytest.mark.engines_long
 def test_a_cluster_on_which_no_worker_starts_is_an_error(ray_nodes: RayCluster, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['flows'] = None")
     ray_nodes.start(THIRD, cpus=2, path=tmp_path)
@@ -222,6 +230,7 @@ def test_a_cluster_on_which_no_worker_starts_is_an_error(ray_nodes: RayCluster, 
     ray_nodes.kill(THIRD)
 
 
+@pytest.mark.engines_long
 def test_a_lost_connection_of_rays_client_is_explained(ray_nodes: RayCluster, tmp_path: Path) -> None:
     job = start_job(ray_nodes, tmp_path / "out", "wait", 6, address=CLIENT)
     wait_for("a worker", lambda: list((tmp_path / "out").glob("logs/*")), 60)
@@ -229,6 +238,7 @@ def test_a_lost_connection_of_rays_client_is_explained(ray_nodes: RayCluster, tm
     assert "StageError: a test: the Ray cluster does not answer any more. What is finished" in result_of(job)["error"]
 
 
+@pytest.mark.engines_long
 def test_an_error_of_a_unit_ends_the_job_and_names_machine_and_log(ray_nodes: RayCluster, tmp_path: Path) -> None:
     made = quick_job(ray_nodes, tmp_path / "out", "refuse", 300, tries=3)
     (log,) = (path for path in (tmp_path / "out" / "logs").iterdir() if "bad shard" in path.read_text())
@@ -237,6 +247,7 @@ def test_an_error_of_a_unit_ends_the_job_and_names_machine_and_log(ray_nodes: Ra
     assert len(list((tmp_path / "out").glob("*.txt"))) < 299
 
 
+@pytest.mark.engines_long
 def test_an_error_that_no_stage_raises_is_tried_again_by_another_worker(ray_nodes: RayCluster, tmp_path: Path) -> None:
     made = quick_job(ray_nodes, tmp_path / "out", "fail", 6, tries=2)
     logs = [path.read_text() for path in (tmp_path / "out" / "logs").iterdir()]
@@ -245,12 +256,14 @@ def test_an_error_that_no_stage_raises_is_tried_again_by_another_worker(ray_node
     assert "000002 is done again by another worker: list index out of range" in made["printed"]
 
 
+@pytest.mark.engines_long
 def test_a_unit_that_ends_its_workers_is_given_up(ray_nodes: RayCluster, tmp_path: Path) -> None:
     made = quick_job(ray_nodes, tmp_path / "out", "die", 6, tries=2)
     assert "StageError: a test: 2 workers were lost with 000002, the last one on " in made["error"]
     assert made["error"].endswith("What is finished is kept: run this again.")
 
 
+@pytest.mark.engines_long
 def test_a_cluster_whose_nodes_are_too_small_is_described(ray_nodes: RayCluster, tmp_path: Path) -> None:
     made = quick_job(ray_nodes, tmp_path / "out", "write_shards", 6, cpus=2, wait_s=2)
     lacking = "a node with 2 CPUs and 0 GPUs, free or not; 0 are large enough. There are: 2 with 1 CPUs and 0 GPUs"
@@ -258,6 +271,7 @@ def test_a_cluster_whose_nodes_are_too_small_is_described(ray_nodes: RayCluster,
     assert f"waiting up to 2 s until the Ray cluster has {lacking}" in made["waiting"]
 
 
+@pytest.mark.engines_long
 def test_a_job_waits_for_another_one_that_occupies_the_cluster_and_ends_at_ctrl_c(
     ray_nodes: RayCluster, tmp_path: Path
 ) -> None:
@@ -283,21 +297,25 @@ def checked(ray_nodes: RayCluster, code: str, address: str = ADDRESS) -> str:
     return done.stderr.splitlines()[-1] if done.stderr else ""
 
 
+@pytest.mark.engines_long
 def test_a_cluster_of_this_version_is_accepted(ray_nodes: RayCluster) -> None:
     assert checked(ray_nodes, "") == ""
     assert checked(ray_nodes, "", "auto") == ""
 
 
+@pytest.mark.engines_long
 def test_an_address_without_a_cluster_is_refused_in_one_line(ray_nodes: RayCluster) -> None:
     said = checked(ray_nodes, "", "127.0.0.1:6380")
     assert "this process cannot join a cluster at 127.0.0.1:6380: Connection refused." in said
 
 
+@pytest.mark.engines_long
 def test_nodes_with_another_version_of_the_package_are_refused(ray_nodes: RayCluster) -> None:
     other = "import flows.executors.ray.cluster as module; module.version = lambda name: '9.9'"
     assert f"of the Ray cluster at {ADDRESS} has version 0.2" in checked(ray_nodes, other)
 
 
+@pytest.mark.engines_long
 def test_only_nodes_that_get_units_need_the_package(ray_nodes: RayCluster, tmp_path: Path) -> None:
     code = "import importlib.metadata as module; module.version = lambda name: '9.9'"
     (tmp_path / "sitecustomize.py").write_text(code)
@@ -309,6 +327,7 @@ def test_only_nodes_that_get_units_need_the_package(ray_nodes: RayCluster, tmp_p
     ray_nodes.kill(THIRD)
 
 
+@pytest.mark.engines_long
 def test_another_version_of_ray_is_refused(ray_nodes: RayCluster, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import ray; ray.__version__ = '2.41.0'")
     other = f"import os; os.environ['PYTHONPATH'] = {str(tmp_path)!r} + ':' + os.environ.get('PYTHONPATH', '')"

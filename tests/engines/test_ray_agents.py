@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.engines.ray_cluster import ADDRESS, ENVIRONMENT, OTHER, RayCluster, command_of
-from tests.processes import wait_for
+from tests.engines.ray_cluster import ADDRESS, ENVIRONMENT, OTHER, RayCluster
+from tests.processes import command_of, wait_for
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow]
+pytestmark = [pytest.mark.engines, pytest.mark.engines_long]
 AGENT = """
 import os, sys, time
 from pathlib import Path

@@ -17,7 +17,7 @@ from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow]
+pytestmark = [pytest.mark.engines, pytest.mark.engines_long]
 AUDIO = Node("train", "audio", 0)
 SETTINGS = {"train_clips": 960, "checkpoint_every": 5, "train_processes": 2}
 

@@ -5,12 +5,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.executors.ray.cluster import end_actors, lost_cluster_explained, lost_connection
+from flows.executors.ray.cluster import end_actors, lost_cluster_explained, lost_cluster_ignored
 from flows.executors.ray.room import Wait
 from xdc_core.compute.parent_death import die_with_parent
 
@@ -76,14 +75,14 @@ class RayAgents:
         running = [reference for reference in self.actors if reference not in self.codes]
         if running:
             end_actors(self.ray, [self.actors[reference] for reference in running])
-            with suppress(*lost_connection()):
+            with lost_cluster_ignored():
                 self.ray.wait(running, num_returns=len(running), timeout=END_S)
             self.codes |= dict.fromkeys(running, LOST)
             self._free()
 
     def _free(self) -> None:
         end_actors(self.ray, self.actors.values())
-        with suppress(*lost_connection()):
+        with lost_cluster_ignored():
             self.ray.util.remove_placement_group(self.group)
 
 
@@ -115,7 +114,7 @@ def start_agents(
         while not group.wait(LOOK_S):
             wait.look()
     except BaseException:
-        with suppress(*lost_connection()):
+        with lost_cluster_ignored():
             ray.util.remove_placement_group(group)
         raise
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -61,29 +61,43 @@ def connect(address: str) -> Any:
     return ray
 
 
-def lost_connection() -> tuple[type[Exception], ...]:
-    """Return what Ray raises when a cluster is lost: with ray:// it is no RayError."""
-    from ray.exceptions import RayError
-
-    return RayError, ConnectionError
-
-
 @contextmanager
 def lost_cluster_explained(name: str) -> Iterator[None]:
     """Raise StageError if the connection to the cluster is lost in the block. name: of the work."""
     try:
         yield
-    except lost_connection() as error:
+    except Exception as error:
+        if not _is_lost(error):
+            raise
         raise StageError(
             f"{name}: the Ray cluster does not answer any more. What is finished is kept: run this again when it does. "
             f"Ray says: {' '.join(str(error).split())}"
         ) from error
 
 
+@contextmanager
+def lost_cluster_ignored() -> Iterator[None]:
+    """Leave the block if the connection to the cluster is lost: Ray itself ends what this process has started."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_lost(error):
+            raise
+
+
+def _is_lost(error: Exception) -> bool:
+    """Return whether an error is that of a lost connection. With ray:// it may be a bare Exception."""
+    import ray
+
+    return isinstance(error, ray.exceptions.RayError | ConnectionError) or (
+        type(error) is Exception and not ray.is_initialized()
+    )
+
+
 def end_actors(ray: Any, actors: Iterable[Any]) -> None:
-    """End actors at once. A cluster that does not answer ends them itself, because it has lost this process, too."""
+    """End actors at once."""
     for actor in actors:
-        with suppress(*lost_connection()):
+        with lost_cluster_ignored():
             ray.kill(actor)
 
 
