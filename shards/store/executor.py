@@ -118,7 +118,10 @@ class Counted:
         self._report()
 
     def store(self, clips: int, rejected: int) -> None:
-        """Count the clips of a receipt. They may have been counted by `advance`, in the same process or not at all."""
+        """Count the clips of a receipt, rejected ones included.
+
+        They may have been counted by `advance`, in the same process or not at all.
+        """
         done, bad = self._stored
         self._stored = done + clips, bad + rejected
         self._report()
@@ -132,11 +135,18 @@ class Counted:
 
 
 def run_units(
-    executor: Executor, job: Job, sizes: Mapping[str, int], per_unit: int, progress: Progress, noun: str = "clips"
+    executor: Executor,
+    job: Job,
+    sizes: Mapping[str, int],
+    per_unit: int,
+    progress: Progress,
+    noun: str = "clips",
+    with_rejects: bool = True,
 ) -> None:
     """Have `executor` do all shards without a receipt, in units of `per_unit` shards.
 
-    sizes: shard -> number of its clips, for progress; in the order in which they are done.
+    sizes: shard -> number of its clips, for progress; in the order in which they are done. noun: what sizes count.
+    with_rejects: whether the progress shows the rejects of receipts, which then are some of what sizes count.
 
     Raises:
         StageError, ConfigError: as `Executor.run`; StageError also if a shard is not stored in the end.
@@ -153,7 +163,7 @@ def run_units(
         if receipt.shard in settled or not settle(out, receipt):
             return
         settled.add(receipt.shard)
-        counted.store(sizes[receipt.shard], receipt.rejects)
+        counted.store(sizes[receipt.shard], receipt.rejects if with_rejects else 0)
 
     if missing:
         units = (
