@@ -182,7 +182,7 @@ def unit_times(executor: Any, folder: Path, count: int) -> tuple[float, float, i
     job = Job("empty units", "executors:store_nothing", {"out": str(out)}, str(out), str(folder / "logs"), "torch")
     began = time.perf_counter()
     units = (Unit(number, (shard,)) for number, shard in enumerate(shards))
-    executor.run(job, units, lambda receipt: times.append(time.perf_counter()), lambda good, rejected: None)
+    executor.run(job, units, lambda receipt: times.append(time.perf_counter()), lambda *_: None)
     assert len(times) == count
     shutil.rmtree(out)
     return times[0] - began, times[-1] - times[0], count

@@ -86,10 +86,10 @@ def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
     error, started = "", time.monotonic()
     with_workers = executor_of(RunsOn(executor=executor, executor_settings=json.loads(settings)))
     try:
-        with_workers.run(job, units(), received, lambda good, rejected: None)
+        with_workers.run(job, units(), received, lambda *_: None)
         if work == "twice":
             again = Unit(int(count), (f"{int(count):06d}",))
-            with_workers.run(job, [again], received, lambda good, rejected: None)
+            with_workers.run(job, [again], received, lambda *_: None)
     except XdcError as raised:
         error = f"{type(raised).__name__}: {raised}"
     seconds = time.monotonic() - started

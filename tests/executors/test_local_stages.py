@@ -18,7 +18,7 @@ from shards.store.receipt import UNITS
 from shards.workers.job_file import write_job
 from tests.executors.fake_work import SIZES, job_in
 from tests.faults.traces import left_over
-from tests.processes import alive, children_of, wait_for
+from tests.processes import alive, children_of, state_of, wait_for
 from tests.runs import MakeRun
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import all_nodes
@@ -79,7 +79,7 @@ def stopped_worker(server: int) -> tuple[int, ...]:
     for stage in children_of(server):
         for forker in children_of(stage):
             for worker in children_of(forker):
-                if Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
+                if state_of(worker) == "T":
                     return stage, forker, worker
     return ()
 

@@ -20,7 +20,7 @@ from shards.store.receipt import add_up, receipts_of
 from tests.executors.fake_work import SIZES, job_in
 from tests.faults.crash import ended, forked
 from tests.faults.traces import contents, left_over
-from tests.processes import children_of, wait_for
+from tests.processes import children_of, state_of, wait_for
 from xdc_core.config.schema import RunsOn
 
 MARK = "a" * 64
@@ -123,8 +123,7 @@ def test_workers_of_a_coordinator_that_is_overtaken_write_into_no_other_director
 
     def stopped_workers() -> list[int]:
         workers = [worker for forker in children_of(first) for worker in children_of(forker)]
-        stats = {worker: Path(f"/proc/{worker}/stat").read_text() for worker in workers}
-        return [worker for worker, stat in stats.items() if stat.rsplit(")", 1)[1].split()[0] == "T"]
+        return [worker for worker in workers if state_of(worker) == "T"]
 
     wait_for("a stopped worker", stopped_workers)
     (worker,) = stopped_workers()

@@ -136,7 +136,15 @@ class RayExecutor:
             )
         print(f"{job.name}: waiting until a node of the Ray cluster has {needs} free", file=sys.stderr, flush=True)
 
-    def start_agents(self, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path) -> RayAgents:
+    def start_agents(
+        self,
+        command: Sequence[str],
+        machines: int,
+        processes: int,
+        gpu: bool,
+        log: Path,
+        waiting: Callable[[str], None] = lambda text: None,
+    ) -> RayAgents:
         """Start an agent of a training on each of `machines` nodes, as described in `xdc_core.ranks.launcher`."""
         ray = connect(address_of(self._settings.address))
         return start_agents(ray, command, machines, processes, gpu, log, self._settings.wait_s)
