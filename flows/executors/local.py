@@ -17,13 +17,13 @@ from pydantic import Field
 from flows.executors.forker import Forked, Forker
 from flows.executors.kind import ExecutorKind
 from flows.executors.local_worker import find_all_gpus, gpus_listed, visible_gpu, work
+from flows.executors.process_output import how_ended, last_error
 from flows.executors.queue import Pace, Queue, unfinished
 from shards.errors import StageError
-from shards.media.cores import GRANTED
+from shards.media.cores import GRANTED, THREADS, core_count
 from shards.section import Section
 from shards.store.executor import IN_PROCESS, Advance, Executor, Job, Unit
 from shards.store.receipt import Receipt
-from shards.workers.process_output import how_ended, last_error
 from shards.workers.worker import WorkerError
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import RunsOn
