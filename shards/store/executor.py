@@ -3,9 +3,10 @@
 A worker stores each shard with a receipt (`shards.store.receipt.new_shard`). What has a receipt is not done again.
 """
 
+import pkgutil
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -22,6 +23,16 @@ def package_version() -> str:
         return version("xdc")
     except PackageNotFoundError:
         return "unknown"
+
+
+def check_version(name: str, wanted: str | None) -> None:
+    """Raise StageError if this process has another version of xdc than the stage that wrote the job `name`."""
+    own = package_version()
+    if own != wanted:
+        raise StageError(
+            f"{platform.node()} has version {own} of xdc, and the stage {name} was started with {wanted}. Install the "
+            "same version on all machines."
+        )
 
 
 @dataclass(frozen=True)
@@ -89,18 +100,12 @@ class InProcess:
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""
-        for receipt in load_work(job.work)(job.arguments, [*chain(*(unit.shards for unit in units))], advance):
+        work: Work = pkgutil.resolve_name(job.work)
+        for receipt in work(job.arguments, [*chain(*(unit.shards for unit in units))], advance):
             received(receipt)
 
 
 IN_PROCESS = InProcess()
-
-
-def load_work(name: str) -> Work:
-    """Import the work that `Job.work` names."""
-    module, _, function = name.partition(":")
-    work: Work = getattr(import_module(module), function)
-    return work
 
 
 class Counted:

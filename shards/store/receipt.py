@@ -104,7 +104,15 @@ def new_shard(out: Path, shard: str) -> Iterator[NewShard]:
         try:
             folder.rmdir()  # Its files are in place.
         except OSError:
-            shutil.rmtree(folder, ignore_errors=True)  # What is left there is removed by the commit.
+            _remove_folder(folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove the folder of an attempt, which is empty if its files were stored. What is left the commit removes."""
+    try:
+        folder.rmdir()
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(out: Path, receipt: Receipt) -> Receipt:
