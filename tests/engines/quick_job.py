@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.executors import queue
 from flows.executors.registry import executor_of
 from shards.errors import StageError, XdcError
 from shards.store.executor import Advance, Job, Unit
@@ -74,7 +73,6 @@ def wait(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iter
 def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
     """Run the job, and print what came of it. "twice": another follows at once; "apart": another follows later."""
     begin_units(Path(out), [])
-    queue.AHEAD = 20
     ahead = [0]
     taken: set[int] = set()
     pids: set[int] = set()
@@ -98,7 +96,8 @@ def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
     job = Job("a test", f"tests.engines.quick_job:{name}", {"out": out}, out, f"{out}/logs", "torch")
     first = replace(job, more=work == "twice")
     error, started = "", time.monotonic()
-    with_workers = executor_of(RunsOn(executor=executor, executor_settings=json.loads(settings)))
+    with_workers: Any = executor_of(RunsOn(executor=executor, executor_settings=json.loads(settings)))
+    with_workers.ahead = 20
     try:
         with_workers.run(first, units(), received, advance)
         if name != work:

@@ -15,7 +15,7 @@ def test_of_a_lost_batch_only_the_unit_at_which_its_worker_failed_comes_alone() 
     assert queue.put_back(lost[2:]) == 1
     assert numbers(queue.take(8)) == [2]
     assert numbers(queue.take(8)) == [3, 4, 5, 6, 7, 8, 9, 10][: len(lost)]
-    assert len(queue) == 9
+    assert queue.look_ahead() == 9
 
 
 def test_a_unit_that_fails_again_is_counted_and_those_behind_it_are_not() -> None:

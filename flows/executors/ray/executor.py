@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from flows.executors.kind import ExecutorKind
-from flows.executors.queue import Queue, unfinished
+from flows.executors.queue import AHEAD, Queue, unfinished
 from flows.executors.ray.agents import RayAgents, start_agents
 from flows.executors.ray.cluster import address_of, check_cluster, connect, lost_cluster_explained
 from flows.executors.ray.room import Wait, gpus_of_process
@@ -48,10 +48,13 @@ class RaySettings(Section):
 
 
 class RayExecutor:
-    """The executor of one stage. It keeps its workers from one job to the next, and ends them with itself."""
+    """The executor of one stage. It keeps its workers for a next job that follows at once, and ends them with itself.
 
-    def __init__(self, settings: RaySettings, device: str) -> None:
-        self._settings, self._device = settings, device
+    device: as in `RunsOn`. ahead: see `Queue`.
+    """
+
+    def __init__(self, settings: RaySettings, device: str, ahead: int = AHEAD) -> None:
+        self._settings, self._device, self.ahead = settings, device, ahead
         self._kept: dict[tuple[str, bool], Workers] = {}
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
@@ -59,7 +62,7 @@ class RayExecutor:
         with lost_cluster_explained(job.name):
             workers = self._workers(job)
             try:
-                self._do(job, workers, Queue(units), received, advance)
+                self._do(job, workers, Queue(units, ahead=self.ahead), received, advance)
                 workers.end(keep=job.more)
             except BaseException:
                 workers.kill()
@@ -72,10 +75,10 @@ class RayExecutor:
         advice = "Lower cpus or gpus of runs_on.executor_settings, or add nodes; then run this again."
         wait = Wait(workers.ray, what, workers.needs, 1, self._settings.wait_s, advice, partial(advance, 0, 0))
         workers.begin(job)
-        while len(queue) or workers.busy:
+        while queue.look_ahead() or workers.busy:
             workers.give(queue)
             workers.grow(queue, self._settings.tries)
-            if not (len(queue) or job.more):
+            if not (queue.look_ahead() or job.more):
                 workers.release()
             answers = workers.answers()
             for answer in answers:
