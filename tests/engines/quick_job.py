@@ -60,14 +60,11 @@ def die(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Itera
 
 
 def wait(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
-    """Wait at one shard until there is a file `go`, for at most a minute."""
-
-    def bad() -> None:
-        deadline = time.monotonic() + 60
-        while not (Path(arguments["out"]) / "go").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-
-    return _bad_shard(arguments, shards, advance, bad)
+    """Wait until there is a file `go`, for at most a minute."""
+    deadline = time.monotonic() + 60
+    while not (Path(arguments["out"]) / "go").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield from write_shards(arguments, shards, advance)
 
 
 def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
