@@ -22,7 +22,7 @@ from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.store.build import Record
 from shards.store.executor import Job, Unit
-from shards.store.receipt import begin_units
+from shards.store.units import begin_units
 from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster, why_not
 from tests.faults.traces import contents, differences, left_over
 from tests.places import ROOT

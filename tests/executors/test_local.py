@@ -12,7 +12,8 @@ import pytest
 from flows.executors.local import LOCAL, LocalSettings, LocalWorkers
 from shards.errors import StageError
 from shards.store.executor import IN_PROCESS, run_units
-from shards.store.receipt import UNITS, add_up, receipts_of
+from shards.store.receipt import UNITS, receipts_of
+from shards.store.units import add_up
 from tests.executors.fake_work import SIZES, job_in
 from tests.processes import alive, children_of, wait_for
 from xdc_core.config.schema import RunsOn

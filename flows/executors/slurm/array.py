@@ -20,7 +20,8 @@ from shards.errors import ConfigError, StageError
 from shards.media.cores import GRANTED
 from shards.store.executor import Job
 from shards.store.files import new_file
-from shards.store.receipt import Receipt, read_receipt, stored_shards
+from shards.store.receipt import Receipt, read_receipt
+from shards.store.units import stored_shards
 from shards.workers.worker import noted_errors
 
 ARRAYS = "slurm"
