@@ -49,8 +49,10 @@ def one_machine(worked_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
 @pytest.fixture
 def two_machines(copy_run: MakeRun) -> Run:
-    """The same run, not yet trained, with a rank on each of two machines."""
-    return copy_run(**SETTINGS, runs_on=TWO)
+    """The same run, not yet trained, with a rank on each of two machines; every stage has the same port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return copy_run(**SETTINGS, runs_on=TWO | {"rendezvous": f"127.0.0.1:{port}"})
 
 
 @pytest.fixture
