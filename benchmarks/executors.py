@@ -173,7 +173,7 @@ def store_nothing(arguments: dict[str, Any], shards: list[str], advance: Any) ->
 def unit_times(executor: Any, folder: Path, count: int) -> tuple[float, float, int]:
     """Do empty units. Return the seconds to the first receipt, a worker's seconds per unit, and how many workers."""
     from shards.store.executor import Job, Unit
-    from shards.store.receipt import begin_units
+    from shards.store.units import begin_units
 
     out = folder / ".units-of-a-benchmark.partial"
     shutil.rmtree(out, ignore_errors=True)

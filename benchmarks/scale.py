@@ -32,7 +32,8 @@ from flows.executors.local import LocalWorkers
 from shards.store.build import Identity, Outcome, build
 from shards.store.executor import Advance, Job, run_units
 from shards.store.manifest import read_manifest
-from shards.store.receipt import Receipt, add_up, new_shard, receipts_of
+from shards.store.receipt import Receipt, new_shard, receipts_of
+from shards.store.units import add_up
 from xdc_core.config.schema import RunsOn
 
 FINGERPRINT = "f" * 64

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from shards.reject import Reject
+
 SLACK_S = 0.1  # Headers and timestamps are rounded, and a packet of sound may be as long.
 
 
@@ -52,3 +54,10 @@ def _merged(spans: Iterable[Span]) -> dict[str, list[tuple[float, float]]]:
         else:
             merged.append((start_s, end_s))
     return by_source
+
+
+def rejected_spans(rejects: Iterable[Reject]) -> Iterator[Span]:
+    """Return the spans of rejects with both ends."""
+    for reject in rejects:
+        if reject.start_s is not None and reject.end_s is not None:
+            yield Span(reject.source, reject.start_s, reject.end_s)

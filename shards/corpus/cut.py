@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.corpus.coverage import Span, rejected_spans, slack_s, uncovered
 from shards.corpus.index import MEMBERS, NO_MEMBER, index_schema
-from shards.corpus.plan import Plan, PlannedClip, clip_table, planned_clips, rejected_spans
+from shards.corpus.plan import Plan, PlannedClip, clip_table, planned_clips
 from shards.errors import MediaError, SourceError, StageError
 from shards.media.cores import core_count
 from shards.media.cut import Clip, cut

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shards.corpus.coverage import SLACK_S, Span, slack_s, uncovered
+from shards.corpus.coverage import SLACK_S, Span, rejected_spans, slack_s, uncovered
 from shards.errors import StageError
 from shards.media.limits import too_much
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
-from shards.sources.columns import SourceColumns, batches, source_columns
+from shards.sources.columns import SourceColumns, source_columns
 from shards.sources.look import PROBE_VERSION
+from shards.sources.rejects import reject_columns
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import Survey, Surveyed
 from shards.store.manifest import canonical
@@ -29,24 +30,6 @@ STAGE_VERSION = 3
 # Raise it when the same span gives another clip for a few files only: finished corpora stay fresh, and shards of an
 # earlier version in a partial directory are not used. Version 2 decodes sound frames without timestamps.
 CUT_VERSION = 2
-REJECTS_SCHEMA = pa.schema(
-    [
-        ("source", pa.string()),
-        ("key", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("step", pa.string()),
-        ("kind", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
-_REPEATED = ("key", "step", "kind", "reason")
-_COLUMNS = pa.schema(
-    [
-        (field.name, pa.dictionary(pa.int32(), pa.string()) if field.name in _REPEATED else field.type)
-        for field in REJECTS_SCHEMA
-    ]
-).set(0, pa.field("source", pa.large_string()))
 
 
 @dataclass(frozen=True)
@@ -262,13 +245,6 @@ def _check_covered(
         )
 
 
-def rejected_spans(rejects: Iterable[Reject]) -> Iterator[Span]:
-    """Return the spans of rejects with both ends."""
-    for reject in rejects:
-        if reject.start_s is not None and reject.end_s is not None:
-            yield Span(reject.source, reject.start_s, reject.end_s)
-
-
 def _numpy(column: "array[Any]") -> np.ndarray:
     return np.frombuffer(column, column.typecode) if column else np.zeros(0, column.typecode)
 
@@ -291,15 +267,3 @@ def _doubled(
     for place in places:
         path, first, last = sources[int(source[place])].path, float(start_s[place]), float(end_s[place])
         yield Reject(path, "plan", "duplicate", "overlaps an earlier row", clip_key(path, first), first, last)
-
-
-def reject_columns(rejects: Iterable[Reject]) -> pa.Table:
-    """Return rejects as columns, some 80 bytes each: those of REJECTS_SCHEMA, dictionary-encoded except the source.
-
-    They may come from an iterator, and are not held.
-    """
-    tables = [_COLUMNS.empty_table()]
-    for batch in batches(rejects):
-        columns = [pa.array([getattr(reject, field.name) for reject in batch], field.type) for field in _COLUMNS]
-        tables.append(pa.Table.from_arrays(columns, schema=_COLUMNS))
-    return pa.concat_tables(tables).unify_dictionaries()

@@ -28,7 +28,8 @@ from shards.store.executor import IN_PROCESS
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.parquet import read_parquet
-from shards.store.receipt import begin_units, new_shard
+from shards.store.receipt import new_shard
+from shards.store.units import begin_units
 
 # Decoders that give several frames per packet, or times that differ by more than 20 ms. Before PROBE_VERSION 2 all
 # frames without a timestamp were stored as silence.

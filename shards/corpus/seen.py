@@ -47,7 +47,7 @@ BATCH = 1024  # Sources that are looked up at once.
 MOST_UNREADABLE = 1000  # Files that are noted as unreadable. With more of them no digest is stored.
 
 
-class Seen(BaseModel):
+class StoredDigest(BaseModel):
     """What is stored beside a corpus: sources with this digest give this fingerprint, as long as the files that could
     not be read (paths, each with its first unreadable byte) still cannot be.
     """
@@ -82,10 +82,10 @@ def corpus_fingerprint_now(
     if manifest is None and not compare:
         check_sources(videos, settings)
         return None, "it was not made yet"
-    seen, digest = _read_seen(corpus), digest_of_sources(corpus, videos, settings)
-    if seen is not None and seen.digest == digest and _still_unreadable(videos, seen):
-        return seen.fingerprint, ""
-    if seen is not None and not compare:
+    stored, digest = _read_digest(corpus), digest_of_sources(corpus, videos, settings)
+    if stored is not None and stored.digest == digest and _still_unreadable(videos, stored):
+        return stored.fingerprint, ""
+    if stored is not None and not compare:
         return None, CHANGED
     found = _compare(corpus, videos, settings)
     if found.changed and manifest is not None and modalities_of(manifest) != settings.modalities:
@@ -93,7 +93,7 @@ def corpus_fingerprint_now(
     if found.changed:
         more = f" and {found.changed - 1} more" if found.changed > 1 else ""
         return None, f"new or changed source {found.first}{more}"
-    remember(corpus, videos, settings, digest, found.fingerprint, found.root, found.unreadable)
+    store_digest(corpus, videos, settings, digest, found.fingerprint, found.root, found.unreadable)
     return found.fingerprint, ""
 
 
@@ -153,7 +153,7 @@ def digest_of_sources(corpus: Path, videos: Path, settings: CorpusSettings) -> s
         except TypeError:  # Not a function of a module.
             return None
         start.append(_state(reader))
-    for text in _looks(corpus, videos, settings):
+    for text in _texts(corpus, videos, settings):
         if text is None:
             return None
         # A sum: the file system may give its files in any order.
@@ -162,8 +162,8 @@ def digest_of_sources(corpus: Path, videos: Path, settings: CorpusSettings) -> s
     return fingerprint([*start, count, f"{total % (1 << 256):x}"])
 
 
-def _looks(corpus: Path, videos: Path, settings: CorpusSettings) -> Iterator[str | None]:
-    """Yield a text for each source that changes if the source does; None if a change could not be seen."""
+def _texts(corpus: Path, videos: Path, settings: CorpusSettings) -> Iterator[str | None]:
+    """Yield a text for each source that changes if the source does; None if a change could not be told from it."""
     root = str(videos if videos.is_dir() else videos.parent)
     if settings.layout is not None and not videos.is_dir():  # The reader holds all sources.
         for number, source in enumerate(list_corpus(videos, layout=settings.layout).sources):
@@ -208,7 +208,7 @@ def _row(source: Source) -> str:
     return canonical([source.path, source.start_s, source.end_s, source.split, sorted(source.labels.items())])
 
 
-def remember(
+def store_digest(
     corpus: Path,
     videos: Path,
     settings: CorpusSettings,
@@ -220,13 +220,15 @@ def remember(
     """Store beside a corpus that its sources, which had this digest before they were compared or surveyed, give the
     fingerprint `found`; nothing if their digest is another one now, or if the folder cannot be written to.
     """
-    seen = Seen(digest=digest or "", fingerprint=found, root=os.path.relpath(root, videos), unreadable=unreadable)
-    if digest is None or len(unreadable) > MOST_UNREADABLE or seen == _read_seen(corpus):
+    stored = StoredDigest(
+        digest=digest or "", fingerprint=found, root=os.path.relpath(root, videos), unreadable=unreadable
+    )
+    if digest is None or len(unreadable) > MOST_UNREADABLE or stored == _read_digest(corpus):
         return
     if digest_of_sources(corpus, videos, settings) != digest:
         return
     with contextlib.suppress(OSError):
-        write_text(seen_file(corpus), seen.model_dump_json(indent=2) + "\n")
+        write_text(seen_file(corpus), stored.model_dump_json(indent=2) + "\n")
 
 
 def seen_file(corpus: Path) -> Path:
@@ -234,13 +236,13 @@ def seen_file(corpus: Path) -> Path:
     return corpus.with_name(f".{corpus.name}{SEEN}")
 
 
-def _read_seen(corpus: Path) -> Seen | None:
+def _read_digest(corpus: Path) -> StoredDigest | None:
     try:
-        return Seen.model_validate_json(seen_file(corpus).read_bytes())
+        return StoredDigest.model_validate_json(seen_file(corpus).read_bytes())
     except (OSError, ValueError):  # Of these is pydantic's ValidationError.
         return None
 
 
-def _still_unreadable(videos: Path, seen: Seen) -> bool:
-    root = Path(os.path.normpath(videos / seen.root))
-    return all(is_unreadable(root / path, at) for path, at in seen.unreadable.items())
+def _still_unreadable(videos: Path, stored: StoredDigest) -> bool:
+    root = Path(os.path.normpath(videos / stored.root))
+    return all(is_unreadable(root / path, at) for path, at in stored.unreadable.items())

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
-from shards.corpus.seen import digest_of_sources, remember
+from shards.corpus.seen import digest_of_sources, store_digest
 from shards.corpus.survey import forget_survey, listed_files, read_survey, recall, survey
 from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError
@@ -86,7 +86,7 @@ def shard(
         fault_point("before forget_notes")
         survey_notes(corpus, settings.modalities).unlink(missing_ok=True)  # sources.parquet now has the same data.
     unreadable = {each.path: each.unreadable_at for each in surveyed.files() if each.reason.startswith(UNREADABLE)}
-    remember(corpus, videos, settings, digest, identity.fingerprint, listing.root, unreadable)
+    store_digest(corpus, videos, settings, digest, identity.fingerprint, listing.root, unreadable)
     return record
 
 

@@ -31,7 +31,8 @@ from shards.store.commit import discard
 from shards.store.executor import IN_PROCESS, Advance, Executor, Job, MayBeInProcess, run_units
 from shards.store.fault import fault_point
 from shards.store.files import new_file
-from shards.store.receipt import RECEIPTS, UNITS, Receipt, begin_units, new_shard, receipts_of, stored_shards
+from shards.store.receipt import RECEIPTS, UNITS, Receipt, new_shard, receipts_of
+from shards.store.units import begin_units, stored_shards
 
 # A group of files is at most about this long, a minute's work on two cores. How large files are is estimated.
 GROUP_FILES, GROUP_BYTES = 256, 4 << 30

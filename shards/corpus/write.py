@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 
 from shards.corpus.cut import open_clips, write_clips
 from shards.corpus.index import read_index, shard_name, shard_names
-from shards.corpus.plan import CUT_VERSION, REJECTS_SCHEMA, Plan, clip_table, reject_columns
+from shards.corpus.plan import CUT_VERSION, Plan, clip_table
 from shards.errors import StageError
 from shards.progress import Progress
 from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings
+from shards.sources.rejects import REJECTS_SCHEMA, reject_columns
 from shards.sources.surveyed import Survey, Surveyed
 from shards.store.commit import replaced_directory, stale_directory
 from shards.store.executor import Executor, Job, run_units

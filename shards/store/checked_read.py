@@ -74,3 +74,12 @@ def _manifest_of(path: Path) -> tuple[Manifest | None, str]:
 def _manifest(directory: Path, inode: int, mtime_ns: int, size: int) -> Manifest | None:
     """Read a manifest once while its file is the same, because a stage reads its shards one by one."""
     return read_manifest(directory)
+
+
+def rejected_keys(directory: Path, stage: str, shard: str) -> list[str]:
+    """Return the rejected keys in `<shard>.rejects.json`; none without the file.
+
+    Raises StageError as `read_stored` does.
+    """
+    path = directory / f"{shard}.rejects.json"
+    return [entry["key"] for entry in read_stored_json(path, stage)] if path.exists() else []

@@ -35,7 +35,8 @@ from shards.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from shards.store.receipt import UNITS, stored_files
+from shards.store.receipt import UNITS
+from shards.store.units import stored_files
 
 STALE = ".stale"
 # Errors of a rename if another process has moved its source, or was faster.

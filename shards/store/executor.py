@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from shards.errors import StageError
 from shards.progress import Progress
-from shards.store.receipt import Receipt, begin_units, read_receipt, settle
+from shards.store.receipt import Receipt, read_receipt, settle
+from shards.store.units import begin_units
 
 
 def package_version() -> str:

@@ -17,7 +17,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +117,7 @@ def _remove_folder(folder: Path) -> None:
 
 def _publish(out: Path, receipt: Receipt) -> Receipt:
     """Create a shard's receipt, and return it; if there already is one, return that one."""
-    path = _receipt_path(out, receipt.shard)
+    path = receipt_path(out, receipt.shard)
     temporary, damaged = (path.with_name(f".{receipt.attempt}.{suffix}") for suffix in ("tmp", "damaged"))
     data = json.dumps({name: getattr(receipt, name) for name in Receipt.__slots__}, ensure_ascii=False)
     try:
@@ -172,13 +172,14 @@ def _is_stored(out: Path, receipt: Receipt) -> bool:
         return False
 
 
-def _receipt_path(out: Path, shard: str) -> Path:
+def receipt_path(out: Path, shard: str) -> Path:
+    """Return the path of the receipt of a shard."""
     return out / UNITS / RECEIPTS / f"{shard}.json"
 
 
 def read_receipt(out: Path, shard: str) -> Receipt | None:
     """Return the receipt of a shard; None if there is none, or if it is damaged."""
-    return _parsed(_receipt_path(out, shard))
+    return _parsed(receipt_path(out, shard))
 
 
 def _parsed(path: Path) -> Receipt | None:
@@ -199,74 +200,8 @@ def receipts_of(out: Path, shards: Iterable[str]) -> Iterator[Receipt]:
     for shard in shards:
         receipt = read_receipt(out, shard)
         if receipt is None:
-            raise StageError(f"{_receipt_path(out, shard)} is missing or damaged. Nothing is lost: run this again.")
+            raise StageError(f"{receipt_path(out, shard)} is missing or damaged. Nothing is lost: run this again.")
         yield receipt
-
-
-def add_up(receipts: Iterable[Receipt], sizes: Mapping[str, int]) -> tuple[int, int, dict[str, Any]]:
-    """Return the sums of rows and rejects, and the notes: values that differ between receipts are joined by commas.
-
-    sizes: shard -> its inputs.
-
-    Raises:
-        StageError: rows and rejects of a shard do not add up to its inputs.
-    """
-    rows = rejects = 0
-    notes: dict[str, dict[Any, None]] = {}
-    for receipt in receipts:
-        if receipt.rows + receipt.rejects != sizes[receipt.shard]:
-            raise StageError(
-                f"shard {receipt.shard}: {receipt.rows} rows and {receipt.rejects} rejects for {sizes[receipt.shard]} "
-                "in. Nothing is committed. This is a defect of xdc; please report it."
-            )
-        rows, rejects = rows + receipt.rows, rejects + receipt.rejects
-        for name, value in receipt.notes.items():
-            notes.setdefault(name, {})[value] = None
-    return (
-        rows,
-        rejects,
-        {
-            name: next(iter(values)) if len(values) == 1 else ", ".join(sorted(map(str, values)))
-            for name, values in notes.items()
-        },
-    )
-
-
-def stored_shards(out: Path) -> set[str]:
-    """Return the names of all shards that have a receipt."""
-    try:
-        with os.scandir(out / UNITS / RECEIPTS) as entries:
-            return {entry.name.removesuffix(".json") for entry in entries if not entry.name.startswith(".")}
-    except FileNotFoundError as error:
-        raise taken_away(out) from error
-
-
-def begin_units(out: Path, shards: Collection[str]) -> set[str]:
-    """Make the folder `.units` of a stage that begins or continues; return the shards that are stored.
-
-    Files that receipts describe are put in place. Damaged receipts, unfinished attempts, errors, and files of shards
-    without a receipt (they may be of an older version) are removed.
-    """
-    units = out / UNITS
-    for folder in (units, *(units / name for name in (RECEIPTS, ATTEMPTS, ERRORS))):
-        folder.mkdir(exist_ok=True)  # Not `out`: another process may have renamed it.
-    stored = set()
-    for shard in stored_shards(out):
-        receipt = read_receipt(out, shard)
-        if receipt is not None and shard in shards and settle(out, receipt):
-            stored.add(shard)
-        else:
-            _receipt_path(out, shard).unlink(missing_ok=True)
-    for name in (ATTEMPTS, ERRORS):
-        shutil.rmtree(units / name)
-        (units / name).mkdir()
-    if missing := set(shards) - stored:
-        with os.scandir(out) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
-            if name.split(".", 1)[0] in missing:
-                (out / name).unlink()
-    return stored
 
 
 def settle(out: Path, receipt: Receipt) -> bool:
@@ -275,22 +210,3 @@ def settle(out: Path, receipt: Receipt) -> bool:
         return True
     _put_in_place(out, receipt)  # Its worker died after the receipt, or is about to do the same.
     return _is_stored(out, receipt)
-
-
-def stored_files(out: Path) -> Mapping[str, tuple[int, str]]:
-    """Return size and sha256 of all files that receipts describe, by name. Reads the receipts only.
-
-    Raises:
-        StageError: a file is not in place, or has another size.
-    """
-    files: dict[str, tuple[int, str]] = {}
-    if not (out / UNITS).is_dir():
-        return files
-    for receipt in receipts_of(out, sorted(stored_shards(out))):
-        if not settle(out, receipt):
-            raise StageError(
-                f"{out}: files of shard {receipt.shard} are missing or have another size than its receipt says. "
-                "Nothing is committed: run this again."
-            )
-        files.update(receipt.files)
-    return files

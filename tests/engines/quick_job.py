@@ -17,7 +17,8 @@ from flows.executors.registry import executor_of
 from shards.errors import StageError, XdcError
 from shards.store.executor import Advance, Job, Unit
 from shards.store.files import write_text
-from shards.store.receipt import Receipt, begin_units, new_shard
+from shards.store.receipt import Receipt, new_shard
+from shards.store.units import begin_units
 from xdc_core.config.schema import RunsOn
 
 BAD = "000002"

@@ -24,7 +24,7 @@ from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.store.build import Record
 from shards.store.executor import Job, Unit, uncounted
-from shards.store.receipt import begin_units
+from shards.store.units import begin_units
 from tests.engines.slurm_cluster import SlurmCluster
 from tests.faults.traces import contents, differences, left_over
 from tests.places import ROOT

@@ -16,7 +16,8 @@ from flows.executors.queue import Queue
 from shards.errors import StageError
 from shards.media.cores import granted_cores
 from shards.store.executor import IN_PROCESS, Unit, run_units
-from shards.store.receipt import UNITS, Receipt, add_up, new_shard, receipts_of
+from shards.store.receipt import UNITS, Receipt, new_shard, receipts_of
+from shards.store.units import add_up
 from tests.executors.fake_work import SIZES, job_in
 from tests.faults.crash import ended, forked
 from tests.processes import alive, children_of, wait_for

@@ -15,7 +15,8 @@ from flows.executors.slurm.settings import SlurmSettings
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from shards.store.executor import Job, Unit, uncounted
-from shards.store.receipt import ERRORS, UNITS, begin_units
+from shards.store.receipt import ERRORS, UNITS
+from shards.store.units import begin_units
 from shards.workers.worker import note_error
 from xdc_core.config.schema import RunsOn
 

@@ -16,7 +16,8 @@ from shards.errors import XdcError
 from shards.progress import silent
 from shards.store.build import Identity, Outcome, build, reusable
 from shards.store.executor import IN_PROCESS, Executor, run_units
-from shards.store.receipt import add_up, receipts_of
+from shards.store.receipt import receipts_of
+from shards.store.units import add_up
 from tests.executors.fake_work import SIZES, job_in
 from tests.faults.crash import ended, forked
 from tests.faults.traces import contents, left_over

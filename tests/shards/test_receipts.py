@@ -18,7 +18,8 @@ from shards.store.build import Identity, Outcome, build
 from shards.store.executor import IN_PROCESS, Advance, Job, run_units
 from shards.store.files import write_text
 from shards.store.manifest import read_manifest
-from shards.store.receipt import UNITS, Receipt, add_up, begin_units, new_shard, receipts_of
+from shards.store.receipt import UNITS, Receipt, new_shard, receipts_of
+from shards.store.units import add_up, begin_units
 
 SIZES = {f"{number:06d}": number + 1 for number in range(5)}
 

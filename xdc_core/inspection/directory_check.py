@@ -10,9 +10,9 @@ from shards.corpus.check import key_faults, tar_faults
 from shards.corpus.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_index, shard_names
 from shards.errors import StageError
+from shards.store.checked_read import rejected_keys
 from shards.store.manifest import Manifest, fingerprint, list_files
 from shards.store.parquet import read_column, read_parquet
-from shards.store.rejects import rejected_keys
 from xdc_core.config.methods import TRUTH
 from xdc_core.data.features import source_keys
 from xdc_core.runs.corpora import is_corpus

@@ -11,8 +11,9 @@ from shards.store.build import Outcome
 from shards.store.executor import Advance, run_units
 from shards.store.node import Node
 from shards.store.parquet import count_rows
-from shards.store.receipt import Receipt, add_up, new_shard, receipts_of
+from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Stage, Task
+from shards.store.units import add_up
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import Config, ExtractSettings, RunsOn
 from xdc_core.config.views import encoding_settings, views_of

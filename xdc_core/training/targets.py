@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.errors import StageError
-from shards.store.checked_read import remedy_of
+from shards.store.checked_read import rejected_keys, remedy_of
 from shards.store.fault import fault_point
 from shards.store.files import new_file, sha256_of, sync
 from shards.store.manifest import MANIFEST, fingerprint
 from shards.store.node import Node
 from shards.store.parquet import read_parquet
-from shards.store.rejects import rejected_keys
 from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.data.labels import read_k

@@ -24,7 +24,8 @@ from shards.errors import StageError, XdcError
 from shards.media.cores import GRANTED
 from shards.store.executor import Advance, Job
 from shards.store.files import new_file
-from shards.store.receipt import UNITS, Receipt, read_receipt, stored_shards
+from shards.store.receipt import UNITS, Receipt, read_receipt
+from shards.store.units import stored_shards
 from shards.workers.worker import noted_errors
 
 ARRAYS = "slurm"
