@@ -1,6 +1,7 @@
 # make demo            install, then learn from audio-visual digits (or: make demo VIDEOS=folder, SPEECH=folder)
 # make test            install, then lint, types and all tests
 # make quick           install, then the tests that take seconds
+# make engines         install, also a Slurm and a Ray into .engines/; then the tests of deaths on these, minutes
 # make bench           install, then all benchmarks at a small size (docs/performance.md)
 # make gpu             install, then run on a GPU, in 8 minutes, what has never run on one (make gpu PYTHON=python3: with
 #                      this interpreter, installing nothing)
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick bench gpu install lint
+.PHONY: demo test quick engines bench gpu install lint
 
 # Safe to repeat: a finished installation is recognised by its stamp.
 install: $(VENV)/.installed
@@ -52,7 +53,12 @@ test: lint
 	$(BIN)/pytest $(WORKERS)
 
 quick: install
-	$(BIN)/pytest $(WORKERS) -m "not slow and not matrix"
+	$(BIN)/pytest $(WORKERS) -m "not slow and not matrix and not engines_long"
+
+# One after another: a cluster of two nodes is for itself. What cannot be fetched is said, and its tests are skipped.
+engines: install
+	@$(BIN)/python -m tests.engines.install || true
+	$(BIN)/pytest -n 0 -m engines_long tests/engines
 
 BENCH := runs/bench
 BENCHMARK = PYTHONPATH=. $(BIN)/python benchmarks
@@ -68,6 +74,11 @@ bench: install
 	$(BENCHMARK)/train.py $(BENCH) --turns 3 --out $(BENCH)/train.json
 	$(BENCHMARK)/index_rows.py $(BENCH)/rows --rows 100000 --out $(BENCH)/index_rows.json
 	$(BENCHMARK)/orchestration.py $(BENCH) --rounds 1 --out $(BENCH)/orchestration.json
+	$(BENCHMARK)/sources.py --sources 2000 --few 200 --out $(BENCH)/sources.json
+	$(BENCHMARK)/plan_memory.py --sources 2000 --few 200 --out $(BENCH)/plan_memory.json
+	$(BENCHMARK)/scale.py --units 500 2000 --out $(BENCH)/scale.json
+	PYTHONPATH=.:benchmarks $(BIN)/python benchmarks/executors.py units $(BENCH)/units --units 200 --turns 3 \
+	  --out $(BENCH)/executors.json
 	$(BENCHMARK)/growth.py $(BENCH) --clips 50 --times 1 2 4 --out $(BENCH)/growth.json
 	$(BENCHMARK)/gpu.py --device cpu --quick --no-compile --out $(BENCH)/gpu.json
 	$(BENCHMARK)/plan.py

@@ -27,6 +27,7 @@ from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run, open_run
 
 CLIPS, TEST_CLIPS = 40, 8
+ENGINES = "tests/engines/"
 
 
 @pytest.hookimpl(trylast=True)
@@ -37,6 +38,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             seconds[item.path] += 30 if item.get_closest_marker("slow") else 1
         items.sort(key=lambda item: (-seconds[item.path], item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests with a real Slurm or Ray to one worker: their clusters must not run at the same time."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneClusterAtATime(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope: str = super()._split_scope(nodeid)
+            return ENGINES if scope.startswith(ENGINES) else scope
+
+    return OneClusterAtATime(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,25 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def state_of(pid: int) -> str:
+    """The state of a process as in /proc: "T" if it is stopped, "Z" if nobody has waited for it; "" if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; one that ended and was not yet waited for does not."""
+    return state_of(pid) not in ("", "Z")
+
+
+def command_of(pid: int) -> list[str]:
+    """The words of a process; [""] if it has ended."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+        return [""]
 
 
 def children_of(pid: int) -> list[int]:

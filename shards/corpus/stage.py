@@ -61,7 +61,7 @@ def shard(
         what = "corpus.videos is not set" if videos is None else f"corpus.videos: {videos} does not exist"
         raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
     check_places(corpus, videos)
-    digest = digest_of_sources(videos, settings)
+    digest = digest_of_sources(corpus, videos, settings)
     listing = list_columns(videos, settings)
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
     logs = logs or corpus.with_name("logs")

@@ -63,8 +63,19 @@ class Job:
     version: str = field(default_factory=package_version)
 
 
-# Called with good and rejected clips as they are processed.
-Advance = Callable[[int, int], None]
+class Advance(Protocol):
+    """A function that is called with good and rejected clips as they are processed.
+
+    waiting: what an executor waits for, such as a queue of other people's jobs; "" when it no longer waits.
+    """
+
+    def __call__(self, good: int, rejected: int, waiting: str = "") -> None: ...
+
+
+def uncounted(good: int, rejected: int, waiting: str = "") -> None:
+    """Ignore what is processed: nobody watches."""
+
+
 # Store each of some shards; yield its receipt. Several shards are given at once so that a worker reads ahead.
 Work = Callable[[dict[str, Any], list[str], Advance], Iterator[Receipt]]
 
@@ -75,7 +86,7 @@ class Executor(Protocol):
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Return when every shard of every unit has a receipt. Call `received` for each, in any order.
 
-        `advance`: may be called between receipts, for a finer progress.
+        `advance`: may be called between receipts, for a finer progress, and to show what is waited for.
 
         Raises:
             StageError, ConfigError: what a worker raised, with its host and log file; StageError also if a unit was
@@ -114,13 +125,14 @@ class Counted:
     def __init__(self, done: int, total: int, progress: Progress, noun: str = "clips") -> None:
         self.done, self.total, self.rejected, self._progress, self._noun = done, total, 0, progress, noun
         self._stored = self._advanced = (done, 0)
+        self._waiting = ""
         progress(done, total, noun)
 
-    def advance(self, good: int, rejected: int) -> None:
-        """Count clips that a worker of this process has processed."""
+    def advance(self, good: int, rejected: int, waiting: str = "") -> None:
+        """Count clips that a worker of this process has processed, or show what the executor waits for."""
         done, bad = self._advanced
         self._advanced = done + good + rejected, bad + rejected
-        self._report()
+        self._report(waiting)
 
     def store(self, clips: int, rejected: int) -> None:
         """Count the clips of a receipt, rejected ones included.
@@ -131,12 +143,13 @@ class Counted:
         self._stored = done + clips, bad + rejected
         self._report()
 
-    def _report(self) -> None:
-        if max(self._stored, self._advanced) == (self.done, self.rejected):
-            return
+    def _report(self, waiting: str = "") -> None:
+        if max(self._stored, self._advanced) == (self.done, self.rejected) and not (waiting or self._waiting):
+            return  # While something is waited for, each call is passed on: not every one is shown.
         self.done, self.rejected = max(self._stored, self._advanced)
+        self._waiting = waiting
         note = f"{self._noun}, {self.rejected} rejected" if self.rejected else self._noun
-        self._progress(self.done, self.total, note)
+        self._progress(self.done, self.total, f"{note}; {waiting}" if waiting else note)
 
 
 def run_units(

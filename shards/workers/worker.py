@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shards.errors import ConfigError, MachineError, StageError, XdcError
 from shards.store.build import machine_trouble_explained
-from shards.store.executor import Job, Unit, Work, check_version
+from shards.store.executor import Job, Unit, Work, check_version, uncounted
 from shards.store.receipt import ERRORS, UNITS, Receipt, read_receipt
 
 
@@ -70,7 +70,7 @@ def do_units(job: Job, units: Iterable[Unit], stopped: Callable[[], bool] = lamb
         return
     work: Work = pkgutil.resolve_name(job.work)
     with machine_trouble_explained(job.name, out):
-        for receipt in work(job.arguments, shards, lambda good, rejected: None):
+        for receipt in work(job.arguments, shards, uncounted):
             yield receipt
             if stopped():
                 return

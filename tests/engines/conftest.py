@@ -1,14 +1,39 @@
-"""What the tests of the executor `ray` share."""
+"""What the tests of the executors `ray` and `slurm` share: a cluster of two nodes for each file of tests.
 
+They are skipped, with the reason, where there can be no cluster. That is found out when the first test asks for one.
+"""
+
+import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.engines.ray_cluster import RayCluster, ray_cluster
+from tests.engines import ray_cluster as ray
+from tests.engines import slurm_cluster as slurm
+from tests.engines.ray_cluster import RayCluster
+from tests.engines.slurm_cluster import SlurmCluster
 
 
 @pytest.fixture(scope="module")
 def ray_nodes() -> Iterator[RayCluster]:
     """A Ray cluster of two nodes. It lasts for one file of tests: its processes take 900 MB."""
-    with ray_cluster() as running:
+    if reason := ray.why_not():
+        pytest.skip(f"Ray cannot be tested here: {reason}")
+    with ray.ray_cluster() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def slurm_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A Slurm cluster of two nodes, which lasts for one file of tests."""
+    if reason := slurm.why_not():
+        pytest.skip(f"Slurm cannot be tested here: {reason}")
+    with slurm.slurm_cluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(slurm_nodes: SlurmCluster) -> SlurmCluster:
+    """A Slurm cluster whose tools are found."""
+    os.environ["PATH"] = f"{slurm_nodes.bin}:{os.environ['PATH']}"
+    return slurm_nodes

@@ -14,6 +14,7 @@ def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
     """Write a file per shard, each in `seconds`."""
     for shard in shards:
         with new_shard(Path(arguments["out"]), shard) as new:
+            print(f"writing {shard}", flush=True)
             time.sleep(arguments["seconds"])
             write_text(new.folder / f"{shard}.txt", shard)
             new.rows = 1

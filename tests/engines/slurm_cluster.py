@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tests.engines.install_slurm import environment, plugins, program, slurm_installed
-from tests.processes import alive, children_of, wait_for
+from tests.processes import alive, children_of, command_of, state_of, wait_for
 
 HOST, ADDRESS, NODES = "xdc-slurm", "10.77.0.1", ("n1", "n2")
 NAMESPACES = ("unshare", "--net", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child")
-TOOLS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun", "salloc")
+TOOLS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "srun")
 # Slurm's names are resolved only where an interface has an address that is not the loopback's: `lo` gets a second one.
 FIRST_PROCESS = """
 hostname {host} && ip link set lo up && ip addr add {address}/24 dev lo || exit 1
 {slurmctld} -D -i > {folder}/slurmctld.log 2>&1 &
-for node in {nodes}; do
-  {slurmd} -D -N $node -d {slurmstepd} > {folder}/$node.log 2>&1 &
+while read -r node; do
+  {slurmd} -D -N $node -d {slurmstepd} >> {folder}/$node.log 2>&1 < /dev/null &
 done
-read -r _
 """
 CONFIGURATION = """
 ClusterName=xdc
@@ -73,6 +73,7 @@ class SlurmCluster:
 
     folder: Path
     first: int
+    input: IO[bytes]
 
     @property
     def bin(self) -> Path:
@@ -92,12 +93,9 @@ class SlurmCluster:
             found += older
         return found
 
-    def state(self, process: int) -> str:
-        """Return the state of a process as in /proc: "T" if it is stopped; "" if it has ended."""
-        try:
-            return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
-        except OSError:
-            return ""
+    def stopped(self) -> list[int]:
+        """Return all processes of the cluster that a signal has stopped."""
+        return [process for process in self.processes() if state_of(process) == "T"]
 
     def node_of(self, process: int) -> str | None:
         """Return the node on which a process of a job runs."""
@@ -107,10 +105,20 @@ class SlurmCluster:
         """Kill a node's daemon and all processes of the jobs on it at once, as if its power failed."""
         of_node = [process for process in self.processes() if _is_of(process, node)]
         steps = {_parent(process) for process in of_node}  # A step's daemon has not the variables of its job.
-        victims = [*of_node, *(step for step in steps if command_of(step).startswith("slurmstepd"))]
+        victims = [*of_node, *(step for step in steps if command_of(step)[0].startswith("slurmstepd"))]
         for process in victims:
             os.kill(process, signal.SIGKILL)
         wait_for(f"the processes of {node} to end", lambda: not any(alive(process) for process in victims), 10)
+
+    def start_node(self, node: str) -> None:
+        """Start the daemon of a node that was killed, and wait until jobs can run on both again."""
+        self.input.write(f"{node}\n".encode())
+        self.input.flush()
+        self.wait_until_idle()
+
+    def wait_until_idle(self) -> None:
+        """Wait until both nodes are there and have nothing to do."""
+        wait_for("both nodes to be idle", lambda: _idle(self) == len(NODES), 60, 0.2)
 
 
 @contextmanager
@@ -118,7 +126,7 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
     """Start a cluster whose files are in `folder`; everything of it has ended when the block is left."""
     for name in ("state", "bin", *(f"spool-{node}" for node in NODES)):
         (folder / name).mkdir(parents=True)
-    names = {"host": HOST, "address": ADDRESS, "folder": folder, "plugins": plugins(), "nodes": " ".join(NODES)}
+    names = {"host": HOST, "address": ADDRESS, "folder": folder, "plugins": plugins()}
     names |= {"first": NODES[0], "second": NODES[1]}
     names |= {daemon: program(daemon) for daemon in ("slurmctld", "slurmd", "slurmstepd")}
     (folder / "slurm.conf").write_text(CONFIGURATION.format(**names), encoding="utf-8")
@@ -132,8 +140,11 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
         (first,) = children_of(outer.pid)
         for tool in TOOLS:
             _write_tool(folder / "bin" / tool, first, variables)
-        cluster = SlurmCluster(folder, first)
-        wait_for("both nodes to be idle", lambda: _idle(cluster) == len(NODES), 30, 0.2)
+        cluster = SlurmCluster(folder, first, outer.stdin)
+        for node in NODES:
+            outer.stdin.write(f"{node}\n".encode())
+        outer.stdin.flush()
+        cluster.wait_until_idle()
         yield cluster
     finally:
         outer.stdin.close()
@@ -160,15 +171,7 @@ def _is_of(process: int, node: str) -> bool:
         variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return f"-N {node} " in command_of(process) or f"SLURMD_NODENAME={node}".encode() in variables
-
-
-def command_of(process: int) -> str:
-    """Return the words of a process, with spaces between them; "" if it has ended."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
+    return f" -N {node} " in " ".join(command_of(process)) or f"SLURMD_NODENAME={node}".encode() in variables
 
 
 def _parent(process: int) -> int:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from flows.executors.slurm.settings import SlurmSettings
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.store.build import Record
-from shards.store.executor import Job, Unit
+from shards.store.executor import Job, Unit, uncounted
 from shards.store.receipt import begin_units
-from tests.engines.slurm_cluster import SlurmCluster, slurm_cluster, why_not
+from tests.engines.slurm_cluster import SlurmCluster
 from tests.faults.traces import contents, differences, left_over
 from tests.places import ROOT
 from tests.processes import wait_for
@@ -31,15 +33,10 @@ from tests.runs import MakeRun
 from tests.warm import warm
 from xdc_core.config.schema import RunsOn
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
-REASON = why_not()
-pytestmark = [
-    pytest.mark.engines,
-    pytest.mark.slow,
-    pytest.mark.skipif(REASON is not None, reason=f"Slurm cannot be tested here: {REASON}"),
-]
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
 EXTRACT = Node("extract", "video", 0)
 SETTINGS = SlurmSettings(cpus=1, tasks=2)  # Of three shards the first task does two.
 STOPPED_AT_SECOND = "stop:1:before receipt 000001"
@@ -47,18 +44,10 @@ COORDINATOR = """
 from flows.executors.slurm.executor import Slurm
 from flows.executors.slurm.settings import SlurmSettings
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import open_run
 run_stage(open_run(sys.argv[1]), Node("extract", "video", 0), executor=Slurm(SlurmSettings(cpus=1, tasks=2)))
 """
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[SlurmCluster]:
-    """A cluster whose tools are found."""
-    with slurm_cluster(tmp_path / "slurm") as running:
-        os.environ["PATH"] = f"{running.bin}:{os.environ['PATH']}"
-        yield running
 
 
 @pytest.fixture
@@ -86,31 +75,44 @@ def queue(cluster: SlurmCluster) -> list[str]:
     return cluster.call("squeue", "-h", "-o", "%j %T").splitlines()
 
 
-def arrays(cluster: SlurmCluster) -> set[str]:
-    """The numbers of all arrays that were submitted, ended or not."""
-    return set(cluster.call("squeue", "-h", "--states=all", "-o", "%F").split())
+@pytest.fixture
+def arrays(cluster: SlurmCluster) -> Callable[[], set[str]]:
+    """Returns the numbers of all arrays that were submitted since, ended or not."""
+
+    def known() -> set[str]:
+        return set(cluster.call("squeue", "-h", "--states=all", "-o", "%F").split())
+
+    before = known()
+    return lambda: known() - before
 
 
-def stopped(cluster: SlurmCluster) -> list[int]:
-    """The stopped processes on the nodes."""
-    return [process for process in cluster.processes() if cluster.state(process) == "T"]
+def slow_job(folder: Path, count: int, seconds: float) -> tuple[Job, list[Unit]]:
+    """A job of so many shards, each of which takes so long, and its units."""
+    out, shards = folder / "out", [f"{number:06d}" for number in range(count)]
+    out.mkdir()
+    begin_units(out, shards)
+    work = "tests.engines.slow_work:write_shards"
+    job = Job("a test", work, {"out": str(out), "seconds": seconds}, str(out), str(folder / "logs"), "torch")
+    return job, [Unit(number, (shard,)) for number, shard in enumerate(shards)]
 
 
-@dataclass
-class OnceStopped:
-    """A progress function that does something as soon as a worker is stopped, and then lets no other be stopped."""
+@contextmanager
+def node_killed(cluster: SlurmCluster) -> Iterator[None]:
+    """Kill the node whose worker is the first to be stopped, and let no other worker be stopped. It is back after."""
 
-    cluster: SlurmCluster
-    then: Callable[[int], Any]
-    done: bool = False
+    def kill() -> str:
+        wait_for("a worker to be stopped", cluster.stopped, 120)
+        del os.environ["XDC_FAULT"]
+        (worker,) = cluster.stopped()
+        node = str(cluster.node_of(worker))
+        cluster.kill_node(node)
+        return node
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        if done and not self.done:
-            self.done = True
-            wait_for("a worker to be stopped", lambda: stopped(self.cluster), 120)
-            del os.environ["XDC_FAULT"]
-            (worker,) = stopped(self.cluster)
-            self.then(worker)
+    os.environ["XDC_FAULT"] = STOPPED_AT_SECOND
+    with ThreadPoolExecutor(1) as thread:
+        killed = thread.submit(kill)
+        yield
+        cluster.start_node(killed.result(0))
 
 
 def test_features_are_those_of_one_process(cluster: SlurmCluster, run: Run, worked_run: Run) -> None:
@@ -120,25 +122,37 @@ def test_features_are_those_of_one_process(cluster: SlurmCluster, run: Run, work
     assert_as_without_slurm(run, worked_run, cluster)
 
 
+@pytest.mark.engines_long
 def test_a_node_that_dies_in_the_middle_costs_a_second_array_and_no_byte(
-    cluster: SlurmCluster, run: Run, worked_run: Run
+    cluster: SlurmCluster, run: Run, worked_run: Run, arrays: Callable[[], set[str]]
 ) -> None:
-    os.environ["XDC_FAULT"] = STOPPED_AT_SECOND
-    killing = OnceStopped(cluster, lambda worker: cluster.kill_node(str(cluster.node_of(worker))))
-    extract(run, progress=killing)
-    assert killing.done
-    assert len(arrays(cluster)) == 2
+    with node_killed(cluster):
+        extract(run)
+    assert len(arrays()) == 2
     assert_as_without_slurm(run, worked_run, cluster)
 
 
+@pytest.mark.engines_long
+def test_a_node_that_dies_while_videos_are_cut_changes_no_byte_of_the_corpus(
+    cluster: SlurmCluster, make_run: MakeRun, tiny_corpus: Path
+) -> None:
+    run = make_run(corpus={"path": "corpus"})
+    with node_killed(cluster):
+        run_stage(run, SHARD, executor=Slurm(SETTINGS))
+    assert differences(contents(run.corpus), contents(tiny_corpus)) == []
+    assert left_over(run.root) == []
+    assert queue(cluster) == []
+
+
+@pytest.mark.engines_long
 def test_a_killed_stage_started_again_cancels_its_array_and_goes_on(
-    cluster: SlurmCluster, run: Run, worked_run: Run
+    cluster: SlurmCluster, run: Run, worked_run: Run, arrays: Callable[[], set[str]]
 ) -> None:
     coordinator = warm(COORDINATOR, run.root, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
-    wait_for("a worker to be stopped", lambda: stopped(cluster) or coordinator.poll() is not None, 120)
+    wait_for("a worker to be stopped", lambda: cluster.stopped() or coordinator.poll() is not None, 120)
     coordinator.kill()
     assert coordinator.wait(30) == -signal.SIGKILL, coordinator.communicate()
-    (earlier,) = arrays(cluster)
+    (earlier,) = arrays()
     first: list[int] = []
     extract(run, progress=lambda done, total, note="": first.append(done))
     assert first[0] >= 16, "the shards that were stored before are not done again"
@@ -146,13 +160,14 @@ def test_a_killed_stage_started_again_cancels_its_array_and_goes_on(
     assert_as_without_slurm(run, worked_run, cluster)
 
 
+@pytest.mark.engines_long
 def test_ctrl_c_cancels_the_array_and_the_same_command_goes_on(
     cluster: SlurmCluster, copy_of: MakeRun, run: Run, worked_run: Run
 ) -> None:
     own = copy_of(run, runs_on={"executor": "slurm", "executor_settings": {"cpus": 1, "tasks": 2}})
     command = [sys.executable, "-m", "flows.cli", "stage", "extract", own.root, "--modality", "video", "--round", "0"]
     stage = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
-    wait_for("a worker to be stopped", lambda: stopped(cluster) or stage.poll() is not None, 120)
+    wait_for("a worker to be stopped", lambda: cluster.stopped() or stage.poll() is not None, 120)
     stage.send_signal(signal.SIGINT)
     assert stage.wait(60) != 0
     wait_for("the array to end", lambda: queue(cluster) == [], 30)
@@ -160,21 +175,16 @@ def test_ctrl_c_cancels_the_array_and_the_same_command_goes_on(
     assert_as_without_slurm(own, worked_run, cluster)
 
 
+@pytest.mark.engines_long
 def test_a_task_near_its_time_limit_ends_after_a_shard_and_another_does_the_rest(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    out, shards = tmp_path / "out", [f"{number:06d}" for number in range(13)]
-    out.mkdir()
-    begin_units(out, shards)
-    job = Job(
-        *("a test", "tests.engines.slow_work:write_shards", {"out": str(out), "seconds": 4}),
-        *(str(out), str(tmp_path / "logs"), "torch"),
-    )
+    job, units = slow_job(tmp_path, 13, seconds=4)
     stored: list[str] = []
-    units = [Unit(number, (shard,)) for number, shard in enumerate(shards)]
     # The limit is a minute, the shortest there is; Slurm sends SIGTERM 20 s before, or up to a minute earlier.
     limited = Slurm(SlurmSettings(cpus=1, tasks=1, time="1", grace=20))
-    limited.run(job, units, lambda receipt: stored.append(receipt.shard), lambda good, rejected: None)
+    limited.run(job, units, lambda receipt: stored.append(receipt.shard), uncounted)
+    shards = [shard for unit in units for shard in unit.shards]
     assert sorted(stored) == shards
     logs = [log.read_text().splitlines() for log in sorted((tmp_path / "logs").glob("slurm-*.log"))]
     done = [[line.split(":")[0] for line in lines if line.endswith(" rejects")] for lines in logs]
@@ -183,6 +193,16 @@ def test_a_task_near_its_time_limit_ends_after_a_shard_and_another_does_the_rest
     assert queue(cluster) == []
 
 
+@pytest.mark.engines_long
+def test_a_stage_that_waits_in_the_queue_says_so(cluster: SlurmCluster, tmp_path: Path) -> None:
+    job, units = slow_job(tmp_path, 1, seconds=0)
+    shown: list[str] = []
+    later = Slurm(SlurmSettings(cpus=1, options=("--begin=now+5",)))
+    later.run(job, units, lambda receipt: None, lambda good, rejected, waiting="": shown.append(waiting))
+    assert shown[0] == "Slurm: 1 pending begintime"
+
+
+@pytest.mark.engines_long
 def test_an_error_of_a_worker_ends_the_stage_and_names_host_and_log(
     cluster: SlurmCluster, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +216,7 @@ def test_an_error_of_a_worker_ends_the_stage_and_names_host_and_log(
     assert queue(cluster) == []
 
 
+@pytest.mark.engines_long
 def test_tasks_that_store_nothing_end_the_stage_with_their_output(cluster: SlurmCluster, run: Run) -> None:
     with pytest.raises(StageError, match="2 Slurm arrays in a row stored nothing; 3 shards are missing") as raised:
         extract(run, SlurmSettings(cpus=1, tasks=1, tries=2, python="/no/python"))
@@ -203,6 +224,7 @@ def test_tasks_that_store_nothing_end_the_stage_with_their_output(cluster: Slurm
     assert "/no/python: not found" in str(raised.value)
 
 
+@pytest.mark.engines_long
 def test_what_slurm_refuses_is_said_in_its_words(cluster: SlurmCluster, run: Run) -> None:
     with pytest.raises(StageError, match=r"sbatch: Invalid --begin.*--begin=never.*runs_on.executor_settings"):
         extract(run, SlurmSettings(cpus=1, options=("--begin=never",)))
@@ -219,7 +241,7 @@ def test_what_slurm_refuses_is_said_in_its_words(cluster: SlurmCluster, run: Run
     ],
 )
 def test_wrong_settings_are_said_before_work_starts(cluster: SlurmCluster, settings: dict[str, Any], said: str) -> None:
-    right = {"partition": "main", "tasks": 4, "cpus": 1, "gpus": 0}
+    right = {"partition": "main", "tasks": 4, "cpus": 1}
     check_executor(RunsOn(executor="slurm", executor_settings=right))
     with pytest.raises(ConfigError, match=said) as raised:
         check_executor(RunsOn(executor="slurm", executor_settings=right | settings))

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,10 @@ from flows.executors.slurm.executor import Slurm
 from flows.executors.slurm.settings import SlurmSettings
 from shards.errors import ConfigError
 from shards.store.commit import partial_directory
-from tests.engines.slurm_cluster import ADDRESS, SlurmCluster, command_of, slurm_cluster, why_not
+from tests.engines.slurm_cluster import ADDRESS, SlurmCluster
 from tests.faults.traces import contents, differences
 from tests.places import ROOT
-from tests.processes import alive, wait_for
+from tests.processes import alive, command_of, wait_for
 from tests.runs import MakeRun
 from tests.warm import warm
 from tests.xdc_core.stage_process import checkpointed_step
@@ -27,12 +27,7 @@ from xdc_core.ranks.launcher import Launcher
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-REASON = why_not()
-pytestmark = [
-    pytest.mark.engines,
-    pytest.mark.slow,
-    pytest.mark.skipif(REASON is not None, reason=f"Slurm cannot be tested here: {REASON}"),
-]
+pytestmark = [pytest.mark.engines, pytest.mark.engines_long, pytest.mark.slow]
 AUDIO = Node("train", "audio", 0)
 AGENT = """
 import os, sys, time
@@ -55,27 +50,22 @@ time.sleep(600)
 """
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """A cluster for this file of tests."""
-    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
-def tools_found(cluster: SlurmCluster) -> None:
-    os.environ |= {"PATH": f"{cluster.bin}:{os.environ['PATH']}", "OF_THE_STAGE": " and its environment"}
+def environment_of_the_stage(cluster: SlurmCluster) -> None:
+    os.environ["OF_THE_STAGE"] = " and its environment"
 
 
-def start(folder: Path, machines: int = 2) -> SlurmAgents:
+def start(folder: Path, machines: int = 2, waiting: Callable[[str], None] = print) -> SlurmAgents:
     executor = Slurm(SlurmSettings(cpus=1, grace=2))
     assert isinstance(executor, Launcher)
-    return executor.start_agents([sys.executable, "-c", AGENT, str(folder)], machines, 1, False, folder / "log")
+    command = [sys.executable, "-c", AGENT, str(folder)]
+    # Like a default configuration: each could use a GPU, if the machines had any.
+    return executor.start_agents(command, machines, 1, True, folder / "log", waiting)
 
 
 def agents_of(cluster: SlurmCluster, folder: Path) -> list[int]:
     """The processes of the agents."""
-    return [process for process in cluster.processes() if f"{AGENT} {folder}" in command_of(process)]
+    return [process for process in cluster.processes() if [AGENT, str(folder)] == command_of(process)[2:4]]
 
 
 def wait_for_both(folder: Path) -> None:
@@ -99,6 +89,25 @@ def test_each_node_has_an_agent_with_directory_and_environment_of_the_stage(
     wait_for("both to end", lambda: agents.poll() == [0], 30)
     assert sorted((tmp_path / "log").read_text().splitlines()) == ["0: an agent on n1", "1: an agent on n2"]
     agents.kill()
+
+
+def test_agents_that_wait_for_machines_say_what_slurm_says(cluster: SlurmCluster, tmp_path: Path) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    first, shown = start(folders[0]), []
+    wait_for_both(folders[0])
+
+    def waiting(text: str) -> None:
+        shown.append(text)
+        if "pending" in text:
+            for node in ("n1", "n2"):
+                (folders[0] / f"{node}-exit").write_text("0")
+
+    second = start(folders[1], waiting=waiting)
+    assert "Slurm: pending" in " ".join(shown)
+    assert first.poll() == [0]
+    second.kill()
 
 
 def test_an_agent_that_fails_ends_the_other(cluster: SlurmCluster, tmp_path: Path) -> None:
@@ -160,7 +169,7 @@ def test_a_training_whose_agent_is_killed_ends_with_the_bytes_of_one_machine(
     settings = {"train_clips": 960, "checkpoint_every": 10, "train_processes": 2}
     here = copy_run(**settings)
     run_stage(here, AUDIO)
-    executor = {"executor": "slurm", "executor_settings": {"cpus": 1, "gpus": 0, "grace": 5}}
+    executor = {"executor": "slurm", "executor_settings": {"cpus": 1, "grace": 5}}
     there = copy_run(**settings, runs_on=executor | {"nodes": 2, "rendezvous": ADDRESS})
 
     partial = partial_directory(there.directory(AUDIO), str(Fingerprints(there).of(AUDIO)))

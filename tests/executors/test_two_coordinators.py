@@ -20,7 +20,7 @@ from shards.store.receipt import add_up, receipts_of
 from tests.executors.fake_work import SIZES, job_in
 from tests.faults.crash import ended, forked
 from tests.faults.traces import contents, left_over
-from tests.processes import children_of, wait_for
+from tests.processes import children_of, state_of, wait_for
 from xdc_core.config.schema import RunsOn
 
 MARK = "a" * 64
@@ -115,6 +115,12 @@ def test_a_coordinator_that_is_overtaken_at_any_point_ends_right_or_with_an_erro
     assert (ERROR, 0) in ends, "nobody was overtaken: this test has tried nothing"
 
 
+def test_two_coordinators_without_workers_at_the_same_time_end_right_or_with_an_error(tmp_path: Path) -> None:
+    logs = [tmp_path / name for name in ("first.log", "second.log")]
+    first, second = (forked(coordinator(tmp_path / "out"), log) for log in logs)
+    check(tmp_path, (ended(first), ended(second)))
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_workers_of_a_coordinator_that_is_overtaken_write_into_no_other_directory(tmp_path: Path, when: str) -> None:
     target = tmp_path / "out"
@@ -123,8 +129,7 @@ def test_workers_of_a_coordinator_that_is_overtaken_write_into_no_other_director
 
     def stopped_workers() -> list[int]:
         workers = [worker for forker in children_of(first) for worker in children_of(forker)]
-        stats = {worker: Path(f"/proc/{worker}/stat").read_text() for worker in workers}
-        return [worker for worker, stat in stats.items() if stat.rsplit(")", 1)[1].split()[0] == "T"]
+        return [worker for worker in workers if state_of(worker) == "T"]
 
     wait_for("a stopped worker", stopped_workers)
     (worker,) = stopped_workers()

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -24,12 +24,21 @@ class Agents(Protocol):
 class Launcher(Protocol):
     """An executor that also starts the agents of trainings on several machines."""
 
-    def start_agents(self, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path) -> Agents:
+    def start_agents(
+        self,
+        command: Sequence[str],
+        machines: int,
+        processes: int,
+        gpu: bool,
+        log: Path,
+        waiting: Callable[[str], None],
+    ) -> Agents:
         """Start `command` once on each of `machines` machines, all at the same time.
 
         processes: ranks that each agent starts. gpu: each rank can use a GPU, if the machines have any. log: file for
-        the output of agents that have no log of their own yet, and for the launcher's messages. Agents get this
-        process's environment and working directory.
+        the output of agents that have no log of their own yet, and for the launcher's messages. waiting: is called
+        with what is waited for, until the machines are free. Agents get this process's environment and working
+        directory.
 
         Raises:
             ConfigError, StageError: they cannot be started.

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def _start(task: Task[Any], job: RankJob, folder: Path, log: Path) -> Agents:
     command = [sys.executable, "-m", "xdc_core.ranks.agent", str(folder / JOB)]
     if job.machines > 1 and isinstance(task.executor, Launcher):
         gpu = task.settings.runs_on.device != "cpu"
-        return task.executor.start_agents(command, job.machines, job.processes, gpu, log)
+        waiting = partial(task.progress, 0, job.machines)
+        return task.executor.start_agents(command, job.machines, job.processes, gpu, log, waiting)
     return AgentHere(command, log)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from flows.executors.kind import ExecutorKind
-from flows.executors.queue import Queue, unfinished
+from flows.executors.queue import AHEAD, Queue, unfinished
 from flows.executors.ray.agents import RayAgents, start_agents
 from flows.executors.ray.cluster import address_of, check_cluster, connect, large_nodes
 from flows.executors.ray.workers import Answer, Workers
@@ -43,19 +43,22 @@ class RaySettings(Section):
 
 
 class RayExecutor:
-    """The executor of one stage. It keeps its workers from one job to the next, and ends them with itself."""
+    """The executor of one stage. It keeps its workers from one job to the next, and ends them with itself.
 
-    def __init__(self, settings: RaySettings) -> None:
-        self._settings = settings
+    ahead: see `Queue`.
+    """
+
+    def __init__(self, settings: RaySettings, ahead: int = AHEAD) -> None:
+        self._settings, self.ahead = settings, ahead
         self._kept: dict[tuple[str, bool], Workers] = {}
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""
-        workers, queue = self._workers(job), Queue(units)
+        workers, queue = self._workers(job), Queue(units, ahead=self.ahead)
         failed_starts, seen = 0, time.monotonic()
         try:
             workers.begin(job)
-            while len(queue) or workers.busy:
+            while queue.look_ahead() or workers.busy:
                 workers.give(queue)
                 workers.grow(queue)
                 for answer in workers.answers():
@@ -136,7 +139,15 @@ class RayExecutor:
             )
         print(f"{job.name}: waiting until a node of the Ray cluster has {needs} free", file=sys.stderr, flush=True)
 
-    def start_agents(self, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path) -> RayAgents:
+    def start_agents(
+        self,
+        command: Sequence[str],
+        machines: int,
+        processes: int,
+        gpu: bool,
+        log: Path,
+        waiting: Callable[[str], None] = lambda text: None,
+    ) -> RayAgents:
         """Start an agent of a training on each of `machines` nodes, as described in `xdc_core.ranks.launcher`."""
         ray = connect(address_of(self._settings.address))
         return start_agents(ray, command, machines, processes, gpu, log, self._settings.wait_s)

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.executors.slurm.jobs import cancel, states
 from flows.executors.slurm.settings import SlurmSettings
-from flows.executors.slurm.tools import NoAnswer, cancel, check_options, environment, running
+from flows.executors.slurm.tools import NoAnswer, check_options, environment, patiently
 from shards.errors import StageError
 from xdc_core.compute.parent_death import die_with_parent
 
@@ -39,8 +40,8 @@ class SlurmAgents:
         if self.process.poll() is not None:
             return
         try:
-            cancel(self.name, "--signal=KILL")
-            cancel(self.name)  # While it waits for machines there is nothing to kill.
+            cancel(f"--name={self.name}", "--signal=KILL")
+            cancel(f"--name={self.name}")  # While it waits for machines there is nothing to kill.
             self.process.wait(END_S)
         except (NoAnswer, subprocess.TimeoutExpired) as error:
             print(f"{self.name} could not be cancelled: {error}", file=sys.stderr, flush=True)
@@ -49,18 +50,23 @@ class SlurmAgents:
 
 
 def start_agents(
-    command: Sequence[str], machines: int, options: Sequence[str], settings: SlurmSettings, log: Path
+    command: Sequence[str],
+    machines: int,
+    options: Sequence[str],
+    settings: SlurmSettings,
+    log: Path,
+    waiting: Callable[[str], None],
 ) -> SlurmAgents:
     """Start `command` on `machines` nodes, and return when Slurm has them free at the same time.
 
-    options: of srun, for what an agent needs. log: for the output.
+    options: of srun, for what an agent needs. log: for the output. waiting: is called with what is waited for.
 
     Raises:
         ConfigError: the cluster does not have that many such nodes.
         StageError: Slurm refuses the job.
     """
     options = [f"--nodes={machines}", "--ntasks-per-node=1", *options]
-    check_options(options)
+    patiently(lambda: check_options(options), "the agents of a training", waiting)
     name = f"xdc-agents-{uuid.uuid4().hex[:12]}"
     script = "\n".join([*settings.setup, f"exec {shlex.join(command)}"])
     whole = [
@@ -81,22 +87,24 @@ def start_agents(
         )
     agents = SlurmAgents(name, process)
     try:
-        _wait_for_start(agents, log, before)
+        _wait_for_start(agents, log, before, waiting)
     except BaseException:
         agents.kill()
         raise
     return agents
 
 
-def _wait_for_start(agents: SlurmAgents, log: Path, before: int) -> None:
+def _wait_for_start(agents: SlurmAgents, log: Path, before: int, waiting: Callable[[str], None]) -> None:
     """Wait while the job waits in Slurm's queue, for which there is no limit. before: size of the log at the start."""
     pause = ASK_S
     while agents.process.poll() is None:
         try:
-            if running(agents.name):
+            active = states(f"--name={agents.name}")
+            if "running" in active:
                 return
+            waiting(f"Slurm: {', '.join(active) or 'submitted'}")
         except NoAnswer as error:
-            print(f"{agents.name}: {error}", file=sys.stderr, flush=True)
+            waiting(f"Slurm does not answer: {error}")
         time.sleep(pause)
         pause = min(1.5 * pause, LONGEST_ASK_S)
     if agents.process.returncode:

@@ -1,9 +1,11 @@
 """One job array: its submission, its end, and what is said if it stores nothing.
 
 The folder `.units/slurm` in a stage's partial directory has, for each array, a file with a line of unit numbers for
-each task. Its name is that of the job, so that a stage that continues can cancel what an earlier, killed one submitted.
+each task. The arrays of a stage have one name, which no other stage has: so a stage that continues can cancel what an
+earlier, killed one has submitted, also if its configuration was changed meanwhile.
 """
 
+import hashlib
 import re
 import shlex
 import sys
@@ -12,22 +14,30 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from flows.executors.slurm.jobs import failure, states, submit
 from flows.executors.slurm.settings import SlurmSettings, resources
-from flows.executors.slurm.tools import NoAnswer, failure, states, submit
-from shards.errors import ConfigError, StageError
+from flows.executors.slurm.tools import PATIENCE_S, NoAnswer
+from shards.errors import StageError, XdcError
 from shards.media.cores import GRANTED
-from shards.store.executor import Job
+from shards.store.executor import Advance, Job
 from shards.store.files import new_file
-from shards.store.receipt import Receipt, read_receipt, stored_shards
+from shards.store.receipt import UNITS, Receipt, read_receipt, stored_shards
 from shards.workers.worker import noted_errors
 
 ARRAYS = "slurm"
 # Seconds between two looks at the receipts, and between two questions to Slurm: the first and the longest.
 LOOK_S, LONGEST_LOOK_S = 0.2, 5.0
 ASK_S, LONGEST_ASK_S = 2.0, 30.0
-PATIENCE_S = 3600.0  # Seconds without an answer of Slurm and without a receipt, after which the stage gives up.
+UNITS_PER_TASK = 30  # Units take up to a minute, so that starting Python takes a small part of a task's time.
+ROUNDS = 4  # Tasks one after another for each of those at the same time: if one is lost, the others do not wait long.
+# What a worker writes of a shard that it has stored (xdc_core/__main__.py), and Slurm when the stage has cancelled a
+# task that had nothing more to do.
+UNINTERESTING = re.compile(
+    r"\S+: \d+ rows, \d+ rejects|slurmstepd(-\S+)?: error: \*\*\* JOB \d+ ON \S+ CANCELLED AT \S+ \*\*\*"
+)
 
 
 @dataclass(frozen=True)
@@ -39,29 +49,36 @@ class Array:
 
 
 def array_name(job: Job) -> str:
-    """Return a new name for an array of a job."""
-    return f"xdc-{re.sub(r'[^A-Za-z0-9.]+', '-', job.name)}-{uuid.uuid4().hex[:12]}"
+    """Return the name of all arrays of a job, whatever the fingerprint of its stage."""
+    out = Path(job.out)
+    # As `shards.store.commit.partial_directory` names it: .TARGET.FINGERPRINT.partial
+    target = out.parent / re.sub(r"\.[0-9a-f]{12}(-[0-9a-f]+)?\.partial$", "", out.name)
+    digest = hashlib.sha256(str(target).encode()).hexdigest()
+    return f"xdc-{re.sub(r'[^A-Za-z0-9.]+', '-', job.name)}-{digest[:12]}"
 
 
-def submit_array(name: str, job: Job, path: Path, lines: list[int], settings: SlurmSettings, most: int) -> Array:
+def submit_array(
+    job: Job, path: Path, lines: list[int], settings: SlurmSettings, gpus: int, most: int, advance: Advance
+) -> Array:
     """Submit an array that does the units on these lines of units.jsonl. path: of job.json. most: of its tasks.
 
     Raises:
         StageError: Slurm refuses it, or does not answer.
     """
+    name = array_name(job)
     tasks = list(shares(lines, settings, most))
-    listed = path.with_name(ARRAYS) / name
+    listed = Path(job.out) / UNITS / ARRAYS / uuid.uuid4().hex
     with new_file(listed) as temporary:
         temporary.write_text("".join(" ".join(map(str, task)) + "\n" for task in tasks), encoding="utf-8")
     options = [
-        f"--job-name={name}",
         f"--array=0-{len(tasks) - 1}%{settings.tasks}",
         f"--output={job.logs.replace('%', '%%')}/slurm-%A_%a.log",
         "--no-requeue",
         f"--signal=B:TERM@{settings.grace}",
-        *resources(settings, job.gpu),
+        *resources(settings, gpus),
     ]
-    return Array(name, submit(options, _script(settings, job, path, listed)))
+    script = _script(settings, job, path, listed)
+    return Array(name, submit(name, options, script, partial(advance, 0, 0)))
 
 
 def _script(settings: SlurmSettings, job: Job, path: Path, listed: Path) -> str:
@@ -81,14 +98,19 @@ def _script(settings: SlurmSettings, job: Job, path: Path, listed: Path) -> str:
 
 def shares(lines: list[int], settings: SlurmSettings, most: int) -> Iterator[list[int]]:
     """Yield the numbers of the units of each task of an array that has at most `most` tasks."""
-    for_all_tasks = -(-len(lines) // settings.tasks)
-    count = max(min(settings.units_per_task, for_all_tasks), -(-len(lines) // most))
+    equal = -(-len(lines) // settings.tasks)
+    largest = settings.units_per_task or max(UNITS_PER_TASK, -(-equal // ROUNDS))
+    count = max(min(largest, equal), -(-len(lines) // most))
     for first in range(0, len(lines), count):
         yield lines[first : first + count]
 
 
-def follow(array: Array, job: Job, missing: dict[str, int], received: Callable[[Receipt], None]) -> bool:
+def follow(
+    array: Array, job: Job, missing: dict[str, int], received: Callable[[Receipt], None], advance: Advance
+) -> bool:
     """Take receipts out of `missing` as they come; return when the array has ended (True) or nothing is missing.
+
+    What Slurm says of the tasks is shown with `advance` while none runs, and printed when it changes.
 
     Raises:
         StageError, ConfigError: a worker raised what another try would raise, too; or Slurm has not answered for long.
@@ -115,13 +137,15 @@ def follow(array: Array, job: Job, missing: dict[str, int], received: Callable[[
         if begun - asked > ask:
             asked, ask = begun, min(1.5 * ask, LONGEST_ASK_S)
             try:
-                active = states(array.number)
+                active = states(f"--jobs={array.number}")
                 ended, heard = not active, begun
                 saying = ", ".join(f"{count} {state}" for state, count in active.items())
+                waits = bool(active) and "running" not in active
             except NoAnswer as error:
-                saying = f"no answer ({error})"
+                saying, waits = f"no answer ({error})", True
                 if begun - heard > PATIENCE_S:
                     raise StageError(f"{job.name}: Slurm does not answer: {error}. Run this again.") from error
+            advance(0, 0, f"Slurm: {saying}" if waits else "")
             if saying != said:
                 said = saying
                 print(f"Slurm job {array.number}, {array.name}: {saying or 'ended'}", file=sys.stderr, flush=True)
@@ -131,17 +155,27 @@ def follow(array: Array, job: Job, missing: dict[str, int], received: Callable[[
         look = min(1.3 * look, LONGEST_LOOK_S)
 
 
-def gave_up(job: Job, array: Array, missing: dict[str, int], fruitless: int) -> StageError | ConfigError:
-    """Return the error for units that were tried too often."""
-    if noted := noted_errors(Path(job.out)):
-        error = noted[-1].raised(job.name)
-        assert isinstance(error, StageError | ConfigError)
-        return error
+def remove_logs(array: Array, job: Job) -> None:
+    """Remove the output of tasks that say nothing but what they have stored."""
+    for log in Path(job.logs).glob(f"slurm-{array.number}_*.log"):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if all(UNINTERESTING.fullmatch(line) for line in lines):
+            log.unlink(missing_ok=True)
+
+
+def gave_up(job: Job, array: Array, missing: dict[str, int], fruitless: int) -> XdcError:
+    """Return the error for units that were tried too often: that of this last array, not of earlier ones."""
+    failed = failure(array.number)
+    own = [error for error in noted_errors(Path(job.out)) if Path(error.log).name.startswith(f"slurm-{array.number}_")]
+    if own:
+        error = own[-1].raised(job.name)
+        if failed is None or failed.state == "FAILED":
+            return error
+        return type(error)(f"{error} Task {failed.task} of Slurm's job {array.number}: {failed}.")
     text = (
         f"{job.name}: {fruitless} Slurm {'arrays' if fruitless > 1 else 'array'} in a row stored nothing; "
         f"{len(missing)} shards are missing ({min(missing)} first). "
     )
-    failed = failure(array.number)
     if failed is None:
         return StageError(f"{text}The output of the tasks is in {_log(job, array.number, '*')}.")
     log = Path(_log(job, array.number, failed.task))

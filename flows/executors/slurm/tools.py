@@ -1,50 +1,42 @@
-"""Slurm's command-line tools: submit, look, cancel. Nothing else of Slurm is needed on the machine of the stage."""
+"""The calling of Slurm's command-line tools, and what they say of the cluster. Nothing else of Slurm is needed."""
 
 import os
 import re
 import subprocess
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from shards.errors import ConfigError, StageError
 
 TOOLS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol")
 ANSWER_S = 60.0  # Seconds that a tool may take.
-# States of `man squeue` in which a task does no more work.
-ENDED = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
-    *("PREEMPTED", "REVOKED", "SPECIAL_EXIT", "TIMEOUT"),
-}
+PATIENCE_S = 3600.0  # Seconds without an answer of Slurm after which a stage gives up.
+AGAIN_S, LONGEST_AGAIN_S = 2.0, 60.0  # Seconds between two tries while Slurm does not answer.
+# What the tools say while the controller is away or busy. Everything else is a refusal.
+AWAY = re.compile(
+    "timed out|unable to contact|unable to connect|connect failure|communication connection|connection refused|"
+    "connection reset|zero bytes were transmitted|standby mode|temporarily|try again|no route to host|"
+    "unable to establish|transport endpoint",
+    re.IGNORECASE,
+)
+Answer = TypeVar("Answer")
 
 
 class NoAnswer(Exception):
-    """Report that Slurm's controller does not answer. Jobs go on without it."""
+    """Report that Slurm's controller does not answer, for now. Jobs go on without it."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A task of an array, or a job, that has ended otherwise than by finishing.
-
-    task: its number in the array. state, reason: in Slurm's words. exit: exit code and signal, as `1:0`. nodes:
-    where it ran.
-    """
-
-    task: str
-    state: str
-    reason: str
-    exit: str
-    nodes: str
-
-    def __str__(self) -> str:
-        return f"{self.state} (reason {self.reason}, exit code and signal {self.exit}) on {self.nodes}"
+class Refusal(Exception):
+    """Report what Slurm answered instead of doing what it was asked for; the same question is refused again."""
 
 
 def call(*words: str, given: str = "") -> str:
     """Return what a tool prints. given: its standard input.
 
     Raises:
-        NoAnswer: it failed, or took too long; the text is what it said.
+        NoAnswer: it took too long, or did not reach the controller.
+        Refusal: it failed otherwise. The text is what it said.
     """
     try:
         done = subprocess.run(
@@ -53,11 +45,33 @@ def call(*words: str, given: str = "") -> str:
     except subprocess.TimeoutExpired:
         raise NoAnswer(f"{words[0]} has not answered for {ANSWER_S:.0f} s") from None
     except OSError as error:
-        raise NoAnswer(f"{words[0]}: {error.strerror}") from error
+        raise Refusal(f"{words[0]}: {error.strerror}") from error
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise NoAnswer(re.sub(r"^\w+: error: ", "", said[-1]))
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        kind = NoAnswer if AWAY.search(done.stderr) else Refusal
+        raise kind(re.sub(r"^\w+: error: ", "", lines[-1]))
     return done.stdout
+
+
+def patiently(ask: Callable[[], Answer], name: str, waiting: Callable[[str], None]) -> Answer:
+    """Return the answer of `ask`, which is called again for an hour while Slurm does not answer.
+
+    name: what it is for, in messages. waiting: is called with the reason.
+
+    Raises:
+        StageError: there was no answer.
+        Refusal: as `ask`.
+    """
+    deadline, pause = time.monotonic() + PATIENCE_S, AGAIN_S
+    while True:
+        try:
+            return ask()
+        except NoAnswer as error:
+            if time.monotonic() > deadline:
+                raise StageError(f"{name}: Slurm does not answer: {error}. Run this again when it does.") from error
+            waiting(f"Slurm does not answer: {error}")
+        time.sleep(pause)
+        pause = min(1.5 * pause, LONGEST_AGAIN_S)
 
 
 def environment() -> dict[str, str]:
@@ -70,18 +84,13 @@ def environment() -> dict[str, str]:
 
 
 def check_partition(partition: str | None) -> None:
-    """Check that Slurm answers and has a partition.
+    """Check that Slurm has a partition.
 
     Raises:
         ConfigError: it does not.
+        NoAnswer, Refusal: it does not say which there are.
     """
-    try:
-        partitions = call("sinfo", "--noheader", "--format=%R").split()
-    except NoAnswer as error:
-        raise ConfigError(
-            f"runs_on.executor is slurm, but Slurm does not answer: {error}. Start xdc on a machine of the cluster, or "
-            "set runs_on.executor to local."
-        ) from error
+    partitions = call("sinfo", "--noheader", "--format=%R").split()
     if partition is not None and (unknown := set(partition.split(",")) - set(partitions)):
         raise ConfigError(
             f"runs_on.executor_settings.partition: Slurm has no partition {', '.join(sorted(unknown))}. There are: "
@@ -89,15 +98,23 @@ def check_partition(partition: str | None) -> None:
         )
 
 
+def has_gpus(partition: str | None) -> bool:
+    """Return whether nodes of a partition have GPUs; None: of the default one. Raises NoAnswer, Refusal."""
+    lines = call("sinfo", "--noheader", "--format=%P %G", *([f"--partition={partition}"] if partition else []))
+    nodes = [line.split(None, 1) for line in lines.splitlines() if line.strip()]
+    return any("gpu" in resources for name, resources in nodes if partition or name.endswith("*"))
+
+
 def check_options(options: list[str]) -> None:
     """Check that Slurm can run a task with these options of sbatch, now or later.
 
     Raises:
         ConfigError: it cannot: such a job would wait for ever.
+        NoAnswer: it does not say so.
     """
     try:
         call("sbatch", "--test-only", *options, given="#!/bin/sh\n")
-    except NoAnswer as error:
+    except Refusal as error:
         if "down, drained" not in str(error):  # Machines may come back.
             raise ConfigError(
                 f"runs_on.executor_settings: Slurm cannot run a task with {' '.join(options)}: {error}. Ask for "
@@ -106,62 +123,19 @@ def check_options(options: list[str]) -> None:
 
 
 def largest_array() -> int:
-    """Return how many tasks one array of this cluster can have (MaxArraySize). Raises NoAnswer."""
+    """Return how many tasks one array of this cluster can have (MaxArraySize).
+
+    Raises:
+        ConfigError: arrays are disabled.
+        NoAnswer, Refusal: Slurm does not say so.
+    """
     for line in call("scontrol", "show", "config").splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "MaxArraySize":
+            if int(value) == 0:
+                raise ConfigError(
+                    "runs_on.executor is slurm, but job arrays are disabled in this cluster (MaxArraySize is 0). Ask "
+                    "its administrator for them, or set runs_on.executor to local."
+                )
             return int(value)
     return 1
-
-
-def submit(options: list[str], script: str) -> str:
-    """Submit a batch script; return the job's number.
-
-    Raises:
-        StageError: Slurm refuses it, or does not answer.
-    """
-    try:
-        return call("sbatch", "--parsable", *options, given=script).strip().split(";")[0]
-    except NoAnswer as error:
-        raise StageError(
-            f"sbatch: {error}. The options were: {' '.join(options)}. Correct runs_on.executor_settings, and run this "
-            "again; what is finished is kept."
-        ) from error
-
-
-def states(job: str) -> Mapping[str, int]:
-    """Return the states in which the tasks of a job are that have not ended, with reasons, and how many there are.
-
-    The waiting tasks of an array count as one. Empty if all have ended. Raises NoAnswer.
-    """
-    try:
-        lines = call("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T %r").splitlines()
-    except NoAnswer as error:
-        if "Invalid job id" in str(error):  # It ended so long ago that Slurm has forgotten it.
-            return {}
-        raise
-    return Counter(line.strip().removesuffix(" None").lower() for line in lines if line.split()[0] not in ENDED)
-
-
-def failure(job: str) -> Ended | None:
-    """Return how a task of a job failed: the last one of which Slurm still knows; None if it knows of none."""
-    try:
-        lines = call("scontrol", "--oneliner", "show", "job", job).splitlines()
-    except NoAnswer:
-        return None
-    for line in lines:
-        values = dict(word.split("=", 1) for word in line.split() if "=" in word)
-        if values.get("JobState") in ENDED - {"COMPLETED", "COMPLETING"}:
-            names = ("ArrayTaskId", "JobState", "Reason", "ExitCode", "NodeList")
-            return Ended(*(values.get(name, "unknown") for name in names))
-    return None
-
-
-def running(name: str) -> bool:
-    """Return whether a job with a name runs. Raises NoAnswer."""
-    return bool(call("squeue", "--noheader", "--states=RUNNING", f"--name={name}", "--format=%A").strip())
-
-
-def cancel(name: str, *options: str) -> None:
-    """Cancel all jobs with a name, if there are some. options: further ones of scancel. Raises NoAnswer."""
-    call("scancel", f"--name={name}", *options)
