@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,15 @@ def other_machine(two_machines: Run) -> Iterator["subprocess.Popen[bytes]"]:
 class TwoAgents(InProcess):
     """An executor that starts the agents of two machines, here."""
 
-    def start_agents(self, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path) -> Agents:
+    def start_agents(
+        self,
+        command: Sequence[str],
+        machines: int,
+        processes: int,
+        gpu: bool,
+        log: Path,
+        waiting: Callable[[str], None],
+    ) -> Agents:
         self.given = (command, machines, processes, gpu, log)
         self.agents = [AgentHere(command, log) for _ in range(machines)]
         return self
