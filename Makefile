@@ -74,6 +74,11 @@ bench: install
 	$(BENCHMARK)/train.py $(BENCH) --turns 3 --out $(BENCH)/train.json
 	$(BENCHMARK)/index_rows.py $(BENCH)/rows --rows 100000 --out $(BENCH)/index_rows.json
 	$(BENCHMARK)/orchestration.py $(BENCH) --rounds 1 --out $(BENCH)/orchestration.json
+	$(BENCHMARK)/sources.py --sources 2000 --few 200 --out $(BENCH)/sources.json
+	$(BENCHMARK)/plan_memory.py --sources 2000 --few 200 --out $(BENCH)/plan_memory.json
+	$(BENCHMARK)/scale.py --units 500 2000 --out $(BENCH)/scale.json
+	PYTHONPATH=.:benchmarks $(BIN)/python benchmarks/executors.py units $(BENCH)/units --units 200 --turns 3 \
+	  --out $(BENCH)/executors.json
 	$(BENCHMARK)/growth.py $(BENCH) --clips 50 --times 1 2 4 --out $(BENCH)/growth.json
 	$(BENCHMARK)/gpu.py --device cpu --quick --no-compile --out $(BENCH)/gpu.json
 	$(BENCHMARK)/plan.py

@@ -4,18 +4,22 @@
     PYTHONPATH=. python benchmarks/executors.py stages FOLDER --before ../before [--clips 200] [--turns 7]
     PYTHONPATH=.:benchmarks python benchmarks/executors.py units FOLDER [--executor slurm --settings '{"cpus": 1}']
 
+PYTHONPATH is as on the second line also where a Ray cluster is started: its workers import this file.
+
 `stages`: every stage of round 0 of a run on audio-visual digits is rebuilt again and again, in turns by this tree and
 by the tree --before, each by its own fork servers, as `xdc run` does it. The videos are the same, the runs and corpora
 are not. A ratio is that of two rebuilds that follow each other; it is above 1 where this tree is faster.
 
 `units`: units that store an empty file, by the executor and in this process. `first s` is the time to the first
 receipt: workers start, and import torch (but for those of `local`, which are forked with it). `ms/unit` is a worker's
-time per unit between the first receipt and the last.
+time per unit between the first receipt and the last: the seconds between them, times the processes that the receipts
+name, so that a worker's wait for its start or its units counts, too.
 """
 
 import argparse
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -101,11 +105,11 @@ def served(tree: Path, root: Path) -> Callable[[list[Any]], float]:
 
 def compare_stages(given: argparse.Namespace) -> None:
     """Rebuild every stage with both trees in turns, and show the ratios."""
+    import yaml
     from small_run import digits
 
     from shards.store.files import write_text
-    from xdc_core.config.load import FILE_NAME, load_preset, parse_config
-    from xdc_core.config.write import commented_yaml
+    from xdc_core.config.load import FILE_NAME, load_preset
     from xdc_core.graph.stages import round_nodes, setup_nodes
     from xdc_core.runs.run import open_run
 
@@ -115,19 +119,16 @@ def compare_stages(given: argparse.Namespace) -> None:
     videos = folder / "media" / "manifest.csv"
     if not videos.exists():
         videos = digits(folder, given.clips)
-    values = parse_config(load_preset("digits"), "digits").model_dump()
-    values["rounds"], values["evaluate"], values["datasets"] = 1, {}, {}
+    values = load_preset("digits")
+    values["rounds"] = 1
     values["corpus"] |= {"videos": str(videos), "path": "corpus", "clips_per_shard": max(1, given.clips // 8)}
     values["train"] |= {"clips": 2 * given.clips}
     trees = {"this": Path(__file__).resolve().parents[1], "before": given.before.resolve()}
     sides = {}
     for name, tree in trees.items():
         shutil.rmtree(folder / name, ignore_errors=True)
-        # What the older one does not know is left at its default.
-        text = commented_yaml(parse_config(values, "the benchmark's settings"))
-        new = ("executor", "nodes", "rendezvous", "ranks_timeout", "restarts")
-        lines = [line for line in text.splitlines() if not line.strip().startswith(tuple(f"{key}" for key in new))]
-        write_text(folder / name / FILE_NAME, "\n".join(lines) + "\n")
+        # Each tree has its own defaults for what is not set: the older one need not know all settings of this one.
+        write_text(folder / name / FILE_NAME, yaml.safe_dump(values))
         sides[name] = served(tree, folder / name)
     config = open_run(folder / "this").config
     nodes = [[node.stage, node.modality, node.round] for node in (*setup_nodes(config), *round_nodes(config, 0))]
@@ -164,12 +165,13 @@ def store_nothing(arguments: dict[str, Any], shards: list[str], advance: Any) ->
 
     for shard in shards:
         with new_shard(Path(arguments["out"]), shard) as new:
+            new.notes = {"process": f"{platform.node()} {os.getpid()}"}
             (new.folder / f"{shard}.txt").touch()
         yield new.stored
 
 
 def unit_times(executor: Any, folder: Path, count: int) -> tuple[float, float, int]:
-    """Do empty units. Return the seconds to the first receipt, those from it to the last, and the number of units."""
+    """Do empty units. Return the seconds to the first receipt, a worker's seconds per unit, and how many workers."""
     from shards.store.executor import Job, Unit
     from shards.store.receipt import begin_units
 
@@ -179,13 +181,19 @@ def unit_times(executor: Any, folder: Path, count: int) -> tuple[float, float, i
     shards = [f"{number:06d}" for number in range(count)]
     begin_units(out, shards)
     times: list[float] = []
+    processes: set[str] = set()
+
+    def received(receipt: Any) -> None:
+        times.append(time.perf_counter())
+        processes.add(receipt.notes["process"])
+
     job = Job("empty units", "executors:store_nothing", {"out": str(out)}, str(out), str(folder / "logs"), "torch")
     began = time.perf_counter()
     units = (Unit(number, (shard,)) for number, shard in enumerate(shards))
-    executor.run(job, units, lambda receipt: times.append(time.perf_counter()), lambda *_: None)
+    executor.run(job, units, received, lambda *_: None)
     assert len(times) == count
     shutil.rmtree(out)
-    return times[0] - began, times[-1] - times[0], count
+    return times[0] - began, len(processes) * (times[-1] - times[0]) / (count - 1), len(processes)
 
 
 def compare_units(given: argparse.Namespace) -> None:
@@ -199,23 +207,23 @@ def compare_units(given: argparse.Namespace) -> None:
     check_executor(runs_on)
     if given.executor == "local":
         import torch  # noqa: F401 - as the fork server has, before it forks the process of a stage
-    executor, workers = executor_of(runs_on), given.settings.get("workers") or given.settings.get("tasks") or 1
-    rows: dict[str, list[tuple[float, float]]] = {"in process": [], given.executor: []}
+    executor = executor_of(runs_on)
+    rows: dict[str, list[tuple[float, float, int]]] = {"in process": [], given.executor: []}
     for _ in range(given.turns):
-        for name, each, sharers in (("in process", IN_PROCESS, 1), (given.executor, executor, workers)):
-            first, rest, count = unit_times(each, folder, given.units)
-            rows[name].append((first, sharers * rest / (count - 1)))
+        for name, each in (("in process", IN_PROCESS), (given.executor, executor)):
+            rows[name].append(unit_times(each, folder, given.units))
     print(f"{given.units} empty units, {given.turns} turns; {given.executor}: {json.dumps(given.settings)}")
-    print(f"{'':<14}{'first s':>12}{'ms/unit':>12}{'lowest':>12}{'highest':>12}")
+    print(f"{'':<14}{'first s':>12}{'ms/unit':>12}{'lowest':>12}{'highest':>12}{'workers':>12}")
     for name, times in rows.items():
-        each_ms = [1e3 * rest for _, rest in times]
-        starts = statistics.median(first for first, _ in times)
+        each_ms = [1e3 * rest for _, rest, _ in times]
+        starts = statistics.median(first for first, _, _ in times)
         numbers = (starts, statistics.median(each_ms), min(each_ms), max(each_ms))
-        print(f"{name:<14}" + "".join(f"{value:>12.3f}" for value in numbers))
+        most = max(workers for _, _, workers in times)
+        print(f"{name:<14}" + "".join(f"{value:>12.3f}" for value in numbers) + f"{most:>12}")
     pairs = zip(rows[given.executor], rows["in process"], strict=True)
     extra = statistics.median(own[1] - plain[1] for own, plain in pairs)
-    share, most = 100 * extra / 60, 100 * PER_MINUTE
-    print(f"one unit's overhead: {1e3 * extra:.2f} ms, {share:.4f} % of a minute (at most {most:g} %)")
+    print(f"one unit's overhead: {1e3 * extra:.2f} ms, {100 * extra / 60:.4f} % of a minute", end=" ")
+    print(f"(at most {100 * PER_MINUTE:g} %)")
     record(given.out, executor=given.executor, settings=given.settings, overhead_s=extra, times=rows)
 
 

@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,6 @@ from shards.store.receipt import Receipt, add_up, new_shard, receipts_of
 from xdc_core.config.schema import RunsOn
 
 FINGERPRINT = "f" * 64
-
-
-class Sizes(dict[str, int]):
-    """The shards, each of one clip."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__((f"{number:06d}", 1) for number in range(count))
 
 
 def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
@@ -62,9 +56,8 @@ def status(field: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def coordinate(target: Path, count: int, workers: int, deaths: float, stop_at: int | None, told: int) -> None:
+def coordinate(target: Path, count: int, workers: int, deaths: float, stop_at: int | None, costs: int) -> None:
     """Build the directory, as the coordinator of a stage does; at `stop_at` shards it is killed."""
-    random.seed()
     times = {"began": time.time()}
     executor = LocalWorkers(workers, RunsOn(device="cpu"))
     Path("/proc/self/clear_refs").write_text("5")  # The peak is counted from here on.
@@ -76,7 +69,7 @@ def coordinate(target: Path, count: int, workers: int, deaths: float, stop_at: i
             os.kill(os.getpid(), signal.SIGKILL)
 
     def work(out: Path) -> Outcome:
-        sizes = Sizes(count)
+        sizes = {f"{number:06d}": 1 for number in range(count)}  # Each shard has one clip.
         arguments = {"out": str(out), "deaths": deaths}
         job = Job("simulation", f"{__name__}:write_shards", arguments, str(out), str(target.parent / "logs"), "torch")
         times["listed"] = time.time()
@@ -89,7 +82,7 @@ def coordinate(target: Path, count: int, workers: int, deaths: float, stop_at: i
     times["committed"] = time.time()
     peak = status("VmHWM")
     executor.close()
-    os.write(told, json.dumps(times | {"peak": peak, "grown": peak - before}).encode())
+    os.write(costs, json.dumps(times | {"peak": peak, "grown": peak - before}).encode())
 
 
 def simulate(count: int, workers: int, deaths: float, place: Path | None) -> dict[str, float]:
@@ -98,15 +91,23 @@ def simulate(count: int, workers: int, deaths: float, place: Path | None) -> dic
     with tempfile.TemporaryDirectory(dir=place) as folder:
         target = Path(folder) / "out"
         began = time.time()
-        for stop_at in (count // 2, None):
+        for stop_at, wanted in ((count // 2, -signal.SIGKILL), (None, 0)):
             process = os.fork()
             if process == 0:
+                code = 1
                 try:
                     coordinate(target, count, workers, deaths, stop_at, write)
+                    code = 0
+                except BaseException:  # noqa: BLE001 - outermost level of the process
+                    traceback.print_exc()
                 finally:
-                    os._exit(0)
-            os.waitpid(process, 0)
-        times = json.loads(os.read(read, 65536))
+                    os._exit(code)
+            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+            if code != wanted:
+                raise SystemExit(f"a coordinator of {count} units ended with {code}, and {wanted} was expected")
+        os.close(write)
+        with os.fdopen(read) as costs:
+            times = json.load(costs)
         seconds = time.time() - began
         manifest = read_manifest(target)
         assert manifest is not None
@@ -130,6 +131,8 @@ def main() -> None:
     arguments.add_argument("--deaths", type=float, default=0.001)
     arguments.add_argument("--folder", type=Path, help="where to build, such as /dev/shm, which is no disk")
     given = arguments.parse_args()
+    if given.workers < 2:
+        arguments.error("--workers must be at least 2: one worker is the coordinator's own process, which must not die")
     names = ("units", "seconds", "us_per_unit", "again_ms", "commit_s", "peak_mb", "bytes_per_unit")
     print("".join(f"{name:>16}" for name in names))
     found = []

@@ -57,7 +57,7 @@ class CorpusSettings(Section):
         0.5, ge=0, le=1, description="stop when more than this share of the clips is rejected"
     )
     workers: Annotated[int | None, NotHashed()] = Field(
-        None, ge=1, description="decoding processes; null: one per core"
+        None, ge=1, description="decoding processes of a stage, or of each of its workers; null: one per core"
     )
     clip_timeout_s: Annotated[Positive, NotHashed()] = Field(
         120.0, description="a file or clip that takes longer is rejected"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shards.errors import ConfigError, XdcError
 from shards.workers.job_file import read_job, read_units
-from shards.workers.worker import do_units, note_error
+from shards.workers.worker import do_units, note_error, note_error_in
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import check_node
 from xdc_core.runs.node import Node
@@ -50,16 +50,18 @@ def do_some_units(path: Path, numbers: list[int] | None) -> int:
     """
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
+    log = os.environ.get("XDC_UNIT_LOG", "this process's output")
     try:
         job = read_job(path)
     except XdcError as error:
+        note_error_in(path.parent, error, log)
         print(error, file=sys.stderr)
         return 1
     try:
         for receipt in do_units(job, read_units(path, numbers), lambda: bool(terminated)):
             print(f"{receipt.shard}: {receipt.rows} rows, {receipt.rejects} rejects", flush=True)
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the stage raises what is noted
-        noted = note_error(job, error, os.environ.get("XDC_UNIT_LOG", "this process's output"))
+        noted = note_error(job, error, log)
         print(noted.raised(job.name), file=sys.stderr)
         return 1
     return 128 + signal.SIGTERM if terminated else 0

@@ -17,13 +17,13 @@ from pydantic import Field
 from flows.executors.forker import Forked, Forker
 from flows.executors.kind import ExecutorKind
 from flows.executors.local_worker import find_all_gpus, gpus_listed, visible_gpu, work
+from flows.executors.process_output import how_ended, last_error
 from flows.executors.queue import Pace, Queue, unfinished
 from shards.errors import StageError
-from shards.media.cores import GRANTED
+from shards.media.cores import GRANTED, THREADS, core_count
 from shards.section import Section
 from shards.store.executor import IN_PROCESS, Advance, Executor, Job, Unit
 from shards.store.receipt import Receipt
-from shards.workers.process_output import how_ended, last_error
 from shards.workers.worker import WorkerError
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import RunsOn
@@ -35,7 +35,10 @@ class LocalSettings(Section):
     """The executor_settings of the executor `local`."""
 
     workers: int | None = Field(
-        None, ge=1, description="processes that do a stage's units; null: one per GPU, or only the stage's own process"
+        None,
+        ge=1,
+        description="processes that do a stage's units, each with its part of the cores (runs_on.threads and "
+        "corpus.workers are those of each); null: one per GPU, or only the stage's own process",
     )
 
 
@@ -90,7 +93,11 @@ class LocalWorkers:
             IN_PROCESS.run(job, units, received, advance)
             return
         environments = [
-            {GRANTED: str(max(1, thread_count(self._runs_on) // count))}
+            {
+                # Cutting uses all cores of the machine, computing the part of one stage of several.
+                GRANTED: str(max(1, core_count() // count)),
+                THREADS: str(max(1, thread_count(self._runs_on) // count)),
+            }
             | ({"CUDA_VISIBLE_DEVICES": visible_gpu(gpus[slot % len(gpus)])} if gpus else {})
             for slot in range(count)
         ]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from flows.executors.registry import EXECUTORS, check_executor
 from shards.errors import ConfigError
 from shards.store.lock_check import check_locks
 from xdc_core.config.schema import RunsOn
+from xdc_core.graph.run_stage import all_fresh
+from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 
@@ -26,6 +29,16 @@ def check_run(run: Run) -> None:
             not answer when a file is locked.
     """
     _check(run.root.resolve(), run.corpus.absolute(), run.config.runs_on.model_dump_json())
+
+
+def check_run_for(run: Run, nodes: Iterable[Node]) -> None:
+    """Check the executor of a run as `check_run` does, unless all of these nodes are fresh and need none.
+
+    Raises:
+        ConfigError: as `check_run`.
+    """
+    if not all_fresh(run, nodes):
+        check_run(run)
 
 
 @cache

@@ -16,18 +16,21 @@ AHEAD = 10_000  # Units that are looked at ahead, so that the last ones are dist
 
 
 class Queue:
-    """The units that are not yet done by a worker, and how often each was tried. `workers` may be changed."""
+    """The units that are not yet done by a worker, and how often each was tried. `workers` may be changed.
 
-    def __init__(self, units: Iterable[Unit], workers: int = 1) -> None:
-        self.workers = workers
+    ahead: how many of `units` are looked at before a worker gets them.
+    """
+
+    def __init__(self, units: Iterable[Unit], workers: int = 1, ahead: int = AHEAD) -> None:
+        self.workers, self._most_ahead = workers, ahead
         self._units = iter(units)
         self._ahead: deque[Unit] = deque()
         self._again: deque[Unit] = deque()
         self._tries: dict[int, int] = {}
 
-    def __len__(self) -> int:
-        """Return how many units wait, as far as they have been looked at; 0 only if there are no more."""
-        self._ahead.extend(islice(self._units, AHEAD - len(self._ahead)))
+    def look_ahead(self) -> int:
+        """Look at more units. Return how many of those looked at wait; 0 only if there are no more."""
+        self._ahead.extend(islice(self._units, self._most_ahead - len(self._ahead)))
         return len(self._again) + len(self._ahead)
 
     def take(self, most: int) -> list[Unit]:
@@ -36,7 +39,7 @@ class Queue:
         """
         if self._again:
             return [self._again.popleft()]
-        share = -(-len(self) // (2 * self.workers))
+        share = -(-self.look_ahead() // (2 * self.workers))
         return [self._ahead.popleft() for _ in range(min(most, share))]
 
     def put_back(self, units: list[Unit]) -> int:

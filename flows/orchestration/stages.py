@@ -8,7 +8,6 @@ from typing import Any
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State
 
-from flows.executors.preflight import check_run
 from flows.orchestration.failure import failure_published, stage_commands
 from flows.orchestration.node_parameters import node_of, node_parameters
 from flows.orchestration.tasks import run_nodes
@@ -26,7 +25,6 @@ def run_stage_flow(run: str, node: Node, force: bool) -> State[Any]:
     with failure_published(run, f"{run}, {node}", again):
         opened = open_run(run)
         check_node(opened, node)
-        check_run(opened)
     return run_nodes(opened, [node], force, again)
 
 

@@ -14,6 +14,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 
+from flows.executors.preflight import check_run
 from flows.orchestration.artifacts import publish_round
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.broken_pipe import outlive_reader
@@ -75,6 +76,7 @@ def run_nodes(
         submitted: called with the tasks of all nodes as soon as they are submitted.
 
     Raises:
+        ConfigError: not all are fresh, and the executor of the run cannot be used.
         TerminationSignal: the stages were ended, because the flow that started this one in a thread is being stopped.
     """
     outlive_reader()
@@ -82,6 +84,7 @@ def run_nodes(
         record_process()
     with failure_published(str(run.root), f"{run.root}, {nodes[-1]}", again):
         if force or not all_fresh(run, nodes):
+            check_run(run)
             CHILDREN.warm_up()
         futures: Futures = {}
         try:

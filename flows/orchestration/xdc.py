@@ -45,7 +45,6 @@ def xdc(run: str = "runs/demo") -> State[Any]:
         record_process()
     with failure_published(run, run, lambda: run_commands(run)):
         opened = open_run(run)
-        check_run(opened)
         states = run_rounds(opened)
     failures = [f"round {number}: {state.message}" for number, state in states.items() if not state.is_completed()]
     if failures:
@@ -58,6 +57,9 @@ def run_rounds(run: Run) -> dict[int, State[Any]]:
     """Run the rounds in which not everything is fresh. Return the states of their flow runs when all have ended.
 
     After a failure no further round begins; those in progress are finished.
+
+    Raises:
+        ConfigError: a round is to be run, and the executor of the run cannot be used.
     """
     rounds: dict[int, Future[State[Any]]] = {}
     tasks: Futures = {}  # Of all rounds: a report waits for that of the previous round.
@@ -69,6 +71,7 @@ def run_rounds(run: Run) -> dict[int, State[Any]]:
                 # The sources are looked at once for all rounds that are finished, and again when stages have run.
                 if all_fresh(run, nodes, None if rounds else finished):
                     continue
+                check_run(run)
                 submitted: Future[Futures] = Future()
                 rounds[number] = threads.submit(copy_context().run, _run_round, run, number, tasks, submitted)
                 tasks |= submitted.result()

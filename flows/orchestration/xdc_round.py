@@ -12,7 +12,6 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.executors.preflight import check_run
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.failure import failure_published, round_commands
 from flows.orchestration.tasks import Futures, run_nodes
@@ -48,7 +47,6 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
     with failure_published(run, _flow_run_name(), lambda: round_commands(run, round)):
         opened = open_run(run)
         number = next_round(opened) if round is None else check_round(opened, round)
-        check_run(opened)
     if round is None:
         with only_reported("the number of the round"):
             rename_flow_run(f"{run}, round {number}")

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.executors.preflight import check_run
 from flows.runners.events import Listener
 from flows.runners.stage_runner import StageRunner
 from shards.errors import Busy, XdcError
@@ -42,11 +43,13 @@ def do_node(
 
     Raises:
         StageError, ConfigError: the stage failed; its finished parts are kept.
+        ConfigError: the executor of the run cannot be used. Nothing has been done.
         Busy: another process is building it, and `wait` is False.
     """
     try:
         record = None if force else reuse(run, node, Fingerprints(run, corpus_fingerprint, compare=False))
         if record is None:
+            check_run(run)
             with _turn(run):
                 record = _run_stage(run, node, runner, listeners, force, wait, corpus_fingerprint)
     except XdcError as error:

@@ -12,9 +12,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from flows.executors.process_output import how_ended, last_error, last_line, written
 from shards.errors import Busy, ConfigError, StageError, XdcError
 from shards.progress import Progress
-from shards.workers.process_output import how_ended, last_error, last_line, written
 
 ERRORS: dict[str, type[XdcError]] = {"ConfigError": ConfigError, "Busy": Busy}
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.executors.process_output import how_ended, last_error, written
 from shards.errors import XdcError
-from shards.workers.process_output import how_ended, last_error, written
 from xdc_core.compute.parent_death import die_with_parent
 
 START_S = 180.0

@@ -118,7 +118,7 @@ def recut(
         if read_manifest(corpus) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
         _keep_others(corpus, out, plan, names)
-        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, IN_PROCESS, logs)
+        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, IN_PROCESS, logs, "shard")
         summary["accepted"] = accepted_of(out, plan, corpus, manifest.fingerprint)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 

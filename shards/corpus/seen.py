@@ -37,6 +37,7 @@ from shards.sources.manifest import SourceRow, stream_rows
 from shards.sources.source import Source, source_or_reject
 from shards.sources.table import TABLE_SUFFIXES, stream_table
 from shards.sources.walk import walk
+from shards.store.commit import STALE
 from shards.store.files import write_text
 from shards.store.manifest import canonical, fingerprint, read_manifest
 
@@ -81,7 +82,7 @@ def corpus_fingerprint_now(
     if manifest is None and not compare:
         check_sources(videos, settings)
         return None, "it was not made yet"
-    seen, digest = _read_seen(corpus), digest_of_sources(videos, settings)
+    seen, digest = _read_seen(corpus), digest_of_sources(corpus, videos, settings)
     if seen is not None and seen.digest == digest and _still_unreadable(videos, seen):
         return seen.fingerprint, ""
     if seen is not None and not compare:
@@ -135,11 +136,12 @@ def _compare(corpus: Path, videos: Path, settings: CorpusSettings) -> Comparison
     return Comparison(root, count, first, found, unreadable)
 
 
-def digest_of_sources(videos: Path, settings: CorpusSettings) -> str | None:
+def digest_of_sources(corpus: Path, videos: Path, settings: CorpusSettings) -> str | None:
     """Return a digest of what the sources look like: it is equal if they would be listed alike, with the same settings
     and the same sizes and times of all files. None if that cannot be told without listing them.
 
-    Of a layout in a folder, it covers every file in the folder, and the file of the code that reads it.
+    Of a layout in a folder, it covers every file in the folder except the corpus and what is stored beside it, and the
+    file of the code that reads it.
 
     Raises:
         ConfigError: the manifest or folder of videos cannot be listed.
@@ -151,7 +153,7 @@ def digest_of_sources(videos: Path, settings: CorpusSettings) -> str | None:
         except TypeError:  # Not a function of a module.
             return None
         start.append(_state(reader))
-    for text in _looks(videos, settings):
+    for text in _looks(corpus, videos, settings):
         if text is None:
             return None
         # A sum: the file system may give its files in any order.
@@ -160,14 +162,17 @@ def digest_of_sources(videos: Path, settings: CorpusSettings) -> str | None:
     return fingerprint([*start, count, f"{total % (1 << 256):x}"])
 
 
-def _looks(videos: Path, settings: CorpusSettings) -> Iterator[str | None]:
+def _looks(corpus: Path, videos: Path, settings: CorpusSettings) -> Iterator[str | None]:
     """Yield a text for each source that changes if the source does; None if a change could not be seen."""
     root = str(videos if videos.is_dir() else videos.parent)
     if settings.layout is not None and not videos.is_dir():  # The reader holds all sources.
         for number, source in enumerate(list_corpus(videos, layout=settings.layout).sources):
             yield f"{number} {_state(os.path.join(root, source.path))} {_row(source)}"
     elif settings.layout is not None:
+        own = _names_of(corpus, videos)
         for found in walk(videos, hidden=True):
+            if found.name.startswith(own):
+                continue
             if found.kind == "link":  # Its reader may read lists behind it.
                 yield None
             state = _state(os.path.join(root, found.name)) if found.kind == "file" else found.kind
@@ -182,6 +187,16 @@ def _looks(videos: Path, settings: CorpusSettings) -> Iterator[str | None]:
         for number, row in enumerate(stream_rows(videos, stream_table(videos))):
             if isinstance(row, SourceRow):
                 yield f"{number} {_state(os.path.join(root, row.source.path))} {_row(row.source)}"
+
+
+def _names_of(corpus: Path, videos: Path) -> tuple[str, ...]:
+    """Return with what the names of the corpus's files, and of files beside it, begin; nothing if it is elsewhere."""
+    corpus, videos = corpus.resolve(), videos.resolve()
+    if not corpus.is_relative_to(videos):
+        return ()
+    beside = corpus.relative_to(videos).parent
+    own = (f"{corpus.name}/", f".{corpus.name}.", f"{STALE}/")
+    return tuple(name if beside == Path() else f"{beside}/{name}" for name in own)
 
 
 def _state(path: str) -> str:
@@ -208,7 +223,7 @@ def remember(
     seen = Seen(digest=digest or "", fingerprint=found, root=os.path.relpath(root, videos), unreadable=unreadable)
     if digest is None or len(unreadable) > MOST_UNREADABLE or seen == _read_seen(corpus):
         return
-    if digest_of_sources(videos, settings) != digest:
+    if digest_of_sources(corpus, videos, settings) != digest:
         return
     with contextlib.suppress(OSError):
         write_text(seen_file(corpus), seen.model_dump_json(indent=2) + "\n")

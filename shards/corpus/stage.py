@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.compute as pc
+
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
@@ -36,10 +38,12 @@ def shard(
     force: bool = False,
     executor: Executor = IN_PROCESS,
     logs: Path | None = None,
+    name: str = "shard",
 ) -> Record:
     """Build the directory `corpus` with the clips of `videos` (a folder, a manifest, or a data set in a layout).
 
     `executor` has files surveyed and clips cut. logs: the folder for output of its workers; by default beside `corpus`.
+    name: of the node, for messages and the names of these logs.
 
     Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged.
 
@@ -57,11 +61,11 @@ def shard(
         what = "corpus.videos is not set" if videos is None else f"corpus.videos: {videos} does not exist"
         raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
     check_places(corpus, videos)
-    digest = digest_of_sources(videos, settings)
+    digest = digest_of_sources(corpus, videos, settings)
     listing = list_columns(videos, settings)
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
     logs = logs or corpus.with_name("logs")
-    surveyed = _surveyed(corpus, listing, settings, progress, force, executor, logs)
+    surveyed = _surveyed(corpus, listing, settings, progress, force, executor, logs, name)
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
@@ -71,7 +75,7 @@ def shard(
 
     def work(out: Path) -> Outcome:
         plan = make_plan(settings, listing, surveyed)
-        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs)
+        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs, name)
         summary["accepted"] = accepted_of(out, plan, corpus, identity.fingerprint)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
@@ -94,6 +98,7 @@ def _surveyed(
     force: bool,
     executor: Executor,
     logs: Path,
+    name: str,
 ) -> Survey:
     """Return the survey of every source: from the corpus and the notes if still valid, else from the files."""
     notes = survey_notes(corpus, settings.modalities)
@@ -102,18 +107,18 @@ def _surveyed(
         return iter(()) if force else known_sources(corpus, settings.modalities)
 
     with machine_trouble_explained("shard", notes):
-        if not force:
-            # A finished corpus stays fresh, even if an earlier version probed its files.
+        if not force and read_manifest(corpus) is not None:
             surveyed, unknown = recall(listing, known(), notes)
-            finished = not len(unknown) and reusable(corpus, corpus_fingerprint(settings, listing, surveyed))
-            if not finished:
-                surveyed, unknown = recall(listing, known(), notes, PROBE_VERSION)
             if not len(unknown):
-                return surveyed.select(listed_files(listing))
+                surveyed = surveyed.select(listed_files(listing))
+                old = pc.min(surveyed.table["probe_version"]).as_py() < PROBE_VERSION
+                # A finished corpus stays fresh, even if an earlier version probed its files.
+                if not old or reusable(corpus, corpus_fingerprint(settings, listing, surveyed)):
+                    return surveyed
         with exclusive(corpus):  # Two processes started at once would both read all files.
             if force:
                 forget_survey(notes, settings)
-            return survey(listing, known(), notes, settings, progress, executor, logs)
+            return survey(listing, known(), notes, settings, progress, executor, logs, name)
 
 
 def forget_notes(corpus: Path, settings: CorpusSettings) -> None:
@@ -165,7 +170,7 @@ def clip_stage(
     """
 
     def build(run: RunT, node: Node, progress: Progress, force: bool, executor: Executor) -> Record:
-        return shard(*stored_from(run, node), progress, force, executor, logs(run))
+        return shard(*stored_from(run, node), progress, force, executor, logs(run), str(node))
 
     return Stage(
         name=name,

@@ -1,12 +1,13 @@
 """Survey source files: size, content hash, duration, codecs. Each file is read once, and the result is stored.
 
-The results are appended to a file of notes, so that nothing is done again after a kill. With an executor other than
-that of this process, workers survey groups of files and write into a folder beside the corpus. In the end, or after a
-kill at the beginning of the next call, its results are appended to the notes.
+The results are appended to a file of notes, so that nothing is done again after a kill. With an executor that does
+not work in this process, workers survey groups of files and write into a folder beside the corpus. In the end, or after
+a kill at the beginning of the next call, its results are appended to the notes.
 """
 
 import contextlib
 import json
+import math
 import re
 import uuid
 from collections.abc import Iterable, Iterator
@@ -27,13 +28,14 @@ from shards.sources.look import PROBE_VERSION, UNREADABLE, look_at
 from shards.sources.source import Listing
 from shards.sources.surveyed import Survey, Surveyed, survey_columns
 from shards.store.commit import discard
-from shards.store.executor import IN_PROCESS, Advance, Executor, InProcess, Job, run_units
+from shards.store.executor import IN_PROCESS, Advance, Executor, Job, MayBeInProcess, run_units
 from shards.store.fault import fault_point
 from shards.store.files import new_file
-from shards.store.receipt import UNITS, Receipt, begin_units, new_shard, receipts_of, stored_shards
+from shards.store.receipt import RECEIPTS, UNITS, Receipt, begin_units, new_shard, receipts_of, stored_shards
 
-# A group of files is at most this long, about a minute's work on two cores.
+# A group of files is at most about this long, a minute's work on two cores. How large files are is estimated.
 GROUP_FILES, GROUP_BYTES = 256, 4 << 30
+ESTIMATED_FROM = 1000  # Files whose sizes are looked up, among all files that are surveyed.
 FILES = f"{UNITS}/files.arrow"
 
 
@@ -94,6 +96,7 @@ def survey(
     progress: Progress,
     executor: Executor = IN_PROCESS,
     logs: Path = Path("logs"),
+    name: str = "shard",
 ) -> Survey:
     """Survey every file of a listing. New results are appended to `notes` at once, so that a kill loses nothing.
 
@@ -101,10 +104,13 @@ def survey(
     a file may be usable for one modality only.
 
     Files are probed in child processes, within the limits of the settings. Threads hash them, without a time limit.
-    With an executor other than that of this process workers do so, and `notes` gets the results in the end. `logs`: the
-    folder for their output.
+    With an executor that does not work in this process workers do so, and `notes` gets the results in the end. `logs`:
+    the folder for their output. `name`: of the node, for messages and the names of the logs.
     """
     for left in _folders(notes, settings):
+        if not (left / UNITS / RECEIPTS).is_dir():  # The call was killed before any worker began.
+            discard(left)
+            continue
         begin_units(left, stored_shards(left))
         for _ in _take_over(left, notes):
             pass
@@ -112,10 +118,10 @@ def survey(
     if not len(unknown):
         return valid.select(listed_files(listing))
     notes.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(executor, InProcess):
+    if isinstance(executor, MayBeInProcess) and executor.in_process(gpu=False):
         new = _survey_here(listing.root, unknown, notes, settings, progress)
     else:
-        new = _survey_in_units(listing.root, unknown, notes, settings, progress, executor, logs)
+        new = _survey_in_units(listing.root, unknown, notes, settings, progress, executor, logs, name)
     return survey_columns(chain(valid.files(), new)).select(listed_files(listing))
 
 
@@ -148,8 +154,8 @@ def _survey_here(
     bad = 0
     new = look_at(root, (path.as_py() for path in unknown), settings)
     with notes.open("a", encoding="utf-8") as file, contextlib.closing(new):
-        for count, (entry, for_good) in enumerate(new, start=1):
-            if for_good:
+        for count, (entry, final) in enumerate(new, start=1):
+            if final:
                 fault_point("before note")
                 file.write("\n" + json.dumps(asdict(entry)))
                 file.flush()
@@ -167,6 +173,7 @@ def _survey_in_units(
     progress: Progress,
     executor: Executor,
     logs: Path,
+    name: str,
 ) -> Iterator[Surveyed]:
     """Have workers survey files in groups; append the results to the notes, and yield them."""
     root, notes = root.absolute(), notes.absolute()
@@ -175,7 +182,7 @@ def _survey_in_units(
     (out / UNITS).mkdir(parents=True)
     sizes = _write_groups(out / FILES, root, unknown)
     job = Job(
-        name=f"the survey of {root}",
+        name=f"the survey of {name}",
         work="shards.corpus.survey:survey_groups",
         arguments={"out": str(out), "root": str(root), "settings": settings.model_dump(mode="json")},
         out=str(out),
@@ -188,18 +195,15 @@ def _survey_in_units(
 
 def _write_groups(path: Path, root: Path, unknown: pa.Array) -> dict[str, int]:
     """Write the paths of each group of files as a batch of an Arrow file. Return the number of files by group."""
+    looked_at = unknown[:: math.ceil(len(unknown) / ESTIMATED_FROM)]
+    size = sum(max(0, stat_of(root / name.as_py())[0]) for name in looked_at) / len(looked_at)
+    length = max(1, min(GROUP_FILES, int(GROUP_BYTES / max(1, size))))
     sizes: dict[str, int] = {}
-    first = in_group = 0
     with new_file(path) as temporary, pa.ipc.new_file(temporary, pa.schema([("path", unknown.type)])) as file:
-        for number, name in enumerate(unknown):
-            size = max(0, stat_of(root / name.as_py())[0])
-            if number - first == GROUP_FILES or (number > first and in_group + size > GROUP_BYTES):
-                file.write_batch(pa.record_batch({"path": unknown[first:number]}))
-                sizes[f"{len(sizes):06d}"] = number - first
-                first, in_group = number, 0
-            in_group += size
-        file.write_batch(pa.record_batch({"path": unknown[first:]}))
-        sizes[f"{len(sizes):06d}"] = len(unknown) - first
+        for first in range(0, len(unknown), length):
+            group = unknown[first : first + length]
+            file.write_batch(pa.record_batch({"path": group}))
+            sizes[f"{len(sizes):06d}"] = len(group)
     return sizes
 
 
@@ -215,8 +219,8 @@ def survey_groups(arguments: dict[str, Any], groups: list[str], advance: Advance
                 with new_shard(out, group) as new:
                     new.rows = batches.get_batch(int(group)).num_rows
                     with new_file(new.folder / f"{group}.jsonl") as path, path.open("w", encoding="utf-8") as lines:
-                        for entry, for_good in islice(looks, new.rows):
-                            lines.write(json.dumps([for_good, asdict(entry)]) + "\n")
+                        for entry, final in islice(looks, new.rows):
+                            lines.write(json.dumps([final, asdict(entry)]) + "\n")
                             new.rejects += bool(entry.reason)
                             advance(int(not entry.reason), int(bool(entry.reason)))
                     new.rows -= new.rejects
@@ -229,8 +233,8 @@ def _take_over(out: Path, notes: Path) -> Iterator[Surveyed]:
         for receipt in receipts_of(out, sorted(stored_shards(out))):
             for name in receipt.files:
                 for line in (out / name).read_text(encoding="utf-8").splitlines():
-                    for_good, values = json.loads(line)
-                    if for_good:
+                    final, values = json.loads(line)
+                    if final:
                         file.write("\n" + json.dumps(values))
                     yield Surveyed(**values)
     fault_point("after notes")

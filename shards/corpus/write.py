@@ -54,10 +54,12 @@ def write_corpus(
     progress: Progress,
     executor: Executor,
     logs: Path,
+    name: str,
 ) -> dict[str, Any]:
     """Write all files of a corpus except its manifest into `out`; existing shards are kept.
 
     The shards are cut in units of one shard each, by `executor`. logs: the folder for output of its workers.
+    name: of the node, for messages and the names of these logs.
 
     Returns a summary: clips, rejects by step and kind, bytes, hours of video, and the number of headers that state a
     wrong duration.
@@ -71,7 +73,7 @@ def write_corpus(
     counts = np.bincount(plan.shard, minlength=plan.shards).tolist()
     sizes = {shard_name(number): count for number, count in enumerate(counts)}
     job = Job(
-        name="the corpus",
+        name=name,
         work="shards.corpus.cut:cut_shards",
         arguments={
             "root": str(root.absolute()),

@@ -4,11 +4,20 @@ import os
 
 # Set by an executor in a worker's environment, where the system itself does not limit the worker to its cores.
 GRANTED = "XDC_CORES"
+# Threads for computing on these cores, if other stages compute on them at the same time.
+THREADS = "XDC_THREADS"
 
 
 def granted_cores() -> int | None:
     """Return the number of cores that an executor has given to this process alone; None if it has not."""
     return int(os.environ[GRANTED]) if os.environ.get(GRANTED) else None
+
+
+def granted_threads() -> int | None:
+    """Return the number of threads that an executor has given to this process, by default one per granted core; None
+    if it has given neither.
+    """
+    return int(os.environ[THREADS]) if os.environ.get(THREADS) else granted_cores()
 
 
 def core_count() -> int:

@@ -36,6 +36,9 @@ KILLED: Kind = "killed"
 UNREADABLE: Kind = "unreadable"
 OVER_LIMIT: Kind = "over_limit"
 CRASHED: Kind = "crashed"
+# Sent to a whole group of processes by a terminal, a service manager or a batch system. What happens then is decided by
+# the parent, which may finish its shard: its children go on, and end with it.
+TO_THE_GROUP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
 
     The outcome is DONE, or the kind of the reject.
     """
+    for number in TO_THE_GROUP:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     begun_with = _limit(limits)
     too_much = "needed more memory than there is"
     if limits.memory_mb < math.inf:
         too_much = f"needed more than {limits.memory_mb:g} MB of memory (corpus.clip_memory_mb)"
-    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # The parent is gone: end.
+    with contextlib.suppress(EOFError, ConnectionError):  # The parent is gone: end.
         while True:
             arguments = pipe.recv()
             _allow_cpu(limits.cpu_seconds)
@@ -162,6 +167,8 @@ def _cause_of_death(process: BaseProcess, limits: Limits) -> tuple[Kind, str]:
     code = process.exitcode or 0
     if -code == signal.SIGKILL:
         return KILLED, "the decoding process was killed from outside (signal 9), most often for lack of memory"
+    if -code in TO_THE_GROUP:  # While it started, before it ignored them.
+        return KILLED, f"the decoding process was ended from outside (signal {-code}, {signal.Signals(-code).name})"
     if code >= 0:
         return CRASHED, f"the decoding process ended by itself (exit {code})"
     if -code == signal.SIGXCPU:

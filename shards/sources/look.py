@@ -65,9 +65,9 @@ def look_at(root: Path, names: Iterable[str], settings: CorpusSettings) -> Gener
                 continue
             except MediaError as error:
                 answer = error
-            for_good = not isinstance(answer, Killed)
+            final = not isinstance(answer, Killed)
             probed = (Probe(), str(answer), answer.kind) if isinstance(answer, MediaError) else answer
-            yield _surveyed(name, size, mtime_ns, content, *probed), for_good
+            yield _surveyed(name, size, mtime_ns, content, *probed), final
     finally:
         answers.close()
         pool.shutdown(cancel_futures=True)

@@ -3,9 +3,10 @@
 A worker stores each shard with a receipt (`shards.store.receipt.new_shard`). What has a receipt is not done again.
 """
 
+import pkgutil
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -22,6 +23,16 @@ def package_version() -> str:
         return version("xdc")
     except PackageNotFoundError:
         return "unknown"
+
+
+def check_version(name: str, wanted: str | None) -> None:
+    """Raise StageError if this process has another version of xdc than the stage that wrote the job `name`."""
+    own = package_version()
+    if own != wanted:
+        raise StageError(
+            f"{platform.node()} has version {own} of xdc, and the stage {name} was started with {wanted}. Install the "
+            "same version on all machines."
+        )
 
 
 @dataclass(frozen=True)
@@ -100,18 +111,12 @@ class InProcess:
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""
-        for receipt in load_work(job.work)(job.arguments, [*chain(*(unit.shards for unit in units))], advance):
+        work: Work = pkgutil.resolve_name(job.work)
+        for receipt in work(job.arguments, [*chain(*(unit.shards for unit in units))], advance):
             received(receipt)
 
 
 IN_PROCESS = InProcess()
-
-
-def load_work(name: str) -> Work:
-    """Import the work that `Job.work` names."""
-    module, _, function = name.partition(":")
-    work: Work = getattr(import_module(module), function)
-    return work
 
 
 class Counted:
@@ -130,7 +135,10 @@ class Counted:
         self._report(waiting)
 
     def store(self, clips: int, rejected: int) -> None:
-        """Count the clips of a receipt. They may have been counted by `advance`, in the same process or not at all."""
+        """Count the clips of a receipt, rejected ones included.
+
+        They may have been counted by `advance`, in the same process or not at all.
+        """
         done, bad = self._stored
         self._stored = done + clips, bad + rejected
         self._report()
@@ -145,11 +153,18 @@ class Counted:
 
 
 def run_units(
-    executor: Executor, job: Job, sizes: Mapping[str, int], per_unit: int, progress: Progress, noun: str = "clips"
+    executor: Executor,
+    job: Job,
+    sizes: Mapping[str, int],
+    per_unit: int,
+    progress: Progress,
+    noun: str = "clips",
+    with_rejects: bool = True,
 ) -> None:
     """Have `executor` do all shards without a receipt, in units of `per_unit` shards.
 
-    sizes: shard -> number of its clips, for progress; in the order in which they are done.
+    sizes: shard -> number of its clips, for progress; in the order in which they are done. noun: what sizes count.
+    with_rejects: whether the progress shows the rejects of receipts, which then are some of what sizes count.
 
     Raises:
         StageError, ConfigError: as `Executor.run`; StageError also if a shard is not stored in the end.
@@ -166,7 +181,7 @@ def run_units(
         if receipt.shard in settled or not settle(out, receipt):
             return
         settled.add(receipt.shard)
-        counted.store(sizes[receipt.shard], receipt.rejects)
+        counted.store(sizes[receipt.shard], receipt.rejects if with_rejects else 0)
 
     if missing:
         units = (

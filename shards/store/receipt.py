@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ from shards.store.files import sha256_of, taken_away
 UNITS = ".units"
 RECEIPTS, ATTEMPTS, ERRORS = "receipts", "attempts", "errors"
 WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
+WRITTEN_S = 5.0  # Within this time a living worker writes a receipt that it has created.
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,9 @@ def new_shard(out: Path, shard: str) -> Iterator[NewShard]:
     If another worker has stored the shard meanwhile, its files stay and `receipt` is the other one's: two workers at
     one shard cost time only.
 
+    The commit does not flush files that have a receipt: the caller writes them with `new_file`, which does. Files that
+    the stage removes before its commit need no flush.
+
     Raises:
         StageError: the partial directory `out` is gone.
     """
@@ -98,41 +104,57 @@ def new_shard(out: Path, shard: str) -> Iterator[NewShard]:
         try:
             folder.rmdir()  # Its files are in place.
         except OSError:
-            shutil.rmtree(folder, ignore_errors=True)  # What is left there is removed by the commit.
+            _remove_folder(folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove the folder of an attempt, which is empty if its files were stored. What is left the commit removes."""
+    try:
+        folder.rmdir()
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(out: Path, receipt: Receipt) -> Receipt:
     """Create a shard's receipt, and return it; if there already is one, return that one."""
     path = _receipt_path(out, receipt.shard)
-    temporary = path.with_name(f".{receipt.attempt}.tmp")
+    temporary, damaged = (path.with_name(f".{receipt.attempt}.{suffix}") for suffix in ("tmp", "damaged"))
     data = json.dumps({name: getattr(receipt, name) for name in Receipt.__slots__}, ensure_ascii=False)
     try:
         # Not flushed to disk: a receipt that is lost or empty after a power failure costs its shard, nothing else.
         temporary.write_text(data, encoding="utf-8")
+        for _ in range(TRIES):
+            _create(path, temporary, data)
+            if (stored := _read_patiently(path)) is not None:
+                return receipt if stored.attempt == receipt.attempt else stored
+            with suppress(FileNotFoundError):  # Its writer died in the middle, or the disk has damaged it.
+                os.rename(path, damaged)
+    finally:
+        temporary.unlink(missing_ok=True)
+        damaged.unlink(missing_ok=True)
+    raise StageError(f"{path} cannot be read, though it was written {TRIES} times. Check the disk, and run this again.")
+
+
+def _create(path: Path, temporary: Path, data: str) -> None:
+    """Create a receipt with all of its content at once, where there are links; nothing if it exists."""
+    try:
         os.link(temporary, path)
     except FileExistsError:
-        return _other_receipt(out, receipt)
+        return
     except OSError as error:
         if error.errno not in WITHOUT_LINKS:
             raise
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(data)
-        except FileExistsError:
-            return _other_receipt(out, receipt)
-    finally:
-        temporary.unlink(missing_ok=True)
+        # Readers may see it before it has all of its content. A writer that dies in between leaves it so.
+        with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+            file.write(data)
+
+
+def _read_patiently(path: Path) -> Receipt | None:
+    """Return the receipt in a file; None if the file still has none after the time that a writer needs."""
+    deadline = time.monotonic() + WRITTEN_S
+    while (receipt := _parsed(path)) is None and time.monotonic() < deadline:
+        time.sleep(WRITTEN_S / 50)
     return receipt
-
-
-def _other_receipt(out: Path, receipt: Receipt) -> Receipt:
-    other = read_receipt(out, receipt.shard)
-    if other is None:
-        raise StageError(
-            f"{_receipt_path(out, receipt.shard)} exists and cannot be read. Run the stage again: it removes this file "
-            "and rebuilds the shard."
-        )
-    return other
 
 
 def _put_in_place(out: Path, receipt: Receipt) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from shards.errors import ConfigError, StageError
-from shards.store.executor import Job, Unit
+from shards.errors import ConfigError, MachineError
+from shards.store.executor import Job, Unit, check_version
 from shards.store.files import new_file, write_json
 from shards.store.receipt import UNITS
 
@@ -26,18 +26,22 @@ def read_job(path: Path) -> Job:
     """Read a job.
 
     Raises:
-        StageError: the file is gone: the stage has been committed, or continued by another process.
+        MachineError: the file is gone: the stage has been committed, or continued by another process; or this machine
+            does not see it.
+        StageError: another version of the package wrote it.
         ConfigError: the file is not that of a job.
     """
     try:
-        return Job(**json.loads(path.read_bytes()))
+        values = json.loads(path.read_bytes())
+        check_version(str(values["name"]), values["version"])  # The fields of another version may be others.
+        return Job(**values)
     except FileNotFoundError:
-        raise StageError(
+        raise MachineError(
             f"{path} is not there: its stage is finished, was continued by another process, or is on a disk that this "
             "machine does not see. There is nothing to do for this worker."
         ) from None
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not a job of this version of xdc ({error}).") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} is not a job of this version of xdc ({error!r}).") from error
 
 
 def read_units(path: Path, numbers: Collection[int] | None = None) -> Iterator[Unit]:
@@ -46,13 +50,14 @@ def read_units(path: Path, numbers: Collection[int] | None = None) -> Iterator[U
     Raises:
         ConfigError: there is no such line.
     """
-    last = max(numbers, default=-1) if numbers is not None else None
+    wanted = None if numbers is None else frozenset(numbers)
+    last = max(wanted, default=-1) if wanted is not None else None
     line = -1
     with path.with_name(LIST).open(encoding="utf-8") as file:
         for line, text in enumerate(file):
             if last is not None and line > last:
                 return
-            if numbers is None or line in numbers:
+            if wanted is None or line in wanted:
                 values = json.loads(text)
                 yield Unit(values["number"], tuple(values["shards"]))
     if last is not None and last > line:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import platform
 import traceback
 import uuid
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from shards.errors import ConfigError, MachineError, StageError, XdcError
 from shards.store.build import machine_trouble_explained
-from shards.store.executor import Job, Unit, load_work, package_version, uncounted
+from shards.store.executor import Job, Unit, Work, check_version, uncounted
 from shards.store.receipt import ERRORS, UNITS, Receipt, read_receipt
 
 
@@ -46,16 +47,11 @@ def check_worker(job: Job) -> None:
         MachineError: it does not see the job's directory.
         StageError: it has another version of the package.
     """
-    host, own = platform.node(), package_version()
-    if own != job.version:
-        raise StageError(
-            f"{host} has version {own} of xdc, and the stage {job.name} was started with {job.version}. Install the "
-            "same version on all machines."
-        )
+    check_version(job.name, job.version)
     if not (Path(job.out) / UNITS).is_dir():
         raise MachineError(
-            f"{host} does not see {job.out}. The run and its corpus must be on a disk that all machines see under the "
-            "same path; or the stage is finished, or was continued by another process."
+            f"{platform.node()} does not see {job.out}. The run and its corpus must be on a disk that all machines see "
+            "under the same path; or the stage is finished, or was continued by another process."
         )
 
 
@@ -72,8 +68,9 @@ def do_units(job: Job, units: Iterable[Unit], stopped: Callable[[], bool] = lamb
     shards = [shard for unit in units for shard in unit.shards if read_receipt(out, shard) is None]
     if not shards or stopped():
         return
+    work: Work = pkgutil.resolve_name(job.work)
     with machine_trouble_explained(job.name, out):
-        for receipt in load_work(job.work)(job.arguments, shards, uncounted):
+        for receipt in work(job.arguments, shards, uncounted):
             yield receipt
             if stopped():
                 return
@@ -86,10 +83,15 @@ def _is_final(error: BaseException) -> bool:
 
 def note_error(job: Job, error: BaseException, log: str) -> WorkerError:
     """Print the traceback of what a worker raised, and note the error in the job's folder `.units/errors`."""
+    return note_error_in(Path(job.out) / UNITS, error, log)
+
+
+def note_error_in(units: Path, error: BaseException, log: str) -> WorkerError:
+    """Do the same for a job whose file this process cannot read. units: the folder of the file."""
     if not isinstance(error, XdcError):
         traceback.print_exception(error)
     noted = WorkerError(type(error).__name__, str(error), platform.node(), log, _is_final(error))
-    folder = Path(job.out) / UNITS / ERRORS
+    folder = units / ERRORS
     name = uuid.uuid4().hex
     with suppress(FileNotFoundError):  # Another process has continued or committed the stage: nobody reads it.
         (folder / f".{name}.tmp").write_text(json.dumps(asdict(noted)), encoding="utf-8")

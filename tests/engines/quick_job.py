@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.executors import queue
 from flows.executors.registry import executor_of
 from shards.errors import StageError, XdcError
 from shards.store.executor import Advance, Job, Unit
@@ -66,7 +65,6 @@ def wait(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iter
 def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
     """Run the job, twice if it is "twice", and print what came of it."""
     begin_units(Path(out), [])
-    queue.AHEAD = 20
     ahead = [0]
     taken: set[int] = set()
     pids: set[int] = set()
@@ -84,7 +82,8 @@ def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
     name = "write_shards" if work == "twice" else work
     job = Job("a test", f"tests.engines.quick_job:{name}", {"out": out}, out, f"{out}/logs", "torch")
     error, started = "", time.monotonic()
-    with_workers = executor_of(RunsOn(executor=executor, executor_settings=json.loads(settings)))
+    with_workers: Any = executor_of(RunsOn(executor=executor, executor_settings=json.loads(settings)))
+    with_workers.ahead = 20
     try:
         with_workers.run(job, units(), received, lambda *_: None)
         if work == "twice":

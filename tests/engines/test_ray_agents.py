@@ -84,7 +84,7 @@ def test_each_node_has_an_agent_with_directory_and_environment_of_the_stage(
     assert agents_of(ray_nodes) == set()
 
 
-def test_the_exit_code_of_an_agent_is_told(ray_nodes: RayCluster, tmp_path: Path) -> None:
+def test_poll_returns_the_exit_code_of_an_agent(ray_nodes: RayCluster, tmp_path: Path) -> None:
     (tmp_path / "go").write_text("7")
     assert 7 in Stage(ray_nodes, tmp_path, 2, 60).said()
     assert agents_of(ray_nodes) == set()

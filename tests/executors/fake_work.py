@@ -10,12 +10,13 @@ from typing import Any
 from shards.store.executor import Advance, Job
 from shards.store.files import write_text
 from shards.store.receipt import Receipt, new_shard
+from tests.processes import wait_for
 
 SIZES = {f"{number:06d}": number % 7 + 1 for number in range(40)}
 
 
 def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
-    """Write a file a shard. `trouble` has what happens instead, by shard; a file in `once` is left the first time."""
+    """Write a file a shard. `trouble` has what happens before, by shard; a file in `once` is left the first time."""
     out = Path(arguments["out"])
     for shard in shards:
         time.sleep(arguments.get("seconds", 0))
@@ -25,6 +26,8 @@ def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
                 os.kill(os.getpid(), signal.SIGKILL)
             case "die once" if _first_time(arguments, shard):
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "wait":
+                wait_for("never", lambda: False)
             case "raise":
                 raise ZeroDivisionError(f"in {shard}")
         with new_shard(out, shard) as new:

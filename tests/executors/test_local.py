@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 
+import flows.executors.local
+import xdc_core.compute.threads
 from flows.executors.local import LOCAL, LocalSettings, LocalWorkers
+from flows.executors.queue import Queue
 from shards.errors import StageError
-from shards.store.executor import IN_PROCESS, run_units
-from shards.store.receipt import UNITS, add_up, receipts_of
+from shards.media.cores import granted_cores
+from shards.store.executor import IN_PROCESS, Unit, run_units
+from shards.store.receipt import UNITS, Receipt, add_up, new_shard, receipts_of
 from tests.executors.fake_work import SIZES, job_in
+from tests.faults.crash import ended, forked
 from tests.processes import alive, children_of, wait_for
 from xdc_core.config.schema import RunsOn
 
@@ -115,32 +120,67 @@ def test_workers_of_a_directory_that_was_taken_over_fail_and_leave_nothing(two: 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_the_process_of_the_stage(out: Path, tmp_path: Path, number: signal.Signals) -> None:
-    stage = os.fork()
-    if stage == 0:
+    trouble = dict.fromkeys([*SIZES][1:], "wait")
+
+    def extract() -> None:
         executor = LOCAL.make(LocalSettings(workers=2), RunsOn(device="cpu"))
-        run_units(executor, job_in(out, seconds=0.05), SIZES, 1, lambda *_: None)
-        os._exit(0)
+        run_units(executor, job_in(out, trouble=trouble), SIZES, 1, lambda *_: None)
+
+    def family() -> list[int]:
+        return [child for forker in children_of(stage) for child in (forker, *children_of(forker))]
+
+    stage = forked(extract, tmp_path / "log")
     wait_for("a receipt", lambda: [*(out / UNITS / "receipts").glob("*.json")])
-    family = [child for forker in children_of(stage) for child in (forker, *children_of(forker))]
-    assert len(family) == 3
+    wait_for("the second worker", lambda: len(family()) == 3)
+    started = family()
     os.kill(stage, number)
-    os.waitpid(stage, 0)
-    wait_for("the workers to end", lambda: not any(map(alive, family)), 5)
+    assert ended(stage) == -number, (tmp_path / "log").read_text()
+    wait_for("the workers to end", lambda: not any(map(alive, started)))
     assert files(out).keys() < WHOLE.keys()
     run_units(IN_PROCESS, job_in(out), SIZES, 1, lambda *_: None)
     assert files(out) == WHOLE
 
 
 def test_one_machine_without_gpus_has_no_other_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.executors.local, "gpus_listed", lambda: 0)
     for settings in ({}, {"workers": 1}):
         assert LOCAL.make(LocalSettings(**settings), RunsOn()) is IN_PROCESS
 
 
-def test_workers_share_the_gpus_that_work(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import flows.executors.local as local
+@pytest.mark.parametrize(("threads", "each"), [(None, 4), (3, 3)])
+def test_workers_share_the_cores_and_each_has_the_configured_threads(
+    out: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, each: int
+) -> None:
+    for module in (flows.executors.local, xdc_core.compute.threads):
+        monkeypatch.setattr(module, "core_count", lambda: 16)
+    runs_on = RunsOn(device="cpu", threads=threads)
+    executor: Any = LOCAL.make(LocalSettings(workers=2), runs_on)
+    job = job_in(out, runs_on=runs_on.model_dump())
+    object.__setattr__(job, "work", f"{__name__}:write_cores")
+    run_units(executor, job, SIZES, 1, lambda *_: None)
+    executor.close()
+    assert set(files(out).values()) == {f"8 cores, {each} threads"}
 
-    monkeypatch.setattr(local, "gpus_listed", lambda: 3)
-    monkeypatch.setattr(local, "find_all_gpus", _two_of_three)
+
+def write_cores(arguments: dict[str, Any], shards: list[str], advance: Any) -> Iterator[Receipt]:
+    """The work of a unit: the cores and threads that its worker has."""
+    threads = xdc_core.compute.threads.thread_count(RunsOn(**arguments["runs_on"]))
+    return write_text_of(f"{granted_cores()} cores, {threads} threads", arguments, shards)
+
+
+def write_text_of(text: str, arguments: dict[str, Any], shards: list[str]) -> Iterator[Receipt]:
+    """A file with this text per shard."""
+    for shard in shards:
+        time.sleep(arguments.get("seconds", 0))
+        with new_shard(Path(arguments["out"]), shard) as new:
+            (new.folder / f"{shard}.txt").write_text(text)
+            new.rows = SIZES[shard]
+        yield new.stored
+
+
+def test_workers_share_the_gpus_that_work(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.executors.local, "gpus_listed", lambda: 3)
+    monkeypatch.setattr(flows.executors.local, "find_all_gpus", _two_of_three)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-b,6")
     executor: Any = LOCAL.make(LocalSettings(), RunsOn())
     job = job_in(out, seconds=0.01)
@@ -156,13 +196,21 @@ def _two_of_three(channel: Any) -> int:
     return 0
 
 
-def write_gpu(arguments: dict[str, Any], shards: list[str], advance: Any) -> Any:
+def write_gpu(arguments: dict[str, Any], shards: list[str], advance: Any) -> Iterator[Receipt]:
     """The work of a unit: the GPU that its worker sees."""
-    from shards.store.receipt import new_shard
+    return write_text_of(os.environ["CUDA_VISIBLE_DEVICES"], arguments, shards)
 
-    for shard in shards:
-        time.sleep(arguments["seconds"])
-        with new_shard(Path(arguments["out"]), shard) as new:
-            (new.folder / f"{shard}.txt").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
-            new.rows = SIZES[shard]
-        yield new.stored
+
+def test_a_queue_looks_ahead_no_further_than_it_may() -> None:
+    looked_at: list[int] = []
+
+    def units() -> Iterator[Unit]:
+        for number in range(100):
+            looked_at.append(number)
+            yield Unit(number, (f"{number:06d}",))
+
+    queue, taken = Queue(units(), workers=2, ahead=20), list[int]()
+    while waiting := queue.look_ahead():
+        assert len(looked_at) - len(taken) == waiting <= 20
+        taken += [unit.number for unit in queue.take(7)]
+    assert taken == list(range(100))

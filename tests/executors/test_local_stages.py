@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pyarrow.parquet import read_table
 
 from flows.runners.forked import TORCH, Children, log_path
 from shards.errors import XdcError
@@ -91,6 +93,23 @@ def test_two_workers_of_a_stage_give_the_bytes_of_one_process(
     assert features(two) == plain
     logs = {path.name for path in (two.root / "logs" / "units").iterdir()}
     assert logs == {f"extract.video-of-round-0.worker-{slot}.log" for slot in (0, 1)}
+
+
+def test_without_a_number_of_threads_two_workers_differ_by_rounding_at_most(
+    children: Children, make_run: MakeRun
+) -> None:
+    one, two = make_run(threads=None), make_run(threads=None, executor_settings={"workers": 2})
+    for run in (one, two):
+        run_stage(run, INIT)
+        children.run_stage(run, EXTRACT)
+    assert features(one).keys() == features(two).keys()
+    for name in features(one):
+        tables = [read_table(run.directory(EXTRACT) / name) for run in (one, two)]
+        assert tables[0].column_names == tables[1].column_names
+        assert tables[0]["key"] == tables[1]["key"]
+        found, wanted = (np.array(table["feature"].to_pylist()) for table in tables)
+        assert found.size
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

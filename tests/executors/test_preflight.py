@@ -1,6 +1,7 @@
 """What is checked of an executor before work starts: each problem is one line, and nothing has been done."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +12,23 @@ import flows.executors.preflight as preflight
 from flows.executors.kind import ExecutorKind
 from flows.executors.local import LocalSettings
 from flows.executors.registry import EXECUTORS, check_executor, executor_of
+from flows.orchestration.xdc import run_rounds
 from shards.errors import ConfigError
 from shards.store.executor import IN_PROCESS
 from shards.store.lock_check import LockCheck
 from tests.places import ROOT
 from tests.runs import MakeRun
 from xdc_core.config.schema import RunsOn
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
 
 WRONG = {
     "lokal": ({"executor": "lokal"}, "the executor 'lokal' is unknown. Did you mean 'local'?"),
     "setting": ({"executor_settings": {"worker": 2}}, "runs_on.executor_settings of the executor local: worker: "),
     "value": ({"executor_settings": {"workers": 0}}, "runs_on.executor_settings of the executor local: workers: "),
 }
+PROBE = {"evaluate": {"probe": {"protocol": "fc", "modality": "audio", "label": "label_speaker"}}}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -35,21 +41,47 @@ def test_a_wrong_executor_is_one_line(name: str) -> None:
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("command", [["run"], ["round"], ["stage", "shard"], ["eval"]])
+def call(run: Run, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command for a run, and what it printed."""
+    words = [sys.executable, "-m", "flows.cli", *command, str(run.root)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", [["run"], ["round"], ["stage", "shard"]])
 def test_commands_check_the_executor_before_work_starts(make_run: MakeRun, command: list[str]) -> None:
-    own = {"evaluate": {"probe": {"protocol": "fc", "modality": "audio", "label": "label_digit"}}}
-    run = make_run(executor="slurmm", corpus={"path": "corpus"}, **own)
-    called = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *command, str(run.root)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = make_run(executor="slurmm", corpus={"path": "corpus"}, **PROBE)
+    refused(call(run, *command))
+    assert {path.name for path in run.root.iterdir()} == {"xdc.yaml"}
+
+
+def test_an_evaluation_checks_the_executor_before_work_starts(copy_run: MakeRun) -> None:
+    run = copy_run(executor="slurmm", **PROBE)
+    refused(call(run, "eval"))
+    assert not run.directory(Node("eval", "probe", 1)).exists()
+
+
+def refused(called: subprocess.CompletedProcess[str]) -> None:
+    """The command has ended with one line about the executor."""
     assert called.returncode == 2
     assert called.stderr.startswith("xdc: the executor 'slurmm' is unknown.")
     assert len(called.stderr.splitlines()) == 1
-    assert {path.name for path in run.root.iterdir()} == {"xdc.yaml"}
+
+
+@pytest.mark.parametrize("command", [["run"], ["stage", "train", "--modality", "audio", "--round", "0"], ["eval"]])
+def test_commands_for_what_is_finished_need_no_executor(copy_run: MakeRun, command: list[str]) -> None:
+    run = copy_run(executor="slurmm", **PROBE)
+    run_stage(run, Node("eval", "probe", 1))
+    called = call(run, *command)
+    assert called.returncode == 0, called.stderr
+    assert "slurmm" not in called.stderr
+
+
+def test_a_flow_needs_the_executor_only_if_a_stage_is_not_fresh(copy_run: MakeRun) -> None:
+    run = copy_run(executor="slurmm")
+    assert run_rounds(run) == {}
+    shutil.rmtree(run.directory(Node("report", None, 0)))
+    with pytest.raises(ConfigError, match="the executor 'slurmm' is unknown"):
+        run_rounds(run)
 
 
 def test_a_shared_disk_without_locks_is_a_warning_per_folder_once(

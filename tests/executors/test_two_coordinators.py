@@ -115,6 +115,12 @@ def test_a_coordinator_that_is_overtaken_at_any_point_ends_right_or_with_an_erro
     assert (ERROR, 0) in ends, "nobody was overtaken: this test has tried nothing"
 
 
+def test_two_coordinators_without_workers_at_the_same_time_end_right_or_with_an_error(tmp_path: Path) -> None:
+    logs = [tmp_path / name for name in ("first.log", "second.log")]
+    first, second = (forked(coordinator(tmp_path / "out"), log) for log in logs)
+    check(tmp_path, (ended(first), ended(second)))
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_workers_of_a_coordinator_that_is_overtaken_write_into_no_other_directory(tmp_path: Path, when: str) -> None:
     target = tmp_path / "out"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.executors.process_output import written
 from flows.runners.forked import TORCH, Children, log_path
 from shards.errors import ConfigError, StageError
 from shards.progress import silent
-from shards.workers.process_output import written
 from tests.processes import wait_for
 from tests.runs import MakeRun
 from xdc_core.graph.run_stage import reuse, run_stage

@@ -43,12 +43,18 @@ def behave(how: str, number: int) -> int:
 
 
 def fail_at_first(how: str, note: str, times: int) -> int:
-    """Be killed, or find the source unreadable, as often as that; each time is noted in a file. Gives the process."""
+    """Be killed or ended, or find the source unreadable, as often as that. Each time is noted in a file.
+
+    Gives the process.
+    """
     with Path(note).open("a") as file:
         file.write(f"{os.getpid()}\n")
     if len(Path(note).read_text().split()) <= times:
         if how == "unreadable":
             raise SourceError("Stale file handle")
+        if how == "ended":  # As while the process starts, before it ignores this.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGKILL)
     return os.getpid()
 

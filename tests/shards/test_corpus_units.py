@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from shards.corpus.cut import cut_shards
 from shards.corpus.listing import list_columns, list_corpus
 from shards.corpus.plan import corpus_fingerprint, make_plan
 from shards.corpus.stage import shard
-from shards.corpus.survey import read_survey, survey
+from shards.corpus.survey import _write_groups, read_survey, survey
 from shards.corpus.write import SOURCES_SCHEMA, _sources_tables
 from shards.errors import ConfigError, StageError
 from shards.progress import silent
@@ -32,12 +32,13 @@ from shards.sources.columns import source_columns
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import Surveyed, survey_columns
 from shards.store import parquet
-from shards.store.executor import IN_PROCESS, Advance, Job, Unit
+from shards.store.executor import IN_PROCESS, Advance, InProcess, Job, Unit
 from shards.store.manifest import read_manifest
 from shards.store.receipt import UNITS, Receipt, read_receipt
 from shards.workers.job_file import write_job
 from shards.workers.worker import do_units, noted_errors
 from tests.places import ROOT
+from tests.processes import wait_for
 from tests.shards.reference_plan import reference_plan
 
 
@@ -104,7 +105,7 @@ def test_a_killed_worker_costs_its_shard_and_a_second_call_goes_on(
     raw_videos: Path, corpus_settings: CorpusSettings, built_corpus: Path, tmp_path: Path
 ) -> None:
     executor = Subprocesses({1: {"XDC_FAULT": "kill:1:before receipt 000001"}})
-    with pytest.raises(StageError, match="1 of 3 shards have no receipt"):
+    with pytest.raises(StageError, match="1 of 3 shards are not stored"):
         shard(tmp_path / "corpus", raw_videos, corpus_settings, executor=executor)
     assert -signal.SIGKILL in executor.codes
     (partial,) = tmp_path.glob(".corpus.*.partial")
@@ -149,6 +150,94 @@ def test_what_workers_surveyed_before_a_kill_is_not_read_again(
     assert list(plain.files()) == list(found.files())
 
 
+@pytest.mark.parametrize("place", ["shards.corpus.survey._write_groups", "shards.store.executor.begin_units"])
+def test_a_survey_that_was_killed_before_its_workers_began_is_begun_again(
+    raw_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    notes, settings = tmp_path / ".corpus.survey.jsonl", CorpusSettings(workers=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            survey(list_corpus(raw_videos), (), notes, settings, silent, Subprocesses())
+    assert len([*tmp_path.glob(".corpus.survey-*.partial")]) == 1
+    assert len(survey(list_corpus(raw_videos), (), notes, settings, silent)) == 8
+    assert left_over(tmp_path) == [notes.name]
+
+
+@pytest.mark.parametrize(("most", "length"), [(1 << 30, 3), (2500, 2), (1, 1)])
+def test_groups_of_files_for_workers_are_shorter_where_files_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, length: int
+) -> None:
+    for number in range(7):
+        (tmp_path / f"{number}").write_bytes(bytes(1000 + number))
+    monkeypatch.setattr("shards.corpus.survey.GROUP_FILES", 3)
+    monkeypatch.setattr("shards.corpus.survey.GROUP_BYTES", most)
+    monkeypatch.setattr("shards.corpus.survey.ESTIMATED_FROM", 2)
+    names = pa.array([str(number) for number in range(7)])
+    sizes = _write_groups(tmp_path / "groups", tmp_path, names)
+    assert list(sizes.values()) == [length] * (7 // length) + [7 % length] * (7 % length > 0)
+    with pa.ipc.open_file(tmp_path / "groups") as file:
+        assert [file.get_batch(number).num_rows for number in range(len(sizes))] == list(sizes.values())
+        assert file.read_all()["path"].to_pylist() == names.to_pylist()
+
+
+def test_an_executor_that_works_in_this_process_surveys_without_files_for_workers(
+    raw_videos: Path, tmp_path: Path
+) -> None:
+    class Here(InProcess):
+        """As `InProcess`, but another class, as the local executor on a machine with several GPUs."""
+
+        def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+            raise AssertionError(job.name)
+
+    notes = tmp_path / ".corpus.survey.jsonl"
+    assert len(survey(list_corpus(raw_videos), (), notes, CorpusSettings(workers=2), silent, Here())) == 8
+
+
+@dataclass
+class Terminated:
+    """An executor whose worker, with all of its children, gets SIGTERM as soon as the first clip of a shard is cut."""
+
+    settings: CorpusSettings
+    codes: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
+        self.names.append(job.name)
+        if job.work != "shards.corpus.cut:cut_shards":
+            IN_PROCESS.run(job, units, received, advance)
+            return
+        path = write_job(job, units)
+        command = [sys.executable, "-m", "xdc_core", "unit", str(path)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        worker = subprocess.Popen(command, env=environment, cwd="/", start_new_session=True, stdout=subprocess.DEVNULL)
+        written = f"{UNITS}/attempts/*/.*.tar*"
+        wait_for(
+            "a clip",
+            lambda: worker.poll() is not None or any(tar.stat().st_size for tar in Path(job.out).glob(written)),
+            every=0.001,
+        )
+        os.killpg(worker.pid, signal.SIGTERM)
+        self.codes.append(worker.wait())
+
+
+def test_a_worker_that_is_asked_to_end_finishes_its_shard_and_rejects_no_clip_for_it(
+    raw_videos: Path, corpus_settings: CorpusSettings, tmp_path: Path
+) -> None:
+    settings = corpus_settings.model_copy(update={"clip_seconds": 0.2, "min_seconds": 0.1, "clips_per_shard": 50})
+    executor = Terminated(settings)
+    with pytest.raises(StageError, match=r"data\.pets: 1 of 2 shards are not stored"):
+        shard(tmp_path / "corpus", raw_videos, settings, executor=executor, name="data.pets")
+    assert executor.codes == [128 + signal.SIGTERM]
+    assert executor.names == ["the survey of data.pets", "data.pets"]
+    shard(tmp_path / "corpus", raw_videos, settings)
+    shard(tmp_path / "other" / "corpus", raw_videos, settings)
+    assert content(tmp_path / "corpus") == content(tmp_path / "other" / "corpus")
+
+
 def test_a_worker_of_an_earlier_survey_writes_nothing_into_a_later_one(raw_videos: Path, tmp_path: Path) -> None:
     jobs: list[Job] = []
 
@@ -168,24 +257,32 @@ def test_a_worker_of_an_earlier_survey_writes_nothing_into_a_later_one(raw_video
 class Watched:
     """The executor of this process that looks on after the last receipt: which files are opened from then on."""
 
-    opened: list[str]
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        self._watching = False
+
+    def __enter__(self) -> "Watched":
+        sys.addaudithook(self._hear)  # It cannot be removed.
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._watching = False
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         IN_PROCESS.run(job, units, received, advance)
         if job.work == "shards.corpus.cut:cut_shards":
-            self.opened = []
-            sys.addaudithook(self._hear)
+            self._watching = True
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str | os.PathLike):
+        if self._watching and event == "open" and isinstance(arguments[0], str | os.PathLike):
             self.opened.append(os.fspath(arguments[0]))
 
 
 def test_a_corpus_is_committed_without_opening_a_stored_shard(
     raw_videos: Path, corpus_settings: CorpusSettings, tmp_path: Path
 ) -> None:
-    executor = Watched()
-    shard(tmp_path / "corpus", raw_videos, corpus_settings, executor=executor)
+    with Watched() as executor:
+        shard(tmp_path / "corpus", raw_videos, corpus_settings, executor=executor)
     opened = [Path(name).name for name in executor.opened if ".corpus." in name]
     assert "000001.json" in opened
     assert "rejects.parquet" in " ".join(opened)

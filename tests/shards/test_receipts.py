@@ -1,8 +1,11 @@
 """Shards of a stage in units: the first stored attempt counts, and a commit reads no file that has a receipt."""
 
+import errno
+import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from shards.errors import StageError
 from shards.progress import silent
+from shards.store import receipt as receipts
 from shards.store.build import Identity, Outcome, build
 from shards.store.executor import IN_PROCESS, Advance, Job, run_units
 from shards.store.files import write_text
@@ -27,6 +31,24 @@ def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
             new.rows, new.rejects = arguments["sizes"][shard], 0
         advance(new.rows, 0)
         yield new.stored
+
+
+def reject_all(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
+    """The work of a unit that rejects 100 clips a shard."""
+    for shard in shards:
+        with new_shard(Path(arguments["out"]), shard) as new:
+            new.rejects = 100
+        yield new.stored
+
+
+class Noted:
+    """A progress that keeps its notes."""
+
+    def __init__(self, notes: set[str]) -> None:
+        self.notes = notes
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        self.notes.add(note)
 
 
 def job_in(out: Path, sizes: dict[str, int] = SIZES) -> Job:
@@ -82,6 +104,68 @@ def test_of_two_attempts_at_a_shard_the_first_stored_one_counts(tmp_path: Path) 
     assert slow.stored == fast.stored
     assert (tmp_path / "000000.txt").read_text() == "of the fast worker"
     assert [receipt.rows for receipt in receipts_of(tmp_path, ["000000"])] == [7]
+
+
+@pytest.fixture
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has no hard links."""
+
+    def refused(*names: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr("shards.store.receipt.WRITTEN_S", 0.5)
+
+
+@pytest.mark.usefixtures("without_links")
+def test_without_hard_links_the_first_stored_attempt_counts_too(tmp_path: Path) -> None:
+    test_of_two_attempts_at_a_shard_the_first_stored_one_counts(tmp_path)
+    assert sorted(path.name for path in (tmp_path / UNITS / "receipts").iterdir()) == ["000000.json"]
+
+
+@pytest.mark.usefixtures("without_links")
+@pytest.mark.parametrize("content", ["", '{"shard": "000000", "fi'])
+def test_a_receipt_whose_writer_died_in_the_middle_is_replaced(tmp_path: Path, content: str) -> None:
+    begin_units(tmp_path, SIZES)
+    (tmp_path / UNITS / "receipts" / "000000.json").write_text(content)
+    with new_shard(tmp_path, "000000") as new:
+        write_text(new.folder / "000000.txt", "of the second worker")
+        new.rows = 7
+    assert [receipt.rows for receipt in receipts_of(tmp_path, ["000000"])] == [7]
+    assert (tmp_path / "000000.txt").read_text() == "of the second worker"
+    assert sorted(path.name for path in (tmp_path / UNITS / "receipts").iterdir()) == ["000000.json"]
+
+
+@pytest.mark.usefixtures("without_links")
+def test_a_receipt_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin_units(tmp_path, SIZES)
+    path = tmp_path / UNITS / "receipts" / "000000.json"
+    first = Receipt("000000", {}, 3, 0, "another machine", "a")
+    path.write_text("")
+    monkeypatch.setattr(receipts.time, "sleep", lambda seconds: path.write_text(json.dumps(asdict(first))))
+    with new_shard(tmp_path, "000000") as new:
+        new.rows = 7
+    assert new.stored == first
+
+
+def test_receipts_that_cannot_be_read_again_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin_units(tmp_path, SIZES)
+    monkeypatch.setattr(receipts, "WRITTEN_S", 0.0)
+    monkeypatch.setattr(receipts, "_parsed", lambda path: None)
+    with pytest.raises(StageError, match=r"000000\.json cannot be read"), new_shard(tmp_path, "000000"):
+        pass
+
+
+def test_the_progress_shows_rejects_only_where_sizes_count_the_same(tmp_path: Path) -> None:
+    notes: dict[bool, set[str]] = {True: set(), False: set()}
+    for shown, said in notes.items():
+        out = tmp_path / str(shown)
+        out.mkdir()
+        job = replace(job_in(out), work=f"{__name__}:reject_all")
+        progress = Noted(said)
+        run_units(IN_PROCESS, job, dict.fromkeys(SIZES, 1), 2, progress, "shards labelled", with_rejects=shown)
+    assert "shards labelled, 500 rejected" in notes[True]
+    assert notes[False] == {"shards labelled"}
 
 
 def test_a_worker_whose_directory_was_taken_over_fails_and_leaves_nothing(tmp_path: Path) -> None:

@@ -81,6 +81,17 @@ def test_what_crashes_costs_one_job_and_the_rest_goes_on() -> None:
         ]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_is_the_parents_affair(number: signal.Signals) -> None:
+    results = ordered_map(sandbox_jobs.after, ((0.3, n) for n in range(8)), 2, MINUTE)
+    found = [next(results)]
+    (_, first) = found[0]  # It is at its second job.
+    os.kill(first, number)
+    found += results
+    assert [job for job, _ in found] == list(range(8))
+    assert [process for _, process in found].count(first) > 1
+
+
 def test_what_hangs_costs_one_job_and_the_rest_goes_on() -> None:
     hows = ["well", "hang", "well", "well"]
     assert outcomes([(how, n) for n, how in enumerate(hows)], timeout_s=4.0) == [
@@ -111,7 +122,7 @@ def test_an_idle_process_that_is_killed_is_replaced() -> None:
     assert [number for number, _ in rest] == list(range(1, 40))
 
 
-@pytest.mark.parametrize(("how", "error"), [("killed", Killed), ("unreadable", SourceError)])
+@pytest.mark.parametrize(("how", "error"), [("killed", Killed), ("ended", Killed), ("unreadable", SourceError)])
 def test_what_may_be_the_machines_fault_is_tried_once_more_in_another_process(
     tmp_path: Path, how: str, error: type[Exception]
 ) -> None:

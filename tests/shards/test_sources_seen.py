@@ -236,12 +236,26 @@ def test_a_layout_is_seen_by_every_file_in_its_folder(tmp_path: Path) -> None:
     assert corpus_fingerprint_now(corpus, videos, settings) == (None, "new or changed source 0001/000150.mp4")
 
 
+@pytest.mark.parametrize("place", ["corpus", "made/corpus"])
+def test_a_corpus_in_the_folder_of_a_layout_is_not_taken_for_its_sources(tmp_path: Path, place: str) -> None:
+    videos = make_videos(tmp_path / "videos", 20)
+    corpus, settings = videos / place, CorpusSettings(layout="folder")
+    known = commit(corpus, videos, settings)
+    for name in (f".{corpus.name}.lock", ".stale/corpus.0123/x", f"{corpus.name}/x"):
+        (corpus.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (corpus.parent / name).touch()
+        assert corpus_fingerprint_now(corpus, videos, settings) == (known, "")
+        assert corpus_fingerprint_now(corpus, videos, settings, compare=False) == (known, "")
+    (videos / f"{corpus.name}2").touch()
+    assert corpus_fingerprint_now(corpus, videos, settings, compare=False) == CHANGED
+
+
 def test_a_layout_with_a_link_to_a_folder_is_always_listed(tmp_path: Path) -> None:
     videos, corpus = make_videos(tmp_path / "videos", 20), tmp_path / "corpus"
     (tmp_path / "lists").mkdir()
     (videos / "lists").symlink_to(tmp_path / "lists")
     settings = CorpusSettings(layout="folder")
-    assert digest_of_sources(videos, settings) is None
+    assert digest_of_sources(corpus, videos, settings) is None
     known = commit(corpus, videos, settings)
     assert corpus_fingerprint_now(corpus, videos, settings) == (known, "")
     assert not seen_file(corpus).exists()

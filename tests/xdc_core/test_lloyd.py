@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -24,6 +25,7 @@ from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages import sample as sampling
+from xdc_core.stages.sample import Learnable
 
 NODE = Node("cluster", "audio", 0)
 SAMPLED = {"sample_mb": 20 * 64 * 4 / 1e6, "iterations_over_all": 6}
@@ -60,11 +62,20 @@ def exact_objective(points: np.ndarray, centroids: np.ndarray) -> float:
 
 
 def test_the_objective_is_that_of_faiss_from_the_same_centroids() -> None:
-    points = np.random.default_rng(1).normal(size=(5000, 16)).astype(np.float32)
+    dice = np.random.default_rng(5)
+    spots = dice.normal(scale=5, size=(60, 16))
+    points = (spots[np.arange(3000) % 60] + dice.normal(scale=0.01, size=(3000, 16))).astype(np.float32)
     start = points[:20].copy()
+    for number in range(5):  # Other CPUs round otherwise: no point may be nearly as close to a second centroid.
+        squared = ((points[:, None] - iterated(points, 7, start, number)[0][None]) ** 2).sum(axis=2)
+        nearest, second = np.sort(squared, axis=1).T[:2]
+        assert (second - nearest).min() > 1
     centroids, objective = iterated(points, 7, start, 25)
     expected, faiss_objective = faiss_iterated(points, start, 25)
-    np.testing.assert_allclose(objective, faiss_objective, rtol=1e-5)  # faiss adds in float32.
+    moves = len(faiss_objective)  # It stops where nothing moves any more.
+    assert moves == 5
+    np.testing.assert_allclose(objective[:moves], faiss_objective, rtol=1e-5)  # It adds in float32.
+    np.testing.assert_allclose(objective[moves:], objective[moves - 1], rtol=1e-12)
     assert exact_objective(points, start) == pytest.approx(objective[0], rel=1e-6)
     assert exact_objective(points, centroids) == pytest.approx(exact_objective(points, expected), rel=1e-6)
 
@@ -81,6 +92,17 @@ def test_sums_are_those_of_the_nearest_points() -> None:
     for cluster in range(9):
         np.testing.assert_allclose(sums.vectors[cluster], points[own == cluster].sum(axis=0), atol=1e-4)
     assert sums.objective == pytest.approx(squared.min(axis=1).sum(), rel=1e-6)
+    counted = no_sums(9, 0)
+    counted.add_points(points, centroids)
+    assert (counted.sizes.tolist(), counted.objective) == (sums.sizes.tolist(), sums.objective)
+
+
+def test_groups_of_shards_grow_with_the_clusters_whose_sums_they_store() -> None:
+    learnable = Learnable(Path("corpus"), (), None, {f"{number:06d}": 100 for number in range(1000)})
+    assert [len(group) for group in learnable.groups().values()] == [128] * 7 + [104]
+    assert [len(group) for group in learnable.groups(12_800).values()] == [128] * 7 + [104]
+    assert [len(group) for group in learnable.groups(50_001).values()] == [501, 499]
+    assert learnable.groups(50_001)["000501-000999"][0] == ("000501", 50_100, 100)
 
 
 def test_empty_clusters_are_refilled_by_splitting_a_large_one() -> None:
@@ -113,9 +135,8 @@ def test_the_stage_goes_on_over_all_clips_from_the_fit_to_the_sample(copy_run: M
     begin, found = kmeans_of(sampled), kmeans_of(run)
     start = np.load(sampled.directory(NODE) / "centroids.npy")
     points = all_points(run)
-    expected, objective = faiss_iterated(points, start, 6)
-    assert len(found["objective"]) == 6  # faiss stops where nothing moves any more.
-    np.testing.assert_allclose(found["objective"][: len(objective)], objective, rtol=1e-5)
+    expected, objective = iterated(points, len(shard_names(run.corpus)), start, 6)
+    np.testing.assert_allclose(found["objective"], objective, rtol=1e-5)
     np.testing.assert_allclose(np.load(run.directory(NODE) / "centroids.npy"), expected, atol=1e-4)
     assert (found["sample"], found["clips"], found["iterations_over_all"]) == (20, 48, 6)
     assert found["sample_objective"] == begin["objective"]

@@ -93,7 +93,7 @@ def test_rows_are_given_not_places_in_a_sorted_list() -> None:
 
 def test_the_same_seed_gives_the_same_draws_and_another_one_others() -> None:
     one = draw_clips(SKEWED, 500, True, 5)
-    assert one.dtype == np.int64
+    assert one.dtype == np.uint32
     assert (one == draw_clips(SKEWED, 500, True, 5)).all()
     assert not (one == draw_clips(SKEWED, 500, True, 6)).all()
 

@@ -11,8 +11,8 @@ from xdc_core.clustering.assign import nearest
 class Sums:
     """What an iteration needs to know of some points.
 
-    vectors: sum of the points of each cluster, float64 [k, d]. sizes: points per cluster, int64 [k]. objective: sum of
-    squared distances to the nearest centroid.
+    vectors: sum of the points of each cluster, float64 [k, d]; [k, 0] if it is not needed. sizes: points per cluster,
+    int64 [k]. objective: sum of squared distances to the nearest centroid.
     """
 
     vectors: np.ndarray
@@ -24,9 +24,10 @@ class Sums:
         if not len(points):
             return
         distance, cluster = nearest(points, centroids)
-        order = np.argsort(cluster, kind="stable")
-        occupied, first = np.unique(cluster[order], return_index=True)
-        self.vectors[occupied] += np.add.reduceat(points[order].astype(np.float64), first, axis=0)
+        if self.vectors.shape[1]:
+            order = np.argsort(cluster, kind="stable")
+            occupied, first = np.unique(cluster[order], return_index=True)
+            self.vectors[occupied] += np.add.reduceat(points[order].astype(np.float64), first, axis=0)
         self.sizes += np.bincount(cluster, minlength=len(self.sizes))
         self.objective += float(np.square(distance, dtype=np.float64).sum())
 
@@ -38,7 +39,7 @@ class Sums:
 
 
 def no_sums(k: int, width: int) -> Sums:
-    """Return the sums of no points."""
+    """Return the sums of no points. width: of the points; 0 if only sizes and objective are needed."""
     return Sums(np.zeros((k, width)), np.zeros(k, np.int64))
 
 

@@ -227,11 +227,16 @@ class RunsOn(Section):
         description="with several nodes: name or address of the machine that runs the train stage, for the others, and "
         "a port if it must be a certain one; null: its host name",
     )
-    ranks_timeout: Positive = Field(
-        600, description="seconds that the machines and processes of a training wait for one another"
+    ranks_timeout: Positive | None = Field(
+        None,
+        description="seconds that the machines and processes of a training wait for one another; null: 600 with "
+        "several nodes, with one the limits of torch",
     )
-    restarts: int = Field(
-        3, ge=0, description="how often a training with several processes goes on by itself after one has died"
+    restarts: int | None = Field(
+        None,
+        ge=0,
+        description="how often a training with several processes goes on by itself after one has died; null: 3 with "
+        "several nodes, 0 with one",
     )
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import StageError
+from shards.store.executor import check_version
 from shards.store.files import write_json
 
 FOLDER = "logs/ranks"  # In a run: a folder per training, with the job file and a log per machine.
 JOB = "job.json"
+TIMEOUT_S, RESTARTS = 600.0, 3  # Of trainings on several machines, unless runs_on says otherwise.
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,26 @@ def write_job(path: Path, job: RankJob) -> None:
     write_json(path, asdict(job))
 
 
-def read_job(path: Path) -> RankJob:
-    """Read a job file.
+def read_values(path: Path) -> dict[str, Any]:
+    """Read a job file as it is: at least `host`, `port` and `identity`, with which the stage can be reached.
 
     Raises:
-        StageError: there is none, because the training has ended.
+        StageError: there is none, because the training has ended; or it is that of a very different version.
     """
     try:
-        return RankJob(**json.loads(path.read_bytes()))
+        values: dict[str, Any] = json.loads(path.read_bytes())
+        if missing := {"host", "port", "identity"} - values.keys():
+            raise StageError(f"{path} is not a job of this version of xdc: it has no {', '.join(sorted(missing))}.")
     except FileNotFoundError as error:
         raise StageError(f"{path} does not exist: the training has ended, or has not begun.") from error
+    return values
+
+
+def job_of(values: dict[str, Any]) -> RankJob:
+    """Return the job of a file's values.
+
+    Raises:
+        StageError: another version of the package wrote them.
+    """
+    check_version(str(values.get("name")), values.get("version"))
+    return RankJob(**values)

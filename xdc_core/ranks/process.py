@@ -13,31 +13,45 @@ from typing import NoReturn
 from shards.errors import XdcError
 from xdc_core.compute.parent_death import die_with_parent
 from xdc_core.ranks.agent import AGENT, log_of
-from xdc_core.ranks.job import read_job
-from xdc_core.ranks.mailbox import Letter, connect_mailbox
+from xdc_core.ranks.channel import Message, connect_channel
+from xdc_core.ranks.job import job_of, read_values
 
 
 def work_as_rank(path: Path) -> None:
     """Do the work of a job as one of its ranks. What it raises is sent to the stage first.
 
-    An XdcError would come again: all ranks are then ended. After another exception the agent starts them again.
+    All ranks are ended if the exception would come again. Otherwise the agents start them again.
     """
-    job = read_job(path)
-    mailbox = connect_mailbox(job.host, job.port)
+    job = job_of(read_values(path))
+    channel = connect_channel(job.host, job.port, job.identity)
     host, log = platform.node(), str(log_of(job) or "")
     try:
         work = pkgutil.resolve_name(job.work)
-        work(job.document, job.arguments, lambda value: mailbox.send(Letter("value", value)))
+        work(job.document, job.arguments, lambda value: channel.send(Message("value", value)))
     except XdcError as error:
-        mailbox.send(Letter("error", type(error).__name__, str(error)[:2000], host, log))
-        mailbox.stop()
+        channel.send(Message("error", type(error).__name__, str(error)[:2000], host, log))
+        channel.stop()
         raise
     except Exception as error:
         text = traceback.format_exception_only(error)[-1].strip()
         with suppress(RuntimeError):  # The stage may be gone.
-            where = {"rank": int(os.environ["RANK"]), "restart": int(os.environ["TORCHELASTIC_RESTART_COUNT"])}
-            mailbox.send(Letter("failure", where, text[:2000], host, log))
+            start = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+            value = {"rank": int(os.environ["RANK"]), "start": start, "killed": False}
+            channel.send(Message("failure", value, text[:2000], host, log))
+            if not may_pass(error):
+                channel.stop()
         raise
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether the same work may succeed at another try.
+
+    That is so for what torch raises if an exchange with another rank fails, a RuntimeError (without a class of its own
+    in gloo), and for errors of the system. It is not so for a GPU without enough memory, or a defect of the program.
+    """
+    import torch
+
+    return isinstance(error, RuntimeError | OSError) and not isinstance(error, torch.OutOfMemoryError)
 
 
 def main() -> NoReturn:

@@ -77,7 +77,8 @@ def label(task: Task[Labelling]) -> Outcome:
     classes = None if task.settings.column is None else _classes(corpus, task.settings.column, columns)
     k = len(classes) if classes else read_kmeans(task.directory(Node("cluster", task.about, task.round))).k
     job = job_of(task, "xdc_core.stages.label:label_shards", "faiss", columns=columns, classes=classes, k=k)
-    run_units(task.executor, job, dict.fromkeys(shards, 1), PER_UNIT, task.progress, "shards labelled")
+    sizes = dict.fromkeys(shards, 1)
+    run_units(task.executor, job, sizes, PER_UNIT, task.progress, "shards labelled", with_rejects=False)
     counts, rows, unlabelled = no_counts(k, columns), 0, 0
     for receipt in receipts_of(out, shards):
         counts.add(receipt.notes)

@@ -27,6 +27,9 @@ from xdc_core.stages.sample import Learnable, job_in, learnable_of, remove_folde
 
 LLOYD = "lloyd"  # The folder of the iterations in the partial directory.
 STATE = "state.json"
+# A group of shards has at least so many clips per cluster. Its sums, 8 bytes a value, then are at most an eighth of the
+# features that it reads, 4 bytes a value, however many clusters there are.
+CLIPS_PER_CLUSTER = 16
 
 
 def begin_lloyd(out: Path, centroids: np.ndarray, details: dict[str, Any]) -> None:
@@ -48,9 +51,10 @@ def lloyd(task: Task[Any], learnable: Learnable, iterations: int, runs_on: RunsO
     Details are those of the fit to the sample with the objective per iteration, `sizes` and `empty` of all clips
     instead; `sample_objective` is that of the sample.
     """
-    groups = learnable.groups()
-    shards = {name: len(group) for name, group in groups.items()}
     number = max(int(path.parent.name) for path in (task.out / LLOYD).glob(f"[0-9][0-9][0-9][0-9]/{STATE}"))
+    k, width = read_model(task.out / LLOYD / f"{number:04d}", KMEANS)["centroids"].shape
+    groups = learnable.groups(CLIPS_PER_CLUSTER * k)
+    shards = {name: len(group) for name, group in groups.items()}
     passes, whole = iterations + 1, sum(shards.values())
     while True:
         folder, last = task.out / LLOYD / f"{number:04d}", number == iterations
@@ -71,10 +75,10 @@ def lloyd(task: Task[Any], learnable: Learnable, iterations: int, runs_on: RunsO
             sizes_only=last,
         )
         run_units(task.executor, job, shards, 1, progress, "shards read")
-        sums = no_sums(*centroids.shape)
+        sums = no_sums(k, 0 if last else width)
         for receipt in receipts_of(folder, groups):
-            vectors = np.zeros(()) if last else np.load(folder / f"{receipt.shard}.vectors.npy")
-            sums.add(Sums(vectors, np.load(folder / f"{receipt.shard}.sizes.npy"), receipt.notes["objective"]))
+            vectors, sizes = (np.load(folder / f"{receipt.shard}.{name}.npy") for name in ("vectors", "sizes"))
+            sums.add(Sums(vectors, sizes, receipt.notes["objective"]))
         if last:
             return centroids, _details(state, sums)
         centroids, splits = moved(sums, derive_seed(state["fit"]["seed"], "lloyd", number))
@@ -107,19 +111,20 @@ def _write_state(out: Path, number: int, centroids: np.ndarray, state: dict[str,
 def sum_groups(arguments: dict[str, Any], names: list[str], advance: Advance) -> Iterator[Receipt]:
     """Store the sums of the clips of some groups of shards: the work of a unit.
 
-    <group>.vectors.npy: float64 [k, d]. <group>.sizes.npy: int64 [k]. The receipt's notes have the objective.
+    <group>.vectors.npy: float64 [k, d], or [k, 0] where only the sizes are needed. <group>.sizes.npy: int64 [k]. The
+    receipt's notes have the objective.
     """
     out, learnable = Path(arguments["out"]), learnable_of(arguments["learnable"])
     limit_faiss(RunsOn.model_validate(arguments["runs_on"]))
     centroids, preprocess = read_model(out, KMEANS)["centroids"], load_preprocess(Path(arguments["preprocess"]))
+    k, width = centroids.shape
     for name in names:
-        sums = no_sums(*centroids.shape)
+        sums = no_sums(k, 0 if arguments["sizes_only"] else width)
         for shard, _, _ in arguments["groups"][name]:
             sums.add_points(preprocess(learnable.read(shard)), centroids)
             advance(1, 0)
         with new_shard(out, name) as new:
-            if not arguments["sizes_only"]:
-                np.save(new.folder / f"{name}.vectors.npy", sums.vectors)
+            np.save(new.folder / f"{name}.vectors.npy", sums.vectors)
             np.save(new.folder / f"{name}.sizes.npy", sums.sizes)
             new.rows, new.notes = int(sums.sizes.sum()), {"objective": sums.objective}
         yield new.stored

@@ -1,5 +1,6 @@
 """The clips that the cluster stage learns from, and the sample of their features: a part of this stage."""
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,11 +42,15 @@ class Learnable:
         """Return the number of clips."""
         return sum(self.counts.values())
 
-    def groups(self) -> dict[str, list[tuple[str, int, int]]]:
-        """Return the groups of shards that are done in one go: for each shard its name, first clip's number, clips."""
+    def groups(self, clips: int = 0) -> dict[str, list[tuple[str, int, int]]]:
+        """Return the groups of shards that are done in one go: for each shard its name, first clip's number, clips.
+
+        A group has PER_GROUP shards, or as many more as have `clips` clips on average.
+        """
+        length = max(PER_GROUP, math.ceil(clips * len(self.counts) / max(1, self.total)))
         places = [0, *np.cumsum([*self.counts.values()]).tolist()]
         spans = [(shard, first, count) for (shard, count), first in zip(self.counts.items(), places, strict=False)]
-        groups = (spans[first : first + PER_GROUP] for first in range(0, len(spans), PER_GROUP))
+        groups = (spans[first : first + length] for first in range(0, len(spans), length))
         return {f"{group[0][0]}-{group[-1][0]}": group for group in groups}
 
     def read(self, shard: str) -> list[np.ndarray]:

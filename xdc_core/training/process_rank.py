@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
+from xdc_core.ranks.job import TIMEOUT_S
+
 
 @dataclass(frozen=True)
 class ProcessRank:
@@ -26,15 +28,18 @@ def rank_from_environment() -> ProcessRank:
     return ProcessRank(*(int(os.environ.get(name, default)) for name, default in names.items()))
 
 
-def join_ranks(process: ProcessRank, device: torch.device, timeout: float) -> None:
+def join_ranks(process: ProcessRank, device: torch.device, timeout: float | None) -> None:
     """Join the process group. Tensors on the CPU are exchanged through gloo, those on a GPU through NCCL.
 
-    timeout: seconds after which every exchange raises RuntimeError, or ends the process, if a rank does not take part.
+    timeout: seconds after which every exchange raises RuntimeError, or ends the process, if a rank does not take part;
+        None: 600 on several machines, on one torch's limits (30 minutes with gloo, 10 with NCCL).
     """
     if process.world_size == 1:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    if timeout is None and process.world_size > process.on_machine:
+        timeout = TIMEOUT_S
+    distributed.init_process_group(backend, timeout=None if timeout is None else timedelta(seconds=timeout))
 
 
 def leave_ranks(process: ProcessRank) -> None:

@@ -19,6 +19,7 @@ from shards.store.build import Record
 from shards.store.files import write_text
 from xdc_core.config.load import parse_section
 from xdc_core.config.write import commented_yaml
+from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -85,7 +86,10 @@ def run_study(root: Path, max_parallel: int | None = None) -> dict[str, Any]:
     """
     study = load_study(root)
     cells = make_cells(study, root)
-    check_run(cells[0].run)
+    for cell in cells:
+        if not cell.videos.exists() or not all_fresh(cell.run, all_nodes(cell.run.config)):
+            check_run(cell.run)
+            break
     for videos, cell in {cell.videos: cell for cell in cells}.items():
         with counter(f"digits {videos.name}") as progress:
             write_digits(videos, cell.digits, progress)

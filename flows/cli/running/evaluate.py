@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from flows.cli.running.new_run import relative
-from flows.executors.preflight import check_run
+from flows.executors.preflight import check_run, check_run_for
 from flows.runners.forked import Children
 from flows.runners.scheduler import Job, Scheduler
 from flows.terminal import show_progress
@@ -135,7 +135,6 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
     wanted: list[Job] = []
     jobs: list[Job] = []
     for run in runs:
-        check_run(run)
         for name in names or run.config.evaluate:
             if name not in run.config.evaluate:
                 there = ", ".join(run.config.evaluate) or "none"
@@ -154,6 +153,9 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
         )
     if force:
         jobs = wanted
+    for run in runs:
+        nodes = [job.node for job in jobs if job.run is run]
+        check_run(run) if force else check_run_for(run, nodes)
     with Children() as children, show_progress() as listener:
         scheduler = Scheduler(children, lambda run: listener, force)
         # One at a time: each takes all the threads that the configuration gives it.

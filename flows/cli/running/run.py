@@ -97,7 +97,6 @@ def run_one(run: Run, node: Node, force: bool, show: bool) -> dict[str, Any]:
         StageError, ConfigError, Busy: see `do_node`.
     """
     check_node(run, node)
-    check_run(run)
     with Children() as children, show_progress(results=False) as listener:
         record = do_node(run, node, children, [listener], force=force)
     if show:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from flows.executors.kind import ExecutorKind
-from flows.executors.queue import Queue, unfinished
+from flows.executors.queue import AHEAD, Queue, unfinished
 from flows.executors.ray.agents import RayAgents, start_agents
 from flows.executors.ray.cluster import address_of, check_cluster, connect, large_nodes
 from flows.executors.ray.workers import Answer, Workers
@@ -43,19 +43,22 @@ class RaySettings(Section):
 
 
 class RayExecutor:
-    """The executor of one stage. It keeps its workers from one job to the next, and ends them with itself."""
+    """The executor of one stage. It keeps its workers from one job to the next, and ends them with itself.
 
-    def __init__(self, settings: RaySettings) -> None:
-        self._settings = settings
+    ahead: see `Queue`.
+    """
+
+    def __init__(self, settings: RaySettings, ahead: int = AHEAD) -> None:
+        self._settings, self.ahead = settings, ahead
         self._kept: dict[tuple[str, bool], Workers] = {}
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""
-        workers, queue = self._workers(job), Queue(units)
+        workers, queue = self._workers(job), Queue(units, ahead=self.ahead)
         failed_starts, seen = 0, time.monotonic()
         try:
             workers.begin(job)
-            while len(queue) or workers.busy:
+            while queue.look_ahead() or workers.busy:
                 workers.give(queue)
                 workers.grow(queue)
                 for answer in workers.answers():

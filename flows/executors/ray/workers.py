@@ -86,7 +86,7 @@ class Workers:
         present = len(self.idle) + len(self._called)
         wanted = max(1, self._room())
         wanted = wanted if self.most is None else min(wanted, self.most - present)
-        for _ in range(min(wanted, len(queue) - len(self.idle))):
+        for _ in range(min(wanted, queue.look_ahead() - len(self.idle))):
             options = {OPTIONS[name]: amount for name, amount in self.needs.items()}
             actor = self.ray.remote(RayWorker).options(**options, max_restarts=0, max_task_retries=0).remote()
             self._begin(Worker(actor))
@@ -99,7 +99,7 @@ class Workers:
     def give(self, queue: Queue) -> None:
         """Give units to each idle worker, while there are some of both."""
         queue.workers = max(1, len(self.idle) + len(self._called))
-        while self.idle and len(queue):
+        while self.idle and queue.look_ahead():
             worker = self.idle.pop()
             worker.units = queue.take(worker.pace.at_once)
             worker.pace.begin()

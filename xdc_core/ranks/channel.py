@@ -14,16 +14,18 @@ from typing import Any
 
 from shards.errors import ConfigError, StageError
 
-LETTERS, STOP = "xdc/letters", "xdc/stop"  # Keys in the store.
+MESSAGES, STOP, IDENTITY = "xdc/messages", "xdc/stop", "xdc/identity"  # Keys in the store.
 ANSWER_S = 30  # Time after which a connection counts as lost.
 
 
 @dataclass(frozen=True)
-class Letter:
+class Message:
     """What an agent or a rank sent.
 
-    kind: "machine" when an agent has started; "value" for a value that a rank sends to the stage's work; "error" for an
-    error that would come again; "failure" for another one. text: of errors. sender: "rank 3 on HOST". log: its file.
+    kind: "machine" when an agent has started (value: what is the same if it is started again); "value" for a value that
+    a rank sends to the stage's work; "error" for the XdcError that ended an agent or a rank (value: its class);
+    "failure" for another end of a rank (value: its number, the number of the ranks' start, whether a signal killed it).
+    text: of errors. log: the file with the sender's output.
     """
 
     kind: str
@@ -33,7 +35,7 @@ class Letter:
     log: str = ""
 
 
-class Mailbox:
+class Channel:
     """One end of the messages. Methods raise RuntimeError if the stage's process cannot be reached."""
 
     def __init__(self, store: Any) -> None:
@@ -44,14 +46,14 @@ class Mailbox:
         """Return the store's port."""
         return int(self.store.port)
 
-    def send(self, letter: Letter) -> None:
-        """Send a letter to the stage."""
-        self.store.queue_push(LETTERS, json.dumps(letter.__dict__))
+    def send(self, message: Message) -> None:
+        """Send a message to the stage."""
+        self.store.queue_push(MESSAGES, json.dumps(message.__dict__))
 
-    def letters(self) -> Iterator[Letter]:
-        """Yield the letters that have come, in the order of their arrival; the stage calls this."""
-        while self.store.queue_len(LETTERS):
-            yield Letter(**json.loads(self.store.queue_pop(LETTERS, block=False)))
+    def received(self) -> Iterator[Message]:
+        """Yield the messages that have come, in the order of their arrival; the stage calls this."""
+        while self.store.queue_len(MESSAGES):
+            yield Message(**json.loads(self.store.queue_pop(MESSAGES, block=False)))
 
     def stop(self) -> None:
         """Ask all agents to end their ranks, which write a checkpoint."""
@@ -63,8 +65,11 @@ class Mailbox:
 
 
 @contextmanager
-def open_mailbox(host: str, port: int) -> Iterator[Mailbox]:
-    """Open the stage's end. host: name or address of this machine for the others. port: 0 for any free one.
+def open_channel(host: str, port: int, identity: str) -> Iterator[Channel]:
+    """Open the stage's end.
+
+    host: name or address of this machine for the others. port: 0 for any free one. identity: of this attempt at the
+    training; agents and ranks of another one are refused.
 
     Raises:
         ConfigError: the name does not lead to this machine, or the port is in use.
@@ -74,28 +79,33 @@ def open_mailbox(host: str, port: int) -> Iterator[Mailbox]:
         with socket.socket(family) as probe:  # The store would try for a minute.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-        mailbox = Mailbox(_store(host, port, is_master=True, wait_for_workers=False))
+        channel = Channel(_store(host, port, is_master=True, wait_for_workers=False))
     except (OSError, RuntimeError) as error:
         raise ConfigError(
             f"this machine cannot wait for others at {host}{f':{port}' if port else ''} ({_first_line(error)}). Set "
             "runs_on.rendezvous to a name or address of this machine, if need be with a free port."
         ) from error
     try:
-        yield mailbox
+        channel.store.set(IDENTITY, identity)
+        yield channel
     finally:
-        del mailbox.store  # Closes the port.
+        del channel.store  # Closes the port.
 
 
-def connect_mailbox(host: str, port: int) -> Mailbox:
-    """Return the end of an agent or a rank.
+def connect_channel(host: str, port: int, identity: str) -> Channel:
+    """Return the end of an agent or a rank of the attempt `identity`.
 
     Raises:
-        StageError: the stage's process does not answer.
+        StageError: the stage's process does not answer, or another one has its port now.
     """
     try:
-        return Mailbox(_store(host, port, is_master=False))
+        channel = Channel(_store(host, port, is_master=False))
+        found = channel.store.get(IDENTITY).decode()  # Waits until it is set.
     except RuntimeError as error:
         raise StageError(f"the stage does not answer at {host}:{port} ({_first_line(error)}).") from error
+    if found != identity:  # The stage died and runs again, or this port has become another training's.
+        raise StageError(f"another training uses {host}:{port} now: the stage that wrote the job file is gone.")
+    return channel
 
 
 def _store(host: str, port: int, **how: bool) -> Any:
