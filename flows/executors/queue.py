@@ -26,25 +26,27 @@ class Queue:
         self._units = iter(units)
         self._ahead: deque[Unit] = deque()
         self._again: deque[Unit] = deque()
+        self._suspect: deque[Unit] = deque()
         self._tries: dict[int, int] = {}
 
     def look_ahead(self) -> int:
         """Look at more units. Return how many of those looked at wait; 0 only if there are no more."""
         self._ahead.extend(islice(self._units, self._most_ahead - len(self._ahead)))
-        return len(self._again) + len(self._ahead)
+        return len(self._suspect) + len(self._again) + len(self._ahead)
 
     def take(self, most: int) -> list[Unit]:
-        """Return the next units, at most so many. A unit that was tried already comes alone, so that its worker's
-        death is its own.
+        """Return the next units, at most so many. A unit at which a worker has failed comes alone, so that the death of
+        its next worker is its own; those behind it come together, as before.
         """
-        if self._again:
-            return [self._again.popleft()]
+        if self._suspect:
+            return [self._suspect.popleft()]
         share = -(-self.look_ahead() // (2 * self.workers))
-        return [self._ahead.popleft() for _ in range(min(most, share))]
+        return [(self._again or self._ahead).popleft() for _ in range(min(most, share))]
 
     def put_back(self, units: list[Unit]) -> int:
         """Take units of a worker that has failed at the first of them. Return how often that one was tried."""
-        self._again.extend(units)
+        self._suspect.append(units[0])
+        self._again.extend(units[1:])
         self._tries[units[0].number] = self._tries.get(units[0].number, 0) + 1
         return self._tries[units[0].number]
 

@@ -49,8 +49,8 @@ class Job:
 
     name: the node, for messages. work: "module:function", a `Work`. arguments: for the work. out: absolute path of the
     stage's partial directory. logs: absolute path of the folder for output and tracebacks of workers. library: which of
-    two heavy libraries the work imports. gpu: whether a worker can use a GPU. version: of the package; a worker with
-    another one refuses.
+    two heavy libraries the work imports. gpu: whether a worker can use a GPU. more: whether another job for the same
+    workers follows at once, for which they may be kept. version: of the package; a worker with another one refuses.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Job:
     logs: str
     library: Literal["torch", "faiss"]
     gpu: bool = False
+    more: bool = False
     version: str = field(default_factory=package_version)
 
 

@@ -5,11 +5,13 @@ In a normal run nothing is armed, and passing a point costs one comparison with 
 
     kill:3:before rename 000001.tar     at the third passing of this point, SIGKILL to this process
     stop:1:before commit                the same with SIGSTOP: another process can work while this one is stopped
+    stop:2:before receipt *             a pattern, as of file names: at the second receipt, whichever it is
     trace:/tmp/points                   append the name of every point that is passed to this file
 """
 
 import os
 import signal
+from fnmatch import fnmatchcase
 
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
@@ -52,7 +54,7 @@ def _pass(point: str) -> None:
     if kind == "trace":
         with open(wanted, "a", encoding="utf-8") as file:
             file.write(point + "\n")
-    elif point == wanted:
+    elif fnmatchcase(point, wanted):
         _left -= 1
         if _left <= 0:
             _armed = None

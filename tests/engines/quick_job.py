@@ -1,7 +1,7 @@
 """A job whose units take no time, with an executor: `python -m tests.engines.quick_job EXECUTOR SETTINGS OUT WORK N`.
 
 Prints JSON: the error, if there was one, how many units the executor had taken and not done at most, the processes of
-the workers, and the job's seconds.
+the workers, what was waited for, and the job's seconds.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
 
 
 def _bad_shard(arguments: dict[str, Any], shards: list[str], advance: Advance, bad: Callable[[], Any]) -> Any:
-    if BAD in shards:
-        print("this is the bad shard", flush=True)
-        bad()
-    yield from write_shards(arguments, shards, advance)
+    for shard in shards:
+        if shard == BAD:
+            print("this is the bad shard", flush=True)
+            bad()
+        yield from write_shards(arguments, [shard], advance)
 
 
 def refuse(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
@@ -58,12 +60,18 @@ def die(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Itera
 
 
 def wait(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
-    """Take a minute, at one shard."""
-    return _bad_shard(arguments, shards, advance, lambda: time.sleep(60))
+    """Wait at one shard until there is a file `go`, for at most a minute."""
+
+    def bad() -> None:
+        deadline = time.monotonic() + 60
+        while not (Path(arguments["out"]) / "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    return _bad_shard(arguments, shards, advance, bad)
 
 
 def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
-    """Run the job, twice if it is "twice", and print what came of it."""
+    """Run the job, and print what came of it. "twice": another follows at once; "apart": another follows later."""
     begin_units(Path(out), [])
     ahead = [0]
     taken: set[int] = set()
@@ -79,20 +87,27 @@ def main(executor: str, settings: str, out: str, work: str, count: str) -> None:
         taken.discard(int(receipt.shard))
         pids.add(receipt.notes["pid"])
 
-    name = "write_shards" if work == "twice" else work
+    waiting: set[str] = set()
+
+    def advance(good: int, rejected: int, text: str = "") -> None:
+        waiting.add(text)
+
+    name = "write_shards" if work in ("twice", "apart") else work
     job = Job("a test", f"tests.engines.quick_job:{name}", {"out": out}, out, f"{out}/logs", "torch")
+    first = replace(job, more=work == "twice")
     error, started = "", time.monotonic()
     with_workers: Any = executor_of(RunsOn(executor=executor, executor_settings=json.loads(settings)))
     with_workers.ahead = 20
     try:
-        with_workers.run(job, units(), received, lambda *_: None)
-        if work == "twice":
+        with_workers.run(first, units(), received, advance)
+        if name != work:
             again = Unit(int(count), (f"{int(count):06d}",))
-            with_workers.run(job, [again], received, lambda *_: None)
+            with_workers.run(job, [again], received, advance)
     except XdcError as raised:
         error = f"{type(raised).__name__}: {raised}"
     seconds = time.monotonic() - started
-    print(json.dumps({"error": error, "ahead": max(ahead), "pids": sorted(pids), "seconds": seconds}))
+    found = {"error": error, "ahead": max(ahead), "pids": sorted(pids), "waiting": sorted(waiting), "seconds": seconds}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ however it ends: the first process of a process namespace takes the others with 
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -17,16 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 from tests.engines.install_ray import PYTHON, ray_installed
 from tests.faults.crash import kill_tree
 from tests.places import ROOT
-from tests.processes import children_of
+from tests.processes import alive, children_of
 
-HEAD, OTHER = "127.0.0.1", "127.0.0.2"
-ADDRESS = f"{HEAD}:6379"
+HEAD, OTHER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+ADDRESS, CLIENT = f"{HEAD}:6379", f"ray://{HEAD}:10001"
 NAMESPACES = ("--net", "--pid", "--mount")
+RECONNECT = {"RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2"}  # Seconds that Ray's client tries to connect again.
 # A token that an earlier `ray.init` left in the home directory is not asked for; nothing is reported to Ray's makers.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ADDRESS": "",
+    "OMP_NUM_THREADS": "1",
+} | RECONNECT
+ANSWER_S = 60.0  # Seconds for the nodes to start.
 OBJECT_STORE = 80_000_000  # Bytes: the smallest that Ray takes is 75 MB.
 
 
@@ -59,13 +69,28 @@ class RayCluster:
         """Kill the raylet of a node and its workers with SIGKILL, as when the machine is lost."""
         self._ask("kill", node)
 
-    def start(self, node: str) -> None:
-        """Start the raylet of a node again."""
-        self._ask("start", node)
+    def start(self, node: str, cpus: int = 1, path: Path | None = None) -> None:
+        """Start the raylet of a node that is not there. path: folder in which it finds modules before all others."""
+        self._ask("start", node, str(cpus), str(path or ""))
 
     def workers(self) -> set[int]:
-        """Return the processes of workers of the executor, on both nodes."""
+        """Return the processes of workers of the executor, on all nodes."""
         return {process for process in self.processes() if command_of(process)[0].startswith("ray::RayWorker")}
+
+    def stopped(self) -> list[int]:
+        """Return the processes that are stopped by SIGSTOP."""
+        return [process for process in self.processes() if alive(process) and _state(process) == "T"]
+
+    def go_on(self) -> None:
+        """Let the stopped processes go on."""
+        for process in self.stopped():
+            os.kill(process, signal.SIGCONT)
+
+    def kill_clients(self) -> None:
+        """Kill what serves processes with an address ray://."""
+        for process in self.processes():
+            if "ray.util.client.server" in command_of(process):
+                os.kill(process, signal.SIGKILL)
 
     def kill_inside(self, process: subprocess.Popen[str]) -> None:
         """Kill with SIGKILL what `command` has started, and wait for the end of `process`, which started it."""
@@ -84,16 +109,17 @@ class RayCluster:
             found, older = found + younger, younger
         return found
 
-    def _ask(self, what: str, node: str) -> None:
-        self.input.write(json.dumps([what, node]) + "\n")
+    def _ask(self, what: str, *words: str) -> None:
+        self.input.write(json.dumps([what, *words]) + "\n")
         self.input.flush()
-        answer = self.output.readline()
-        assert answer == f"done {what} {node}\n", answer
+        assert _answer(self.output) == f"done {what}\n"
 
 
 @contextmanager
 def ray_cluster() -> Iterator[RayCluster]:
-    """Start both nodes, with one CPU each, and end them with the block."""
+    """Start both nodes, with one CPU each, and end them with the block. Without Ray the test is skipped."""
+    if reason := why_not():
+        pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="xdc-ray-", dir="/tmp"))  # Sockets have names of at most 107 characters.
     holder = [str(PYTHON), "-m", "tests.engines.ray_cluster", str(folder)]
     unshare = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
@@ -110,14 +136,31 @@ def ray_cluster() -> Iterator[RayCluster]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        said = process.stdout.readline()
+        said = _answer(process.stdout)
         assert said == "ready\n", said + (folder / "cluster.log").read_text()
         yield RayCluster(children_of(process.pid)[0], process.stdin, process.stdout)
     finally:
         process.stdin.close()
-        process.wait(30)
-        process.stdout.close()
+        try:
+            process.wait(30)
+        finally:
+            process.kill()  # unshare, with which its child is killed, and so all in the namespaces.
+            process.wait()
+            process.stdout.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answer(output: IO[str]) -> str:
+    """Return the next line; "" if none has come in time, or the cluster has ended."""
+    ready, _, _ = select.select([output], [], [], ANSWER_S)
+    return output.readline() if ready else ""
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def command_of(process: int) -> list[str]:
@@ -128,12 +171,13 @@ def command_of(process: int) -> list[str]:
         return [""]
 
 
-def _start(node: str, folder: Path) -> None:
+def _start(folder: Path, node: str, cpus: str = "1", path: str = "") -> None:
     joins = ["--head", "--port", "6379", "--temp-dir", folder / "ray", "--include-dashboard", "false"]
     joins = joins if node == HEAD else ["--address", ADDRESS]
-    common = ["--num-cpus", "1", "--object-store-memory", OBJECT_STORE, "--disable-usage-stats"]
+    common = ["--num-cpus", cpus, "--object-store-memory", OBJECT_STORE, "--disable-usage-stats"]
     words = [PYTHON.with_name("ray"), "start", "--node-ip-address", node, *joins, *common]
-    subprocess.run(list(map(str, words)), stdout=sys.stderr, check=True)
+    environment = {**os.environ, "PYTHONPATH": f"{path}:{ROOT}" if path else str(ROOT)}
+    subprocess.run(list(map(str, words)), stdout=sys.stderr, env=environment, check=True)
 
 
 def _raylet(node: str) -> int:
@@ -148,15 +192,15 @@ def _hold(folder: Path) -> None:
     """Run the cluster, as the first process of the namespaces: it and all others end with the standard input."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for node in (HEAD, OTHER):
-        _start(node, folder)
+        _start(folder, node)
     print("ready", flush=True)
     for line in sys.stdin:
-        what, node = json.loads(line)
+        what, node, *how = json.loads(line)
         if what == "kill":
             kill_tree(_raylet(node))
         else:
-            _start(node, folder)
-        print("done", what, node, flush=True)
+            _start(folder, node, *how)
+        print("done", what, flush=True)
 
 
 if __name__ == "__main__":

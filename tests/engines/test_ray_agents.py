@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.engines.ray_cluster import ADDRESS, ENVIRONMENT, OTHER, RayCluster, command_of, why_not
+from tests.engines.ray_cluster import ADDRESS, ENVIRONMENT, OTHER, RayCluster, command_of
 from tests.processes import wait_for
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
 AGENT = """
 import os, sys, time
 from pathlib import Path
@@ -28,17 +28,16 @@ import json, os, sys, time
 from pathlib import Path
 from flows.executors.ray.executor import RayExecutor, RaySettings
 from shards.errors import XdcError
-folder, agent, machines, processes, seconds = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+folder, agent, machines, processes = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 os.environ["OF_THE_STAGE"] = " and its environment"
-executor = RayExecutor(RaySettings(address=ADDRESS, wait_s=3))
+executor, shown = RayExecutor(RaySettings(address=ADDRESS, wait_s=3), "auto"), []
 command = [sys.executable, "-c", agent, str(folder)]
 try:
-    agents = executor.start_agents(command, machines, processes, False, folder / "start.log")
+    agents = executor.start_agents(command, machines, processes, True, folder / "start.log", shown.append)
 except XdcError as error:
-    print(json.dumps(f"{type(error).__name__}: {error}"))
+    print(json.dumps([f"{type(error).__name__}: {error}", shown[0]]))
     sys.exit()
-deadline = time.monotonic() + seconds
-while None in agents.poll() and not any(agents.poll()) and time.monotonic() < deadline:
+while None in agents.poll() and not any(agents.poll()) and not (folder / "enough").exists():
     time.sleep(0.05)
 codes = agents.poll()
 agents.kill()
@@ -48,10 +47,10 @@ print(json.dumps(codes))
 
 
 class Stage:
-    """A stage's process on the first node that starts agents, and waits for them for so many seconds."""
+    """A stage's process on the first node. It starts agents and waits for their end, a failure, or a file `enough`."""
 
-    def __init__(self, ray_nodes: RayCluster, folder: Path, machines: int, seconds: int, processes: int = 1) -> None:
-        words = [STAGE, folder, AGENT, str(machines), str(processes), str(seconds)]
+    def __init__(self, ray_nodes: RayCluster, folder: Path, machines: int = 2, processes: int = 1) -> None:
+        words = [STAGE, folder, AGENT, machines, processes]
         self.process = subprocess.Popen(
             ray_nodes.command("-c", *words), stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
         )
@@ -59,7 +58,7 @@ class Stage:
     def said(self) -> Any:
         """Wait for the end, and return what it printed."""
         output = self.process.communicate(timeout=120)[0]
-        (line,) = (line for line in output.splitlines() if line[:1] in '["')
+        (line,) = (line for line in output.splitlines() if line.startswith("["))  # Ray prints there, too.
         return json.loads(line)
 
 
@@ -74,7 +73,7 @@ def wait_for_two(ray_nodes: RayCluster) -> None:
 def test_each_node_has_an_agent_with_directory_and_environment_of_the_stage(
     ray_nodes: RayCluster, tmp_path: Path
 ) -> None:
-    stage = Stage(ray_nodes, tmp_path, 2, 60)
+    stage = Stage(ray_nodes, tmp_path)
     wait_for("two agents that write", lambda: len([*tmp_path.glob("[0-9]*")]) == 2, 60)
     nodes = sorted(tmp_path.glob("[0-9]*"))
     (tmp_path / "go").write_text("0")
@@ -84,21 +83,22 @@ def test_each_node_has_an_agent_with_directory_and_environment_of_the_stage(
     assert agents_of(ray_nodes) == set()
 
 
-def test_poll_returns_the_exit_code_of_an_agent(ray_nodes: RayCluster, tmp_path: Path) -> None:
+def test_the_exit_code_of_an_agent_is_returned(ray_nodes: RayCluster, tmp_path: Path) -> None:
     (tmp_path / "go").write_text("7")
-    assert 7 in Stage(ray_nodes, tmp_path, 2, 60).said()
+    assert 7 in Stage(ray_nodes, tmp_path).said()
     assert agents_of(ray_nodes) == set()
 
 
 def test_agents_are_killed_when_the_stage_has_enough_of_them(ray_nodes: RayCluster, tmp_path: Path) -> None:
-    stage = Stage(ray_nodes, tmp_path, 2, 8)
+    stage = Stage(ray_nodes, tmp_path)
     wait_for_two(ray_nodes)
+    (tmp_path / "enough").touch()
     assert stage.said() == [None, None]
     wait_for("the agents to end", lambda: not agents_of(ray_nodes), 10)
 
 
 def test_agents_end_with_a_stage_that_is_killed(ray_nodes: RayCluster, tmp_path: Path) -> None:
-    stage = Stage(ray_nodes, tmp_path, 2, 60)
+    stage = Stage(ray_nodes, tmp_path)
     wait_for_two(ray_nodes)
     ray_nodes.kill_inside(stage.process)
     wait_for("the agents to end", lambda: not agents_of(ray_nodes), 30)
@@ -108,14 +108,15 @@ def test_agents_end_with_a_stage_that_is_killed(ray_nodes: RayCluster, tmp_path:
 def test_more_than_the_cluster_has_is_refused(
     ray_nodes: RayCluster, tmp_path: Path, machines: int, processes: int
 ) -> None:
-    said = Stage(ray_nodes, tmp_path, machines, 5, processes).said()
+    error, shown = Stage(ray_nodes, tmp_path, machines, processes).said()
     have = 2 if processes == 1 else 0
-    assert said.startswith(f"ConfigError: runs_on.nodes is {machines}, but {have} nodes of the Ray cluster have the ")
-    assert "There are: 2 with 1 CPUs and 0 GPUs." in said
+    lacking = f"{machines} nodes with {processes} CPUs, free or not; {have} are large enough. There are: 2 with 1 CPUs"
+    assert error.startswith(f"ConfigError: The Ray cluster has not had {lacking} and 0 GPUs (for 3 s). Lower runs_on.n")
+    assert shown == f"waiting up to 3 s until the Ray cluster has {lacking} and 0 GPUs"
 
 
 def test_an_agent_whose_node_is_lost_has_failed(ray_nodes: RayCluster, tmp_path: Path) -> None:
-    stage = Stage(ray_nodes, tmp_path, 2, 60)
+    stage = Stage(ray_nodes, tmp_path)
     wait_for_two(ray_nodes)
     ray_nodes.kill(OTHER)
     assert sorted(stage.said(), key=str) == [1, None]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shards.store.commit import partial_directory
-from tests.engines.ray_cluster import ADDRESS, ENVIRONMENT, OTHER, RayCluster, why_not
+from tests.engines.ray_cluster import ADDRESS, ENVIRONMENT, OTHER, RayCluster
 from tests.processes import wait_for
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step
@@ -17,7 +17,7 @@ from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-pytestmark = [pytest.mark.engines, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
 AUDIO = Node("train", "audio", 0)
 SETTINGS = {"train_clips": 960, "checkpoint_every": 5, "train_processes": 2}
 

@@ -1,10 +1,12 @@
 """The executor `ray` where it cannot be used: one line, before any work. With a cluster: tests/engines/test_ray.py."""
 
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
 from flows.executors.ray import cluster
+from flows.executors.ray.room import gpus_of_process
 from flows.executors.registry import check_executor
 from shards.errors import ConfigError
 from xdc_core.config.schema import RunsOn
@@ -34,3 +36,25 @@ def test_an_address_of_another_form_is_refused(address: str, monkeypatch: pytest
 def test_settings_that_the_executor_does_not_have_are_named() -> None:
     with pytest.raises(ConfigError, match=r"executor_settings of the executor ray: cpus: .*greater than .*; gpu: "):
         check_executor(RunsOn(executor="ray", executor_settings={"cpus": 0, "gpu": 1}))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "of_cluster", "expected"),
+    [
+        (None, "auto", {"CPU": 8.0}, 0),
+        (None, "auto", {"CPU": 8.0, "GPU": 8.0}, 1),
+        (None, "cuda", {"CPU": 8.0}, 1),
+        (0.5, "auto", {"CPU": 8.0}, 0.5),
+        (0, "cuda", {"CPU": 8.0, "GPU": 8.0}, 0),
+    ],
+)
+def test_gpus_are_asked_for_as_set_else_as_the_device_says_else_as_the_cluster_has(
+    gpus: float | None,
+    device: str,
+    of_cluster: dict[str, float],
+    expected: float,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert gpus_of_process(SimpleNamespace(cluster_resources=lambda: of_cluster), gpus, device) == expected
+    chosen = "has no GPUs at the moment, so the work is done on CPUs" in capsys.readouterr().err
+    assert chosen == (gpus is None and expected == 0)

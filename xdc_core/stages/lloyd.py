@@ -6,6 +6,7 @@ was killed goes on in the middle of an iteration.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def lloyd(task: Task[Any], learnable: Learnable, iterations: int, runs_on: RunsO
             runs_on=runs_on.model_dump(mode="json"),
             sizes_only=last,
         )
-        run_units(task.executor, job, shards, 1, progress, "shards read")
+        run_units(task.executor, replace(job, more=not last), shards, 1, progress, "shards read")
         sums = no_sums(k, 0 if last else width)
         for receipt in receipts_of(folder, groups):
             vectors, sizes = (np.load(folder / f"{receipt.shard}.{name}.npy") for name in ("vectors", "sizes"))

@@ -4,16 +4,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.executors.ray.cluster import large_nodes
-from shards.errors import ConfigError
+from flows.executors.ray.cluster import end_actors, lost_cluster_explained, lost_connection
+from flows.executors.ray.room import Wait
 from xdc_core.compute.parent_death import die_with_parent
 
 LOST = 1  # Exit code of agents whose node is lost.
+LOOK_S = 1.0  # Seconds between two looks at the nodes while there is no room.
 END_S = 20.0  # Seconds for Ray to end an agent's actor.
 # What Ray sets for a worker, and what holds on the stage's machine only.
 OF_THE_NODE = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HOSTNAME")
@@ -54,9 +56,10 @@ class RayAgents:
         """Return the exit code of each agent, None while it runs."""
         running = [reference for reference in self.actors if reference not in self.codes]
         if running:
-            ended, _ = self.ray.wait(running, num_returns=len(running), timeout=0)
-            for reference in ended:
-                self.codes[reference] = self._code(reference)
+            with lost_cluster_explained("the agents of a training"):
+                ended, _ = self.ray.wait(running, num_returns=len(running), timeout=0)
+                for reference in ended:
+                    self.codes[reference] = self._code(reference)
             if len(self.codes) == len(self.actors):
                 self._free()
         return [self.codes.get(reference) for reference in self.actors]
@@ -72,22 +75,31 @@ class RayAgents:
         """End all agents and their ranks at once, and return when they are gone."""
         running = [reference for reference in self.actors if reference not in self.codes]
         if running:
-            for reference in running:
-                self.ray.kill(self.actors[reference])
-            self.ray.wait(running, num_returns=len(running), timeout=END_S)
+            end_actors(self.ray, [self.actors[reference] for reference in running])
+            with suppress(*lost_connection()):
+                self.ray.wait(running, num_returns=len(running), timeout=END_S)
             self.codes |= dict.fromkeys(running, LOST)
             self._free()
 
     def _free(self) -> None:
-        for actor in self.actors.values():
-            self.ray.kill(actor)
-        self.ray.util.remove_placement_group(self.group)
+        end_actors(self.ray, self.actors.values())
+        with suppress(*lost_connection()):
+            self.ray.util.remove_placement_group(self.group)
 
 
 def start_agents(
-    ray: Any, command: Sequence[str], machines: int, processes: int, gpu: bool, log: Path, wait_s: float
+    ray: Any,
+    command: Sequence[str],
+    machines: int,
+    processes: int,
+    gpu: bool,
+    log: Path,
+    wait_s: float,
+    waiting: Callable[[str], None],
 ) -> RayAgents:
     """Start `command` on each of `machines` nodes, as soon as all of them have `processes` cores (and GPUs) free.
+
+    waiting: is called with what is waited for.
 
     Raises:
         ConfigError: for `wait_s` seconds the cluster has had too few nodes that are large enough.
@@ -96,20 +108,15 @@ def start_agents(
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     bundle = {"CPU": float(processes), **({"GPU": float(processes)} if gpu else {})}
-    needs = " and ".join(f"{amount:g} {name}s" for name, amount in bundle.items())
+    advice = "Lower runs_on.nodes or train.processes, or add nodes."
+    wait = Wait(ray, "the agents of a training", bundle, machines, wait_s, advice, waiting)
     group = placement_group([bundle] * machines, strategy="STRICT_SPREAD")
     try:
-        while not group.wait(wait_s):
-            large, all_nodes = large_nodes(ray, bundle)
-            if large < machines:
-                raise ConfigError(
-                    f"runs_on.nodes is {machines}, but {large} nodes of the Ray cluster have the {needs} for their "
-                    f"share of train.processes. There are: {all_nodes}. Lower runs_on.nodes or train.processes, or add "
-                    "nodes."
-                )
-            print(f"waiting until {machines} nodes of the Ray cluster have {needs} free", file=sys.stderr, flush=True)
+        while not group.wait(LOOK_S):
+            wait.look()
     except BaseException:
-        ray.util.remove_placement_group(group)
+        with suppress(*lost_connection()):
+            ray.util.remove_placement_group(group)
         raise
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     running = {}

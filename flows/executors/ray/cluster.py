@@ -11,13 +11,13 @@ import platform
 import socket
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from shards.errors import ConfigError
+from shards.errors import ConfigError, StageError
 
 ANSWER_S = 30.0  # Seconds for a cluster to answer at all.
 NODES_S = 15.0  # Seconds for its nodes to say which version of xdc they have. Those that do not are not waited for.
@@ -48,6 +48,7 @@ def connect(address: str) -> Any:
     Raises:
         ConfigError: there is no cluster at the address, or it has other versions of Ray or Python.
     """
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # Read by the import. A lost cluster is not replaced by a local one.
     import ray
 
     if ray.is_initialized():
@@ -60,19 +61,34 @@ def connect(address: str) -> Any:
     return ray
 
 
-def large_nodes(ray: Any, needs: Mapping[str, float]) -> tuple[int, str]:
-    """Return how many nodes of the cluster have what is needed, free or not, and what all nodes have, in words.
+def lost_connection() -> tuple[type[Exception], ...]:
+    """Return what Ray raises when a cluster is lost: with ray:// it is no RayError."""
+    from ray.exceptions import RayError
 
-    needs: amounts by Ray's names of resources: CPU, GPU, memory (bytes).
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    large = sum(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes)
-    kinds = Counter(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-    return large, "; ".join(f"{count} with {kind}" for kind, count in kinds.items())
+    return RayError, ConnectionError
+
+
+@contextmanager
+def lost_cluster_explained(name: str) -> Iterator[None]:
+    """Raise StageError if the connection to the cluster is lost in the block. name: of the work."""
+    try:
+        yield
+    except lost_connection() as error:
+        raise StageError(
+            f"{name}: the Ray cluster does not answer any more. What is finished is kept: run this again when it does. "
+            f"Ray says: {' '.join(str(error).split())}"
+        ) from error
+
+
+def end_actors(ray: Any, actors: Iterable[Any]) -> None:
+    """End actors at once. A cluster that does not answer ends them itself, because it has lost this process, too."""
+    for actor in actors:
+        with suppress(*lost_connection()):
+            ray.kill(actor)
 
 
 def check_cluster(address: str) -> None:
-    """Check that a cluster answers at the address, and that its nodes have this version of xdc.
+    """Check that a cluster answers at the address, and that its nodes with CPUs have this version of xdc.
 
     Raises:
         ConfigError: it does not, or a node has another version or none.
@@ -124,7 +140,8 @@ def _versions(address: str) -> dict[str, str]:
         except PackageNotFoundError:
             return ""
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    # A node without CPUs gets no unit, such as the head of many clusters: it need not have the package.
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     asked = {}
     for node in nodes:
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

@@ -5,8 +5,8 @@ Ray but units and receipts. When this process ends, however it ends, Ray ends it
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -14,7 +14,9 @@ from pydantic import Field
 from flows.executors.kind import ExecutorKind
 from flows.executors.queue import AHEAD, Queue, unfinished
 from flows.executors.ray.agents import RayAgents, start_agents
-from flows.executors.ray.cluster import address_of, check_cluster, connect, large_nodes
+from flows.executors.ray.cluster import address_of, check_cluster, connect, lost_cluster_explained
+from flows.executors.ray.room import Wait, gpus_of_process
+from flows.executors.ray.worker import Place
 from flows.executors.ray.workers import Answer, Workers
 from shards.errors import StageError
 from shards.section import Positive, Section
@@ -32,13 +34,16 @@ class RaySettings(Section):
     )
     cpus: int = Field(1, ge=1, description="cores of a worker, which are its threads unless runs_on.threads is set")
     gpus: float | None = Field(
-        None, ge=0, description="GPUs of a worker; null: 1 for work on GPUs, if the cluster has some, else 0"
+        None,
+        ge=0,
+        description="GPUs of a worker for work on GPUs; null: 1 if runs_on.device is cuda, or if it is auto and the "
+        "cluster has GPUs at the moment, else 0. Set 1 where an autoscaler starts the nodes with GPUs",
     )
     memory_gb: Positive | None = Field(None, description="memory that a worker reserves; null: none")
     workers: int | None = Field(None, ge=1, description="most workers of a stage; null: as many as there is room for")
     tries: int = Field(3, ge=1, description="workers that may be lost, or fail, with one unit")
     wait_s: Positive = Field(
-        600.0, description="seconds to wait for a node that is large enough for a worker, as with an autoscaler"
+        600.0, description="seconds to wait for nodes that are large enough, as with an autoscaler"
     )
 
 
@@ -48,41 +53,55 @@ class RayExecutor:
     ahead: see `Queue`.
     """
 
-    def __init__(self, settings: RaySettings, ahead: int = AHEAD) -> None:
-        self._settings, self.ahead = settings, ahead
+    def __init__(self, settings: RaySettings, device: str, ahead: int = AHEAD) -> None:
+        self._settings, self._device, self.ahead = settings, device, ahead
         self._kept: dict[tuple[str, bool], Workers] = {}
 
     def run(self, job: Job, units: Iterable[Unit], received: Callable[[Receipt], None], advance: Advance) -> None:
         """Do the units, as described in `Executor`."""
-        workers, queue = self._workers(job), Queue(units, ahead=self.ahead)
-        failed_starts, seen = 0, time.monotonic()
-        try:
-            workers.begin(job)
-            while queue.look_ahead() or workers.busy:
-                workers.give(queue)
-                workers.grow(queue)
-                for answer in workers.answers():
-                    seen = time.monotonic()
-                    if answer.units:
-                        self._take(job, answer, queue, received)
-                        continue
-                    if isinstance(answer.result, WorkerError):
-                        raise answer.result.raised(job.name)
-                    failed_starts = 0 if answer.result else failed_starts + 1
-                    if failed_starts == self._settings.tries:
-                        raise StageError(f"{job.name}: no worker starts on the Ray cluster. Ray says: {answer.lost}")
-                if not workers.busy and time.monotonic() - seen > self._settings.wait_s:
-                    self._check_room(job, workers)
-                    seen = time.monotonic()
-            workers.end()
-        except workers.ray.exceptions.RayError as error:
-            raise StageError(
-                f"{job.name}: the Ray cluster does not answer any more. What is finished is kept: run this again when "
-                f"it does. Ray says: {' '.join(str(error).split())}"
-            ) from error
-        except BaseException:
-            workers.kill()
-            raise
+        with lost_cluster_explained(job.name):
+            workers = self._workers(job)
+            try:
+                self._do(job, workers, Queue(units, ahead=self.ahead), received, advance)
+                workers.end(keep=job.more)
+            except BaseException:
+                workers.kill()
+                raise
+
+    def _do(
+        self, job: Job, workers: Workers, queue: Queue, received: Callable[[Receipt], None], advance: Advance
+    ) -> None:
+        what = f"a worker for {job.name}"
+        advice = "Lower cpus or gpus of runs_on.executor_settings, or add nodes; then run this again."
+        wait = Wait(workers.ray, what, workers.needs, 1, self._settings.wait_s, advice, partial(advance, 0, 0))
+        workers.begin(job)
+        while queue.look_ahead() or workers.busy:
+            workers.give(queue)
+            workers.grow(queue, self._settings.tries)
+            if not (queue.look_ahead() or job.more):
+                workers.release()
+            answers = workers.answers()
+            for answer in answers:
+                if answer.units:
+                    self._take(job, answer, queue, received)
+                elif not isinstance(answer.result, Place):
+                    self._check_start(job, answer, workers)
+            if answers or workers.present:
+                wait.end()
+            else:
+                wait.look()
+
+    def _check_start(self, job: Job, answer: Answer, workers: Workers) -> None:
+        """Raise StageError, ConfigError if a worker has not begun, and another one would not either."""
+        error = answer.result if isinstance(answer.result, WorkerError) else None
+        if error is not None and error.final:
+            raise error.raised(job.name)
+        if workers.failed_starts >= self._settings.tries and not workers.present:
+            if error is not None:
+                raise error.raised(job.name)
+            raise StageError(f"{job.name}: no worker starts on the Ray cluster. Ray says: {answer.lost}")
+        why = error.text if error is not None else answer.lost
+        print(f"{job.name}: a worker has not started: {why}", file=sys.stderr, flush=True)
 
     def _take(self, job: Job, answer: Answer, queue: Queue, received: Callable[[Receipt], None]) -> None:
         """Take the receipts of units, and put back what is not done. Raises StageError, ConfigError."""
@@ -118,26 +137,14 @@ class RayExecutor:
                 others.kill()  # They would take the room of these.
             self._kept.clear()
             ray = connect(address_of(self._settings.address))
-            gpus = self._settings.gpus
-            if gpus is None:
-                gpus = 1 if job.gpu and ray.cluster_resources().get("GPU") else 0
-            needs: dict[str, float] = {"CPU": self._settings.cpus, "GPU": gpus}
+            needs: dict[str, float] = {
+                "CPU": self._settings.cpus,
+                "GPU": gpus_of_process(ray, self._settings.gpus, self._device) if job.gpu else 0,
+            }
             if self._settings.memory_gb is not None:
                 needs["memory"] = self._settings.memory_gb * 1e9
             self._kept[kind] = Workers(ray, needs, self._settings.workers)
         return self._kept[kind]
-
-    def _check_room(self, job: Job, workers: Workers) -> None:
-        """Raise StageError if no node is large enough for a worker; occupied ones are waited for."""
-        large, all_nodes = large_nodes(workers.ray, workers.needs)
-        needs = f"{workers.needs['CPU']:g} CPUs and {workers.needs['GPU']:g} GPUs"
-        if not large:
-            raise StageError(
-                f"{job.name}: for {self._settings.wait_s:g} s no node of the Ray cluster has been large enough for a "
-                f"worker with {needs}. There are: {all_nodes}. Lower cpus or gpus of runs_on.executor_settings, or add "
-                "nodes; then run this again."
-            )
-        print(f"{job.name}: waiting until a node of the Ray cluster has {needs} free", file=sys.stderr, flush=True)
 
     def start_agents(
         self,
@@ -150,7 +157,9 @@ class RayExecutor:
     ) -> RayAgents:
         """Start an agent of a training on each of `machines` nodes, as described in `xdc_core.ranks.launcher`."""
         ray = connect(address_of(self._settings.address))
-        return start_agents(ray, command, machines, processes, gpu, log, self._settings.wait_s)
+        gpu = gpu and gpus_of_process(ray, self._settings.gpus, self._device) > 0
+        with lost_cluster_explained("the training's agents"):
+            return start_agents(ray, command, machines, processes, gpu, log, self._settings.wait_s, waiting)
 
 
 def _check(settings: RaySettings, runs_on: RunsOn) -> None:
@@ -159,7 +168,7 @@ def _check(settings: RaySettings, runs_on: RunsOn) -> None:
 
 
 def _make(settings: RaySettings, runs_on: RunsOn) -> Executor:
-    return RayExecutor(settings)
+    return RayExecutor(settings, runs_on.device)
 
 
 RAY = ExecutorKind("ray", RaySettings, _check, _make)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import StageError
+from shards.errors import MachineError, StageError
 from shards.media.cores import GRANTED
 from shards.store.executor import Job, Unit
 from shards.store.receipt import Receipt
@@ -37,7 +37,8 @@ class RayWorker:
         try:
             check_worker(job)
         except StageError as error:
-            return WorkerError("StageError", str(error), platform.node(), "Ray's logs on that machine", final=True)
+            final = not isinstance(error, MachineError)
+            return WorkerError(type(error).__name__, str(error), platform.node(), "Ray's logs on that machine", final)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as file:
             sys.stdout.flush()

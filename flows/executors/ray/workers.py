@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.executors.queue import Pace, Queue
+from flows.executors.ray.cluster import end_actors
 from flows.executors.ray.worker import Place, RayWorker
 from shards.store.executor import Job, Unit
 from shards.store.receipt import Receipt
@@ -44,20 +45,22 @@ class Answer:
 class Workers:
     """Actors of one kind on one cluster, as many as it has room for, at most `most`.
 
-    ray: the module. needs: of a worker, by Ray's names of resources: CPU, GPU, memory.
+    ray: the module. needs: of a worker, by Ray's names of resources: CPU, GPU, memory. failed_starts: how often in a
+    row workers were started and none of them has begun, and no unit was done meanwhile.
     """
 
     ray: Any
     needs: Mapping[str, float]
     most: int | None
     idle: list[Worker] = field(default_factory=list)
+    failed_starts: int = 0
     _called: dict[Any, Worker] = field(default_factory=dict)  # By Ray's reference to the answer.
     _job: Any = None
     _logs: set[str] = field(default_factory=set)
 
     def begin(self, job: Job) -> None:
         """Take over a job: idle workers of an earlier one begin with it, too."""
-        self._job = self.ray.put(json.dumps(asdict(job)))
+        self._job, self.failed_starts = self.ray.put(json.dumps(asdict(job))), 0
         workers, self.idle = self.idle, []
         for worker in workers:
             self._begin(worker)
@@ -76,12 +79,18 @@ class Workers:
         """Return how many workers have not begun: the cluster has no room for them yet, or they import."""
         return sum(not worker.units for worker in self._called.values())
 
-    def grow(self, queue: Queue) -> None:
+    @property
+    def present(self) -> bool:
+        """Return whether a worker has begun and is not lost."""
+        return any(worker.place for worker in [*self.idle, *self._called.values()])
+
+    def grow(self, queue: Queue, tries: int) -> None:
         """Start workers for units that wait, if none is starting: as many as there is room for, at least one.
 
-        The one for which there is no room starts when a node joins, and tells an autoscaler that one is needed.
+        While others work, no more are started after `tries` failed starts, until a unit is done. The one for which
+        there is no room starts when a node joins, and tells an autoscaler that one is needed.
         """
-        if self.starting:
+        if self.starting or (self.failed_starts >= tries and self.present):
             return
         present = len(self.idle) + len(self._called)
         wanted = max(1, self._room())
@@ -112,27 +121,39 @@ class Workers:
 
     def _answer(self, reference: Any) -> Answer:
         worker = self._called.pop(reference)
-        units, worker.units = worker.units, []
+        units, worker.units, lost = worker.units, [], ""
         try:
             result = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            self.ray.kill(worker.actor)
-            return Answer(units, worker.place, None, " ".join(str(error).split()))
-        if isinstance(result, WorkerError):
-            self.ray.kill(worker.actor)  # An error of CUDA, for example, would spoil all that this process does next.
-        else:
+            result, lost = None, " ".join(str(error).split())
+        if isinstance(result, Place | list):
+            self.failed_starts = 0
             worker.pace.end(len(units))
             self.idle.append(worker)
+        else:
+            # An error of CUDA, for example, would spoil all that this process does next.
+            end_actors(self.ray, [worker.actor])
+            # A lost node takes all with it that start there: they count as one.
+            self.failed_starts += not (units or self.starting)
         if isinstance(result, Place):
             worker.place = result
             self._logs.add(result.log)
-        return Answer(units, worker.place, result)
+        return Answer(units, worker.place, result, lost)
 
-    def end(self) -> None:
-        """Leave the job: end workers that have not begun, keep the idle ones. Remove logs in which nothing is."""
-        for reference, worker in list(self._called.items()):
-            self.ray.kill(worker.actor)
-            del self._called[reference]
+    def release(self) -> None:
+        """End the workers that are idle: others get their room."""
+        end_actors(self.ray, [worker.actor for worker in self.idle])
+        self.idle.clear()
+
+    def end(self, keep: bool) -> None:
+        """Leave the job: end workers that have not begun, and the idle ones unless they are to be kept for the next.
+
+        Logs in which nothing is are removed.
+        """
+        end_actors(self.ray, [worker.actor for worker in self._called.values()])
+        self._called.clear()
+        if not keep:
+            self.release()
         for log in self._logs:
             with suppress(FileNotFoundError):
                 if not Path(log).stat().st_size:
@@ -141,7 +162,6 @@ class Workers:
 
     def kill(self) -> None:
         """End all workers at once."""
-        for worker in [*self.idle, *self._called.values()]:
-            self.ray.kill(worker.actor)
+        end_actors(self.ray, [worker.actor for worker in [*self.idle, *self._called.values()]])
         self.idle.clear()
         self._called.clear()
