@@ -189,6 +189,19 @@ def test_a_cancellation_goes_on_if_the_stage_cannot_wait_for_it(
     assert calls.read_text() == "scancel 12\n"
 
 
+def test_a_second_sigterm_does_not_interrupt_the_cancellation(scripts: Tools, tmp_path: Path) -> None:
+    submitted = tmp_path / "submitted"
+    calls = scripts(
+        sbatch=f"touch {submitted}; kill -TERM $PPID; sleep 1",
+        scancel=f"[ ! -e {submitted} ] || kill -TERM $PPID",
+    )
+    job = job_in(tmp_path)
+    with pytest.raises(StageError, match="SIGTERM ended") as raised:
+        run_one(job, SlurmSettings())
+    assert not isinstance(raised.value.__context__, StageError)
+    assert calls.read_text().splitlines()[-1] == f"scancel --name={array_name(job)}"
+
+
 def failed(job: Job, text: str, number: int) -> None:
     note_error(job, ValueError(text), f"{job.logs}/slurm-{number}_0.log")
 

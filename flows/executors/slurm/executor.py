@@ -167,9 +167,17 @@ def _make(settings: SlurmSettings, runs_on: RunsOn) -> Slurm:
 
 @contextmanager
 def _sigterm_raised(name: str) -> Iterator[None]:
-    """Raise StageError on SIGTERM while active, so that tasks are cancelled. Outside the main thread do nothing."""
+    """Raise StageError on the first SIGTERM while active, so that tasks are cancelled. Another one would end that.
+
+    Outside the main thread do nothing.
+    """
+    came = False
 
     def stop(number: int, _: object) -> None:
+        nonlocal came
+        if came:
+            return
+        came = True
         raise StageError(f"SIGTERM ended {name}. What is finished is kept: run it again.")
 
     main = threading.current_thread() is threading.main_thread()
