@@ -125,7 +125,7 @@ def simulate(count: int, workers: int, deaths: float, place: Path | None) -> dic
 
 
 def main() -> None:
-    """Print a line a size."""
+    """Print a line per size."""
     arguments = parser(__doc__)
     arguments.add_argument("--units", type=int, nargs="+", default=[1000, 10_000, 100_000])
     arguments.add_argument("--workers", type=int, default=2)

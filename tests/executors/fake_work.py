@@ -16,7 +16,7 @@ SIZES = {f"{number:06d}": number % 7 + 1 for number in range(40)}
 
 
 def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
-    """Write a file a shard. `trouble` has what happens before, by shard; a file in `once` is left the first time."""
+    """Write a file per shard. `trouble` has what happens before, by shard; a file in `once` is left the first time."""
     out = Path(arguments["out"])
     for shard in shards:
         time.sleep(arguments.get("seconds", 0))

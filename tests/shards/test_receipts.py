@@ -25,7 +25,7 @@ SIZES = {f"{number:06d}": number + 1 for number in range(5)}
 
 
 def write_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
-    """The work of a unit: a file a shard, whose name and content say which it is."""
+    """The work of a unit: a file per shard, whose name and content say which it is."""
     for shard in shards:
         with new_shard(Path(arguments["out"]), shard) as new:
             write_text(new.folder / f"{shard}.txt", shard * 3)
