@@ -330,9 +330,6 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         changed = copied(replaced, sweep.out / "changed")
         change(changed, cluster={"iterations": open_run(fresh).config.cluster.iterations})
         sweep.points("cluster.audio, restored", changed, node)
-        everything = copied(replaced, sweep.out / "everything")
-        change(everything, cluster={"iterations_over_all": 2})
-        sweep.points("cluster.audio, over all clips", everything, node)
         label = Node("label", "video", 0)
         begun = copied(replaced, sweep.out / "begun")
         change(begun, cluster={"iterations": open_run(fresh).config.cluster.iterations})
@@ -345,7 +342,10 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         rotten[len(rotten) // 2] ^= 1
         (place / "000000.parquet").unlink()  # It is a link to another run's.
         (place / "000000.parquet").write_bytes(rotten)
-        sweep.points("label.video, forced", begun, label, force=True)
+        forced = sweep.points("label.video, forced", begun, label, force=True)
+        everything = copied(forced, sweep.out / "everything")
+        change(everything, cluster={"iterations_over_all": 2})
+        sweep.points("cluster.audio, over all clips", everything, node)
 
 
 def main() -> int:
