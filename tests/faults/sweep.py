@@ -331,7 +331,9 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         change(changed, cluster={"iterations": open_run(fresh).config.cluster.iterations})
         sweep.points("cluster.audio, restored", changed, node)
         label = Node("label", "video", 0)
-        begun = copied(replaced, sweep.out / "begun")
+        begun, everything = copied(replaced, sweep.out / "begun"), copied(replaced, sweep.out / "everything")
+        change(everything, cluster={"iterations_over_all": 2})
+        sweep.points("cluster.audio, over all clips", everything, node)
         change(begun, cluster={"iterations": open_run(fresh).config.cluster.iterations})
         place = begun / "rounds/000/labels/video"
         elsewhere = place.rename(begun / "elsewhere")
@@ -342,10 +344,7 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         rotten[len(rotten) // 2] ^= 1
         (place / "000000.parquet").unlink()  # It is a link to another run's.
         (place / "000000.parquet").write_bytes(rotten)
-        forced = sweep.points("label.video, forced", begun, label, force=True)
-        everything = copied(forced, sweep.out / "everything")
-        change(everything, cluster={"iterations_over_all": 2})
-        sweep.points("cluster.audio, over all clips", everything, node)
+        sweep.points("label.video, forced", begun, label, force=True)
 
 
 def main() -> int:
