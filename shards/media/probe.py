@@ -11,7 +11,9 @@ from av.container import InputContainer
 
 from shards.errors import MediaError
 from shards.media.container import choose_streams, decode_from, open_media, origin_of, packets_of, playable
+from shards.media.source_file import check_readable, stat_of
 from shards.media.timing import frame_s, tick_of
+from shards.reject import Kind
 from shards.settings import ALL_MODALITIES
 
 # Sound without a duration in its header: FFmpeg estimates it from the first bit rate, or takes the last timestamp,
@@ -196,3 +198,20 @@ def reach_of(path: Path, modalities: Collection[str]) -> float:
         raise
     except (av.FFmpegError, MediaError):
         return 0.0
+
+
+def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe, str, Kind | None]:
+    """Probe one file, in a child process of the sandbox. An unusable file has the reason in its result.
+
+    It lies here because each child process imports this module, and those of the survey import far more.
+
+    Raises:
+        SourceError: the file exists, but cannot be read.
+    """
+    path = Path(root) / name
+    try:
+        return probe(path, modalities), "", None
+    except MediaError as error:
+        if stat_of(path)[0] >= 0:
+            check_readable(path)
+        return Probe(last_packet_s=reach_of(path, modalities)), str(error), error.kind

@@ -10,9 +10,9 @@ from typing import Any
 from shards.errors import Killed, MediaError, SourceError
 from shards.media.cores import core_count
 from shards.media.limits import limits_of
-from shards.media.probe import Probe, probe, reach_of
+from shards.media.probe import Probe, probe_file
 from shards.media.sandbox import ordered_map
-from shards.media.source_file import check_readable, hash_source, stat_of
+from shards.media.source_file import hash_source, stat_of
 from shards.reject import Kind
 from shards.settings import CorpusSettings
 from shards.sources.surveyed import Surveyed
@@ -21,21 +21,6 @@ UNREADABLE = "cannot be read: "
 # Raise it when files are probed in another way: results of older versions are then used for finished corpora, and files
 # are probed again for new ones. Version 2 reads all packets; version 1 trusted headers.
 PROBE_VERSION = 2
-
-
-def probe_file(root: str, name: str, modalities: Collection[str]) -> tuple[Probe, str, Kind | None]:
-    """Probe one file, in a child process of the sandbox. An unusable file has the reason in its result.
-
-    Raises:
-        SourceError: the file exists, but cannot be read.
-    """
-    path = Path(root) / name
-    try:
-        return probe(path, modalities), "", None
-    except MediaError as error:
-        if stat_of(path)[0] >= 0:
-            check_readable(path)
-        return Probe(last_packet_s=reach_of(path, modalities)), str(error), error.kind
 
 
 def look_at(root: Path, names: Iterable[str], settings: CorpusSettings) -> Generator[tuple[Surveyed, bool]]:
