@@ -101,10 +101,7 @@ def new_shard(out: Path, shard: str) -> Iterator[NewShard]:
             raise taken_away(out) from error
         raise
     finally:
-        try:
-            folder.rmdir()  # Its files are in place.
-        except OSError:
-            _remove_folder(folder)
+        _remove_folder(folder)
 
 
 def _remove_folder(folder: Path) -> None:
