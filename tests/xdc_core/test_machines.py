@@ -7,24 +7,23 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
-from shards.store.executor import InProcess
 from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun, changed, write_run
 from tests.sharing import made_once
+from tests.xdc_core.agents_here import AgentsHere
 from tests.xdc_core.stage_process import checkpointed_step, start, wait_for_checkpoint
 from xdc_core.config.load import parse_config
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.ranks.launcher import AgentHere, Agents
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
@@ -63,30 +62,6 @@ def other_machine(two_machines: Run) -> Iterator["subprocess.Popen[bytes]"]:
     yield process
     process.terminate()
     process.wait(60)
-
-
-class TwoAgents(InProcess):
-    """An executor that starts the agents of two machines, here."""
-
-    def start_agents(
-        self,
-        command: Sequence[str],
-        machines: int,
-        processes: int,
-        gpu: bool,
-        log: Path,
-        waiting: Callable[[str], None],
-    ) -> Agents:
-        self.given = (command, machines, processes, gpu, log)
-        self.agents = [AgentHere(command, log) for _ in range(machines)]
-        return self
-
-    def poll(self) -> list[int | None]:
-        return [code for agent in self.agents for code in agent.poll()]
-
-    def kill(self) -> None:
-        for agent in self.agents:
-            agent.kill()
 
 
 def partial_of(run: Run) -> Path:
@@ -173,7 +148,7 @@ def test_machines_that_do_not_come_are_named_after_the_timeout(copy_run: MakeRun
 @pytest.mark.slow
 def test_an_error_of_any_machine_ends_all_of_them_with_its_words_and_its_log(copy_run: MakeRun) -> None:
     run = copy_run(train_processes=2, lr=1e30, train_clips=640, runs_on=TWO)
-    launcher = TwoAgents()
+    launcher = AgentsHere()
     log = run.root / "logs" / "ranks" / "000-train.audio" / f"{os.uname().nodename}.log"
     with pytest.raises(StageError) as raised:
         run_stage(run, AUDIO, executor=launcher)

@@ -20,13 +20,14 @@ from shards.errors import StageError
 from shards.store.executor import InProcess, package_version
 from shards.store.stage import Task
 from tests.places import ROOT
+from tests.xdc_core.agents_here import AgentsHere
 from xdc_core.config.schema import RunsOn
 from xdc_core.ranks.agent import JOIN
 from xdc_core.ranks.agent import main as run_agent
 from xdc_core.ranks.channel import Message, connect_channel, open_channel
 from xdc_core.ranks.job import FOLDER, JOB, RankJob, read_values, write_job
 from xdc_core.ranks.join import join
-from xdc_core.ranks.launcher import AgentHere, Agents
+from xdc_core.ranks.launcher import Agents
 from xdc_core.ranks.process import may_pass
 from xdc_core.ranks.run import run_ranks
 from xdc_core.runs.node import Node
@@ -39,34 +40,7 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # Ranks import their work from the working directory.
 
 
-class Starts(InProcess):
-    """An executor that starts agents on this machine, with another command if one is given."""
-
-    def __init__(self, command: Sequence[str] = ()) -> None:
-        self.command = command
-        self.agents: list[AgentHere] = []
-
-    def start_agents(
-        self,
-        command: Sequence[str],
-        machines: int,
-        processes: int,
-        gpu: bool,
-        log: Path,
-        waiting: Callable[[str], None],
-    ) -> Agents:
-        self.agents = [AgentHere(self.command or command, log) for _ in range(machines)]
-        return self
-
-    def poll(self) -> list[int | None]:
-        return [code for agent in self.agents for code in agent.poll()]
-
-    def kill(self) -> None:
-        for agent in self.agents:
-            agent.kill()
-
-
-class ComesTwice(Starts):
+class ComesTwice(AgentsHere):
     """Its only agent comes, and is started again by `join` before the other machine is there."""
 
     def start_agents(
@@ -87,7 +61,7 @@ class ComesTwice(Starts):
         )
 
 
-def task_of(root: Path, executor: Starts | InProcess, **runs_on: Any) -> Task[Any]:
+def task_of(root: Path, executor: InProcess, **runs_on: Any) -> Task[Any]:
     settings = SimpleNamespace(runs_on=RunsOn(rendezvous=HERE, device="cpu", **runs_on))
     node = Node("train", "audio", 0)
     return Task(node, settings, {}, root / "out", root / "train", root, executor=executor)
@@ -117,7 +91,7 @@ def job_of(root: Path, port: int, **other: object) -> Path:
 
 def test_agents_that_end_before_they_come_are_shown_with_what_they_wrote(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('no module named xdc_core'); raise SystemExit(1)"]
-    said = failed(task_of(tmp_path, Starts(command), nodes=2))
+    said = failed(task_of(tmp_path, AgentsHere(command), nodes=2))
     log = tmp_path.resolve() / FOLDER / "000-train.audio" / "start.log"
     said_first = f"train.audio of round 0: torchrun ended with exit code 1. The end of {log}:\n"
     line = "no module named xdc_core\n"
@@ -127,7 +101,7 @@ def test_agents_that_end_before_they_come_are_shown_with_what_they_wrote(tmp_pat
 
 @pytest.mark.slow
 def test_a_killed_rank_is_named_with_its_machine_and_the_output_there(tmp_path: Path) -> None:
-    task = task_of(tmp_path, Starts(), nodes=2, restarts=1)
+    task = task_of(tmp_path, AgentsHere(), nodes=2, restarts=1)
     said = failed(task)
     log = tmp_path.resolve() / FOLDER / "000-train.audio" / f"{platform.node()}.log"
     assert said.startswith(
@@ -143,7 +117,7 @@ def test_a_killed_rank_is_named_with_its_machine_and_the_output_there(tmp_path: 
 def test_ranks_are_not_started_again_on_one_machine_or_for_what_would_come_again(
     tmp_path: Path, runs_on: dict[str, Any], work: str
 ) -> None:
-    said = failed(task_of(tmp_path, Starts(), **runs_on), work)
+    said = failed(task_of(tmp_path, AgentsHere(), **runs_on), work)
     text = {"disconnected": "RuntimeError: Connection closed by peer", "defective": "KeyError: 'no such head'"}[work]
     assert f"Rank 1 on {platform.node()} failed first: {text}." in said
     assert "raise " in said  # The traceback.
