@@ -59,8 +59,8 @@ class CorpusSettings(Section):
     layout: Annotated[str | None, Since("0.2.0")] = Field(
         None,
         description="null: a folder or a manifest. Else videos is a data set in its official layout, which gives the "
-        "labels: ucf101, hmdb51, esc50, esc10, dcase2014, kinetics, audioset, vggsound, grid, grid_recordings, folder (of "
-        "classes), manifest (with splits)",
+        "labels: ucf101, hmdb51, esc50, esc10, dcase2014, kinetics, audioset, vggsound, grid, grid_recordings, "
+        "folder (of classes), manifest (with splits)",
     )
     label_from_folder: bool = Field(
         False, description="for a folder of videos: the name of a file's folder is its label (used in reports)"

@@ -42,10 +42,11 @@ _NAME = re.compile("".join(f"([{''.join(words)}])" for words in POSITIONS.values
 
 
 def read_grid(root: Path) -> Dataset:
-    """Read every word of the recordings as a source: its own span, to be cut as it is or in a window around its middle.
+    """Read every word of the recordings as a source with the word's own span.
 
-    `corpus.segment_seconds` sets the window, for example 0.64 s, which is 16 frames. Labels: `label` is the word (letters as letter_f), `label_position` is command, colour,
-    preposition, letter, digit or adverb, `label_talker` is s1 to s34, from the folder's name.
+    It is cut as it is, or with `corpus.segment_seconds` in a window of this length round its middle: 0.64 s are 16
+    frames. Labels: `label` is the word (letters as letter_f), `label_position` is command, colour, preposition, letter,
+    digit or adverb, `label_talker` is s1 to s34, from the folder's name.
 
     Lines of an align file are `start end word`, in 1/25,000 s: samples of the corpus's sound at 25 kHz, and thousandths
     of a frame at 25 frames a second (established: a recording has 75 frames, and its last silence ends at about 74,500;
@@ -167,9 +168,7 @@ def _align_files(found: _Found) -> dict[str, Mapping[str, str]]:
     return chosen
 
 
-def _words(
-    root: Path, align: str, recording: str, stem: str
-) -> Iterator[tuple[float, float, dict[str, str]] | Reject]:
+def _words(root: Path, align: str, recording: str, stem: str) -> Iterator[tuple[float, float, dict[str, str]] | Reject]:
     """Yield start and end in seconds and the labels of every word in an align file, or why it cannot be used."""
 
     def reject(reason: str) -> Reject:

@@ -139,10 +139,10 @@ def square_of(
     x = rectangle.x + centre[0] * rectangle.width - wide / 2
     y = rectangle.y + centre[1] * rectangle.height - high / 2
     return Rectangle(
-        _even(min(max(x, 0.0), size[0] - wide)),
-        _even(min(max(y, 0.0), size[1] - high)),
-        max(2, 2 * round(wide / 2)),
-        max(2, 2 * round(high / 2)),
+        max(0, min(2 * round(x / 2), _even(size[0] - wide))),
+        max(0, min(2 * round(y / 2), _even(size[1] - high))),
+        max(2, _even(wide)),
+        max(2, _even(high)),
     )
 
 
@@ -224,6 +224,6 @@ def _grey(path: Path, start_s: float, end_s: float, settings: CorpusSettings) ->
             turns, mirrored = turns_of(frame)
             part = cropper(frame, aspect_of(decoding.stream))
             scale = min(1.0, MOTION_PIXELS / max(part.width, part.height))
-            size = (max(2, round(side * scale)) for side in (part.width, part.height))
-            grey = scaler.reformat(part, *size, format="gray", interpolation="AREA", threads=1).to_ndarray()
+            wide, high = (max(2, round(side * scale)) for side in (part.width, part.height))
+            grey = scaler.reformat(part, wide, high, format="gray", interpolation="AREA", threads=1).to_ndarray()
             yield np.rot90(grey[:, ::-1] if mirrored else grey, turns).astype(np.int32)
