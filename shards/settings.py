@@ -140,15 +140,15 @@ class CorpusSettings(Section):
                 f"min_seconds ({self.min_seconds}) is larger than clip_seconds ({self.clip_seconds}): "
                 "no clip could ever be kept"
             )
-        if self.segment_seconds is not None and not self.min_seconds <= self.segment_seconds <= self.clip_seconds:
-            raise ValueError(
-                f"segment_seconds ({self.segment_seconds:g}) must be from min_seconds ({self.min_seconds:g}) to "
-                f"clip_seconds ({self.clip_seconds:g}): a window is one clip"
-            )
         if self.high_pass_hz is not None and self.high_pass_hz >= self.sample_rate / 2:
             raise ValueError(
                 f"high_pass_hz ({self.high_pass_hz}) must be below half of sample_rate ({self.sample_rate}): "
                 "no sound would be left"
+            )
+        if self.segment_seconds is not None and not self.min_seconds <= self.segment_seconds <= self.clip_seconds:
+            raise ValueError(
+                f"segment_seconds ({self.segment_seconds:g}) must be from min_seconds ({self.min_seconds:g}) to "
+                f"clip_seconds ({self.clip_seconds:g}): a window is one clip"
             )
         return self
 

@@ -225,16 +225,16 @@ def _cut_source(
         reason = f"start_s ({start_s:g}) is after the end of the {what} ({entry.duration_s:.2f} s)"
         rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(start_s, reach_s)))
         return asked, [], rejects
-    if reach_s - end_s > SLACK_S:  # Sound after the end of the picture.
-        reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
-        rejects.append(Reject(source.path, "plan", "no_picture", reason, "", end_s, reach_s))
     if settings.segment_seconds and source is segment and source.end_s is not None:
         reason = (
             f"the part ends at {source.end_s:.2f} s, but the {what} at {entry.duration_s:.2f} s: there is no window of "
             "segment_seconds round it"
         )
-        rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, end_s))
+        rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(end_s, reach_s)))
         return asked, [], rejects
+    if reach_s - end_s > SLACK_S:  # Sound after the end of the picture.
+        reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
+        rejects.append(Reject(source.path, "plan", "no_picture", reason, "", end_s, reach_s))
     cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
     if not cuts:
         lost = end_s - start_s  # Even for very short sources, so that every source has a row.

@@ -64,7 +64,8 @@ def read_grid(root: Path) -> Dataset:
 
     Rejects: recordings without an align file; align files without a recording; lines that are not of the form, that
     are no word of the corpus, that contradict the file's name, or that end after 3 s; words that an align file lacks;
-    other recordings of the same talker with the same name (a video is preferred to sound alone).
+    other recordings of the same talker with the same name (a video is preferred to sound alone); recordings in no
+    talker's folder, if others are in one.
 
     Raises:
         ConfigError: another layout, or there are no words.
@@ -123,6 +124,9 @@ def _find(root: Path) -> _Found:
         if (twin := own.setdefault(_stem(path), path)) != path:
             reason = f"{twin} is of the same talker, has the same name and was used"
             found.rejects.append(Reject(path, "list", "duplicate", reason))
+    if len(found.recordings) > 1:
+        reason = "it is in no folder of a talker such as s1"
+        found.rejects.extend(Reject(path, "list", "unlisted", reason) for path in found.recordings.pop("", {}).values())
     if not found.recordings:
         raise wrong_root(root, "no recording", LAYOUT)
     for reject in files.rejects:
@@ -241,9 +245,9 @@ def _without_recording(found: _Found, aligned: Mapping[str, Mapping[str, str]]) 
 
 
 def _dataset(name: str, root: Path, found: _Found, sources: list[Source], rejects: list[Reject]) -> Dataset:
-    talkers = set(found.recordings)
-    by_talker = bool(talkers & set(UNSEEN)) and not talkers <= set(UNSEEN)
     used = {source.path for source in sources}
+    talkers = {talker for talker, recordings in found.recordings.items() if not used.isdisjoint(recordings.values())}
+    by_talker = bool(talkers & set(UNSEEN)) and not talkers <= set(UNSEEN)
     roles: dict[str, Role] = {}
     for talker, recordings in found.recordings.items():
         for stem, path in recordings.items():

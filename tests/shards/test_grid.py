@@ -177,6 +177,7 @@ def test_every_other_file_is_a_reject(tmp_path: Path) -> None:
     (tmp_path / "audio_25k/s1").mkdir(parents=True)
     (tmp_path / "audio_25k/s1/bbaf2n.wav").write_bytes(b"RIFF")
     (tmp_path / "jasagrid.pdf").write_bytes(b"%PDF")
+    put_recordings(tmp_path, "other/lrbg3s.mpg")
     put_align(tmp_path, "alignments/s1/bbaf2n.align", ALIGN)
     put_align(tmp_path, "alignments/s1/bbaf3s.align")
     put_align(tmp_path, "alignments/s2/lrbg3s.align")
@@ -186,6 +187,7 @@ def test_every_other_file_is_a_reject(tmp_path: Path) -> None:
         ("alignments/s2", "it has 1 align files, but there are no recordings of them"),
         ("audio_25k/s1/bbaf2n.wav", twin),
         ("jasagrid.pdf", "not a media file by its name (.pdf)"),
+        ("other/lrbg3s.mpg", "it is in no folder of a talker such as s1"),
         ("s1/video/mpg_vcd/bbaf2n.mpg", twin),
     ]
 

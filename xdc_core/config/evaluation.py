@@ -32,15 +32,6 @@ class DatasetSettings(Section):
         None, ge=1, description="frames per view (for sound, their duration); null: as in training"
     )
 
-    @model_validator(mode="after")
-    def _window_is_one_clip(self) -> "DatasetSettings":
-        if (self.segment_seconds or 0.0) > self.clip_seconds:
-            raise ValueError(
-                f"segment_seconds ({self.segment_seconds:g}) is larger than clip_seconds ({self.clip_seconds:g}): a "
-                "window is one clip"
-            )
-        return self
-
 
 class FinetuneSettings(Section):
     """The training of the protocol `all`: the recipe of GDT and SeLaVi, successors of XDC (whose own is unknown)."""
