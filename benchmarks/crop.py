@@ -3,23 +3,24 @@
     PYTHONPATH=. python benchmarks/crop.py [FOLDER] [--clips 48]
 
 FOLDER holds videos (searched recursively); without it, recordings of 3 s with 360x288 pixels in MPEG-1 are made, as
-the GRID corpus has them. Everyone cuts the same clips of 0.64 s in as many processes as there are cores, in the
-sandbox. In shares of the picture: the rectangle is the middle of its lower half.
+the GRID corpus has them. Everyone cuts the same clips of 0.64 s in this process, one file after the other, so that the
+motion of a recording is measured once for its clips. Rates are by processor time. The rectangle is the middle of the
+lower half of the picture.
 """
 
 import tempfile
+import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from side_by_side import Pace, contest, parser, record, show
+from side_by_side import contest, parser, record, show
 
-from shards.cores import core_count
-from shards.corpus.cut import cut_clip
 from shards.corpus.plan import make_plan
 from shards.corpus.survey import survey
-from shards.media.limits import limits_of
-from shards.media.sandbox import ordered_map
+from shards.media.crop import centre_in_file
+from shards.media.cut import cut
 from shards.progress import silent
 from shards.settings import CorpusSettings
 from shards.sources.source import list_folder
@@ -45,19 +46,14 @@ def main() -> None:
         listing = list_folder(given.folder or recordings(Path(made), given.clips // 4), label_from_folder=False)
         whole = settings["the whole picture"]
         found = survey(listing, [], Path(made) / "notes", whole, silent)
-        # One recording after the other, as the clips of a small corpus come.
         planned = sorted(make_plan(whole, listing, found).clips(), key=lambda clip: (clip.source, clip.start_s))
 
         def cutting(asked: CorpusSettings) -> float:
-            pace = Pace()  # From the first clip on: the children's start is not timed.
-            jobs = [
-                (str(listing.root), clip.source, clip.start_s, clip.end_s, asked) for clip in planned[: given.clips]
-            ]
-            for done, clip in enumerate(ordered_map(cut_clip, jobs, core_count(), limits_of(asked)), start=1):
-                if isinstance(clip, Exception):
-                    raise clip
-                pace.note(done)
-            return pace.seconds(len(jobs))
+            centre_in_file.cache_clear()
+            began = time.process_time()
+            for clip in planned[: given.clips]:
+                cut(Path(listing.root) / clip.source, clip.start_s, clip.end_s, asked)
+            return time.process_time() - began
 
         contestants = {name: (lambda asked=asked: cutting(asked)) for name, asked in settings.items()}
         rates = contest("cutting clips", "clips", min(given.clips, len(planned)), contestants, given.turns)
@@ -77,14 +73,16 @@ def recordings(folder: Path, count: int) -> Path:
             video.width, video.height, video.pix_fmt = 360, 288, "yuv420p"
             audio = output.add_stream("mp2", rate=44100, layout="mono")
             packets = []
-            for time in range(75):
+            for step in range(75):
                 picture = still.copy()
-                x = 170 + 4 * (time % 3)
+                x = 170 + 4 * (step % 3)
                 picture[190:220, x : x + 40] = 220
-                packets += video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24"))
-            frame = av.AudioFrame.from_ndarray((sound[None] * 32767).astype(np.int16), "s16", "mono")
-            frame.sample_rate = 44100
-            packets += [*video.encode(None), *audio.encode(frame), *audio.encode(None)]
+                shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                shown.pts, shown.time_base = step, Fraction(1, 25)
+                packets += video.encode(shown)
+            heard = av.AudioFrame.from_ndarray((sound[None] * 32767).astype(np.int16), "s16", "mono")
+            heard.sample_rate, heard.pts, heard.time_base = 44100, 0, Fraction(1, 44100)
+            packets += [*video.encode(None), *audio.encode(heard), *audio.encode(None)]
             packets.sort(key=lambda packet: packet.dts * packet.time_base)
             output.mux(packets)
     return folder / "videos"

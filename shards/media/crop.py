@@ -20,6 +20,7 @@ from shards.settings import CorpusSettings, CropSettings
 
 MOTION_S = 30.0  # Seconds of a recording in which its motion is measured.
 MOTION_PIXELS = 64  # Of the longer side of the rectangle when motion is measured.
+REMEMBERED = 4096  # Files whose motion a process remembers: the clips of a file are in several shards.
 
 
 class Rectangle(NamedTuple):
@@ -78,7 +79,7 @@ def cropper_of(path: Path, start_s: float, end_s: float, settings: CorpusSetting
     """Return what cuts out the part of the picture that `settings.crop` asks for; None: all of it is stored.
 
     For a square, the motion is measured first, which decodes the clip, or the first 30 s of the file, once more. A
-    process remembers the motion of the last 256 files.
+    process remembers the motion of the last 4,096 files.
 
     Raises:
         MediaError: the pictures do not decode, or the part is not inside them.
@@ -88,11 +89,11 @@ def cropper_of(path: Path, start_s: float, end_s: float, settings: CorpusSetting
         return None if crop is None else Cropper(crop)
     if crop.motion_of == "clip":
         return Cropper(crop, centre_of_motion(path, start_s, end_s, settings))
-    return Cropper(crop, _centre_in_file(path, stat_of(path), crop, settings.max_pixels, settings.max_fps))
+    return Cropper(crop, centre_in_file(path, stat_of(path), crop, settings.max_pixels, settings.max_fps))
 
 
-@functools.lru_cache(256)
-def _centre_in_file(
+@functools.lru_cache(REMEMBERED)
+def centre_in_file(
     path: Path, state: tuple[int, int], crop: CropSettings, max_pixels: int, max_fps: float
 ) -> tuple[float, float]:
     """Return the centre of motion of a file. state: its size and time, so that another file is measured again."""

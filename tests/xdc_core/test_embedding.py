@@ -129,6 +129,7 @@ def test_every_part_of_a_recording_with_a_label_of_its_own_has_its_views(copy_ru
     put_recordings(tmp_path / "grid", *(f"s1/{name}.mpg" for name in names))
     for name in names:
         put_align(tmp_path / "grid", f"alignments/s1/{name}.align")
+    put_recordings(tmp_path / "grid", "s1/bbaf2n.mpg")
     crop = {"x": 20, "y": 20, "square": 32}
     run = evaluated(
         copy_run, tmp_path / "grid", "video", "knn", layout="grid", segment_seconds=0.64, views=1, crop=crop
@@ -144,6 +145,7 @@ def test_every_part_of_a_recording_with_a_label_of_its_own_has_its_views(copy_ru
     parts = Counter(row["split"] for row in index)
     assert (trial["split"], trial["train"], trial["test"]) == ("recordings", parts["train"], parts["test"])
     assert min(parts.values()) >= 6
+    assert "1 recordings: without an align file, so that the times of its words are not known" in facts["warnings"]
 
 
 def test_two_runs_share_the_clips_of_a_data_set(copy_run: MakeRun, manifest: Path) -> None:
