@@ -22,6 +22,8 @@ def dataset_settings(config: Config, name: str) -> CorpusSettings:
         "label_from_folder": False,
         "modalities": (MODALITIES[dataset.modality].stored,),
         "clip_seconds": dataset.clip_seconds,
+        "segment_seconds": dataset.segment_seconds,
+        "crop": dataset.crop,
         "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
         "silence": "keep",
         "learn_splits": None,
