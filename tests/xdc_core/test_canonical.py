@@ -1,5 +1,7 @@
-"""The axes that modalities share, on features with known factors."""
+"""The axes that modalities share, on features with known factors; and the cluster stage that fits them."""
 
+import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -8,10 +10,21 @@ from sklearn.cross_decomposition import CCA
 from sklearn.metrics import adjusted_mutual_info_score
 
 from shards.errors import StageError
+from shards.store.executor import IN_PROCESS
+from shards.store.manifest import list_files
+from tests.runs import MakeRun
+from tests.xdc_core.stage_process import start
+from tests.xdc_core.tasks import BACKWARDS
 from xdc_core.clustering.canonical import SharedAxes, shared_axes
 from xdc_core.clustering.kmeans import assign, kmeans
-from xdc_core.clustering.preprocess import fit_preprocess
+from xdc_core.clustering.preprocess import fit_preprocess, load_preprocess
 from xdc_core.config.schema import ClusterSettings
+from xdc_core.documents.kmeans import read_kmeans
+from xdc_core.documents.scores import read_scores
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.runs.node import Node
+from xdc_core.stages import sample as sampling
 
 
 def settings(**values: Any) -> ClusterSettings:
@@ -146,3 +159,61 @@ def test_a_collapsed_encoder_of_one_modality_is_an_error() -> None:
     parts = planted(100)[0]
     with pytest.raises(StageError, match=r"all 100 clips are the same: the encoder has collapsed"):
         fit_preprocess([parts[0], np.full_like(parts[1], 0.3)], settings())
+
+
+NODE = Node("cluster", "joint", 0)
+CDC = {"method": "cdc", "joint": "canonical"}
+
+
+def test_the_stage_stores_the_map_and_records_the_axes(copy_run: MakeRun) -> None:
+    run = copy_run(**CDC)
+    run_stage(run, NODE)
+    done = read_kmeans(run.directory(NODE))
+    preprocess = load_preprocess(run.directory(NODE) / "preprocess.npz")
+    assert done.canonical is not None
+    assert preprocess.matrix is not None
+    assert preprocess.matrix.shape == (done.components, 128)
+    assert len(done.canonical.correlations) == done.components
+    assert done.canonical.components == [3, 3]  # Of 48 clips.
+    run_stage(run, Node("label", "joint", 0))
+    label = read_scores(run.directory(Node("label", "joint", 0)))
+    assert label.sizes == done.sizes
+
+
+@pytest.mark.parametrize(
+    ("more", "point"),
+    [
+        ({}, "kill:1:before rename preprocess.npz"),
+        ({}, "kill:1:before rename kmeans.json"),
+        ({}, "kill:1:before commit"),
+        ({"sample_mb": 0.02, "iterations_over_all": 3}, "kill:2:before rename state.json"),
+    ],
+)
+def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(
+    copy_run: MakeRun, more: dict[str, Any], point: str
+) -> None:
+    whole, run = copy_run(**CDC, **more), copy_run(**CDC, **more)
+    run_stage(whole, NODE)
+    process = start(run, NODE, os.environ | {"XDC_FAULT": point})
+    said = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, said
+    run_stage(run, NODE)
+    assert list_files(run.directory(NODE)) == list_files(whole.directory(NODE))
+    assert not [path for path in run.directory(NODE).parent.iterdir() if path.name.endswith(".partial")]
+
+
+def test_workers_give_the_same_bytes(copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "PER_GROUP", 2)
+    results = []
+    for executor in (IN_PROCESS, BACKWARDS):
+        run = copy_run(**CDC, sample_mb=0.02, iterations_over_all=2)
+        run_stage(run, NODE, executor=executor)
+        results.append(list_files(run.directory(NODE)))
+    assert results[0] == results[1]
+
+
+def test_the_setting_enters_the_fingerprint_of_joint_clusters_only(copy_run: MakeRun) -> None:
+    for node, method in ((NODE, "cdc"), (Node("cluster", "audio", 0), "xdc")):
+        plain, canonical = (copy_run(method=method, joint=joint) for joint in ("concat", "canonical"))
+        same = Fingerprints(plain).of(node) == Fingerprints(canonical).of(node)
+        assert same == (method == "xdc")
