@@ -223,7 +223,7 @@ def test_status_tells_the_problems_of_the_newest_round_that_the_report_tells(wor
     output = xdc("status", worked_run.root)[1]
     problems = [f"round 1, {level}: {text}" for level, text in signs if level != "good"]
     assert [line for line in output.splitlines() if line.startswith("round 1, ")] == problems
-    assert "round 1, look: video: 3 principal components are kept, not 32: 48 clips are too few for more" in output
+    assert "round 1, look: video: 8 principal components are kept, not 32: 48 clips are too few for more" in output
 
 
 def test_status_has_a_row_a_round_and_says_of_what_is_stale_why(copy_run: MakeRun) -> None:

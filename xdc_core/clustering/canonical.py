@@ -19,7 +19,7 @@ class SharedAxes:
 
     matrix: float32 [axes, width of all modalities]. bias: float32 [axes]. components: number of whitened components of
     each modality. correlations: of the axes, largest first. chance: the largest correlation of an axis in other
-    pairings of the clips. above_chance: whether the modalities share anything, so that only axes above chance are kept.
+    pairings of the clips. above_chance: number of axes above it; only these are kept if there are at least two.
     """
 
     matrix: np.ndarray
@@ -27,7 +27,7 @@ class SharedAxes:
     components: tuple[int, ...]
     correlations: np.ndarray
     chance: float
-    above_chance: bool
+    above_chance: int
 
     def document(self) -> dict[str, Any]:
         """Return JSON values for kmeans.json: all but the map."""
@@ -49,7 +49,7 @@ def shared_axes(parts: list[np.ndarray], axes: int | None, clips_per_component: 
     much variance it has in one modality, does not count for clusters.
 
     Of few clips, components that happen to agree would look shared. A modality therefore has at most one component per
-    `clips_per_component` clips (default 15). And only axes are kept whose correlation is above that of all axes after
+    `clips_per_component` clips (default 15), or eight. And only axes are kept whose correlation is above that of all axes after
     the clips of each modality were permuted. If there are fewer than two, all axes are kept.
 
     `axes` limits the components of each modality, and the axes; None: no limit.
@@ -78,7 +78,7 @@ def shared_axes(parts: list[np.ndarray], axes: int | None, clips_per_component: 
         components=tuple(len(matrix) for matrix, _ in whitened),
         correlations=correlations[:kept],
         chance=chance,
-        above_chance=above > 1,
+        above_chance=above,
     )
 
 

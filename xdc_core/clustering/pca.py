@@ -7,16 +7,18 @@ NOISE = 1e-6
 # Whitening scales components that hold only noise up to the size of the others. On planted clusters it finds nothing
 # with 4 clips per component and all with 15 or more: benchmarks/whitening.py.
 ENOUGH_CLIPS = 15
+# Fewer components hardly tell clusters apart: one of length 1 has two values.
+FEWEST = 8
 
 
 def most_components(asked: int, clips: int, clips_per_component: int | None) -> int:
-    """Return the number of components to keep: `asked`, or fewer if there are too few clips; at least one."""
-    return min(asked, clips, max(1, clips // (clips_per_component or 1)))
+    """Return the number of components to keep: `asked`, or fewer if there are too few clips, but not below FEWEST."""
+    return min(asked, clips, max(FEWEST, clips // (clips_per_component or 1)))
 
 
 def few_clips_for_whitening(components: int | None, clips: int, whitened: bool) -> str:
     """Return a warning if whitening makes noise as large as the rest of the features; otherwise nothing."""
-    if not whitened or not components or clips >= ENOUGH_CLIPS * components:
+    if not whitened or not components or components <= FEWEST or clips >= ENOUGH_CLIPS * components:
         return ""
     return (
         f"{components} whitened components of {clips} clips are mostly noise: {clips / components:.1f} clips per "

@@ -74,7 +74,7 @@ class ClusterSettings(Section):
     )
     pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
     clips_per_component: Annotated[int | None, Since("0.2.0")] = Field(
-        None, ge=1, description="at most one component per so many clips, so that small corpora keep fewer; null: pca"
+        None, ge=1, description="at most one component per so many clips, but eight in any case; null: as pca says"
     )
     whiten: bool = Field(True, description="scale the components to unit variance (needs pca). Unverified for XDC")
     centre: Annotated[bool, Since("0.2.0")] = Field(

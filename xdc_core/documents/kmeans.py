@@ -14,14 +14,14 @@ class Canonical(Document):
     """The axes that several modalities share, which are clustered with `cluster.joint: canonical`.
 
     components: whitened components per modality. correlations: of the axes that are kept, largest first. chance: the
-    largest correlation of an axis after the clips of each modality were permuted. above_chance: whether at least two
-    axes are above it; otherwise axes that may be shared by chance are kept.
+    largest correlation of an axis after the clips of each modality were permuted. above_chance: number of axes above
+    it; if there are fewer than two, other axes are kept, too.
     """
 
     components: list[int]
     correlations: list[Number]
     chance: Number
-    above_chance: bool
+    above_chance: int
 
 
 class Preprocessing(Document):

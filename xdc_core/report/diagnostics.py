@@ -31,11 +31,13 @@ def _of_preprocessing(report: Report) -> Iterator[Diagnostic]:
             )
         elif warning := few_clips_for_whitening(done.pca_kept, clips, done.whitened):
             yield "look", f"{name}: {warning}"
-        if done.canonical and not done.canonical.above_chance:
+        if done.canonical and done.canonical.above_chance < 2:
+            largest, chance = done.canonical.correlations[0], done.canonical.chance
+            number = "one axis" if done.canonical.above_chance else "no axis"
             yield (
                 "look",
-                f"{name}: the modalities share nothing above chance: their largest correlation is "
-                f"{done.canonical.correlations[0]:.2f}, and {done.canonical.chance:.2f} with permuted clips.",
+                f"{name}: the modalities share {number} above chance (correlation {largest:.2f}, with permuted clips "
+                f"{chance:.2f}), so axes that may be shared by chance are kept.",
             )
 
 
