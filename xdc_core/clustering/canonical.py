@@ -49,8 +49,8 @@ def shared_axes(parts: list[np.ndarray], axes: int | None, clips_per_component: 
     much variance it has in one modality, does not count for clusters.
 
     Of few clips, components that happen to agree would look shared. A modality therefore has at most one component per
-    `clips_per_component` clips (default 15), or eight. And only axes are kept whose correlation is above that of all axes after
-    the clips of each modality were permuted. If there are fewer than two, all axes are kept.
+    `clips_per_component` clips (default 15), but at least eight. And only axes are kept whose correlation is above that
+    of all axes after the clips of each modality were permuted. If there are fewer than two, all axes are kept.
 
     `axes` limits the components of each modality, and the axes; None: no limit.
     """
