@@ -26,6 +26,8 @@ from xdc_core.runs.task import task_of
 # sha256 of the settings and inputs of all nodes, by preset, method and what the configuration has beside them. Another
 # value means that finished directories of users become stale.
 BEFORE = Path(__file__).with_name("hashed-settings.json")
+# What presets set since then: finished runs have the default.
+WITHOUT: dict[str, Any] = {"clips_per_component": None, "centre": False}
 EVALUATIONS: dict[str, Any] = {
     "datasets": {
         "esc": {"layout": "esc10", "root": "x", "modality": "audio", "frames": 4},
@@ -46,7 +48,7 @@ def configurations() -> Iterator[tuple[str, Config]]:
     """Every preset with every method, as it is, with evaluations, and with weights of a file."""
     for preset in preset_names():
         values = load_preset(preset)
-        values["cluster"] = {**values.get("cluster", {}), "k": {"video": 5, "audio": 6, "joint": 7}}
+        values["cluster"] = {**values.get("cluster", {}), "k": {"video": 5, "audio": 6, "joint": 7}, **WITHOUT}
         weights = {"video": {**values.get("video", {}), "weights": "a.pth"}}
         for method in METHODS:
             for name, more in (("plain", {}), ("evaluations", EVALUATIONS), ("weights", weights)):
@@ -147,7 +149,7 @@ NOT_HASHED = {
     | {"views.frames", "views.settings.flip"}
     | {"extract.workers", "extract.precision", "extract.channels_last"},
     "extract.video": ENCODING | {"views.frames", "views.settings.flip"},
-    "cluster.video": HOW - {"views.settings.weights"} | {"cluster.k", "cluster.joint_l2"},
+    "cluster.video": HOW - {"views.settings.weights"} | {"cluster.k", "cluster.joint_l2", "cluster.joint"},
     "label.truth": HOW - {"views.settings.weights"},
     "train.video": HOW
     | {"views.frames", "train.checkpoint_every", "train.log_every", "train.workers", "train.own_head_weight"},

@@ -73,10 +73,20 @@ class ClusterSettings(Section):
         {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
     )
     pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
+    clips_per_component: Annotated[int | None, Since("0.2.0")] = Field(
+        None, ge=1, description="at most one component per so many clips, but eight in any case; null: as pca says"
+    )
     whiten: bool = Field(True, description="scale the components to unit variance (needs pca). Unverified for XDC")
+    centre: Annotated[bool, Since("0.2.0")] = Field(
+        False, description="subtract the mean of the features also without pca, which always does"
+    )
     l2: bool = Field(True, description="scale every vector to length 1 before k-means. Unverified for XDC")
     joint_l2: bool = Field(
         True, description="scale every modality to length 1 before concatenation. Unverified for XDC"
+    )
+    joint: Annotated[Literal["concat", "canonical"], Since("0.2.0")] = Field(
+        "concat",
+        description="cdc: features side by side; canonical: only axes that the modalities share, see docs/method.md",
     )
     iterations: int = Field(20, ge=1, description="iterations of kmeans (20 in DeepCluster)")
     sample_mb: Positive = Field(
@@ -107,6 +117,10 @@ class ClusterSettings(Section):
         return self
 
 
+# Without effect on the clusters of one modality.
+JOINT_SETTINGS = {"joint_l2", "joint"}
+
+
 def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
     """Return the algorithm of a clustering, and its own settings with their defaults.
 
@@ -126,12 +140,17 @@ def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
 
 
 def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
-    """Return the settings of clustering that enter fingerprints, except `k` and `joint_l2`."""
+    """Return the settings of clustering that enter fingerprints, except `k` and those of `joint_settings`."""
     clusterer, own = algorithm_of(settings)
     if clusterer is KMEANS:
-        return hashed_settings(settings, {"k", "joint_l2"})
-    common = hashed_settings(settings, {"k", "joint_l2", "iterations"})
+        return hashed_settings(settings, {"k", *JOINT_SETTINGS})
+    common = hashed_settings(settings, {"k", *JOINT_SETTINGS, "iterations"})
     return common | {"algorithm_version": clusterer.version, "algorithm_settings": hashed_settings(own)}
+
+
+def joint_settings(settings: ClusterSettings) -> dict[str, Any]:
+    """Return the settings that enter fingerprints of the clusters of all modalities' features together."""
+    return hashed_settings(settings, ClusterSettings.model_fields.keys() - JOINT_SETTINGS)
 
 
 class TrainSettings(Section):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from xdc_core.documents.document import Document, Number, read_document, write_document
+from xdc_core.documents.kmeans import Preprocessing
 from xdc_core.documents.results import Spread
 from xdc_core.documents.scores import Agreement
 
@@ -59,6 +60,7 @@ class ReportedSource(Document):
     sample: int
     objective: list[Number] = Field([])
     on: str = ""
+    preprocessing: Preprocessing = Field(Preprocessing())
     clips: int
     empty: int
     largest: int

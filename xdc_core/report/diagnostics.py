@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from xdc_core.clustering.pca import few_clips_for_whitening
 from xdc_core.documents.report import Diagnostic, Level, Report
 
 ORDER: tuple[Level, ...] = ("bad", "look", "good")
@@ -10,8 +11,34 @@ ORDER: tuple[Level, ...] = ("bad", "look", "good")
 
 def diagnostics(report: Report) -> list[Diagnostic]:
     """Return sentences on a round's clusters, trainings and agreement with labels, the worst first."""
-    sentences = [*_of_clusters(report), *_of_training(report), *_of_labels(report)]
+    sentences = [
+        *_of_preprocessing(report),
+        *_of_clusters(report),
+        *_of_training(report),
+        *_of_labels(report),
+    ]
     return sorted(sentences, key=lambda diagnostic: ORDER.index(diagnostic[0]))
+
+
+def _of_preprocessing(report: Report) -> Iterator[Diagnostic]:
+    for name, source in report.sources.items():
+        done, clips = source.preprocessing, source.sample
+        if done.pca_asked:
+            yield (
+                "look",
+                f"{name}: {done.pca_kept} principal components are kept, not {done.pca_asked}: {clips} clips are too "
+                "few for more (cluster.clips_per_component).",
+            )
+        elif warning := few_clips_for_whitening(done.pca_kept, clips, done.whitened):
+            yield "look", f"{name}: {warning}"
+        if done.canonical and done.canonical.above_chance < 2:
+            largest, chance = done.canonical.correlations[0], done.canonical.chance
+            number = "one axis" if done.canonical.above_chance else "no axis"
+            yield (
+                "look",
+                f"{name}: the modalities share {number} above chance (correlation {largest:.2f}, with permuted clips "
+                f"{chance:.2f}), so axes that may be shared by chance are kept.",
+            )
 
 
 def _of_clusters(report: Report) -> Iterator[Diagnostic]:

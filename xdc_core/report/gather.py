@@ -7,7 +7,7 @@ from shards.corpus.index import label_columns
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.stage import Task
 from xdc_core.config.schema import ReportSettings
-from xdc_core.documents.kmeans import read_kmeans
+from xdc_core.documents.kmeans import preprocessing_of, read_kmeans
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.documents.report import (
     EvaluationRow,
@@ -107,6 +107,7 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
         sample=kmeans.sample,
         objective=kmeans.objective,
         on=kmeans.on,
+        preprocessing=preprocessing_of(kmeans),
         clips=scores.clips,
         empty=scores.empty,
         largest=scores.largest,
