@@ -1,5 +1,6 @@
 """The teachers stage: decide which modalities' clusters each encoder learns in a round (only with `train.protect`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class Teaching:
 
     seed: int
     learn_splits: list[str] | None
-    heads: dict[str, tuple[str, ...]]
+    heads: dict[str, list[str]]
     protect: float
     runs_on: RunsOn
 
@@ -29,7 +30,7 @@ class Teaching:
         return {
             "seed": self.seed,
             "learn_splits": self.learn_splits,
-            "heads": {name: list(sources) for name, sources in self.heads.items()},
+            "heads": self.heads,
             "protect": self.protect,
         }
 
@@ -67,7 +68,7 @@ def teachers(task: Task[Teaching]) -> Outcome:
 
 
 def learned(
-    modality: str, sources: tuple[str, ...], shared: dict[tuple[str, str], float], protect: float
+    modality: str, sources: Sequence[str], shared: dict[tuple[str, str], float], protect: float
 ) -> tuple[str, ...]:
     """Return the label sources that an encoder learns in a round, of those that the method gives it.
 
@@ -99,7 +100,7 @@ def _settings(config: Config, node: Node) -> Teaching:
     return Teaching(
         seed=config.seed,
         learn_splits=config.corpus.learn_splits,
-        heads=heads(config.method, config.modalities),
+        heads={name: list(sources) for name, sources in heads(config.method, config.modalities).items()},
         protect=config.train.protect,
         runs_on=config.runs_on,
     )
