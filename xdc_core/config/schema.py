@@ -191,6 +191,14 @@ class TrainSettings(Section):
         1.0,
         description="mdc: loss weight of the head for a modality's own clusters; the others have 1. Unverified",
     )
+    protect: Annotated[float, Since("0.2.0")] = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="xdc, mdc: in a round an encoder does not learn another modality's clusters, but its own, if these "
+        "share less than this share of what its own clusters share with the other modality; 0: off. Ours, see "
+        "docs/method.md",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of forward and backward passes; bfloat16 is for GPUs. Weights stay float32"
     )
@@ -221,6 +229,10 @@ class ReportSettings(Section):
         1000,
         ge=1,
         description="limit of examples per label source; with many clusters each gets fewer, but at least one",
+    )
+    shared: Annotated[bool, Since("0.2.0")] = Field(
+        True,
+        description="measure what each modality's clusters share with the other's features; takes seconds per round",
     )
     track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], NotHashed()] = Field(
         ("tensorboard",), description="trackers that receive metrics after every training and report; []: none"
@@ -305,6 +317,17 @@ class Config(Section):
             raise ValueError(
                 f"method {self.method} has no label source for {', '.join(without)} if modalities is "
                 f"[{', '.join(self.modalities)}]: add a modality, or choose another method"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _protected_encoders_have_others(self) -> "Config":
+        learned = heads(self.method, self.modalities)
+        others = all(any(source in learned and source != name for source in of) for name, of in learned.items())
+        if self.train.protect and not (others and set(learned) <= set(clustered_sources(self.method, self.modalities))):
+            raise ValueError(
+                f"train.protect is {self.train.protect:g}, but with method {self.method} the encoders do not learn "
+                "each other's clusters: set it to 0, or choose xdc or mdc"
             )
         return self
 

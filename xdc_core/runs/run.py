@@ -73,8 +73,8 @@ class Run:
         if node.stage == "init":
             return self.root / "init" / str(node.modality)
         assert node.round is not None
-        if node.stage == "report":
-            return self.round_directory(node.round) / "report"
+        if node.modality is None:
+            return self.round_directory(node.round) / FOLDERS[node.stage]
         return self.round_directory(node.round) / FOLDERS[node.stage] / str(node.modality)
 
     def command(self, node: Node, force: bool = False) -> str:
