@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WrapValidator, model_validator
 
 from shards.errors import ConfigError
 from shards.section import NotHashed, Positive, Section, Since, hashed_settings
@@ -32,6 +32,19 @@ def _known_label_source(name: str) -> str:
 
 
 LabelSource = Annotated[str, AfterValidator(_known_label_source)]
+
+_Number = Annotated[int, Field(ge=2)]
+_NUMBER = TypeAdapter(_Number)
+_BY_ROUND = TypeAdapter(Annotated[tuple[_Number, ...], Field(min_length=1)])
+
+
+def _number_or_by_round(value: Any, handler: Any) -> Any:
+    """Check a number or a list of numbers. The errors of a union would name both."""
+    return (_BY_ROUND if isinstance(value, list | tuple) else _NUMBER).validate_python(value)
+
+
+# The number of a label source's clusters; several numbers are those of the first rounds, the last for all later ones.
+ClusterCount = Annotated[int | tuple[int, ...], WrapValidator(_number_or_by_round)]
 
 
 class ExtractSettings(Section):
@@ -69,8 +82,9 @@ class ClusterSettings(Section):
         {}, description="settings of another algorithm than kmeans; {}: defaults"
     )
 
-    k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
-        {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
+    k: dict[LabelSource, ClusterCount] = Field(
+        {"video": 64, "audio": 128, "joint": 128},
+        description="number of clusters by label source; a list: by round, the last number for all later rounds",
     )
     pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
     whiten: bool = Field(True, description="scale the components to unit variance (needs pca). Unverified for XDC")
@@ -105,6 +119,12 @@ class ClusterSettings(Section):
         elif self.algorithm_settings:
             raise ValueError("kmeans takes its settings from this section: leave algorithm_settings empty")
         return self
+
+
+def k_in_round(settings: ClusterSettings, source: str, number: int) -> int | None:
+    """Return the number of clusters of a label source in a round; None if the configuration has none for it."""
+    k = settings.k.get(source)
+    return k[min(number, len(k) - 1)] if isinstance(k, tuple) else k
 
 
 def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:

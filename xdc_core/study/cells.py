@@ -87,7 +87,7 @@ def _config(study: StudySettings, contender: str, variant: dict[str, Any], seed:
     if study.rounds is not None:
         changes["rounds"] = study.rounds
     for name, value in changes.items():
-        if name == "cluster.k" and isinstance(value, int):
+        if name == "cluster.k" and isinstance(value, int | list | tuple):
             value = dict.fromkeys(("video", "audio", "joint"), value)
         if not name.startswith("digits."):
             _set(values, name, value)
