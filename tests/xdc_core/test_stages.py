@@ -54,6 +54,12 @@ def configurations() -> Iterator[tuple[str, Config]]:
                 yield f"{preset}, {method}, {name}", config
 
 
+def with_changes(**changes: Any) -> Config:
+    """The preset `tiny` with evaluations and with other changes."""
+    values = next(config for name, config in configurations() if name == "tiny, xdc, evaluations").model_dump()
+    return parse_config(values | changes, "a test")
+
+
 def every_node(config: Config) -> list[Node]:
     asked = [node for number in range(3) for node in evaluation_nodes(config, list(config.evaluate), number)]
     return list(dict.fromkeys([*all_nodes(config), *asked]))
@@ -73,7 +79,7 @@ def test_settings_and_inputs_are_those_of_directories_that_are_finished() -> Non
 
 
 def test_every_node_has_a_directory_in_the_folder_of_its_stage() -> None:
-    config = next(config for name, config in configurations() if name == "tiny, xdc, evaluations")
+    config = with_changes(stop={"when": "agreement"})
     run, seen = Run(Path("/runs/a"), config), set()
     for node in every_node(config):
         stage = STAGES[node.stage]
@@ -87,7 +93,13 @@ def test_every_node_has_a_directory_in_the_folder_of_its_stage() -> None:
 
 
 def test_every_node_comes_after_all_that_it_reads() -> None:
-    for name, config in configurations():
+    stops = {"when": "validation", "evaluation": "probe"}
+    probe = {"data": "corpus", "modality": "video", "protocol": "fc", "when": "rounds", "test": ["validation"]}
+    more = [
+        ("agreement", with_changes(stop={"when": "agreement"}, last_training="from_first")),
+        ("validation", with_changes(stop=stops, evaluate=EVALUATIONS["evaluate"] | {"probe": probe})),
+    ]
+    for name, config in (*configurations(), *more):
         nodes = list(all_nodes(config))
         for place, node in enumerate(nodes):
             assert set(inputs(config, node)) <= set(nodes[:place]), (name, node)
@@ -153,6 +165,7 @@ NOT_HASHED = {
     | {"views.frames", "train.checkpoint_every", "train.log_every", "train.workers", "train.own_head_weight"},
     "embed.esc": ENCODING | {"views.settings.mask_frames", "views.settings.mask_mels"},
     "report": {"rounds", "nodes", "configuration", "report.track"},
+    "stop": {"rule.evaluation", "rule.split"},  # What the rule `agreement` does not use.
 }
 
 
@@ -202,7 +215,7 @@ def without_effect(given: Any, hashed: Callable[[Any], dict[str, Any]], path: st
 @pytest.mark.parametrize("name", NOT_HASHED)
 def test_what_the_work_is_given_is_hashed_but_for_what_is_named_here(name: str) -> None:
     method = "supervised" if name == "label.truth" else "xdc"
-    config = next(config for title, config in configurations() if title == f"tiny, {method}, evaluations")
+    config = with_changes(method=method, stop={"when": "agreement" if name == "stop" else "never"})
     node = next(node for node in every_node(config) if node.name == name)
     given = STAGES[node.stage].settings(config, node)
     assert not any(isinstance(getattr(given, field.name), Config) for field in fields(given))

@@ -13,6 +13,7 @@ from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
 from xdc_core.config.methods import JOINT, MethodName, clustered_sources, heads
 from xdc_core.config.section import known_layout
+from xdc_core.config.stopping import StopSettings
 from xdc_core.modalities.audio import AUDIO, AudioSettings
 from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
 from xdc_core.modalities.video import VIDEO, VideoSettings
@@ -283,6 +284,11 @@ class Config(Section):
         "its name in this file",
     )
     rounds: int = Field(5, ge=0, le=999, description="training rounds; a last round without training follows")
+    last_training: Annotated[Literal["none", "from_first"], Since("0.2.0")] = Field(
+        "none",
+        description="from_first: round number `rounds` trains, too, but from the first encoders, on its clusters; one "
+        "more round without training follows, with the final encoders",
+    )
     seed: int = Field(0, ge=0, description="seed of all random draws of the run")
     corpus: Annotated[CorpusSettings, AfterValidator(_with_known_layout)] = Field(
         CorpusSettings(), description="raw videos -> clips"
@@ -292,6 +298,9 @@ class Config(Section):
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
+    stop: Annotated[StopSettings, Since("0.2.0")] = Field(
+        StopSettings(), description="a rule that ends the rounds early, without test labels"
+    )
     datasets: dict[Name, DatasetSettings] = Field({}, description="labelled data sets to evaluate on, by name")
     evaluate: dict[Name, EvaluationSettings] = Field(
         {}, description="evaluations of the encoders, by name; see docs/evaluation.md"
@@ -348,12 +357,37 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _stopping_rule(self) -> "Config":
+        stop = self.stop
+        if stop.when == "agreement" and not clustered_sources(self.method, self.modalities):
+            raise ValueError(f"stop.when is agreement, but method {self.method} has no clusters: set it to never")
+        if stop.when == "validation":
+            if stop.split == "test":
+                raise ValueError("stop.split is test, but test labels must not decide how long a run trains")
+            evaluation = self.evaluate.get(stop.evaluation or "")
+            if evaluation is None:
+                there = ", ".join(self.evaluate) or "none"
+                raise ValueError(f"stop.evaluation is {stop.evaluation!r}, but it must be a name in evaluate: {there}")
+            if evaluation.data != CORPUS or evaluation.when != "rounds" or stop.split not in evaluation.test:
+                raise ValueError(
+                    f"stop.evaluation: {stop.evaluation} must have data: {CORPUS}, when: rounds, and stop.split "
+                    f"({stop.split}) in test. It has data: {evaluation.data}, when: {evaluation.when}, "
+                    f"test: [{', '.join(evaluation.test)}]"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _k_for_every_source(self) -> "Config":
         wanted = clustered_sources(self.method, self.modalities)
         missing = [source for source in wanted if source not in self.cluster.k]
         if missing:
             raise ValueError(f"cluster.k has no entry for {', '.join(missing)}, which method {self.method} clusters")
         return self
+
+    @property
+    def last_round(self) -> int:
+        """Return the number of the last round, the one without training."""
+        return self.rounds + (self.last_training != "none")
 
 
 def evaluated_modality(config: Config, name: str) -> str | None:

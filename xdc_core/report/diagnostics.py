@@ -10,7 +10,7 @@ ORDER: tuple[Level, ...] = ("bad", "look", "good")
 
 def diagnostics(report: Report) -> list[Diagnostic]:
     """Return sentences on a round's clusters, trainings and agreement with labels, the worst first."""
-    sentences = [*_of_clusters(report), *_of_training(report), *_of_labels(report)]
+    sentences = [*_of_clusters(report), *_of_training(report), *_of_labels(report), *_of_rounds(report)]
     return sorted(sentences, key=lambda diagnostic: ORDER.index(diagnostic[0]))
 
 
@@ -61,3 +61,11 @@ def _of_labels(report: Report) -> Iterator[Diagnostic]:
             yield ("good" if now > 0.05 else "look"), f"{words}."
         else:
             yield ("good" if now >= earlier - 0.02 else "look"), f"{words}, {earlier:.2f} in the round before."
+
+
+def _of_rounds(report: Report) -> Iterator[Diagnostic]:
+    if report.from_first:
+        names = ", ".join(report.training)
+        yield "good", f"{names}: the training of this round, the last one, started from the first encoders."
+    if report.stop is not None:
+        yield "good", f"The stopping rule {'holds' if report.stop.stop else 'does not hold yet'}: {report.stop.why}"

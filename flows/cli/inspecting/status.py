@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from shards.command import command
 from shards.store.manifest import read_manifest
 from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.rounds import as_stopped, stop_line
 from xdc_core.graph.stages import all_nodes
 from xdc_core.graph.state import node_state
-from xdc_core.runs.run import open_run
+from xdc_core.runs.run import Run, open_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +23,7 @@ REASONS = 12
 
 def read_status(root: Path) -> list[dict[str, Any]]:
     """Return a row per node: stage, modality, round, state, why, path, rows, seconds."""
-    run = open_run(root)
+    run = as_stopped(open_run(root))
     fingerprints = Fingerprints(run)
     rows = []
     for node in all_nodes(run.config):
@@ -62,11 +63,22 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
         if unfinished[REASONS:]:
             more = f"and {len(unfinished) - REASONS} more: {command('xdc', 'status', root, '--nodes')}"
             console.print(more, highlight=False, soft_wrap=True, markup=False)
+    run = as_stopped(open_run(root))
+    for line in filter(None, (stop_line(run), _last_training(run))):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     counts = Counter(row["state"] for row in rows)
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
     if counts.keys() - {"fresh"}:
         left = f"To run the rest: {command('xdc', 'run', root)}"
         console.print(left, highlight=False, soft_wrap=True, markup=False)
+
+
+def _last_training(run: Run) -> str:
+    """Return a line on the training after the last of `rounds`, if there is one."""
+    number = run.config.rounds
+    if run.config.last_round == number:
+        return ""
+    return f"Round {number} trains from the first encoders (last_training); round {number + 1} has the final encoders."
 
 
 def _setup(rows: list[dict[str, Any]]) -> "Text":
