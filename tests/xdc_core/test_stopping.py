@@ -168,6 +168,13 @@ def test_a_run_that_is_ended_by_its_rule_is_one_with_fewer_rounds(copy_run: Make
     described = describe_run(run.root)
     assert (described["rounds"], described["last_round"], described["stopped"]) == (3, 1, True)
     assert [finding for finding in verify_run(run) if finding.kind != "set aside"] == []
+    # A damaged decision is found, and makes no command fail that only looks at manifests.
+    file = run.directory(stop_node(1)) / "stop.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"true", b"True"))
+    assert [Path(finding.path) for finding in verify_run(run) if finding.kind == "damaged"] == [file]
+    assert as_stopped(run).stopped
+    file.write_bytes(whole)
     # Nothing comes after it.
     with pytest.raises(ConfigError, match="stopped in round 1 by its rule"):
         check_round(ended, 2)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from shards.errors import ConfigError
 from shards.store.build import reusable
-from xdc_core.documents.stop import read_decision
+from shards.store.manifest import read_manifest
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import round_nodes
@@ -17,11 +18,9 @@ from xdc_core.stages.stop import STOP, stop_node
 def as_stopped(run: Run, fingerprints: Fingerprints | None = None) -> Run:
     """Return the run as far as its stopping rule lets it go: with `rounds` of the round in which the rule ended it.
 
-    Only fresh decisions count. Without a rule, or before it has ended the run, return the run itself. `fingerprints`:
-    those of the run, if they are there.
-
-    Raises:
-        StageError: a decision is damaged.
+    Only fresh decisions count, by their manifests. Without a rule, or before it has ended the run, return the run
+    itself.
+    `fingerprints`: those of the run, if they are there.
     """
     if run.config.stop.when == "never" or run.stopped:
         return run
@@ -36,14 +35,16 @@ def as_stopped(run: Run, fingerprints: Fingerprints | None = None) -> Run:
 
 
 def after_decision(run: Run, number: int) -> Run:
-    """Return the run after the decision of a round, which must be fresh: ended in this round, or unchanged.
-
-    Raises:
-        StageError: the decision is damaged.
-    """
-    if run.stopped or number >= run.config.rounds or not read_decision(run.directory(stop_node(number))).stop:
+    """Return the run after the decision of a round, which must be fresh: ended in this round, or unchanged."""
+    if run.stopped or number >= run.config.rounds or not _decision(run, number).get("stop"):
         return run
     return replace(run, config=run.config.model_copy(update={"rounds": number}), stopped=True)
+
+
+def _decision(run: Run, number: int) -> dict[str, Any]:
+    """Return the decision of a round as its manifest has it; {} if there is none."""
+    manifest = read_manifest(run.directory(stop_node(number)))
+    return dict(manifest.summary) if manifest else {}
 
 
 def until_decision(run: Run, nodes: Sequence[Node]) -> tuple[list[Node], list[Node]]:
@@ -65,7 +66,7 @@ def stop_line(run: Run) -> str:
     if not run.stopped:
         return ""
     number = run.config.rounds
-    why = read_decision(run.directory(stop_node(number))).why
+    why = _decision(run, number).get("why", "")
     return (
         f"{run.root} stopped in round {number} by its rule (stop). {why} To go on, set stop.when to never in its "
         "xdc.yaml, or change the rule."
