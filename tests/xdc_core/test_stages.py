@@ -56,8 +56,11 @@ def configurations() -> Iterator[tuple[str, Config]]:
                 yield f"{preset}, {method}, {name}", config
 
 
-def with_protection(config: Config) -> Config:
-    return config.model_copy(update={"train": config.train.model_copy(update={"protect": 0.9})})
+def with_changes(**changes: Any) -> Config:
+    """The preset `tiny` with evaluations and with other changes."""
+    values = next(config for name, config in configurations() if name == "tiny, xdc, evaluations").model_dump()
+    changed = {name: values[name] | own if isinstance(own, dict) else own for name, own in changes.items()}
+    return parse_config(values | changed, "a test")
 
 
 def every_node(config: Config) -> list[Node]:
@@ -79,8 +82,7 @@ def test_settings_and_inputs_are_those_of_directories_that_are_finished() -> Non
 
 
 def test_every_node_has_a_directory_in_the_folder_of_its_stage() -> None:
-    config = next(config for name, config in configurations() if name == "tiny, xdc, evaluations")
-    config = with_protection(config)
+    config = with_changes(stop={"when": "agreement"}, train={"protect": 0.9})
     run, seen = Run(Path("/runs/a"), config), set()
     for node in every_node(config):
         stage = STAGES[node.stage]
@@ -94,7 +96,13 @@ def test_every_node_has_a_directory_in_the_folder_of_its_stage() -> None:
 
 
 def test_every_node_comes_after_all_that_it_reads() -> None:
-    for name, config in configurations():
+    stops = {"when": "validation", "evaluation": "probe"}
+    probe = {"data": "corpus", "modality": "video", "protocol": "fc", "when": "rounds", "test": ["validation"]}
+    more = [
+        ("agreement", with_changes(stop={"when": "agreement"}, last_training="from_first")),
+        ("validation", with_changes(stop=stops, evaluate=EVALUATIONS["evaluate"] | {"probe": probe})),
+    ]
+    for name, config in (*configurations(), *more):
         nodes = list(all_nodes(config))
         for place, node in enumerate(nodes):
             assert set(inputs(config, node)) <= set(nodes[:place]), (name, node)
@@ -163,6 +171,7 @@ NOT_HASHED = {
     # The seed and the splits decide which clips of a large corpus are measured; they enter with the clusters.
     "report": HOW - {"views.settings.weights"}
     | {"rounds", "nodes", "configuration", "report.track", "seed", "learn_splits"},
+    "stop": {"rule.evaluation", "rule.split"},  # What the rule `agreement` does not use.
 }
 
 
@@ -212,8 +221,8 @@ def without_effect(given: Any, hashed: Callable[[Any], dict[str, Any]], path: st
 @pytest.mark.parametrize("name", NOT_HASHED)
 def test_what_the_work_is_given_is_hashed_but_for_what_is_named_here(name: str) -> None:
     method = "supervised" if name == "label.truth" else "xdc"
-    config = next(config for title, config in configurations() if title == f"tiny, {method}, evaluations")
-    config = with_protection(config) if name == "teachers" else config
+    stop, protect = "agreement" if name == "stop" else "never", 0.9 if name == "teachers" else 0
+    config = with_changes(method=method, stop={"when": stop}, train={"protect": protect})
     node = next(node for node in every_node(config) if node.name == name)
     given = STAGES[node.stage].settings(config, node)
     assert not any(isinstance(getattr(given, field.name), Config) for field in fields(given))

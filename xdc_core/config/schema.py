@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WrapValidator, model_validator
 
 from shards.errors import ConfigError
 from shards.section import NotHashed, Positive, Section, Since, hashed_settings
@@ -13,6 +13,7 @@ from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
 from xdc_core.config.methods import JOINT, MethodName, clustered_sources, heads
 from xdc_core.config.section import known_layout
+from xdc_core.config.stopping import StopSettings
 from xdc_core.modalities.audio import AUDIO, AudioSettings
 from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
 from xdc_core.modalities.video import VIDEO, VideoSettings
@@ -32,6 +33,19 @@ def _known_label_source(name: str) -> str:
 
 
 LabelSource = Annotated[str, AfterValidator(_known_label_source)]
+
+_Number = Annotated[int, Field(ge=2)]
+_NUMBER = TypeAdapter(_Number)
+_BY_ROUND = TypeAdapter(Annotated[tuple[_Number, ...], Field(min_length=1)])
+
+
+def _number_or_by_round(value: Any, handler: Any) -> Any:
+    """Check a number or a list of numbers. The errors of a union would name both."""
+    return (_BY_ROUND if isinstance(value, list | tuple) else _NUMBER).validate_python(value)
+
+
+# The number of a label source's clusters; several numbers are those of the first rounds, the last for all later ones.
+ClusterCount = Annotated[int | tuple[int, ...], WrapValidator(_number_or_by_round)]
 
 
 class ExtractSettings(Section):
@@ -69,8 +83,9 @@ class ClusterSettings(Section):
         {}, description="settings of another algorithm than kmeans; {}: defaults"
     )
 
-    k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
-        {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
+    k: dict[LabelSource, ClusterCount] = Field(
+        {"video": 64, "audio": 128, "joint": 128},
+        description="number of clusters by label source; a list: by round, the last number for all later rounds",
     )
     pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
     clips_per_component: Annotated[int | None, Since("0.2.0")] = Field(
@@ -119,6 +134,12 @@ class ClusterSettings(Section):
 
 # Without effect on the clusters of one modality.
 JOINT_SETTINGS = {"joint_l2", "joint"}
+
+
+def k_in_round(settings: ClusterSettings, source: str, number: int) -> int | None:
+    """Return the number of clusters of a label source in a round; None if the configuration has none for it."""
+    k = settings.k.get(source)
+    return k[min(number, len(k) - 1)] if isinstance(k, tuple) else k
 
 
 def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
@@ -294,6 +315,11 @@ class Config(Section):
         "its name in this file",
     )
     rounds: int = Field(5, ge=0, le=999, description="training rounds; a last round without training follows")
+    last_training: Annotated[Literal["none", "from_first"], Since("0.2.0")] = Field(
+        "none",
+        description="from_first: round number `rounds` trains, too, but from the first encoders, on its clusters; one "
+        "more round without training follows, with the final encoders",
+    )
     seed: int = Field(0, ge=0, description="seed of all random draws of the run")
     corpus: Annotated[CorpusSettings, AfterValidator(_with_known_layout)] = Field(
         CorpusSettings(), description="raw videos -> clips"
@@ -303,6 +329,9 @@ class Config(Section):
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
+    stop: Annotated[StopSettings, Since("0.2.0")] = Field(
+        StopSettings(), description="a rule that ends the rounds early, without test labels"
+    )
     datasets: dict[Name, DatasetSettings] = Field({}, description="labelled data sets to evaluate on, by name")
     evaluate: dict[Name, EvaluationSettings] = Field(
         {}, description="evaluations of the encoders, by name; see docs/evaluation.md"
@@ -370,12 +399,37 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _stopping_rule(self) -> "Config":
+        stop = self.stop
+        if stop.when == "agreement" and not clustered_sources(self.method, self.modalities):
+            raise ValueError(f"stop.when is agreement, but method {self.method} has no clusters: set it to never")
+        if stop.when == "validation":
+            if stop.split == "test":
+                raise ValueError("stop.split is test, but test labels must not decide how long a run trains")
+            evaluation = self.evaluate.get(stop.evaluation or "")
+            if evaluation is None:
+                there = ", ".join(self.evaluate) or "none"
+                raise ValueError(f"stop.evaluation is {stop.evaluation!r}, but it must be a name in evaluate: {there}")
+            if evaluation.data != CORPUS or evaluation.when != "rounds" or stop.split not in evaluation.test:
+                raise ValueError(
+                    f"stop.evaluation: {stop.evaluation} must have data: {CORPUS}, when: rounds, and stop.split "
+                    f"({stop.split}) in test. It has data: {evaluation.data}, when: {evaluation.when}, "
+                    f"test: [{', '.join(evaluation.test)}]"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _k_for_every_source(self) -> "Config":
         wanted = clustered_sources(self.method, self.modalities)
         missing = [source for source in wanted if source not in self.cluster.k]
         if missing:
             raise ValueError(f"cluster.k has no entry for {', '.join(missing)}, which method {self.method} clusters")
         return self
+
+    @property
+    def last_round(self) -> int:
+        """Return the number of the last round, the one without training."""
+        return self.rounds + (self.last_training != "none")
 
 
 def evaluated_modality(config: Config, name: str) -> str | None:

@@ -9,6 +9,7 @@ from xdc_core.documents.document import Document, Number, read_document, write_d
 from xdc_core.documents.kmeans import Preprocessing
 from xdc_core.documents.results import Spread
 from xdc_core.documents.scores import Agreement
+from xdc_core.documents.stop import Decision
 
 FILE_NAME = "report.json"
 Level = Literal["good", "look", "bad"]
@@ -148,12 +149,16 @@ class Report(Document):
     """A round in numbers. corpus: the summary of its manifest. The histories have a row per round and label source
     (or evaluation, modality, or pair of modalities), from the first round to this one. learns: with `train.protect`,
     the label sources of each encoder in this round. diagnostics: sentences on problems, the worst first.
+    from_first: the trainings started from the first encoders (`last_training`). stop: the decision of the stopping
+    rule, if there is one.
     """
 
     run: str
     round: int
     method: str
     trained: bool
+    from_first: bool = False
+    stop: Decision | None = None
     corpus: dict[str, Any] = Field({})
     nodes: list[ReportedNode]
     label_columns: list[str]

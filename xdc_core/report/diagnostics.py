@@ -20,6 +20,7 @@ def diagnostics(report: Report) -> list[Diagnostic]:
         *_forgets(report),
         *_of_training(report),
         *_of_labels(report),
+        *_of_rounds(report),
     ]
     return sorted(sentences, key=lambda diagnostic: ORDER.index(diagnostic[0]))
 
@@ -113,3 +114,11 @@ def _of_labels(report: Report) -> Iterator[Diagnostic]:
             yield ("good" if now > 0.05 else "look"), f"{words}."
         else:
             yield ("good" if now >= earlier - 0.02 else "look"), f"{words}, {earlier:.2f} in the round before."
+
+
+def _of_rounds(report: Report) -> Iterator[Diagnostic]:
+    if report.from_first:
+        names = ", ".join(report.training)
+        yield "good", f"{names}: the training of this round, the last one, started from the first encoders."
+    if report.stop is not None:
+        yield "good", f"The stopping rule {'holds' if report.stop.stop else 'does not hold yet'}: {report.stop.why}"

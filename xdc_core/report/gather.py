@@ -21,6 +21,7 @@ from xdc_core.documents.report import (
 )
 from xdc_core.documents.results import headline, read_results
 from xdc_core.documents.scores import read_scores
+from xdc_core.documents.stop import read_decision
 from xdc_core.documents.teachers import read_teachers
 from xdc_core.report.clusters import cluster_rows
 from xdc_core.report.diagnostics import diagnostics
@@ -59,7 +60,7 @@ def gather(task: Task[Reporting]) -> Report:
         "run": task.root.resolve().name,
         "round": number,
         "method": task.settings.method,
-        "trained": number < task.settings.rounds,
+        "trained": bool(training),
         "corpus": _summary(corpus),
         "nodes": [_node(node, manifest) for node, manifest in manifests if manifest],
         "label_columns": label_columns(corpus),
@@ -76,6 +77,10 @@ def gather(task: Task[Reporting]) -> Report:
     if shared:
         values["shared_history"] = [*(before.shared_history if before else ()), *shared]
         values["kept_history"] = [*(before.kept_history if before else ()), *kept]
+    if names("stop"):
+        values["stop"] = read_decision(task.directory(Node("stop", None, number)))
+    if training and number >= task.settings.rounds:
+        values["from_first"] = True
     report = Report.model_validate(values)
     return Report.model_validate(values | {"signs": diagnostics(report)})
 

@@ -13,8 +13,8 @@ from xdc_core.config.schema import ReportSettings, RunsOn
 class Reporting:
     """The part of the configuration for the report stage.
 
-    rounds: the number of rounds. nodes: the nodes of the run and the round, in the order of the report. configuration:
-    the whole configuration as commented YAML, which is stored with the report.
+    rounds: the number of rounds that train one after the other. nodes: the nodes of the run and the round, in the order
+    of the report. configuration: the whole configuration as commented YAML, which is stored with the report.
     """
 
     seed: int

@@ -11,6 +11,7 @@ FOLDERS = {
     "train": "train",
     "embed": "embeddings",
     "eval": "evaluations",
+    "stop": "stop",
     "report": "report",
 }
 

@@ -33,10 +33,14 @@ def dataset_settings(config: Config, name: str) -> CorpusSettings:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory and its configuration. Paths in the configuration are relative to the directory."""
+    """A run's directory and its configuration. Paths in the configuration are relative to the directory.
+
+    stopped: whether its stopping rule has ended it; `rounds` is then the round in which it did.
+    """
 
     root: Path
     config: Config
+    stopped: bool = False
 
     @property
     def corpus(self) -> Path:

@@ -19,7 +19,15 @@ from xdc_core.compute.kmeans_check import faiss_gpus
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
-from xdc_core.config.schema import ClusterSettings, Config, RunsOn, algorithm_of, clustering_settings, joint_settings
+from xdc_core.config.schema import (
+    ClusterSettings,
+    Config,
+    RunsOn,
+    algorithm_of,
+    clustering_settings,
+    joint_settings,
+    k_in_round,
+)
 from xdc_core.documents.kmeans import FILE_NAME, Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -158,11 +166,12 @@ def clustered_features(config: Config, node: Node) -> list[Node]:
 
 
 def _settings(config: Config, node: Node) -> Clustering:
+    assert node.round is not None
     source = str(node.modality)
     return Clustering(
         seed=config.seed,
         learn_splits=config.corpus.learn_splits,
-        k=config.cluster.k.get(source),
+        k=k_in_round(config.cluster, source, node.round),
         cluster=config.cluster,
         joint=source == JOINT,
         runs_on=config.runs_on,

@@ -23,13 +23,14 @@ from xdc_core.stages.evaluate import EVALUATE
 from xdc_core.stages.extract import EXTRACT
 from xdc_core.stages.init import INIT
 from xdc_core.stages.label import LABEL
+from xdc_core.stages.stop import STOP
 from xdc_core.stages.teachers import TEACHERS
 from xdc_core.stages.train import TRAIN
 
 MEDIA = "media"
 # The stages that a report shows, each after those that it reads: those of the run, and those of a round.
 ONCE = (SHARD_STAGE, DATA_STAGE, INIT)
-IN_ROUND = (EXTRACT, CLUSTER, LABEL, TEACHERS, TRAIN, EMBED, EVALUATE)
+IN_ROUND = (EXTRACT, CLUSTER, LABEL, TEACHERS, TRAIN, EMBED, EVALUATE, STOP)
 
 
 def report(task: Task[Reporting]) -> Outcome:

@@ -86,7 +86,7 @@ def learned(
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    if number is None or number >= config.rounds or not config.train.protect:
+    if number is None or number >= config.last_round or not config.train.protect:
         return []
     return [Node("teachers", None, number)]
 

@@ -112,7 +112,7 @@ def small_batch(settings: TrainSettings) -> str:
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    if number is None or number >= config.rounds:  # After the last training there is a round without one.
+    if number is None or number >= config.last_round:  # After the last training there is a round without one.
         return []
     return [Node("train", modality, number) for modality in config.modalities]
 
@@ -123,8 +123,10 @@ def _inputs(config: Config, node: Node) -> list[Node]:
     labels = [Node("label", source, node.round) for source in heads(config.method, config.modalities)[modality]]
     if config.train.protect:
         labels = list(dict.fromkeys([*labels, Node("label", modality, node.round), Node("teachers", None, node.round)]))
+    # The training after the last of `rounds` starts from the first encoder (`last_training`).
+    encoder = encoder_node(modality, node.round if node.round < config.rounds else 0)
     # The features of the modality show which clips with a pseudo-label decode in it.
-    return [SHARD, encoder_node(modality, node.round), Node("extract", modality, node.round), *labels]
+    return [SHARD, encoder, Node("extract", modality, node.round), *labels]
 
 
 def _settings(config: Config, node: Node) -> Training:

@@ -87,7 +87,7 @@ def _config(study: StudySettings, contender: str, variant: dict[str, Any], seed:
     if study.rounds is not None:
         changes["rounds"] = study.rounds
     for name, value in changes.items():
-        if name == "cluster.k" and isinstance(value, int):
+        if name == "cluster.k" and isinstance(value, int | list | tuple):
             value = dict.fromkeys(("video", "audio", "joint"), value)
         if not name.startswith("digits."):
             _set(values, name, value)
@@ -98,7 +98,10 @@ def _config(study: StudySettings, contender: str, variant: dict[str, Any], seed:
         values, "report", {"examples": 0, "track": []}
     )  # A study has dozens of runs, whose own reports are rarely read.
     _set(values, "runs_on", values.get("runs_on", {}) | {"threads": 1})
-    return parse_config(values, f"the study's {contender}")
+    config = parse_config(values, f"the study's {contender}")
+    if config.stop.when != "never":
+        raise ConfigError("the study: stop.when must be never, for all runs of a study have the same number of rounds.")
+    return config
 
 
 def _set(values: dict[str, Any], name: str, value: Any) -> None:

@@ -19,7 +19,7 @@ def write_study(root: Path, study: StudySettings, cells: list[Cell]) -> dict[str
     rows = [row for cell in cells for row in cell_rows(cell)]
     if rows:
         write_parquet(root / "results.parquet", pa.Table.from_pylist(rows))
-    last = max(cell.run.config.rounds for cell in cells)
+    last = max(cell.run.config.last_round for cell in cells)
     results = {
         "study": root.resolve().name,
         "settings": study.model_dump(mode="json"),

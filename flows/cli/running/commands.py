@@ -110,6 +110,7 @@ def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None
     with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary
         from flows.cli.running.run import run_flow
+        from xdc_core.graph.rounds import as_stopped
         from xdc_core.runs.run import open_run
 
         opened = open_run(run)
@@ -117,13 +118,15 @@ def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None
         if as_json:
             print(json.dumps(report.content(), indent=2))
         else:
-            print_summary(opened, report)
+            print_summary(as_stopped(opened), report)
 
 
 def stage(
     name: Annotated[
         str,
-        typer.Argument(metavar="STAGE", help="shard, init, extract, cluster, label, train, report, data, embed, eval"),
+        typer.Argument(
+            metavar="STAGE", help="shard, init, extract, cluster, label, stop, train, report, data, embed, eval"
+        ),
     ],
     run: RunArgument,
     modality: Annotated[

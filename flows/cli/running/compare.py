@@ -63,7 +63,10 @@ def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise ConfigError(f"{text!r}: NAME=VALUE was expected, as in train.lr=0.001.")
-        overrides[name] = tuple(map(yaml.safe_load, value.split(","))) if several else yaml.safe_load(value)
+        try:
+            overrides[name] = tuple(yaml.safe_load(f"[{value}]")) if several else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{text!r}: the part after = is not valid YAML.") from None
     return overrides
 
 

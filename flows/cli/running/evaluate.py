@@ -18,6 +18,7 @@ from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
 from xdc_core.config.schema import evaluated_modality
 from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.rounds import as_stopped, check_round
 from xdc_core.graph.run_stage import reuse
 from xdc_core.graph.stages import evaluation_nodes, inputs
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
@@ -108,7 +109,7 @@ def newest_round(run: Run, name: str) -> int:
     modality = evaluated_modality(run.config, name)
     names = [modality] if modality else list(run.config.modalities)
     fingerprints = Fingerprints(run)
-    for number in range(run.config.rounds, -1, -1):
+    for number in range(run.config.last_round, -1, -1):
         if all(reuse(run, encoder_node(str(each), number), fingerprints) for each in names):
             return number
     if all(run.weights(str(each)) for each in names):
@@ -138,7 +139,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
         StageError: some failed; the others are finished.
         Busy: the only cause of failures is that another process is building what they need.
     """
-    runs = [open_run(root) for root in roots]
+    runs = [as_stopped(open_run(root)) for root in roots]
     wanted: list[Job] = []
     jobs: list[Job] = []
     for run in runs:
@@ -147,8 +148,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
                 there = ", ".join(run.config.evaluate) or "none"
                 raise ConfigError(f"{run.root} has no evaluation {name!r}. There are: {there}.")
             at = newest_round(run, name) if number is None else number
-            if not 0 <= at <= run.config.rounds:
-                raise ConfigError(f"--round {at}: {run.root} has rounds 0 to {run.config.rounds}.")
+            check_round(run, at)
             nodes = needed(run, name, at)
             jobs += [Job(run, node) for node in nodes]
             wanted.append(Job(run, nodes[-1]))
@@ -178,7 +178,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
 
 def table(roots: list[Path]) -> str:
     """Return a table of all evaluations of these runs, beside the paper's numbers."""
-    results = read_results([open_run(root) for root in roots])
+    results = read_results([as_stopped(open_run(root)) for root in roots])
     if not results:
         do_it = command("xdc", "eval", roots[0])
         raise ConfigError(f"{', '.join(map(str, roots))}: nothing has been evaluated yet. Run: {do_it}")
