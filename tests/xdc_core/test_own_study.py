@@ -10,6 +10,7 @@ import pytest
 from shards.errors import ConfigError
 from tests.xdc_core.test_study import facts_of, row, study
 from xdc_core.config.load import load_config
+from xdc_core.config.schema import ClusterSettings
 from xdc_core.study.cells import Cell, is_finished, make_cells, nodes_of, rounds_done
 from xdc_core.study.corpora import check_own_corpus, write_probe_data
 from xdc_core.study.results import summarise
@@ -84,7 +85,7 @@ def test_all_cells_of_an_own_corpus_share_its_clips_and_probe_every_label_of_eve
     assert config.corpus.learn_splits == ["train"]
     # Retrieval is measured after the last round, and of the untrained encoders.
     rounds = [node.round for node in nodes_of(cells[0]) if (node.stage, node.modality) == ("eval", "retrieval")]
-    assert sorted(number for number in rounds if number is not None) == [0, config.rounds]
+    assert rounds == [0, config.rounds]
 
 
 def test_splits_have_the_names_of_the_corpus(tmp_path: Path) -> None:
@@ -181,13 +182,16 @@ def test_a_setting_makes_a_contender_and_contenders_may_have_more_seeds(tmp_path
     assert changed.model_copy(update={"train": plain.train, "cluster": plain.cluster}) == plain
 
 
-def test_a_measurement_that_is_added_later_leaves_the_runs_what_they_are(tmp_path: Path) -> None:
+def test_measurements_and_rounds_that_are_added_later_leave_the_runs_what_they_are(tmp_path: Path) -> None:
     manifest(tmp_path)
     own(tmp_path, probes=["fc"], retrieval="never")
     _, (cell,) = own(tmp_path)
     assert "knn-video" in load_config(cell.run.root / "xdc.yaml").evaluate
-    with pytest.raises(ConfigError, match="differs from the study's settings"):
-        own(tmp_path, change={"train.lr": 0.5})
+    _, (longer,) = own(tmp_path, rounds=cell.run.config.rounds + 2)
+    assert load_config(longer.run.root / "xdc.yaml").rounds == cell.run.config.rounds + 2
+    for other in ({"change": {"train.lr": 0.5}}, {"rounds": 1}):
+        with pytest.raises(ConfigError, match="differs from the study's settings"):
+            own(tmp_path, **other)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +216,15 @@ def test_a_measurement_that_is_added_later_leaves_the_runs_what_they_are(tmp_pat
 def test_a_wrong_study_of_own_clips_is_refused_with_what_to_do(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         study(**values)
+
+
+@pytest.mark.skipif("joint" not in ClusterSettings.model_fields, reason="there is no setting cluster.joint yet")
+def test_canonical_weighting_is_a_contender_beside_cdc(tmp_path: Path) -> None:
+    first, second = make_cells(study(seeds=1, contenders=["cdc", "cdc-canonical"]), tmp_path)
+    plain, canonical = (cell.run.config.model_dump() for cell in (first, second))
+    assert canonical["cluster"].pop("joint") == "canonical"
+    assert plain["cluster"].pop("joint") != "canonical"
+    assert canonical == plain
 
 
 def ends(contender: str, *values: float, number: int = 2) -> list[dict[str, Any]]:

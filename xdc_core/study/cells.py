@@ -9,7 +9,7 @@ from typing import Any
 from shards.digits.settings import DigitsSettings
 from shards.errors import ConfigError
 from shards.store.files import write_text
-from shards.store.manifest import read_manifest
+from shards.store.manifest import MANIFEST, read_manifest
 from xdc_core.config.load import FILE_NAME, load_preset, parse_config, read_yaml
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
@@ -44,7 +44,7 @@ class Cell:
 def make_cells(study: StudySettings, root: Path) -> list[Cell]:
     """Return all cells, those of the first seed first, so that a study that is stopped early covers all contenders.
 
-    Missing xdc.yaml files of runs are written, and those to which the study has added measurements.
+    Missing xdc.yaml files of runs are written, and those to which the study has added rounds or measurements.
 
     Raises:
         ConfigError: a setting is wrong, or an existing xdc.yaml of a run differs from the study.
@@ -82,7 +82,7 @@ def _words(variant: dict[str, Any]) -> Iterator[str]:
 
 
 def _write_config(run: Run, notes: str) -> None:
-    """Write a run's xdc.yaml. One that differs only in its measurements is replaced.
+    """Write a run's xdc.yaml. One that differs only in its measurements, or has fewer rounds, is replaced.
 
     Raises:
         ConfigError: the existing one differs in another setting.
@@ -92,8 +92,9 @@ def _write_config(run: Run, notes: str) -> None:
         there = parse_config(read_yaml(file), str(file))
         if there == run.config:
             return
-        measured = {"evaluate": run.config.evaluate, "datasets": run.config.datasets}
-        if there.model_copy(update=measured) != run.config:
+        added: dict[str, Any] = {"evaluate": run.config.evaluate, "datasets": run.config.datasets}
+        added["rounds"] = max(there.rounds, run.config.rounds)
+        if there.model_copy(update=added) != run.config:
             raise ConfigError(
                 f"{file} differs from the study's settings. Choose another folder for this study, or move the run away."
             )
@@ -135,7 +136,7 @@ def nodes_of(cell: Cell) -> list[Node]:
     nodes = list(all_nodes(config))
     if RETRIEVAL in cell.measures:
         nodes += evaluation_nodes(config, [RETRIEVAL], 0)
-    return list(dict.fromkeys(nodes))
+    return sorted(dict.fromkeys(nodes), key=lambda node: node.round or 0)
 
 
 def rounds_done(cell: Cell) -> int | None:
@@ -147,5 +148,5 @@ def rounds_done(cell: Cell) -> int | None:
 
 
 def is_finished(cell: Cell) -> bool:
-    """Return whether the last round of a cell is finished."""
-    return rounds_done(cell) == cell.run.config.rounds
+    """Return whether all nodes of a cell are finished."""
+    return all((cell.run.directory(node) / MANIFEST).exists() for node in nodes_of(cell))

@@ -1,6 +1,7 @@
 """Run a study: create its digits, run the nodes of all cells, and write the results after every round."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ class Budget:
 
     seconds: float
     hours: float | None
+    lock: Any = field(default_factory=threading.Lock)
 
     def used_up(self) -> bool:
         """Return whether nothing further may be started."""
@@ -86,7 +88,8 @@ class Budget:
         """Count the work of a node. Clips that runs share are not counted."""
         manifest = read_manifest(Path(record.path))
         if manifest is not None and record.stage not in ("shard", "data"):
-            self.seconds += manifest.cpu_seconds or manifest.seconds
+            with self.lock:
+                self.seconds += manifest.cpu_seconds or manifest.seconds
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import typer
 
 from flows.options import JsonOption, errors_as_exit_codes
 
-NOTES = """A study{of}. Before its first run change it as you like. Later, more seeds,
-contenders and measurements can be added; for other settings make another study.
+NOTES = """A study{of}. Before its first run change it as you like. Later, contenders, seeds, rounds and
+measurements can be added; for other settings make another study.
 {command} does what is missing of it, and writes table.md, figure.svg and results.parquet."""
 PATHS = ("speech", "videos", "corpus", "probe_on")
 
