@@ -140,8 +140,15 @@ def test_recordings_to_probe_on_become_a_data_set_with_a_split_for_validation_an
     words.mkdir()
     manifest(words, label="one two one two", label_position="first second first -")
     manifest(tmp_path)
-    made, (cell,) = own(tmp_path, probe_on="../words/clips.csv", labels=["label", "label_position"], learn=None)
+    made, (cell,) = own(
+        tmp_path,
+        probe_on="../words/clips.csv",
+        labels=["label", "label_position"],
+        learn=None,
+        probe_settings={"frames": 5},
+    )
     config = cell.run.config
+    assert {(data.views, data.frames, data.layout) for data in config.datasets.values()} == {(1, 5, "manifest")}
     assert config.corpus.learn_splits is None
     assert set(config.datasets) == {"video-label", "audio-label", "video-position", "audio-position"}
     assert {entry.data for entry in config.evaluate.values()} == set(config.datasets)

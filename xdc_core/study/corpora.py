@@ -79,11 +79,12 @@ def data_sections(study: StudySettings, root: Path, modalities: Iterable[str]) -
     if study.probe_on is None:
         return {}
     return {
-        data_name(modality, column): {
+        data_name(modality, column): {"views": 1}
+        | study.probe_settings
+        | {
             "layout": "manifest",
             "root": os.path.relpath(_manifest(root, column), root / DEEP),
             "modality": modality,
-            "views": study.probe_views,
         }
         for target in targets_of(study, list(modalities))
         for modality, column in target.items()

@@ -64,7 +64,9 @@ class StudySettings(Section):
         "manifest; relative to this file",
     )
     probe_layout: LayoutName = Field("manifest", description="layout of probe_on")
-    probe_views: int = Field(1, ge=1, description="views of each recording of probe_on; 1: its centre")
+    probe_settings: dict[str, Any] = Field(
+        {"views": 1}, description="settings of the data set probe_on, as in datasets of xdc.yaml; one view: the centre"
+    )
     probes: tuple[str, ...] | None = Field(
         None, min_length=1, description="probes of frozen features; null: fc, on a corpus of your own fc and knn"
     )
@@ -125,7 +127,7 @@ class StudySettings(Section):
     def _one_corpus(self) -> "StudySettings":
         fields = type(self).model_fields
         for_digits = ("speech", "clips", "validation_clips", "test_clips", "draws")
-        for_own = ("layout", "labels", "learn", "validation", "test", "probe_on")
+        for_own = ("layout", "labels", "learn", "validation", "test", "probe_on", "probe_settings")
         changed = [
             name for name in (for_digits if self.own else for_own) if getattr(self, name) != fields[name].default
         ]

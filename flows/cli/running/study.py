@@ -35,6 +35,9 @@ def compare(
         Path | None, typer.Option(help="labelled recordings to probe on instead: a manifest, or a data set's folder")
     ] = None,
     probe_layout: Annotated[str | None, typer.Option(help="layout of --probe-on  [default: manifest]")] = None,
+    probe_setting: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of that data set  [default: views=1]")
+    ] = None,
     probes: Annotated[str | None, typer.Option(help="such as fc,knn  [default: fc; own corpora: fc,knn]")] = None,
     retrieval: Annotated[
         str | None, typer.Option(help="never, end or rounds  [default: never; own corpora: end]")
@@ -79,6 +82,7 @@ def compare(
             "test": test,
             "probe_on": probe_on,
             "probe_layout": probe_layout,
+            "probe_settings": parse_overrides(probe_setting or []) or None,
             "probes": _names(probes),
             "retrieval": retrieval,
             "speech": speech,
