@@ -1,4 +1,4 @@
-"""`xdc eval` and `xdc compare` from the command line."""
+"""`xdc eval` from the command line."""
 
 import json
 import re
@@ -190,39 +190,3 @@ def test_the_papers_numbers_stand_in_rows_of_their_own_and_are_marked() -> None:
 
 def test_the_paper_has_no_row_where_it_has_no_number() -> None:
     assert "paper" not in markdown_table([facts("xdc", 5, None, 0.5, row="xdc")])
-
-
-@pytest.mark.slow
-def test_a_small_study_from_the_command_line(tmp_path: Path) -> None:
-    from flows.cli.running import compare
-
-    root = tmp_path / "study"
-    options = ["--contenders", "xdc,supervised", "--seeds", "1", "--rounds", "1", "--change", "train.clips=64"]
-    root.mkdir()
-    (root / "study.yaml").write_text("validation_clips: 20\ntest_clips: 20\nclips: 60\n")
-    result = CliRunner().invoke(app, ["compare", str(root), *options])
-    assert result.exit_code == 2
-    assert "with another contenders, seeds, rounds, change" in result.output
-    (root / "study.yaml").unlink()
-    compare.make_study(
-        root,
-        {
-            "clips": 60,
-            "validation_clips": 20,
-            "test_clips": 20,
-            "contenders": ("xdc", "supervised"),
-            "seeds": 1,
-            "rounds": 1,
-            "change": {"train.clips": 64, "extract.calibration_batches": 2},
-        },
-    )
-    result = CliRunner().invoke(app, ["compare", str(root)])
-    assert result.exit_code == 0, result.output
-    assert "| scratch | 1 |" in result.output
-    assert "| supervised | 1 |" in result.output
-    assert {path.name for path in root.iterdir()} == {
-        *("study.yaml", "study.json", "table.md", "figure.svg", "results.parquet", "digits", "corpora", "runs")
-    }
-    before = (root / "results.parquet").read_bytes()
-    assert CliRunner().invoke(app, ["compare", str(root)]).exit_code == 0
-    assert (root / "results.parquet").read_bytes() == before
