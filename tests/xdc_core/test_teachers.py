@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shards.corpus.index import shard_names
-from shards.errors import ConfigError, StageError
+from shards.errors import StageError
 from shards.store.parquet import read_parquet
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
@@ -16,7 +16,7 @@ from xdc_core.documents.report import KeptRow, Report, SharedRow, read_report
 from xdc_core.documents.teachers import read_teachers, write_teachers
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import round_nodes
+from xdc_core.graph.stages import inputs, round_nodes, settings_of
 from xdc_core.probes.shared import draw_sample, shared_information
 from xdc_core.report.diagnostics import diagnostics
 from xdc_core.report.shared import FILE_NAME
@@ -103,9 +103,12 @@ def test_of_several_teachers_only_those_that_share_less_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("method", ["sdc", "cdc", "supervised"])
-def test_only_methods_that_learn_from_each_other_can_be_protected(method: str) -> None:
-    with pytest.raises(ConfigError, match=f"protect is 0.9, but with method {method} the encoders do not learn"):
-        parse_config({"method": method, "train": {"protect": 0.9}}, "xdc.yaml")
+def test_methods_that_do_not_learn_from_each_other_are_as_without_the_setting(method: str) -> None:
+    plain, protected = (parse_config({"method": method, "train": {"protect": value}}, "a run") for value in (0, 0.9))
+    assert round_nodes(plain, 0) == round_nodes(protected, 0)
+    for node in round_nodes(plain, 0):
+        assert settings_of(plain, node) == settings_of(protected, node)
+        assert inputs(plain, node) == inputs(protected, node)
 
 
 def test_without_the_setting_there_is_no_such_stage_and_no_other_fingerprint(make_run: MakeRun) -> None:

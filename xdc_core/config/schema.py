@@ -217,8 +217,8 @@ class TrainSettings(Section):
         ge=0,
         le=1,
         description="xdc, mdc: in a round an encoder does not learn another modality's clusters, but its own, if these "
-        "share less than this share of what its own clusters share with the other modality; 0: off. Ours, see "
-        "docs/method.md",
+        "share less than this share of what its own clusters share with the other modality; 0: off. Without effect on "
+        "other methods. Ours, see docs/method.md",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of forward and backward passes; bfloat16 is for GPUs. Weights stay float32"
@@ -350,17 +350,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _protected_encoders_have_others(self) -> "Config":
-        learned = heads(self.method, self.modalities)
-        others = all(any(source in learned and source != name for source in of) for name, of in learned.items())
-        if self.train.protect and not (others and set(learned) <= set(clustered_sources(self.method, self.modalities))):
-            raise ValueError(
-                f"train.protect is {self.train.protect:g}, but with method {self.method} the encoders do not learn "
-                "each other's clusters: set it to 0, or choose xdc or mdc"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _processes_on_nodes(self) -> "Config":
         nodes, several = self.runs_on.nodes, {"train.processes": self.train.processes}
         for name, evaluation in self.evaluate.items():
@@ -436,3 +425,11 @@ def evaluated_modality(config: Config, name: str) -> str | None:
     """Return the modality whose encoder is evaluated; None for all."""
     evaluation = config.evaluate[name]
     return config.datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality
+
+
+def protects(config: Config) -> bool:
+    """Return whether `train.protect` has an effect: it is set, and the encoders learn each other's clusters."""
+    learned = heads(config.method, config.modalities)
+    others = all(any(source in learned and source != name for source in of) for name, of in learned.items())
+    clustered = clustered_sources(config.method, config.modalities)
+    return bool(config.train.protect) and others and set(learned) <= set(clustered)

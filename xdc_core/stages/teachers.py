@@ -9,7 +9,7 @@ from shards.store.stage import Stage, Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.methods import heads
-from xdc_core.config.schema import Config, RunsOn
+from xdc_core.config.schema import Config, RunsOn, protects
 from xdc_core.documents.teachers import FILE_NAME, Teachers, write_teachers
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -86,7 +86,7 @@ def learned(
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    if number is None or number >= config.last_round or not config.train.protect:
+    if number is None or number >= config.last_round or not protects(config):
         return []
     return [Node("teachers", None, number)]
 

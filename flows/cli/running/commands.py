@@ -13,7 +13,10 @@ def init(
     run: RunArgument,
     videos: Annotated[Path | None, typer.Option(help="folder of videos, or a CSV or Parquet manifest")] = None,
     preset: Annotated[
-        str, typer.Option(help="tiny (laptops), digits, or for GPUs paper-kinetics, paper-audioset, deepcluster-recipe")
+        str,
+        typer.Option(
+            help="tiny (laptops), digits, speech, or for GPUs paper-kinetics, paper-audioset, deepcluster-recipe"
+        ),
     ] = "tiny",
     corpus: Annotated[Path | None, typer.Option(help="directory of the clips  [default: corpora/NAME OF RUN]")] = None,
     method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
