@@ -172,8 +172,21 @@ def test_the_papers_numbers_stand_in_rows_of_their_own_and_are_marked() -> None:
     assert lines[3] == "| xdc, r, round 5 | 40.0 ± 1.0 (n=3) | 50.0 ± 1.0 (n=3) |"
     paper = [line for line in lines if "paper" in line]
     assert lines[4:] == paper
-    assert "| *paper: xdc, pretrained on Kinetics* | *78.0* | *74.2* |" in paper
+    assert "| *paper, from memory: xdc, pretrained on Kinetics* | *78.0* | *74.2* |" in paper
     assert all(cell.strip().startswith("*") for line in paper for cell in line.strip("|").split("|") if cell.strip())
+
+
+def test_the_figures_of_the_published_files_stand_beside_their_own_evaluation_alone() -> None:
+    file = "weights/r2plus1d_18_fs_kinetics-622bdad9.pth"
+    given = facts("xdc", 0, "hmdb51", 0.5, row="given r2plus1d_18_fs_kinetics-622bdad9.pth", weights=file)
+    trained = facts("xdc", 1, "hmdb51", 0.6, row="xdc, r, round 1", weights=file)
+    other = facts("xdc", 0, "hmdb51", 0.5, row="given mine.pth", weights="mine.pth")
+    unlabelled = facts("xdc", 0, "esc50", 0.5, row="given r2plus1d_18_fs_kinetics-622bdad9.pth", weights=file)
+    row = (
+        "| *README of the authors' repository: r2plus1d_18_fs_kinetics (32 frames, 224 pixels: unverified)* | *65.1* |"
+    )
+    assert [line for line in markdown_table([given]).splitlines() if "README" in line] == [row]
+    assert not any("README" in markdown_table([result]) for result in (trained, other, unlabelled))
 
 
 def test_the_paper_has_no_row_where_it_has_no_number() -> None:
