@@ -110,10 +110,10 @@ def test_views_of_any_number_of_frames_keep_the_time_scale_of_the_sound(clicks: 
         assert log_mel_frames_between_clicks(clicks, centred, frames) == (100, pytest.approx(10, rel=0.05))
 
 
-def evaluated_at(frames: int, **audio: object) -> Config:
+def evaluated_at(wanted: int, **audio: object) -> Config:
     values = load_preset("paper-kinetics")
     values["audio"] |= audio
-    values["datasets"] = {"esc": {"layout": "esc50", "root": "x", "modality": "audio", "frames": frames}}
+    values["datasets"] = {"esc": {"layout": "esc50", "root": "x", "modality": "audio", "frames": wanted}}
     values["evaluate"] = {"esc-svm": {"data": "esc", "protocol": "svm"}}
     return parse_config(values, "a test")
 

@@ -13,8 +13,8 @@ from xdc_core.inspection.paper import PUBLISHED, file_of
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-# Data, and the label column if there is one; protocol; modality.
-Column = tuple[str, str, str]
+# Data, and the label column if there is one; protocol; modality; the recipe of a fine-tuning if it has one.
+Column = tuple[str, str, str, str]
 METHODS_IN_ORDER = ("scratch", "supervised", "sdc", "mdc", "cdc", "xdc")
 
 
@@ -84,7 +84,8 @@ def markdown_table(listed: Sequence[ListedResults], paper: bool = True) -> str:
 
 def _column(results: Results) -> Column:
     label = results.settings["label"] if results.data == CORPUS else ""
-    return f"{results.data} {label}".rstrip(), results.protocol, results.modality or ""
+    recipe = (results.settings.get("finetune") or {}).get("recipe") if results.protocol == "all" else None
+    return f"{results.data} {label}".rstrip(), results.protocol, results.modality or "", recipe or ""
 
 
 def _rank(row: str) -> tuple[int, str]:
