@@ -74,6 +74,14 @@ def test_every_step_has_the_rates_of_the_original(name: str, expected: list[tupl
         assert mine[1:] == (pytest.approx(theirs[1], rel=1e-12), theirs[2] and pytest.approx(theirs[2], rel=1e-12))
 
 
+def test_the_recipe_for_sound_rises_over_an_epoch_and_falls_twice() -> None:
+    settings = FinetuneSettings(recipe="sound")
+    found = rates(settings, 256)  # ESC-10's training recordings of a fold, less a fifth.
+    # A step has the rate of its end, so each reduction begins with the last step of an epoch.
+    runs = [*((1, step * 1e-3 / 80) for step in range(1, 80)), (400, 1e-3), (160, 1e-4), (161, 1e-5)]
+    assert found == [(steps, pytest.approx(rate), pytest.approx(rate)) for steps, rate in runs]
+
+
 def test_the_defaults_rise_with_every_step_and_have_one_view_of_a_recording() -> None:
     settings = FinetuneSettings()
     assert len(epoch_groups(np.arange(UCF101), settings, np.random.default_rng(0))) == 298
@@ -138,7 +146,7 @@ def test_a_written_recipe_reads_back_the_same(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("finetune", "message"),
     [
-        ({"recipe": "gtd"}, r"recipe.*'gtd' is unknown\. There are: gdt, avid, vmz"),
+        ({"recipe": "gtd"}, r"recipe.*'gtd' is unknown\. There are: gdt, avid, vmz, sound"),
         ({"epoch_clips": 100, "clips_per_recording": 2}, r"epoch_clips \(100\) and clips_per_recording \(2\) both say"),
     ],
 )
