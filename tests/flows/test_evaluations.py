@@ -73,6 +73,18 @@ def test_two_data_sets_of_one_layout_stand_beside_each_other(copy_run: MakeRun, 
     assert open_run(run.root).config.datasets["dcase2014-audio"].views == 60
 
 
+def test_words_of_grid_are_cut_in_windows_and_cropped_as_the_runs_own_corpus_of_grid(
+    copy_run: MakeRun, tmp_path: Path
+) -> None:
+    crop = {"x": 4.0, "square": 32.0}
+    for changes, wanted in (({}, None), ({"layout": "grid_recordings", "crop": crop}, crop)):
+        run = copy_run(corpus=changes)
+        evaluations.ask(run.root, "grid", tmp_path, "fc", "video", "label")
+        data = open_run(run.root).config.datasets["grid-video"]
+        assert (data.views, data.segment_seconds) == (1, 0.64)
+        assert (data.crop and data.crop.model_dump(exclude_defaults=True)) == wanted
+
+
 @pytest.mark.slow
 def test_given_weights_are_evaluated_without_a_corpus(
     worked_run: Run, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

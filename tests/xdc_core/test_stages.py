@@ -26,6 +26,8 @@ from xdc_core.runs.task import task_of
 # sha256 of the settings and inputs of all nodes, by preset, method and what the configuration has beside them. Another
 # value means that finished directories of users become stale.
 BEFORE = Path(__file__).with_name("hashed-settings.json")
+# What presets set since then: finished runs have the default.
+WITHOUT: dict[str, Any] = {"clips_per_component": None, "centre": False}
 EVALUATIONS: dict[str, Any] = {
     "datasets": {
         "esc": {"layout": "esc10", "root": "x", "modality": "audio", "frames": 4},
@@ -46,7 +48,7 @@ def configurations() -> Iterator[tuple[str, Config]]:
     """Every preset with every method, as it is, with evaluations, and with weights of a file."""
     for preset in preset_names():
         values = load_preset(preset)
-        values["cluster"] = {**values.get("cluster", {}), "k": {"video": 5, "audio": 6, "joint": 7}}
+        values["cluster"] = {**values.get("cluster", {}), "k": {"video": 5, "audio": 6, "joint": 7}, **WITHOUT}
         weights = {"video": {**values.get("video", {}), "weights": "a.pth"}}
         for method in METHODS:
             for name, more in (("plain", {}), ("evaluations", _evaluations(preset)), ("weights", weights)):
@@ -59,6 +61,10 @@ def _evaluations(preset: str) -> dict[str, Any]:
     datasets = EVALUATIONS["datasets"]
     frames = 8 if preset == "paper-final" else 4
     return EVALUATIONS | {"datasets": datasets | {"esc": datasets["esc"] | {"frames": frames}}}
+
+
+def with_protection(config: Config) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update={"protect": 0.9})})
 
 
 def every_node(config: Config) -> list[Node]:
@@ -81,6 +87,7 @@ def test_settings_and_inputs_are_those_of_directories_that_are_finished() -> Non
 
 def test_every_node_has_a_directory_in_the_folder_of_its_stage() -> None:
     config = next(config for name, config in configurations() if name == "tiny, xdc, evaluations")
+    config = with_protection(config)
     run, seen = Run(Path("/runs/a"), config), set()
     for node in every_node(config):
         stage = STAGES[node.stage]
@@ -154,12 +161,15 @@ NOT_HASHED = {
     | {"views.frames", "views.settings.flip"}
     | {"extract.workers", "extract.precision", "extract.channels_last"},
     "extract.video": ENCODING | {"views.frames", "views.settings.flip"},
-    "cluster.video": HOW - {"views.settings.weights"} | {"cluster.k", "cluster.joint_l2"},
+    "cluster.video": HOW - {"views.settings.weights"} | {"cluster.k", "cluster.joint_l2", "cluster.joint"},
     "label.truth": HOW - {"views.settings.weights"},
     "train.video": HOW
     | {"views.frames", "train.checkpoint_every", "train.log_every", "train.workers", "train.own_head_weight"},
     "embed.esc": ENCODING | {"views.settings.mask_frames", "views.settings.mask_mels"},
-    "report": {"rounds", "nodes", "configuration", "report.track"},
+    "teachers": HOW - {"views.settings.weights"},
+    # The seed and the splits decide which clips of a large corpus are measured; they enter with the clusters.
+    "report": HOW - {"views.settings.weights"}
+    | {"rounds", "nodes", "configuration", "report.track", "seed", "learn_splits"},
 }
 
 
@@ -210,6 +220,7 @@ def without_effect(given: Any, hashed: Callable[[Any], dict[str, Any]], path: st
 def test_what_the_work_is_given_is_hashed_but_for_what_is_named_here(name: str) -> None:
     method = "supervised" if name == "label.truth" else "xdc"
     config = next(config for title, config in configurations() if title == f"tiny, {method}, evaluations")
+    config = with_protection(config) if name == "teachers" else config
     node = next(node for node in every_node(config) if node.name == name)
     given = STAGES[node.stage].settings(config, node)
     assert not any(isinstance(getattr(given, field.name), Config) for field in fields(given))

@@ -73,10 +73,20 @@ class ClusterSettings(Section):
         {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
     )
     pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
+    clips_per_component: Annotated[int | None, Since("0.2.0")] = Field(
+        None, ge=1, description="at most one component per so many clips, but eight in any case; null: as pca says"
+    )
     whiten: bool = Field(True, description="scale the components to unit variance (needs pca). Unverified for XDC")
+    centre: Annotated[bool, Since("0.2.0")] = Field(
+        False, description="subtract the mean of the features also without pca, which always does"
+    )
     l2: bool = Field(True, description="scale every vector to length 1 before k-means. Unverified for XDC")
     joint_l2: bool = Field(
         True, description="scale every modality to length 1 before concatenation. Unverified for XDC"
+    )
+    joint: Annotated[Literal["concat", "canonical"], Since("0.2.0")] = Field(
+        "concat",
+        description="cdc: features side by side; canonical: only axes that the modalities share, see docs/method.md",
     )
     iterations: int = Field(20, ge=1, description="iterations of kmeans (20 in DeepCluster)")
     sample_mb: Positive = Field(
@@ -107,6 +117,10 @@ class ClusterSettings(Section):
         return self
 
 
+# Without effect on the clusters of one modality.
+JOINT_SETTINGS = {"joint_l2", "joint"}
+
+
 def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
     """Return the algorithm of a clustering, and its own settings with their defaults.
 
@@ -126,12 +140,17 @@ def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
 
 
 def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
-    """Return the settings of clustering that enter fingerprints, except `k` and `joint_l2`."""
+    """Return the settings of clustering that enter fingerprints, except `k` and those of `joint_settings`."""
     clusterer, own = algorithm_of(settings)
     if clusterer is KMEANS:
-        return hashed_settings(settings, {"k", "joint_l2"})
-    common = hashed_settings(settings, {"k", "joint_l2", "iterations"})
+        return hashed_settings(settings, {"k", *JOINT_SETTINGS})
+    common = hashed_settings(settings, {"k", *JOINT_SETTINGS, "iterations"})
     return common | {"algorithm_version": clusterer.version, "algorithm_settings": hashed_settings(own)}
+
+
+def joint_settings(settings: ClusterSettings) -> dict[str, Any]:
+    """Return the settings that enter fingerprints of the clusters of all modalities' features together."""
+    return hashed_settings(settings, ClusterSettings.model_fields.keys() - JOINT_SETTINGS)
 
 
 class TrainSettings(Section):
@@ -172,6 +191,14 @@ class TrainSettings(Section):
         1.0,
         description="mdc: loss weight of the head for a modality's own clusters; the others have 1. Unverified",
     )
+    protect: Annotated[float, Since("0.2.0")] = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="xdc, mdc: in a round an encoder does not learn another modality's clusters, but its own, if these "
+        "share less than this share of what its own clusters share with the other modality; 0: off. Ours, see "
+        "docs/method.md",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of forward and backward passes; bfloat16 is for GPUs. Weights stay float32"
     )
@@ -202,6 +229,10 @@ class ReportSettings(Section):
         1000,
         ge=1,
         description="limit of examples per label source; with many clusters each gets fewer, but at least one",
+    )
+    shared: Annotated[bool, Since("0.2.0")] = Field(
+        True,
+        description="measure what each modality's clusters share with the other's features; takes seconds per round",
     )
     track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], NotHashed()] = Field(
         ("tensorboard",), description="trackers that receive metrics after every training and report; []: none"
@@ -286,6 +317,17 @@ class Config(Section):
             raise ValueError(
                 f"method {self.method} has no label source for {', '.join(without)} if modalities is "
                 f"[{', '.join(self.modalities)}]: add a modality, or choose another method"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _protected_encoders_have_others(self) -> "Config":
+        learned = heads(self.method, self.modalities)
+        others = all(any(source in learned and source != name for source in of) for name, of in learned.items())
+        if self.train.protect and not (others and set(learned) <= set(clustered_sources(self.method, self.modalities))):
+            raise ValueError(
+                f"train.protect is {self.train.protect:g}, but with method {self.method} the encoders do not learn "
+                "each other's clusters: set it to 0, or choose xdc or mdc"
             )
         return self
 

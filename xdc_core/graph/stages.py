@@ -23,12 +23,13 @@ from xdc_core.stages.extract import EXTRACT
 from xdc_core.stages.init import INIT
 from xdc_core.stages.label import LABEL
 from xdc_core.stages.report import REPORT
+from xdc_core.stages.teachers import TEACHERS
 from xdc_core.stages.train import TRAIN
 
 # By name, each after its inputs.
 STAGES: dict[str, Stage[Config, Run, Any]] = {
     stage.name: stage
-    for stage in (SHARD_STAGE, DATA_STAGE, INIT, EXTRACT, CLUSTER, LABEL, TRAIN, EMBED, EVALUATE, REPORT)
+    for stage in (SHARD_STAGE, DATA_STAGE, INIT, EXTRACT, CLUSTER, LABEL, TEACHERS, TRAIN, EMBED, EVALUATE, REPORT)
 }
 
 

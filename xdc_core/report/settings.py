@@ -6,7 +6,7 @@ from typing import Any
 
 from shards.section import hashed_settings
 from shards.store.node import Node
-from xdc_core.config.schema import ReportSettings
+from xdc_core.config.schema import ReportSettings, RunsOn
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,9 @@ class Reporting:
     the whole configuration as commented YAML, which is stored with the report.
     """
 
+    seed: int
+    learn_splits: list[str] | None
+    runs_on: RunsOn
     method: str
     rounds: int
     nodes: tuple[Node, ...]

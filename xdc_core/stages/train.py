@@ -118,6 +118,8 @@ def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     modality = str(node.modality)
     labels = [Node("label", source, node.round) for source in heads(config.method, config.modalities)[modality]]
+    if config.train.protect:
+        labels = list(dict.fromkeys([*labels, Node("label", modality, node.round), Node("teachers", None, node.round)]))
     # The features of the modality show which clips with a pseudo-label decode in it.
     return [SHARD, encoder_node(modality, node.round), Node("extract", modality, node.round), *labels]
 

@@ -26,6 +26,7 @@ from xdc_core.data.labels import read_k
 from xdc_core.data.rows import ClipRows, corpus_rows
 from xdc_core.data.sampling import draw_clips
 from xdc_core.documents.document import Document, read_document, write_document
+from xdc_core.documents.teachers import read_teachers
 from xdc_core.runs.node import SHARD
 from xdc_core.training.settings import Training
 
@@ -63,8 +64,9 @@ def open_targets(task: Task[Training]) -> TrainingTargets:
     Raises:
         StageError: the stage has not written them (`write_targets`), or a file is damaged.
     """
-    folder, sources = task.out / FOLDER, task.settings.sources
+    folder = task.out / FOLDER
     contents = read_document(Contents, folder / CONTENTS, "train")
+    sources = tuple(contents.classes)
     rows = corpus_rows(task.directory(SHARD), task.settings.views.modality, task.root)
     targets = {source: _mapped(folder / f"{source}.npy") for source in sources}
     return TrainingTargets(rows, sources, targets, contents.classes, _mapped(folder / DRAWS), contents.steps)
@@ -102,7 +104,7 @@ def write_targets(task: Task[Training]) -> None:
             return
     remove_targets(task.out)
     folder.mkdir()
-    sources = settings.sources
+    sources = learned_sources(task)
     labels = {source: task.directory(Node("label", source, task.round)) for source in sources}
     corpus = task.directory(SHARD)
     rows = corpus_rows(corpus, settings.views.modality, task.root)
@@ -128,9 +130,21 @@ def write_targets(task: Task[Training]) -> None:
     write_document(folder / CONTENTS, Contents(mark=mark, classes=classes, steps=steps))
 
 
+def learned_sources(task: Task[Training]) -> tuple[str, ...]:
+    """Return the label sources of the encoder in this round: the method's, or with `train.protect` those of
+    teachers.json.
+
+    Raises:
+        StageError: teachers.json is missing or damaged.
+    """
+    if not task.settings.train.protect:
+        return task.settings.sources
+    return read_teachers(task.directory(Node("teachers", None, task.round))).learns[task.about]
+
+
 def _mark(task: Task[Training]) -> str:
     """Return the fingerprint of all that the targets depend on: the settings, and the content of what is read."""
-    read = [node for node in task.inputs if node == SHARD or node.stage in ("label", "extract")]
+    read = [node for node in task.inputs if node == SHARD or node.stage in ("label", "extract", "teachers")]
     contents = {str(node): sha256_of(task.directory(node) / MANIFEST) for node in read}
     return fingerprint([VERSION, task.about, task.round, task.settings.hashed(), contents])
 

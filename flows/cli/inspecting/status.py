@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.command import command
+from shards.errors import StageError
 from shards.store.manifest import read_manifest
+from xdc_core.documents.report import read_report
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.stages import all_nodes
 from xdc_core.graph.state import node_state
@@ -44,7 +46,7 @@ def read_status(root: Path) -> list[dict[str, Any]]:
 
 
 def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = False) -> None:
-    """Print a row per round with a column per stage, then why nodes are not fresh.
+    """Print a row per round with a column per stage, why nodes are not fresh, and what is wrong in the newest round.
 
     With `every_node` print a row per node, with its directory.
     """
@@ -62,11 +64,25 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
         if unfinished[REASONS:]:
             more = f"and {len(unfinished) - REASONS} more: {command('xdc', 'status', root, '--nodes')}"
             console.print(more, highlight=False, soft_wrap=True, markup=False)
+        for line in _problems(rows):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
     counts = Counter(row["state"] for row in rows)
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
     if counts.keys() - {"fresh"}:
         left = f"To run the rest: {command('xdc', 'run', root)}"
         console.print(left, highlight=False, soft_wrap=True, markup=False)
+
+
+def _problems(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the diagnostics of the newest round with an up-to-date report, except those that are good."""
+    reported = [row for row in rows if row["stage"] == "report" and row["state"] == "fresh"]
+    if not reported:
+        return []
+    try:
+        report = read_report(Path(reported[-1]["path"]))
+    except StageError as error:
+        return [str(error)]
+    return [f"round {report.round}, {level}: {text}" for level, text in report.diagnostics if level != "good"]
 
 
 def _setup(rows: list[dict[str, Any]]) -> "Text":

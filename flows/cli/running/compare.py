@@ -12,9 +12,9 @@ from flows.runners.forked import Children
 from flows.runners.scheduler import Job, Scheduler
 from flows.terminal import TerminalListener, counter, show_progress
 from shards.command import command
+from shards.cores import core_count
 from shards.digits.corpus import write_digits
 from shards.errors import Busy, ConfigError, StageError, XdcError
-from shards.media.cores import core_count
 from shards.store.build import Record
 from shards.store.files import write_text
 from xdc_core.config.load import parse_section

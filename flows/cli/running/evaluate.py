@@ -24,8 +24,8 @@ from xdc_core.inspection.results import ListedResults, markdown_table, read_resu
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run, open_run
 
-# Views per recording, where the paper does not use ten.
-VIEWS = {"dcase2014": 60}
+# Settings of a data set that are not the default: views per recording, where the paper does not use ten; windows.
+DEFAULTS: dict[str, dict[str, Any]] = {"dcase2014": {"views": 60}, "grid": {"views": 1, "segment_seconds": 0.64}}
 NOTES = """# Evaluations that xdc eval added; read together with xdc.yaml.
 # Paths are relative to this file.
 """
@@ -65,7 +65,7 @@ def ask(
         if files is None or modality is None:
             raise ConfigError(f"--data {layout} also needs --root (its folder) and --modality.")
         data = dataset_name(values["datasets"], root, layout, modality, files)
-        entry: dict[str, Any] = {"views": VIEWS[layout]} if layout in VIEWS else {}
+        entry: dict[str, Any] = DEFAULTS.get(layout, {}) | _like_the_corpus(root, layout)
         entry |= values["datasets"].get(data) or {}
         entry |= {"layout": layout, "root": relative(files, root), "modality": modality} | asked
         values["datasets"] = values["datasets"] | {data: entry}
@@ -89,6 +89,13 @@ def ask(
             write_text(root / EVALUATIONS_FILE, old.decode())
         raise
     return name
+
+
+def _like_the_corpus(root: Path, layout: str) -> dict[str, Any]:
+    """Return how the pictures of a data set are cropped: as the run's corpus, if both are of GRID."""
+    corpus = open_run(root).config.corpus
+    alike = layout == "grid" and corpus.layout in ("grid", "grid_recordings") and corpus.crop is not None
+    return {"crop": corpus.crop.model_dump(mode="json", exclude_defaults=True)} if alike and corpus.crop else {}
 
 
 def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, files: Path) -> str:
