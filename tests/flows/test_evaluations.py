@@ -184,8 +184,51 @@ def test_the_papers_numbers_stand_in_rows_of_their_own_and_are_marked() -> None:
     assert lines[3] == "| xdc, r, round 5 | 40.0 ± 1.0 (n=3) | 50.0 ± 1.0 (n=3) |"
     paper = [line for line in lines if "paper" in line]
     assert lines[4:] == paper
-    assert "| *paper: xdc, pretrained on Kinetics* | *78.0* | *74.2* |" in paper
+    assert "| *paper, from memory: xdc, pretrained on Kinetics* | *78.0* | *74.2* |" in paper
     assert all(cell.strip().startswith("*") for line in paper for cell in line.strip("|").split("|") if cell.strip())
+
+
+def test_the_figures_of_the_published_files_stand_beside_their_own_evaluation_alone() -> None:
+    file = "weights/r2plus1d_18_fs_kinetics-622bdad9.pth"
+    given = facts("xdc", 0, "hmdb51", 0.5, row="given r2plus1d_18_fs_kinetics-622bdad9.pth", weights=file)
+    trained = facts("xdc", 1, "hmdb51", 0.6, row="xdc, r, round 1", weights=file)
+    other = facts("xdc", 0, "hmdb51", 0.5, row="given mine.pth", weights="mine.pth")
+    unlabelled = facts("xdc", 0, "esc50", 0.5, row="given r2plus1d_18_fs_kinetics-622bdad9.pth", weights=file)
+    row = (
+        "| *README of the authors' repository: r2plus1d_18_fs_kinetics (32 frames, 224 pixels: unverified)* | *65.1* |"
+    )
+    assert [line for line in markdown_table([given]).splitlines() if "README" in line] == [row]
+    assert not any("README" in markdown_table([result]) for result in (trained, other, unlabelled))
+
+
+def test_fine_tunings_by_several_recipes_have_a_column_each() -> None:
+    settings = {"label": "label", "finetune": {"recipe": "gdt"}}
+    found = [
+        facts("xdc", 5, "ucf101", 0.5, row="xdc, r, round 5"),
+        facts("xdc", 5, "ucf101", 0.6, row="xdc, r, round 5", settings=settings),
+    ]
+    lines = markdown_table(found).splitlines()
+    assert lines[0] == "| | ucf101 all video | ucf101 all video gdt |"
+    assert lines[2] == "| xdc, r, round 5 | 50.0 ± 1.0 (n=3) | 60.0 ± 1.0 (n=3) |"
+
+
+def test_a_recipe_that_is_asked_for_makes_an_evaluation_of_its_own(copy_run: MakeRun) -> None:
+    run = copy_run()
+    for recipe in (None, "gdt", "avid"):
+        evaluations.ask(run.root, None, None, "all", "audio", "label", recipe)
+    found = open_run(run.root).config.evaluate
+    assert {name: entry.finetune.recipe for name, entry in found.items()} == {
+        "corpus-audio-all": None,
+        "corpus-audio-all-gdt": "gdt",
+        "corpus-audio-all-avid": "avid",
+    }
+    assert found["corpus-audio-all-avid"].finetune.optimizer == "adam"
+    before = (run.root / EVALUATIONS_FILE).read_text()
+    with pytest.raises(ConfigError, match="--recipe gdt is for fine-tuning: use it with --protocol all, not fc"):
+        evaluations.ask(run.root, None, None, "fc", "audio", "label", "gdt")
+    with pytest.raises(ConfigError, match=r"finetune\.recipe.*'gtd' is unknown\. There are: gdt, avid, vmz"):
+        evaluations.ask(run.root, None, None, "all", "audio", "label", "gtd")
+    assert (run.root / EVALUATIONS_FILE).read_text() == before
 
 
 def test_the_paper_has_no_row_where_it_has_no_number() -> None:

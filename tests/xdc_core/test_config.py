@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from shards.errors import ConfigError
 from xdc_core.config.load import PRESETS, load_config, load_preset, parse_config, preset_names
-from xdc_core.config.methods import label_sources
+from xdc_core.config.methods import clustered_sources
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
-from xdc_core.training.optimiser import peak_rate
+from xdc_core.training.optimiser import learning_rate, peak_rate
 
 SECTIONS = [
     (name, field.annotation)
@@ -244,7 +244,8 @@ def test_an_unknown_layout_of_the_corpus_names_the_nearest() -> None:
 
 
 def test_the_presets_are_there() -> None:
-    assert {"deepcluster-recipe", "paper-audioset", "paper-kinetics", "tiny"} <= set(preset_names())
+    of_papers = {"deepcluster-recipe", "paper-audioset", "paper-final", "paper-kinetics", "paper-supervised"}
+    assert of_papers | {"tiny"} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -305,7 +306,8 @@ def test_a_configuration_cannot_be_changed_by_accident() -> None:
         Config().train.lr = 1.0  # type: ignore[misc]
 
 
-OF_PAPERS = pytest.mark.parametrize("name", ["paper-kinetics", "paper-audioset", "deepcluster-recipe"])
+OF_THE_PAPER = ["paper-kinetics", "paper-audioset", "paper-final", "paper-supervised"]
+OF_PAPERS = pytest.mark.parametrize("name", [*OF_THE_PAPER, "deepcluster-recipe"])
 PUBLISHED = ("VMZ", "DeepCluster", "AudioSet", "the authors' repository", "the authors' demonstration")
 REMEMBERED = ("ours", "the paper, from memory")
 
@@ -333,7 +335,7 @@ def test_a_preset_of_a_paper_says_of_every_value_what_is_known_of_it_and_from_wh
 def test_a_preset_of_a_paper_leaves_no_choice_of_its_method_to_a_default(name: str) -> None:
     config, values = parse_config(load_preset(name), name), load_preset(name)
     assert {"method", "rounds"} <= values.keys()
-    assert set(label_sources(config.method)) <= values["cluster"]["k"].keys()
+    assert set(clustered_sources(config.method)) <= values["cluster"]["k"].keys()
     # Without a use where no two modalities are put together, or without steps in the schedule.
     unused = {"joint_l2", "own_head_weight"} if config.method == "sdc" else set()
     unused |= {"milestones", "gamma"} if config.train.schedule != "step" else set()
@@ -358,9 +360,25 @@ def test_the_recipe_of_deepcluster_is_its_clustering_and_its_balanced_draws() ->
     assert config.train.uniform
 
 
-@pytest.mark.parametrize("name", ["paper-kinetics", "paper-audioset"])
+@pytest.mark.parametrize("name", OF_THE_PAPER)
 def test_the_papers_group_has_a_rate_of_a_hundredth_for_32_clips(name: str) -> None:
     values = load_preset(name)
     assert peak_rate(parse_config(values, "x").train) == 0.01
     values["train"]["batch"] = 256
     assert peak_rate(parse_config(values, "x").train) == pytest.approx(0.08)
+
+
+def test_the_supervised_baseline_is_one_training_with_the_steps_of_vmz() -> None:
+    config = parse_config(load_preset("paper-supervised"), "x")
+    assert (config.method, config.rounds, config.train.clips) == ("supervised", 1, 35_000_000)
+    steps = config.train.clips // config.train.batch
+    rates = [learning_rate(step, steps, config.train) for step in range(0, steps, 31250)]  # At the start of an epoch.
+    assert rates == pytest.approx([0.01] * 10 + [1e-3] * 10 + [1e-4] * 10 + [1e-5] * 5)
+
+
+def test_the_final_models_see_longer_and_larger_views_and_nothing_else_is_new() -> None:
+    final, before = (parse_config(load_preset(name), "x") for name in ("paper-final", "paper-kinetics"))
+    assert (final.video.frames, final.video.crop, final.video.short_edges) == (32, 224, (256, 320))
+    assert final.corpus.short_side == max(final.video.short_edges)
+    same = {"video": before.video, "cluster": before.cluster, "corpus": before.corpus}
+    assert final.model_copy(update=same) == before

@@ -146,6 +146,71 @@ def test_fine_tuning_that_was_stopped_goes_on_to_the_same_end(copy_run: MakeRun)
     assert results(again)["trials"] == results(run)["trials"]
 
 
+def tuned(copy_run: MakeRun, held_out: float, **finetune: Any) -> dict[str, Any]:
+    """What a fine-tuning with these settings tried and chose."""
+    settings = PROBE | {"protocol": "all", "held_out": held_out, "finetune": {"batch": 8} | finetune}
+    run = copy_run(evaluate={"probe": settings})
+    run_stage(run, Node("eval", "probe", 1))
+    (trial,) = results(run)["trials"]
+    return trial | trial["chosen"]  # type: ignore[no-any-return]
+
+
+def test_with_nothing_held_out_all_recordings_are_trained_on_and_the_last_epoch_is_tested(copy_run: MakeRun) -> None:
+    found = tuned(copy_run, 0.0, epochs=3)
+    assert (found["epoch"], found["held_out"], found["train"]) == (3, 0, 40)
+    assert [row.keys() for row in found["tried"]] == [{"epoch", "loss"}] * 3
+
+
+def test_only_every_nth_epoch_and_the_last_are_checked_and_only_these_are_chosen(copy_run: MakeRun) -> None:
+    every = tuned(copy_run, 0.2, epochs=5)
+    found = tuned(copy_run, 0.2, epochs=5, check_every=2)
+    assert [row["epoch"] for row in found["tried"] if "accuracy" in row] == [2, 4, 5]
+    best = max(row["accuracy"] for row in found["tried"] if "accuracy" in row)
+    assert found["epoch"] == next(row["epoch"] for row in found["tried"] if row.get("accuracy") == best)
+    assert [row for row in found["tried"] if "accuracy" in row] == [every["tried"][number] for number in (1, 3, 4)]
+    assert [row["loss"] for row in found["tried"]] == [row["loss"] for row in every["tried"]]
+
+
+def test_a_head_alone_learns_first_and_an_interrupted_training_goes_on_in_both_parts(copy_run: MakeRun) -> None:
+    node = Node("eval", "probe", 1)
+    finetune = {"recipe": "avid", "batch": 8, "head_epochs": 2, "epochs": 2, "clips_per_recording": 1}
+    settings = PROBE | {"protocol": "all", "finetune": finetune}
+
+    class Stop(Exception):
+        """Stands for a kill."""
+
+    def stopping(at: int) -> Callable[..., None]:
+        def stop(done: int, total: int, note: str = "") -> None:
+            if (done, total) == (at, 4):
+                raise Stop
+
+        return stop
+
+    whole, broken = (copy_run(evaluate={"probe": settings}) for _ in range(2))
+    run_stage(whole, node)
+    for at in (1, 2, 3):
+        with pytest.raises(Stop):
+            run_stage(broken, node, progress=stopping(at))
+    run_stage(broken, node)
+    assert results(broken)["trials"] == results(whole)["trials"]
+    tried = results(whole)["trials"][0]["chosen"]["tried"]
+    assert [row.get("head_alone", False) for row in tried] == [True, True, False, False]
+    assert ["accuracy" in row for row in tried] == [False, False, True, True]
+    assert results(whole)["trials"][0]["chosen"]["epoch"] > 2
+
+
+def test_fine_tuning_warns_of_batch_norm_over_few_clips(copy_run: MakeRun) -> None:
+    warning = "batch norm sees 8 clips at a time (finetune.batch counts all processes): noisy below 16. "
+    assert warning + "Raise finetune.batch." in tuned(copy_run, 0.2, epochs=1)["warnings"]
+    assert not any("batch norm" in text for text in tuned(copy_run, 0.2, epochs=1, batch=16)["warnings"])
+
+
+def test_recordings_that_nobody_has_divided_need_a_share_to_test_on(copy_run: MakeRun, tmp_path: Path) -> None:
+    run = with_corpus(copy_run(evaluate={"probe": PROBE}), tmp_path / "c", lambda number, row: row | {"split": "train"})
+    with pytest.raises(ConfigError, match=r"no test split of corpus is given, and held_out is 0"):
+        read_recordings(evaluation_task(run, evaluation(held_out=0.0), 1))
+
+
 def test_a_finished_trial_is_not_done_again(copy_run: MakeRun) -> None:
     node = Node("eval", "probe", 1)
     run = copy_run(evaluate={"probe": PROBE | {"seeds": 3}})

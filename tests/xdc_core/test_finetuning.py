@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.runs import MakeRun
-from xdc_core.config.evaluation import FinetuneSettings
+from xdc_core.config.finetune import FinetuneSettings
 from xdc_core.config.load import parse_config
 from xdc_core.config.views import views_of
 from xdc_core.data.clips import ClipItem, ClipViews

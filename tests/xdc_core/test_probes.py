@@ -240,6 +240,14 @@ def test_where_nothing_can_be_held_out_a_middle_value_is_taken_and_told(probe: P
 
 
 @PROBES
+def test_with_nothing_held_out_the_middle_candidate_is_taken(probe: Probe, name: str) -> None:
+    predictions = probe(gaussians(50, 5.0), gaussians(50, 5.0, first=1000), 5, seed=0, held_out_share=0.0)
+    value = predictions.chosen[name]
+    assert predictions.chosen == {name: value, "held_out": 0, "tried": []}
+    assert predictions.warnings[-1] == f"held_out is 0: {name} is {value:g}, the middle candidate"
+
+
+@PROBES
 def test_a_held_out_share_that_is_none_is_refused(probe: Probe, name: str) -> None:
     with pytest.raises(ConfigError, match="held-out share is 1"):
         probe(gaussians(50, 5.0), gaussians(50, 5.0, first=1000), 5, seed=0, held_out_share=1.0)

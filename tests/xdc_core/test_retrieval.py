@@ -217,12 +217,16 @@ def test_arrays_that_do_not_belong_together_are_refused(side: int, shape: tuple[
         retrieve(*given, seed=0)
 
 
-@pytest.mark.parametrize(
-    "setting", [{"ridges": ()}, {"ridges": (1.0, 0.0)}, {"power": 0.0}, {"held_out_share": 1.0}, {"held_out_share": 0}]
-)
+@pytest.mark.parametrize("setting", [{"ridges": ()}, {"ridges": (1.0, 0.0)}, {"power": 0.0}, {"held_out_share": 1.0}])
 def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="retrieval cannot use"):
         retrieve(*latent(20, 0), *latent(10, 1), None, seed=0, **setting)
+
+
+def test_with_nothing_held_out_the_middle_ridge_is_taken() -> None:
+    ridges = (1e-3, 1.0, 1e-2)
+    found = retrieve(*latent(20, 0), *latent(10, 1), None, seed=0, held_out_share=0.0, ridges=ridges)
+    assert found["chosen"] == {"ridge": 1e-2, "power": found["chosen"]["power"], "held_out": 0, "tried": []}
 
 
 def test_canonical_correlations_are_those_of_what_is_shared() -> None:

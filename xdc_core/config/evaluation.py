@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from shards.section import NotHashed, Positive, Section, Since
 from shards.settings import CropSettings
+from xdc_core.config.finetune import FinetuneSettings
 from xdc_core.config.protocols import ProtocolName
 from xdc_core.config.section import LayoutName
 from xdc_core.modalities.registry import ModalityName
@@ -33,50 +34,6 @@ class DatasetSettings(Section):
     )
 
 
-class FinetuneSettings(Section):
-    """The training of the protocol `all`: the recipe of GDT and SeLaVi, successors of XDC (whose own is unknown)."""
-
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd has momentum 0.9; adam is AVID's choice")
-    head_lr: Positive = Field(2.5e-3, description="peak learning rate of the head")
-    body_lr: Positive = Field(2.5e-4, description="peak learning rate of the encoder")
-    batch: int = Field(32, ge=2, description="clips per step")
-    epochs: int = Field(12, ge=1, description="passes over the recordings, with one random view per recording")
-    warmup: float = Field(2.0, ge=0, description="epochs in which the learning rates rise")
-    milestones: tuple[int, ...] = Field((6, 10), description="epochs before which the learning rates are reduced")
-    factor: float = Field(0.05, gt=0, le=1, description="factor of each reduction")
-    weight_decay: float = Field(5e-3, ge=0, description="on all parameters")
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the head")
-    precision: Annotated[Literal["float32", "bfloat16"], Since("0.2.0")] = Field(
-        "float32", description="of the encoder's passes; bfloat16 is for GPUs. Weights stay float32"
-    )
-    channels_last: Annotated[bool, Since("0.2.0")] = Field(
-        False, description="the memory layout that GPUs convolve fastest; for GPUs"
-    )
-    processes: Annotated[int, Since("0.2.0")] = Field(
-        1, ge=1, description="processes (GPUs) that share every batch, joined by torchrun"
-    )
-    workers: Annotated[int, NotHashed()] = Field(
-        0,
-        ge=0,
-        description="decoding processes per training process. With any, or with several processes, each random "
-        "view has its own seed: the views differ from those with 0 workers and 1 process",
-    )
-
-    @model_validator(mode="after")
-    def _batch_is_shared_out(self) -> "FinetuneSettings":
-        if self.batch % self.processes or self.batch < 2 * self.processes:
-            raise ValueError(
-                f"batch ({self.batch}) must be a multiple of processes ({self.processes}), and at least twice that: "
-                "every process gets the same number of clips, and batch norm needs two"
-            )
-        return self
-
-    @property
-    def seed_per_view(self) -> bool:
-        """Return whether every random view has its own seed; else one generator draws all views of an epoch in turn."""
-        return self.workers > 0 or self.processes > 1
-
-
 class EvaluationSettings(Section):
     """One evaluation of the encoders at the start of a round (those of round 0 are untrained)."""
 
@@ -101,7 +58,11 @@ class EvaluationSettings(Section):
     )
     splits: tuple[str, ...] | None = Field(None, description="official splits or folds of a data set; null: all")
     held_out: float = Field(
-        0.2, gt=0, lt=1, description="share of the training recordings that are held out to choose C, k or the epoch"
+        0.2,
+        ge=0,
+        lt=1,
+        description="share of the training recordings that are held out to choose C, k or the epoch; 0: none, and "
+        "nothing is chosen (the last epoch, and the middle candidate for C or k)",
     )
     seeds: int = Field(1, ge=1, description="repetitions with other random draws")
     k: int | None = Field(None, ge=2, description="number of clusters; null: as many as classes")

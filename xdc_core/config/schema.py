@@ -376,6 +376,12 @@ class Config(Section):
                 raise ValueError(
                     f"evaluate.{name}.modality is {evaluation.modality}, but {evaluation.data} is {modality}"
                 )
+            frames = self.datasets[evaluation.data].frames if evaluation.data != CORPUS else None
+            if modality in self.modalities and frames is not None:
+                try:
+                    getattr(self, str(modality)).for_frames(frames, self.video.frames)
+                except ValueError as error:
+                    raise ValueError(f"datasets.{evaluation.data}.frames: {error}") from None
             if modality is None and len(self.modalities) < 2:
                 raise ValueError(
                     f"evaluate.{name}: retrieval needs two modalities, but the run has only {self.modalities[0]}"

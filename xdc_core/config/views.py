@@ -10,9 +10,13 @@ from xdc_core.modalities.view import Views
 
 
 def views_of(config: Config, modality: str, frames: int | None = None) -> Views:
-    """Return a modality's views; with `frames`, views of another number of frames than in training."""
+    """Return a modality's views; with `frames`, views of another number of frames than in training.
+
+    Their time scale is that of training; the configuration was checked for this.
+    """
     video = config.video if frames is None else config.video.model_copy(update={"frames": frames})
     settings = video if modality == VIDEO.name else getattr(config, modality)
+    settings = settings.for_frames(video.frames, config.video.frames)
     # The file of weights does not affect a view.
     return Views(MODALITIES[modality], settings.model_copy(update={"weights": None}), video.frames)
 

@@ -121,7 +121,16 @@ def _originals(layout: str | None, names: list[str]) -> np.ndarray | None:
 def _divide(
     given: Evaluation, names: list[str], labels: np.ndarray, originals: np.ndarray | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Divide recordings without a split, in the same way for all rounds, seeds and runs with the same seed."""
+    """Divide recordings without a split, in the same way for all rounds, seeds and runs with the same seed.
+
+    Raises:
+        ConfigError: the share of recordings to test on is 0.
+    """
+    if given.evaluation.held_out == 0:
+        raise ConfigError(
+            f"evaluate: no test split of {given.evaluation.data} is given, and held_out is 0: there is nothing to test "
+            "on. Set held_out to the share of recordings to test on, or give a test split."
+        )
     _, sources = np.unique(np.array(names, object).astype(str), return_inverse=True)
     seed = derive_seed(given.seed, "eval", "division")
     tested, kept = hold_out(labels, sources, given.evaluation.held_out, seed, originals)

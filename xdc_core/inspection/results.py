@@ -9,12 +9,12 @@ from xdc_core.documents.results import FILE_NAME, Results, Spread, headline
 from xdc_core.documents.results import read_results as read_document
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import reuse
-from xdc_core.inspection.paper import PAPER
+from xdc_core.inspection.paper import PUBLISHED, file_of
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-# Data, and the label column if there is one; protocol; modality.
-Column = tuple[str, str, str]
+# Data, and the label column if there is one; protocol; modality; the recipe of a fine-tuning if it has one.
+Column = tuple[str, str, str, str]
 METHODS_IN_ORDER = ("scratch", "supervised", "sdc", "mdc", "cdc", "xdc")
 
 
@@ -63,7 +63,7 @@ def markdown_table(listed: Sequence[ListedResults], paper: bool = True) -> str:
     """Return a table in Markdown: means and standard deviations over splits and seeds.
 
     Values are in per cent, except NMI. An evaluation whose metric is not defined has an empty cell. With `paper`, the
-    paper's numbers are added in separate rows.
+    authors' numbers are added in separate rows that say where they are from.
     """
     columns = sorted({_column(results) for results in listed})
     rows: dict[str, dict[Column, list[str]]] = {}
@@ -78,13 +78,14 @@ def markdown_table(listed: Sequence[ListedResults], paper: bool = True) -> str:
     for name, cells in rows.items():
         lines.append(f"| {name} | " + " | ".join("; ".join(dict.fromkeys(cells.get(at, []))) for at in columns) + " |")
     if paper:
-        lines += _paper_lines(listed, columns)
+        lines += _published_lines(listed, columns)
     return "\n".join(lines) + "\n"
 
 
 def _column(results: Results) -> Column:
     label = results.settings["label"] if results.data == CORPUS else ""
-    return f"{results.data} {label}".rstrip(), results.protocol, results.modality or ""
+    recipe = (results.settings.get("finetune") or {}).get("recipe") if results.protocol == "all" else None
+    return f"{results.data} {label}".rstrip(), results.protocol, results.modality or "", recipe or ""
 
 
 def _rank(row: str) -> tuple[int, str]:
@@ -101,15 +102,20 @@ def _cell(spread: Spread, metric: str) -> str:
     return text if spread.sd is None else f"{text} ± {scale * spread.sd:.{digits}f} (n={spread.n})"
 
 
-def _paper_lines(listed: Sequence[ListedResults], columns: list[Column]) -> list[str]:
-    """Return the paper's rows for the columns that it has. Its data and scale differ from ours."""
+def _published_lines(listed: Sequence[ListedResults], columns: list[Column]) -> list[str]:
+    """Return rows of the authors' numbers in these columns: the paper's, and those of the files that were evaluated.
+
+    Their data and scale differ from ours, except for the files.
+    """
     layouts = {_column(results): results.layout for results in listed}
+    evaluated = {file_of(results.weights) for results in listed if results.round == 0}
     rows: dict[str, dict[Column, float]] = {}
-    for result in PAPER:
+    for result in PUBLISHED:
         for column in columns:
-            if (layouts[column], column[1]) == (result.layout, result.protocol):
-                name = f"*paper: {result.method}, pretrained on {result.pretrained_on}*"
-                rows.setdefault(name, {})[column] = result.accuracy
+            if (layouts[column], column[1]) != (result.layout, result.protocol):
+                continue
+            if result.file is None or result.file in evaluated:
+                rows.setdefault(f"*{result.source}: {result.what}*", {})[column] = result.accuracy
     return [
         f"| {name} | " + " | ".join(f"*{cells[at]:.1f}*" if at in cells else "" for at in columns) + " |"
         for name, cells in rows.items()

@@ -1,10 +1,12 @@
 """The modality `audio`: the sound of a clip."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from xdc_core.modalities.modality import Modality, ModalitySettings
+
+LEAST_FRAMES = 8
 
 
 class AudioSettings(ModalitySettings):
@@ -15,7 +17,7 @@ class AudioSettings(ModalitySettings):
         description="audio_resnet_18 (the paper's) or audio_resnet_tiny; or another encoder: its name, or "
         "package.module:function",
     )
-    frames: int = Field(100, ge=8, description="log-mel frames of 10 ms per view")
+    frames: int = Field(100, ge=LEAST_FRAMES, description="log-mel frames of 10 ms per view")
     mels: int = Field(40, ge=8, le=80, description="mel filters")
     align: Literal["span", "start", "centre"] = Field(
         "span",
@@ -44,6 +46,37 @@ class AudioSettings(ModalitySettings):
         settings = super().view_settings(training)
         unseen = () if training else ("mask_frames", "mask_mels")
         return {name: value for name, value in settings.items() if name not in unseen}
+
+    def for_frames(self, frames: int, trained: int) -> Self:
+        """Return settings whose log-mel frames last as long as in training, to 1 %.
+
+        With `align: span` the sound of a view is resampled to `frames` of these settings, whatever it lasts. The other
+        alignments have 10 ms per log-mel frame in any case.
+
+        Raises:
+            ValueError: the view would have fewer than 8 log-mel frames, or no whole number is near enough.
+        """
+        if self.align != "span" or frames == trained:
+            return self
+        whole = _log_mel_frames(self.frames, frames, trained)
+        if whole is None:
+            near = next(
+                more for more in range(frames + 1, 100 * trained) if _log_mel_frames(self.frames, more, trained)
+            )
+            raise ValueError(
+                f"{frames} frames cannot keep the time scale of the sound: with audio.align span, a training view has "
+                f"{self.frames} log-mel frames for {trained} video frames, so this one would have "
+                f"{self.frames * frames / trained:g}, but it must be at least {LEAST_FRAMES}, and whole to 1 %. Give "
+                f"{near} frames, for example"
+            )
+        return self.model_copy(update={"frames": whole})
+
+
+def _log_mel_frames(log_mel: int, frames: int, trained: int) -> int | None:
+    """Return the log-mel frames of `frames` video frames if `trained` ones have `log_mel`; None if 1 % away, or few."""
+    exact = log_mel * frames / trained
+    whole = round(exact)
+    return whole if whole >= LEAST_FRAMES and abs(whole / exact - 1) <= 0.01 else None
 
 
 AUDIO = Modality(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -45,6 +45,14 @@ class ModalitySettings(Section):
         A subclass leaves out, or sets to one value, what its view does not use in extraction.
         """
         return hashed_settings(self, exclude={"weights"})
+
+    def for_frames(self, frames: int, trained: int) -> Self:
+        """Return the settings for views of `frames` video frames, if those of training have `trained`.
+
+        Raises:
+            ValueError: no settings give such views the time scale of training; the text says which `frames` do.
+        """
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The clips and views of an evaluation that encodes views itself (fine-tuning)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import numpy as np
 from shards.store.node import Node
 from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
+from xdc_core.config.finetune import FinetuneSettings
 from xdc_core.data.clips import ClipItem, ClipViews
 from xdc_core.data.rows import corpus_rows
 from xdc_core.data.view_starts import labels_by_row, starts_by_row
@@ -55,6 +57,21 @@ def read_evaluation_clips(task: Task[Evaluation], recordings: Recordings) -> Eva
             clips[recording_of[row]].append(row)
             starts[row] = (None,) if spaced is None else tuple(spaced[row])
     return EvaluationClips(ClipViews(corpus, rows, wanted), clips, recording_of, starts)
+
+
+def epoch_groups(train: np.ndarray, settings: FinetuneSettings, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return the recordings of each step of an epoch, int64 [about settings.batch] each, in random order.
+
+    An epoch has `clips_per_recording` views of each recording, or `epoch_clips` views: whole passes over the
+    recordings, and a part of the last one. Views that fill no batch are left out.
+    """
+    if settings.epoch_clips is None:
+        order = rng.permutation(np.repeat(train, settings.clips_per_recording))
+    else:
+        passes = math.ceil(settings.epoch_clips / len(train))
+        order = np.concatenate([rng.permutation(train) for _ in range(passes)])[: settings.epoch_clips]
+    steps = max(1, len(order) // settings.batch)
+    return np.array_split(order[: max(steps * settings.batch, 2)], steps)
 
 
 def epoch_items(

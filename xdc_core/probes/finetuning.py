@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softmax
 
 from shards.errors import ConfigError, StageError
+from shards.progress import Progress
 from shards.store.stage import Task
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
-from xdc_core.config.evaluation import FinetuneSettings
+from xdc_core.config.finetune import FinetuneSettings
 from xdc_core.data.clips import ClipBatch, ClipItem
 from xdc_core.data.loader import load_views
 from xdc_core.encoders.file import FILE_NAME, load_encoder
@@ -25,7 +27,14 @@ from xdc_core.evaluation.predictions import Predictions, accuracy, predict_recor
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.trial import Trial, trial_of
-from xdc_core.probes.evaluation_clips import EvaluationClips, epoch_items, items_to_test, read_evaluation_clips
+from xdc_core.probes.evaluation_clips import (
+    EvaluationClips,
+    epoch_groups,
+    epoch_items,
+    items_to_test,
+    read_evaluation_clips,
+)
+from xdc_core.probes.finetuning_model import LABEL, Classifier, make_optimizer, rate_share
 from xdc_core.runs.node import encoder_node
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.learner import Learner, StepSettings, make_learner
@@ -37,23 +46,9 @@ from xdc_core.training.process_rank import (
     mean_over_ranks,
     share_buffers,
 )
+from xdc_core.training.settings import few_clips
 
-LABEL = "label"  # The name of the only target.
 ALONE = ProcessRank(0, 1)
-
-
-class Classifier(nn.Module):
-    """An encoder, dropout, and a linear head: views -> logits [B, classes], by the name of the target."""
-
-    def __init__(self, encoder: nn.Module, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(int(encoder.width), classes)  # type: ignore[arg-type]
-
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """Return the logits of a batch of views."""
-        return {LABEL: self.head(self.dropout(self.encoder(views)))}
 
 
 def finetune(
@@ -66,10 +61,10 @@ def finetune(
 ) -> tuple[Trial, Predictions]:
     """Train on a split's training recordings except held-out ones, choose the epoch on these, and test it.
 
-    The weights of the best epoch are tested without training on the held-out part. After each epoch a checkpoint is
-    written into the folder `<split>-<number>`, so that a killed training continues; the caller removes the folder when
-    the trial is written. Views that do not decode are left out, as are recordings without a view; a warning counts
-    these recordings. All processes return the same result.
+    The weights of the best epoch are tested without training on the held-out part; if nothing is held out, those of the
+    last epoch. After each epoch a checkpoint is written into the folder `<split>-<number>`, so that a killed training
+    continues; the caller removes the folder when the trial is written. Views that do not decode are left out, as are
+    recordings without a view; a warning counts these recordings. All processes return the same result.
 
     Raises:
         ConfigError: a single class, too few recordings, or too few GPUs.
@@ -88,6 +83,8 @@ def finetune(
     warnings = list(_check(recordings, train, test))
     if chosen.why:
         warnings.append(f"computed on {chosen}")
+    if few := few_clips(settings.batch // process.world_size, "finetune.batch", "Raise finetune.batch"):
+        warnings.append(few)
     train_part, held_out, notes = _held_out(recordings, train, evaluation.held_out, seed)
     warnings += notes
     least = 2 * process.world_size
@@ -107,42 +104,20 @@ def finetune(
         chosen.device,
         process,
         {LABEL: 1.0},
-        lambda model: _optimizer(model, settings),
+        lambda model: make_optimizer(model, settings, head_alone=settings.head_epochs > 0),
     )
 
-    # Continue after the last epoch that an earlier call finished.
-    folder = task.out / f"{split}-{number}"
-    epoch, history = 0, []
-    best: dict[str, Tensor] = {}
-    if checkpoint := load_checkpoint(folder):
-        learner.restore(checkpoint)
-        epoch, history, best = checkpoint["step"], checkpoint["history"], checkpoint["best"]
-
     work = Work(learner, clips, recordings, settings, chosen.device, process)
-    while epoch < settings.epochs:
-        loss = _train_epoch(work, train_part, epoch, seed)
-        row: dict[str, Any] = {"epoch": epoch + 1, "loss": round(loss, 6)}
-        share_buffers(model, process)
-        if len(held_out):
-            row["accuracy"] = round(accuracy(_predict(work, held_out)), 6)
-        history.append(row)
-        # Of equally good epochs keep the first.
-        if not len(held_out) or row["accuracy"] > max((old["accuracy"] for old in history[:-1]), default=-1.0):
-            best = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-        epoch += 1
-        if process.rank == 0:
-            save_checkpoint(folder, epoch, learner.state() | {"history": history, "best": best})
-            task.progress(epoch, settings.epochs, f"epochs of {split}, {row}")
-
+    history, best = _train(work, train_part, held_out, task.out / f"{split}-{number}", seed, task.progress)
     model.load_state_dict(best)
     predictions = _predict(work, test)
     if unreadable := len(test) - len(predictions.groups):
         warnings.append(f"{unreadable} test recordings could not be read, and are not counted")
     trial = trial_of(predictions, recordings.classes, split, number, len(train))
-    best_epoch = max(history, key=lambda row: row["accuracy"])["epoch"] if len(held_out) else settings.epochs
+    best_epoch = max(history, key=lambda row: row.get("accuracy", -1.0)) if len(held_out) else history[-1]
     trial = trial.model_copy(
         update={
-            "chosen": {"epoch": best_epoch, "held_out": len(held_out), "tried": history},
+            "chosen": {"epoch": best_epoch["epoch"], "held_out": len(held_out), "tried": history},
             "warnings": (*warnings, *trial.warnings),
         }
     )
@@ -160,7 +135,12 @@ def _check(recordings: Recordings, train: np.ndarray, test: np.ndarray) -> tuple
 def _held_out(
     recordings: Recordings, train: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Divide training recordings into those for training and those for choosing the epoch, and return warnings."""
+    """Divide training recordings into those for training and those for choosing the epoch, and return warnings.
+
+    With a share of 0 all are for training.
+    """
+    if share == 0:
+        return train, train[:0], []
     originals = None if recordings.originals is None else recordings.originals[train]
     held, kept = hold_out(recordings.labels[train], train, share, seed, originals)
     warnings = []
@@ -192,36 +172,58 @@ class Work:
         return self.clips.views.views.normalise(views.to(self.device, non_blocking=True))
 
 
-def _optimizer(model: nn.Module, settings: FinetuneSettings) -> torch.optim.Optimizer:
-    """Make an optimiser with two parameter groups, the encoder and the head, each with its peak learning rate."""
+def _train(
+    work: Work, train_part: np.ndarray, held_out: np.ndarray, folder: Path, seed: int, progress: Progress
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Train the head alone, then encoder and head. Return a row per epoch, and the weights to test.
+
+    Epochs of the head alone are not checked on held-out recordings. folder: of the checkpoints.
+    """
+    settings, learner, process = work.settings, work.learner, work.process
+    model = learner.model
     assert isinstance(model, Classifier)
-    groups = [
-        {"params": list(model.encoder.parameters()), "lr": settings.body_lr, "peak": settings.body_lr},
-        {"params": list(model.head.parameters()), "lr": settings.head_lr, "peak": settings.head_lr},
-    ]
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(groups, momentum=0.9, weight_decay=settings.weight_decay)
-
-
-def rate_share(epoch: float, settings: FinetuneSettings) -> float:
-    """Return the factor of the peak learning rates at a (fractional) epoch: a linear rise, then steps down."""
-    rise = min(1.0, epoch / settings.warmup) if settings.warmup else 1.0
-    return rise * settings.factor ** sum(epoch >= milestone for milestone in settings.milestones)
+    epoch, history = 0, []
+    best: dict[str, Tensor] = {}
+    if checkpoint := load_checkpoint(folder):  # Continue after the last epoch that an earlier call finished.
+        if checkpoint["step"] > settings.head_epochs > 0:
+            learner = replace(learner, optimizer=make_optimizer(model, settings))
+        learner.restore(checkpoint)
+        epoch, history, best = checkpoint["step"], checkpoint["history"], checkpoint["best"]
+    while epoch < settings.all_epochs:
+        head_alone = epoch < settings.head_epochs
+        # In several processes, torch expects a gradient of every parameter.
+        model.detached = head_alone and process.world_size == 1
+        if epoch == settings.head_epochs > 0:
+            learner = replace(learner, optimizer=make_optimizer(model, settings))
+        loss = _train_epoch(replace(work, learner=learner), train_part, epoch, seed)
+        share_buffers(model, process)
+        epoch += 1
+        row: dict[str, Any] = {"epoch": epoch, "loss": round(loss, 6)}
+        row |= {"head_alone": True} if head_alone else {}
+        last = epoch == settings.all_epochs
+        if len(held_out) and not head_alone and (last or (epoch - settings.head_epochs) % settings.check_every == 0):
+            row["accuracy"] = round(accuracy(_predict(work, held_out)), 6)
+        # Of equally good epochs keep the first.
+        before = max((old["accuracy"] for old in history if "accuracy" in old), default=-1.0)
+        if (row["accuracy"] > before) if "accuracy" in row else last:
+            best = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+        history.append(row)
+        if process.rank == 0:
+            save_checkpoint(folder, epoch, learner.state() | {"history": history, "best": best})
+            progress(epoch, settings.all_epochs, f"epochs of {folder.name.rpartition('-')[0]}, {row}")
+    return history, best
 
 
 def _train_epoch(work: Work, train_part: np.ndarray, epoch: int, seed: int) -> float:
-    """Train for one epoch on a random view of (nearly) every recording. Return the mean loss over all processes."""
+    """Train for one epoch on random views of (nearly) every recording. Return the mean loss over all processes."""
     settings, process, labels = work.settings, work.process, work.recordings.labels
     work.learner.model.train()
     # The seed of dropout: a resumed epoch draws the same.
     own = (process.rank,) if process.rank else ()
     torch.manual_seed(derive_seed(seed, epoch, "dropout", *own))
-    steps = max(1, len(train_part) // settings.batch)
     seed = derive_seed(seed, epoch)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(train_part)
-    groups = np.array_split(order[: max(steps * settings.batch, 2)], steps)
+    groups = epoch_groups(train_part, settings, rng)
     one_generator = None if settings.seed_per_view else rng
     items = epoch_items(work.clips, groups, seed, one_generator, (process.rank, process.world_size))
     losses: list[float] = []
@@ -231,7 +233,7 @@ def _train_epoch(work: Work, train_part: np.ndarray, epoch: int, seed: int) -> f
             continue
         assert batch.views is not None
         classes = torch.from_numpy(labels[[work.clips.recording_of[row] for row in batch.rows]]).to(work.device)
-        rate = rate_share(epoch + (len(losses) + 1) / steps, settings)
+        rate = rate_share(settings, epoch, len(losses), len(groups))
         measured = work.learner.step(work.normalised(batch.views), {LABEL: classes}, rate)
         losses.append(measured["loss"].item())
         if not math.isfinite(losses[-1]):

@@ -39,8 +39,8 @@ def probe(
     """Choose the candidate with the highest accuracy on held-out training recordings; then train on all, and test.
 
     Of equally good candidates the one nearest to the middle is chosen. The recordings of one original are held out
-    together. candidates: the most regularised first (small C, large k). If no recording can be held out, the middle
-    candidate is used.
+    together. candidates: the most regularised first (small C, large k). If no recording can be held out, or the share
+    is 0, the middle candidate is used.
 
     Raises:
         ConfigError, StageError: as `check_split` and `hold_out`; or candidates are missing or not positive.
@@ -48,7 +48,9 @@ def probe(
     if not candidates or not all(value > 0 for value in candidates):
         raise ConfigError(f"the candidates for {name} are {list(candidates)}. Give at least one, all above 0.")
     notes = list(check_split(train, test, classes))
-    held, kept = hold_out(train.labels, train.groups, held_out_share, seed, train.originals)
+    held, kept = np.zeros(len(train), bool), np.empty(0, np.int64)
+    if held_out_share:
+        held, kept = hold_out(train.labels, train.groups, held_out_share, seed, train.originals)
     if len(kept):
         what = "a single training recording" if train.originals is None else "no original could be held out"
         notes.append(f"{what} of {listed(kept)}: not used in the choice of {name}")
@@ -62,7 +64,8 @@ def probe(
         best = max(range(len(tried)), key=lambda number: (tried[number]["accuracy"], -abs(number - middle)))
         value = tried[best][name]
     elif len(candidates) > 1:
-        notes.append(f"no recording could be held out: {name} is {value:g}, the middle candidate")
+        why = "no recording could be held out" if held_out_share else "held_out is 0"
+        notes.append(f"{why}: {name} is {value:g}, the middle candidate")
     (final,) = learner(train, test, classes, [value])
     chosen: dict[str, Any] = {name: value, "held_out": len(np.unique(train.groups[held])), "tried": tried}
     return predict_recordings(test, final.scores, chosen, (*notes, *final.warnings))

@@ -33,7 +33,8 @@ def retrieve(
     labels: int64 of the test clips, or None. owners: int64 [training pairs], the recording of each; None: each pair is
     its own recording. XDC has no loss that aligns the encoders' spaces, so linear maps are fitted on the training pairs
     (regularised CCA, unverified option, see docs/method.md); similarity is the cosine. The ridge with the highest mean
-    reciprocal rank on held-out training pairs (of whole recordings) is chosen; then the maps are fitted on all pairs.
+    reciprocal rank on held-out training pairs (of whole recordings) is chosen (with a share of 0 the middle one); then
+    the maps are fitted on all pairs.
 
     Returns:
         pairs: number of test pairs. <first>_to_<second> and <second>_to_<first>: "pair", {"1": .., "5": .., "10": ..},
@@ -49,14 +50,17 @@ def retrieve(
     """
     first, second = names
     _check(train_first, train_second, test_first, test_second, labels, names)
-    if not ridges or not all(value > 0 for value in (*ridges, power)) or not 0 < held_out_share < 1:
+    if not ridges or not all(value > 0 for value in (*ridges, power)) or not 0 <= held_out_share < 1:
         raise ConfigError(
             f"retrieval cannot use ridges {list(ridges)}, power {power:g} and held-out share {held_out_share:g}. "
-            "Give one ridge or more, all above 0, a power above 0, and a share between 0 and 1."
+            "Give one ridge or more, all above 0, a power above 0, and a share from 0 to below 1."
         )
     owners = np.arange(len(train_first)) if owners is None else owners
-    held = held_pairs(owners, held_out_share, seed)
-    chosen = _choose(train_first, train_second, sorted(ridges, reverse=True), power, held)
+    ordered = sorted(ridges, reverse=True)
+    if held_out_share:
+        chosen = _choose(train_first, train_second, ordered, power, held_pairs(owners, held_out_share, seed))
+    else:
+        chosen = {"ridge": ordered[len(ordered) // 2], "power": power, "held_out": 0, "tried": []}
     (space,) = fit_spaces(train_first, train_second, [chosen["ridge"]], power)
     mapped, others = space(test_first, test_second)
     pairs = len(mapped)

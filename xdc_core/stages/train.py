@@ -18,10 +18,9 @@ from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import task_of_document
-from xdc_core.training.settings import Training
+from xdc_core.training.settings import Training, few_clips
 
 LOG = "train.log"
-FEW = 16  # Below this number of clips batch norm is noisy.
 
 
 def train(task: Task[Training]) -> Outcome:
@@ -105,10 +104,8 @@ def _notes(log: Path) -> dict[str, Any]:
 def small_batch(settings: TrainSettings) -> str:
     """Return a warning if batch norm sees few clips; else ""."""
     seen = settings.batch if settings.sync_batch_norm else settings.batch // settings.processes
-    if seen >= FEW:
-        return ""
     remedy = "Raise train.batch" if seen == settings.batch else "Set train.sync_batch_norm, or raise train.batch"
-    return f"batch norm sees {seen} clips at a time (train.batch counts all processes): noisy below {FEW}. {remedy}."
+    return few_clips(seen, "train.batch", remedy)
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:

@@ -15,12 +15,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     norms, not biases (its AddWeightDecay takes what is tagged as a weight); its PyTorch port decays all.
     """
     named = dict(model.named_parameters())
-    undecayed = {
-        name
-        for name, parameter in named.items()
-        if (settings.decay_on != "all" and name.endswith("bias"))
-        or (settings.decay_on == "weights" and parameter.ndim == 1)
-    }
+    undecayed = undecayed_parameters(model, settings.decay_on)
     groups = [
         {"params": [named[name] for name in named if name not in undecayed], "weight_decay": settings.weight_decay},
         {"params": [named[name] for name in named if name in undecayed], "weight_decay": 0.0},
@@ -29,6 +24,15 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
     return torch.optim.AdamW(groups, lr=settings.lr)
+
+
+def undecayed_parameters(model: nn.Module, decay_on: str) -> set[str]:
+    """Return the names of a model's parameters without weight decay: see `decay_on` in TrainSettings."""
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if (decay_on != "all" and name.endswith("bias")) or (decay_on == "weights" and parameter.ndim == 1)
+    }
 
 
 def peak_rate(settings: TrainSettings) -> float:

@@ -7,6 +7,8 @@ from shards.section import hashed_settings
 from xdc_core.config.schema import RunsOn, TrainSettings
 from xdc_core.modalities.view import Views
 
+FEW = 16  # Below this number of clips batch norm is noisy.
+
 
 @dataclass(frozen=True)
 class Training:
@@ -31,3 +33,13 @@ class Training:
             "view": self.views.hashed(training=True),
             **hashed_settings(self.train, {"own_head_weight"} if len(self.sources) == 1 else ()),
         }
+
+
+def few_clips(seen: int, setting: str, remedy: str) -> str:
+    """Return a warning if batch norm sees fewer than 16 clips at a time; else "".
+
+    setting: the name of the batch's size. remedy: an imperative.
+    """
+    if seen >= FEW:
+        return ""
+    return f"batch norm sees {seen} clips at a time ({setting} counts all processes): noisy below {FEW}. {remedy}."

@@ -15,7 +15,8 @@ def init(
     preset: Annotated[
         str,
         typer.Option(
-            help="tiny (laptops), digits, speech, or for GPUs paper-kinetics, paper-audioset, deepcluster-recipe"
+            help="tiny (laptops), digits, speech, or for GPUs paper-kinetics, paper-audioset, paper-final, "
+            "paper-supervised, deepcluster-recipe"
         ),
     ] = "tiny",
     corpus: Annotated[Path | None, typer.Option(help="directory of the clips  [default: corpora/NAME OF RUN]")] = None,
@@ -188,6 +189,10 @@ def evaluate(
         int | None,
         typer.Option(help="for a data set: frames per view (for sound, their duration)  [default: as in training]"),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="for the protocol all: gdt, avid, vmz or sound; see docs/evaluation.md  [default: ours]"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="run it again even if it is fresh")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="only print existing results, beside the paper's numbers")
@@ -205,7 +210,8 @@ def evaluate(
         names = list(only or [])
         if protocol:
             names += {
-                evaluations.ask(run, data, root, protocol, modality, label, views=views, frames=frames) for run in runs
+                evaluations.ask(run, data, root, protocol, modality, label, recipe, views=views, frames=frames)
+                for run in runs
             }
         results = evaluations.evaluate(runs, names, round, force)
         if as_json:

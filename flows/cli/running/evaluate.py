@@ -39,11 +39,13 @@ def ask(
     protocol: str,
     modality: str | None,
     label: str,
+    recipe: str | None = None,
     **views: int | None,
 ) -> str:
     """Add an evaluation to a run's evaluate.yaml, unless it exists. Return its name.
 
-    `views`: views and frames of a data set, if they are given. Other settings of an existing evaluation are kept.
+    recipe: of the protocol `all`. `views`: views and frames of a data set, if they are given. Other settings of an
+    existing evaluation are kept.
 
     Raises:
         ConfigError: the combination is not possible; nothing is written.
@@ -70,7 +72,12 @@ def ask(
         values["datasets"] = values["datasets"] | {data: entry}
         evaluation["data"] = data
         parts = [data, protocol]
-    name = "-".join(part for part in parts if part)
+    if recipe and protocol != "all":
+        raise ConfigError(f"--recipe {recipe} is for fine-tuning: use it with --protocol all, not {protocol}.")
+    name = "-".join(part for part in (*parts, recipe) if part)
+    if recipe:
+        kept = (values["evaluate"].get(name) or {}).get("finetune") or {}
+        evaluation["finetune"] = kept | {"recipe": recipe}
     old = (root / EVALUATIONS_FILE).read_bytes() if (root / EVALUATIONS_FILE).exists() else None
     values["evaluate"] = values["evaluate"] | {name: (values["evaluate"].get(name) or {}) | evaluation}
     write_text(root / EVALUATIONS_FILE, NOTES + yaml.safe_dump(values, sort_keys=False))
