@@ -26,9 +26,15 @@ def _parts(points: np.ndarray, centroids: np.ndarray) -> Iterator[tuple[slice, n
         yield part, np.maximum(faiss.pairwise_distances(points[part], centroids), 0).astype(np.float64)
 
 
-def sum_of_squares(points: np.ndarray, centroids: np.ndarray) -> float:
-    """Return the sum of the squared distances of all points, float32 [n, d], to all centroids, float32 [k, d]."""
-    return float(sum(squared.sum() for _, squared in _parts(points, centroids)))
+def moments(points: np.ndarray) -> np.ndarray:
+    """Return the sum of the squared lengths of points, float32 [n, d], and the sum of the points: float64 [1 + d]."""
+    exact = points.astype(np.float64)
+    return np.concatenate([[np.square(exact).sum()], exact.sum(axis=0)])
+
+
+def mean_squared_distance(sums: np.ndarray, clips: int) -> float:
+    """Return the mean squared distance between two points, from the moments of all: twice their variance."""
+    return float(2 * (sums[0] / clips - np.square(sums[1:] / clips).sum()))
 
 
 def log_masses(points: np.ndarray, centroids: np.ndarray, potentials: np.ndarray, temperature: float) -> np.ndarray:

@@ -158,8 +158,8 @@ class LabelSettings(Section):
     )
     temperature: Positive = Field(
         0.05,
-        description="entropy of the transport, as a share of the mean squared distance between clips and centroids: "
-        "smaller is closer to equal sizes and needs more iterations (SwAV: 0.05 for cosines)",
+        description="weight of the transport's entropy, as a share of the mean squared distance between two clips: "
+        "smaller is closer to equal sizes and needs more iterations (SwAV: 0.05, of vectors of length 1)",
     )
 
 

@@ -29,9 +29,9 @@ class Agreement(Document):
 class Balance(Document):
     """How the clusters of one clustering were balanced (`label.assign: balanced`).
 
-    iterations: of Sinkhorn and Knopp. squared_distance: mean over all clips to learn from and all centroids; the
-    temperature of the transport is this times `label.temperature`. uneven: before each iteration, the share of all mass
-    that would have to move for equal clusters. elsewhere: clips that have another centroid that is nearer.
+    iterations: of Sinkhorn and Knopp. squared_distance: mean between two clips to learn from; the temperature of the
+    transport is this times `label.temperature`. uneven: before each iteration, the share of all mass that would have to
+    move for equal clusters. elsewhere: clips that have another centroid that is nearer.
     """
 
     iterations: int

@@ -1,9 +1,9 @@
 """The iterations that balance the clusters over all clips to learn from, in units: a part of the label stage.
 
-The first pass measures the mean squared distance, on which the temperature depends. Each iteration has a folder
-`balance/<number>` in the partial directory, with the potentials at its start, the state, and the receipts of its groups
-of shards. The next one's state is written before it is removed, so that a call that was killed goes on in the middle of
-an iteration. All clusterings of a label source are balanced in the same passes.
+The first pass measures the mean squared distance between two clips, on which the temperature depends. Each pass has a
+folder `balance/<number>` in the partial directory, with the potentials at its start, the state, and the receipts of its
+groups of shards. The next one's state is written before it is removed, so that a call that was killed goes on in the
+middle of an iteration. All clusterings of a label source are balanced in the same passes.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from shards.store.stage import Task
 from xdc_core.clustering.model import read_array, read_model, write_model
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import KMEANS
-from xdc_core.clustering.sinkhorn import balanced, log_masses, sum_of_squares
+from xdc_core.clustering.sinkhorn import balanced, log_masses, mean_squared_distance, moments
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.schema import LabelSettings, RunsOn
 from xdc_core.documents.scores import Balance
@@ -47,7 +47,7 @@ def balance(
     whole, clips = sum(shards.values()), learnable.total
     begun = [int(path.parent.name) for path in place.glob(f"[0-9][0-9][0-9][0-9]/{STATE}")]
     if not begun:
-        _write_state(place, 0, np.zeros(shape), {"squares": None, "uneven": []})
+        _write_state(place, 0, np.zeros(shape), {"squared_distance": None, "uneven": []})
     number = max(begun, default=0)
     while True:
         folder = place / f"{number:04d}"
@@ -58,7 +58,7 @@ def balance(
         def progress(done: int, total: int, note: str = "", before: int = number * whole) -> None:
             task.progress(before + done, balancing_passes(given) * whole, note)
 
-        temperatures = state["squares"] and [given.temperature * value for value in state["squares"]]
+        temperature = state["squared_distance"] and given.temperature * state["squared_distance"]
         job = job_in(
             folder,
             task,
@@ -66,18 +66,17 @@ def balance(
             learnable,
             groups=groups,
             clusters=str(clusters.resolve()),
-            temperatures=temperatures,
+            temperature=temperature,
             runs_on=runs_on.model_dump(mode="json"),
         )
         run_units(task.executor, replace(job, more=True), shards, 1, progress, "shards balanced")
-        parts = [np.load(folder / f"{name}.masses.npy") for name in groups]
-        if temperatures is None:
-            squares = np.sum(parts, axis=0) / (clips * shape[1])
-            state["squares"] = squares.tolist()
+        parts = [np.load(folder / f"{name}.sums.npy") for name in groups]
+        if temperature is None:
+            state["squared_distance"] = mean_squared_distance(np.sum(parts, axis=0), clips)
         else:
             masses, uneven = np.logaddexp.reduce(parts), []
-            for head, temperature in enumerate(temperatures):
-                potentials[head], share = balanced(potentials[head], masses[head], clips, temperature)
+            for head, own in enumerate(masses):
+                potentials[head], share = balanced(potentials[head], own, clips, temperature)
                 uneven.append(share)
             state["uneven"].append(uneven)
         number += 1
@@ -86,8 +85,8 @@ def balance(
     for head, own in enumerate(potentials):
         write_model(task.out, {"potentials": own}, head)
     return [
-        Balance(iterations=given.iterations, squared_distance=square, uneven=[float(share) for share in uneven])
-        for square, uneven in zip(state["squares"], zip(*state["uneven"], strict=True), strict=True)
+        Balance(iterations=given.iterations, squared_distance=state["squared_distance"], uneven=list(uneven))
+        for uneven in zip(*state["uneven"], strict=True)
     ]
 
 
@@ -105,26 +104,25 @@ def _write_state(place: Path, number: int, potentials: np.ndarray, state: dict[s
 def weigh_groups(arguments: dict[str, Any], names: list[str], advance: Advance) -> Iterator[Receipt]:
     """Store the masses of the clusters over the clips of some groups of shards: the work of a unit.
 
-    <group>.masses.npy: logarithms, float64 [clusterings, k]; without temperatures, the sums of squared distances to all
-    centroids, float64 [clusterings].
+    <group>.sums.npy: logarithms of the masses, float64 [clusterings, k]; without a temperature the moments of the
+    points, float64 [1 + d].
     """
     out, learnable = Path(arguments["out"]), learnable_of(arguments["learnable"])
     limit_faiss(RunsOn.model_validate(arguments["runs_on"]))
-    clusters, temperatures = Path(arguments["clusters"]), arguments["temperatures"]
+    clusters, temperature = Path(arguments["clusters"]), arguments["temperature"]
     preprocess, potentials = load_preprocess(clusters / "preprocess.npz"), read_array(out / "potentials.npy", "label")
     centroids = [read_model(clusters, KMEANS, head)["centroids"] for head in range(len(potentials))]
     for name in names:
-        squares, masses = np.zeros(len(potentials)), np.full(potentials.shape, -np.inf)
+        sums, masses = np.zeros(1 + centroids[0].shape[1]), np.full(potentials.shape, -np.inf)
         for shard, _, _ in arguments["groups"][name]:
             points = preprocess(learnable.read(shard))
-            for head, own in enumerate(centroids):
-                if temperatures is None:
-                    squares[head] += sum_of_squares(points, own)
-                else:
-                    found = log_masses(points, own, potentials[head], temperatures[head])
-                    masses[head] = np.logaddexp(masses[head], found)
+            if temperature is None:
+                sums += moments(points)
+            else:
+                own = [log_masses(points, *pair, temperature) for pair in zip(centroids, potentials, strict=True)]
+                masses = np.logaddexp(masses, own)
             advance(1, 0)
         with new_shard(out, name) as new:
-            np.save(new.folder / f"{name}.masses.npy", squares if temperatures is None else masses)
+            np.save(new.folder / f"{name}.sums.npy", sums if temperature is None else masses)
             new.rows = sum(count for _, _, count in arguments["groups"][name])
         yield new.stored
