@@ -28,8 +28,8 @@ def _of_clusters(report: Report) -> Iterator[Diagnostic]:
             if balance and balance.uneven[-1] > UNEVEN:
                 yield (
                     "look",
-                    f"{name}: the clusters are not balanced yet, {balance.uneven[-1]:.0%} of the clips would have to move. "
-                    "Raise label.iterations or label.temperature.",
+                    f"{name}: the clusters are not balanced yet, {balance.uneven[-1]:.0%} of the mass would have to "
+                    "move. Raise label.iterations or label.temperature.",
                 )
         share = source.largest_share
         if share > 0.5:
