@@ -36,7 +36,7 @@ def count_labels(counts: list[ClusterCounts], labels: Labels, corpus: Path, shar
     keys, names = labels.keys.to_pylist(), list(counts[0].labels)
     index = read_index(corpus, shard, ["key", *names])
     row_of = {key: row for row, key in enumerate(index["key"].to_pylist())}
-    rows = [row_of[key] for key in keys]
+    rows = pa.array([row_of[key] for key in keys], pa.int64())
     columns = {name: index[name].take(rows).to_pylist() for name in names}
     for head, (own, assigned) in enumerate(zip(counts, labels.clusterings, strict=True)):
         own.sizes += np.bincount(assigned.cluster, minlength=len(own.sizes))

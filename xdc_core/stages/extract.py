@@ -1,7 +1,8 @@
 """The extract stage: compute one feature per clip, in the order of the index, shard by shard."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from xdc_core.modalities.view import Views
 from xdc_core.runs.node import SHARD, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import job_of, task_of_document
+
+KEPT = 4  # Shards whose starts of views are kept: the loader reads ahead into the next ones.
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,14 @@ def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advanc
     rows = ShardRows(corpus, {shard: arguments["sizes"][shard] for shard in shards}, settings.views.modality)
     clips = ClipViews(corpus, rows, settings.views)
     views = settings.extract.views
-    starts: list[tuple[int | None, ...]] = [(None,)] * len(rows)
-    if views > 1:
-        starts = [*spaced_views(corpus, list(rows.spans), settings.views.frames, views)]
+    starts_in = lru_cache(maxsize=KEPT)(partial(spaced_views, corpus, settings.views.frames, views))
+
+    def of_views(number: int) -> ClipItem:
+        shard, place = rows.place(number)
+        return ClipItem(number, starts_in(shard)[place])
+
+    item: Callable[[int], ClipItem] = ClipItem if views == 1 else of_views
     batch = max(1, settings.extract.batch // views)  # This many clips have about `extract.batch` views.
-
-    def item(number: int) -> ClipItem:
-        return ClipItem(number, starts[number])
-
     for shard, encoded in encode_shards(encoding, clips, rows.spans, batch, advance, item, mean=views > 1):
         first, keys = rows.spans[shard].start, rows.of(shard).keys
         reasons = {number - first: reason for number, reason in encoded.rejects.items()}
@@ -102,14 +105,14 @@ def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advanc
         yield new.stored
 
 
-def spaced_views(corpus: Path, shards: list[str], wanted: int, views: int) -> list[tuple[int, ...]]:
-    """Return, for each clip of these shards, the first frames of its equally spaced views, without repetitions.
+def spaced_views(corpus: Path, wanted: int, views: int, shard: str) -> list[tuple[int, ...]]:
+    """Return, for each clip of a shard, the first frames of its equally spaced views, without repetitions.
 
     wanted: frames of a view.
     """
     from xdc_core.data.view_starts import spaced_starts
 
-    lengths = [frames for shard in shards for frames in read_index(corpus, shard, ["frames"])["frames"].to_pylist()]
+    lengths = read_index(corpus, shard, ["frames"])["frames"].to_pylist()
     return [tuple(dict.fromkeys(first for _, first in spaced_starts([frames], wanted, views))) for frames in lengths]
 
 
