@@ -19,12 +19,12 @@ from typing import Any
 
 from side_by_side import Pace, contest, parser, record, show
 
+from shards.cores import core_count
 from shards.corpus.plan import make_plan
 from shards.corpus.stage import shard
 from shards.corpus.survey import survey
 from shards.errors import MediaError
 from shards.media.container import decode_from
-from shards.media.cores import core_count
 from shards.media.cut import cut
 from shards.media.encode import X264
 from shards.media.limits import limits_of

@@ -10,6 +10,41 @@ Modality = Literal["video", "audio"]
 ALL_MODALITIES: tuple[Modality, ...] = ("video", "audio")
 
 
+class CropSettings(Section):
+    """The part of the picture that is stored: a rectangle, or a square round the motion inside the rectangle.
+
+    Numbers are of the picture as players show it, turned upright, in its stored pixels, or shares of its width and
+    height (of its shorter side for `square`).
+    """
+
+    unit: Literal["pixels", "shares"] = Field("pixels", description="of all numbers here; shares are from 0 to 1")
+    x: float = Field(0.0, ge=0, description="left edge of the rectangle")
+    y: float = Field(0.0, ge=0, description="upper edge of the rectangle")
+    width: Positive | None = Field(None, description="null: to the picture's right edge")
+    height: Positive | None = Field(None, description="null: to the picture's lower edge")
+    square: Positive | None = Field(
+        None,
+        description="null: the rectangle is stored. Else a square with this side, round the centre of the motion "
+        "inside the rectangle",
+    )
+    motion_of: Literal["recording", "clip"] = Field(
+        "recording", description="where motion is measured for the square: in the file's first 30 s, or in every clip"
+    )
+
+    @model_validator(mode="after")
+    def _inside(self) -> "CropSettings":
+        for start, size in (("x", "width"), ("y", "height")):
+            first, length = getattr(self, start), getattr(self, size)
+            if self.unit == "shares" and (first >= 1 or first + (length or 0.0) > 1 + 1e-9):
+                raise ValueError(
+                    f"{start} ({first:g}) and {size} ({length or 1 - first:g}) are shares of the picture, and end "
+                    "outside of it: together at most 1"
+                )
+        if self.unit == "shares" and (self.square or 0.0) > 1:
+            raise ValueError(f"square ({self.square:g}) is a share of the picture's shorter side: at most 1")
+        return self
+
+
 class CorpusSettings(Section):
     """The settings with which raw videos are cut into clips."""
 
@@ -24,8 +59,8 @@ class CorpusSettings(Section):
     layout: Annotated[str | None, Since("0.2.0")] = Field(
         None,
         description="null: a folder or a manifest. Else videos is a data set in its official layout, which gives the "
-        "labels: ucf101, hmdb51, esc50, esc10, dcase2014, kinetics, audioset, vggsound, folder (of classes), manifest "
-        "(with splits)",
+        "labels: ucf101, hmdb51, esc50, esc10, dcase2014, kinetics, audioset, vggsound, grid, grid_recordings, "
+        "folder (of classes), manifest (with splits)",
     )
     label_from_folder: bool = Field(
         False, description="for a folder of videos: the name of a file's folder is its label (used in reports)"
@@ -39,8 +74,16 @@ class CorpusSettings(Section):
         description="what every clip must have and what is stored of it: [video, audio], or one of them alone",
     )
     clip_seconds: Positive = Field(10.0, description="longer videos are cut into clips of this length")
+    segment_seconds: Annotated[Positive | None, Since("0.2.0")] = Field(
+        None,
+        description="null: a part of a file with an end, named by a manifest or a layout, is cut as it is; else a "
+        "window of this length round its middle",
+    )
     min_seconds: Positive = Field(1.0, description="a shorter video, or a shorter rest of one, is rejected")
     short_side: int = Field(128, ge=16, le=4096, description="pixels of the shorter side of a stored clip")
+    crop: Annotated[CropSettings | None, Since("0.2.0")] = Field(
+        None, description="null: the whole picture; else the part of it that is scaled and stored; see docs/media.md"
+    )
     fps: Positive = Field(30.0, description="frames per second of a stored clip (constant)")
     gop: int = Field(8, ge=1, description="frames between key frames: small means quick random access")
     crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better and larger")
@@ -101,6 +144,11 @@ class CorpusSettings(Section):
             raise ValueError(
                 f"high_pass_hz ({self.high_pass_hz}) must be below half of sample_rate ({self.sample_rate}): "
                 "no sound would be left"
+            )
+        if self.segment_seconds is not None and not self.min_seconds <= self.segment_seconds <= self.clip_seconds:
+            raise ValueError(
+                f"segment_seconds ({self.segment_seconds:g}) must be from min_seconds ({self.min_seconds:g}) to "
+                f"clip_seconds ({self.clip_seconds:g}): a window is one clip"
             )
         return self
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from shards.errors import ConfigError, XdcError
 from shards.workers.job_file import read_job, read_units
 from shards.workers.worker import do_units, note_error, note_error_in
+from xdc_core.graph.rounds import as_stopped
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import check_node
 from xdc_core.runs.node import Node
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
     stage, root, *rest = arguments
     number = int(rest.pop()) if rest and rest[-1].isdigit() else None
     try:
-        run, node = open_run(root), Node(stage, rest[0] if rest else None, number)
+        run, node = as_stopped(open_run(root)), Node(stage, rest[0] if rest else None, number)
         check_node(run, node)
         record = run_stage(run, node)
     except ConfigError as error:

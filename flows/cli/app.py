@@ -9,6 +9,7 @@ import typer
 from flows.cli.inspecting import commands as inspecting
 from flows.cli.machine import commands as machine
 from flows.cli.running import commands as running
+from flows.cli.running.study import compare
 
 app = typer.Typer(
     name="xdc",
@@ -34,7 +35,7 @@ app.command()(inspecting.runs)
 app.command()(inspecting.diff)
 app.command()(inspecting.track)
 app.command("eval")(running.evaluate)
-app.command()(running.compare)
+app.command()(compare)
 app.command()(machine.doctor)
 
 

@@ -19,8 +19,8 @@ from flows.executors.kind import ExecutorKind
 from flows.executors.local_worker import find_all_gpus, gpus_listed, visible_gpu, work
 from flows.executors.process_output import how_ended, last_error
 from flows.executors.queue import Pace, Queue, unfinished
+from shards.cores import GRANTED, THREADS, core_count
 from shards.errors import StageError
-from shards.media.cores import GRANTED, THREADS, core_count
 from shards.section import Section
 from shards.store.executor import IN_PROCESS, Advance, Executor, Job, Unit
 from shards.store.receipt import Receipt

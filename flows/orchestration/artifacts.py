@@ -86,6 +86,8 @@ def summary(report: Report, run: Run) -> str:
         f"# {report.run}, round {number}",
         f"Method {report.method.upper()}, {report.corpus['clips']} clips.",
     ]
+    if report.stop is not None:
+        lines.append(f"\nThe stopping rule {'holds' if report.stop.stop else 'does not hold yet'}: {report.stop.why}")
     for heading, chart in history_charts(report).items():
         lines.append(f"\n## {heading}\n![{heading}]({_as_picture(chart)})")
     for source, clusters in report.sources.items():

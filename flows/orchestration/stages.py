@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from flows.orchestration.failure import failure_published, stage_commands
 from flows.orchestration.node_parameters import node_of, node_parameters
 from flows.orchestration.tasks import run_nodes
+from xdc_core.graph.rounds import as_stopped
 from xdc_core.graph.stages import STAGES, check_node
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run
@@ -23,7 +24,7 @@ def run_stage_flow(run: str, node: Node, force: bool) -> State[Any]:
         return stage_commands(run, node, force)
 
     with failure_published(run, f"{run}, {node}", again):
-        opened = open_run(run)
+        opened = as_stopped(open_run(run))
         check_node(opened, node)
     return run_nodes(opened, [node], force, again)
 

@@ -27,8 +27,9 @@ from flows.runners.forked import CHILDREN
 from flows.server.dead_runs import record_process
 from shards.errors import XdcError
 from shards.store.build import Record
+from xdc_core.graph.rounds import after_decision, stop_line, until_decision
 from xdc_core.graph.run_stage import all_fresh
-from xdc_core.graph.stages import inputs
+from xdc_core.graph.stages import inputs, round_nodes
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
@@ -67,6 +68,9 @@ def run_nodes(
 ) -> State[Any]:
     """Submit a task per node, each after its inputs. Return the flow's state when all have ended.
 
+    If a node of a stopping rule is among them, the nodes that come after it in the round are submitted when it has
+    decided: without training if the run ends in this round.
+
     Args:
         run: the run, with the configuration for all nodes.
         nodes: each after its inputs.
@@ -87,7 +91,8 @@ def run_nodes(
             check_run(run)
             CHILDREN.warm_up()
         futures: Futures = {}
-        try:
+
+        def submit(run: Run, nodes: list[Node], after: list[PrefectFuture[Any]]) -> None:
             for node in nodes:
                 there = {**(earlier or {}), **futures}
                 waits = [there[source] for source in inputs(run.config, node) if source in there]
@@ -95,8 +100,20 @@ def run_nodes(
                 waits += [earlier[node]] if earlier and node in earlier else []
                 shard = futures.get(SHARD)
                 futures[node] = node_task.submit(
-                    run=run, node=node, force=force, shard=shard, wait_for=waits, return_state=False
+                    run=run, node=node, force=force, shard=shard, wait_for=[*waits, *after], return_state=False
                 )
+
+        try:
+            first, later = until_decision(run, nodes)
+            submit(run, first, [])
+            if later:
+                number, decision = first[-1].round, futures[first[-1]]
+                assert number is not None
+                decision.wait()
+                if decision.state.is_completed():
+                    run = after_decision(run, number)
+                    later = [node for node in round_nodes(run.config, number) if node not in futures]
+                submit(run, later, [decision])
             submitted(futures)
             for future in futures.values():
                 future.wait()
@@ -119,7 +136,8 @@ def _state_of(run: Run, futures: Futures, force: bool, again: Commands) -> State
     bad = {node: future for node, future in futures.items() if not future.state.is_completed()}
     if not bad:
         reused = sum(future.state.name == "Cached" for future in futures.values())
-        return Completed(message=f"{len(futures)} stages, {reused} of them reused")
+        stopped = f". {stop_line(run)}" if run.stopped else ""
+        return Completed(message=f"{len(futures)} stages, {reused} of them reused{stopped}")
     not_reached = [node for node, future in bad.items() if future.state.name == "NotReady"]
     failed = {node: future.state for node, future in bad.items() if node not in not_reached}
     with only_reported("the failure"):

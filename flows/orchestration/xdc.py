@@ -25,9 +25,11 @@ from flows.orchestration.xdc_round import round_flow
 from flows.runners.forked import CHILDREN
 from flows.server.dead_runs import record_process
 from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.rounds import after_decision, as_stopped, stop_line
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import inputs, round_nodes, setup_nodes
 from xdc_core.runs.run import Run, open_run
+from xdc_core.stages.stop import stop_node
 
 
 @flow(name="xdc", flow_run_name="{run}", persist_result=False)
@@ -37,8 +39,9 @@ def xdc(run: str = "runs/demo") -> State[Any]:
     Args:
         run: the run's directory, relative to the project's root.
 
-    Rounds in which everything is fresh are skipped. After a failure no further round begins. The configuration is read
-    when the flow run begins; a later change of xdc.yaml affects the next flow run.
+    Rounds in which everything is fresh are skipped. After a failure, or when the stopping rule ends the run, no further
+    round begins. The configuration is read when the flow run begins; a later change of xdc.yaml affects the next flow
+    run.
     """
     outlive_reader()
     with only_reported("which process this is"):
@@ -49,14 +52,16 @@ def xdc(run: str = "runs/demo") -> State[Any]:
     failures = [f"round {number}: {state.message}" for number, state in states.items() if not state.is_completed()]
     if failures:
         return Failed(message=" | ".join(failures))  # The rounds' own flow runs have published why.
-    fresh = opened.config.rounds + 1 - len(states)
-    return Completed(message=f"{len(states)} rounds were run, {fresh} were finished already")
+    ended = as_stopped(opened)
+    fresh = ended.config.last_round + 1 - len(states)
+    stopped = f". {stop_line(ended)}" if ended.stopped else ""
+    return Completed(message=f"{len(states)} rounds were run, {fresh} were finished already{stopped}")
 
 
 def run_rounds(run: Run) -> dict[int, State[Any]]:
     """Run the rounds in which not everything is fresh. Return the states of their flow runs when all have ended.
 
-    After a failure no further round begins; those in progress are finished.
+    After a failure, or when the stopping rule ends the run, no further round begins; those in progress are finished.
 
     Raises:
         ConfigError: a round is to be run, and the executor of the run cannot be used.
@@ -64,18 +69,25 @@ def run_rounds(run: Run) -> dict[int, State[Any]]:
     rounds: dict[int, Future[State[Any]]] = {}
     tasks: Futures = {}  # Of all rounds: a report waits for that of the previous round.
     finished = Fingerprints(run, compare=False)
-    with ThreadPoolExecutor(run.config.rounds + 1, thread_name_prefix="round") as threads:
+    with ThreadPoolExecutor(run.config.last_round + 1, thread_name_prefix="round") as threads:
         try:
-            for number in range(run.config.rounds + 1):
-                nodes = [*setup_nodes(run.config), *round_nodes(run.config, number)]
+            for number in range(run.config.last_round + 1):
                 # The sources are looked at once for all rounds that are finished, and again when stages have run.
-                if all_fresh(run, nodes, None if rounds else finished):
+                known = Fingerprints(run, compare=False) if rounds else finished
+                if (decided := as_stopped(run, known)).stopped and not run.stopped:
+                    run, finished = decided, (known := Fingerprints(decided, compare=False))
+                if number > run.config.last_round:
+                    break
+                nodes = [*setup_nodes(run.config), *round_nodes(run.config, number)]
+                if all_fresh(run, nodes, known):
                     continue
                 check_run(run)
                 submitted: Future[Futures] = Future()
                 rounds[number] = threads.submit(copy_context().run, _run_round, run, number, tasks, submitted)
                 tasks |= submitted.result()
-                if number < run.config.rounds and not _next_may_begin(run, number, tasks):
+                if stop_node(number) in tasks and not _failed(tasks[stop_node(number)]):
+                    run = after_decision(run, number)
+                if number == run.config.last_round or not _next_may_begin(run, number, tasks):
                     break
                 if any(_failed(task) for task in tasks.values()):
                     break

@@ -15,7 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.failure import failure_published, round_commands
 from flows.orchestration.tasks import Futures, run_nodes
-from xdc_core.graph.rounds import check_round, next_round
+from xdc_core.graph.rounds import as_stopped, check_round, next_round
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.runs.run import Run, open_run
 
@@ -41,11 +41,12 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
         run: the run's directory, relative to the project's root.
         round: its number. None: the first that is not finished, or the last one if all are.
 
+    A run that its stopping rule has ended has no rounds after that; the message of the state then says how to go on.
     Fresh results are reused. If a stage fails, those that do not need it still run; the others wait for the next run.
     The configuration is read when the flow run begins; a later change of xdc.yaml affects the next flow run.
     """
     with failure_published(run, _flow_run_name(), lambda: round_commands(run, round)):
-        opened = open_run(run)
+        opened = as_stopped(open_run(run))
         number = next_round(opened) if round is None else check_round(opened, round)
     if round is None:
         with only_reported("the number of the round"):

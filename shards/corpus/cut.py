@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from shards.cores import core_count
 from shards.corpus.coverage import Span, rejected_spans, slack_s, uncovered
 from shards.corpus.index import MEMBERS, NO_MEMBER, index_schema
 from shards.corpus.plan import Plan, PlannedClip, clip_table, planned_clips
 from shards.errors import MediaError, SourceError, StageError
-from shards.media.cores import core_count
 from shards.media.cut import Clip, cut
 from shards.media.limits import limits_of
 from shards.media.sandbox import ordered_map

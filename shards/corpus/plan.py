@@ -24,6 +24,7 @@ from shards.sources.look import PROBE_VERSION
 from shards.sources.rejects import reject_columns
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import Survey, Surveyed
+from shards.sources.window import window_of
 from shards.store.manifest import canonical
 
 STAGE_VERSION = 3
@@ -204,6 +205,9 @@ def _cut_source(
     The span is None if nothing is requested, or if the file was probed by an earlier version, which trusted headers.
     """
     rejects: list[Reject] = []
+    segment = source
+    if settings.segment_seconds:
+        source = window_of(source, settings.segment_seconds, settings.fps, entry.duration_s, SLACK_S)
     start_s = source.start_s or 0.0
     wanted_s = source.end_s if source.end_s is not None else math.inf
     reach_s, far_s = (min(wanted_s, at_s) for at_s in (entry.reach_s, max(entry.reach_s, entry.last_packet_s)))
@@ -220,6 +224,13 @@ def _cut_source(
     if end_s <= start_s:
         reason = f"start_s ({start_s:g}) is after the end of the {what} ({entry.duration_s:.2f} s)"
         rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(start_s, reach_s)))
+        return asked, [], rejects
+    if settings.segment_seconds and source is segment and source.end_s is not None:
+        reason = (
+            f"the part ends at {source.end_s:.2f} s, but the {what} at {entry.duration_s:.2f} s: there is no window of "
+            "segment_seconds round it"
+        )
+        rejects.append(Reject(source.path, "plan", "outside", reason, "", start_s, max(end_s, reach_s)))
         return asked, [], rejects
     if reach_s - end_s > SLACK_S:  # Sound after the end of the picture.
         reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"

@@ -9,6 +9,7 @@ from shards.layouts.audioset import read_audioset
 from shards.layouts.dcase2014 import read_dcase2014
 from shards.layouts.esc import read_esc10, read_esc50
 from shards.layouts.folder import read_folder
+from shards.layouts.grid import read_grid, read_grid_recordings
 from shards.layouts.hmdb51 import read_hmdb51
 from shards.layouts.kinetics import read_kinetics
 from shards.layouts.manifest import read_split_manifest
@@ -28,6 +29,8 @@ LAYOUTS: Registry[Callable[[Path], Dataset]] = Registry(
         "kinetics": read_kinetics,
         "audioset": read_audioset,
         "vggsound": read_vggsound,
+        "grid": read_grid,
+        "grid_recordings": read_grid_recordings,
         "folder": read_folder,
         "manifest": read_split_manifest,
     },

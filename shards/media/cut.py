@@ -12,6 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from shards.errors import MediaError
 from shards.media.container import Decoding, decode_from
+from shards.media.crop import Cropper, aspect_of, cropper_of, turns_of
 from shards.media.encode import encode_picture, encode_sound
 from shards.media.limits import allowed_frames, check_bytes
 from shards.media.timing import JUMP_S
@@ -41,6 +42,8 @@ class Clip:
 def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
     """Decode [start_s, end_s) of a file and encode it again with `settings`.
 
+    With `settings.crop` a part of every picture is used instead of the whole (shards/media/crop.py).
+
     The picture gets a constant frame rate (each output frame is the last source frame at or before its time),
     is turned upright, and scaled to square pixels with an even width and height. Sound that is missing inside
     the span is silence. The clip ends where the picture ends; without a picture among `settings.modalities`, where
@@ -51,14 +54,16 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     Raises:
         MediaError: nothing or too little decodes; the clip is shorter than `min_seconds`; there is no sound in the
             span, or it is digital silence and `settings.silence` is "reject"; a picture, the frame rate, or the
-            encoded clip is larger than the settings allow; or too many packets of the span do not decode.
+            encoded clip is larger than the settings allow; `settings.crop` is not inside the picture; or too many
+            packets of the span do not decode.
     """
     mp4, frames, size, duration_s = b"", 0, (0, 0), end_s - start_s
     sound: np.ndarray | None = None
     try:
         if "video" in settings.modalities:
+            cropper = cropper_of(path, start_s, end_s, settings)
             with decode_from(path, "video", start_s, end_s) as decoding:
-                mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings)
+                mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings, cropper)
                 decoding.damage.check("picture")
             duration_s = frames / settings.fps
             _check_length(duration_s, "picture", start_s, settings)
@@ -127,8 +132,7 @@ def _frames_at(
 
 def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -> tuple[int, int]:
     """Return an even width and height, before rotation, with square pixels and the wanted shorter side."""
-    aspect = video.sample_aspect_ratio or video.codec_context.sample_aspect_ratio or 1
-    width, height = frame.width * float(aspect or 1), float(frame.height)
+    width, height = frame.width * aspect_of(video), float(frame.height)
     scale = short_side / min(width, height)
     even = [max(16, 2 * round(side * scale / 2)) for side in (width, height)]
     if max(even) > 16 * short_side:
@@ -137,7 +141,7 @@ def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -
 
 
 def _recode_picture(
-    decoding: Decoding, start_s: float, end_s: float, settings: CorpusSettings
+    decoding: Decoding, start_s: float, end_s: float, settings: CorpusSettings, cropper: Cropper | None
 ) -> tuple[bytes, int, tuple[int, int]]:
     pictures = _frames_at(decoding, allowed_frames(decoding.frames, settings), start_s, end_s, settings.fps)
     scaler = VideoReformatter()
@@ -146,7 +150,8 @@ def _recode_picture(
         before, picture = None, None
         for frame in pictures:
             if frame is not before:
-                picture = _upright(frame, _output_size(frame, decoding.stream, settings.short_side), scaler)
+                part = cropper(frame, aspect_of(decoding.stream)) if cropper else frame
+                picture = _upright(part, _output_size(part, decoding.stream, settings.short_side), scaler)
                 before = frame
             assert picture is not None
             yield picture
@@ -155,7 +160,7 @@ def _recode_picture(
 
 
 def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> av.VideoFrame:
-    quarter_turns, mirrored = _turns(frame)
+    quarter_turns, mirrored = turns_of(frame)
     if quarter_turns == 0 and not mirrored:
         # Stored pictures carry no colour tags: without these two, full-range and BT.709 video gets wrong colours.
         return scaler.reformat(
@@ -170,23 +175,6 @@ def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatt
     rgb: np.ndarray = scaler.reformat(frame, *size, format="rgb24", interpolation="AREA", threads=1).to_ndarray()
     turned: Any = np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, quarter_turns))
     return av.VideoFrame.from_ndarray(turned, format="rgb24")
-
-
-def _turns(frame: av.VideoFrame) -> tuple[int, bool]:
-    """Return the counter-clockwise quarter turns for display, and whether to mirror left to right before."""
-    stored: Any
-    try:
-        stored = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know all kinds of side data; FFmpeg gives the rotation alone.
-        return round(frame.rotation / 90) % 4, False
-    if stored is None:
-        return 0, False
-    # x' = a x + c y, y' = b x + d y
-    a, b, _, c, d = (int(value) for value in np.frombuffer(stored, np.int32)[:5])
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        a, b = -a, -b
-    return round(-math.atan2(b, a) / (math.pi / 2)) % 4, mirrored
 
 
 def _sound_of(path: Path, start_s: float, duration_s: float, sample_rate: int) -> tuple[np.ndarray, int]:

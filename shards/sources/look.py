@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from shards.cores import core_count
 from shards.errors import Killed, MediaError, SourceError
-from shards.media.cores import core_count
 from shards.media.limits import limits_of
 from shards.media.probe import Probe, probe_file
 from shards.media.sandbox import ordered_map

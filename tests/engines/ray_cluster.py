@@ -6,7 +6,7 @@ however it ends: the first process of a process namespace takes the others with 
 
 import json
 import os
-import select
+import selectors
 import shutil
 import signal
 import subprocess
@@ -148,8 +148,9 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 def _answer(output: IO[str]) -> str:
     """Return the next line; "" if none has come in time, or the cluster has ended."""
-    ready, _, _ = select.select([output], [], [], ANSWER_S)
-    return output.readline() if ready else ""
+    with selectors.DefaultSelector() as selector:  # select.select fails for descriptors above 1,023.
+        selector.register(output, selectors.EVENT_READ)
+        return output.readline() if selector.select(ANSWER_S) else ""
 
 
 def _start(folder: Path, node: str, cpus: str = "1", path: str = "") -> None:

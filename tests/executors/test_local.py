@@ -13,8 +13,8 @@ import flows.executors.local
 import xdc_core.compute.threads
 from flows.executors.local import LOCAL, LocalSettings, LocalWorkers
 from flows.executors.queue import Queue
+from shards.cores import granted_cores
 from shards.errors import StageError
-from shards.media.cores import granted_cores
 from shards.store.executor import IN_PROCESS, Unit, run_units
 from shards.store.receipt import UNITS, Receipt, new_shard, receipts_of
 from shards.store.units import add_up

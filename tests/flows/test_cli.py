@@ -14,6 +14,7 @@ from flows.cli.app import app
 from flows.cli.inspecting.status import read_status
 from tests.runs import MakeRun
 from xdc_core.config.load import load_config
+from xdc_core.runs.run import Run
 
 COMMANDS = ("init", "digits", "run", "round", "stage", "status", "report", "eval", "compare", "verify", "doctor")
 
@@ -215,6 +216,14 @@ def test_doctor_finds_this_environment_fit() -> None:
     assert code == 0
     assert findings["encodes libx264"] == "works"
     assert findings["faiss"] == "works"
+
+
+def test_status_tells_the_problems_of_the_newest_round_that_the_report_tells(worked_run: Run) -> None:
+    signs = json.loads(xdc("report", worked_run.root, "--round", 1, "--json")[1])["signs"]
+    output = xdc("status", worked_run.root)[1]
+    problems = [f"round 1, {level}: {text}" for level, text in signs if level != "good"]
+    assert [line for line in output.splitlines() if line.startswith("round 1, ")] == problems
+    assert "round 1, look: video: 8 principal components are kept, not 32: 48 clips are too few for more" in output
 
 
 def test_status_has_a_row_a_round_and_says_of_what_is_stale_why(copy_run: MakeRun) -> None:

@@ -31,7 +31,7 @@ def test_a_round_runs_from_its_deployment_then_the_next_by_a_schedule_and_the_fi
     names = {deployment["name"] for deployment in prefect.ask("/deployments/filter", {})}
     assert names == {"local"}
     flows = {flow["name"] for flow in prefect.ask("/flows/filter", {})}
-    stages = {"shard", "init", "extract", "cluster", "label", "train", "report", "data", "embed", "eval"}
+    stages = {"shard", "init", "extract", "cluster", "label", "train", "report", "data", "embed", "eval", "stop"}
     assert flows == {"xdc-round", "xdc", *stages} == set(FLOWS)
 
     command = ("deployment", "run", "xdc-round/local", "-p", f"run={run.root}", "-p", "round=0", "--watch")

@@ -1,4 +1,4 @@
-"""`xdc eval` and `xdc compare` from the command line."""
+"""`xdc eval` from the command line."""
 
 import json
 import re
@@ -71,6 +71,18 @@ def test_two_data_sets_of_one_layout_stand_beside_each_other(copy_run: MakeRun, 
     assert config.evaluate[names[1]].data == names[1].removesuffix("-svm")
     assert evaluations.ask(run.root, "dcase2014", tmp_path, "svm", "audio", "label") == "dcase2014-audio-svm"
     assert open_run(run.root).config.datasets["dcase2014-audio"].views == 60
+
+
+def test_words_of_grid_are_cut_in_windows_and_cropped_as_the_runs_own_corpus_of_grid(
+    copy_run: MakeRun, tmp_path: Path
+) -> None:
+    crop = {"x": 4.0, "square": 32.0}
+    for changes, wanted in (({}, None), ({"layout": "grid_recordings", "crop": crop}, crop)):
+        run = copy_run(corpus=changes)
+        evaluations.ask(run.root, "grid", tmp_path, "fc", "video", "label")
+        data = open_run(run.root).config.datasets["grid-video"]
+        assert (data.views, data.segment_seconds) == (1, 0.64)
+        assert (data.crop and data.crop.model_dump(exclude_defaults=True)) == wanted
 
 
 @pytest.mark.slow
@@ -178,39 +190,3 @@ def test_the_papers_numbers_stand_in_rows_of_their_own_and_are_marked() -> None:
 
 def test_the_paper_has_no_row_where_it_has_no_number() -> None:
     assert "paper" not in markdown_table([facts("xdc", 5, None, 0.5, row="xdc")])
-
-
-@pytest.mark.slow
-def test_a_small_study_from_the_command_line(tmp_path: Path) -> None:
-    from flows.cli.running import compare
-
-    root = tmp_path / "study"
-    options = ["--contenders", "xdc,supervised", "--seeds", "1", "--rounds", "1", "--change", "train.clips=64"]
-    root.mkdir()
-    (root / "study.yaml").write_text("validation_clips: 20\ntest_clips: 20\nclips: 60\n")
-    result = CliRunner().invoke(app, ["compare", str(root), *options])
-    assert result.exit_code == 2
-    assert "with another contenders, seeds, rounds, change" in result.output
-    (root / "study.yaml").unlink()
-    compare.make_study(
-        root,
-        {
-            "clips": 60,
-            "validation_clips": 20,
-            "test_clips": 20,
-            "contenders": ("xdc", "supervised"),
-            "seeds": 1,
-            "rounds": 1,
-            "change": {"train.clips": 64, "extract.calibration_batches": 2},
-        },
-    )
-    result = CliRunner().invoke(app, ["compare", str(root)])
-    assert result.exit_code == 0, result.output
-    assert "| scratch | 1 |" in result.output
-    assert "| supervised | 1 |" in result.output
-    assert {path.name for path in root.iterdir()} == {
-        *("study.yaml", "study.json", "table.md", "figure.svg", "results.parquet", "digits", "corpora", "runs")
-    }
-    before = (root / "results.parquet").read_bytes()
-    assert CliRunner().invoke(app, ["compare", str(root)]).exit_code == 0
-    assert (root / "results.parquet").read_bytes() == before

@@ -97,3 +97,13 @@ def test_a_failure_stops_those_that_read_it_and_no_others(make_run: MakeRun, chi
     not_done = set(all_nodes(bad.config)) - done - {Node("shard")}
     assert {node for _, node in [*scheduler.failed, *scheduler.not_reached]} == not_done
     assert len(scheduler.failed) + len(scheduler.not_reached) == len(not_done)
+
+
+def test_when_it_is_enough_what_has_not_begun_is_left(copy_run: MakeRun, children: Children) -> None:
+    run, notes = copy_run(), Notes()
+    jobs = jobs_of(run)
+    scheduler = Scheduler(children, notes.of, enough=lambda: len(notes.ended) >= 3)
+    scheduler.run(jobs, max_parallel=1)
+    assert [node for _, node in notes.ended] == [job.node for job in jobs[:3]]
+    assert list(scheduler.not_started) == [job.key for job in jobs[3:]]
+    assert scheduler.failed == {}

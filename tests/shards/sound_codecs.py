@@ -86,7 +86,8 @@ def write_sound(path: Path, container: str, codec: str) -> bool:
 
 
 def _write(path: Path, container: str, codec: str, rate: int, layout: str) -> None:
-    with av.open(str(path), "w", format=container) as output:
+    # PyAV leaves a file open that it opened itself, if the container does not take the codec.
+    with path.open("wb") as file, av.open(file, "w", format=container) as output:
         stream = output.add_stream(codec, rate=rate, layout=layout)
         stream.bit_rate = 64000
         wanted = stream.codec_context.codec.audio_formats

@@ -9,6 +9,7 @@ from xdc_core.report.diagnostics import diagnostics
 
 SOURCE = {"k": 16, "clips": 48, "sample": 48, "empty": 0, "largest": 5, "largest_share": 0.1, "sizes": [3] * 16}
 FURTHER = {"empty": 0, "largest": 5, "largest_share": 0.1, "agreement": {}}
+NOTHING_SHARED = {"components": [3, 3], "correlations": [0.21, 0.1], "chance": 0.25, "above_chance": 0}
 TRAINING = {"steps": 8, "clips": 128, "first_loss": 2.7, "loss": 1.3}
 
 
@@ -22,6 +23,18 @@ def report(source: dict[str, Any], training: dict[str, Any] = TRAINING) -> Repor
 
 def test_of_a_round_that_went_well_there_is_only_good_to_say() -> None:
     assert {level for level, _ in diagnostics(report({}))} == {"good"}
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        {"pca_kept": 32, "whitened": False},
+        {"pca_kept": 8, "whitened": True},
+        {"canonical": NOTHING_SHARED | {"above_chance": 2}},
+    ],
+)
+def test_of_preprocessing_with_enough_clips_there_is_nothing_to_say(done: dict[str, Any]) -> None:
+    assert {level for level, _ in diagnostics(report({"preprocessing": done}))} == {"good"}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +70,33 @@ def test_of_a_round_that_went_well_there_is_only_good_to_say() -> None:
             {"k": 100, "largest_share": 0.2},
             {},
             ("look", "video: the largest cluster holds 20% of the clips, 20 times the average."),
+        ),
+        (
+            {"sample": 48, "preprocessing": {"pca_kept": 8, "pca_asked": 32, "whitened": True}},
+            {},
+            (
+                "look",
+                "video: 8 principal components are kept, not 32: 48 clips are too few for more "
+                "(cluster.clips_per_component).",
+            ),
+        ),
+        (
+            {"sample": 48, "preprocessing": {"pca_kept": 32, "whitened": True}},
+            {},
+            (
+                "look",
+                "video: 32 whitened components of 48 clips are mostly noise: 1.5 clips per component, 15 are enough. "
+                "Set cluster.clips_per_component to 15.",
+            ),
+        ),
+        (
+            {"preprocessing": {"canonical": NOTHING_SHARED}},
+            {},
+            (
+                "look",
+                "video: the modalities share no axis above chance (correlation 0.21, with permuted clips 0.25), so "
+                "axes that may be shared by chance are kept.",
+            ),
         ),
         (
             {},

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from shards.errors import ConfigError, StageError
 from shards.store.commit import partial_directory
 from shards.store.manifest import list_files
 from tests.runs import MakeRun
+from tests.shards.grid_maker import put_align, put_recordings, sentences
 from tests.xdc_core.tasks import BACKWARDS, evaluation_task
 from xdc_core.config.load import parse_config
 from xdc_core.config.views import views_of
@@ -121,6 +122,30 @@ def test_a_changed_split_makes_the_evaluation_stale_and_nothing_else(copy_run: M
     before = json.loads((run.directory(EVAL) / "results.json").read_text())
     after = do(run)
     assert (before["trials"][0]["test"], after["trials"][0]["test"]) == (12, 11)
+
+
+def test_every_part_of_a_recording_with_a_label_of_its_own_has_its_views(copy_run: MakeRun, tmp_path: Path) -> None:
+    names = sentences(24)
+    put_recordings(tmp_path / "grid", *(f"s1/{name}.mpg" for name in names))
+    for name in names:
+        put_align(tmp_path / "grid", f"alignments/s1/{name}.align")
+    put_recordings(tmp_path / "grid", "s1/bbaf2n.mpg")
+    crop = {"x": 20, "y": 20, "square": 32}
+    run = evaluated(
+        copy_run, tmp_path / "grid", "video", "knn", layout="grid", segment_seconds=0.64, views=1, crop=crop
+    )
+    facts = do(run)
+    index = read_whole_index(run.directory(DATA)).to_pylist()
+    assert len(index) == 24 * 6
+    assert [row["duration_s"] for row in index] == pytest.approx([0.64] * len(index), abs=0.1)
+    assert {(row["width"], row["height"]) for row in index} == {(run.config.corpus.short_side,) * 2}
+    keys = [key for path in sorted(run.directory(EMBED).glob("[0-9]*.parquet")) for key in read_features(path)[0]]
+    assert sorted(keys) == sorted(row["key"] for row in index)
+    (trial,) = facts["trials"]
+    parts = Counter(row["split"] for row in index)
+    assert (trial["split"], trial["train"], trial["test"]) == ("recordings", parts["train"], parts["test"])
+    assert min(parts.values()) >= 6
+    assert "1 recordings: without an align file, so that the times of its words are not known" in facts["warnings"]
 
 
 def test_two_runs_share_the_clips_of_a_data_set(copy_run: MakeRun, manifest: Path) -> None:

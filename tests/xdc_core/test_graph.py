@@ -175,7 +175,13 @@ def test_the_weight_of_its_own_head_counts_where_there_are_two(worked_run: Run) 
 def test_what_a_training_was_done_with_stands_in_its_manifest(worked_run: Run) -> None:
     manifest = read_manifest(worked_run.directory(Node("train", "audio", 0)))
     assert manifest is not None
-    elsewhere = {"checkpoint_every", "log_every", "workers", "own_head_weight"}
+    elsewhere = {
+        "checkpoint_every",
+        "log_every",
+        "workers",
+        "own_head_weight",
+        "protect",
+    }  # protect: only if it is set.
     settings = worked_run.config.train.model_dump(mode="json", exclude=elsewhere)
     assert {name: manifest.settings[name] for name in settings} == settings
     assert manifest.settings["view"]["mask_frames"] == 0

@@ -15,10 +15,14 @@ from xdc_core.documents.results import Results, Trial, write_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run
 from xdc_core.study.cells import make_cells
+from xdc_core.study.contenders import DEFAULT
+from xdc_core.study.corpora import digits_settings
 from xdc_core.study.figure import draw_figure
 from xdc_core.study.results import cell_rows, seconds_of, summarise
-from xdc_core.study.settings import CONTENDERS, StudySettings, digits_settings, load_study
-from xdc_core.study.table import contenders, find, table_of
+from xdc_core.study.settings import StudySettings, load_study
+from xdc_core.study.summary import contenders, find
+from xdc_core.study.table import table_of
+from xdc_core.study.takes_off import takes_off
 
 
 def study(**values: Any) -> StudySettings:
@@ -27,11 +31,12 @@ def study(**values: Any) -> StudySettings:
 
 def test_every_contender_meets_every_seed_and_every_value(tmp_path: Path) -> None:
     cells = make_cells(study(seeds=3, draws=2, vary={"digits.nuisance": (0.0, 0.4)}), tmp_path)
-    assert len(cells) == len({cell.run.root for cell in cells}) == len(CONTENDERS) * 3 * 2
+    assert len(cells) == len({cell.run.root for cell in cells}) == len(DEFAULT) * 3 * 2
     assert {(cell.seed, cell.draw) for cell in cells} == {(0, 0), (1, 1), (2, 0)}
     # The first seed comes first: a study that is stopped has some of everything.
-    assert {cell.seed for cell in cells[: len(CONTENDERS) * 2]} == {0}
+    assert {cell.seed for cell in cells[: len(DEFAULT) * 2]} == {0}
     for cell in cells:
+        assert cell.digits is not None
         assert cell.digits.nuisance == cell.variant["digits.nuisance"]
         assert cell.digits.seed == cell.draw
 
@@ -52,6 +57,7 @@ def test_cells_are_ordinary_runs_on_a_corpus_that_they_share(tmp_path: Path) -> 
     first, *rest = make_cells(study(seeds=2, draws=1, contenders=["xdc", "sdc"]), tmp_path)
     assert open_run(first.run.root).config == first.run.config == load_config(first.run.root / "xdc.yaml")
     assert {cell.run.corpus for cell in rest} == {first.run.corpus}
+    assert first.videos is not None
     assert first.run.videos == (first.videos / "manifest.csv").resolve()
     assert {name: entry.test for name, entry in first.run.config.evaluate.items()} == {
         "probe-video": ("validation", "test"),
@@ -136,8 +142,15 @@ def test_scratch_is_round_0_and_counts_each_seed_once_whoever_ran_it() -> None:
     assert scratch["mean"] == pytest.approx(0.25)
 
 
-def facts_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"study": "s", "rounds": 2, "summary": summarise(rows, 2)}
+TARGETS = [{"video": "label", "audio": "spoken"}]
+
+
+def facts_of(rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    plain = {"study": "s", "rounds": 2, "summary": summarise(rows, 2), "digits": True, "probe_on": None}
+    plain |= {"validation": True, "modalities": ["video", "audio"], "targets": TARGETS, "main": ["xdc"]}
+    plain |= {"contenders": ["scratch", "supervised", "sdc", "xdc", "shuffled"], "labelled": ["supervised"]}
+    plain |= {"takes_off": takes_off(rows, TARGETS, ["shuffled"], 2), "cells": [], "cpu_hours": None, "left_out": []}
+    return plain | more
 
 
 def study_rows(variant: str = "{}", shift: float = 0.0) -> list[dict[str, Any]]:
@@ -182,9 +195,9 @@ def test_joint_clusters_stand_for_both_modalities() -> None:
 
 
 def test_the_figure_names_every_contender_and_is_the_same_for_the_same_numbers(tmp_path: Path) -> None:
-    facts = facts_of(study_rows())
+    rows = study_rows()
     for name in ("a.svg", "b.svg"):
-        draw_figure(tmp_path / name, facts)
+        draw_figure(tmp_path / name, facts_of(rows), rows)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     text = {element.text for element in ElementTree.parse(tmp_path / "a.svg").iter() if element.text}
     assert {"xdc", "shuffled", "scratch", "video encoder", "audio encoder", "rounds of training"} <= text
@@ -192,14 +205,14 @@ def test_the_figure_names_every_contender_and_is_the_same_for_the_same_numbers(t
 
 def test_the_figure_of_a_varied_setting_has_its_values_along_the_axis(tmp_path: Path) -> None:
     rows = [line for value in (0, 0.4) for line in study_rows(json.dumps({"digits.nuisance": value}), value)]
-    draw_figure(tmp_path / "a.svg", facts_of(rows))
+    draw_figure(tmp_path / "a.svg", facts_of(rows), rows)
     text = {element.text for element in ElementTree.parse(tmp_path / "a.svg").iter() if element.text}
     assert {"digits.nuisance", "0.4"} <= text
 
 
 def test_a_study_without_results_still_has_a_table_and_a_figure(tmp_path: Path) -> None:
     facts = facts_of([])
-    draw_figure(tmp_path / "a.svg", facts)
+    draw_figure(tmp_path / "a.svg", facts, [])
     assert table_of(facts).startswith("# s")
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
 
@@ -217,7 +230,9 @@ def test_the_numbers_of_a_cell_are_those_in_its_runs_files(tmp_path: Path, worke
         if (entry["round"], entry["modality"], entry["metric"], entry["factor"]) == (1, "video", "ami", "speaker")
     ]
     assert found["value"] == scores["labels"]["label_speaker"]["ami"]
-    assert {entry["metric"] for entry in rows} == {"nmi", "ami", "purity", "loss"}
+    assert {entry["metric"] for entry in rows} == {
+        *("nmi", "ami", "purity", "loss", "nmi_previous", "empty", "largest_share")
+    }
     assert {entry["split"] for entry in rows if entry["metric"] == "ami"} == {"all"}
     assert seconds_of(cell) > 0
     assert find(facts_of(rows) | {"rounds": 1}, metric="loss", modality="video", round=0) is not None

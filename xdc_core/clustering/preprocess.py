@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy as np
 from shards.errors import ConfigError, StageError
 from shards.store.checked_read import read_stored, remedy_of
 from shards.store.files import new_file
+from xdc_core.clustering.canonical import shared_axes
+from xdc_core.clustering.pca import most_components, principal_components
 
-# Components with less than this share of the largest variance are rounding noise: whitening would amplify them.
-NOISE = 1e-6
+CANONICAL = "canonical"
 
 
 class PreprocessSettings(Protocol):
@@ -26,13 +27,20 @@ class PreprocessSettings(Protocol):
     @property
     def l2(self) -> bool: ...
     @property
+    def clips_per_component(self) -> int | None: ...
+    @property
+    def centre(self) -> bool: ...
+    @property
     def joint_l2(self) -> bool: ...
+    @property
+    def joint(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """x -> l2(A x + b). `matrix` float32 [components, width] and `bias` [components] hold PCA and whitening; both are
-    None without PCA. `part_l2`: each modality's part is first scaled to length 1.
+    """x -> l2(A x + b). `matrix` float32 [components, width] and `bias` [components] hold PCA and whitening, or the
+    axes that modalities share; without them `matrix` is None, and `bias` is minus the mean, or None, too. `part_l2`:
+    each modality's part is first scaled to length 1.
     """
 
     matrix: np.ndarray | None
@@ -44,14 +52,16 @@ class Preprocess:
         """Transform features float32 [clips, width], one array per modality, to float32 [clips, components]."""
         points = np.concatenate([unit_length(part) if self.part_l2 else part for part in parts], axis=1)
         if self.matrix is not None:
-            points = points @ self.matrix.T + self.bias
+            points = points @ self.matrix.T
+        if self.bias is not None:
+            points = points + self.bias
         return np.ascontiguousarray(unit_length(points) if self.l2 else points, np.float32)
 
     def save(self, path: Path) -> None:
         """Write an .npz file without pickles."""
         arrays = {"part_l2": np.array(self.part_l2), "l2": np.array(self.l2)}
-        if self.matrix is not None and self.bias is not None:
-            arrays |= {"matrix": self.matrix, "bias": self.bias}
+        fitted = {"matrix": self.matrix, "bias": self.bias}
+        arrays |= {name: array for name, array in fitted.items() if array is not None}
         with new_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -72,44 +82,47 @@ def unit_length(points: np.ndarray) -> np.ndarray:
     return points / np.where(norms > 0, norms, 1)
 
 
-def fit_preprocess(parts: list[np.ndarray], settings: PreprocessSettings) -> tuple[Preprocess, dict[str, object]]:
-    """Fit PCA on a sample (float32 [clips, width], one array per modality). Return it, and details of what was kept.
+def fit_preprocess(
+    parts: list[np.ndarray], settings: PreprocessSettings, seed: int = 0
+) -> tuple[Preprocess, dict[str, Any]]:
+    """Fit preprocessing to a sample (float32 [clips, width], one array per modality). Return it, and what it is.
 
-    PCA and whitening are faiss's, as in DeepCluster (eigen_power -0.5). Fewer components than requested are
-    kept if the data has fewer (for example because of a dead unit); `pca_kept` has their number.
+    Without PCA there is nothing to fit but, with `centre`, the mean. What it is, for kmeans.json: `pca_kept`, the
+    number of components; `pca_asked`, if `clips_per_component` lowered it; `whitened`; `variance_kept`; and
+    `canonical`, where the axes that several modalities share are fitted instead of PCA.
 
     Raises:
         ConfigError: more components than the features are wide.
         StageError: all features are the same.
     """
     part_l2 = len(parts) > 1 and settings.joint_l2
-    points = Preprocess(None, None, part_l2, False)(parts)
-    count, width = points.shape
+    count, width = len(parts[0]), sum(part.shape[1] for part in parts)
     if settings.pca is not None and settings.pca > width:
         raise ConfigError(f"cluster.pca is {settings.pca}, but features are {width} wide: lower it, or set it to null.")
+    if len(parts) > 1 and settings.joint == CANONICAL:
+        parts = [unit_length(part) if part_l2 else part for part in parts]
+        for part in parts:
+            _check_that_clips_differ(part)
+        axes = shared_axes(parts, settings.pca, settings.clips_per_component, seed)
+        return Preprocess(axes.matrix, axes.bias, part_l2, settings.l2), {"canonical": axes.document()}
+    points = Preprocess(None, None, part_l2, False)(parts)
+    _check_that_clips_differ(points)
+    if settings.pca is None:
+        mean = points.mean(axis=0, dtype=np.float64).astype(np.float32) if settings.centre else None
+        return Preprocess(None, None if mean is None else -mean, part_l2, settings.l2), {}
+    components = most_components(settings.pca, count, settings.clips_per_component)
+    matrix, bias, share = principal_components(points, components, settings.whiten)
+    return Preprocess(matrix, bias, part_l2, settings.l2), {
+        "pca_kept": len(matrix),
+        **({"pca_asked": settings.pca} if settings.clips_per_component and components < settings.pca else {}),
+        "whitened": settings.whiten,
+        "variance_kept": round(share, 4),
+    }
+
+
+def _check_that_clips_differ(points: np.ndarray) -> None:
     if not np.ptp(points, axis=0).any():
         raise StageError(
-            f"the features of all {count} clips are the same: the encoder has collapsed. Lower train.lr and run the "
-            "round before again, or look at its metrics.jsonl."
+            f"the features of all {len(points)} clips are the same: the encoder has collapsed. Lower train.lr and run "
+            "the round before again, or look at its metrics.jsonl."
         )
-    if settings.pca is None:
-        return Preprocess(None, None, part_l2, settings.l2), {}
-    import faiss
-
-    kept = min(settings.pca, count)
-    pca = faiss.PCAMatrix(width, kept, -0.5 if settings.whiten else 0.0)
-    pca.train(points)
-    # Of more points than this, faiss uses a random sample, and its sums are over this sample.
-    seen = min(count, pca.max_points_per_d * width)
-    variances = faiss.vector_to_array(pca.eigenvalues)[:kept]
-    kept = max(1, int((variances > NOISE * variances.max()).sum()))
-    matrix = faiss.vector_to_array(pca.A).reshape(-1, width)[:kept]
-    bias = faiss.vector_to_array(pca.b)[:kept]
-    if settings.whiten:
-        # faiss divides by the deviation of the sum, not of the mean: its components have variance 1 / seen.
-        matrix, bias = matrix * np.float32(seen**0.5), bias * np.float32(seen**0.5)
-    share = float(variances[:kept].sum() / max(points.var(axis=0).sum() * seen, 1e-30))
-    return Preprocess(matrix, bias, part_l2, settings.l2), {
-        "pca_kept": kept,
-        "variance_kept": round(min(share, 1.0), 4),
-    }

@@ -1,6 +1,6 @@
 """The number of CPU threads of a stage. Importable without torch and faiss."""
 
-from shards.media.cores import core_count, granted_threads
+from shards.cores import core_count, granted_threads
 from xdc_core.config.schema import RunsOn
 
 

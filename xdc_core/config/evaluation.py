@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from shards.section import NotHashed, Positive, Section, Since
+from shards.settings import CropSettings
 from xdc_core.config.protocols import ProtocolName
 from xdc_core.config.section import LayoutName
 from xdc_core.modalities.registry import ModalityName
@@ -20,6 +21,12 @@ class DatasetSettings(Section):
     root: str = Field(description="folder of its files; relative to this file")
     modality: ModalityName = Field(description="modality to evaluate; files need no other")
     clip_seconds: Positive = Field(10.0, description="longer recordings are stored in clips of this length")
+    segment_seconds: Annotated[Positive | None, Since("0.2.0")] = Field(
+        None, description="as corpus.segment_seconds: windows of this length round the parts that the layout names"
+    )
+    crop: Annotated[CropSettings | None, Since("0.2.0")] = Field(
+        None, description="as corpus.crop: the part of the picture that is stored; null: the whole picture"
+    )
     views: int = Field(10, ge=1, description="views per recording, equally spaced; their predictions are averaged")
     frames: int | None = Field(
         None, ge=1, description="frames per view (for sound, their duration); null: as in training"

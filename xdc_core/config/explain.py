@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+import types
 import typing
 from typing import Any
 
@@ -22,6 +23,8 @@ def _section_at(section: Any, parts: tuple[int | str, ...]) -> type[BaseModel] |
             section = typing.get_args(section)[1]
         elif _is_section(section) and part in section.model_fields:
             section = section.model_fields[str(part)].annotation
+            if isinstance(section, types.UnionType):  # A section or null.
+                section = next(filter(_is_section, typing.get_args(section)), section)
         else:
             return None
     return section if _is_section(section) else None

@@ -50,7 +50,8 @@ def load_preset(name: str, modalities: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"the preset {name!r}{hint} There are: {', '.join(preset_names())}.")
     values = read_yaml(PRESETS / f"{name}.yaml")
     k = values["cluster"]["k"]
-    values["cluster"]["k"] = dict.fromkeys(modalities, max(k.values())) | k if modalities else k
+    most = max(k.values(), key=lambda value: max(value) if isinstance(value, list) else value)
+    values["cluster"]["k"] = dict.fromkeys(modalities, most) | k if modalities else k
     return values
 
 

@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WrapValidator, model_validator
 
 from shards.errors import ConfigError
 from shards.section import NotHashed, Positive, Section, Since, hashed_settings
@@ -13,6 +13,7 @@ from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
 from xdc_core.config.methods import JOINT, MethodName, clustered_sources, heads
 from xdc_core.config.section import known_layout
+from xdc_core.config.stopping import StopSettings
 from xdc_core.modalities.audio import AUDIO, AudioSettings
 from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
 from xdc_core.modalities.video import VIDEO, VideoSettings
@@ -32,6 +33,19 @@ def _known_label_source(name: str) -> str:
 
 
 LabelSource = Annotated[str, AfterValidator(_known_label_source)]
+
+_Number = Annotated[int, Field(ge=2)]
+_NUMBER = TypeAdapter(_Number)
+_BY_ROUND = TypeAdapter(Annotated[tuple[_Number, ...], Field(min_length=1)])
+
+
+def _number_or_by_round(value: Any, handler: Any) -> Any:
+    """Check a number or a list of numbers. The errors of a union would name both."""
+    return (_BY_ROUND if isinstance(value, list | tuple) else _NUMBER).validate_python(value)
+
+
+# The number of a label source's clusters; several numbers are those of the first rounds, the last for all later ones.
+ClusterCount = Annotated[int | tuple[int, ...], WrapValidator(_number_or_by_round)]
 
 
 class ExtractSettings(Section):
@@ -74,14 +88,25 @@ class ClusterSettings(Section):
         {}, description="settings of another algorithm than kmeans; {}: defaults"
     )
 
-    k: dict[LabelSource, Annotated[int, Field(ge=2)]] = Field(
-        {"video": 64, "audio": 128, "joint": 128}, description="number of clusters by label source"
+    k: dict[LabelSource, ClusterCount] = Field(
+        {"video": 64, "audio": 128, "joint": 128},
+        description="number of clusters by label source; a list: by round, the last number for all later rounds",
     )
     pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
+    clips_per_component: Annotated[int | None, Since("0.2.0")] = Field(
+        None, ge=1, description="at most one component per so many clips, but eight in any case; null: as pca says"
+    )
     whiten: bool = Field(True, description="scale the components to unit variance (needs pca). Unverified for XDC")
+    centre: Annotated[bool, Since("0.2.0")] = Field(
+        False, description="subtract the mean of the features also without pca, which always does"
+    )
     l2: bool = Field(True, description="scale every vector to length 1 before k-means. Unverified for XDC")
     joint_l2: bool = Field(
         True, description="scale every modality to length 1 before concatenation. Unverified for XDC"
+    )
+    joint: Annotated[Literal["concat", "canonical"], Since("0.2.0")] = Field(
+        "concat",
+        description="cdc: features side by side; canonical: only axes that the modalities share, see docs/method.md",
     )
     iterations: int = Field(20, ge=1, description="iterations of kmeans (20 in DeepCluster)")
     sample_mb: Positive = Field(
@@ -118,6 +143,16 @@ class ClusterSettings(Section):
         return self
 
 
+# Without effect on the clusters of one modality.
+JOINT_SETTINGS = {"joint_l2", "joint"}
+
+
+def k_in_round(settings: ClusterSettings, source: str, number: int) -> int | None:
+    """Return the number of clusters of a label source in a round; None if the configuration has none for it."""
+    k = settings.k.get(source)
+    return k[min(number, len(k) - 1)] if isinstance(k, tuple) else k
+
+
 def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
     """Return the algorithm of a clustering, and its own settings with their defaults.
 
@@ -137,12 +172,17 @@ def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
 
 
 def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
-    """Return the settings of clustering that enter fingerprints, except `k` and `joint_l2`."""
+    """Return the settings of clustering that enter fingerprints, except `k` and those of `joint_settings`."""
     clusterer, own = algorithm_of(settings)
     if clusterer is KMEANS:
-        return hashed_settings(settings, {"k", "joint_l2"})
-    common = hashed_settings(settings, {"k", "joint_l2", "iterations"})
+        return hashed_settings(settings, {"k", *JOINT_SETTINGS})
+    common = hashed_settings(settings, {"k", *JOINT_SETTINGS, "iterations"})
     return common | {"algorithm_version": clusterer.version, "algorithm_settings": hashed_settings(own)}
+
+
+def joint_settings(settings: ClusterSettings) -> dict[str, Any]:
+    """Return the settings that enter fingerprints of the clusters of all modalities' features together."""
+    return hashed_settings(settings, ClusterSettings.model_fields.keys() - JOINT_SETTINGS)
 
 
 class LabelSettings(Section):
@@ -201,6 +241,14 @@ class TrainSettings(Section):
         1.0,
         description="mdc: loss weight of the head for a modality's own clusters; the others have 1. Unverified",
     )
+    protect: Annotated[float, Since("0.2.0")] = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="xdc, mdc: in a round an encoder does not learn another modality's clusters, but its own, if these "
+        "share less than this share of what its own clusters share with the other modality; 0: off. Without effect on "
+        "other methods. Ours, see docs/method.md",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of forward and backward passes; bfloat16 is for GPUs. Weights stay float32"
     )
@@ -231,6 +279,10 @@ class ReportSettings(Section):
         1000,
         ge=1,
         description="limit of examples per label source; with many clusters each gets fewer, but at least one",
+    )
+    shared: Annotated[bool, Since("0.2.0")] = Field(
+        True,
+        description="measure what each modality's clusters share with the other's features; takes seconds per round",
     )
     track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], NotHashed()] = Field(
         ("tensorboard",), description="trackers that receive metrics after every training and report; []: none"
@@ -292,6 +344,11 @@ class Config(Section):
         "its name in this file",
     )
     rounds: int = Field(5, ge=0, le=999, description="training rounds; a last round without training follows")
+    last_training: Annotated[Literal["none", "from_first"], Since("0.2.0")] = Field(
+        "none",
+        description="from_first: round number `rounds` trains, too, but from the first encoders, on its clusters; one "
+        "more round without training follows, with the final encoders",
+    )
     seed: int = Field(0, ge=0, description="seed of all random draws of the run")
     corpus: Annotated[CorpusSettings, AfterValidator(_with_known_layout)] = Field(
         CorpusSettings(), description="raw videos -> clips"
@@ -302,6 +359,9 @@ class Config(Section):
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     label: LabelSettings = Field(LabelSettings(), description="centroids -> pseudo-labels")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
+    stop: Annotated[StopSettings, Since("0.2.0")] = Field(
+        StopSettings(), description="a rule that ends the rounds early, without test labels"
+    )
     datasets: dict[Name, DatasetSettings] = Field({}, description="labelled data sets to evaluate on, by name")
     evaluate: dict[Name, EvaluationSettings] = Field(
         {}, description="evaluations of the encoders, by name; see docs/evaluation.md"
@@ -367,6 +427,26 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _stopping_rule(self) -> "Config":
+        stop = self.stop
+        if stop.when == "agreement" and not clustered_sources(self.method, self.modalities):
+            raise ValueError(f"stop.when is agreement, but method {self.method} has no clusters: set it to never")
+        if stop.when == "validation":
+            if stop.split == "test":
+                raise ValueError("stop.split is test, but test labels must not decide how long a run trains")
+            evaluation = self.evaluate.get(stop.evaluation or "")
+            if evaluation is None:
+                there = ", ".join(self.evaluate) or "none"
+                raise ValueError(f"stop.evaluation is {stop.evaluation!r}, but it must be a name in evaluate: {there}")
+            if evaluation.data != CORPUS or evaluation.when != "rounds" or stop.split not in evaluation.test:
+                raise ValueError(
+                    f"stop.evaluation: {stop.evaluation} must have data: {CORPUS}, when: rounds, and stop.split "
+                    f"({stop.split}) in test. It has data: {evaluation.data}, when: {evaluation.when}, "
+                    f"test: [{', '.join(evaluation.test)}]"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _k_for_every_source(self) -> "Config":
         wanted = clustered_sources(self.method, self.modalities)
         missing = [source for source in wanted if source not in self.cluster.k]
@@ -374,8 +454,21 @@ class Config(Section):
             raise ValueError(f"cluster.k has no entry for {', '.join(missing)}, which method {self.method} clusters")
         return self
 
+    @property
+    def last_round(self) -> int:
+        """Return the number of the last round, the one without training."""
+        return self.rounds + (self.last_training != "none")
+
 
 def evaluated_modality(config: Config, name: str) -> str | None:
     """Return the modality whose encoder is evaluated; None for all."""
     evaluation = config.evaluate[name]
     return config.datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality
+
+
+def protects(config: Config) -> bool:
+    """Return whether `train.protect` has an effect: it is set, and the encoders learn each other's clusters."""
+    learned = heads(config.method, config.modalities)
+    others = all(any(source in learned and source != name for source in of) for name, of in learned.items())
+    clustered = clustered_sources(config.method, config.modalities)
+    return bool(config.train.protect) and others and set(learned) <= set(clustered)

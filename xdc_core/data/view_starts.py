@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from shards.corpus.index import label_columns, read_whole_index
 from xdc_core.data.rows import ClipRows
 
 
@@ -26,15 +28,24 @@ def spaced_starts(frames: Sequence[int], wanted: int, views: int) -> list[tuple[
     return placed
 
 
-def starts_by_row(rows: ClipRows, wanted: int, views: int) -> list[list[int]]:
+def labels_by_row(corpus: Path) -> list[str | None]:
+    """Return the column `label` of a corpus's index, in the order of its rows; empty if it has none."""
+    if "label" not in label_columns(corpus):
+        return []
+    labels: list[str | None] = read_whole_index(corpus, ["label"])["label"].to_pylist()
+    return labels
+
+
+def starts_by_row(rows: ClipRows, wanted: int, views: int, labels: Sequence[str | None] = ()) -> list[list[int]]:
     """Return, for each row, the first frames of its recording's views that lie in this clip.
 
-    wanted: frames per view. views: views per recording.
+    wanted: frames per view. views: views per recording. labels: of each row, if the parts of a source with different
+    labels are recordings of their own; otherwise a recording is a source.
     """
-    clips: dict[str, list[tuple[float, str, int, int]]] = defaultdict(list)
+    clips: dict[tuple[str, str | None], list[tuple[float, str, int, int]]] = defaultdict(list)
     sources, starts, frames = (rows.column(name) for name in ("source", "start_s", "frames"))
     for number, (source, start_s, key) in enumerate(zip(sources, starts, rows.keys.to_pylist(), strict=True)):
-        clips[source].append((start_s, key, frames[number], number))
+        clips[source, labels[number] if labels else None].append((start_s, key, frames[number], number))
     starts_of: list[list[int]] = [[] for _ in range(len(rows))]
     for parts in clips.values():
         parts.sort()

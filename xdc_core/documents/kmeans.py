@@ -10,7 +10,34 @@ from xdc_core.documents.document import Document, Number, read_document, write_d
 FILE_NAME = "kmeans.json"
 
 
-class Kmeans(Document):
+class Canonical(Document):
+    """The axes that several modalities share, which are clustered with `cluster.joint: canonical`.
+
+    components: whitened components per modality. correlations: of the axes that are kept, largest first. chance: the
+    largest correlation of an axis after the clips of each modality were permuted. above_chance: number of axes above
+    it; if there are fewer than two, other axes are kept, too.
+    """
+
+    components: list[int]
+    correlations: list[Number]
+    chance: Number
+    above_chance: int
+
+
+class Preprocessing(Document):
+    """What was done to the features before clustering.
+
+    pca_kept: principal components; pca_asked: `cluster.pca`, if `cluster.clips_per_component` allowed fewer. whitened:
+    whether they have variance 1.
+    """
+
+    pca_kept: int | None = None
+    pca_asked: int | None = None
+    whitened: bool = False
+    canonical: Canonical | None = None
+
+
+class Kmeans(Preprocessing):
     """The clustering of a label source.
 
     algorithm: its name; settings: its own. k: clusters. clips: clips to learn from; sample: number of clips
@@ -49,6 +76,12 @@ class Kmeans(Document):
 def read_kmeans(directory: Path) -> Kmeans:
     """Read kmeans.json of a cluster stage's directory. Raises StageError as `read_document` does."""
     return read_document(Kmeans, directory / FILE_NAME, "cluster")
+
+
+def preprocessing_of(kmeans: Kmeans) -> Preprocessing:
+    """Return what was done to the features, from a kmeans.json."""
+    values = kmeans.content()
+    return Preprocessing.model_validate({name: values[name] for name in Preprocessing.model_fields if name in values})
 
 
 def write_kmeans(directory: Path, kmeans: Kmeans) -> None:

@@ -6,8 +6,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from xdc_core.documents.document import Document, Number, read_document, write_document
+from xdc_core.documents.kmeans import Preprocessing
 from xdc_core.documents.results import Spread
 from xdc_core.documents.scores import Agreement, Balance
+from xdc_core.documents.stop import Decision
 
 FILE_NAME = "report.json"
 Level = Literal["good", "look", "bad"]
@@ -74,6 +76,7 @@ class ReportedSource(Document):
     sample: int
     objective: list[Number] = Field([])
     on: str = ""
+    preprocessing: Preprocessing = Field(Preprocessing())
     clips: int
     empty: int
     largest: int
@@ -128,6 +131,28 @@ class HistoryRow(Document):
         return value
 
 
+class SharedRow(Document):
+    """What the features of one modality (student) shared with the clusters of another (teacher) in one round, in nats
+    per clip: see teachers.json.
+    """
+
+    round: int
+    student: str
+    teacher: str
+    shared: Number
+
+
+class KeptRow(Document):
+    """What a modality's features in one round tell of its clusters in an earlier one, `since`: nats per clip, as in
+    teachers.json.
+    """
+
+    round: int
+    modality: str
+    since: int
+    kept: Number
+
+
 class EvaluationRow(Document):
     """The headline metric of one evaluation in one round: mean and standard deviation over its trials."""
 
@@ -140,13 +165,18 @@ class EvaluationRow(Document):
 
 class Report(Document):
     """A round in numbers. corpus: the summary of its manifest. The histories have a row per round and label source
-    (or evaluation), from the first round to this one. diagnostics: sentences on problems, the worst first.
+    (or evaluation, modality, or pair of modalities), from the first round to this one. learns: with `train.protect`,
+    the label sources of each encoder in this round. diagnostics: sentences on problems, the worst first.
+    from_first: the trainings started from the first encoders (`last_training`). stop: the decision of the stopping
+    rule, if there is one.
     """
 
     run: str
     round: int
     method: str
     trained: bool
+    from_first: bool = False
+    stop: Decision | None = None
     corpus: dict[str, Any] = Field({})
     nodes: list[ReportedNode]
     label_columns: list[str]
@@ -155,6 +185,9 @@ class Report(Document):
     evaluations: dict[str, ReportedEvaluation] = Field({})
     history: list[HistoryRow]
     evaluation_history: list[EvaluationRow] = Field([])
+    shared_history: list[SharedRow] = Field([])
+    kept_history: list[KeptRow] = Field([])
+    learns: dict[str, list[str]] = Field({})
     diagnostics: list[Diagnostic] = Field([], alias="signs")
 
     @property

@@ -227,6 +227,8 @@ def _unusable(dataset: "Dataset") -> Counter[str]:
     for reject in dataset.rejects:
         if reject.reason.endswith(("there is no such file", "there is no file of it")):
             counts["named by the lists, but there is no such file"] += 1
+        elif reject.reason == "there is no align file of it":
+            counts["without an align file, so that the times of its words are not known"] += 1
         elif reject.reason == "it has no label":
             counts["named by the lists, but without a label"] += 1
     return counts

@@ -4,7 +4,8 @@
              extract.audio -> cluster.audio -> label.audio -> train.video      (xdc)
 
 `init` creates the encoders for the first round's extraction; later rounds use the encoders trained in the previous
-round. The round after the last training (number `rounds`) has all stages except training.
+round. The round after the last training has all stages except training. Its number is `rounds`, or one more with
+`last_training: from_first`: then round number `rounds` trains from the encoders of `init`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +24,30 @@ from xdc_core.stages.extract import EXTRACT
 from xdc_core.stages.init import INIT
 from xdc_core.stages.label import LABEL
 from xdc_core.stages.report import REPORT
+from xdc_core.stages.stop import STOP
+from xdc_core.stages.teachers import TEACHERS
 from xdc_core.stages.train import TRAIN
 
 # By name, each after its inputs.
 STAGES: dict[str, Stage[Config, Run, Any]] = {
     stage.name: stage
-    for stage in (SHARD_STAGE, DATA_STAGE, INIT, EXTRACT, CLUSTER, LABEL, TRAIN, EMBED, EVALUATE, REPORT)
+    for stage in (
+        SHARD_STAGE,
+        DATA_STAGE,
+        INIT,
+        EXTRACT,
+        CLUSTER,
+        LABEL,
+        TEACHERS,
+        TRAIN,
+        EMBED,
+        EVALUATE,
+        STOP,
+        REPORT,
+    )
 }
+
+AFTER_DECISION = ("teachers", "train", "report")
 
 
 def stage_of(node: Node) -> Stage[Config, Run, Any]:
@@ -45,8 +63,9 @@ def setup_nodes(config: Config) -> list[Node]:
 
 
 def round_nodes(config: Config, number: int) -> list[Node]:
-    """Return the nodes of one round, each after its inputs."""
-    return [node for stage in STAGES.values() for node in stage.nodes(config, number)]
+    """Return the nodes of one round, each after its inputs. Those that a decision to stop changes come after it."""
+    nodes = [node for stage in STAGES.values() for node in stage.nodes(config, number)]
+    return nodes if config.stop.when == "never" else sorted(nodes, key=lambda node: node.stage in AFTER_DECISION)
 
 
 def evaluation_nodes(config: Config, names: Sequence[str], number: int) -> list[Node]:
@@ -58,7 +77,7 @@ def evaluation_nodes(config: Config, names: Sequence[str], number: int) -> list[
 def all_nodes(config: Config) -> Iterator[Node]:
     """Yield every node of the run, each after its inputs."""
     yield from setup_nodes(config)
-    for number in range(config.rounds + 1):
+    for number in range(config.last_round + 1):
         yield from round_nodes(config, number)
 
 
@@ -68,14 +87,15 @@ def check_node(run: Run, node: Node) -> None:
     stage_of(node)
     nodes = list(all_nodes(config))
     asked = [Node("data", name) for name in config.datasets]
-    for number in range(config.rounds + 1):
+    for number in range(config.last_round + 1):
         asked += evaluation_nodes(config, list(config.evaluate), number)
     if node in nodes or node in asked:
         return
     nodes += asked
     alike = [str(other) for other in nodes if other.stage == node.stage] or ["none, for rounds is 0"]
     shown = ", ".join(alike[:6]) + (" ..." if len(alike) > 6 else "")
-    raise ConfigError(f"{run.root} has no node {node}. There is: {shown}. (Use --modality and --round.)")
+    stopped = f" Its rule stopped it in round {config.rounds}." if run.stopped else ""
+    raise ConfigError(f"{run.root} has no node {node}. There is: {shown}. (Use --modality and --round.){stopped}")
 
 
 def inputs(config: Config, node: Node) -> list[Node]:

@@ -8,6 +8,7 @@ from shards.errors import ConfigError, XdcError
 from xdc_core.config.load import FILE_NAME
 from xdc_core.documents.report import FILE_NAME as REPORT
 from xdc_core.documents.report import Report, read_report
+from xdc_core.graph.rounds import as_stopped
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
@@ -36,7 +37,7 @@ def newest_report(run: Run) -> Report | None:
     Raises:
         StageError: it is damaged.
     """
-    for number in range(run.config.rounds, -1, -1):
+    for number in range(run.config.last_round, -1, -1):
         directory = run.directory(Node("report", None, number))
         if (directory / REPORT).exists():
             return read_report(directory)
@@ -44,13 +45,15 @@ def newest_report(run: Run) -> Report | None:
 
 
 def describe_run(root: Path) -> dict[str, Any]:
-    """Return a run's settings and progress: run, method, modalities, control, seed, rounds, reported, finished,
-    clips, agreement, evaluations. `reported` is the last round that has a report. `agreement`: AMI of the last round's
-    clusters with the first label column, by label source. `problem` says why a run cannot be read; the rest is then
-    missing.
+    """Return a run's settings and progress: run, method, modalities, control, seed, rounds, last_round, stopped,
+    reported, finished, clips, agreement, evaluations. `reported` is the last round that has a report. `last_round` is
+    the last one that there will be; `stopped` is true if the stopping rule has ended the run. `agreement`: AMI of the
+    last round's clusters with the first label column, by label source. `problem` says why a run cannot be read; the
+    rest is then missing.
     """
     try:
-        run = open_run(root)
+        opened = open_run(root)
+        run = as_stopped(opened)
         report = newest_report(run)
     except XdcError as error:
         return {"run": str(root), "problem": str(error).splitlines()[0]}
@@ -62,7 +65,9 @@ def describe_run(root: Path) -> dict[str, Any]:
         "modalities": list(config.modalities),
         "control": config.train.shuffle_labels,
         "seed": config.seed,
-        "rounds": config.rounds,
+        "rounds": opened.config.rounds,
+        "last_round": config.last_round,
+        "stopped": run.stopped,
         "reported": None,
         "finished": None,
         "clips": None,

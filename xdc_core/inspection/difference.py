@@ -93,7 +93,7 @@ def _measures(report: Report) -> Iterator[tuple[tuple[int, str], float]]:
 
 
 def _clusters(a: Run, b: Run, shared: set[str]) -> Iterator[dict[str, Any]]:
-    rounds = range(min(a.config.rounds, b.config.rounds), -1, -1)
+    rounds = range(min(a.config.last_round, b.config.last_round), -1, -1)
     for source in dict.fromkeys(name for run in (a, b) for name in _clustered(run)):
         both = (n for n in rounds if all(read_manifest(run.directory(Node("label", source, n))) for run in (a, b)))
         if (number := next(both, None)) is None:

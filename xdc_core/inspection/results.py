@@ -38,7 +38,7 @@ def read_results(runs: Sequence[Run]) -> list[ListedResults]:
     listed = []
     for run in runs:
         fingerprints = Fingerprints(run)
-        for number in range(run.config.rounds + 1):
+        for number in range(run.config.last_round + 1):
             for name in sorted(run.config.evaluate):
                 node = Node("eval", name, number)
                 directory = run.directory(node)

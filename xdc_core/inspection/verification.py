@@ -18,6 +18,7 @@ from shards.store.commit import STALE, partial_directories
 from shards.store.lock import in_progress, lock_of, read_holder, this_machine
 from shards.store.manifest import MANIFEST, read_manifest
 from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.rounds import as_stopped
 from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs
 from xdc_core.graph.state import node_state
 from xdc_core.inspection.directory_check import comparable, file_faults, manifest_faults, row_faults
@@ -48,6 +49,7 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
     """Check every committed directory of a run, including its corpora: manifests against the graph, files against the
     sha256 in their manifests, tars against indices, rows against the index. Reads every byte and changes nothing.
     """
+    run = as_stopped(run)
     fingerprints, findings = Fingerprints(run), list[Finding]()
     nodes = list(dict.fromkeys([*all_nodes(run.config), *_asked(run)]))
     readers = _readers(run, nodes)
@@ -73,7 +75,7 @@ def commands(findings: list[Finding]) -> list[str]:
 def _asked(run: Run) -> Iterator[Node]:
     """Return nodes of evaluations and data sets that were requested and exist, and their inputs."""
     nodes = [Node("data", name) for name in run.config.datasets]
-    for number in range(run.config.rounds + 1):
+    for number in range(run.config.last_round + 1):
         nodes += evaluation_nodes(run.config, list(run.config.evaluate), number)
     readers = _readers(run, nodes)
     yield from (node for node in nodes if node in readers or run.directory(node).exists())

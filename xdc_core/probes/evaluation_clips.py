@@ -10,7 +10,7 @@ from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.data.clips import ClipItem, ClipViews
 from xdc_core.data.rows import corpus_rows
-from xdc_core.data.view_starts import starts_by_row
+from xdc_core.data.view_starts import labels_by_row, starts_by_row
 from xdc_core.evaluation.recordings import Recordings
 from xdc_core.evaluation.settings import Evaluation
 from xdc_core.runs.node import SHARD
@@ -45,7 +45,7 @@ def read_evaluation_clips(task: Task[Evaluation], recordings: Recordings) -> Eva
     else:
         corpus = task.directory(Node("data", task.settings.evaluation.data))
         rows = corpus_rows(corpus, wanted.modality, task.root)
-        spaced = starts_by_row(rows, wanted.frames, dataset.views)
+        spaced = starts_by_row(rows, wanted.frames, dataset.views, labels_by_row(corpus))
     clips: list[list[int]] = [[] for _ in recordings.names]
     recording_of: dict[int, int] = {}
     starts: dict[int, tuple[int | None, ...]] = {}

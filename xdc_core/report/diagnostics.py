@@ -3,16 +3,69 @@
 import math
 from collections.abc import Iterator
 
+from xdc_core.clustering.pca import few_clips_for_whitening
 from xdc_core.documents.report import Diagnostic, Level, Report
 
 UNEVEN = 0.05  # Of balanced clusters: the share of the mass that is in the wrong one.
+# On talking faces the sound kept half of what its first clusters held where XDC learnt the words, and a fifth or less
+# from the third round on where it did not.
+KEPT = 1 / 3
 ORDER: tuple[Level, ...] = ("bad", "look", "good")
 
 
 def diagnostics(report: Report) -> list[Diagnostic]:
     """Return sentences on a round's clusters, trainings and agreement with labels, the worst first."""
-    sentences = [*_of_clusters(report), *_of_training(report), *_of_labels(report)]
+    sentences = [
+        *_of_preprocessing(report),
+        *_of_clusters(report),
+        *_forgets(report),
+        *_of_training(report),
+        *_of_labels(report),
+        *_of_rounds(report),
+    ]
     return sorted(sentences, key=lambda diagnostic: ORDER.index(diagnostic[0]))
+
+
+def _of_preprocessing(report: Report) -> Iterator[Diagnostic]:
+    for name, source in report.sources.items():
+        done, clips = source.preprocessing, source.sample
+        if done.pca_asked:
+            yield (
+                "look",
+                f"{name}: {done.pca_kept} principal components are kept, not {done.pca_asked}: {clips} clips are too "
+                "few for more (cluster.clips_per_component).",
+            )
+        elif warning := few_clips_for_whitening(done.pca_kept, clips, done.whitened):
+            yield "look", f"{name}: {warning}"
+        if done.canonical and done.canonical.above_chance < 2:
+            largest, chance = done.canonical.correlations[0], done.canonical.chance
+            number = "one axis" if done.canonical.above_chance else "no axis"
+            yield (
+                "look",
+                f"{name}: the modalities share {number} above chance (correlation {largest:.2f}, with permuted clips "
+                f"{chance:.2f}), so axes that may be shared by chance are kept.",
+            )
+
+
+def _forgets(report: Report) -> Iterator[Diagnostic]:
+    """Yield a sentence if the better teacher of the first round has forgotten most of what its clusters held then.
+
+    The better teacher is the modality whose clusters share most with the features of another. It is not a fault if the
+    other forgets its first clusters: it learns better ones.
+    """
+    since = report.kept_history[-1].since if report.kept_history else 0
+    first = [row for row in report.shared_history if row.round == since]
+    if not first:
+        return
+    teacher = max(first, key=lambda row: row.shared).teacher
+    kept = {row.round: row.kept for row in report.kept_history if (row.modality, row.since) == (teacher, since)}
+    if kept[report.round] < KEPT * kept[since]:
+        yield (
+            "bad",
+            f"{teacher} forgets: its features tell {kept[report.round]:.2f} nats per clip of its clusters of round "
+            f"{since}, then {kept[since]:.2f}, although these shared most with another modality. train.protect: 0.9 "
+            "lets an encoder learn its own clusters while the other's share less (docs/method.md).",
+        )
 
 
 def _of_clusters(report: Report) -> Iterator[Diagnostic]:
@@ -73,3 +126,11 @@ def _of_labels(report: Report) -> Iterator[Diagnostic]:
             yield ("good" if now > 0.05 else "look"), f"{words}."
         else:
             yield ("good" if now >= earlier - 0.02 else "look"), f"{words}, {earlier:.2f} in the round before."
+
+
+def _of_rounds(report: Report) -> Iterator[Diagnostic]:
+    if report.from_first:
+        names = ", ".join(report.training)
+        yield "good", f"{names}: the training of this round, the last one, started from the first encoders."
+    if report.stop is not None:
+        yield "good", f"The stopping rule {'holds' if report.stop.stop else 'does not hold yet'}: {report.stop.why}"

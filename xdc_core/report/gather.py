@@ -7,7 +7,7 @@ from shards.corpus.index import label_columns
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.stage import Task
 from xdc_core.config.schema import ReportSettings
-from xdc_core.documents.kmeans import read_kmeans
+from xdc_core.documents.kmeans import preprocessing_of, read_kmeans
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.documents.report import (
     EvaluationRow,
@@ -22,9 +22,12 @@ from xdc_core.documents.report import (
 )
 from xdc_core.documents.results import headline, read_results
 from xdc_core.documents.scores import Scores, read_scores
+from xdc_core.documents.stop import read_decision
+from xdc_core.documents.teachers import read_teachers
 from xdc_core.report.clusters import cluster_rows
 from xdc_core.report.diagnostics import diagnostics
 from xdc_core.report.settings import Reporting
+from xdc_core.report.shared import measure_shared
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
@@ -32,7 +35,7 @@ CURVE = 200  # A report keeps at least this many lines of a longer metrics.jsonl
 
 
 def gather(task: Task[Reporting]) -> Report:
-    """Return the measurements of a round. Reads manifests, scores, metrics and labels, but no features.
+    """Return the measurements of a round. Reads manifests, scores, metrics, labels, and features of some clips.
 
     Label sources, trainings and evaluations are those of the nodes of this round.
 
@@ -49,24 +52,36 @@ def gather(task: Task[Reporting]) -> Report:
     sources = {source: _source(task, source) for source in names("cluster")}
     training = {modality: _training(task, modality) for modality in names("train")}
     evaluations = {name: _evaluation(task, name) for name in names("eval")}
+    decided = Node("teachers", None, number)
+    teachers = read_teachers(task.directory(decided)) if decided in own else None
+    own_clusters = [name for name in names("extract") if name in sources]
+    shared, kept = measure_shared(task, own_clusters, teachers, before)
     manifests = [(node, read_manifest(task.shown_directory(node))) for node in task.settings.nodes]
     values = {
         "run": task.root.resolve().name,
         "round": number,
         "method": task.settings.method,
-        "trained": number < task.settings.rounds,
+        "trained": bool(training),
         "corpus": _summary(corpus),
         "nodes": [_node(node, manifest) for node, manifest in manifests if manifest],
         "label_columns": label_columns(corpus),
         "sources": sources,
         "training": training,
         "evaluations": evaluations,
+        "learns": {name: list(sources) for name, sources in teachers.learns.items()} if teachers else {},
         "history": [*(before.history if before else ()), *_history(number, sources, training)],
         "evaluation_history": [
             *(before.evaluation_history if before else ()),
             *_evaluation_history(number, evaluations),
         ],
     }
+    if shared:
+        values["shared_history"] = [*(before.shared_history if before else ()), *shared]
+        values["kept_history"] = [*(before.kept_history if before else ()), *kept]
+    if names("stop"):
+        values["stop"] = read_decision(task.directory(Node("stop", None, number)))
+    if training and number >= task.settings.rounds:
+        values["from_first"] = True
     report = Report.model_validate(values)
     return Report.model_validate(values | {"signs": diagnostics(report)})
 
@@ -116,6 +131,7 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
         sample=kmeans.sample,
         objective=kmeans.objective,
         on=kmeans.on,
+        preprocessing=preprocessing_of(kmeans),
         clips=scores.clips,
         empty=scores.empty,
         largest=scores.largest,

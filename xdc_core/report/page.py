@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from xdc_core.documents.report import EvaluationRow, HistoryRow, Report
+from xdc_core.documents.report import EvaluationRow, HistoryRow, Report, SharedRow
 from xdc_core.report.charts import PALETTE, Line, lines_chart, source_colour
 
 PAGES = Path(__file__).parent / "pages"
@@ -38,6 +38,8 @@ def history_charts(report: Report) -> dict[str, Markup]:
     if any(row.nmi_previous is not None for row in report.history):
         nmi = {source: [row.nmi_previous for row in _rows_of(report, source)] for source in report.sources}
         charts["NMI with the clusters of the round before"] = _by_source(report, nmi, "NMI")
+    if report.shared_history:
+        charts["Clusters and the other modality's features: shared, in nats per clip"] = _shared(report.shared_history)
     if report.evaluation_history:
         charts["Evaluations of the encoders"] = _evaluations(report.evaluation_history)
     return charts
@@ -53,6 +55,15 @@ def _by_source(report: Report, values: dict[str, list[float | None]], shown: str
         for source, measured in values.items()
     ]
     return Markup(lines_chart(lines, "round", shown, f"{shown} by round", bottom=None))
+
+
+def _shared(history: list[SharedRow]) -> Markup:
+    lines = []
+    for student, teacher in dict.fromkeys((row.student, row.teacher) for row in history):
+        rows = [row for row in history if (row.student, row.teacher) == (student, teacher)]
+        name, values = f"clusters of {teacher}, seen by {student}", [row.shared for row in rows]
+        lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher)))
+    return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", bottom=None))
 
 
 def _evaluations(history: list[EvaluationRow]) -> Markup:

@@ -6,17 +6,20 @@ from typing import Any
 
 from shards.section import hashed_settings
 from shards.store.node import Node
-from xdc_core.config.schema import ReportSettings
+from xdc_core.config.schema import ReportSettings, RunsOn
 
 
 @dataclass(frozen=True)
 class Reporting:
     """The part of the configuration for the report stage.
 
-    rounds: the number of rounds. nodes: the nodes of the run and the round, in the order of the report. configuration:
-    the whole configuration as commented YAML, which is stored with the report.
+    rounds: the number of rounds that train one after the other. nodes: the nodes of the run and the round, in the order
+    of the report. configuration: the whole configuration as commented YAML, which is stored with the report.
     """
 
+    seed: int
+    learn_splits: list[str] | None
+    runs_on: RunsOn
     method: str
     rounds: int
     nodes: tuple[Node, ...]

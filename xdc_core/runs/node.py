@@ -2,14 +2,17 @@
 
 from shards.store.node import Node as Node
 
-# Stage -> the folder of its directories in a round, one per modality.
+# Stage -> the folder of its directories in a round, one per modality; or of its only one.
 FOLDERS = {
     "extract": "features",
     "cluster": "clusters",
     "label": "labels",
+    "teachers": "teachers",
     "train": "train",
     "embed": "embeddings",
     "eval": "evaluations",
+    "stop": "stop",
+    "report": "report",
 }
 
 

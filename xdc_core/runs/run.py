@@ -22,6 +22,8 @@ def dataset_settings(config: Config, name: str) -> CorpusSettings:
         "label_from_folder": False,
         "modalities": (MODALITIES[dataset.modality].stored,),
         "clip_seconds": dataset.clip_seconds,
+        "segment_seconds": dataset.segment_seconds,
+        "crop": dataset.crop,
         "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
         "silence": "keep",
         "learn_splits": None,
@@ -31,10 +33,14 @@ def dataset_settings(config: Config, name: str) -> CorpusSettings:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory and its configuration. Paths in the configuration are relative to the directory."""
+    """A run's directory and its configuration. Paths in the configuration are relative to the directory.
+
+    stopped: whether its stopping rule has ended it; `rounds` is then the round in which it did.
+    """
 
     root: Path
     config: Config
+    stopped: bool = False
 
     @property
     def corpus(self) -> Path:
@@ -71,8 +77,8 @@ class Run:
         if node.stage == "init":
             return self.root / "init" / str(node.modality)
         assert node.round is not None
-        if node.stage == "report":
-            return self.round_directory(node.round) / "report"
+        if node.modality is None:
+            return self.round_directory(node.round) / FOLDERS[node.stage]
         return self.round_directory(node.round) / FOLDERS[node.stage] / str(node.modality)
 
     def command(self, node: Node, force: bool = False) -> str:

@@ -12,13 +12,22 @@ from shards.store.build import Outcome
 from shards.store.stage import Stage, Task
 from xdc_core.clustering.clusterer import Model
 from xdc_core.clustering.model import array_file, write_model
+from xdc_core.clustering.pca import few_clips_for_whitening
 from xdc_core.clustering.preprocess import fit_preprocess
 from xdc_core.clustering.registry import KMEANS
 from xdc_core.compute.kmeans_check import faiss_gpus
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
-from xdc_core.config.schema import ClusterSettings, Config, RunsOn, algorithm_of, clustering_settings
+from xdc_core.config.schema import (
+    ClusterSettings,
+    Config,
+    RunsOn,
+    algorithm_of,
+    clustering_settings,
+    joint_settings,
+    k_in_round,
+)
 from xdc_core.documents.kmeans import FILE_NAME, Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -44,7 +53,7 @@ class Clustering:
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the clusters."""
-        own = clustering_settings(self.cluster) | ({"joint_l2": self.cluster.joint_l2} if self.joint else {})
+        own = clustering_settings(self.cluster) | (joint_settings(self.cluster) if self.joint else {})
         return {"seed": self.seed, "learn_splits": self.learn_splits, "k": self.k, **own}
 
 
@@ -109,7 +118,9 @@ def fit_sample(task: Task[Clustering], learnable: Learnable) -> list[Fit]:
     if clusterer is KMEANS and (warning := small_sample(given.cluster, k, parts, clips)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     threads = limit_faiss(given.runs_on)
-    preprocess, kept = fit_preprocess(parts, given.cluster)
+    preprocess, kept = fit_preprocess(parts, given.cluster, seed)
+    if warning := few_clips_for_whitening(kept.get("pca_kept"), len(parts[0]), kept.get("whitened", False)):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     points = preprocess(parts)
     del parts
     on_gpus = clusterer.uses_gpus and given.runs_on.device != "cpu"
@@ -169,11 +180,12 @@ def clustered_features(config: Config, node: Node) -> list[Node]:
 
 
 def _settings(config: Config, node: Node) -> Clustering:
+    assert node.round is not None
     source = str(node.modality)
     return Clustering(
         seed=config.seed,
         learn_splits=config.corpus.learn_splits,
-        k=config.cluster.k.get(source),
+        k=k_in_round(config.cluster, source, node.round),
         cluster=config.cluster,
         joint=source == JOINT,
         runs_on=config.runs_on,

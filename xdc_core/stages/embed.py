@@ -50,12 +50,12 @@ def embed(task: Task[Embedding]) -> Outcome:
         StageError: a feature is not finite.
     """
     from xdc_core.data.rows import corpus_rows
-    from xdc_core.data.view_starts import starts_by_row
+    from xdc_core.data.view_starts import labels_by_row, starts_by_row
 
     settings, corpus = task.settings, task.directory(Node("data", task.about))
     rows = corpus_rows(corpus, settings.views.modality, task.root)
     # Determined here for all shards, because the clips of a recording are in several of them.
-    starts = starts_by_row(rows, settings.views.frames, settings.views_each)
+    starts = starts_by_row(rows, settings.views.frames, settings.views_each, labels_by_row(corpus))
     by_shard = {shard: starts[span] for shard, span in rows.by_shard()}
     sizes = {shard: sum(map(len, own)) for shard, own in by_shard.items()}
     on_gpu = settings.runs_on.device != "cpu"

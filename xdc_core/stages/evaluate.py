@@ -340,7 +340,7 @@ def table_of(results: Results) -> pa.Table:
 
 def due_evaluations(config: Config, number: int) -> list[str]:
     """Return the names of the evaluations that are part of a round."""
-    due = ("rounds",) if number < config.rounds else ("rounds", "end")
+    due = ("rounds",) if number < config.last_round else ("rounds", "end")
     return [name for name, evaluation in config.evaluate.items() if evaluation.when in due]
 
 

@@ -23,12 +23,14 @@ from xdc_core.stages.evaluate import EVALUATE
 from xdc_core.stages.extract import EXTRACT
 from xdc_core.stages.init import INIT
 from xdc_core.stages.label import LABEL
+from xdc_core.stages.stop import STOP
+from xdc_core.stages.teachers import TEACHERS
 from xdc_core.stages.train import TRAIN
 
 MEDIA = "media"
 # The stages that a report shows, each after those that it reads: those of the run, and those of a round.
 ONCE = (SHARD_STAGE, DATA_STAGE, INIT)
-IN_ROUND = (EXTRACT, CLUSTER, LABEL, TRAIN, EMBED, EVALUATE)
+IN_ROUND = (EXTRACT, CLUSTER, LABEL, TEACHERS, TRAIN, EMBED, EVALUATE, STOP)
 
 
 def report(task: Task[Reporting]) -> Outcome:
@@ -102,6 +104,9 @@ def _lists(config: Config, node: Node) -> list[Node]:
 def _settings(config: Config, node: Node) -> Reporting:
     assert node.round is not None
     return Reporting(
+        seed=config.seed,
+        learn_splits=config.corpus.learn_splits,
+        runs_on=config.runs_on,
         method=config.method,
         rounds=config.rounds,
         nodes=(*_once(config), *_in_round(config, node.round)),
@@ -122,6 +127,9 @@ REPORT: Stage[Config, Run, Reporting] = Stage(
     modules=(
         "xdc_core.report.gather",
         "xdc_core.report.round_page",
+        "xdc_core.probes.shared",
+        "sklearn.linear_model",
+        "sklearn.model_selection",
         "pandas",
         "matplotlib.figure",
         "matplotlib.backends.backend_svg",

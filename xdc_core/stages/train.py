@@ -11,7 +11,7 @@ from shards.store.build import Outcome
 from shards.store.fault import fault_point
 from shards.store.stage import Stage, Task
 from xdc_core.config.methods import heads
-from xdc_core.config.schema import Config, TrainSettings
+from xdc_core.config.schema import Config, TrainSettings, protects
 from xdc_core.config.views import views_of
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.modalities.registry import VIEW_MODULES
@@ -112,7 +112,7 @@ def small_batch(settings: TrainSettings) -> str:
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    if number is None or number >= config.rounds:  # After the last training there is a round without one.
+    if number is None or number >= config.last_round:  # After the last training there is a round without one.
         return []
     return [Node("train", modality, number) for modality in config.modalities]
 
@@ -121,8 +121,12 @@ def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     modality = str(node.modality)
     labels = [Node("label", source, node.round) for source in heads(config.method, config.modalities)[modality]]
+    if protects(config):
+        labels = list(dict.fromkeys([*labels, Node("label", modality, node.round), Node("teachers", None, node.round)]))
+    # The training after the last of `rounds` starts from the first encoder (`last_training`).
+    encoder = encoder_node(modality, node.round if node.round < config.rounds else 0)
     # The features of the modality show which clips with a pseudo-label decode in it.
-    return [SHARD, encoder_node(modality, node.round), Node("extract", modality, node.round), *labels]
+    return [SHARD, encoder, Node("extract", modality, node.round), *labels]
 
 
 def _settings(config: Config, node: Node) -> Training:
@@ -132,7 +136,7 @@ def _settings(config: Config, node: Node) -> Training:
         learn_splits=config.corpus.learn_splits,
         sources=heads(config.method, config.modalities)[modality],
         views=views_of(config, modality),
-        train=config.train,
+        train=config.train if protects(config) else config.train.model_copy(update={"protect": 0.0}),
         runs_on=config.runs_on,
     )
 

@@ -7,20 +7,28 @@ from typing import Any
 
 from shards.store.manifest import read_manifest
 from xdc_core.documents.results import read_results
-from xdc_core.documents.scores import read_scores
+from xdc_core.documents.scores import Scores, read_scores
 from xdc_core.evaluation.spread import spread
-from xdc_core.graph.stages import all_nodes
-from xdc_core.study.cells import PROBES, Cell
-from xdc_core.study.settings import SCRATCH
+from xdc_core.runs.node import Node
+from xdc_core.study.cells import Cell, nodes_of
+from xdc_core.study.contenders import SCRATCH
+from xdc_core.study.measures import Measure, factor_of
 
 Row = dict[str, Any]
 
+KEYS = ("variant", "contender", "round", "modality", "split", "metric", "factor")
+# They are of a training, or of the difference to an earlier round: untrained encoders have none.
+OF_TRAINING = ("loss", "nmi_previous")
+# What the splits of the recordings to probe on, and of own corpora, are called in the results.
+VALIDATION, TEST = "validation", "test"
 
-def cell_rows(cell: Cell) -> Iterator[Row]:
-    """Yield a row per number of every finished round: probes, agreement of clusters with every factor, losses.
 
-    A row has: variant, contender, draw, seed, round, modality, split, metric, factor, value. Clusters are
-    compared over the clips of all splits: `all`.
+def cell_rows(cell: Cell, validation: str | None = VALIDATION, test: str = TEST) -> Iterator[Row]:
+    """Yield a row per number of every finished round: evaluations, agreement of clusters with every factor, losses.
+
+    A row has: variant, contender, draw, seed, round, modality, split, metric, factor, value. Clusters are compared over
+    the clips of all splits: `all`. The splits named `validation` and `test` have these names in the rows, however the
+    clips call them.
     """
     same = {
         "variant": json.dumps(cell.variant, sort_keys=True),
@@ -28,32 +36,44 @@ def cell_rows(cell: Cell) -> Iterator[Row]:
         "draw": cell.draw,
         "seed": cell.seed,
     }
-    run = cell.run
-    for node in all_nodes(run.config):
+    run, names = cell.run, {validation: VALIDATION, test: TEST}
+    for node in nodes_of(cell):
         directory = run.directory(node)
         if node.stage not in ("eval", "label", "train") or (manifest := read_manifest(directory)) is None:
             continue
         at = same | {"round": node.round}
-        if node.stage == "eval" and node.modality in PROBES:
-            results = read_results(directory)
-            label = results.settings["label"].removeprefix("label_")
-            for trial in results.trials:
-                own = {"modality": results.modality, "split": trial.split, "metric": "probe", "factor": label}
-                yield at | own | {"value": trial.metrics["accuracy"]}
+        if node.stage == "eval" and (measure := cell.measures.get(str(node.modality))):
+            for row in _of_evaluation(cell, node, measure):
+                yield at | row | {"split": names.get(row["split"], row["split"])}
         elif node.stage == "label":
-            for column, scores in read_scores(directory).labels.items():
-                factor = column.removeprefix("label_")
-                own = {"modality": node.modality, "split": "all", "factor": factor}
-                measured = {"nmi": scores.nmi, "ami": scores.ami, "purity": scores.purity}
-                yield from (at | own | {"metric": name, "value": value} for name, value in measured.items())
+            yield from (at | {"modality": node.modality} | row for row in _of_clusters(read_scores(directory)))
         elif node.stage == "train":
             own = {"modality": node.modality, "split": "train", "factor": None}
             yield at | own | {"metric": "loss", "value": manifest.summary["loss"]}
 
 
+def _of_evaluation(cell: Cell, node: Node, measure: Measure) -> Iterator[Row]:
+    for trial in read_results(cell.run.directory(node)).trials:
+        at = {"modality": measure.modality, "split": trial.split, "factor": measure.factor}
+        if measure.metric is not None:
+            yield at | {"metric": measure.metric, "value": trial.metrics["accuracy"]}
+        else:
+            yield from (at | {"metric": name, "value": value} for name, value in trial.metrics.items())
+
+
+def _of_clusters(scores: Scores) -> Iterator[Row]:
+    for column, agreement in scores.labels.items():
+        own: Row = {"split": "all", "factor": factor_of(column)}
+        measured = {"nmi": agreement.nmi, "ami": agreement.ami, "purity": agreement.purity}
+        yield from (own | {"metric": name, "value": value} for name, value in measured.items())
+    own = {"split": "all", "factor": None}
+    sizes = {"nmi_previous": scores.nmi_previous, "empty": scores.empty, "largest_share": scores.largest_share}
+    yield from (own | {"metric": name, "value": value} for name, value in sizes.items())
+
+
 def seconds_of(cell: Cell) -> float:
-    """Return the CPU seconds of a cell's stages, without those of the corpus and of attempts that were killed."""
-    nodes = [node for node in all_nodes(cell.run.config) if node.stage != "shard"]
+    """Return the CPU seconds of a cell's stages, without those of clips that runs share and of killed attempts."""
+    nodes = [node for node in nodes_of(cell) if node.stage not in ("shard", "data")]
     manifests = [read_manifest(cell.run.directory(node)) for node in nodes]
     return sum(manifest.cpu_seconds or manifest.seconds for manifest in manifests if manifest)
 
@@ -64,17 +84,17 @@ def summarise(rows: Iterable[Row], last: int) -> list[Row]:
     `scratch` is added: round 0, whose encoders are untrained, over every contender's runs, each seed once.
     """
     groups: dict[tuple[Any, ...], dict[tuple[int, int], float]] = defaultdict(dict)
-    keys = ("variant", "contender", "round", "modality", "split", "metric", "factor")
     for row in rows:
         if row["value"] is None:
             continue
         of_cell = (row["draw"], row["seed"])
-        groups[tuple(row[key] for key in keys)][of_cell] = row["value"]
-        if row["round"] == 0 and row["metric"] == "probe":
+        groups[tuple(row[key] for key in KEYS)][of_cell] = row["value"]
+        if row["round"] == 0 and row["metric"] not in OF_TRAINING:
             # All contenders begin with the same random encoders.
-            groups[tuple((row | {"contender": SCRATCH, "round": last})[key] for key in keys)][of_cell] = row["value"]
+            untrained = row | {"contender": SCRATCH, "round": last}
+            groups[tuple(untrained[key] for key in KEYS)].setdefault(of_cell, row["value"])
     return [
-        dict(zip(keys, group, strict=True)) | spread(list(values.values())).content()
+        dict(zip(KEYS, group, strict=True)) | spread(list(values.values())).content()
         for group, values in sorted(groups.items(), key=_order)
     ]
 

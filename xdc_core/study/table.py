@@ -1,116 +1,106 @@
-"""A study's main table, in Markdown: the contenders' probes and cluster agreement after the last round."""
+"""A study's tables, in Markdown: the contenders after the last round."""
 
 import json
 from typing import Any
 
-from xdc_core.study.settings import CONTENDERS, SCRATCH
+from xdc_core.study.results import TEST
+from xdc_core.study.retrieval import retrieval_tables
+from xdc_core.study.runs_table import left_text, runs_table
+from xdc_core.study.summary import contenders, last_row, last_rows, shown, with_spread
 
 # Heading, metric and split of the table's columns.
-COLUMNS = (
-    ("probe, test", "probe", "test"),
-    ("probe, validation", "probe", "validation"),
-    ("NMI with the digit", "nmi", "all"),
-    ("AMI", "ami", "all"),
-)
-SHARED = {"video": "label", "audio": "spoken"}
+PROBED = (("probe, test", "probe", "test"), ("probe, validation", "probe", "validation"))
+NEIGHBOURS = ("knn, test", "knn", "test")
 
 
-def find(results: dict[str, Any], **wanted: Any) -> dict[str, Any] | None:
-    """Return the row of the summary with these values; None if there is none."""
-    rows = [row for row in results["summary"] if all(row[name] == value for name, value in wanted.items())]
-    assert len(rows) <= 1, wanted
-    return rows[0] if rows else None
+def columns_of(results: dict[str, Any], name: str) -> list[tuple[str, str, str]]:
+    """Return heading, metric and split of the main table's columns. name: of what is predicted."""
+    metrics = {row["metric"] for row in results["summary"]}
+    split = TEST if results["probe_on"] else "all"
+    of_clusters = (f"NMI with {name}", "nmi", split), ("AMI", "ami", split)
+    probed = PROBED if results["validation"] else PROBED[:1]
+    return [*probed, *([NEIGHBOURS] if NEIGHBOURS[1] in metrics else []), *of_clusters]
 
 
 def table_of(results: dict[str, Any]) -> str:
-    """Return a table per variant: mean and standard deviation over seeds, and agreement with all other factors."""
+    """Return the tables of every variant: mean and standard deviation over seeds, and agreement with other factors."""
     parts = [f"# {results['study']}\n\nAfter {results['rounds']} rounds; mean ± standard deviation over n runs.\n"]
+    results = results | {"summary": last_rows(results)}
     for variant in dict.fromkeys(row["variant"] for row in results["summary"]):
         named = ", ".join(f"{name} = {value}" for name, value in json.loads(variant).items())
-        parts.append(f"## {named or 'All contenders'}\n\n{_main(results, variant)}")
-        parts.append(_apart(results, variant))
-        parts.append(
-            f"Agreement of the clusters with other factors (AMI; video / audio):\n\n{_private(results, variant)}"
-        )
+        first, *others = results["targets"]
+        parts.append(f"## {named or 'All contenders'}\n\n{_main(results, variant, first)}")
+        parts += _apart(results, variant)
+        parts.append(runs_table(results, variant))
+        for target in others:
+            parts.append(f"### {name_of(target, results['digits'])}\n\n{_main(results, variant, target)}")
+        parts += retrieval_tables(results, variant)
+        if private := _private(results, variant):
+            parts.append(f"Agreement of the clusters with other factors (AMI; {_modalities(results)}):\n\n{private}")
+    parts += left_text(results)
     return "\n".join(parts)
 
 
-def contenders(results: dict[str, Any], variant: str) -> list[str]:
-    """Return the contenders that have finished the last round, in the order of the paper."""
-    there = {
-        row["contender"]
-        for row in results["summary"]
-        if row["variant"] == variant and row["round"] == results["rounds"]
-    }
-    return [name for name in (SCRATCH, *CONTENDERS) if name in there]
+def name_of(target: dict[str, str], digits: bool) -> str:
+    """Return what is predicted, in words."""
+    return "the digit" if digits else " / ".join(dict.fromkeys(target.values()))
 
 
-def _main(results: dict[str, Any], variant: str) -> str:
-    lines = ["| | n | " + " | ".join(f"{name}: video | audio" for name, _, _ in COLUMNS) + " |"]
-    lines.append("|---|---" + "|---|---" * len(COLUMNS) + "|")
+def _modalities(results: dict[str, Any]) -> str:
+    return " / ".join(results["modalities"])
+
+
+def _main(results: dict[str, Any], variant: str, target: dict[str, str]) -> str:
+    columns = columns_of(results, name_of(target, results["digits"]))
+    modalities = " | ".join(results["modalities"])
+    lines = ["| | n | " + " | ".join(f"{name}: {modalities}" for name, _, _ in columns) + " |"]
+    lines.append("|---|---" + "|---" * len(columns) * len(results["modalities"]) + "|")
     for contender in contenders(results, variant):
         cells, count = [], 0
-        for _, metric, split in COLUMNS:
-            for modality in ("video", "audio"):
-                row = last_row(results, variant, contender, modality, metric, split)
+        for _, metric, split in columns:
+            for modality, factor in target.items():
+                row = last_row(results, variant, contender, modality, metric, split, factor)
                 cells.append(with_spread(row))
                 count = max(count, row["n"] if row else 0)
         lines.append(f"| {contender} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _apart(results: dict[str, Any], variant: str) -> str:
-    """Return a sentence on whether the worst run of xdc is better than the best of all others without labels."""
-    others = [name for name in contenders(results, variant) if name not in ("xdc", "supervised")]
-    lines = []
-    for modality in ("video", "audio"):
-        xdc = last_row(results, variant, "xdc", modality, "probe", "test")
-        rows = {name: last_row(results, variant, name, modality, "probe", "test") for name in others}
-        highest = max(((row["max"], name) for name, row in rows.items() if row), default=None)
-        if xdc is None or highest is None:
-            continue
-        best, name = highest
-        apart = "apart" if xdc["min"] > best else "NOT apart"
-        lines.append(f"{modality}: {xdc['min']:.3f} against {best:.3f} ({name}), {apart}")
-    return f"Lowest run of xdc against the highest of all others without labels, test: {'; '.join(lines)}.\n" * bool(
-        lines
-    )
+def _apart(results: dict[str, Any], variant: str) -> list[str]:
+    """Return a sentence for each main contender: whether its worst run is better than the best of all others.
 
-
-def last_row(
-    results: dict[str, Any],
-    variant: str,
-    contender: str,
-    modality: str,
-    metric: str,
-    split: str,
-    factor: str | None = None,
-) -> dict[str, Any] | None:
-    """Return the summary's row after the last round; for the digit unless a factor is named."""
-    # Joint clusters count for both modalities.
-    at = {"variant": variant, "contender": contender, "round": results["rounds"], "metric": metric, "split": split}
-    factor = factor or SHARED[modality]
-    return find(results, **at, modality=modality, factor=factor) or find(results, **at, modality="joint", factor=factor)
+    Other main contenders and those that learn labels are not among the others.
+    """
+    target, sentences = results["targets"][0], []
+    for main in results["main"]:
+        excluded = {*results["main"], *results["labelled"]}
+        others = [name for name in contenders(results, variant) if name not in excluded]
+        lines = []
+        for modality, factor in target.items():
+            own = last_row(results, variant, main, modality, "probe", "test", factor)
+            rows = {name: last_row(results, variant, name, modality, "probe", "test", factor) for name in others}
+            highest = max(((row["max"], name) for name, row in rows.items() if row), default=None)
+            if own is None or highest is None:
+                continue
+            best, name = highest
+            apart = "apart" if own["min"] > best else "NOT apart"
+            lines.append(f"{modality}: {own['min']:.3f} against {best:.3f} ({name}), {apart}")
+        if lines:
+            words = f"Lowest run of {main} against the highest of all others without labels, test"
+            sentences.append(f"{words}: {'; '.join(lines)}.\n")
+    return sentences
 
 
 def _private(results: dict[str, Any], variant: str) -> str:
-    factors = sorted(
-        {str(row["factor"]) for row in results["summary"] if row["metric"] == "ami"} - set(SHARED.values())
-    )
+    targets = {factor for target in results["targets"] for factor in target.values()}
+    factors = sorted({str(row["factor"]) for row in results["summary"] if row["metric"] == "ami"} - targets)
     lines = ["| | " + " | ".join(factors) + " |", "|---" * (len(factors) + 1) + "|"]
     for contender in contenders(results, variant):
-        pairs = [
-            [last_row(results, variant, contender, modality, "ami", "all", factor) for modality in ("video", "audio")]
+        groups = [
+            [last_row(results, variant, contender, name, "ami", "all", factor) for name in results["modalities"]]
             for factor in factors
         ]
-        if any(row for pair in pairs for row in pair):
-            cells = [" / ".join("" if row is None else f"{row['mean']:.2f}" for row in pair) for pair in pairs]
+        if any(row for group in groups for row in group):
+            cells = [" / ".join(shown(row, 2) for row in group) for group in groups]
             lines.append(f"| {contender} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def with_spread(row: dict[str, Any] | None) -> str:
-    """Return a mean with its spread, such as `0.830 ± 0.040`; "" if nothing was measured."""
-    if row is None:
-        return ""
-    return f"{row['mean']:.3f}" + ("" if row["sd"] is None else f" ± {row['sd']:.3f}")
+    return "\n".join(lines) + "\n" if factors else ""

@@ -1,37 +1,119 @@
 """The files of a study: results.parquet (every number), study.json (means and spreads), table.md and figure.svg."""
 
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from shards.store.files import write_json, write_text
+from shards.store.manifest import read_manifest
 from shards.store.parquet import write_parquet
-from xdc_core.study.cells import Cell
+from xdc_core.documents.report import Diagnostic, read_report
+from xdc_core.runs.node import Node
+from xdc_core.study.cells import Cell, is_finished, rounds_done
+from xdc_core.study.contenders import CONTENDERS, SCRATCH
 from xdc_core.study.figure import draw_figure
-from xdc_core.study.results import cell_rows, seconds_of, summarise
+from xdc_core.study.measures import factor_of, targets_of
+from xdc_core.study.results import Row, cell_rows, seconds_of, summarise
 from xdc_core.study.settings import StudySettings
 from xdc_core.study.table import table_of
+from xdc_core.study.takes_off import takes_off
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("variant", "contender")]
+    + [(name, pa.int64()) for name in ("draw", "seed", "round")]
+    + [(name, pa.string()) for name in ("modality", "split", "metric", "factor")]
+    + [("value", pa.float64())]
+)
 
 
-def write_study(root: Path, study: StudySettings, cells: list[Cell]) -> dict[str, Any]:
-    """Write the files of a study from its finished rounds. Return the content of study.json."""
-    rows = [row for cell in cells for row in cell_rows(cell)]
-    if rows:
-        write_parquet(root / "results.parquet", pa.Table.from_pylist(rows))
-    last = max(cell.run.config.rounds for cell in cells)
-    results = {
-        "study": root.resolve().name,
-        "settings": study.model_dump(mode="json"),
-        "rounds": last,
-        "summary": summarise(rows, last),
-        "cells": [
-            {"run": cell.run.root.name, "contender": cell.contender, "variant": cell.variant, "draw": cell.draw}
-            | {"seed": cell.seed, "seconds": round(seconds_of(cell), 1)}
-            for cell in cells
-        ],
-    }
-    write_json(root / "study.json", results)
-    write_text(root / "table.md", table_of(results))
-    draw_figure(root / "figure.svg", results)
-    return results
+@dataclass
+class StudyFiles:
+    """The files of a study in `root`, which are written again whenever a round of a cell is finished.
+
+    left_out: what is left out of the recordings to probe on, in words. cpu_hours: the limit that stopped the study.
+    """
+
+    root: Path
+    study: StudySettings
+    cells: list[Cell]
+    left_out: list[str] = field(default_factory=list)
+    cpu_hours: float | None = None
+    _rows: dict[Path, list[Row]] = field(default_factory=dict)
+    _of_cells: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    _lock: Any = field(default_factory=threading.Lock)
+
+    def write(self, changed: list[Cell] | None = None, figure: bool = True) -> dict[str, Any]:
+        """Write the files from the finished rounds. Return the content of study.json.
+
+        changed: the cells of which there is something new since the last call; None: all. figure: draw it, too.
+        Several threads may call this.
+        """
+        with self._lock:
+            for cell in self.cells if changed is None else changed:
+                self._read(cell)
+            rows = [row for cell in self.cells for row in self._rows.get(cell.run.root, [])]
+            results = self._results(rows)
+            if rows:
+                write_parquet(self.root / "results.parquet", pa.Table.from_pylist(rows, SCHEMA))
+            write_json(self.root / "study.json", results)
+            write_text(self.root / "table.md", table_of(results))
+            if figure:
+                draw_figure(self.root / "figure.svg", results, rows)
+            return results
+
+    def _read(self, cell: Cell) -> None:
+        root = cell.run.root
+        self._rows[root] = list(cell_rows(cell, self.study.validation, self.study.test))
+        self._of_cells[root] = {
+            "run": root.name,
+            "contender": cell.contender,
+            "variant": cell.variant,
+            "draw": cell.draw,
+            "seed": cell.seed,
+            "seconds": round(seconds_of(cell), 1),
+            "rounds": rounds_done(cell),
+            "finished": is_finished(cell),
+            "diagnostics": _diagnostics(cell),
+        }
+
+    def _results(self, rows: list[Row]) -> dict[str, Any]:
+        last = max(cell.run.config.last_round for cell in self.cells)
+        modalities = list(self.cells[0].run.config.modalities)
+        targets = [
+            {modality: factor_of(column) for modality, column in target.items()}
+            for target in targets_of(self.study, modalities)
+        ]
+        configs = {cell.contender: cell.run.config for cell in self.cells}
+        own = [name for name in configs if name not in CONTENDERS]
+        controls = [name for name, config in configs.items() if config.train.shuffle_labels]
+        return {
+            "study": self.root.resolve().name,
+            "settings": self.study.model_dump(mode="json"),
+            "rounds": last,
+            "digits": not self.study.own,
+            "probe_on": self.study.probe_on,
+            "validation": self.study.validation is not None,
+            "modalities": modalities,
+            "targets": targets,
+            "contenders": [SCRATCH, *(name for name in CONTENDERS if name in configs), *own],
+            "labelled": [name for name, config in configs.items() if config.method == "supervised"],
+            "controls": controls,
+            "main": list(self.study.main),
+            "summary": summarise(rows, last),
+            "takes_off": takes_off(rows, targets, controls, last),
+            "cells": [self._of_cells[cell.run.root] for cell in self.cells if cell.run.root in self._of_cells],
+            "cpu_hours": self.cpu_hours,
+            "left_out": self.left_out,
+        }
+
+
+def _diagnostics(cell: Cell) -> list[Diagnostic]:
+    """Return the diagnostics of a cell's last finished round."""
+    number = rounds_done(cell)
+    if number is None:
+        return []
+    directory = cell.run.directory(Node("report", None, number))
+    return [] if read_manifest(directory) is None else read_report(directory).diagnostics

@@ -9,6 +9,7 @@ from shards.store.manifest import read_manifest
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.documents.report import Report
 from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.rounds import as_stopped
 from xdc_core.report.gather import round_report
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -32,13 +33,14 @@ class Point:
 
 def points(run: Run) -> Iterator[Point]:
     """Yield all points of a run: per round its trainings, including those in progress, and its report."""
+    run = as_stopped(run)
     fingerprints = Fingerprints(run)
     before = dict.fromkeys(run.config.modalities, 0)
-    for number in range(run.config.rounds + 1):
+    for number in range(run.config.last_round + 1):
         for modality in before:
             node = Node("train", modality, number)
             steps = 0
-            for line in _metrics(run, node, fingerprints) if number < run.config.rounds else ():
+            for line in _metrics(run, node, fingerprints) if number < run.config.last_round else ():
                 steps = int(line["steps"])
                 values = {f"{modality}/{name}": float(value) for name, value in _numbers(line)}
                 yield Point(modality, before[modality] + int(line["step"]), _part(node, fingerprints), values)

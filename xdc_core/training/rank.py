@@ -21,7 +21,7 @@ from xdc_core.data.loader import load_views
 from xdc_core.data.sampling import batch_positions
 from xdc_core.documents.metrics import append_metrics, rewind_metrics
 from xdc_core.encoders.file import FILE_NAME, load_encoder, save_encoder
-from xdc_core.runs.node import SHARD, encoder_node
+from xdc_core.runs.node import SHARD
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.learner import head_weights, make_learner, step_settings, weights_of_heads
@@ -60,11 +60,12 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
     join_ranks(process, device, given.runs_on.ranks_timeout)
     name = views_of.settings.encoder
     # The targets and the model are the same in every rank.
-    encoder = load_encoder(task.directory(encoder_node(modality, task.round)) / FILE_NAME, name)
+    (start,) = (*task.directories("init"), *task.directories("train"))
+    encoder = load_encoder(start / FILE_NAME, name)
     round_targets = open_targets(task)
     seed = derive_seed(given.seed, task.round, "train", modality)
     model = EncoderWithHeads(encoder, round_targets.classes, settings.head_std, seed)
-    of_sources = head_weights(given.sources, modality, settings.own_head_weight)
+    of_sources = head_weights(tuple(round_targets.heads), modality, settings.own_head_weight)
     weights = weights_of_heads(of_sources, round_targets.heads)
 
     def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:

@@ -10,7 +10,10 @@ from xdc_core.modalities.view import Views
 
 @dataclass(frozen=True)
 class Training:
-    """The part of the configuration for the train stage. `runs_on` is not part of the fingerprint."""
+    """The part of the configuration for the train stage. `runs_on` is not part of the fingerprint.
+
+    sources: the label sources that the method gives the encoder. With `train.protect` a round may have others.
+    """
 
     seed: int
     learn_splits: list[str] | None

@@ -26,6 +26,7 @@ from xdc_core.data.labels import head_name, label_column, read_classes
 from xdc_core.data.rows import ClipRows, corpus_rows
 from xdc_core.data.sampling import draw_clips
 from xdc_core.documents.document import Document, read_document, write_document
+from xdc_core.documents.teachers import read_teachers
 from xdc_core.runs.node import SHARD
 from xdc_core.training.settings import Training
 
@@ -106,7 +107,7 @@ def write_targets(task: Task[Training]) -> None:
             return
     remove_targets(task.out)
     folder.mkdir()
-    sources = settings.sources
+    sources = learned_sources(task)
     labels = {source: task.directory(Node("label", source, task.round)) for source in sources}
     corpus = task.directory(SHARD)
     rows = corpus_rows(corpus, settings.views.modality, task.root)
@@ -135,9 +136,21 @@ def write_targets(task: Task[Training]) -> None:
     write_document(folder / CONTENTS, Contents(mark=mark, heads=heads, classes=classes, steps=steps))
 
 
+def learned_sources(task: Task[Training]) -> tuple[str, ...]:
+    """Return the label sources of the encoder in this round: the method's, or with `train.protect` those of
+    teachers.json.
+
+    Raises:
+        StageError: teachers.json is missing or damaged.
+    """
+    if not task.settings.train.protect:
+        return task.settings.sources
+    return read_teachers(task.directory(Node("teachers", None, task.round))).learns[task.about]
+
+
 def _mark(task: Task[Training]) -> str:
     """Return the fingerprint of all that the targets depend on: the settings, and the content of what is read."""
-    read = [node for node in task.inputs if node == SHARD or node.stage in ("label", "extract")]
+    read = [node for node in task.inputs if node == SHARD or node.stage in ("label", "extract", "teachers")]
     contents = {str(node): sha256_of(task.directory(node) / MANIFEST) for node in read}
     return fingerprint([VERSION, task.about, task.round, task.settings.hashed(), contents])
 

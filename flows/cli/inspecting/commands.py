@@ -47,9 +47,10 @@ def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = Fa
     """Show the results by round, and where the reports are. --json prints a round's report.json."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary, read_report
+        from xdc_core.graph.rounds import as_stopped
         from xdc_core.runs.run import open_run
 
-        opened = open_run(run)
+        opened = as_stopped(open_run(run))
         content = read_report(opened, round)
         if as_json:
             print(json.dumps(content.content(), indent=2))

@@ -38,7 +38,8 @@ def print_runs(folder: Path, runs: list[dict[str, Any]]) -> None:
             name_cell,
             run["method"] + (", shuffled" if run["control"] else ""),
             str(run["seed"]),
-            f"{'–' if run['reported'] is None else run['reported']} of {run['rounds']}",
+            f"{'–' if run['reported'] is None else run['reported']} of {run['last_round']}"
+            + (", stopped" if run["stopped"] else ""),
             _shown(run["clips"]),
             *(_shown(agreement.get(modality, agreement.get("joint"))) for modality in modalities),
             *(_shown(run["evaluations"].get(name)) for name in names),

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.command import command
+from shards.errors import StageError
 from shards.store.manifest import read_manifest
+from xdc_core.documents.report import read_report
 from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.rounds import as_stopped, stop_line
 from xdc_core.graph.stages import all_nodes
 from xdc_core.graph.state import node_state
-from xdc_core.runs.run import open_run
+from xdc_core.runs.run import Run, open_run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +25,7 @@ REASONS = 12
 
 def read_status(root: Path) -> list[dict[str, Any]]:
     """Return a row per node: stage, modality, round, state, why, path, rows, seconds."""
-    run = open_run(root)
+    run = as_stopped(open_run(root))
     fingerprints = Fingerprints(run)
     rows = []
     for node in all_nodes(run.config):
@@ -44,7 +47,7 @@ def read_status(root: Path) -> list[dict[str, Any]]:
 
 
 def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = False) -> None:
-    """Print a row per round with a column per stage, then why nodes are not fresh.
+    """Print a row per round with a column per stage, why nodes are not fresh, and what is wrong in the newest round.
 
     With `every_node` print a row per node, with its directory.
     """
@@ -62,11 +65,36 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
         if unfinished[REASONS:]:
             more = f"and {len(unfinished) - REASONS} more: {command('xdc', 'status', root, '--nodes')}"
             console.print(more, highlight=False, soft_wrap=True, markup=False)
+        for line in _problems(rows):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+    run = as_stopped(open_run(root))
+    for line in filter(None, (stop_line(run), _last_training(run))):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     counts = Counter(row["state"] for row in rows)
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
     if counts.keys() - {"fresh"}:
         left = f"To run the rest: {command('xdc', 'run', root)}"
         console.print(left, highlight=False, soft_wrap=True, markup=False)
+
+
+def _problems(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the diagnostics of the newest round with an up-to-date report, except those that are good."""
+    reported = [row for row in rows if row["stage"] == "report" and row["state"] == "fresh"]
+    if not reported:
+        return []
+    try:
+        report = read_report(Path(reported[-1]["path"]))
+    except StageError as error:
+        return [str(error)]
+    return [f"round {report.round}, {level}: {text}" for level, text in report.diagnostics if level != "good"]
+
+
+def _last_training(run: Run) -> str:
+    """Return a line on the training after the last of `rounds`, if there is one."""
+    number = run.config.rounds
+    if run.config.last_round == number:
+        return ""
+    return f"Round {number} trains from the first encoders (last_training); round {number + 1} has the final encoders."
 
 
 def _setup(rows: list[dict[str, Any]]) -> "Text":

@@ -11,6 +11,7 @@ from shards.command import command
 from shards.errors import ConfigError
 from xdc_core.documents.report import Report
 from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.rounds import stop_line
 from xdc_core.graph.state import node_state
 from xdc_core.report.gather import round_report
 from xdc_core.runs.corpora import lost_corpus
@@ -29,7 +30,7 @@ def read_report(run: Run, number: int | None) -> Report:
     """
     root = run.root
     if number is None:
-        numbers = [n for n in range(run.config.rounds + 1) if _report(run, n).exists()]
+        numbers = [n for n in range(run.config.last_round + 1) if _report(run, n).exists()]
         if not numbers:
             raise ConfigError(f"{root} has no report yet. Run a round first: {command('xdc', 'round', root)}")
         number = numbers[-1]
@@ -91,6 +92,8 @@ def _what_next(run: Run, report: Report) -> Iterator[str]:
         yield f"\nThis report is {state}: {why or 'not finished'}. See: {command('xdc', 'status', root)}"
     if lost := lost_corpus(run):
         yield lost
+    if stopped := stop_line(run):
+        yield f"\n{stopped}"
     yield f"\nReport         {root}/rounds/{number:03d}/report/report.html"
     yield f"Pseudo-labels  {root}/rounds/{number:03d}/labels/*/*.parquet"
     trained = number if report.trained else number - 1

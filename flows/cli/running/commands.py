@@ -13,7 +13,10 @@ def init(
     run: RunArgument,
     videos: Annotated[Path | None, typer.Option(help="folder of videos, or a CSV or Parquet manifest")] = None,
     preset: Annotated[
-        str, typer.Option(help="tiny (laptops), digits, or for GPUs paper-kinetics, paper-audioset, deepcluster-recipe")
+        str,
+        typer.Option(
+            help="tiny (laptops), digits, speech, or for GPUs paper-kinetics, paper-audioset, deepcluster-recipe"
+        ),
     ] = "tiny",
     corpus: Annotated[Path | None, typer.Option(help="directory of the clips  [default: corpora/NAME OF RUN]")] = None,
     method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
@@ -110,6 +113,7 @@ def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None
     with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary
         from flows.cli.running.run import run_flow
+        from xdc_core.graph.rounds import as_stopped
         from xdc_core.runs.run import open_run
 
         opened = open_run(run)
@@ -117,13 +121,15 @@ def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None
         if as_json:
             print(json.dumps(report.content(), indent=2))
         else:
-            print_summary(opened, report)
+            print_summary(as_stopped(opened), report)
 
 
 def stage(
     name: Annotated[
         str,
-        typer.Argument(metavar="STAGE", help="shard, init, extract, cluster, label, train, report, data, embed, eval"),
+        typer.Argument(
+            metavar="STAGE", help="shard, init, extract, cluster, label, stop, train, report, data, embed, eval"
+        ),
     ],
     run: RunArgument,
     modality: Annotated[
@@ -210,41 +216,3 @@ def evaluate(
             print(result.path)
             for warning in result.warnings:
                 print(f"  warning: {warning}")
-
-
-def compare(
-    study: Annotated[
-        Path, typer.Argument(metavar="STUDY", help="the study's directory (created if it does not exist)")
-    ],
-    speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
-    contenders: Annotated[str | None, typer.Option(help="which ones, separated by commas  [default: all six]")] = None,
-    seeds: Annotated[int | None, typer.Option(help="runs per contender  [default: 3]")] = None,
-    draws: Annotated[int | None, typer.Option(help="number of corpora to distribute them over  [default: 2]")] = None,
-    rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
-    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of all runs, such as train.lr=0.001")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="preset of the runs  [default: digits]")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare the methods, a control and baselines on audio-visual digits. Continues an earlier call."""
-    with errors_as_exit_codes():
-        from flows.cli.running.compare import make_study, parse_overrides, print_study, run_study
-
-        choices = {
-            "speech": speech,
-            "contenders": tuple(contenders.split(",")) if contenders else None,
-            "seeds": seeds,
-            "draws": draws,
-            "rounds": rounds,
-            "vary": parse_overrides([vary], several=True) if vary else None,
-            "change": parse_overrides(change or []) or None,
-            "preset": preset,
-        }
-        make_study(study, {name: value for name, value in choices.items() if value is not None})
-        results = run_study(study)
-        if as_json:
-            print(json.dumps(results, indent=2))
-        else:
-            print_study(study, results)

@@ -1,70 +1,26 @@
-"""Run a study from the command line: create its digits, run the nodes of all cells, and write the results."""
+"""Run a study: create its digits, run the nodes of all cells, and write the results after every round."""
 
-import os
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from flows.executors.preflight import check_run
 from flows.runners.forked import Children
 from flows.runners.scheduler import Job, Scheduler
 from flows.terminal import TerminalListener, counter, show_progress
-from shards.command import command
+from shards.cores import core_count
 from shards.digits.corpus import write_digits
-from shards.errors import Busy, ConfigError, StageError, XdcError
-from shards.media.cores import core_count
+from shards.errors import Busy, StageError, XdcError
 from shards.store.build import Record
-from shards.store.files import write_text
-from xdc_core.config.load import parse_section
-from xdc_core.config.write import commented_yaml
+from shards.store.manifest import read_manifest
 from xdc_core.graph.run_stage import all_fresh
-from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
-from xdc_core.study.cells import Cell, make_cells
-from xdc_core.study.settings import FILE_NAME, StudySettings, load_study
-from xdc_core.study.write import write_study
-
-NOTES = """A study of audio-visual digits. Change it before its first run; later, make another one.
-{command} does what is missing of it, and writes table.md, figure.svg and results.parquet."""
-
-
-def make_study(root: Path, choices: dict[str, Any]) -> bool:
-    """Write `root`/study.yaml, unless it exists with the same choices. Return whether it was written.
-
-    Raises:
-        ConfigError: a different study exists there, or a value is wrong.
-    """
-    file = root / FILE_NAME
-    if choices.get("speech"):
-        choices["speech"] = os.path.relpath(choices["speech"], root)
-    if not file.exists():
-        study = parse_section(StudySettings, choices, "the study")
-        write_text(file, commented_yaml(study, NOTES.format(command=command("xdc", "compare", root))))
-        return True
-    there = load_study(root).model_dump()
-    asked = parse_section(StudySettings, choices, "the study").model_dump()
-    differing = [name for name in choices if there[name] != asked[name]]
-    if differing:
-        raise ConfigError(f"{file} exists already, with another {', '.join(differing)}. Choose another folder.")
-    return False
-
-
-def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
-    """Return NAME=VALUE texts as a dictionary of YAML values; with `several`, values are separated by commas.
-
-    Raises:
-        ConfigError: a text has no =.
-    """
-    overrides = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise ConfigError(f"{text!r}: NAME=VALUE was expected, as in train.lr=0.001.")
-        overrides[name] = tuple(map(yaml.safe_load, value.split(","))) if several else yaml.safe_load(value)
-    return overrides
+from xdc_core.study.cells import Cell, make_cells, nodes_of
+from xdc_core.study.corpora import check_own_corpus, write_probe_data
+from xdc_core.study.results import seconds_of
+from xdc_core.study.settings import load_study
+from xdc_core.study.write import StudyFiles
 
 
 def print_study(root: Path, results: dict[str, Any]) -> None:
@@ -72,40 +28,78 @@ def print_study(root: Path, results: dict[str, Any]) -> None:
     print((root / "table.md").read_text(encoding="utf-8"))
     seconds = [cell["seconds"] for cell in results["cells"]]
     print(f"{len(seconds)} runs took {sum(seconds) / 60:.1f} CPU minutes, {max(seconds) / 60:.1f} at most each.")
+    left = [cell["run"] for cell in results["cells"] if not cell["finished"]]
+    if left:
+        print(f"{len(left)} of them are not finished (see {root}/table.md). The same command continues them.")
     print(
         f"Every number: {root}/results.parquet. Figure: {root}/figure.svg. Runs: {root}/runs (xdc status, xdc report)"
     )
 
 
-def run_study(root: Path, max_parallel: int | None = None) -> dict[str, Any]:
+def run_study(root: Path, max_parallel: int | None = None, cpu_hours: float | None = None) -> dict[str, Any]:
     """Run what is missing of a study. Return the content of study.json.
 
+    The study's files are written again after every round of a run. cpu_hours: when the runs' stages, of this and of
+    earlier calls, have taken this many CPU hours, nothing further is started.
+
     Raises:
-        ConfigError: the runs' executor cannot be used.
+        ConfigError: the runs' executor cannot be used, or the study's clips lack its splits or labels.
         StageError: cells failed; the results of the others are written.
     """
     study = load_study(root)
     cells = make_cells(study, root)
     for cell in cells:
-        if not cell.videos.exists() or not all_fresh(cell.run, all_nodes(cell.run.config)):
+        if (cell.videos and not cell.videos.exists()) or not all_fresh(cell.run, nodes_of(cell)):
             check_run(cell.run)
             break
     for videos, cell in {cell.videos: cell for cell in cells}.items():
-        with counter(f"digits {videos.name}") as progress:
-            write_digits(videos, cell.digits, progress)
-    failures = run_cells(cells, max_parallel or core_count())
-    results = write_study(root, study, cells)
+        if videos is not None and cell.digits is not None:
+            with counter(f"digits {videos.name}") as progress:
+                write_digits(videos, cell.digits, progress)
+    if study.own:
+        configs = [cell.run.config for cell in cells]
+        truths = sorted({config.truth for config in configs if config.method == "supervised"})
+        for corpus, run in {cell.run.corpus: cell.run for cell in cells}.items():
+            check_own_corpus(study, corpus, run.videos, run.config.corpus, truths)
+    files = StudyFiles(root, study, cells, write_probe_data(study, root))
+    files.write(figure=False)
+    budget = Budget(sum(map(seconds_of, cells)), cpu_hours)
+    failures = run_cells(cells, max_parallel or core_count(), files, budget)
+    files.cpu_hours = cpu_hours if budget.used_up() else None
+    results = files.write()
     if failures:
         raise StageError(f"{len(failures)} stages of the study failed or were not reached, the first: {failures[0]}")
     return results
 
 
+@dataclass
+class Budget:
+    """CPU seconds that a study has taken, and the CPU hours that it may take; None: as many as it needs."""
+
+    seconds: float
+    hours: float | None
+    lock: Any = field(default_factory=threading.Lock)
+
+    def used_up(self) -> bool:
+        """Return whether nothing further may be started."""
+        return self.hours is not None and self.seconds >= self.hours * 3600
+
+    def add(self, record: Record) -> None:
+        """Count the work of a node. Clips that runs share are not counted."""
+        manifest = read_manifest(Path(record.path))
+        if manifest is not None and record.stage not in ("shard", "data"):
+            with self.lock:
+                self.seconds += manifest.cpu_seconds or manifest.seconds
+
+
 @dataclass(frozen=True)
 class CellListener:
-    """A listener for many runs: it prints a line per finished round, and one per failure."""
+    """A listener for many runs: for a finished round it prints a line and writes the study's files; also failures."""
 
-    run: Run
+    cell: Cell
     terminal: TerminalListener
+    files: StudyFiles
+    budget: Budget
 
     def progress(self, node: Node, done: int, total: int, note: str) -> None:
         """Ignore it: too many nodes are in progress."""
@@ -114,20 +108,28 @@ class CellListener:
         """Ignore it: a study does not wait for other processes."""
 
     def finished(self, node: Node, record: Record) -> None:
-        """Print a line when a round is reported."""
-        if node.stage == "report" and not record.reused:
-            self.terminal.line(f"{self.run.root.name}: round {node.round} of {self.run.config.rounds} is finished")
+        """Count the work; when a round is reported, print a line and write the study's files."""
+        if record.reused:
+            return
+        self.budget.add(record)
+        if node.stage == "report":
+            run = self.cell.run
+            self.terminal.line(f"{run.root.name}: round {node.round} of {run.config.last_round} is finished")
+            self.files.write([self.cell], figure=node.round == run.config.last_round)
 
     def failed(self, node: Node, error: XdcError) -> None:
         """Print a line."""
-        self.terminal.line(f"{self.run.root.name}, {node}: FAILED. {error}")
+        self.terminal.line(f"{self.cell.run.root.name}, {node}: FAILED. {error}")
 
 
-def run_cells(cells: list[Cell], max_parallel: int) -> list[str]:
+def run_cells(cells: list[Cell], max_parallel: int, files: StudyFiles, budget: Budget) -> list[str]:
     """Run the cells' nodes as ordinary stages, at most `max_parallel` at once. Return a text per failure."""
-    jobs = [Job(cell.run, node) for cell in cells for node in all_nodes(cell.run.config)]
+    jobs = [Job(cell.run, node) for cell in cells for node in nodes_of(cell)]
+    of_run = {cell.run.root: cell for cell in cells}
     with Children() as children, show_progress() as terminal:
-        scheduler = Scheduler(children, lambda run: CellListener(run, terminal))
+        scheduler = Scheduler(
+            children, lambda run: CellListener(of_run[run.root], terminal, files, budget), enough=budget.used_up
+        )
         scheduler.run(jobs, max_parallel)
     failures = [f"{path}: {error}" for (path, _), error in scheduler.failed.items()]
     return failures + [f"{path}: not reached" for path, _ in scheduler.not_reached]

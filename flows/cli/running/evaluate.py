@@ -18,14 +18,15 @@ from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
 from xdc_core.config.schema import evaluated_modality
 from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.rounds import as_stopped, check_round
 from xdc_core.graph.run_stage import reuse
 from xdc_core.graph.stages import evaluation_nodes, inputs
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run, open_run
 
-# Views per recording, where the paper does not use ten.
-VIEWS = {"dcase2014": 60}
+# Settings of a data set that are not the default: views per recording, where the paper does not use ten; windows.
+DEFAULTS: dict[str, dict[str, Any]] = {"dcase2014": {"views": 60}, "grid": {"views": 1, "segment_seconds": 0.64}}
 NOTES = """# Evaluations that xdc eval added; read together with xdc.yaml.
 # Paths are relative to this file.
 """
@@ -63,7 +64,7 @@ def ask(
         if files is None or modality is None:
             raise ConfigError(f"--data {layout} also needs --root (its folder) and --modality.")
         data = dataset_name(values["datasets"], root, layout, modality, files)
-        entry: dict[str, Any] = {"views": VIEWS[layout]} if layout in VIEWS else {}
+        entry: dict[str, Any] = DEFAULTS.get(layout, {}) | _like_the_corpus(root, layout)
         entry |= values["datasets"].get(data) or {}
         entry |= {"layout": layout, "root": relative(files, root), "modality": modality} | asked
         values["datasets"] = values["datasets"] | {data: entry}
@@ -84,6 +85,13 @@ def ask(
     return name
 
 
+def _like_the_corpus(root: Path, layout: str) -> dict[str, Any]:
+    """Return how the pictures of a data set are cropped: as the run's corpus, if both are of GRID."""
+    corpus = open_run(root).config.corpus
+    alike = layout == "grid" and corpus.layout in ("grid", "grid_recordings") and corpus.crop is not None
+    return {"crop": corpus.crop.model_dump(mode="json", exclude_defaults=True)} if alike and corpus.crop else {}
+
+
 def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, files: Path) -> str:
     """Return a name from layout and modality; a second such data set gets a digest of its folder."""
     name = f"{layout}-{modality}"
@@ -101,7 +109,7 @@ def newest_round(run: Run, name: str) -> int:
     modality = evaluated_modality(run.config, name)
     names = [modality] if modality else list(run.config.modalities)
     fingerprints = Fingerprints(run)
-    for number in range(run.config.rounds, -1, -1):
+    for number in range(run.config.last_round, -1, -1):
         if all(reuse(run, encoder_node(str(each), number), fingerprints) for each in names):
             return number
     if all(run.weights(str(each)) for each in names):
@@ -131,7 +139,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
         StageError: some failed; the others are finished.
         Busy: the only cause of failures is that another process is building what they need.
     """
-    runs = [open_run(root) for root in roots]
+    runs = [as_stopped(open_run(root)) for root in roots]
     wanted: list[Job] = []
     jobs: list[Job] = []
     for run in runs:
@@ -140,8 +148,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
                 there = ", ".join(run.config.evaluate) or "none"
                 raise ConfigError(f"{run.root} has no evaluation {name!r}. There are: {there}.")
             at = newest_round(run, name) if number is None else number
-            if not 0 <= at <= run.config.rounds:
-                raise ConfigError(f"--round {at}: {run.root} has rounds 0 to {run.config.rounds}.")
+            check_round(run, at)
             nodes = needed(run, name, at)
             jobs += [Job(run, node) for node in nodes]
             wanted.append(Job(run, nodes[-1]))
@@ -171,7 +178,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
 
 def table(roots: list[Path]) -> str:
     """Return a table of all evaluations of these runs, beside the paper's numbers."""
-    results = read_results([open_run(root) for root in roots])
+    results = read_results([as_stopped(open_run(root)) for root in roots])
     if not results:
         do_it = command("xdc", "eval", roots[0])
         raise ConfigError(f"{', '.join(map(str, roots))}: nothing has been evaluated yet. Run: {do_it}")

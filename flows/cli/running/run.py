@@ -17,7 +17,7 @@ from flows.server.temporary import prefect_server
 from flows.terminal import show_progress
 from shards.errors import Busy, ConfigError, XdcError
 from xdc_core.documents.report import Report
-from xdc_core.graph.rounds import check_round, next_round
+from xdc_core.graph.rounds import as_stopped, check_round, next_round
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.graph.stages import all_nodes, check_node, round_nodes, setup_nodes
 from xdc_core.runs.corpora import lost_corpus
@@ -35,7 +35,8 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
         ConfigError: the corpus and its videos are not where the configuration says, or its executor cannot be used.
         XdcError: Prefect's server does not answer.
     """
-    root = run.root
+    root, opened = run.root, run
+    run = as_stopped(opened)
     if whole:
         wanted = list(all_nodes(run.config))
     else:
@@ -74,7 +75,7 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
             raise typer.Exit(exit_code(listener.errors))
         if listener.reused:
             print(f"{listener.reused} stages were fresh and reused.", file=sys.stderr)
-    return read_report(run, None if whole else number)
+    return read_report(as_stopped(opened), None if whole else number)
 
 
 def exit_code(errors: Sequence[XdcError]) -> int:
@@ -96,6 +97,7 @@ def run_one(run: Run, node: Node, force: bool, show: bool) -> dict[str, Any]:
         ConfigError: the run has no such node, or its executor cannot be used.
         StageError, ConfigError, Busy: see `do_node`.
     """
+    run = as_stopped(run)
     check_node(run, node)
     with Children() as children, show_progress(results=False) as listener:
         record = do_node(run, node, children, [listener], force=force)

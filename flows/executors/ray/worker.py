@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.cores import GRANTED
 from shards.errors import MachineError, StageError
-from shards.media.cores import GRANTED
 from shards.store.executor import Job, Unit
 from shards.store.receipt import Receipt
 from shards.workers.worker import WorkerError, check_worker, do_units, note_error

@@ -20,8 +20,8 @@ from pathlib import Path
 from flows.executors.slurm.jobs import failure, states, submit
 from flows.executors.slurm.settings import SlurmSettings, resources
 from flows.executors.slurm.tools import PATIENCE_S, NoAnswer
+from shards.cores import GRANTED
 from shards.errors import StageError, XdcError
-from shards.media.cores import GRANTED
 from shards.store.executor import Advance, Job
 from shards.store.files import new_file
 from shards.store.receipt import UNITS, Receipt, read_receipt

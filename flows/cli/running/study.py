@@ -1,0 +1,194 @@
+"""The command `xdc compare`: its options become a study.yaml. It imports what it needs when it runs."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.options import JsonOption, errors_as_exit_codes
+
+NOTES = """A study{of}. Before its first run change it as you like. Later, contenders, seeds, rounds and
+measurements can be added; for other settings make another study.
+{command} does what is missing of it, and writes table.md, figure.svg and results.parquet."""
+PATHS = ("speech", "videos", "corpus", "probe_on")
+
+
+def compare(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="the study's directory (created if it does not exist)")
+    ],
+    videos: Annotated[
+        Path | None, typer.Option(help="folder or manifest of your own videos  [default: audio-visual digits]")
+    ] = None,
+    corpus: Annotated[Path | None, typer.Option(help="your own corpus: a directory of clips that are cut")] = None,
+    layout: Annotated[str | None, typer.Option(help="layout of --videos, if they are a data set")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="label columns to probe, separated by commas  [default: label]")
+    ] = None,
+    learn: Annotated[str | None, typer.Option(help="splits to learn from, or `all`  [default: train]")] = None,
+    validation: Annotated[str | None, typer.Option(help="split for choices, or `none`  [default: validation]")] = None,
+    test: Annotated[str | None, typer.Option(help="split for the final measurement  [default: test]")] = None,
+    probe_on: Annotated[
+        Path | None, typer.Option(help="labelled recordings to probe on instead: a manifest, or a data set's folder")
+    ] = None,
+    probe_layout: Annotated[str | None, typer.Option(help="layout of --probe-on  [default: manifest]")] = None,
+    probe_setting: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of that data set  [default: views=1]")
+    ] = None,
+    probes: Annotated[str | None, typer.Option(help="such as fc,knn  [default: fc; own corpora: fc,knn]")] = None,
+    retrieval: Annotated[
+        str | None, typer.Option(help="never, end or rounds  [default: never; own corpora: end]")
+    ] = None,
+    speech: Annotated[Path | None, typer.Option(help="digits: recordings in the Free Spoken Digit layout")] = None,
+    draws: Annotated[int | None, typer.Option(help="digits: corpora to share among the seeds  [default: 2]")] = None,
+    contenders: Annotated[
+        str | None, typer.Option(help="which ones, separated by commas  [default: all but cdc-canonical]")
+    ] = None,
+    contender: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SETTING=VALUE,...", help="a contender of your own; may be repeated"),
+    ] = None,
+    main: Annotated[
+        str | None, typer.Option(help="contenders to hold against all others, separated by commas  [default: xdc]")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N|NAME=N,...", help="runs per contender, or xdc=5,default=3  [default: 3]")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
+    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of all runs, such as train.lr=0.001")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="preset of the runs  [default: digits; own corpora: tiny]")] = None,
+    cpu_hours: Annotated[
+        float | None, typer.Option(help="start nothing further when the study has taken so many CPU hours in all")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the methods, a control and baselines, on audio-visual digits or your own corpus. Continues a study."""
+    with errors_as_exit_codes():
+        from flows.cli.running.compare import print_study, run_study
+
+        given: dict[str, Any] = {
+            "videos": videos,
+            "corpus": corpus,
+            "layout": layout,
+            "labels": _names(labels),
+            "learn": _names(learn),
+            "validation": validation,
+            "test": test,
+            "probe_on": probe_on,
+            "probe_layout": probe_layout,
+            "probe_settings": parse_overrides(probe_setting or []) or None,
+            "probes": _names(probes),
+            "retrieval": retrieval,
+            "speech": speech,
+            "draws": draws,
+            "contenders": _names(contenders),
+            "own_contenders": parse_contenders(contender or []) or None,
+            "main": _names(main),
+            "seeds": parse_seeds(seeds) if seeds else None,
+            "rounds": rounds,
+            "vary": parse_overrides([vary], several=True) if vary else None,
+            "change": parse_overrides(change or []) or None,
+            "preset": preset,
+        }
+        choices = {name: value for name, value in given.items() if value is not None}
+        if learn == "all":
+            choices["learn"] = None
+        if validation == "none":
+            choices["validation"] = None
+        make_study(study, choices)
+        results = run_study(study, cpu_hours=cpu_hours)
+        if as_json:
+            print(json.dumps(results, indent=2))
+        else:
+            print_study(study, results)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(text.split(","))
+
+
+def make_study(root: Path, choices: dict[str, Any]) -> bool:
+    """Write `root`/study.yaml, unless it exists with the same choices. Return whether it was written.
+
+    Raises:
+        ConfigError: a different study exists there, or a value is wrong.
+    """
+    from shards.command import command
+    from shards.errors import ConfigError
+    from shards.store.files import write_text
+    from xdc_core.config.load import parse_section
+    from xdc_core.config.write import commented_yaml
+    from xdc_core.study.settings import FILE_NAME, StudySettings, load_study
+
+    file = root / FILE_NAME
+    for name in PATHS:
+        if choices.get(name):
+            choices[name] = os.path.relpath(choices[name], root)
+    if not file.exists():
+        study = parse_section(StudySettings, choices, "the study")
+        of = " on a corpus of your own" if study.own else " of audio-visual digits"
+        notes = NOTES.format(of=of, command=command("xdc", "compare", root))
+        write_text(file, commented_yaml(study, notes))
+        return True
+    there = load_study(root).model_dump()
+    asked = parse_section(StudySettings, there | choices, "the study").model_dump()
+    differing = [name for name in choices if there[name] != asked[name]]
+    if differing:
+        raise ConfigError(f"{file} exists already, with another {', '.join(differing)}. Choose another folder.")
+    return False
+
+
+def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
+    """Return NAME=VALUE texts as a dictionary of YAML values; with `several`, values are separated by commas.
+
+    Raises:
+        ConfigError: a text has no =, or its value is not YAML.
+    """
+    import yaml
+
+    from shards.errors import ConfigError
+
+    overrides: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise ConfigError(f"{text!r}: NAME=VALUE was expected, as in train.lr=0.001.")
+        try:
+            overrides[name] = tuple(yaml.safe_load(f"[{value}]")) if several else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{text!r}: the value is not valid YAML.") from error
+    return overrides
+
+
+def parse_contenders(texts: list[str]) -> dict[str, dict[str, Any]]:
+    """Return NAME=SETTING=VALUE,SETTING=VALUE texts as the settings of contenders. Values may contain commas.
+
+    Raises:
+        ConfigError: a text is not of this form.
+    """
+    from shards.errors import ConfigError
+
+    contenders: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, equals, settings = text.partition("=")
+        if not equals or not name or "=" not in settings:
+            raise ConfigError(f"{text!r}: NAME=SETTING=VALUE,... was expected, as in slow=train.lr=0.0005.")
+        contenders[name] = parse_overrides(re.split(r",(?=[a-z_][\w.]*=)", settings))
+    return contenders
+
+
+def parse_seeds(text: str) -> int | dict[str, Any]:
+    """Return a number of runs, or numbers by contender. Raises ConfigError if it is neither."""
+    from shards.errors import ConfigError
+
+    if "=" in text:
+        return parse_overrides(text.split(","))
+    if not text.isdecimal():
+        raise ConfigError(f"--seeds {text}: a number was expected, or numbers by contender, as in xdc=5,default=3.")
+    return int(text)

@@ -1,0 +1,205 @@
+"""Who learns from whom: what modalities share is measured without labels, and an encoder is protected from noise."""
+
+import numpy as np
+import pytest
+
+from shards.corpus.index import shard_names
+from shards.errors import StageError
+from shards.store.parquet import read_parquet
+from tests.commits import commit_as_it_is
+from tests.runs import MakeRun
+from tests.xdc_core.tasks import targets_of
+from tests.xdc_core.test_diagnostics import report
+from xdc_core.config.load import parse_config
+from xdc_core.data.labels import read_labels
+from xdc_core.documents.report import KeptRow, Report, SharedRow, read_report
+from xdc_core.documents.teachers import read_teachers, write_teachers
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import inputs, round_nodes, settings_of
+from xdc_core.probes.shared import draw_sample, shared_information
+from xdc_core.report.diagnostics import diagnostics
+from xdc_core.report.shared import FILE_NAME
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
+from xdc_core.stages.teachers import learned
+
+K, CLIPS = 8, 2000
+ROUND = [Node(stage, name, 0) for stage in ("extract", "cluster", "label") for name in ("video", "audio")]
+
+
+def clusters_and_features(signal: float) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    clusters = rng.integers(0, K, CLIPS)
+    centres = rng.normal(size=(K, 16))
+    return clusters, (signal * centres[clusters] + rng.normal(size=(CLIPS, 16))).astype(np.float32)
+
+
+def test_features_that_tell_the_cluster_share_nearly_its_whole_entropy() -> None:
+    clusters, features = clusters_and_features(signal=5)
+    found = shared_information(features, clusters, np.arange(CLIPS))
+    assert np.log(K) * 0.8 < found.nats < np.log(K)
+    assert found.accuracy > 0.99
+    assert found.chance == pytest.approx(1 / K, abs=0.02)
+
+
+def test_features_without_a_relation_share_nothing() -> None:
+    clusters, features = clusters_and_features(signal=0)
+    found = shared_information(features, clusters, np.arange(CLIPS))
+    assert abs(found.nats) < 0.01
+    assert found.accuracy < found.chance + 0.03
+
+
+def test_more_signal_is_more_that_is_shared() -> None:
+    values = [
+        shared_information(features, clusters, np.arange(CLIPS)).nats
+        for clusters, features in map(clusters_and_features, (0, 0.2, 0.4, 0.8))
+    ]
+    assert values == sorted(values)
+    assert values[1] > 0.005
+
+
+def test_what_only_tells_the_recording_is_not_shared() -> None:
+    rng = np.random.default_rng(0)
+    sources = np.repeat(np.arange(40), 50)
+    of_recording = rng.normal(size=(40, 16))[sources] * 3
+    features = (of_recording + rng.normal(size=(2000, 16))).astype(np.float32)
+    clusters = rng.permutation(np.repeat(np.arange(8), 5))[sources]  # A recording's clips are in one cluster.
+    assert shared_information(features, clusters, np.arange(2000)).nats > 0.9  # With other clips of the recording.
+    assert shared_information(features, clusters, sources).nats < 0.1
+
+
+def test_of_few_recordings_clips_are_held_out() -> None:
+    clusters, features = clusters_and_features(signal=5)
+    assert shared_information(features, clusters, np.zeros(CLIPS, int)).nats > 1
+
+
+PAIRS = {("video", "audio"): 0.04, ("audio", "video"): 0.02}
+
+
+@pytest.mark.parametrize(
+    ("protect", "video", "audio"),
+    [(0.9, ("audio",), ("audio",)), (0.5, ("audio",), ("video",)), (0.51, ("audio",), ("audio",))],
+)
+def test_an_encoder_learns_its_own_clusters_while_the_others_share_less(
+    protect: float, video: tuple[str, ...], audio: tuple[str, ...]
+) -> None:
+    assert learned("video", ("audio",), PAIRS, protect) == video
+    assert learned("audio", ("video",), PAIRS, protect) == audio
+
+
+def test_if_neither_shares_anything_the_plain_method_is_left() -> None:
+    nothing = {("video", "audio"): -0.01, ("audio", "video"): -0.03}
+    assert learned("video", ("audio",), nothing, 0.9) == ("audio",)
+    assert learned("audio", ("video",), nothing, 0.9) == ("video",)
+
+
+def test_of_several_teachers_only_those_that_share_less_are_left_out() -> None:
+    names = ("video", "audio", "motion")
+    shared = {(a, b): 0.1 for a in names for b in names if a != b} | {("audio", "video"): 0.01}
+    assert learned("audio", ("video", "motion"), shared, 0.9) == ("motion",)
+    assert learned("audio", ("audio", "video", "motion"), shared, 0.9) == ("audio", "motion")  # MDC keeps its own.
+    assert learned("video", ("audio", "motion"), shared, 0.9) == ("audio", "motion")
+
+
+@pytest.mark.parametrize("method", ["sdc", "cdc", "supervised"])
+def test_methods_that_do_not_learn_from_each_other_are_as_without_the_setting(method: str) -> None:
+    plain, protected = (parse_config({"method": method, "train": {"protect": value}}, "a run") for value in (0, 0.9))
+    assert round_nodes(plain, 0) == round_nodes(protected, 0)
+    for node in round_nodes(plain, 0):
+        assert settings_of(plain, node) == settings_of(protected, node)
+        assert inputs(plain, node) == inputs(protected, node)
+
+
+def test_without_the_setting_there_is_no_such_stage_and_no_other_fingerprint(make_run: MakeRun) -> None:
+    plain, protected = make_run(), make_run(train={"protect": 0.9})
+    assert Node("teachers", None, 0) not in round_nodes(plain.config, 0)
+    assert Node("teachers", None, 0) in round_nodes(protected.config, 0)
+    corpus = "0" * 64
+    for node in ROUND:
+        assert Fingerprints(plain, corpus).of(node) == Fingerprints(protected, corpus).of(node)
+    train = Node("train", "audio", 0)
+    assert Fingerprints(plain, corpus).of(train) != Fingerprints(protected, corpus).of(train)
+
+
+@pytest.fixture
+def protected(make_run: MakeRun) -> Run:
+    """A run with the labels of its first round, in which encoders are protected."""
+    run = make_run(train={"protect": 0.9})
+    for node in [SHARD, Node("init", "video"), Node("init", "audio"), *ROUND, Node("teachers", None, 0)]:
+        run_stage(run, node)
+    return run
+
+
+def test_an_encoder_is_trained_on_the_clusters_that_the_file_names(protected: Run) -> None:
+    directory = protected.directory(Node("teachers", None, 0))
+    found = read_teachers(directory)
+    shared = {(pair.student, pair.teacher): pair.shared for pair in found.pairs}
+    assert found.learns == {
+        "video": learned("video", ("audio",), shared, 0.9),
+        "audio": learned("audio", ("video",), shared, 0.9),
+    }
+    for learns in (("audio",), ("video",), ("audio", "video")):
+        write_teachers(directory, found.model_copy(update={"learns": found.learns | {"audio": learns}}))
+        commit_as_it_is(directory)
+        targets = targets_of(protected, Node("train", "audio", 0))
+        assert tuple(targets.heads) == learns
+        assert set(targets.targets) == set(learns)
+
+
+def test_clips_outside_the_splits_to_learn_from_are_not_measured(protected: Run) -> None:
+    corpus = protected.directory(SHARD)
+    labels = {name: protected.directory(Node("label", name, 0)) for name in ("video", "audio")}
+    sample = draw_sample(corpus, labels, None, 0)
+    for name, directory in labels.items():
+        clusters = dict(
+            pair
+            for shard in shard_names(corpus)
+            for pair in zip(*map(list, read_labels(directory, shard)), strict=True)
+        )
+        assert [clusters[key] for key in sample.keys.tolist()] == sample.clusters[name].tolist()
+    with pytest.raises(StageError, match=r"no clip of .* in corpus.learn_splits \(\['nowhere'\]\)"):
+        draw_sample(corpus, labels, ["nowhere"], 0)
+
+
+def test_the_report_follows_the_same_clips_and_their_first_clusters_through_all_rounds(worked_run: Run) -> None:
+    reports = [worked_run.directory(Node("report", None, number)) for number in (0, 1)]
+    first, second = (read_parquet(path / FILE_NAME, "report").to_pydict() for path in reports)
+    assert first == second
+    now = read_report(reports[1])
+    assert [(row.round, row.student, row.teacher) for row in now.shared_history] == [
+        (number, *pair) for number in (0, 1) for pair in (("video", "audio"), ("audio", "video"))
+    ]
+    assert [(row.round, row.modality, row.since) for row in now.kept_history] == [
+        (number, name, 0) for number in (0, 1) for name in ("video", "audio")
+    ]
+
+
+def kept(*audio: float, video: float = 1.8) -> Report:
+    rounds = range(len(audio))
+    pairs = [("video", "audio", 0.04), ("audio", "video", 0.02)]
+    shared = [
+        SharedRow(round=number, student=student, teacher=teacher, shared=nats)
+        for number in rounds
+        for student, teacher, nats in pairs
+    ]
+    rows = [
+        KeptRow(round=number, modality=name, since=0, kept=nats if name == "audio" or not number else video)
+        for number, nats in enumerate(audio)
+        for name in ("video", "audio")
+    ]
+    return report({}).model_copy(update={"shared_history": shared, "kept_history": rows, "round": len(audio) - 1})
+
+
+def test_a_better_teacher_that_forgets_is_named_with_what_to_set() -> None:
+    (level, sentence), *_ = diagnostics(kept(1.76, 0.8, 0.36))
+    assert level == "bad"
+    assert sentence.startswith(
+        "audio forgets: its features tell 0.36 nats per clip of its clusters of round 0, then 1.76"
+    )
+    assert "train.protect: 0.9" in sentence
+
+
+def test_a_teacher_that_keeps_half_is_not_named_nor_a_student_that_learns_better_clusters() -> None:
+    for found in (kept(1.76, 1.2, 0.94), kept(1.76), kept(1.76, 1.2, video=0.1)):
+        assert not [text for _, text in diagnostics(found) if "forgets" in text]

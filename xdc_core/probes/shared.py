@@ -1,0 +1,150 @@
+"""The information that features share with pseudo-labels, measured without other labels."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.corpus.index import in_splits, read_index, shard_names
+from shards.errors import StageError
+from shards.progress import Progress, silent
+from xdc_core.data.features import read_features
+from xdc_core.data.labels import read_labels
+from xdc_core.documents.teachers import Pair
+from xdc_core.probes.probe import fit_with_warnings
+from xdc_core.probes.standardise import fit_standard
+
+CLIPS = 10_000  # More clips take longer, and give nearly the same numbers.
+FOLDS = 4
+# Half the squared weights stand against the mean cross-entropy times this: strong regularisation. With little of it the
+# classifier of a weak relation is worse than the clusters' frequencies. The best is taken.
+STRENGTHS = (1.0, 10.0)
+TOLERANCE, ITERATIONS = 1e-3, 500
+
+
+@dataclass(frozen=True)
+class Information:
+    """nats: per clip. accuracy: of the classifier. chance: of the largest cluster."""
+
+    nats: float
+    accuracy: float
+    chance: float
+
+
+def shared_information(features: np.ndarray, clusters: np.ndarray, sources: np.ndarray) -> Information:
+    """Return how much better a linear classifier on features predicts clusters than their frequencies do.
+
+    features: float32 [n, width]. clusters: int [n]. sources: the recording of each clip, numbers or text [n]. Clips are
+    predicted by a classifier (multinomial logistic regression on standardised features) fitted to three quarters of
+    the recordings without their own; with fewer than four recordings, to three quarters of the clips. A clip of a
+    cluster that is not in these three quarters has the gain 0.
+
+    The gain in log-likelihood is a lower bound, but for sampling, of the mutual information (ours, see docs/method.md).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
+    groups = sources if len(np.unique(sources)) >= FOLDS else np.arange(len(features))
+    gain = np.zeros((len(STRENGTHS), len(features)))
+    right = np.zeros(gain.shape, bool)
+    for fitted, held in GroupKFold(FOLDS).split(features, groups=groups):
+        standard = fit_standard(features[fitted])
+        points, others = standard(features[fitted]), standard(features[held])
+        names, counts = np.unique(clusters[fitted], return_counts=True)
+        if len(names) < 2:
+            continue  # The frequencies say all.
+        place = np.minimum(np.searchsorted(names, clusters[held]), len(names) - 1)
+        known = names[place] == clusters[held]
+        place, rows = place[known], np.flatnonzero(known)
+        frequencies = np.log(counts / counts.sum())
+        model = LogisticRegression(tol=TOLERANCE, max_iter=ITERATIONS, warm_start=True)
+        for number, strength in enumerate(STRENGTHS):
+            model.C = strength / len(fitted)
+            fit_with_warnings(model, points, clusters[fitted])
+            logs = model.predict_log_proba(others)
+            gain[number, held[known]] = logs[rows, place] - frequencies[place]
+            right[number, held] = names[logs.argmax(1)] == clusters[held]
+    best = int(gain.mean(axis=1).argmax())
+    _, counts = np.unique(clusters, return_counts=True)
+    return Information(float(gain[best].mean()), float(right[best].mean()), float(counts.max() / len(clusters)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Clips with pseudo-labels in all modalities. keys, shards and sources (recordings): text [clips]; clusters: int
+    [clips] by modality, of the round in which the sample was drawn.
+    """
+
+    keys: np.ndarray
+    shards: np.ndarray
+    sources: np.ndarray
+    clusters: dict[str, np.ndarray]
+
+
+def draw_sample(corpus: Path, labels: Mapping[str, Path], splits: Sequence[str] | None, seed: int) -> Sample:
+    """Return clips of some splits (None: all): all of them, or those of randomly chosen shards that hold 10,000.
+
+    labels: a directory of stage label by modality.
+
+    Raises:
+        StageError: no clip of the splits has a pseudo-label in all modalities, or a file is damaged.
+    """
+    names = shard_names(corpus)
+    rows: list[tuple[Any, ...]] = []
+    for number in np.random.default_rng(seed).permutation(len(names)).tolist():
+        if len(rows) >= CLIPS:
+            break
+        shard = names[number]
+        index = read_index(corpus, shard, ["key", "source", "split"])
+        index = index.filter(in_splits(index["split"], splits))
+        clusters = [
+            dict(zip(*map(np.ndarray.tolist, read_labels(path, shard)), strict=True)) for path in labels.values()
+        ]
+        for key, source in zip(index["key"].to_pylist(), index["source"].to_pylist(), strict=True):
+            if all(key in found for found in clusters):
+                rows.append((key, shard, source, *(found[key] for found in clusters)))
+    if not rows:
+        raise StageError(
+            f"no clip of {corpus} in corpus.learn_splits ({splits}) has a pseudo-label in all of {', '.join(labels)}. "
+            "Check the column split of its *.parquet."
+        )
+    keys, shards, sources, *columns = (np.array(column) for column in zip(*rows, strict=True))
+    return Sample(keys, shards, sources, dict(zip(labels, columns, strict=True)))
+
+
+def sampled_features(sample: Sample, directory: Path) -> np.ndarray:
+    """Return the features of a sample's clips from a directory of stage extract: float32 [clips, width].
+
+    Raises:
+        StageError: a clip has no feature, or a file is damaged.
+    """
+    features: np.ndarray | None = None
+    for shard in np.unique(sample.shards):
+        keys, vectors = read_features(directory / f"{shard}.parquet")
+        row_of = {key: row for row, key in enumerate(keys.tolist())}
+        (places,) = np.nonzero(sample.shards == shard)
+        try:
+            rows = [row_of[key] for key in sample.keys[places].tolist()]
+        except KeyError as error:
+            raise StageError(
+                f"{directory}: clip {error.args[0]} has a pseudo-label, but no feature. Run extract --force."
+            ) from error
+        if features is None:
+            features = np.empty((len(sample.keys), vectors.shape[1]), np.float32)
+        features[places] = vectors[rows]
+    assert features is not None
+    return features
+
+
+def measure_pairs(sample: Sample, features: Mapping[str, np.ndarray], progress: Progress = silent) -> list[Pair]:
+    """Return what the clusters of each modality share with the features of each other modality, of the same round."""
+    pairs, ordered = [], list(itertools.permutations(features, 2))
+    for number, (student, teacher) in enumerate(ordered):
+        progress(number, len(ordered), f"pairs of modalities, {student} and the clusters of {teacher}")
+        found = shared_information(features[student], sample.clusters[teacher], sample.sources)
+        values = {"shared": found.nats, "accuracy": found.accuracy, "chance": found.chance}
+        pairs.append(Pair(student=student, teacher=teacher, **{name: round(v, 4) for name, v in values.items()}))
+    return pairs

@@ -1,0 +1,122 @@
+"""The teachers stage: decide which modalities' clusters each encoder learns in a round (only with `train.protect`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shards.store.build import Outcome
+from shards.store.stage import Stage, Task
+from xdc_core.compute.seed import derive_seed
+from xdc_core.compute.threads import thread_count
+from xdc_core.config.methods import heads
+from xdc_core.config.schema import Config, RunsOn, protects
+from xdc_core.documents.teachers import FILE_NAME, Teachers, write_teachers
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """The part of the configuration for the stage. heads: the label sources of every encoder by the method."""
+
+    seed: int
+    learn_splits: list[str] | None
+    heads: dict[str, list[str]]
+    protect: float
+    runs_on: RunsOn
+
+    def hashed(self) -> dict[str, Any]:
+        """Return the settings that decide who learns from whom."""
+        return {
+            "seed": self.seed,
+            "learn_splits": self.learn_splits,
+            "heads": self.heads,
+            "protect": self.protect,
+        }
+
+
+def teachers(task: Task[Teaching]) -> Outcome:
+    """Write teachers.json: what each modality's clusters share with the others' features, and who learns from whom.
+
+    Measured on the clips to learn from, without labels of the corpus: on all, or on randomly chosen shards with 10,000.
+
+    Raises:
+        StageError: no clip to learn from has a feature and a pseudo-label in all modalities.
+    """
+    from threadpoolctl import threadpool_limits
+
+    from xdc_core.probes.shared import draw_sample, measure_pairs, sampled_features
+
+    given, modalities = task.settings, list(task.settings.heads)
+    threadpool_limits(thread_count(given.runs_on))
+    labels = {name: task.directory(Node("label", name, task.round)) for name in modalities}
+    seed = derive_seed(given.seed, "teachers")
+    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, seed)
+    features = {
+        name: sampled_features(sample, task.directory(Node("extract", name, task.round))) for name in modalities
+    }
+    pairs = measure_pairs(sample, features, task.progress)
+    shared = {(pair.student, pair.teacher): pair.shared for pair in pairs}
+    learns = {name: learned(name, sources, shared, given.protect) for name, sources in given.heads.items()}
+    write_teachers(
+        task.out,
+        Teachers(protect=given.protect, clips=len(sample.keys), pairs=tuple(pairs), learns=learns),
+    )
+    summary: dict[str, Any] = {f"{name} learns": ", ".join(sources) for name, sources in learns.items()}
+    summary |= {f"{pair.student} from {pair.teacher}": pair.shared for pair in pairs}
+    return Outcome(len(sample.keys), 0, summary, (FILE_NAME,))
+
+
+def learned(
+    modality: str, sources: Sequence[str], shared: dict[tuple[str, str], float], protect: float
+) -> tuple[str, ...]:
+    """Return the label sources that an encoder learns in a round, of those that the method gives it.
+
+    shared: nats per clip by (student, teacher). The clusters of another modality are left out if they share less than
+    `protect` times as much with this modality's features as this modality's clusters share with the other's features.
+    If nothing is left the encoder learns its own clusters.
+    """
+    kept = tuple(
+        source
+        for source in sources
+        if (modality, source) not in shared
+        or max(0.0, shared[modality, source]) >= protect * max(0.0, shared[source, modality])
+    )
+    return kept or (modality,)
+
+
+def _nodes(config: Config, number: int | None) -> list[Node]:
+    if number is None or number >= config.last_round or not protects(config):
+        return []
+    return [Node("teachers", None, number)]
+
+
+def _inputs(config: Config, node: Node) -> list[Node]:
+    of_all = [Node(stage, name, node.round) for stage in ("extract", "label") for name in config.modalities]
+    return [SHARD, *of_all]
+
+
+def _settings(config: Config, node: Node) -> Teaching:
+    return Teaching(
+        seed=config.seed,
+        learn_splits=config.corpus.learn_splits,
+        heads={name: list(sources) for name, sources in heads(config.method, config.modalities).items()},
+        protect=config.train.protect,
+        runs_on=config.runs_on,
+    )
+
+
+TEACHERS: Stage[Config, Run, Teaching] = Stage(
+    name="teachers",
+    version=1,
+    summary="Decide which modalities' clusters each encoder learns (with train.protect).",
+    folder="teachers",
+    of=None,
+    each_round=True,
+    library="torch",
+    modules=("xdc_core.probes.shared", "sklearn.linear_model", "sklearn.model_selection"),
+    nodes=_nodes,
+    inputs=_inputs,
+    settings=_settings,
+    work=teachers,
+)
