@@ -29,7 +29,7 @@ from xdc_core.runs.task import task_of
 from xdc_core.stages.train import TRAIN
 from xdc_core.training import rank
 from xdc_core.training.heads import EncoderWithHeads
-from xdc_core.training.learner import head_weights, make_learner, step_settings
+from xdc_core.training.learner import head_weights, make_learner, step_settings, weights_of_heads
 from xdc_core.training.optimiser import make_optimizer
 from xdc_core.training.process_rank import ProcessRank
 from xdc_core.training.targets import open_targets, write_targets
@@ -93,7 +93,7 @@ def training(source: Run, name: str, steps: int, workers: list[int], threads: in
     def bare() -> float:
         encoder = build_encoder(getattr(config, name).encoder, 0)
         model = EncoderWithHeads(encoder, task.classes, train.head_std, seed)
-        weights = head_weights(tuple(model.heads), name, train.own_head_weight)
+        weights = weights_of_heads(head_weights(tuple(task.heads), name, train.own_head_weight), task.heads)
         # For the layout, and what it must avoid.
         learner = make_learner(
             model,

@@ -334,6 +334,9 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         begun, everything = copied(replaced, sweep.out / "begun"), copied(replaced, sweep.out / "everything")
         change(everything, cluster={"iterations_over_all": 2})
         sweep.points("cluster.audio, over all clips", everything, node)
+        balanced = copied(replaced, sweep.out / "balanced")
+        change(balanced, label={"assign": "balanced", "iterations": 2})
+        sweep.points("label.audio, balanced", balanced, Node("label", "audio", 0))
         change(begun, cluster={"iterations": open_run(fresh).config.cluster.iterations})
         place = begun / "rounds/000/labels/video"
         elsewhere = place.rename(begun / "elsewhere")

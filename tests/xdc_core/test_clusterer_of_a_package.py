@@ -198,6 +198,27 @@ def test_a_name_or_setting_that_it_does_not_have_is_refused(spheres: Path, clust
     assert why in str(error.value)
 
 
+def test_labels_are_balanced_with_centroids_only(spheres: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs the centroids of kmeans, and cluster\.algorithm is spherical"):
+        parse_config({"cluster": SPHERICAL, "label": {"assign": "balanced"}}, "a test")
+
+
+def test_it_gives_several_clusterings_which_differ_in_seed(spheres: Path, copy_run: MakeRun) -> None:
+    cluster, label = Node("cluster", "audio", 0), Node("label", "audio", 0)
+    run = copy_run(cluster=SPHERICAL | {"heads": 2})
+    for node in (cluster, label):
+        run_stage(run, node)
+    arrays = [name for name in run.directory(cluster).iterdir() if name.suffix == ".npy"]
+    assert sorted(path.name for path in arrays) == ["directions-1.npy", "directions.npy", "middle-1.npy", "middle.npy"]
+    first, second = (np.load(run.directory(cluster) / name) for name in ("directions.npy", "directions-1.npy"))
+    assert not np.array_equal(first, second)
+    for shard in sorted(run.directory(label).glob("[0-9]*.parquet")):
+        table = pq.read_table(shard)
+        assert table.column_names == ["key", "cluster", "distance", "cluster_1", "distance_1"]
+    fitted = json.loads((run.directory(cluster) / "kmeans.json").read_text())
+    assert [fitted["algorithm"], *(own["algorithm"] for own in fitted["clusterings"])] == ["spherical", "spherical"]
+
+
 @pytest.mark.parametrize(
     ("work", "why"),
     [

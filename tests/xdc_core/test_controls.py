@@ -38,7 +38,7 @@ def test_a_round_of_the_baseline_trains_on_the_labels(make_run: MakeRun) -> None
     for node in all_nodes(run.config):
         run_stage(run, node)
     task = targets_of(run, Node("train", "audio", 0))
-    assert task.sources == (TRUTH,)
+    assert task.heads == {TRUTH: [TRUTH]}
     speakers = read_whole_index(run.corpus, ["label_speaker"])["label_speaker"].to_pylist()
     assert task.classes == {TRUTH: len(set(speakers))}
     known = sorted(set(speakers))

@@ -8,6 +8,7 @@ from xdc_core.documents.report import Report
 from xdc_core.report.diagnostics import diagnostics
 
 SOURCE = {"k": 16, "clips": 48, "sample": 48, "empty": 0, "largest": 5, "largest_share": 0.1, "sizes": [3] * 16}
+FURTHER = {"empty": 0, "largest": 5, "largest_share": 0.1, "agreement": {}}
 NOTHING_SHARED = {"components": [3, 3], "correlations": [0.21, 0.1], "chance": 0.25, "above_chance": 0}
 TRAINING = {"steps": 8, "clips": 128, "first_loss": 2.7, "loss": 1.3}
 
@@ -51,6 +52,20 @@ def test_of_preprocessing_with_enough_clips_there_is_nothing_to_say(done: dict[s
         ),
         ({"empty": 5}, {}, ("bad", "video: 5 of 16 clusters are empty.")),
         ({"empty": 4}, {}, ("look", "video: 4 of 16 clusters are empty.")),
+        (
+            {"clusterings": [FURTHER | {"empty": 5}]},
+            {},
+            ("bad", "video, clustering 2: 5 of 16 clusters are empty."),
+        ),
+        (
+            {"balance": {"iterations": 2, "squared_distance": 1.0, "uneven": [0.3, 0.12]}},
+            {},
+            (
+                "look",
+                "video: the clusters are not balanced yet, 12% of the mass would have to move. "
+                "Raise label.iterations or label.temperature.",
+            ),
+        ),
         (
             {"k": 100, "largest_share": 0.2},
             {},

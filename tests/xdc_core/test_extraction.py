@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.progress import silent
-from shards.store.manifest import list_files
+from shards.store.manifest import list_files, read_manifest
 from shards.store.parquet import write_parquet
 from shards.store.receipt import RECEIPTS, UNITS
 from tests.commits import commit_anything, commit_as_it_is
 from tests.runs import MakeRun
+from tests.xdc_core.stage_process import start
 from tests.xdc_core.tasks import targets_of, task_for
 from xdc_core.config.views import views_of
 from xdc_core.data.clips import ClipItem, ClipViews, ShardRows
@@ -28,12 +31,13 @@ from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
 from xdc_core.data.rows import corpus_rows
 from xdc_core.encoders.file import load_encoder
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
-from xdc_core.stages.extract import extract
+from xdc_core.stages.extract import extract, spaced_views
 
 BOTH = pytest.mark.parametrize("modality", ["video", "audio"])
 
@@ -98,6 +102,74 @@ def test_the_layout_channels_last_changes_features_by_rounding_only(
     _, features = features_in(worked_run.directory(node), worked_run)
     _, others = features_in(run.directory(node), run)
     np.testing.assert_allclose(others, features, atol=1e-4, rtol=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize("changes", [{}, {"workers": 2}])
+def test_a_feature_of_several_views_is_the_mean_over_equally_spaced_starts(
+    copy_run: MakeRun, worked_run: Run, modality: str, changes: dict[str, int]
+) -> None:
+    run, node = copy_run(extract={"views": 3, **changes}), Node("extract", modality, 0)
+    seen: list[tuple[int, int]] = []
+    run_stage(run, node, progress=lambda done, total, note="": seen.append((done, total)))
+    assert seen[-1] == (48, 48)
+    config = worked_run.config
+    encoder = load_encoder(
+        worked_run.directory(Node("init", modality)) / "encoder.safetensors", getattr(config, modality).encoder
+    ).eval()
+    rows = corpus_rows(worked_run.corpus, MODALITIES[modality], worked_run.root)
+    views = ClipViews(worked_run.corpus, rows, views_of(config, modality))
+    keys, features = features_in(run.directory(node), run)
+    assert keys == features_in(worked_run.directory(node), worked_run)[0]
+    for number in (47, 0, 31):
+        room = rows.column("frames")[number] - config.video.frames
+        assert room > 1
+        _, tensors, _ = views[ClipItem(number, (0, round(room / 2), room))]
+        assert tensors is not None
+        with torch.inference_mode():
+            expected = encoder(views_of(config, modality).normalise(tensors)).numpy().mean(axis=0)
+        np.testing.assert_allclose(features[keys.index(rows.keys[number].as_py())], expected, atol=1e-5, rtol=1e-4)
+    manifest = read_manifest(run.directory(node))
+    assert manifest is not None
+    assert (manifest.summary["views"], manifest.settings["views"]) == (3, 3)
+
+
+def test_views_that_would_start_at_the_same_frame_count_once(tmp_path: Path) -> None:
+    schema = pa.schema([("key", pa.string()), ("frames", pa.int64())])
+    for shard, lengths in (("000000", [16, 8, 5]), ("000001", [9, 26])):
+        rows = [{"key": f"{shard}-{frames}", "frames": frames} for frames in lengths]
+        write_parquet(tmp_path / f"{shard}.parquet", pa.Table.from_pylist(rows, schema))
+    commit_anything(tmp_path)
+    assert spaced_views(tmp_path, 8, 4, "000000") == [(0, 3, 5, 8), (0,), (0,)]
+    assert spaced_views(tmp_path, 8, 4, "000001") == [(0, 1), (0, 6, 12, 18)]
+    assert spaced_views(tmp_path, 8, 2, "000001") == [(0, 1), (0, 18)]
+
+
+@BOTH
+def test_one_view_is_the_centre_as_before_and_changes_no_fingerprint(
+    copy_run: MakeRun, worked_run: Run, modality: str
+) -> None:
+    node = Node("extract", modality, 0)
+    one, two = copy_run(extract={"views": 1}), copy_run(extract={"views": 2})
+    of = [Fingerprints(run).of(node) for run in (worked_run, one, two)]
+    assert of[0] == of[1] != of[2]
+    assert run_stage(one, node, force=True).reused is False
+    for shard in shard_names(one.corpus):
+        new, old = ((run.directory(node) / f"{shard}.parquet").read_bytes() for run in (one, worked_run))
+        assert new == old
+
+
+def test_an_extraction_of_views_that_was_killed_goes_on_with_the_next_shard(copy_run: MakeRun) -> None:
+    whole, run = copy_run(extract={"views": 2}), copy_run(extract={"views": 2})
+    node = Node("extract", "audio", 0)
+    run_stage(whole, node)
+    process = start(run, node, os.environ | {"XDC_FAULT": "kill:1:after receipt 000001"})
+    said = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, said
+    seen: list[int] = []
+    run_stage(run, node, progress=lambda done, total, note="": seen.append(done))
+    assert seen[0] == 32
+    assert list_files(run.directory(node)) == list_files(whole.directory(node))
 
 
 def test_rows_of_shards_are_those_of_all_shards_at_once_whoever_is_asked_first(tmp_path: Path) -> None:

@@ -164,16 +164,18 @@ def test_a_field_that_is_left_out_is_named_or_marked(section: Section) -> None:
 # frames of video stands in its settings, too, and extraction neither mirrors nor masks.
 HOW = {f"runs_on.{name}" for name in RunsOn.model_fields} | {"views.settings.weights"}
 ENCODING = HOW | {"extract.batch", "extract.workers", "extract.calibration_batches"}
+LABELLING = HOW - {"views.settings.weights"} | {"label.iterations", "label.temperature", "learn_splits"}
 NOT_HASHED = {
     "init.video": HOW
     | {"views.frames", "views.settings.flip"}
-    | {"extract.workers", "extract.precision", "extract.channels_last"},
+    | {"extract.workers", "extract.precision", "extract.channels_last", "extract.views"},
     "extract.video": ENCODING | {"views.frames", "views.settings.flip"},
     "cluster.video": HOW - {"views.settings.weights"} | {"cluster.k", "cluster.joint_l2", "cluster.joint"},
-    "label.truth": HOW - {"views.settings.weights"},
+    "label.video": LABELLING,
+    "label.truth": LABELLING | {"label.assign"},
     "train.video": HOW
     | {"views.frames", "train.checkpoint_every", "train.log_every", "train.workers", "train.own_head_weight"},
-    "embed.esc": ENCODING | {"views.settings.mask_frames", "views.settings.mask_mels"},
+    "embed.esc": ENCODING | {"extract.views", "views.settings.mask_frames", "views.settings.mask_mels"},
     "teachers": HOW - {"views.settings.weights"},
     # The seed and the splits decide which clips of a large corpus are measured; they enter with the clusters.
     "report": HOW - {"views.settings.weights"}

@@ -168,7 +168,7 @@ def test_a_new_head_has_the_configured_deviation_and_depends_on_the_seed(worked_
 
 def test_what_is_learnt_are_the_labels_of_the_other_modality(worked_run: Run) -> None:
     task = targets_of(worked_run, AUDIO)
-    assert task.sources == ("video",)
+    assert task.heads == {"video": ["video"]}
     assert task.classes == {"video": 4}
     assert (task.steps, len(task.draws)) == (8, 128)
     drawn = np.bincount(task.targets["video"][task.draws], minlength=4)

@@ -18,7 +18,7 @@ Model: TypeAlias = "Mapping[str, np.ndarray]"
 # What kmeans.json says of every clustering: an algorithm's details have other names.
 RECORDED = {
     *("algorithm", "settings", "k", "clips", "sample", "components", "seed", "variance_kept"),
-    *("iterations_over_all", "sample_objective", "pca_kept", "pca_asked", "whitened", "canonical"),
+    *("iterations_over_all", "sample_objective", "clusterings", "pca_kept", "pca_asked", "whitened", "canonical"),
 }
 
 

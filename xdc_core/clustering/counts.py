@@ -14,12 +14,14 @@ class ClusterCounts:
     """Counts of the clips of some shards.
 
     sizes: clips per cluster, int64 [k]. labels: clips per pair of cluster and label, by label column. previous: the
-    same for the clusters of the round before; nothing in the first round.
+    same for the clusters of the round before; nothing in the first round. elsewhere: clips that have another centroid
+    that is nearer.
     """
 
     sizes: np.ndarray
     labels: dict[str, Contingency]
     previous: Contingency = field(default_factory=Contingency)
+    elsewhere: int = 0
 
     def notes(self) -> dict[str, Any]:
         """Return the counts as JSON values. Their size grows with the number of clips, not with k."""
@@ -28,6 +30,7 @@ class ClusterCounts:
             "sizes": [occupied.tolist(), self.sizes[occupied].tolist()],
             "labels": {name: counts.columns() for name, counts in self.labels.items()},
             "previous": self.previous.columns(),
+            "elsewhere": self.elsewhere,
         }
 
     def add(self, notes: dict[str, Any]) -> None:
@@ -37,6 +40,7 @@ class ClusterCounts:
         for name, counts in self.labels.items():
             counts.add_columns(notes["labels"][name])
         self.previous.add_columns(notes["previous"])
+        self.elsewhere += notes["elsewhere"]
 
 
 def no_counts(k: int, names: Iterable[str]) -> ClusterCounts:

@@ -63,6 +63,11 @@ class ExtractSettings(Section):
         ge=0,
         description="batches to set a random first encoder's batch-norm statistics; 0: leave them at 0 and 1",
     )
+    views: Annotated[int, Since("0.2.0")] = Field(
+        1,
+        ge=1,
+        description="equally spaced views per clip, whose features are averaged; 1: the centre of the clip. Unverified",
+    )
 
 
 def _known_algorithm(name: str) -> str:
@@ -109,6 +114,12 @@ class ClusterSettings(Section):
     )
     iterations_over_all: Annotated[int, Since("0.2.0")] = Field(
         0, ge=0, le=9999, description="further iterations of kmeans over all clips, after those over the sample"
+    )
+    heads: Annotated[int, Since("0.2.0")] = Field(
+        1,
+        ge=1,
+        description="clusterings per label source with different seeds; an encoder has a head for each and learns the "
+        "mean of their losses (3 in DeepCluster-v2, 10 in SeLaVi). Unverified for XDC",
     )
 
     @model_validator(mode="after")
@@ -172,6 +183,24 @@ def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
 def joint_settings(settings: ClusterSettings) -> dict[str, Any]:
     """Return the settings that enter fingerprints of the clusters of all modalities' features together."""
     return hashed_settings(settings, ClusterSettings.model_fields.keys() - JOINT_SETTINGS)
+
+
+class LabelSettings(Section):
+    """The assignment of clips to clusters. Other settings than `assign` are for `balanced`."""
+
+    assign: Literal["nearest", "balanced"] = Field(
+        "nearest",
+        description="nearest: the cluster of the nearest centroid; balanced: clusters of about equal size, by optimal "
+        "transport (SeLaVi, SwAV; needs kmeans). Unverified for XDC",
+    )
+    iterations: int = Field(
+        50, ge=1, le=9999, description="iterations of Sinkhorn and Knopp; each reads all features once"
+    )
+    temperature: Positive = Field(
+        0.05,
+        description="weight of the transport's entropy, as a share of the mean squared distance between two clips: "
+        "smaller is closer to equal sizes and needs more iterations (SwAV: 0.05, of vectors of length 1)",
+    )
 
 
 class TrainSettings(Section):
@@ -328,6 +357,7 @@ class Config(Section):
     audio: AudioSettings = Field(AudioSettings(), description=AUDIO.about)
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
+    label: LabelSettings = Field(LabelSettings(), description="centroids -> pseudo-labels")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")
     stop: Annotated[StopSettings, Since("0.2.0")] = Field(
         StopSettings(), description="a rule that ends the rounds early, without test labels"
@@ -346,6 +376,15 @@ class Config(Section):
             raise ValueError(
                 f"method {self.method} has no label source for {', '.join(without)} if modalities is "
                 f"[{', '.join(self.modalities)}]: add a modality, or choose another method"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _centroids_to_balance(self) -> "Config":
+        if self.label.assign == "balanced" and self.cluster.algorithm != KMEANS.name:
+            raise ValueError(
+                f"label.assign: balanced needs the centroids of kmeans, and cluster.algorithm is "
+                f"{self.cluster.algorithm}: set assign to nearest, or choose kmeans"
             )
         return self
 

@@ -22,5 +22,5 @@ def views_of(config: Config, modality: str, frames: int | None = None) -> Views:
 
 
 def encoding_settings(extract: ExtractSettings) -> dict[str, Any]:
-    """Return the settings that decide how an encoder computes features of views, as JSON values."""
-    return hashed_settings(extract, exclude=("batch", "calibration_batches"))
+    """Return the settings that decide how an encoder computes features of given views, as JSON values."""
+    return hashed_settings(extract, exclude=("batch", "calibration_batches", "views"))

@@ -88,8 +88,13 @@ class ShardRows:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, number: int) -> tuple[str, Mapping[str, Any]]:
+        shard, place = self.place(number)
+        return shard, self.of(shard)[place]
+
+    def place(self, number: int) -> tuple[str, int]:
+        """Return the shard of a row, and the row's number in it. Reads nothing."""
         shard = self._shards[bisect_right(self._ends, number)]
-        return shard, self.of(shard)[number - self.spans[shard].start]
+        return shard, number - self.spans[shard].start
 
     def of(self, shard: str) -> TableRows:
         """Return the rows of one shard, numbered from 0."""

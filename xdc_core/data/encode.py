@@ -60,8 +60,8 @@ def load_encoding(directory: Path, views: Views, settings: ExtractSettings, devi
 class Encoded(NamedTuple):
     """The features of one shard.
 
-    rows: row numbers of the clips that decode, in order. features: of their views, float32 [views, width]. rejects: by
-    row, why a clip does not decode.
+    rows: row numbers of the clips that decode, in order. features: of their views, float32 [views, width], or the mean
+    over each clip's views, float32 [rows, width]. rejects: by row, why a clip does not decode.
     """
 
     rows: list[int]
@@ -76,12 +76,13 @@ def encode_shards(
     batch: int,
     advance: Advance,
     item: Callable[[int], ClipItem] = ClipItem,
+    mean: bool = False,
 ) -> Iterator[tuple[str, Encoded]]:
     """Yield each shard with the features of its rows in `wanted`, computed `batch` clips at a time.
 
     All shards share one loader: its worker processes start once, and read ahead into the next shard. item: makes the
-    loader's item for a row; by default it requests the centre view. advance: called per batch with the numbers of good
-    and rejected views.
+    loader's item for a row; by default it requests the centre view. mean: return the mean over the views of each clip.
+    advance: called per batch with the numbers of good and rejected features (of views, or of clips with `mean`).
 
     Raises:
         RuntimeError: the encoder fails on its device, for example for lack of memory.
@@ -95,11 +96,18 @@ def encode_shards(
         parts = [torch.empty((0, encoding.width))]
         for loaded in islice(batches, -(-len(numbers) // batch)):
             if loaded.views is not None:
-                parts.append(encoding.encode(loaded.views))
+                features = encoding.encode(loaded.views)
+                if mean:
+                    of_clips = features.split([len(item(row).starts) for row in loaded.rows])
+                    features = torch.stack([views.mean(dim=0) for views in of_clips])
+                parts.append(features)
             good += loaded.rows
             rejects |= dict(loaded.rejects)
-            good_views = 0 if loaded.views is None else len(loaded.views)
-            advance(good_views, sum(len(item(row).starts) for row, _ in loaded.rejects))
+            if mean:
+                advance(len(loaded.rows), len(loaded.rejects))
+            else:
+                good_views = 0 if loaded.views is None else len(loaded.views)
+                advance(good_views, sum(len(item(row).starts) for row, _ in loaded.rejects))
         # Copied to the CPU once per shard: a GPU computes while the loader prepares the next views.
         yield shard, Encoded(good, torch.cat([part.to("cpu") for part in parts]).numpy(), rejects)
 

@@ -47,6 +47,8 @@ class Kmeans(Preprocessing):
 
     iterations_over_all: iterations of k-means over all clips after those over the sample; with them, objective, sizes
     and empty are of all clips. sample_objective: the objective of the iterations before, over the sample.
+
+    clusterings: with `cluster.heads` above 1, the same of the second and the further clusterings, which differ in seed.
     """
 
     algorithm: str = "kmeans"
@@ -63,6 +65,12 @@ class Kmeans(Preprocessing):
     on: str = ""
     iterations_over_all: int = 0
     sample_objective: list[Number] = Field([])
+    clusterings: list["Kmeans"] = Field([])
+
+    @property
+    def heads(self) -> int:
+        """Return the number of clusterings."""
+        return 1 + len(self.clusterings)
 
 
 def read_kmeans(directory: Path) -> Kmeans:

@@ -8,7 +8,7 @@ from pydantic import Field
 from xdc_core.documents.document import Document, Number, read_document, write_document
 from xdc_core.documents.kmeans import Preprocessing
 from xdc_core.documents.results import Spread
-from xdc_core.documents.scores import Agreement
+from xdc_core.documents.scores import Agreement, Balance
 from xdc_core.documents.stop import Decision
 
 FILE_NAME = "report.json"
@@ -54,8 +54,23 @@ class Cluster(Document):
     examples: list[str] = Field([])
 
 
+class ReportedClustering(Document):
+    """The second or a further clustering of a label source (`cluster.heads`), from its scores."""
+
+    empty: int
+    largest: int
+    largest_share: Number
+    nmi_previous: Number | None = None
+    agreement: dict[str, Agreement]
+    balance: Balance | None = None
+
+
 class ReportedSource(Document):
-    """The clusters of one label source, from kmeans.json, scores.json and the pseudo-labels."""
+    """The clusters of one label source, from kmeans.json, scores.json and the pseudo-labels.
+
+    With several clusterings all but `clusterings` is of the first. views: per clip, over which features were averaged.
+    balance: of balanced labels.
+    """
 
     k: int
     sample: int
@@ -70,6 +85,9 @@ class ReportedSource(Document):
     sizes: list[int]
     agreement: dict[str, Agreement]
     clusters: list[Cluster] = Field([])
+    views: int = 1
+    balance: Balance | None = None
+    clusterings: list[ReportedClustering] = Field([])
 
 
 class ReportedTraining(Document):

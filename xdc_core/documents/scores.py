@@ -26,13 +26,28 @@ class Agreement(Document):
     accuracy: Number | None = None
 
 
+class Balance(Document):
+    """How the clusters of one clustering were balanced (`label.assign: balanced`).
+
+    iterations: of Sinkhorn and Knopp. squared_distance: mean between two clips to learn from; the temperature of the
+    transport is this times `label.temperature`. uneven: before each iteration, the share of all mass that would have to
+    move for equal clusters. elsewhere: clips that have another centroid that is nearer.
+    """
+
+    iterations: int
+    squared_distance: Number
+    uneven: list[Number]
+    elsewhere: int = 0
+
+
 class Scores(Document):
     """Sizes and agreement of the pseudo-labels of one label source in one round.
 
     k: clusters, including empty ones. clips: clips that have a pseudo-label. largest: clips of the largest cluster;
     largest_share: of all. nmi_previous: NMI with the round before; None in the first. labels: agreement by label column
     of the corpus. sizes: clips per cluster. classes, unlabelled: only for true labels (the baseline `supervised`):
-    their names, and the number of clips without one.
+    their names, and the number of clips without one. balance: only for balanced labels. clusterings: with
+    `cluster.heads` above 1, the same of the second and the further clusterings.
     """
 
     k: int
@@ -45,6 +60,13 @@ class Scores(Document):
     sizes: list[int]
     classes: list[str] = Field([])
     unlabelled: int = 0
+    balance: Balance | None = None
+    clusterings: list["Scores"] = Field([])
+
+    @property
+    def heads(self) -> int:
+        """Return the number of clusterings."""
+        return 1 + len(self.clusterings)
 
 
 def read_scores(directory: Path) -> Scores:

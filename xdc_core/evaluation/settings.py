@@ -49,5 +49,7 @@ class Evaluation:
             settings["view"] = self.views.hashed(training=True)
             settings["views"] = self.views_each
         if self.evaluation.protocol == "clusters":
-            settings["cluster"] = clustering_settings(self.cluster)
+            # A trial has one clustering, and several seeds give several.
+            own = clustering_settings(self.cluster)
+            settings["cluster"] = {name: value for name, value in own.items() if name != "heads"}
         return {"seed": self.seed, **settings, **probe_settings(self.evaluation.protocol)}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from xdc_core.clustering.pca import few_clips_for_whitening
 from xdc_core.documents.report import Diagnostic, Level, Report
 
+UNEVEN = 0.05  # Of balanced clusters: the share of the mass that is in the wrong one.
 # On talking faces the sound kept half of what its first clusters held where XDC learnt the words, and a fifth or less
 # from the third round on where it did not.
 KEPT = 1 / 3
@@ -72,6 +73,17 @@ def _of_clusters(report: Report) -> Iterator[Diagnostic]:
         if source.empty:
             level: Level = "bad" if source.empty > source.k / 4 else "look"
             yield level, f"{name}: {source.empty} of {source.k} clusters are empty."
+        for number, further in enumerate(source.clusterings, start=2):
+            if further.empty:
+                level = "bad" if further.empty > source.k / 4 else "look"
+                yield level, f"{name}, clustering {number}: {further.empty} of {source.k} clusters are empty."
+        for balance in (source.balance, *(further.balance for further in source.clusterings)):
+            if balance and balance.uneven[-1] > UNEVEN:
+                yield (
+                    "look",
+                    f"{name}: the clusters are not balanced yet, {balance.uneven[-1]:.0%} of the mass would have to "
+                    "move. Raise label.iterations or label.temperature.",
+                )
         share = source.largest_share
         if share > 0.5:
             yield "bad", f"{name}: one cluster holds {share:.0%} of the clips: the encoder hardly distinguishes clips."

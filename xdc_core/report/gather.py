@@ -13,6 +13,7 @@ from xdc_core.documents.report import (
     EvaluationRow,
     HistoryRow,
     Report,
+    ReportedClustering,
     ReportedEvaluation,
     ReportedNode,
     ReportedSource,
@@ -20,7 +21,7 @@ from xdc_core.documents.report import (
     read_report,
 )
 from xdc_core.documents.results import headline, read_results
-from xdc_core.documents.scores import read_scores
+from xdc_core.documents.scores import Scores, read_scores
 from xdc_core.documents.stop import read_decision
 from xdc_core.documents.teachers import read_teachers
 from xdc_core.report.clusters import cluster_rows
@@ -117,6 +118,14 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
     labels = task.directory(Node("label", source, task.round))
     kmeans, scores = read_kmeans(task.directory(Node("cluster", source, task.round))), read_scores(labels)
     examples = examples_of(task.settings.report, kmeans.k)
+    # Written only where they are used: reports of other runs stay as they are.
+    used: dict[str, Any] = {}
+    if (views := _views(task)) > 1:
+        used["views"] = views
+    if scores.balance:
+        used["balance"] = scores.balance
+    if scores.clusterings:
+        used["clusterings"] = [_further(further) for further in scores.clusterings]
     return ReportedSource(
         k=kmeans.k,
         sample=kmeans.sample,
@@ -131,7 +140,24 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
         sizes=scores.sizes,
         agreement=scores.labels,
         clusters=cluster_rows(task.directory(SHARD), labels, kmeans.k, examples),
+        **used,
     )
+
+
+def _views(task: Task[Reporting]) -> int:
+    """Return over how many views per clip features were averaged: the same for all modalities."""
+    return max(int(_summary(directory).get("views", 1)) for directory in task.directories("extract"))
+
+
+def _further(scores: Scores) -> ReportedClustering:
+    values = {
+        "empty": scores.empty,
+        "largest": scores.largest,
+        "largest_share": scores.largest_share,
+        "nmi_previous": scores.nmi_previous,
+        "agreement": scores.labels,
+    }
+    return ReportedClustering.model_validate(values | ({"balance": scores.balance} if scores.balance else {}))
 
 
 def _training(task: Task[Reporting], modality: str) -> ReportedTraining:

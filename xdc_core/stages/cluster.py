@@ -11,7 +11,7 @@ from shards.errors import ConfigError
 from shards.store.build import Outcome
 from shards.store.stage import Stage, Task
 from xdc_core.clustering.clusterer import Model
-from xdc_core.clustering.model import write_model
+from xdc_core.clustering.model import array_file, write_model
 from xdc_core.clustering.pca import few_clips_for_whitening
 from xdc_core.clustering.preprocess import fit_preprocess
 from xdc_core.clustering.registry import KMEANS
@@ -31,12 +31,13 @@ from xdc_core.config.schema import (
 from xdc_core.documents.kmeans import FILE_NAME, Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
-from xdc_core.stages.lloyd import LLOYD, begin_lloyd, lloyd, lloyd_begun
+from xdc_core.stages.lloyd import begin_lloyd, lloyd, lloyd_begun, lloyd_folder
 from xdc_core.stages.sample import SAMPLE, Learnable, count_learnable, read_sample, remove_folder
 
 # Clips per cluster in a sample. On held-out clips the objective of k-means was 0.4 % above that of a fit to all clips
 # with 1,500, 1.4 % with 312, 5 % with 62.
 ENOUGH = 600
+Fit = tuple[Model, dict[str, Any]]  # A clustering, and its part of kmeans.json.
 
 
 @dataclass(frozen=True)
@@ -65,30 +66,37 @@ def cluster(task: Task[Clustering]) -> Outcome:
     learn from, or to a random sample of `sample_mb`; kmeans.json has their number. k-means then does
     `iterations_over_all` further iterations over all clips.
 
+    With `heads` above 1 there are as many clusterings of the same preprocessed features, each with a seed of its own.
+    The files of the first are those without a number; centroids-1.npy is of the second, and `clusterings` in
+    kmeans.json has its details.
+
     Raises:
         ConfigError: fewer clips than clusters, or a sample with fewer.
     """
     given, out = task.settings, task.out
-    clusterer, _ = algorithm_of(given.cluster)
+    clusterer, heads = algorithm_of(given.cluster)[0], range(given.cluster.heads)
     learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits)
     if not given.cluster.iterations_over_all:
-        model, details = fit_sample(task, learnable)
+        fits = fit_sample(task, learnable)
     else:
-        if not lloyd_begun(out):
-            model, details = fit_sample(task, learnable)
-            begin_lloyd(out, model["centroids"], details)
-        centroids, details = lloyd(task, learnable, given.cluster.iterations_over_all, given.runs_on)
-        model = {"centroids": centroids}
-    write_model(out, model)
-    write_kmeans(out, Kmeans.model_validate(details))
-    for folder in (SAMPLE, LLOYD):
-        remove_folder(out / folder)
+        if not all(lloyd_begun(out, head) for head in heads):
+            for head, (model, details) in enumerate(fit_sample(task, learnable)):
+                begin_lloyd(out, head, model["centroids"], details)
+        iterations = given.cluster.iterations_over_all
+        fits = [lloyd(task, learnable, iterations, given.runs_on, head, len(heads)) for head in heads]
+    for head, (model, _) in enumerate(fits):
+        write_model(out, model, head)
+    details, *others = (details for _, details in fits)
+    write_kmeans(out, Kmeans.model_validate(details | ({"clusterings": others} if others else {})))
+    for folder in (out / SAMPLE, *(lloyd_folder(out, head) for head in heads)):
+        remove_folder(folder)
     summary = {name: value for name, value in details.items() if name not in ("sizes", "settings")}
-    return Outcome(details["k"], 0, summary, (*(f"{name}.npy" for name in clusterer.arrays), FILE_NAME))
+    files = [array_file(name, head) for head in heads for name in clusterer.arrays]
+    return Outcome(details["k"], 0, summary | ({"heads": len(heads)} if others else {}), (*files, FILE_NAME))
 
 
-def fit_sample(task: Task[Clustering], learnable: Learnable) -> tuple[Model, dict[str, Any]]:
-    """Fit preprocessing and clusters to a sample of the clips. Write preprocess.npz; return the model and kmeans.json.
+def fit_sample(task: Task[Clustering], learnable: Learnable) -> list[Fit]:
+    """Fit preprocessing and clusterings to a sample of the clips. Write preprocess.npz; return the clusterings.
 
     Raises:
         ConfigError: fewer clips than clusters, or a sample with fewer.
@@ -117,22 +125,28 @@ def fit_sample(task: Task[Clustering], learnable: Learnable) -> tuple[Model, dic
     del parts
     on_gpus = clusterer.uses_gpus and given.runs_on.device != "cpu"
     gpus, why, _ = faiss_gpus() if on_gpus else (0, "", "")
-    model, details = clusterer.fit(points, k, settings, seed, threads, gpus)
-    if on_gpus and not gpus and (why or given.runs_on.device == "cuda"):
-        details["on"] += f" ({why or 'faiss finds no GPU'})"
-        print(f"warning: {clusterer.name} on {details['on']}", file=sys.stderr, flush=True)
+    fits = list[Fit]()
+    for head in range(given.cluster.heads):
+        own = derive_seed(given.seed, task.round, "cluster", source, head) if head else seed
+        model, details = clusterer.fit(points, k, settings, own, threads, gpus)
+        if on_gpus and not gpus and (why or given.runs_on.device == "cuda"):
+            details["on"] += f" ({why or 'faiss finds no GPU'})"
+            if not head:
+                print(f"warning: {clusterer.name} on {details['on']}", file=sys.stderr, flush=True)
+        about = {
+            "algorithm": clusterer.name,
+            "settings": settings.model_dump(mode="json"),
+            "k": k,
+            "clips": clips,
+            "sample": len(points),
+            "components": points.shape[1],
+            "seed": own,
+            **kept,
+            **details,
+        }
+        fits.append((model, about))
     preprocess.save(task.out / "preprocess.npz")
-    return model, {
-        "algorithm": clusterer.name,
-        "settings": settings.model_dump(mode="json"),
-        "k": k,
-        "clips": clips,
-        "sample": len(points),
-        "components": points.shape[1],
-        "seed": seed,
-        **kept,
-        **details,
-    }
+    return fits
 
 
 def small_sample(settings: ClusterSettings, k: int, parts: list[np.ndarray], clips: int) -> str:

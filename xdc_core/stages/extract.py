@@ -1,10 +1,12 @@
 """The extract stage: compute one feature per clip, in the order of the index, shard by shard."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
-from shards.corpus.index import shard_names
+from shards.corpus.index import read_index, shard_names
 from shards.errors import StageError
 from shards.reject import Reject
 from shards.store.build import Outcome
@@ -24,6 +26,8 @@ from xdc_core.runs.node import SHARD, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import job_of, task_of_document
 
+KEPT = 4  # Shards whose starts of views are kept: the loader reads ahead into the next ones.
+
 
 @dataclass(frozen=True)
 class Extraction:
@@ -35,11 +39,16 @@ class Extraction:
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the features."""
-        return {"view": self.views.hashed(training=False), **encoding_settings(self.extract)}
+        averaged = {"views": self.extract.views} if self.extract.views > 1 else {}
+        return {"view": self.views.hashed(training=False), **encoding_settings(self.extract), **averaged}
 
 
 def extract(task: Task[Extraction]) -> Outcome:
     """Write `<shard>.parquet` with columns key and feature for every shard, in units; existing shards are kept.
+
+    A feature is that of the clip's centre view. With `extract.views` above 1 it is the mean of the features of as many
+    views with equally spaced starts, the first at the beginning of the clip, the last at its end, as an evaluation
+    spaces them over a recording. Views of a short clip that would start at the same frame count once.
 
     A clip that does not decode is left out, and listed in `<shard>.rejects.json` with the reason.
 
@@ -61,7 +70,7 @@ def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advanc
     import torch
 
     from xdc_core.compute.device import choose_device
-    from xdc_core.data.clips import ClipViews, ShardRows
+    from xdc_core.data.clips import ClipItem, ClipViews, ShardRows
     from xdc_core.data.encode import check_finite, encode_shards, load_encoding, write_rejects
 
     task = task_of_document(EXTRACT, arguments["task"])
@@ -72,7 +81,16 @@ def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advanc
     encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
     rows = ShardRows(corpus, {shard: arguments["sizes"][shard] for shard in shards}, settings.views.modality)
     clips = ClipViews(corpus, rows, settings.views)
-    for shard, encoded in encode_shards(encoding, clips, rows.spans, settings.extract.batch, advance):
+    views = settings.extract.views
+    starts_in = lru_cache(maxsize=KEPT)(partial(spaced_views, corpus, settings.views.frames, views))
+
+    def of_views(number: int) -> ClipItem:
+        shard, place = rows.place(number)
+        return ClipItem(number, starts_in(shard)[place])
+
+    item: Callable[[int], ClipItem] = ClipItem if views == 1 else of_views
+    batch = max(1, settings.extract.batch // views)  # This many clips have about `extract.batch` views.
+    for shard, encoded in encode_shards(encoding, clips, rows.spans, batch, advance, item, mean=views > 1):
         first, keys = rows.spans[shard].start, rows.of(shard).keys
         reasons = {number - first: reason for number, reason in encoded.rejects.items()}
         _check_rows(node, shard, len(keys), [*(number - first for number in encoded.rows), *reasons])
@@ -83,8 +101,19 @@ def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advanc
             write_rejects(new.folder, shard, rejects)
             write_features(new.folder / f"{shard}.parquet", good, encoded.features)
             new.rows, new.rejects = len(good), len(rejects)
-            new.notes = {"width": encoding.width, "device": str(device)}
+            new.notes = {"width": encoding.width, "device": str(device)} | ({"views": views} if views > 1 else {})
         yield new.stored
+
+
+def spaced_views(corpus: Path, wanted: int, views: int, shard: str) -> list[tuple[int, ...]]:
+    """Return, for each clip of a shard, the first frames of its equally spaced views, without repetitions.
+
+    wanted: frames of a view.
+    """
+    from xdc_core.data.view_starts import spaced_starts
+
+    lengths = read_index(corpus, shard, ["frames"])["frames"].to_pylist()
+    return [tuple(dict.fromkeys(first for _, first in spaced_starts([frames], wanted, views))) for frames in lengths]
 
 
 def _check_rows(node: Node, shard: str, clips: int, rows: list[int]) -> None:

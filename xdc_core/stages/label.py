@@ -10,27 +10,31 @@ import pyarrow as pa
 
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.errors import ConfigError
+from shards.section import hashed_settings
 from shards.store.build import Outcome
 from shards.store.executor import Advance, run_units
 from shards.store.parquet import write_parquet
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Stage, Task
-from xdc_core.clustering.agreement import agreement
-from xdc_core.clustering.counts import ClusterCounts, no_counts
-from xdc_core.clustering.model import read_model
+from xdc_core.clustering.counts import no_counts
+from xdc_core.clustering.model import array_file, read_array, read_model
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import CLUSTERERS
+from xdc_core.clustering.sinkhorn import assign
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import TRUTH, label_sources
-from xdc_core.config.schema import Config, RunsOn
+from xdc_core.config.schema import Config, LabelSettings, RunsOn
 from xdc_core.data.features import source_part
-from xdc_core.data.labels import read_labels
+from xdc_core.data.label_scores import Assigned, Labels, count_labels, scores_of
+from xdc_core.data.labels import label_column
 from xdc_core.documents.kmeans import read_kmeans
-from xdc_core.documents.scores import FILE_NAME, Agreement, Scores, write_scores
+from xdc_core.documents.scores import FILE_NAME, Balance, write_scores
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import job_of, task_of_document
+from xdc_core.stages.balance import BALANCE, balance, balancing_passes
 from xdc_core.stages.cluster import clustered_features
+from xdc_core.stages.sample import count_learnable, remove_folder
 
 # Shards of a unit. A shard of 1,000 clips takes about 50 ms, and with 50,000 clusters about a second.
 PER_UNIT = 64
@@ -41,21 +45,20 @@ class Labelling:
     """The part of the configuration for the stage. column: the corpus's labels to use as clusters (the baseline)."""
 
     column: str | None
+    label: LabelSettings
+    learn_splits: list[str] | None
     runs_on: RunsOn
+
+    @property
+    def balanced(self) -> bool:
+        """Return whether the labels are balanced; those of the corpus are used as they are."""
+        return self.column is None and self.label.assign != "nearest"
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the labels."""
+        if self.balanced:
+            return {"learn_splits": self.learn_splits, **hashed_settings(self.label)}
         return {} if self.column is None else {"column": self.column}
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The labels of a shard's clips: keys [n], cluster int [n], distance float32 [n]; and the clips without a label."""
-
-    keys: pa.Array
-    cluster: np.ndarray
-    distance: np.ndarray
-    unlabelled: int = 0
 
 
 def label(task: Task[Labelling]) -> Outcome:
@@ -64,6 +67,11 @@ def label(task: Task[Labelling]) -> Outcome:
     The distance of k-means is the Euclidean distance to the centroid. Rows are those of the features, in the same
     order. scores.json holds the sizes, the number of empty clusters, and the agreement with the clusters of the
     previous round and with every label column of the corpus. It is computed from the counts in the receipts.
+
+    With several clusterings (`cluster.heads`) the second one has the columns cluster_1 and distance_1, and so on;
+    scores.json has their scores in `clusterings`. Balanced labels (`label.assign`) are the argmax of a transport plan
+    between the clips to learn from and the clusters (`xdc_core/clustering/sinkhorn.py`); a clip of another split gets
+    the cluster that it would have in this plan. potentials.npy has the plan, scores.json how it was found.
 
     The baseline has the labels of the corpus as clusters: `cluster` is the position of the clip's label among all
     labels, sorted; `distance` is 0. Clips without a label have no row; scores.json has their number (`unlabelled`), and
@@ -75,20 +83,45 @@ def label(task: Task[Labelling]) -> Outcome:
     out, corpus = task.out, task.directory(SHARD)
     shards, columns = shard_names(corpus), label_columns(corpus)
     classes = None if task.settings.column is None else _classes(corpus, task.settings.column, columns)
-    k = len(classes) if classes else read_kmeans(task.directory(Node("cluster", task.about, task.round))).k
-    job = job_of(task, "xdc_core.stages.label:label_shards", "faiss", columns=columns, classes=classes, k=k)
+    if classes:
+        k, heads = len(classes), 1
+    else:
+        kmeans = read_kmeans(task.directory(Node("cluster", task.about, task.round)))
+        k, heads = kmeans.k, kmeans.heads
+    plans = _balance(task, heads, k) if task.settings.balanced else []
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        passes = balancing_passes(task.settings.label) if plans else 1
+        task.progress((passes - 1) * total + done, passes * total, note)
+
+    job = job_of(
+        task, "xdc_core.stages.label:label_shards", "faiss", columns=columns, classes=classes, k=k, heads=heads
+    )
     sizes = dict.fromkeys(shards, 1)
-    run_units(task.executor, job, sizes, PER_UNIT, task.progress, "shards labelled", with_rejects=False)
-    counts, rows, unlabelled = no_counts(k, columns), 0, 0
+    run_units(task.executor, job, sizes, PER_UNIT, progress, "shards labelled", with_rejects=False)
+    counts, rows, unlabelled = [no_counts(k, columns) for _ in range(heads)], 0, 0
     for receipt in receipts_of(out, shards):
-        counts.add(receipt.notes)
+        for own, notes in zip(counts, [receipt.notes, *receipt.notes.get("clusterings", ())], strict=True):
+            own.add(notes)
         rows, unlabelled = rows + receipt.rows, unlabelled + receipt.rejects
-    scores = _scores(counts, compared=_before(task) is not None)
+    scores = scores_of(counts, compared=_before(task) is not None, plans=plans)
     if classes:
         scores = scores.model_copy(update={"classes": classes, "unlabelled": unlabelled})
     write_scores(out, scores)
-    summary = {name: value for name, value in scores.content().items() if name != "sizes"}
-    return Outcome(rows, unlabelled, summary, (*(f"{shard}.parquet" for shard in shards), FILE_NAME))
+    remove_folder(out / BALANCE)
+    lists = ("sizes", "balance", "clusterings")
+    summary = {name: value for name, value in scores.content().items() if name not in lists}
+    summary |= ({"heads": heads} if heads > 1 else {}) | ({"assign": "balanced"} if plans else {})
+    files = [f"{shard}.parquet" for shard in shards]
+    files += [array_file("potentials", head) for head in range(len(plans))]
+    return Outcome(rows, unlabelled, summary, (*files, FILE_NAME))
+
+
+def _balance(task: Task[Labelling], heads: int, k: int) -> list[Balance]:
+    given = task.settings
+    learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits)
+    clusters = task.directory(Node("cluster", task.about, task.round))
+    return balance(task, learnable, clusters, (heads, k), given.label, given.runs_on)
 
 
 def label_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
@@ -100,21 +133,22 @@ def label_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
     corpus = task.directory(SHARD)
     before = _before(task)
     if task.settings.column is None:
-        labels_of = _nearest(task, arguments["k"])
+        labels_of = _clustered(task, arguments["heads"], arguments["k"])
     else:
         labels_of = _true(corpus, task.settings.column, arguments["classes"])
     for shard in shards:
         labels = labels_of(shard)
-        counts = no_counts(arguments["k"], arguments["columns"])
-        _count(counts, labels, corpus, shard, before)
-        table = {
-            "key": labels.keys,
-            "cluster": pa.array(labels.cluster, pa.int32()),
-            "distance": pa.array(labels.distance, pa.float32()),
-        }
+        counts = [no_counts(arguments["k"], arguments["columns"]) for _ in labels.clusterings]
+        count_labels(counts, labels, corpus, shard, before)
+        table = {"key": labels.keys}
+        for head, own in enumerate(labels.clusterings):
+            table[label_column("cluster", head)] = pa.array(own.cluster, pa.int32())
+            table[label_column("distance", head)] = pa.array(own.distance, pa.float32())
+        notes, *further = (own.notes() for own in counts)
         with new_shard(task.out, shard) as new:
             write_parquet(new.folder / f"{shard}.parquet", pa.table(table))
-            new.rows, new.rejects, new.notes = len(labels.keys), labels.unlabelled, counts.notes()
+            new.rows, new.rejects = len(labels.keys), labels.unlabelled
+            new.notes = notes | ({"clusterings": further} if further else {})
         yield new.stored
 
 
@@ -124,17 +158,26 @@ def _before(task: Task[Labelling]) -> Path | None:
     return task.directory(Node("label", task.about, task.round - 1)) if compared else None
 
 
-def _nearest(task: Task[Labelling], k: int) -> Callable[[str], Labels]:
-    """Return a function that assigns the clips of a shard to the clusters of the round."""
+def _clustered(task: Task[Labelling], heads: int, k: int) -> Callable[[str], Labels]:
+    """Return a function that assigns the clips of a shard to the clusters of the round, in each clustering."""
     clusters, features = task.directory(Node("cluster", task.about, task.round)), task.directories("extract")
     clusterer = CLUSTERERS.find(read_kmeans(clusters).algorithm)
-    model, preprocess = read_model(clusters, clusterer), load_preprocess(clusters / "preprocess.npz")
+    models = [read_model(clusters, clusterer, head) for head in range(heads)]
+    preprocess, balanced = load_preprocess(clusters / "preprocess.npz"), task.settings.balanced
+    potentials = [read_array(task.out / array_file("potentials", n), "label") for n in range(heads if balanced else 0)]
     limit_faiss(task.settings.runs_on)
 
     def labels_of(shard: str) -> Labels:
         keys, parts = source_part(features, shard)
-        distance, cluster = clusterer.assign(model, preprocess(parts), k)
-        return Labels(pa.array(keys, pa.string()), cluster, distance)
+        points = preprocess(parts)
+        if balanced:
+            found = [
+                Assigned(*assign(points, model["centroids"], own))
+                for model, own in zip(models, potentials, strict=True)
+            ]
+        else:
+            found = [Assigned(*clusterer.assign(model, points, k)) for model in models]
+        return Labels(pa.array(keys, pa.string()), found)
 
     return labels_of
 
@@ -168,39 +211,9 @@ def _true(corpus: Path, column: str, classes: list[str]) -> Callable[[str], Labe
         labelled = table.filter(table[column].is_valid())
         cluster = np.array([number[name] for name in labelled[column].to_pylist()], np.int64)
         distance = np.zeros(len(labelled), np.float32)
-        return Labels(labelled["key"].combine_chunks(), cluster, distance, len(table) - len(labelled))
+        return Labels(labelled["key"].combine_chunks(), [Assigned(distance, cluster)], len(table) - len(labelled))
 
     return labels_of
-
-
-def _count(counts: ClusterCounts, labels: Labels, corpus: Path, shard: str, before: Path | None) -> None:
-    """Count a shard's clips. before: the labels of the previous round."""
-    keys, clusters = labels.keys.to_pylist(), labels.cluster
-    counts.sizes += np.bincount(clusters, minlength=len(counts.sizes))
-    index = read_index(corpus, shard, ["key", *counts.labels])
-    row_of = {key: row for row, key in enumerate(index["key"].to_pylist())}
-    rows = [row_of[key] for key in keys]
-    for name, contingency in counts.labels.items():
-        column = index[name].to_pylist()
-        contingency.add(clusters, [column[row] for row in rows])
-    if before is not None:
-        earlier = dict(zip(*(values.tolist() for values in read_labels(before, shard)), strict=True))
-        counts.previous.add(clusters, [str(earlier[key]) if key in earlier else None for key in keys])
-
-
-def _scores(counts: ClusterCounts, compared: bool) -> Scores:
-    """Return sizes and the agreement with the corpus's labels and, if it was `compared`, with the round before."""
-    sizes = counts.sizes
-    return Scores(
-        k=len(sizes),
-        clips=int(sizes.sum()),
-        empty=int((sizes == 0).sum()),
-        largest=int(sizes.max()),
-        largest_share=round(float(sizes.max() / max(1, sizes.sum())), 6),
-        nmi_previous=agreement(counts.previous)["nmi"] if compared else None,
-        labels={name: Agreement(**agreement(found)) for name, found in counts.labels.items()},
-        sizes=sizes.tolist(),
-    )
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
@@ -216,7 +229,8 @@ def _inputs(config: Config, node: Node) -> list[Node]:
 
 
 def _settings(config: Config, node: Node) -> Labelling:
-    return Labelling(config.truth if node.modality == TRUTH else None, config.runs_on)
+    column = config.truth if node.modality == TRUTH else None
+    return Labelling(column, config.label, config.corpus.learn_splits, config.runs_on)
 
 
 LABEL: Stage[Config, Run, Labelling] = Stage(

@@ -1,6 +1,6 @@
 """One training step: forward and backward pass, and the update of a model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -128,7 +128,7 @@ def make_learner(
 
 
 def head_weights(sources: tuple[str, ...], modality: str, own: float) -> dict[str, float]:
-    """Return the weight of each head in the loss.
+    """Return the weight of each label source in the loss.
 
     If an encoder has heads for its own clusters and for others (MDC), its own head has the weight `own`. The other
     heads share a weight of 1 equally: their part of the loss is their mean. A single head has the weight 1.
@@ -137,3 +137,12 @@ def head_weights(sources: tuple[str, ...], modality: str, own: float) -> dict[st
     """
     others = [source for source in sources if source != modality]
     return {source: 1 / len(others) if source in others else own if others else 1.0 for source in sources}
+
+
+def weights_of_heads(weights: Mapping[str, float], heads: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return the weight of each head in the loss, if the heads of a label source share its weight equally.
+
+    weights: by label source. heads: names by label source, one for each of its clusterings. The part of a source in the
+    loss is the mean of the losses of its heads, times its weight (DeepCluster-v2 and SeLaVi: the mean over all heads).
+    """
+    return {name: weights[source] / len(names) for source, names in heads.items() for name in names}

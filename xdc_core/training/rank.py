@@ -24,7 +24,7 @@ from xdc_core.encoders.file import FILE_NAME, load_encoder, save_encoder
 from xdc_core.runs.node import SHARD
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
-from xdc_core.training.learner import head_weights, make_learner, step_settings
+from xdc_core.training.learner import head_weights, make_learner, step_settings, weights_of_heads
 from xdc_core.training.optimiser import learning_rate, make_optimizer
 from xdc_core.training.process_rank import ProcessRank, any_rank, join_ranks, leave_ranks, mean_over_ranks
 from xdc_core.training.settings import Training
@@ -65,7 +65,8 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
     round_targets = open_targets(task)
     seed = derive_seed(given.seed, task.round, "train", modality)
     model = EncoderWithHeads(encoder, round_targets.classes, settings.head_std, seed)
-    weights = head_weights(tuple(model.heads), modality, settings.own_head_weight)
+    of_sources = head_weights(tuple(round_targets.heads), modality, settings.own_head_weight)
+    weights = weights_of_heads(of_sources, round_targets.heads)
 
     def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
         return make_optimizer(model, settings)

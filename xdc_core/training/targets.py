@@ -22,7 +22,7 @@ from shards.store.node import Node
 from shards.store.parquet import read_parquet
 from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
-from xdc_core.data.labels import read_k
+from xdc_core.data.labels import head_name, label_column, read_classes
 from xdc_core.data.rows import ClipRows, corpus_rows
 from xdc_core.data.sampling import draw_clips
 from xdc_core.documents.document import Document, read_document, write_document
@@ -35,9 +35,12 @@ VERSION = 1  # Raised if the same inputs would give other files.
 
 
 class Contents(Document):
-    """targets.json, written last. mark: of all that the files depend on. classes: k by label source."""
+    """targets.json, written last. mark: of all that the files depend on. heads: names of heads by label source.
+    classes: k by head.
+    """
 
     mark: str
+    heads: dict[str, list[str]]
     classes: dict[str, int]
     steps: int
 
@@ -46,12 +49,13 @@ class Contents(Document):
 class TrainingTargets:
     """The clips and pseudo-labels of one training round, mapped from the disk.
 
-    targets: by label source, int32 [rows of the index], -1 for clips without a pseudo-label. classes: k by label
-    source. draws: row numbers, uint32 [steps * batch], in the order of training.
+    heads: names by label source, one for each of its clusterings; the first has the name of the source. targets: by
+    head, int32 [rows of the index], -1 for clips without a pseudo-label. classes: k by head. draws: row numbers,
+    uint32 [steps * batch], in the order of training.
     """
 
     rows: ClipRows
-    sources: tuple[str, ...]
+    heads: dict[str, list[str]]
     targets: dict[str, np.ndarray]
     classes: dict[str, int]
     draws: np.ndarray
@@ -66,10 +70,9 @@ def open_targets(task: Task[Training]) -> TrainingTargets:
     """
     folder = task.out / FOLDER
     contents = read_document(Contents, folder / CONTENTS, "train")
-    sources = tuple(contents.classes)
     rows = corpus_rows(task.directory(SHARD), task.settings.views.modality, task.root)
-    targets = {source: _mapped(folder / f"{source}.npy") for source in sources}
-    return TrainingTargets(rows, sources, targets, contents.classes, _mapped(folder / DRAWS), contents.steps)
+    targets = {name: _mapped(folder / f"{name}.npy") for name in contents.classes}
+    return TrainingTargets(rows, contents.heads, targets, contents.classes, _mapped(folder / DRAWS), contents.steps)
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -91,8 +94,8 @@ def write_targets(task: Task[Training]) -> None:
     """Write the targets of a node of training, unless an earlier call has written the same.
 
     The encoder learns from clips of `learn_splits` that decode in this modality and have a pseudo-label from every
-    source. With more than one label source (MDC) clips are drawn uniformly over the clusters of the first. Reads the
-    pseudo-labels shard by shard; memory is about 20 bytes per clip, and 8 per draw.
+    source. With more than one label source (MDC) or clustering (`cluster.heads`) clips are drawn uniformly over the
+    clusters of the first. Reads the pseudo-labels shard by shard; memory is about 20 bytes per clip, and 8 per draw.
 
     Raises:
         StageError: no clip decodes and has a pseudo-label from every source, or a pseudo-label is of no clip.
@@ -108,7 +111,9 @@ def write_targets(task: Task[Training]) -> None:
     labels = {source: task.directory(Node("label", source, task.round)) for source in sources}
     corpus = task.directory(SHARD)
     rows = corpus_rows(corpus, settings.views.modality, task.root)
-    usable = _usable(task, rows, labels)
+    found = {source: read_classes(directory) for source, directory in labels.items()}
+    heads = {source: [head_name(source, head) for head in range(len(ks))] for source, ks in found.items()}
+    usable = _usable(task, rows, labels, heads)
     if len(usable) == 0:
         raise StageError(
             f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) decodes and has a pseudo-label. "
@@ -117,17 +122,18 @@ def write_targets(task: Task[Training]) -> None:
     seed = derive_seed(settings.seed, task.round, "train", task.about)
     if settings.train.shuffle_labels:
         for source in sources:
-            target = _writable(folder, source)
-            target[usable] = np.random.default_rng(derive_seed(seed, "shuffle", source)).permutation(target[usable])
+            for name in heads[source]:  # The same permutation: a clip gets all labels of another clip.
+                target = _writable(folder, name)
+                target[usable] = np.random.default_rng(derive_seed(seed, "shuffle", source)).permutation(target[usable])
     steps = max(1, settings.train.clips // settings.train.batch)
     clusters = _writable(folder, sources[0])[usable]
     drawn = draw_clips(clusters, steps * settings.train.batch, settings.train.uniform, seed)
     with new_file(folder / DRAWS) as temporary, temporary.open("wb") as file:
         np.save(file, usable[drawn])
-    for source in sources:
-        sync(folder / f"{source}.npy")
-    classes = {source: read_k(directory) for source, directory in labels.items()}
-    write_document(folder / CONTENTS, Contents(mark=mark, classes=classes, steps=steps))
+    classes = {name: k for source in sources for name, k in zip(heads[source], found[source], strict=True)}
+    for name in classes:
+        sync(folder / f"{name}.npy")
+    write_document(folder / CONTENTS, Contents(mark=mark, heads=heads, classes=classes, steps=steps))
 
 
 def learned_sources(task: Task[Training]) -> tuple[str, ...]:
@@ -149,27 +155,31 @@ def _mark(task: Task[Training]) -> str:
     return fingerprint([VERSION, task.about, task.round, task.settings.hashed(), contents])
 
 
-def _writable(folder: Path, source: str) -> np.ndarray:
-    return np.asarray(np.load(folder / f"{source}.npy", mmap_mode="r+"))
+def _writable(folder: Path, name: str) -> np.ndarray:
+    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r+"))
 
 
-def _usable(task: Task[Training], rows: ClipRows, labels: dict[str, Path]) -> np.ndarray:
-    """Write the pseudo-labels of every source, and return the numbers of the rows to learn from: uint32 [n]."""
+def _usable(task: Task[Training], rows: ClipRows, labels: dict[str, Path], heads: dict[str, list[str]]) -> np.ndarray:
+    """Write the pseudo-labels of every head, and return the numbers of the rows to learn from: uint32 [n]."""
     usable = rows.in_splits(task.settings.learn_splits).copy()
     features = task.directory(Node("extract", task.about, task.round))
     targets = {
-        source: np.lib.format.open_memmap(task.out / FOLDER / f"{source}.npy", "w+", np.int32, (len(rows),))
-        for source in labels
+        name: np.lib.format.open_memmap(task.out / FOLDER / f"{name}.npy", "w+", np.int32, (len(rows),))
+        for names in heads.values()
+        for name in names
     }
     for shard, span in rows.by_shard():
         keys = rows.keys[span].combine_chunks()
         for source, directory in labels.items():
             path = directory / f"{shard}.parquet"
-            table = read_parquet(path, "label", ["key", "cluster"])
-            target = np.full(len(keys), -1, np.int32)
-            target[_positions(table["key"], keys, path, "label")] = table["cluster"].to_numpy()
-            targets[source][span] = target
-            usable[span] &= target >= 0
+            columns = [label_column("cluster", head) for head in range(len(heads[source]))]
+            table = read_parquet(path, "label", ["key", *columns])
+            places = _positions(table["key"], keys, path, "label")
+            for name, column in zip(heads[source], columns, strict=True):
+                target = np.full(len(keys), -1, np.int32)
+                target[places] = table[column].to_numpy()
+                targets[name][span] = target
+                usable[span] &= target >= 0
         # A clip with a pseudo-label from another modality may not decode in this one. Every other clip has a feature.
         rejected = pa.array(rejected_keys(features, "extract", shard), pa.string())
         usable[span.start + _positions(rejected, keys, features / f"{shard}.rejects.json", "extract")] = False

@@ -64,11 +64,24 @@ def print_summary(run: Run, report: Report) -> None:
     console = Console(highlight=False)
     console.print(f"{report.run}: agreement of the clusters by round (0 is the encoder at the start)\n", markup=False)
     console.print(table)
+    for line in _clusterings(report):
+        console.print(line, markup=False)
     if report.evaluation_history:
         console.print("\nEvaluations of the encoders at the start of a round\n")
         console.print(_evaluations(report))
     for line in _what_next(run, report):
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _clusterings(report: Report) -> Iterator[str]:
+    """Yield a line per label source with several clusterings, of which the table has the first."""
+    label = report.first_label
+    for name, source in report.sources.items():
+        if source.clusterings:
+            agreements = [source.agreement, *(further.agreement for further in source.clusterings)]
+            amis = ", ".join(_number(own[label].ami) for own in agreements) if label else ""
+            shown = f"; AMI {label} of each: {amis}" if amis else ""
+            yield f"{name}: {len(agreements)} clusterings in round {report.round}, above is the first{shown}"
 
 
 def _what_next(run: Run, report: Report) -> Iterator[str]:
