@@ -40,6 +40,11 @@ class CorpusSettings(Section):
     )
     clip_seconds: Positive = Field(10.0, description="longer videos are cut into clips of this length")
     min_seconds: Positive = Field(1.0, description="a shorter video, or a shorter rest of one, is rejected")
+    cut_at_shots: Annotated[bool, Since("0.2.0")] = Field(
+        False,
+        description="cut videos at shot boundaries first, so that no clip has two shots; a shot shorter than min_seconds "
+        "is rejected. All pictures are decoded once more to find the boundaries",
+    )
     short_side: int = Field(128, ge=16, le=4096, description="pixels of the shorter side of a stored clip")
     fps: Positive = Field(30.0, description="frames per second of a stored clip (constant)")
     gop: int = Field(8, ge=1, description="frames between key frames: small means quick random access")
@@ -97,6 +102,8 @@ class CorpusSettings(Section):
                 f"min_seconds ({self.min_seconds}) is larger than clip_seconds ({self.clip_seconds}): "
                 "no clip could ever be kept"
             )
+        if self.cut_at_shots and "video" not in self.modalities:
+            raise ValueError("cut_at_shots needs pictures: add video to modalities, or set cut_at_shots to false")
         if self.high_pass_hz is not None and self.high_pass_hz >= self.sample_rate / 2:
             raise ValueError(
                 f"high_pass_hz ({self.high_pass_hz}) must be below half of sample_rate ({self.sample_rate}): "

@@ -7,6 +7,7 @@ from typing import Any
 from shards.section import hashed_settings
 from shards.store.node import Node
 from xdc_core.config.schema import ReportSettings
+from xdc_core.config.selection import SelectSettings
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Reporting:
     """The part of the configuration for the report stage.
 
     rounds: the number of rounds. nodes: the nodes of the run and the round, in the order of the report. configuration:
-    the whole configuration as commented YAML, which is stored with the report.
+    the whole configuration as commented YAML, which is stored with the report. learn_splits, select: which clips are
+    learnt from, for the overview.
     """
 
     method: str
@@ -22,6 +24,8 @@ class Reporting:
     nodes: tuple[Node, ...]
     report: ReportSettings
     configuration: Callable[[], str]
+    learn_splits: list[str] | None
+    select: SelectSettings
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the report."""

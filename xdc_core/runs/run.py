@@ -15,12 +15,13 @@ SHORTEST_S = 0.1
 
 
 def dataset_settings(config: Config, name: str) -> CorpusSettings:
-    """Return the settings of a data set's clips: as in the corpus, but short or silent recordings are not rejected."""
+    """Return the settings of a data set's clips: as in the corpus, but every recording stays whole, however short or silent."""
     dataset = config.datasets[name]
     changes = {
         "layout": dataset.layout,
         "label_from_folder": False,
         "modalities": (MODALITIES[dataset.modality].stored,),
+        "cut_at_shots": False,
         "clip_seconds": dataset.clip_seconds,
         "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
         "silence": "keep",

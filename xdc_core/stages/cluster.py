@@ -19,6 +19,7 @@ from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
 from xdc_core.config.schema import ClusterSettings, Config, RunsOn, algorithm_of, clustering_settings
+from xdc_core.config.selection import SelectSettings
 from xdc_core.documents.kmeans import FILE_NAME, Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -40,10 +41,12 @@ class Clustering:
     cluster: ClusterSettings
     joint: bool
     runs_on: RunsOn
+    select: SelectSettings = SelectSettings()
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the clusters."""
         own = clustering_settings(self.cluster) | ({"joint_l2": self.cluster.joint_l2} if self.joint else {})
+        own |= self.select.hashed()
         return {"seed": self.seed, "learn_splits": self.learn_splits, "k": self.k, **own}
 
 
@@ -61,7 +64,7 @@ def cluster(task: Task[Clustering]) -> Outcome:
     """
     given, out = task.settings, task.out
     clusterer, _ = algorithm_of(given.cluster)
-    learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits)
+    learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits, given.select)
     if not given.cluster.iterations_over_all:
         model, details = fit_sample(task, learnable)
     else:
@@ -163,6 +166,7 @@ def _settings(config: Config, node: Node) -> Clustering:
         cluster=config.cluster,
         joint=source == JOINT,
         runs_on=config.runs_on,
+        select=config.select,
     )
 
 

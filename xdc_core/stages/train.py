@@ -134,6 +134,7 @@ def _settings(config: Config, node: Node) -> Training:
         views=views_of(config, modality),
         train=config.train,
         runs_on=config.runs_on,
+        select=config.select,
     )
 
 

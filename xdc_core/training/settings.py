@@ -5,6 +5,7 @@ from typing import Any
 
 from shards.section import hashed_settings
 from xdc_core.config.schema import RunsOn, TrainSettings
+from xdc_core.config.selection import SelectSettings
 from xdc_core.modalities.view import Views
 
 
@@ -18,6 +19,7 @@ class Training:
     views: Views
     train: TrainSettings
     runs_on: RunsOn
+    select: SelectSettings = SelectSettings()
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the encoder."""
@@ -27,4 +29,5 @@ class Training:
             "sources": list(self.sources),
             "view": self.views.hashed(training=True),
             **hashed_settings(self.train, {"own_head_weight"} if len(self.sources) == 1 else ()),
+            **self.select.hashed(),
         }
