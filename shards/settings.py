@@ -42,8 +42,8 @@ class CorpusSettings(Section):
     min_seconds: Positive = Field(1.0, description="a shorter video, or a shorter rest of one, is rejected")
     cut_at_shots: Annotated[bool, Since("0.2.0")] = Field(
         False,
-        description="cut videos at shot boundaries first, so that no clip has two shots; a shot shorter than min_seconds "
-        "is rejected. All pictures are decoded once more to find the boundaries",
+        description="cut videos at shot boundaries first; a shot shorter than min_seconds is rejected. To find the "
+        "boundaries, all pictures are decoded once more",
     )
     short_side: int = Field(128, ge=16, le=4096, description="pixels of the shorter side of a stored clip")
     fps: Positive = Field(30.0, description="frames per second of a stored clip (constant)")

@@ -29,8 +29,8 @@ from shards.store.manifest import canonical
 
 STAGE_VERSION = 3
 # Raise it when the same span gives another clip for a few files only: finished corpora stay fresh, and shards of an
-# earlier version in a partial directory are not used. Version 2 decodes sound frames without timestamps; version 3 gives
-# the same clips, and measures them.
+# earlier version in a partial directory are not used. Version 2 decodes sound frames without timestamps; version 3
+# gives the same clips, and measures them.
 CUT_VERSION = 3
 
 

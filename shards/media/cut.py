@@ -14,7 +14,7 @@ from shards.errors import MediaError
 from shards.media.container import Decoding, decode_from
 from shards.media.encode import encode_picture, encode_sound
 from shards.media.limits import allowed_frames, check_bytes
-from shards.media.measures import Measures, PictureMeter, level_db
+from shards.media.measures import UNMEASURED, Measures, PictureMeter, level_db
 from shards.media.timing import JUMP_S
 from shards.settings import CorpusSettings
 
@@ -37,7 +37,7 @@ class Clip:
     height: int
     duration_s: float
     samples: int
-    measures: Measures = Measures()
+    measures: Measures = UNMEASURED
 
 
 def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
@@ -57,7 +57,7 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     """
     mp4, frames, size, duration_s = b"", 0, (0, 0), end_s - start_s
     sound: np.ndarray | None = None
-    measures = Measures()
+    measures = UNMEASURED
     try:
         if "video" in settings.modalities:
             with decode_from(path, "video", start_s, end_s) as decoding:

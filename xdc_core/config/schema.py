@@ -270,7 +270,9 @@ class Config(Section):
     )
     video: VideoSettings = Field(VideoSettings(), description=VIDEO.about)
     audio: AudioSettings = Field(AudioSettings(), description=AUDIO.about)
-    select: SelectSettings = Field(SelectSettings(), description="which clips to learn from, by what was measured of them")
+    select: SelectSettings = Field(
+        SelectSettings(), description="which clips to learn from, by what was measured of them"
+    )
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     train: TrainSettings = Field(TrainSettings(), description="pseudo-labels -> better encoders")

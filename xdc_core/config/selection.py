@@ -29,3 +29,6 @@ class SelectSettings(Section):
         """Return what enters the fingerprint of a stage that reads the thresholds: nothing if none is set."""
         hashed = hashed_settings(self)
         return {"select": hashed} if hashed else {}
+
+
+ALL_CLIPS = SelectSettings()

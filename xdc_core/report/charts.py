@@ -67,7 +67,7 @@ def sizes_chart(sizes: Sequence[int], colour: str) -> str:
 
 
 def histogram_chart(counts: Sequence[int], edges: Sequence[float], x: str, title: str, threshold: float | None) -> str:
-    """Draw clips per bin between `edges`, and a dashed line at the threshold. Geometric edges get a logarithmic axis."""
+    """Draw clips per bin, with a dashed line at the threshold. Geometric edges get a logarithmic axis."""
 
     def paint(axis: Any) -> None:
         axis.stairs(counts, edges, fill=True, color=PALETTE[1])

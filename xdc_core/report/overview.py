@@ -26,7 +26,9 @@ def write_overview(
     path = root / FILE_NAME
     rounds = [_of_round(report) for report in reports]
     charts = history_charts(newest) | _losses(reports)
-    page = render("overview.html", **newest.content(), rounds=rounds, charts=charts, measures=measures or {}, last=newest.round)
+    page = render(
+        "overview.html", **newest.content(), rounds=rounds, charts=charts, measures=measures or {}, last=newest.round
+    )
     write_text(path, page)
     return path
 

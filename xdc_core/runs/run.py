@@ -15,7 +15,9 @@ SHORTEST_S = 0.1
 
 
 def dataset_settings(config: Config, name: str) -> CorpusSettings:
-    """Return the settings of a data set's clips: as in the corpus, but every recording stays whole, however short or silent."""
+    """Return the settings of a data set's clips: as in the corpus, but no recording is rejected for being short or
+    silent, and none is divided at shot boundaries.
+    """
     dataset = config.datasets[name]
     changes = {
         "layout": dataset.layout,

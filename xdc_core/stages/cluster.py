@@ -19,7 +19,7 @@ from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
 from xdc_core.config.schema import ClusterSettings, Config, RunsOn, algorithm_of, clustering_settings
-from xdc_core.config.selection import SelectSettings
+from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.documents.kmeans import FILE_NAME, Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -41,7 +41,7 @@ class Clustering:
     cluster: ClusterSettings
     joint: bool
     runs_on: RunsOn
-    select: SelectSettings = SelectSettings()
+    select: SelectSettings = ALL_CLIPS
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the clusters."""

@@ -16,7 +16,7 @@ from shards.store.commit import discard
 from shards.store.executor import Advance, Job, MayBeInProcess, run_units
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Task
-from xdc_core.config.selection import SelectSettings
+from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.data.features import feature_width, source_keys, source_part, source_rows
 from xdc_core.data.selection import read_measures, selected
 from xdc_core.runs.task import job_of
@@ -39,7 +39,7 @@ class Learnable:
     features: tuple[Path, ...]
     splits: list[str] | None
     counts: dict[str, int]
-    select: SelectSettings = SelectSettings()
+    select: SelectSettings = ALL_CLIPS
 
     @property
     def total(self) -> int:
@@ -93,7 +93,7 @@ def learnable_of(document: dict[str, Any]) -> Learnable:
 
 
 def count_learnable(
-    corpus: Path, features: Sequence[Path], splits: list[str] | None, select: SelectSettings = SelectSettings()
+    corpus: Path, features: Sequence[Path], splits: list[str] | None, select: SelectSettings = ALL_CLIPS
 ) -> Learnable:
     """Count the clips to learn from. Reads keys, or only footers, of features; with splits or thresholds the index.
 

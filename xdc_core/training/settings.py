@@ -5,7 +5,7 @@ from typing import Any
 
 from shards.section import hashed_settings
 from xdc_core.config.schema import RunsOn, TrainSettings
-from xdc_core.config.selection import SelectSettings
+from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.modalities.view import Views
 
 
@@ -19,7 +19,7 @@ class Training:
     views: Views
     train: TrainSettings
     runs_on: RunsOn
-    select: SelectSettings = SelectSettings()
+    select: SelectSettings = ALL_CLIPS
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the encoder."""

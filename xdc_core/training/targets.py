@@ -88,9 +88,9 @@ def remove_targets(out: Path) -> None:
 def write_targets(task: Task[Training]) -> None:
     """Write the targets of a node of training, unless an earlier call has written the same.
 
-    The encoder learns from clips of `learn_splits` that the thresholds of `select` keep, that decode in this modality and
-    have a pseudo-label from every source. With more than one label source (MDC) clips are drawn uniformly over the clusters of the first. Reads the
-    pseudo-labels shard by shard; memory is about 20 bytes per clip, and 8 per draw.
+    The encoder learns from clips of `learn_splits` that the thresholds of `select` keep, that decode in this modality
+    and have a pseudo-label from every source. With more than one label source (MDC) clips are drawn uniformly over the
+    clusters of the first. Reads the pseudo-labels shard by shard; memory is about 20 bytes per clip, and 8 per draw.
 
     Raises:
         StageError: no clip decodes and has a pseudo-label from every source, or a pseudo-label is of no clip.
@@ -109,8 +109,8 @@ def write_targets(task: Task[Training]) -> None:
     usable = _usable(task, rows, labels)
     if len(usable) == 0:
         raise StageError(
-            f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) that `select` keeps decodes and has a "
-            f"pseudo-label. Check the column split of {corpus}/*.parquet, and select."
+            f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) that `select` keeps decodes and has "
+            f"a pseudo-label. Check the column split of {corpus}/*.parquet, and the section select."
         )
     seed = derive_seed(settings.seed, task.round, "train", task.about)
     if settings.train.shuffle_labels:

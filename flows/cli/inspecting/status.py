@@ -27,12 +27,12 @@ REASONS = 12
 def read_status(root: Path) -> list[dict[str, Any]]:
     """Return a row per node: stage, modality, round, state, why, path, rows, seconds.
 
-    If thresholds of `select` are set, the row of the corpus also has `left_out`: how many of its `clips` to learn from each
-    leaves out, and all `together`; or the `problem` that prevents counting.
+    If thresholds of `select` are set, the row of the corpus also has `left_out`: how many of its `clips` to learn from
+    each leaves out, and all `together`; or the `problem` that prevents counting.
     """
     run = open_run(root)
     fingerprints = Fingerprints(run)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for node in all_nodes(run.config):
         state, why = node_state(run, node, fingerprints)
         manifest = read_manifest(run.directory(node))
