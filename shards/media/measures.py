@@ -7,7 +7,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from shards.media.shots import SIDE, BoundaryFinder, small_picture
+from shards.media.shots import SIDE, BoundaryFinder, SmallPicture, small_picture
 
 MOTION_S = 0.1  # Between the pictures whose difference is motion: those of a clip nearest to this.
 QUIETEST_DB = -120.0  # Of digital silence. The noise of 16 bits alone is at -101.
@@ -43,8 +43,8 @@ class PictureMeter:
         self._fps, self._step = fps, max(1, round(MOTION_S * fps))
         self._scaler, self._finder = VideoReformatter(), BoundaryFinder()
         self._count = 0
-        self._small: np.ndarray | None = None
-        self._sampled: np.ndarray | None = None
+        self._small: SmallPicture | None = None
+        self._sampled: SmallPicture | None = None
         self._changes: list[float] = []
 
     def add(self, picture: av.VideoFrame, repeated: bool) -> None:
@@ -54,7 +54,7 @@ class PictureMeter:
             self._finder.add(self._count / self._fps, self._small)
         if self._count % self._step == 0:
             if self._sampled is not None:
-                self._changes.append(float(np.abs(self._small[0] - self._sampled[0]).sum(dtype=np.int64)) / SIDE**2)
+                self._changes.append(float(np.abs(self._small.luma - self._sampled.luma).sum()) / SIDE**2)
             self._sampled = self._small
         self._count += 1
 

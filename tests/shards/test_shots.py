@@ -1,6 +1,7 @@
 """Shot boundaries, against videos whose shots are known, and corpora that are cut at them."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,11 @@ from shards.corpus.index import read_whole_index
 from shards.corpus.seen import corpus_fingerprint_now
 from shards.corpus.stage import shard
 from shards.media.cut import cut
-from shards.media.decode import decode_frames
 from shards.media.shots import boundaries_between
 from shards.settings import CorpusSettings
 from shards.sources.shots import WINDOW_S
-from shards.store.manifest import read_manifest
 from tests.places import DATA, needs
-from tests.shards.media_maker import Array, plain, pictures_of, tone, write_video
+from tests.shards.media_maker import Array, pictures_of, plain, tone, write_video
 
 SETTINGS = CorpusSettings(
     clip_seconds=2.0, min_seconds=0.5, short_side=32, fps=12.5, gop=5, sample_rate=8000, workers=2
@@ -131,7 +130,7 @@ def test_windows_of_a_file_together_have_all_its_boundaries(tmp_path: Path) -> N
     whole = boundaries_between(path, 0.0, 7.2, SETTINGS)
     assert whole == pytest.approx([0.6 * number for number in range(1, 12)], abs=1e-3)
     for bounds in ([0.0, 1.2, 3.0, 5.4, 7.2], [0.0, 0.61, 2.39, 7.2]):
-        windows = [boundaries_between(path, *window, SETTINGS) for window in zip(bounds, bounds[1:], strict=False)]
+        windows = [boundaries_between(path, *window, SETTINGS) for window in pairwise(bounds)]
         assert [at_s for window in windows for at_s in window] == whole
 
 
@@ -166,7 +165,7 @@ def test_a_corpus_is_cut_at_shots_only_if_that_is_set(videos: Path, tmp_path: Pa
     assert sorted(row["shots"] for row in found if row["source"] == "shots.mp4") == [1, 3]
 
     shard(tmp_path / "shots", videos, AT_SHOTS)
-    assert spans_of(tmp_path / "shots", "shots.mp4") == [(0.0, 1.2), (1.6, 2.0), (3.6, 0.56)]
+    assert spans_of(tmp_path / "shots", "shots.mp4") == [(0.0, 1.2), (1.6, 2.0), (3.6, 0.64)]
     assert set(read_whole_index(tmp_path / "shots")["shots"].to_pylist()) == {1}
     (reject,) = rejects_of(tmp_path / "shots")
     assert (reject["kind"], reject["step"], reject["source"]) == ("short_shot", "plan", "shots.mp4")

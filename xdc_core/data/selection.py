@@ -63,9 +63,9 @@ def not_measured(name: str, lacking: int, clips: int, corpus: Path) -> ConfigErr
     """Return the error for a threshold whose column is missing or null."""
     again = stage_command("shard", force=True)
     return ConfigError(
-        f"select.{name} needs the column {THRESHOLDS[name].column} of {corpus}, which {lacking} of {clips} clips lack. If "
-        f"an earlier version cut them, `{again}` cuts the same clips again and measures them, and what was learnt stays "
-        f"fresh. If the corpus does not hold the modality, set select.{name} to null."
+        f"select.{name} needs the column {THRESHOLDS[name].column} of {corpus}, which {lacking} of {clips} clips lack. "
+        f"If an earlier version cut them, `{again}` cuts the same clips again and measures them, and what was learnt "
+        f"stays fresh. If the corpus does not hold the modality, set select.{name} to null."
     )
 
 

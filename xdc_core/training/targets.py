@@ -109,8 +109,8 @@ def write_targets(task: Task[Training]) -> None:
     usable = _usable(task, rows, labels)
     if len(usable) == 0:
         raise StageError(
-            f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) that `select` keeps decodes and has "
-            f"a pseudo-label. Check the column split of {corpus}/*.parquet, and the section select."
+            f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) that `select` keeps decodes and "
+            f"has a pseudo-label. Check the column split of {corpus}/*.parquet, and the section select."
         )
     seed = derive_seed(settings.seed, task.round, "train", task.about)
     if settings.train.shuffle_labels:
