@@ -17,6 +17,7 @@ from xdc_core.config.evaluation import EvaluationSettings
 from xdc_core.config.load import load_preset, parse_config, preset_names
 from xdc_core.config.methods import METHODS
 from xdc_core.config.schema import Config, RunsOn
+from xdc_core.config.selection import SelectSettings
 from xdc_core.graph.stages import STAGES, all_nodes, evaluation_nodes, inputs, settings_of
 from xdc_core.modalities.modality import Modality
 from xdc_core.runs.node import Node
@@ -152,7 +153,9 @@ NOT_HASHED = {
     "train.video": HOW
     | {"views.frames", "train.checkpoint_every", "train.log_every", "train.workers", "train.own_head_weight"},
     "embed.esc": ENCODING | {"views.settings.mask_frames", "views.settings.mask_mels"},
-    "report": {"rounds", "nodes", "configuration", "report.track"},
+    # The overview, which every report writes anew, shows the thresholds; they are hashed by what they decide.
+    "report": {"rounds", "nodes", "configuration", "report.track", "learn_splits"}
+    | {f"select.{name}" for name in SelectSettings.model_fields},
 }
 
 
