@@ -110,7 +110,7 @@ def measure(root: Path, way: str) -> None:
         settings = run.config.corpus
         listing = list_corpus(run.videos, settings.label_from_folder)
         notes = survey_notes(run.corpus, settings.modalities)
-        known, _ = recall(listing, known_sources(run.corpus, settings.modalities), notes)
+        known, _ = recall(listing, known_sources(run.corpus, settings.modalities), notes, settings)
         state = "fresh" if reusable(run.corpus, corpus_fingerprint(settings, listing, known)) else "stale"
     elif way == "compared":
         state = node_state(run, SHARD, Fingerprints(run))[0]

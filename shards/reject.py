@@ -21,6 +21,7 @@ Kind = Literal[
     "killed",
     "crashed",
     "too_short",
+    "short_shot",
     "outside",
     "silent",
 ]

@@ -80,6 +80,11 @@ class CorpusSettings(Section):
         "window of this length round its middle",
     )
     min_seconds: Positive = Field(1.0, description="a shorter video, or a shorter rest of one, is rejected")
+    cut_at_shots: Annotated[bool, Since("0.2.0")] = Field(
+        False,
+        description="cut videos at shot boundaries first; a shot shorter than min_seconds is rejected. To find the "
+        "boundaries, all pictures are decoded once more",
+    )
     short_side: int = Field(128, ge=16, le=4096, description="pixels of the shorter side of a stored clip")
     crop: Annotated[CropSettings | None, Since("0.2.0")] = Field(
         None, description="null: the whole picture; else the part of it that is scaled and stored; see docs/media.md"
@@ -140,6 +145,8 @@ class CorpusSettings(Section):
                 f"min_seconds ({self.min_seconds}) is larger than clip_seconds ({self.clip_seconds}): "
                 "no clip could ever be kept"
             )
+        if self.cut_at_shots and "video" not in self.modalities:
+            raise ValueError("cut_at_shots needs pictures: add video to modalities, or set cut_at_shots to false")
         if self.high_pass_hz is not None and self.high_pass_hz >= self.sample_rate / 2:
             raise ValueError(
                 f"high_pass_hz ({self.high_pass_hz}) must be below half of sample_rate ({self.sample_rate}): "

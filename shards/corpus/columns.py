@@ -29,8 +29,8 @@ from shards.store.manifest import MANIFEST
 
 ROWS, SHARDS = "rows.arrow", "shards.arrow"
 SUFFIX = ".columns"
-# The labels are read from the index, where they are needed; nothing needs the sha256 of all members by row number.
-SCHEMA = pa.schema([field for field in index_schema(()) if field.name != "sha256"])
+# The labels are read from the index, where they are needed; nothing needs these by row number.
+SCHEMA = pa.schema([field for field in index_schema(()) if field.name not in ("sha256", "boundaries_s")])
 BATCH = 65_536  # Rows of a record batch: few enough to hold, enough that the batches of 65 M rows are opened in 0.1 s.
 WAIT_S = 0.2  # From one look to the next whether another process has written the columns.
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -211,7 +211,7 @@ def _write_tar(
             note = json.dumps(row, ensure_ascii=False).encode()
             members = {"mp4": made.mp4, "flac": made.flac, "json": note}
             writer.write({"__key__": clip.key, **{name: data for name, data in members.items() if data}})
-            yield row
+            yield row | _measures(made)  # Not in the json: tars are the same as before there were measures.
 
 
 def _digests(made: Clip) -> dict[str, str]:
@@ -221,6 +221,11 @@ def _digests(made: Clip) -> dict[str, str]:
     sound = hashlib.sha256(made.flac).hexdigest() if made.flac else ""
     whole.update(made.flac)
     return {"mp4_sha256": picture, "flac_sha256": sound, "sha256": whole.hexdigest()}
+
+
+def _measures(made: Clip) -> dict[str, Any]:
+    measures = made.measures
+    return {"shots": measures.shots, **asdict(measures)}
 
 
 def _rest(clip: PlannedClip, made: Clip, settings: CorpusSettings) -> Reject | None:

@@ -14,6 +14,15 @@ from shards.store.parquet import read_parquet
 MEMBERS = ("mp4", "flac", "json")
 HASHED = ("mp4", "flac")  # Each has a sha256 in the index. The json only repeats the index row.
 KEY = "^[A-Za-z0-9_-]{1,128}$"  # The form of `clip_key`. As a file's name it cannot lead out of a folder.
+# What was measured of a clip while it was cut; null without the modality, or if an earlier version cut the clip.
+MEASURES = pa.schema(
+    [
+        ("motion", pa.float32()),
+        ("level_db", pa.float32()),
+        ("shots", pa.int32()),
+        ("boundaries_s", pa.list_(pa.float32())),
+    ]
+)
 NO_MEMBER = -1  # The offset of a member that a clip does not have; its size is 0.
 
 
@@ -25,6 +34,8 @@ def index_schema(label_names: Sequence[str]) -> pa.Schema:
 
     A clip without a picture has width and height 0, the corpus's fps, and the number of frames that fit into its sound;
     a clip without sound has sample_rate and samples 0.
+
+    The last columns are MEASURES (shards/media/measures.py says what each is). Version 0.1.0 has none of them.
     """
     return pa.schema(
         [
@@ -43,8 +54,17 @@ def index_schema(label_names: Sequence[str]) -> pa.Schema:
             *((f"{member}_{what}", pa.int64()) for member in MEMBERS for what in ("offset", "size")),
             *((f"{member}_sha256", pa.string()) for member in HASHED),
             ("sha256", pa.string()),
+            *MEASURES,
         ]
     )
+
+
+def with_measures(table: pa.Table) -> pa.Table:
+    """Return an index with all columns of MEASURES: those that it lacks are null."""
+    for field in MEASURES:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table
 
 
 def shard_name(number: int) -> str:

@@ -9,6 +9,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,9 @@ from shards.store.manifest import canonical
 
 STAGE_VERSION = 3
 # Raise it when the same span gives another clip for a few files only: finished corpora stay fresh, and shards of an
-# earlier version in a partial directory are not used. Version 2 decodes sound frames without timestamps.
-CUT_VERSION = 2
+# earlier version in a partial directory are not used. Version 2 decodes sound frames without timestamps; version 3
+# gives the same clips, and measures them.
+CUT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -235,13 +237,19 @@ def _cut_source(
     if reach_s - end_s > SLACK_S:  # Sound after the end of the picture.
         reason = f"the sound goes on for {reach_s - end_s:.2f} s after the picture ends"
         rejects.append(Reject(source.path, "plan", "no_picture", reason, "", end_s, reach_s))
-    cuts, lost = spans(start_s, end_s, settings.clip_seconds, settings.min_seconds)
-    if not cuts:
-        lost = end_s - start_s  # Even for very short sources, so that every source has a row.
-    if lost:
-        whole = f"rest of the {what}" if cuts else what
-        reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
-        rejects.append(Reject(source.path, "plan", "too_short", reason, "", end_s - lost, end_s))
+    inside = [at_s for at_s in entry.boundaries_s or () if settings.cut_at_shots and start_s < at_s < end_s]
+    cuts: list[tuple[float, float]] = []
+    for first_s, last_s in pairwise([start_s, *inside, end_s]):
+        own, lost = spans(first_s, last_s, settings.clip_seconds, settings.min_seconds)
+        if not own:
+            lost = last_s - first_s  # Even for very short sources, so that every source has a row.
+        if lost:
+            part = "shot" if inside else what
+            whole = f"rest of the {part}" if own else part
+            reason = f"the {whole} is {lost:.2f} s long, shorter than min_seconds ({settings.min_seconds:g})"
+            short: Kind = "short_shot" if inside and not own else "too_short"
+            rejects.append(Reject(source.path, "plan", short, reason, "", last_s - lost, last_s))
+        cuts += own
     return asked, cuts, rejects
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.corpus.cut import describe
-from shards.corpus.index import read_index, shard_name
+from shards.corpus.index import MEASURES, read_index, shard_name, with_measures
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
 from shards.corpus.plan import Plan, clip_table, corpus_fingerprint, make_plan
@@ -27,7 +27,7 @@ from shards.store.checked_read import read_stored_json
 from shards.store.executor import IN_PROCESS
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, read_manifest
-from shards.store.parquet import read_parquet
+from shards.store.parquet import read_parquet, write_parquet
 from shards.store.receipt import new_shard
 from shards.store.units import begin_units
 
@@ -162,9 +162,14 @@ def _keep_others(corpus: Path, out: Path, plan: Plan, names: Collection[str]) ->
         rejects = [reject_of(entry) for entry in read_stored_json(corpus / f"{shard}.rejects.json", "shard")]
         planned = clip_table(plan, plan.places(number))["key"].to_pylist()
         with new_shard(out, shard) as new:
-            for suffix in (".tar", ".rejects.json", ".parquet"):
+            for suffix in (".tar", ".rejects.json"):
                 _link_or_copy(corpus / f"{shard}{suffix}", new.folder / f"{shard}{suffix}")
-            describe(new, shard, planned, read_index(corpus, shard), rejects)
+            index = read_index(corpus, shard)
+            if {*MEASURES.names} <= {*index.column_names}:
+                _link_or_copy(corpus / f"{shard}.parquet", new.folder / f"{shard}.parquet")
+            else:  # Of an earlier version. All indices of a corpus have the same columns.
+                write_parquet(new.folder / f"{shard}.parquet", with_measures(index))
+            describe(new, shard, planned, index, rejects)
 
 
 def _link_or_copy(path: Path, target: Path) -> None:

@@ -108,7 +108,7 @@ def _surveyed(
 
     with machine_trouble_explained("shard", notes):
         if not force and read_manifest(corpus) is not None:
-            surveyed, unknown = recall(listing, known(), notes)
+            surveyed, unknown = recall(listing, known(), notes, settings)
             if not len(unknown):
                 surveyed = surveyed.select(listed_files(listing))
                 old = pc.min(surveyed.table["probe_version"]).as_py() < PROBE_VERSION

@@ -68,15 +68,19 @@ def read_survey(path: Path) -> Iterator[Surveyed]:
                 continue
 
 
-def recall(listing: Listing, known: Iterable[Surveyed], notes: Path, oldest: int = 1) -> tuple[Survey, pa.Array]:
+def recall(
+    listing: Listing, known: Iterable[Surveyed], notes: Path, settings: CorpusSettings, oldest: int = 1
+) -> tuple[Survey, pa.Array]:
     """Return the earlier results that are still valid, and the sorted paths of the files of the listing without one.
+
+    They have what the settings need.
 
     `oldest`: results of earlier versions of the probe than this one do not count.
     """
     valid = survey_columns(
         entry
         for entry in chain(known, read_survey(notes))
-        if entry.probe_version >= oldest and still_holds(listing.root, entry)
+        if entry.probe_version >= oldest and entry.serves(settings) and still_holds(listing.root, entry)
     )
     paths = listed_files(listing)
     unknown = paths.filter(pc.invert(pc.is_in(paths, value_set=valid.table["path"])))
@@ -115,7 +119,7 @@ def survey(
         begin_units(left, stored_shards(left))
         for _ in _take_over(left, notes):
             pass
-    valid, unknown = recall(listing, known, notes, PROBE_VERSION)
+    valid, unknown = recall(listing, known, notes, settings, PROBE_VERSION)
     if not len(unknown):
         return valid.select(listed_files(listing))
     notes.parent.mkdir(parents=True, exist_ok=True)

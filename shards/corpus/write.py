@@ -41,6 +41,7 @@ SOURCES_SCHEMA = pa.schema(
             (name, pa.float64())
             for name in ("duration_s", "header_duration_s", "sound_duration_s", "last_packet_s", "fps")
         ),
+        ("boundaries_s", pa.list_(pa.float64())),
         ("asked_s", pa.list_(pa.list_(pa.float64()))),
     ]
 )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from shards.media.container import Decoding, decode_from
 from shards.media.crop import Cropper, aspect_of, cropper_of, turns_of
 from shards.media.encode import encode_picture, encode_sound
 from shards.media.limits import allowed_frames, check_bytes
+from shards.media.measures import UNMEASURED, Measures, PictureMeter, level_db
 from shards.media.timing import JUMP_S
 from shards.settings import CorpusSettings
 
@@ -37,6 +38,7 @@ class Clip:
     height: int
     duration_s: float
     samples: int
+    measures: Measures = UNMEASURED
 
 
 def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
@@ -59,11 +61,12 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     """
     mp4, frames, size, duration_s = b"", 0, (0, 0), end_s - start_s
     sound: np.ndarray | None = None
+    measures = UNMEASURED
     try:
         if "video" in settings.modalities:
             cropper = cropper_of(path, start_s, end_s, settings)
             with decode_from(path, "video", start_s, end_s) as decoding:
-                mp4, frames, size = _recode_picture(decoding, start_s, end_s, settings, cropper)
+                mp4, frames, size, measures = _recode_picture(decoding, start_s, end_s, settings, cropper)
                 decoding.damage.check("picture")
             duration_s = frames / settings.fps
             _check_length(duration_s, "picture", start_s, settings)
@@ -80,10 +83,11 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
     except av.FFmpegError as error:
         raise MediaError(f"FFmpeg cannot make a clip of it: {error.strerror}") from error
     if sound is None:
-        return Clip(mp4, b"", frames, *size, duration_s=duration_s, samples=0)
-    flac = _recode_sound(sound, settings)
+        return Clip(mp4, b"", frames, *size, duration_s=duration_s, samples=0, measures=measures)
+    flac, level = _recode_sound(sound, settings)
     check_bytes(len(mp4) + len(flac), settings.max_clip_mb)
-    return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(sound))
+    measures = replace(measures, level_db=level)
+    return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(sound), measures=measures)
 
 
 def _check_length(duration_s: float, what: str, start_s: float, settings: CorpusSettings) -> None:
@@ -96,14 +100,18 @@ def _check_length(duration_s: float, what: str, start_s: float, settings: Corpus
         )
 
 
-def _recode_sound(sound: np.ndarray, settings: CorpusSettings) -> bytes:
-    """Encode float32 [samples] as FLAC bytes. Raises MediaError for digital silence if the settings reject it."""
+def _recode_sound(sound: np.ndarray, settings: CorpusSettings) -> tuple[bytes, float]:
+    """Encode float32 [samples] as FLAC. Return the bytes and the level in dB.
+
+    Raises:
+        MediaError: it is digital silence, and the settings reject it.
+    """
     if settings.high_pass_hz:
         sound = _high_pass(sound, settings.high_pass_hz, settings.sample_rate)
     pcm = np.clip(np.round(sound * 32767.0), -32768, 32767).astype(np.int16)
     if settings.silence == "reject" and not pcm.any():
         raise MediaError("the sound is digital silence (keep such clips with silence: keep)", "silent")
-    return encode_sound(pcm, settings.sample_rate)
+    return encode_sound(pcm, settings.sample_rate), level_db(pcm)
 
 
 def _frames_at(
@@ -142,21 +150,25 @@ def _output_size(frame: av.VideoFrame, video: av.VideoStream, short_side: int) -
 
 def _recode_picture(
     decoding: Decoding, start_s: float, end_s: float, settings: CorpusSettings, cropper: Cropper | None
-) -> tuple[bytes, int, tuple[int, int]]:
+) -> tuple[bytes, int, tuple[int, int], Measures]:
     pictures = _frames_at(decoding, allowed_frames(decoding.frames, settings), start_s, end_s, settings.fps)
-    scaler = VideoReformatter()
+    scaler, meter = VideoReformatter(), PictureMeter(settings.fps)
 
     def upright() -> Iterator[av.VideoFrame]:
         before, picture = None, None
         for frame in pictures:
-            if frame is not before:
+            repeated = frame is before
+            if not repeated:
                 part = cropper(frame, aspect_of(decoding.stream)) if cropper else frame
                 picture = _upright(part, _output_size(part, decoding.stream, settings.short_side), scaler)
                 before = frame
             assert picture is not None
+            meter.add(picture, repeated)
             yield picture
 
-    return encode_picture(upright(), settings.fps, settings.gop, settings.crf, settings.max_clip_mb)
+    encoded = encode_picture(upright(), settings.fps, settings.gop, settings.crf, settings.max_clip_mb)
+    motion, boundaries_s = meter.finish()
+    return *encoded, Measures(motion, boundaries_s)
 
 
 def _upright(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> av.VideoFrame:

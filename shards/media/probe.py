@@ -32,7 +32,8 @@ class Probe:
     `duration_s` is the end of the last packet of the picture (without "video" among the modalities, of the sound), and
     `sound_duration_s` the end of the last packet of the sound. `header_duration_s` is the duration in the header, 0 if
     there is none. `last_packet_s` is the end of the last packet of all streams of these kinds, including unused
-    streams and a single packet long after all others, whose timestamp is damaged.
+    streams and a single packet long after all others, whose timestamp is damaged. `boundaries_s` are the times of the
+    shot boundaries; None if nobody looked for them.
     """
 
     duration_s: float = 0.0
@@ -45,6 +46,7 @@ class Probe:
     header_duration_s: float = 0.0
     sound_duration_s: float = 0.0
     last_packet_s: float = 0.0
+    boundaries_s: tuple[float, ...] | None = None
 
 
 def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream) -> float:

@@ -15,6 +15,7 @@ from shards.media.sandbox import ordered_map
 from shards.media.source_file import hash_source, stat_of
 from shards.reject import Kind
 from shards.settings import CorpusSettings
+from shards.sources.shots import with_boundaries
 from shards.sources.surveyed import Surveyed
 
 UNREADABLE = "cannot be read: "
@@ -24,7 +25,10 @@ PROBE_VERSION = 2
 
 
 def look_at(root: Path, names: Iterable[str], settings: CorpusSettings) -> Generator[tuple[Surveyed, bool]]:
-    """Yield the result for each file, in order, and whether to store it: not that of a process killed from outside."""
+    """Yield the result for each file, in order, and whether to store it: not that of a process killed from outside.
+
+    With `settings.cut_at_shots` it has the file's shot boundaries, for which all pictures are decoded.
+    """
     workers, limits, modalities = settings.workers or core_count(), limits_of(settings), settings.modalities
     hashing: deque[tuple[str, tuple[int, int], Future[str]]] = deque()
     pool = ThreadPoolExecutor(workers)
@@ -33,9 +37,14 @@ def look_at(root: Path, names: Iterable[str], settings: CorpusSettings) -> Gener
         for name in names:
             # The time is read first: a file that changes while it is read then counts as changed, and is read again.
             hashing.append((name, stat_of(root / name), pool.submit(hash_source, root / name)))
+            if settings.cut_at_shots:
+                probing.append(name)
             yield str(root), name, modalities
 
-    answers = ordered_map(probe_file, jobs(), workers, limits)
+    probing: deque[str] = deque()  # The names of the files whose answers were not taken yet.
+    answers = probes = ordered_map(probe_file, jobs(), workers, limits)
+    if settings.cut_at_shots:
+        answers = with_boundaries(root, ((probing.popleft(), answer) for answer in probes), settings)
     try:
         for answer in answers:
             name, (size, mtime_ns), hashed = hashing.popleft()
@@ -55,6 +64,7 @@ def look_at(root: Path, names: Iterable[str], settings: CorpusSettings) -> Gener
             yield _surveyed(name, size, mtime_ns, content, *probed), final
     finally:
         answers.close()
+        probes.close()
         pool.shutdown(cancel_futures=True)
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.reject import Kind
+from shards.settings import CorpusSettings
 from shards.sources.columns import BATCH, batches
 
 
@@ -39,6 +40,15 @@ class Surveyed:
     sound_duration_s: float = 0.0
     last_packet_s: float = 0.0
     probe_version: int = 1
+    boundaries_s: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.boundaries_s is not None:  # A list, if it was read from a file.
+            object.__setattr__(self, "boundaries_s", tuple(self.boundaries_s))
+
+    def serves(self, settings: CorpusSettings) -> bool:
+        """Return whether the survey has all that these settings need."""
+        return not settings.cut_at_shots or self.boundaries_s is not None or bool(self.reason)
 
     @property
     def reach_s(self) -> float:
@@ -52,6 +62,7 @@ _TYPES = {
     **dict.fromkeys(("video_codec", "audio_codec", "reason", "kind"), pa.dictionary(pa.int32(), pa.string())),
     **dict.fromkeys(("size", "mtime_ns", "unreadable_at"), pa.int64()),
     **dict.fromkeys(("width", "height", "sample_rate", "probe_version"), pa.int32()),
+    "boundaries_s": pa.list_(pa.float64()),
 }
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in FIELDS])
 

@@ -95,9 +95,8 @@ def test_any_table_in_a_parquet_gives_sources_or_rejects(data: st.DataObject) ->
 @pytest.fixture(scope="module")
 def index_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     schema = index_schema(["label"])
-    rows = [
-        {field.name: (f"{field.name}{n}" if field.type == pa.string() else n) for field in schema} for n in range(30)
-    ]
+    values = {pa.string(): lambda name, n: f"{name}{n}", pa.list_(pa.float32()): lambda _, n: [n]}
+    rows = [{field.name: values.get(field.type, lambda _, n: n)(field.name, n) for field in schema} for n in range(30)]
     path = tmp_path_factory.mktemp("index") / "000000.parquet"
     write_parquet(path, pa.Table.from_pylist(rows, schema))
     return path.read_bytes()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -69,11 +70,18 @@ def test_what_it_damaged_is_named_by_its_codec(old: Path) -> None:
 def test_only_the_shards_of_damaged_sources_are_cut_again(old: Path) -> None:
     corpus = old / "corpus"
     before = {path.name: path.read_bytes() for path in corpus.glob("0*")}
+    rows = read_whole_index(corpus)
     accepted = shard(corpus, old / "videos", SETTINGS).summary["accepted"]
     record = recut(corpus, old / "videos", SETTINGS)
     after = {path.name: path.read_bytes() for path in corpus.glob("0*")}
-    changed = {name[:6] for name in before if before[name] != after[name]}
-    assert changed == {"000001", "000003"}
+    changed = {name for name in before if before[name] != after[name] and not name.endswith(".parquet")}
+    assert changed == {"000001.tar", "000003.tar"}
+    # All indices have the columns of measures; version 0.1.0 measured nothing.
+    index = read_whole_index(corpus)
+    measured = {row["shard"] for row in index.to_pylist() if row["motion"] is not None}
+    assert measured == {"000001", "000003"}
+    kept = pc.is_in(index["shard"], pa.array(["000000", "000002"]))
+    assert index.select(rows.column_names).filter(kept).equals(rows.filter(kept))
     assert max(zeros(corpus).values()) < 0.05
     assert damaged_sources(corpus) == {}
     assert [fault for name in ("000000", "000001") for fault in tar_faults(corpus, name)] == []

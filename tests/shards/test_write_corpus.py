@@ -16,7 +16,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.index import MEMBERS, in_splits, label_columns, read_index, read_whole_index, shard_names
+from shards.corpus.index import (
+    MEASURES,
+    MEMBERS,
+    in_splits,
+    label_columns,
+    read_index,
+    read_whole_index,
+    shard_names,
+)
 from shards.corpus.reader import ClipReader
 from shards.corpus.seen import corpus_fingerprint_now
 from shards.corpus.stage import shard
@@ -149,7 +157,8 @@ def test_the_reader_gives_the_bytes_that_webdataset_reads_in_the_same_order(buil
                 assert len(decode_sound(sample["flac"])) == row["samples"]
                 note = json.loads(sample["json"])
                 assert note == {key: row[key] for key in note}
-                assert set(row) - set(note) == {f"{m}_{what}" for m in MEMBERS for what in ("offset", "size")}
+                beside = {f"{m}_{what}" for m in MEMBERS for what in ("offset", "size")} | set(MEASURES.names)
+                assert set(row) - set(note) == beside
 
 
 def test_tars_hold_plain_files_without_traces_of_who_wrote_them(built_corpus: Path) -> None:

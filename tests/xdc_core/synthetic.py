@@ -34,6 +34,7 @@ def write_rows(root: Path, clips: int, per_shard: int, k: int) -> None:
             "mp4_offset": pa.array(np.arange(size) * 377_000),
             **{f"{name}_sha256": column for name, column in digests.items()},
             "sha256": digests["mp4"],
+            "boundaries_s": pa.nulls(size, pa.list_(pa.float32())),
         }
         schema = index_schema(())
         ones = pa.array(np.ones(size, np.int64))

@@ -17,6 +17,7 @@ from xdc_core.config.evaluation import EvaluationSettings
 from xdc_core.config.load import load_preset, parse_config, preset_names
 from xdc_core.config.methods import METHODS
 from xdc_core.config.schema import Config, RunsOn
+from xdc_core.config.selection import SelectSettings
 from xdc_core.graph.stages import STAGES, all_nodes, evaluation_nodes, inputs, settings_of
 from xdc_core.modalities.modality import Modality
 from xdc_core.runs.node import Node
@@ -177,9 +178,11 @@ NOT_HASHED = {
     | {"views.frames", "train.checkpoint_every", "train.log_every", "train.workers", "train.own_head_weight"},
     "embed.esc": ENCODING | {"extract.views", "views.settings.mask_frames", "views.settings.mask_mels"},
     "teachers": HOW - {"views.settings.weights"},
-    # The seed and the splits decide which clips of a large corpus are measured; they enter with the clusters.
+    # The seed, the splits and the thresholds decide which clips of a large corpus are measured; they enter with the
+    # clusters.
     "report": HOW - {"views.settings.weights"}
-    | {"rounds", "nodes", "configuration", "report.track", "seed", "learn_splits"},
+    | {"rounds", "nodes", "configuration", "report.track", "seed", "learn_splits"}
+    | {f"select.{name}" for name in SelectSettings.model_fields},
     "stop": {"rule.evaluation", "rule.split"},  # What the rule `agreement` does not use.
 }
 

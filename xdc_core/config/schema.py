@@ -13,6 +13,7 @@ from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
 from xdc_core.config.methods import JOINT, MethodName, clustered_sources, heads
 from xdc_core.config.section import known_layout
+from xdc_core.config.selection import SelectSettings
 from xdc_core.config.stopping import StopSettings
 from xdc_core.modalities.audio import AUDIO, AudioSettings
 from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
@@ -355,6 +356,9 @@ class Config(Section):
     )
     video: VideoSettings = Field(VideoSettings(), description=VIDEO.about)
     audio: AudioSettings = Field(AudioSettings(), description=AUDIO.about)
+    select: SelectSettings = Field(
+        SelectSettings(), description="which clips to learn from, by what was measured of them"
+    )
     extract: ExtractSettings = Field(ExtractSettings(), description="clips -> features")
     cluster: ClusterSettings = Field(ClusterSettings(), description="features -> centroids")
     label: LabelSettings = Field(LabelSettings(), description="centroids -> pseudo-labels")

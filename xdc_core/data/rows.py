@@ -13,6 +13,8 @@ from shards.corpus.columns import columns_of, open_columns
 from shards.corpus.index import in_splits
 from shards.errors import ConfigError, StageError
 from shards.sources.split import check_learn_splits
+from xdc_core.config.selection import SelectSettings
+from xdc_core.data.selection import selected
 from xdc_core.modalities.modality import Modality
 
 # The columns of the index that views can have: numbers.
@@ -108,6 +110,10 @@ class ClipRows:
         if splits is not None:
             check_learn_splits(splits, self.splits.unique().to_pylist(), "the corpus")
         return in_splits(self.splits, splits)
+
+    def selected(self, select: SelectSettings, corpus: Path) -> np.ndarray:
+        """Return which rows all thresholds keep, bool [rows]. `corpus`: for messages. Raises ConfigError as `kept`."""
+        return selected(self._table, select, corpus)
 
 
 def corpus_rows(corpus: Path, modality: Modality, elsewhere: Path) -> ClipRows:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from shards.corpus.index import in_splits, read_index, shard_names
+from shards.corpus.index import in_splits, shard_names
 from shards.errors import StageError
 from shards.progress import Progress, silent
+from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
+from xdc_core.data.selection import read_measures, selected
 from xdc_core.documents.teachers import Pair
 from xdc_core.probes.probe import fit_with_warnings
 from xdc_core.probes.standardise import fit_standard
@@ -84,13 +86,20 @@ class Sample:
     clusters: dict[str, np.ndarray]
 
 
-def draw_sample(corpus: Path, labels: Mapping[str, Path], splits: Sequence[str] | None, seed: int) -> Sample:
-    """Return clips of some splits (None: all): all of them, or those of randomly chosen shards that hold 10,000.
+def draw_sample(
+    corpus: Path,
+    labels: Mapping[str, Path],
+    splits: Sequence[str] | None,
+    seed: int,
+    select: SelectSettings = ALL_CLIPS,
+) -> Sample:
+    """Return clips of some splits (None: all) that thresholds keep: all, or those of random shards that hold 10,000.
 
     labels: a directory of stage label by modality.
 
     Raises:
-        StageError: no clip of the splits has a pseudo-label in all modalities, or a file is damaged.
+        StageError: no such clip has a pseudo-label in all modalities, or a file is damaged.
+        ConfigError: a clip was not measured as a threshold needs it.
     """
     names = shard_names(corpus)
     rows: list[tuple[Any, ...]] = []
@@ -98,8 +107,8 @@ def draw_sample(corpus: Path, labels: Mapping[str, Path], splits: Sequence[str] 
         if len(rows) >= CLIPS:
             break
         shard = names[number]
-        index = read_index(corpus, shard, ["key", "source", "split"])
-        index = index.filter(in_splits(index["split"], splits))
+        index = read_measures(corpus, shard, select, "key", "source", "split")
+        index = index.filter(in_splits(index["split"], splits) & selected(index, select, corpus))
         clusters = [
             dict(zip(*map(np.ndarray.tolist, read_labels(path, shard)), strict=True)) for path in labels.values()
         ]
@@ -108,8 +117,8 @@ def draw_sample(corpus: Path, labels: Mapping[str, Path], splits: Sequence[str] 
                 rows.append((key, shard, source, *(found[key] for found in clusters)))
     if not rows:
         raise StageError(
-            f"no clip of {corpus} in corpus.learn_splits ({splits}) has a pseudo-label in all of {', '.join(labels)}. "
-            "Check the column split of its *.parquet."
+            f"no clip of {corpus} in corpus.learn_splits ({splits}) that `select` keeps has a pseudo-label in all of "
+            f"{', '.join(labels)}. Check the column split of its *.parquet, and the section select."
         )
     keys, shards, sources, *columns = (np.array(column) for column in zip(*rows, strict=True))
     return Sample(keys, shards, sources, dict(zip(labels, columns, strict=True)))

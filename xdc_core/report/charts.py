@@ -66,6 +66,23 @@ def sizes_chart(sizes: Sequence[int], colour: str) -> str:
     return _draw("Sizes of the clusters", paint)
 
 
+def histogram_chart(counts: Sequence[int], edges: Sequence[float], x: str, title: str, threshold: float | None) -> str:
+    """Draw clips per bin, with a dashed line at the threshold. Geometric edges get a logarithmic axis."""
+
+    def paint(axis: Any) -> None:
+        axis.stairs(counts, edges, fill=True, color=PALETTE[1])
+        if edges[1] - edges[0] < 0.5 * (edges[-1] - edges[-2]):
+            axis.set_xscale("log")
+        if threshold is not None:
+            axis.axvline(threshold, color=PALETTE[0], linewidth=1.2, linestyle="--")
+        axis.set_yscale("symlog", linthresh=10)  # Shows single clips beside many.
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel(x)
+        axis.set_ylabel("clips")
+
+    return _draw(title, paint)
+
+
 def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float | None = 0.0) -> str:
     """Draw lines. x, y: labels of the axes. bottom: the lower end of the y axis; None: from the values."""
 

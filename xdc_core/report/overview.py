@@ -1,6 +1,6 @@
 """The overview of a run: one row per reported round, and charts over the rounds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,21 @@ from xdc_core.report.page import history_charts, render
 FILE_NAME = "overview.html"
 
 
-def write_overview(root: Path, before: Sequence[Path], newest: Report) -> Path:
+def write_overview(
+    root: Path, before: Sequence[Path], newest: Report, measures: Mapping[str, Markup] | None = None
+) -> Path:
     """Write `overview.html` into a run's directory.
 
-    before: the directories of the reports of the rounds before the newest, in order.
+    before: the directories of the reports of the rounds before the newest, in order. measures: charts of the corpus, by
+    heading.
     """
     reports = [*map(read_report, before), newest]
     path = root / FILE_NAME
     rounds = [_of_round(report) for report in reports]
     charts = history_charts(newest) | _losses(reports)
-    page = render("overview.html", **newest.content(), rounds=rounds, charts=charts, last=newest.round)
+    page = render(
+        "overview.html", **newest.content(), rounds=rounds, charts=charts, measures=measures or {}, last=newest.round
+    )
     write_text(path, page)
     return path
 

@@ -7,6 +7,7 @@ from typing import Any
 from shards.section import hashed_settings
 from shards.store.node import Node
 from xdc_core.config.schema import ReportSettings, RunsOn
+from xdc_core.config.selection import SelectSettings
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Reporting:
 
     rounds: the number of rounds that train one after the other. nodes: the nodes of the run and the round, in the order
     of the report. configuration: the whole configuration as commented YAML, which is stored with the report.
+    learn_splits, select: which clips are learnt from.
     """
 
     seed: int
@@ -25,6 +27,7 @@ class Reporting:
     nodes: tuple[Node, ...]
     report: ReportSettings
     configuration: Callable[[], str]
+    select: SelectSettings
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the report."""

@@ -38,7 +38,8 @@ def measure_shared(
 
     threadpool_limits(thread_count(given.runs_on))
     labels = {name: task.directory(Node("label", name, number)) for name in modalities}
-    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, derive_seed(given.seed, "teachers"))
+    seed = derive_seed(given.seed, "teachers")
+    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, seed, given.select)
     features = {name: sampled_features(sample, task.directory(Node("extract", name, number))) for name in modalities}
     pairs = teachers.pairs if teachers else measure_pairs(sample, features, task.progress)
     first, since = sample.clusters, number

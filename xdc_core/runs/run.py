@@ -15,12 +15,15 @@ SHORTEST_S = 0.1
 
 
 def dataset_settings(config: Config, name: str) -> CorpusSettings:
-    """Return the settings of a data set's clips: as in the corpus, but short or silent recordings are not rejected."""
+    """Return the settings of a data set's clips: as in the corpus, but no recording is rejected for being short or
+    silent, and none is divided at shot boundaries.
+    """
     dataset = config.datasets[name]
     changes = {
         "layout": dataset.layout,
         "label_from_folder": False,
         "modalities": (MODALITIES[dataset.modality].stored,),
+        "cut_at_shots": False,
         "clip_seconds": dataset.clip_seconds,
         "segment_seconds": dataset.segment_seconds,
         "crop": dataset.crop,

@@ -28,6 +28,7 @@ from xdc_core.config.schema import (
     joint_settings,
     k_in_round,
 )
+from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.documents.kmeans import FILE_NAME, Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -50,10 +51,12 @@ class Clustering:
     cluster: ClusterSettings
     joint: bool
     runs_on: RunsOn
+    select: SelectSettings = ALL_CLIPS
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the clusters."""
         own = clustering_settings(self.cluster) | (joint_settings(self.cluster) if self.joint else {})
+        own |= self.select.hashed()
         return {"seed": self.seed, "learn_splits": self.learn_splits, "k": self.k, **own}
 
 
@@ -75,7 +78,7 @@ def cluster(task: Task[Clustering]) -> Outcome:
     """
     given, out = task.settings, task.out
     clusterer, heads = algorithm_of(given.cluster)[0], range(given.cluster.heads)
-    learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits)
+    learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits, given.select)
     if not given.cluster.iterations_over_all:
         fits = fit_sample(task, learnable)
     else:
@@ -189,6 +192,7 @@ def _settings(config: Config, node: Node) -> Clustering:
         cluster=config.cluster,
         joint=source == JOINT,
         runs_on=config.runs_on,
+        select=config.select,
     )
 
 

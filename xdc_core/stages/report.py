@@ -45,6 +45,7 @@ def report(task: Task[Reporting]) -> Outcome:
     """
     from xdc_core.report.clips import write_examples
     from xdc_core.report.gather import gather
+    from xdc_core.report.measures import measure_charts
     from xdc_core.report.overview import write_overview
     from xdc_core.report.round_page import FILE_NAME as PAGE
     from xdc_core.report.round_page import example_keys, round_page
@@ -58,7 +59,7 @@ def report(task: Task[Reporting]) -> Outcome:
     write_report(out, content)
     write_text(out / FILE_NAME, task.settings.configuration())
     write_text(out / PAGE, round_page(task, content, unseen, _nodes_before(task.target)))
-    write_overview(task.root, reports, content)
+    write_overview(task.root, reports, content, measure_charts(task.directory(SHARD), task.settings))
     agreement = {
         name: {column: scores.content() for column, scores in source.agreement.items()}
         for name, source in content.sources.items()
@@ -113,6 +114,7 @@ def _settings(config: Config, node: Node) -> Reporting:
         report=config.report,
         # Not made before it is needed: fingerprints ask for the settings of every report.
         configuration=partial(commented_yaml, config, f"The configuration with which round {node.round} was done."),
+        select=config.select,
     )
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from shards.corpus.index import in_splits, read_index, shard_names
+from shards.corpus.index import in_splits, shard_names
 from shards.errors import StageError
 from shards.sources.split import check_learn_splits
 from shards.store.commit import discard
 from shards.store.executor import Advance, Job, MayBeInProcess, run_units
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Task
+from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.data.features import feature_width, source_keys, source_part, source_rows
+from xdc_core.data.selection import read_measures, selected
 from xdc_core.runs.task import job_of
 
 # Shards per receipt and unit. To read the features of a shard of 1,000 clips takes 20 ms, to assign them to 50,000
@@ -30,12 +32,14 @@ class Learnable:
     """The clips to learn from that have a feature, by shard; they are numbered over all shards.
 
     features: a directory per modality. splits: of the clips; None means all. counts: number of clips by shard.
+    select: thresholds that the clips meet.
     """
 
     corpus: Path
     features: tuple[Path, ...]
     splits: list[str] | None
     counts: dict[str, int]
+    select: SelectSettings = ALL_CLIPS
 
     @property
     def total(self) -> int:
@@ -60,8 +64,8 @@ class Learnable:
             StageError: a file is missing or damaged, or the clips are not as many as counted.
         """
         keys, parts = source_part(self.features, shard)
-        if self.splits is not None:
-            chosen = _chosen(keys.tolist(), self.corpus, shard, self.splits)[0]
+        if self.splits is not None or self.select.thresholds:
+            chosen = _chosen(keys.tolist(), self.corpus, shard, self.splits, self.select)[0]
             parts = [part[chosen] for part in parts]
         if len(parts[0]) != self.counts[shard]:
             raise StageError(
@@ -77,41 +81,47 @@ class Learnable:
             "features": [str(path.resolve()) for path in self.features],
             "splits": self.splits,
             "counts": self.counts,
+            "select": self.select.model_dump(),
         }
 
 
 def learnable_of(document: dict[str, Any]) -> Learnable:
     """Return what `Learnable.document` describes."""
     features = tuple(map(Path, document["features"]))
-    return Learnable(Path(document["corpus"]), features, document["splits"], document["counts"])
+    select = SelectSettings.model_validate(document["select"])
+    return Learnable(Path(document["corpus"]), features, document["splits"], document["counts"], select)
 
 
-def count_learnable(corpus: Path, features: Sequence[Path], splits: list[str] | None) -> Learnable:
-    """Count the clips to learn from. Reads keys, or only footers, of features; and with splits the index.
+def count_learnable(
+    corpus: Path, features: Sequence[Path], splits: list[str] | None, select: SelectSettings = ALL_CLIPS
+) -> Learnable:
+    """Count the clips to learn from. Reads keys, or only footers, of features; with splits or thresholds the index.
 
     Raises:
-        ConfigError: no clip has one of the splits.
+        ConfigError: no clip has one of the splits, or a clip lacks a measure that a threshold needs.
         StageError: the corpus has no shards, or a file cannot be read.
     """
     counts: dict[str, int] = {}
     seen: set[str] = set()
     for shard in shard_names(corpus):
-        if splits is None:
+        if splits is None and not select.thresholds:
             counts[shard] = source_rows(features, shard)
         else:
-            chosen, names = _chosen(source_keys(features, shard), corpus, shard, splits)
+            chosen, names = _chosen(source_keys(features, shard), corpus, shard, splits, select)
             counts[shard] = int(chosen.sum())
             seen |= names
     if not counts:
         raise StageError(f"{corpus} has no shards. Check its manifest, and build the corpus again.")
     check_learn_splits(splits, seen, str(corpus))
-    return Learnable(corpus, tuple(features), splits, counts)
+    return Learnable(corpus, tuple(features), splits, counts, select)
 
 
-def _chosen(keys: list[str], corpus: Path, shard: str, splits: list[str]) -> tuple[np.ndarray, set[str]]:
-    """Return which clips are in the splits, bool [keys], and the names of all splits of the shard."""
-    index = read_index(corpus, shard, ["key", "split"])
-    wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits)])
+def _chosen(
+    keys: list[str], corpus: Path, shard: str, splits: list[str] | None, select: SelectSettings
+) -> tuple[np.ndarray, set[str]]:
+    """Return which clips are in the splits and meet the thresholds, bool [keys]; and all splits of the shard."""
+    index = read_measures(corpus, shard, select, "key", "split")
+    wanted = set(index["key"].to_numpy()[in_splits(index["split"], splits) & selected(index, select, corpus)])
     names = {split or "" for split in index["split"].unique().to_pylist()}
     return np.fromiter((key in wanted for key in keys), bool, len(keys)), names
 

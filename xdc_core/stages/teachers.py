@@ -10,6 +10,7 @@ from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.methods import heads
 from xdc_core.config.schema import Config, RunsOn, protects
+from xdc_core.config.selection import SelectSettings
 from xdc_core.documents.teachers import FILE_NAME, Teachers, write_teachers
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -23,6 +24,7 @@ class Teaching:
     learn_splits: list[str] | None
     heads: dict[str, list[str]]
     protect: float
+    select: SelectSettings
     runs_on: RunsOn
 
     def hashed(self) -> dict[str, Any]:
@@ -32,6 +34,7 @@ class Teaching:
             "learn_splits": self.learn_splits,
             "heads": self.heads,
             "protect": self.protect,
+            **self.select.hashed(),
         }
 
 
@@ -51,7 +54,7 @@ def teachers(task: Task[Teaching]) -> Outcome:
     threadpool_limits(thread_count(given.runs_on))
     labels = {name: task.directory(Node("label", name, task.round)) for name in modalities}
     seed = derive_seed(given.seed, "teachers")
-    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, seed)
+    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, seed, given.select)
     features = {
         name: sampled_features(sample, task.directory(Node("extract", name, task.round))) for name in modalities
     }
@@ -102,6 +105,7 @@ def _settings(config: Config, node: Node) -> Teaching:
         learn_splits=config.corpus.learn_splits,
         heads={name: list(sources) for name, sources in heads(config.method, config.modalities).items()},
         protect=config.train.protect,
+        select=config.select,
         runs_on=config.runs_on,
     )
 

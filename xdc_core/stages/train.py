@@ -135,6 +135,7 @@ def _settings(config: Config, node: Node) -> Training:
         views=views_of(config, modality),
         train=config.train if protects(config) else config.train.model_copy(update={"protect": 0.0}),
         runs_on=config.runs_on,
+        select=config.select,
     )
 
 

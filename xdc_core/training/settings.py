@@ -5,6 +5,7 @@ from typing import Any
 
 from shards.section import hashed_settings
 from xdc_core.config.schema import RunsOn, TrainSettings
+from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.modalities.view import Views
 
 FEW = 16  # Below this number of clips batch norm is noisy.
@@ -23,6 +24,7 @@ class Training:
     views: Views
     train: TrainSettings
     runs_on: RunsOn
+    select: SelectSettings = ALL_CLIPS
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the encoder."""
@@ -32,6 +34,7 @@ class Training:
             "sources": list(self.sources),
             "view": self.views.hashed(training=True),
             **hashed_settings(self.train, {"own_head_weight"} if len(self.sources) == 1 else ()),
+            **self.select.hashed(),
         }
 
 

@@ -93,13 +93,14 @@ def remove_targets(out: Path) -> None:
 def write_targets(task: Task[Training]) -> None:
     """Write the targets of a node of training, unless an earlier call has written the same.
 
-    The encoder learns from clips of `learn_splits` that decode in this modality and have a pseudo-label from every
-    source. With more than one label source (MDC) or clustering (`cluster.heads`) clips are drawn uniformly over the
-    clusters of the first. Reads the pseudo-labels shard by shard; memory is about 20 bytes per clip, and 8 per draw.
+    The encoder learns from clips of `learn_splits` that the thresholds of `select` keep, that decode in this modality
+    and have a pseudo-label from every source. With more than one label source (MDC) or clustering (`cluster.heads`)
+    clips are drawn uniformly over the clusters of the first. Reads the pseudo-labels shard by shard;
+    memory is about 20 bytes per clip, and 8 per draw.
 
     Raises:
         StageError: no clip decodes and has a pseudo-label from every source, or a pseudo-label is of no clip.
-        ConfigError: no clip is in one of `learn_splits`.
+        ConfigError: no clip is in one of `learn_splits`, or a clip lacks a measure that a threshold needs.
     """
     settings, folder, mark = task.settings, task.out / FOLDER, _mark(task)
     with suppress(StageError):
@@ -116,8 +117,8 @@ def write_targets(task: Task[Training]) -> None:
     usable = _usable(task, rows, labels, heads)
     if len(usable) == 0:
         raise StageError(
-            f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) decodes and has a pseudo-label. "
-            f"Check the column split of {corpus}/*.parquet."
+            f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) that `select` keeps decodes and "
+            f"has a pseudo-label. Check the column split of {corpus}/*.parquet, and the section select."
         )
     seed = derive_seed(settings.seed, task.round, "train", task.about)
     if settings.train.shuffle_labels:
@@ -161,7 +162,7 @@ def _writable(folder: Path, name: str) -> np.ndarray:
 
 def _usable(task: Task[Training], rows: ClipRows, labels: dict[str, Path], heads: dict[str, list[str]]) -> np.ndarray:
     """Write the pseudo-labels of every head, and return the numbers of the rows to learn from: uint32 [n]."""
-    usable = rows.in_splits(task.settings.learn_splits).copy()
+    usable = rows.in_splits(task.settings.learn_splits) & rows.selected(task.settings.select, task.directory(SHARD))
     features = task.directory(Node("extract", task.about, task.round))
     targets = {
         name: np.lib.format.open_memmap(task.out / FOLDER / f"{name}.npy", "w+", np.int32, (len(rows),))

@@ -1,17 +1,20 @@
 """The state of every node of a run."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.command import command
-from shards.errors import StageError
+from shards.errors import ConfigError, StageError
 from shards.store.manifest import read_manifest
+from xdc_core.data.selection import count_left_out
 from xdc_core.documents.report import read_report
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped, stop_line
 from xdc_core.graph.stages import all_nodes
 from xdc_core.graph.state import node_state
+from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -24,10 +27,14 @@ REASONS = 12
 
 
 def read_status(root: Path) -> list[dict[str, Any]]:
-    """Return a row per node: stage, modality, round, state, why, path, rows, seconds."""
+    """Return a row per node: stage, modality, round, state, why, path, rows, seconds.
+
+    If thresholds of `select` are set, the row of the corpus also has `left_out`: how many of its `clips` to learn from
+    each leaves out, and all `together`; or the `problem` that prevents counting.
+    """
     run = as_stopped(open_run(root))
     fingerprints = Fingerprints(run)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for node in all_nodes(run.config):
         state, why = node_state(run, node, fingerprints)
         manifest = read_manifest(run.directory(node))
@@ -43,7 +50,17 @@ def read_status(root: Path) -> list[dict[str, Any]]:
                 "path": str(run.directory(node)),
             }
         )
+        if node == SHARD and manifest and run.config.select.thresholds:
+            rows[-1]["left_out"] = _left_out(run)
     return rows
+
+
+def _left_out(run: Run) -> dict[str, Any]:
+    try:
+        found = count_left_out(run.corpus, run.config.corpus.learn_splits, run.config.select)
+    except (ConfigError, StageError) as error:
+        return {"problem": str(error)}
+    return {**found.by_threshold, "together": found.together, "clips": found.clips}
 
 
 def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = False) -> None:
@@ -59,6 +76,8 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
     else:
         console.print(_setup(rows))
         console.print(_rounds(rows))
+        for line in _selection(rows):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
         unfinished = [row for row in rows if row["state"] in ("stale", "partial") or row["why"]]
         for row in unfinished[:REASONS]:
             console.print(f"{_path(row)} is {_state(row)}", highlight=False, soft_wrap=True, markup=False)
@@ -106,6 +125,17 @@ def _setup(rows: list[dict[str, Any]]) -> "Text":
         clips = sum(node["rows"] or 0 for node in nodes) if stage in ("shard", "data") else 0
         line.append(f"{'   ' if line else ''}{stage} ").append(_cell(nodes)).append(f", {clips} clips" if clips else "")
     return line
+
+
+def _selection(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line on the clips that the thresholds leave out."""
+    for counts in (row["left_out"] for row in rows if "left_out" in row):
+        if "problem" in counts:
+            yield counts["problem"]
+            continue
+        each = ", ".join(f"{name} {count}" for name, count in counts.items() if name not in ("together", "clips"))
+        left = counts["clips"] - counts["together"]
+        yield f"select leaves out {counts['together']} of {counts['clips']} clips ({each}): {left} to learn from"
 
 
 def _rounds(rows: list[dict[str, Any]]) -> "Table":
