@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 from shards.errors import ConfigError, StageError
 from xdc_core.clustering.kmeans import assign, kmeans
 from xdc_core.clustering.preprocess import Preprocess, fit_preprocess, load_preprocess, unit_length
-from xdc_core.config.schema import ClusterSettings
+from xdc_core.config.clustering import ClusterSettings
 
 
 def settings(**values: Any) -> ClusterSettings:
@@ -114,6 +114,15 @@ def test_fewer_points_than_components_keep_what_they_span(points: np.ndarray) ->
 def test_an_encoder_that_gives_all_clips_the_same_feature_is_told_of(pca: int | None) -> None:
     with pytest.raises(StageError, match=r"all 20 clips are the same: the encoder has collapsed.*train\.lr"):
         fit_preprocess([np.full((20, 4), 0.3, np.float32)], settings(pca=pca, whiten=pca is not None))
+
+
+def test_a_modality_whose_clips_are_the_same_is_named() -> None:
+    names, same = ("video", "audio"), np.full((20, 4), 0.3, np.float32)
+    differ = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    with pytest.raises(StageError, match="the audio features of all 20 clips are the same: the encoder has collapsed"):
+        fit_preprocess([differ, same], settings(joint="canonical"), names=names)
+    with pytest.raises(StageError, match=r"the video and audio features of all 20 .* encoders have"):
+        fit_preprocess([same, same], settings(), names=names)
 
 
 def test_more_components_than_numbers_is_a_configuration_error(points: np.ndarray) -> None:

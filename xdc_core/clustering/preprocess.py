@@ -1,5 +1,6 @@
 """The preprocessing of features before k-means: normalise, PCA, whiten, normalise. Stored beside the centroids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -83,9 +84,11 @@ def unit_length(points: np.ndarray) -> np.ndarray:
 
 
 def fit_preprocess(
-    parts: list[np.ndarray], settings: PreprocessSettings, seed: int = 0
+    parts: list[np.ndarray], settings: PreprocessSettings, seed: int = 0, names: Sequence[str] = ()
 ) -> tuple[Preprocess, dict[str, Any]]:
     """Fit preprocessing to a sample (float32 [clips, width], one array per modality). Return it, and what it is.
+
+    names: of the modalities, for errors.
 
     Without PCA there is nothing to fit but, with `centre`, the mean. What it is, for kmeans.json: `pca_kept`, the
     number of components; `pca_asked`, if `clips_per_component` lowered it; `whitened`; `variance_kept`; and
@@ -93,7 +96,7 @@ def fit_preprocess(
 
     Raises:
         ConfigError: more components than the features are wide.
-        StageError: all features are the same.
+        StageError: all features are the same; for `canonical`, all of one modality.
     """
     part_l2 = len(parts) > 1 and settings.joint_l2
     count, width = len(parts[0]), sum(part.shape[1] for part in parts)
@@ -101,12 +104,12 @@ def fit_preprocess(
         raise ConfigError(f"cluster.pca is {settings.pca}, but features are {width} wide: lower it, or set it to null.")
     if len(parts) > 1 and settings.joint == CANONICAL:
         parts = [unit_length(part) if part_l2 else part for part in parts]
-        for part in parts:
-            _check_that_clips_differ(part)
+        for number, part in enumerate(parts):
+            _check_that_clips_differ(part, names[number : number + 1])
         axes = shared_axes(parts, settings.pca, settings.clips_per_component, seed)
         return Preprocess(axes.matrix, axes.bias, part_l2, settings.l2), {"canonical": axes.document()}
     points = Preprocess(None, None, part_l2, False)(parts)
-    _check_that_clips_differ(points)
+    _check_that_clips_differ(points, names)
     if settings.pca is None:
         mean = points.mean(axis=0, dtype=np.float64).astype(np.float32) if settings.centre else None
         return Preprocess(None, None if mean is None else -mean, part_l2, settings.l2), {}
@@ -120,9 +123,11 @@ def fit_preprocess(
     }
 
 
-def _check_that_clips_differ(points: np.ndarray) -> None:
+def _check_that_clips_differ(points: np.ndarray, names: Sequence[str]) -> None:
     if not np.ptp(points, axis=0).any():
+        features = f"the {' and '.join(names)} features" if names else "the features"
+        has = "encoders have" if len(names) > 1 else "encoder has"
         raise StageError(
-            f"the features of all {len(points)} clips are the same: the encoder has collapsed. Lower train.lr and run "
+            f"{features} of all {len(points)} clips are the same: the {has} collapsed. Lower train.lr and run "
             "the round before again, or look at its metrics.jsonl."
         )
