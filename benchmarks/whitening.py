@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 from xdc_core.clustering.assign import nearest
 from xdc_core.clustering.kmeans import kmeans
 from xdc_core.clustering.preprocess import fit_preprocess
-from xdc_core.config.schema import ClusterSettings
+from xdc_core.config.clustering import ClusterSettings
 
 PLACES, WIDTH, THREADS = 32, 512, 1
 # The deviation of the noise in direction i is i to this power; and how far the places are apart.

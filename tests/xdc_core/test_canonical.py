@@ -18,7 +18,7 @@ from tests.xdc_core.tasks import BACKWARDS
 from xdc_core.clustering.canonical import SharedAxes, shared_axes
 from xdc_core.clustering.kmeans import assign, kmeans
 from xdc_core.clustering.preprocess import fit_preprocess, load_preprocess
-from xdc_core.config.schema import ClusterSettings
+from xdc_core.config.clustering import ClusterSettings
 from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.scores import read_scores
 from xdc_core.graph.fingerprints import Fingerprints

@@ -110,3 +110,10 @@ def test_what_went_wrong_stands_first(
     source: dict[str, Any], training: dict[str, Any], expected: tuple[str, str]
 ) -> None:
     assert diagnostics(report(source, TRAINING | training))[0] == expected
+
+
+def test_fewer_components_that_are_still_too_many_are_said_to_be_both() -> None:
+    done = {"pca_kept": 24, "pca_asked": 32, "whitened": True}
+    said = [text for _, text in diagnostics(report({"sample": 48, "preprocessing": done}))]
+    assert any("24 principal components are kept, not 32" in text for text in said)
+    assert any("24 whitened components of 48 clips are mostly noise" in text for text in said)

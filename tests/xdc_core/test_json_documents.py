@@ -10,7 +10,7 @@ import pytest
 from shards.errors import StageError
 from tests.commits import commit_as_it_is
 from xdc_core.documents.document import Document, write_document
-from xdc_core.documents.kmeans import Kmeans, read_kmeans
+from xdc_core.documents.kmeans import Kmeans, preprocessing_of, read_kmeans
 from xdc_core.documents.report import Report, read_report
 from xdc_core.documents.results import Results, Trial, read_results
 from xdc_core.documents.scores import Scores, read_scores
@@ -125,3 +125,10 @@ def test_a_report_lists_the_nodes_of_its_round_and_what_is_done_once(worked_run:
             for modality in ("video", "audio")
         ),
     ]
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_whether_earlier_features_were_whitened_is_known_from_the_settings(whiten: bool) -> None:
+    earlier = read_kmeans(STORED)
+    assert preprocessing_of(earlier, whiten).whitened is whiten
+    assert preprocessing_of(earlier.model_copy(update={"whitened": True}), False).whitened

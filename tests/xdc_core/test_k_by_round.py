@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from flows.cli.running.compare import parse_overrides
+from flows.cli.running.study import parse_overrides
 from shards.errors import ConfigError
 from tests.runs import MakeRun, write_run
+from xdc_core.config.clustering import ClusterSettings, k_in_round
 from xdc_core.config.load import parse_config
-from xdc_core.config.schema import ClusterSettings, k_in_round
 from xdc_core.documents.report import read_report
 from xdc_core.documents.scores import read_scores
 from xdc_core.graph.fingerprints import Fingerprints
@@ -44,6 +44,7 @@ def test_a_list_is_written_and_read_again(tmp_path: Path) -> None:
     ("k", "words"),
     [
         (1, r"cluster\.k\.video: 1 is not allowed"),
+        ([1], r"cluster\.k\.video\.0: 1 is not allowed"),
         ([4, 1], r"cluster\.k\.video\.1: 1 is not allowed"),
         ([], r"cluster\.k\.video: \[\] is not allowed"),
         ("many", r"cluster\.k\.video: 'many' is not allowed"),

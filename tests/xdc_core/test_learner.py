@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xdc_core.config.schema import TrainSettings
+from xdc_core.config.training import TrainSettings
 from xdc_core.encoders.build import build_encoder
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint

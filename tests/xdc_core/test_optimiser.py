@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from xdc_core.config.schema import TrainSettings
+from xdc_core.config.training import TrainSettings
 from xdc_core.encoders.build import build_encoder
 from xdc_core.training.heads import EncoderWithHeads
 from xdc_core.training.optimiser import learning_rate, make_optimizer, peak_rate

@@ -9,8 +9,8 @@ import pytest
 
 from shards.errors import ConfigError
 from tests.xdc_core.test_study import facts_of, row, study
+from xdc_core.config.clustering import ClusterSettings
 from xdc_core.config.load import load_config
-from xdc_core.config.schema import ClusterSettings
 from xdc_core.study.cells import Cell, is_finished, make_cells, nodes_of, rounds_done
 from xdc_core.study.corpora import check_own_corpus, write_probe_data
 from xdc_core.study.results import summarise

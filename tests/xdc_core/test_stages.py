@@ -13,6 +13,7 @@ from pydantic import Field
 from shards.section import NotHashed, Section, Since, hashed_settings
 from shards.settings import CorpusSettings
 from shards.store.manifest import fingerprint
+from xdc_core.config.clustering import ClusterSettings, clustering_settings
 from xdc_core.config.evaluation import EvaluationSettings
 from xdc_core.config.load import load_preset, parse_config, preset_names
 from xdc_core.config.methods import METHODS
@@ -146,6 +147,27 @@ def test_a_new_field_with_another_value_enters_the_fingerprint() -> None:
     assert hashed_settings(Outer(inner=Newer(algorithm="other"))) == {"inner": {"k": 3, "algorithm": "other"}}
 
 
+def test_a_setting_of_clustering_without_effect_enters_no_fingerprint() -> None:
+    def of_one(**values: Any) -> dict[str, Any]:
+        return clustering_settings(ClusterSettings.model_validate(values))
+
+    def of_all(**values: Any) -> dict[str, Any]:
+        return clustering_settings(ClusterSettings.model_validate(values), joint=True)
+
+    no_pca = {"pca": None, "whiten": False}
+    assert of_one(centre=True) == of_one(joint="canonical") == of_one(joint_l2=False) == of_one()
+    assert of_one(clips_per_component=15, **no_pca) == of_one(**no_pca)
+    assert of_one(centre=True, **no_pca) != of_one(**no_pca)
+    assert of_one(clips_per_component=15) != of_one()
+    assert of_all(joint_l2=False) != of_all() != of_all(joint="canonical")
+    # Canonical axes are of whitened features, with at most one component per 15 clips unless another number is set.
+    for more in ({"clips_per_component": 15}, {"whiten": False}, {"centre": True}):
+        assert of_all(joint="canonical", **more) == of_all(joint="canonical")
+    for some in ({}, no_pca):
+        limited = of_all(joint="canonical", clips_per_component=20, **some)
+        assert limited != of_all(joint="canonical", **some)
+
+
 def test_how_to_run_enters_no_fingerprint() -> None:
     assert hashed_settings(Newer(workers=5)) == {"k": 3}
 
@@ -172,7 +194,8 @@ NOT_HASHED = {
     | {"views.frames", "views.settings.flip"}
     | {"extract.workers", "extract.precision", "extract.channels_last", "extract.views"},
     "extract.video": ENCODING | {"views.frames", "views.settings.flip"},
-    "cluster.video": HOW - {"views.settings.weights"} | {"cluster.k", "cluster.joint_l2", "cluster.joint"},
+    "cluster.video": HOW - {"views.settings.weights"}
+    | {"cluster.k", "cluster.joint_l2", "cluster.joint", "cluster.centre"},
     "label.video": LABELLING,
     "label.truth": LABELLING | {"label.assign"},
     "train.video": HOW
@@ -182,7 +205,7 @@ NOT_HASHED = {
     # The seed, the splits and the thresholds decide which clips of a large corpus are measured; they enter with the
     # clusters.
     "report": HOW - {"views.settings.weights"}
-    | {"rounds", "nodes", "configuration", "report.track", "seed", "learn_splits"}
+    | {"rounds", "nodes", "configuration", "report.track", "seed", "learn_splits", "whiten"}
     | {f"select.{name}" for name in SelectSettings.model_fields},
     "stop": {"rule.evaluation", "rule.split"},  # What the rule `agreement` does not use.
 }

@@ -1,5 +1,6 @@
 """The stopping rule: what it decides, what is left of a run that it ends, and that the decision is always the same."""
 
+import csv
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flows.cli.app import app
@@ -15,28 +17,29 @@ from shards.errors import ConfigError
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import start
 from xdc_core.config.load import parse_config
-from xdc_core.config.stopping import StopSettings
+from xdc_core.config.stopping import StopSettings, too_late
 from xdc_core.documents.report import read_report
 from xdc_core.documents.scores import read_scores
 from xdc_core.documents.stop import Seen, read_decision
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped, check_round, next_round, stop_line, until_decision
 from xdc_core.graph.run_stage import all_fresh, run_stage
-from xdc_core.graph.stages import all_nodes, check_node, inputs, round_nodes
+from xdc_core.graph.stages import all_nodes, check_node, inputs, round_nodes, setup_nodes
 from xdc_core.graph.state import node_state
 from xdc_core.inspection.catalogue import describe_run
+from xdc_core.inspection.difference import difference
 from xdc_core.inspection.verification import verify_run
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
+from xdc_core.runs.run import Run, open_run
 from xdc_core.stages.stop import decide, stop_node
 from xdc_core.study.cells import make_cells
 from xdc_core.study.settings import StudySettings
 
-# Reached by every two clusterings of more than one cluster, and by none but equal ones.
+# Reached by every two clusterings of more than one cluster; reached by none but equal ones.
 EASY = {"when": "agreement", "agreement": 1e-6, "rounds": 1}
-NEVER_REACHED = {"when": "agreement", "agreement": 1.0, "rounds": 9}
-PROBE = {"protocol": "knn", "modality": "audio", "label": "label_speaker", "learn": ["test"], "test": ["train"]}
-VALIDATION = {"when": "validation", "evaluation": "probe", "split": "train", "rounds": 1}
+NEVER_REACHED = {"when": "agreement", "agreement": 1.0, "rounds": 1}
+PROBE = {"protocol": "knn", "modality": "audio", "label": "label_speaker", "test": ["validation", "test"]}
+VALIDATION = {"when": "validation", "evaluation": "probe", "rounds": 1}
 
 
 def seen(*values: Any) -> list[Seen]:
@@ -96,16 +99,43 @@ def test_validation_ends_a_run_when_no_round_was_better_than_the_best_before(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"method": "supervised", "stop": EASY}, "method supervised has no clusters"),
+        ({"method": "supervised", "stop": EASY}, "the method has no clusters"),
         ({"stop": VALIDATION}, "stop.evaluation is 'probe', but it must be a name in evaluate: none"),
         ({"stop": VALIDATION, "evaluate": {"probe": PROBE}}, "when: rounds"),
         ({"stop": VALIDATION | {"split": "x"}, "evaluate": {"probe": PROBE | {"when": "rounds"}}}, "stop.split"),
         ({"stop": VALIDATION | {"split": "test"}, "evaluate": {"probe": PROBE}}, "test labels must not decide"),
+        (
+            {"stop": VALIDATION, "evaluate": {"probe": PROBE | {"when": "rounds", "learn": ["train", "test"]}}},
+            "probe learns from the split test, but test labels must not decide",
+        ),
+        (
+            {
+                "stop": VALIDATION | {"split": "held"},
+                "evaluate": {"probe": PROBE | {"when": "rounds", "test": ["validation", "held"]}},
+            },
+            "stop.split is held, the last split in test of evaluate.probe, which tables show",
+        ),
     ],
 )
 def test_a_rule_that_cannot_be_used_is_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse_config(values, "a test")
+
+
+@pytest.mark.parametrize(
+    ("rule", "rounds", "words"),
+    [
+        (EASY, 2, ""),
+        (EASY, 1, "round 1 at the earliest, and this one has no training after round 0"),
+        (EASY | {"rounds": 2}, 2, "stop.rounds 2 and stop.not_before 1 it can end a run in round 2 at the earliest"),
+        (EASY | {"not_before": 3}, 3, "round 3 at the earliest"),
+        (EASY | {"when": "never"}, 0, ""),
+    ],
+)
+def test_a_rule_that_no_round_can_reach_is_shown(rule: dict[str, Any], rounds: int, words: str) -> None:
+    warning = too_late(StopSettings.model_validate(rule), rounds)
+    assert words in warning
+    assert bool(warning) is bool(words)
 
 
 def test_a_study_has_no_stopping_rule(tmp_path: Path) -> None:
@@ -159,6 +189,12 @@ def test_a_run_that_is_ended_by_its_rule_is_one_with_fewer_rounds(copy_run: Make
     assert report.stop == decision
     assert any("The stopping rule holds: NMI with the round before" in text for _, text in report.diagnostics)
     assert stop_line(ended).startswith(f"{run.root} stopped in round 1 by its rule (stop). NMI with the round before")
+    # The copy of the configuration has the number of rounds that was set.
+    stored = yaml.safe_load((run.directory(Node("report", None, 1)) / "xdc.yaml").read_text(encoding="utf-8"))
+    assert stored["rounds"] == 3
+    # A comparison with another run ends where the run did.
+    differing = difference(ended, as_stopped(open_run(run.root)))
+    assert (differing["settings"], {row["round"] for row in differing["clusters"]}) == ({}, {1})
     for command in ("status", "report"):
         shown = CliRunner().invoke(app, [command, str(run.root)])
         assert shown.exit_code == 0, shown.output
@@ -208,22 +244,42 @@ def test_a_stale_decision_ends_nothing(copy_run: MakeRun) -> None:
     assert as_stopped(run) is run
 
 
+def with_validation(videos: Path, manifest: Path) -> Path:
+    """A manifest of the same videos, in which every fourth one for training has the split `validation`."""
+    with videos.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for place, row in enumerate(rows):
+        row["path"] = str(videos.parent / row["path"])
+        if not place % 4 and row["split"] == "train":
+            row["split"] = "validation"
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return manifest
+
+
 def test_validation_reads_the_named_split_and_final_evaluations_are_of_the_round_that_ended_the_run(
-    copy_run: MakeRun,
+    tmp_path: Path, digits: Path, make_run: MakeRun
 ) -> None:
     evaluations = {"probe": PROBE | {"when": "rounds"}, "last": PROBE | {"when": "end"}}
-    run = copy_run(rounds=3, stop=VALIDATION, evaluate=evaluations)
+    videos = with_validation(digits, tmp_path / "videos.csv")
+    corpus = {"videos": str(videos), "path": "corpus"}
+    run = make_run(rounds=3, corpus=corpus, stop=VALIDATION, evaluate=evaluations)
+    for node in setup_nodes(run.config):
+        run_stage(run, node)
     nodes = round_nodes(run.config, 0)
     assert inputs(run.config, stop_node(0)) == [Node("eval", "probe", 0)]
     assert nodes.index(Node("eval", "probe", 0)) < nodes.index(stop_node(0)) < nodes.index(Node("train", "video", 0))
     for number in range(2):
-        for node in until_decision(run, round_nodes(run.config, number))[0]:
+        first, later = until_decision(run, round_nodes(run.config, number))
+        for node in [*first, *(node for node in later if number == 0)]:
             run_stage(run, node)
     decision = read_decision(run.directory(stop_node(1)))
     values = []
     for number in range(2):
         results = json.loads((run.directory(Node("eval", "probe", number)) / "results.json").read_text())
-        values.append(results["by_split"]["train"]["accuracy"]["mean"])
+        values.append(results["by_split"]["validation"]["accuracy"]["mean"])
     assert [list(row.values.values()) for row in decision.seen] == [[value] for value in values]
     assert decision.stop is (values[1] <= values[0])
     ended = as_stopped(run)

@@ -26,7 +26,7 @@ from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step, signalled_after, start
 from tests.xdc_core.tasks import targets_of
 from xdc_core.config import methods
-from xdc_core.config.schema import TrainSettings
+from xdc_core.config.training import TrainSettings
 from xdc_core.documents.metrics import append_metrics, read_metrics, rewind_metrics
 from xdc_core.encoders.file import load_encoder
 from xdc_core.graph.fingerprints import Fingerprints

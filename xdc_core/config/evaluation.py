@@ -1,18 +1,33 @@
 """The settings of evaluations: data, protocol, and when they are run."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from shards.errors import ConfigError
 from shards.section import NotHashed, Positive, Section, Since
 from shards.settings import CropSettings
 from xdc_core.config.finetune import FinetuneSettings
 from xdc_core.config.protocols import ProtocolName
-from xdc_core.config.section import LayoutName
 from xdc_core.modalities.registry import ModalityName
 
 CORPUS = "corpus"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+def known_layout(name: str) -> str:
+    """Return the name of a layout of data sets. Raises ValueError if it is unknown; the text suggests a name."""
+    from shards.layouts.registry import LAYOUTS  # Reading Parquet manifests needs pyarrow, which is slow to import.
+
+    try:
+        LAYOUTS.check(name)
+    except ConfigError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+    return name
+
+
+LayoutName = Annotated[str, AfterValidator(known_layout)]
 
 
 class DatasetSettings(Section):
@@ -75,3 +90,8 @@ class EvaluationSettings(Section):
         if self.protocol == "retrieval" and (self.data != CORPUS or self.modality is not None):
             raise ValueError("retrieval needs every modality of a clip: data must be corpus, and modality null")
         return self
+
+
+def evaluated_modality(evaluation: EvaluationSettings, datasets: Mapping[str, DatasetSettings]) -> str | None:
+    """Return the modality whose encoder is evaluated; None for all."""
+    return datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from xdc_core.config.schema import Config, known_label_sources
+from xdc_core.config.clustering import known_label_sources
+from xdc_core.config.schema import Config
 from xdc_core.modalities.registry import MODALITIES
 
 

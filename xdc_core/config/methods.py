@@ -76,3 +76,10 @@ def clustered_from(source: str, modalities: Sequence[str] = PAIR) -> tuple[str, 
     if source == TRUTH:
         return ()
     return tuple(modalities) if source == JOINT else (source,)
+
+
+def learn_from_each_other(method: str, modalities: Sequence[str] = PAIR) -> bool:
+    """Return whether every encoder learns another modality's clusters, and there are clusters of every modality."""
+    learned = heads(method, modalities)
+    others = all(any(source in learned and source != name for source in of) for name, of in learned.items())
+    return others and set(learned) <= set(clustered_sources(method, modalities))

@@ -1,52 +1,28 @@
 """The configuration of a run: one YAML file, with a description of every key."""
 
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WrapValidator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from shards.errors import ConfigError
-from shards.section import NotHashed, Positive, Section, Since, hashed_settings
+from shards.section import NotHashed, Positive, Section, Since
 from shards.settings import CorpusSettings
-from xdc_core.clustering.clusterer import Clusterer
-from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
-from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings, Name
-from xdc_core.config.methods import JOINT, MethodName, clustered_sources, heads
-from xdc_core.config.section import known_layout
+from xdc_core.clustering.registry import KMEANS
+from xdc_core.config.clustering import ClusterSettings, LabelSettings
+from xdc_core.config.evaluation import (
+    CORPUS,
+    DatasetSettings,
+    EvaluationSettings,
+    Name,
+    evaluated_modality,
+    known_layout,
+)
+from xdc_core.config.methods import MethodName, clustered_sources, heads, learn_from_each_other
 from xdc_core.config.selection import SelectSettings
-from xdc_core.config.stopping import StopSettings
+from xdc_core.config.stopping import StopSettings, check_rule
+from xdc_core.config.training import TrainSettings
 from xdc_core.modalities.audio import AUDIO, AudioSettings
-from xdc_core.modalities.registry import BUILT_IN, MODALITIES, ModalityName, in_order
+from xdc_core.modalities.registry import BUILT_IN, ModalityName, in_order
 from xdc_core.modalities.video import VIDEO, VideoSettings
-
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-def known_label_sources() -> tuple[str, ...]:
-    """Return the label sources that are clusters: every known modality, and "joint"."""
-    return (*MODALITIES, JOINT)
-
-
-def _known_label_source(name: str) -> str:
-    if name not in (*BUILT_IN, JOINT) and name not in known_label_sources():
-        raise ValueError(f"{name!r} is not a label source")
-    return name
-
-
-LabelSource = Annotated[str, AfterValidator(_known_label_source)]
-
-_Number = Annotated[int, Field(ge=2)]
-_NUMBER = TypeAdapter(_Number)
-_BY_ROUND = TypeAdapter(Annotated[tuple[_Number, ...], Field(min_length=1)])
-
-
-def _number_or_by_round(value: Any, handler: Any) -> Any:
-    """Check a number or a list of numbers. The errors of a union would name both."""
-    return (_BY_ROUND if isinstance(value, list | tuple) else _NUMBER).validate_python(value)
-
-
-# The number of a label source's clusters; several numbers are those of the first rounds, the last for all later ones.
-ClusterCount = Annotated[int | tuple[int, ...], WrapValidator(_number_or_by_round)]
 
 
 class ExtractSettings(Section):
@@ -69,207 +45,6 @@ class ExtractSettings(Section):
         ge=1,
         description="equally spaced views per clip, whose features are averaged; 1: the centre of the clip. Unverified",
     )
-
-
-def _known_algorithm(name: str) -> str:
-    try:
-        CLUSTERERS.check(name)
-    except ConfigError as error:
-        raise ValueError(str(error).removesuffix(".")) from None
-    return name
-
-
-class ClusterSettings(Section):
-    """Clusters of a modality's features (or of all modalities' together, for the label source `joint`)."""
-
-    algorithm: Annotated[str, AfterValidator(_known_algorithm), Since("0.2.0")] = Field(
-        KMEANS.name, description="kmeans, or the clustering algorithm of an installed package"
-    )
-    algorithm_settings: Annotated[dict[str, Any], Since("0.2.0")] = Field(
-        {}, description="settings of another algorithm than kmeans; {}: defaults"
-    )
-
-    k: dict[LabelSource, ClusterCount] = Field(
-        {"video": 64, "audio": 128, "joint": 128},
-        description="number of clusters by label source; a list: by round, the last number for all later rounds",
-    )
-    pca: int | None = Field(256, ge=1, description="principal components kept; null: no PCA. Unverified for XDC")
-    clips_per_component: Annotated[int | None, Since("0.2.0")] = Field(
-        None, ge=1, description="at most one component per so many clips, but eight in any case; null: as pca says"
-    )
-    whiten: bool = Field(True, description="scale the components to unit variance (needs pca). Unverified for XDC")
-    centre: Annotated[bool, Since("0.2.0")] = Field(
-        False, description="subtract the mean of the features also without pca, which always does"
-    )
-    l2: bool = Field(True, description="scale every vector to length 1 before k-means. Unverified for XDC")
-    joint_l2: bool = Field(
-        True, description="scale every modality to length 1 before concatenation. Unverified for XDC"
-    )
-    joint: Annotated[Literal["concat", "canonical"], Since("0.2.0")] = Field(
-        "concat",
-        description="cdc: features side by side; canonical: only axes that the modalities share, see docs/method.md",
-    )
-    iterations: int = Field(20, ge=1, description="iterations of kmeans (20 in DeepCluster)")
-    sample_mb: Positive = Field(
-        4096.0, description="k-means trains on all clips if their features fit, else on a random sample of this size"
-    )
-    iterations_over_all: Annotated[int, Since("0.2.0")] = Field(
-        0, ge=0, le=9999, description="further iterations of kmeans over all clips, after those over the sample"
-    )
-    heads: Annotated[int, Since("0.2.0")] = Field(
-        1,
-        ge=1,
-        description="clusterings per label source with different seeds; an encoder has a head for each and learns the "
-        "mean of their losses (3 in DeepCluster-v2, 10 in SeLaVi). Unverified for XDC",
-    )
-
-    @model_validator(mode="after")
-    def _whitening(self) -> "ClusterSettings":
-        if self.whiten and self.pca is None:
-            raise ValueError("whiten is true but pca is null: set pca to a number of components, or whiten to false")
-        return self
-
-    @model_validator(mode="after")
-    def _settings_of_the_algorithm(self) -> "ClusterSettings":
-        if self.algorithm != KMEANS.name:
-            if self.iterations_over_all:
-                raise ValueError(f"iterations_over_all is for kmeans, and algorithm is {self.algorithm}: set it to 0")
-            try:
-                algorithm_of(self)
-            except ValidationError as error:
-                wrong = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-                raise ValueError(f"algorithm_settings of {self.algorithm}: {'; '.join(wrong)}") from None
-        elif self.algorithm_settings:
-            raise ValueError("kmeans takes its settings from this section: leave algorithm_settings empty")
-        return self
-
-
-# Without effect on the clusters of one modality.
-JOINT_SETTINGS = {"joint_l2", "joint"}
-
-
-def k_in_round(settings: ClusterSettings, source: str, number: int) -> int | None:
-    """Return the number of clusters of a label source in a round; None if the configuration has none for it."""
-    k = settings.k.get(source)
-    return k[min(number, len(k) - 1)] if isinstance(k, tuple) else k
-
-
-def algorithm_of(settings: ClusterSettings) -> tuple[Clusterer, Section]:
-    """Return the algorithm of a clustering, and its own settings with their defaults.
-
-    Raises:
-        ConfigError: the package that gives the algorithm cannot be loaded.
-        ValidationError: the algorithm has no such setting, or not such a value.
-    """
-    clusterer = CLUSTERERS.find(settings.algorithm)
-    if clusterer.name != settings.algorithm:  # Its labels are found by the name in kmeans.json.
-        raise ConfigError(
-            f"the clustering algorithm {settings.algorithm!r} calls itself {clusterer.name!r}. Give its entry point "
-            "the same name."
-        )
-    if clusterer is KMEANS:
-        return clusterer, KmeansSettings(iterations=settings.iterations)
-    return clusterer, clusterer.settings.model_validate(settings.algorithm_settings)
-
-
-def clustering_settings(settings: ClusterSettings) -> dict[str, Any]:
-    """Return the settings of clustering that enter fingerprints, except `k` and those of `joint_settings`."""
-    clusterer, own = algorithm_of(settings)
-    if clusterer is KMEANS:
-        return hashed_settings(settings, {"k", *JOINT_SETTINGS})
-    common = hashed_settings(settings, {"k", *JOINT_SETTINGS, "iterations"})
-    return common | {"algorithm_version": clusterer.version, "algorithm_settings": hashed_settings(own)}
-
-
-def joint_settings(settings: ClusterSettings) -> dict[str, Any]:
-    """Return the settings that enter fingerprints of the clusters of all modalities' features together."""
-    return hashed_settings(settings, ClusterSettings.model_fields.keys() - JOINT_SETTINGS)
-
-
-class LabelSettings(Section):
-    """The assignment of clips to clusters. Other settings than `assign` are for `balanced`."""
-
-    assign: Literal["nearest", "balanced"] = Field(
-        "nearest",
-        description="nearest: the cluster of the nearest centroid; balanced: clusters of about equal size, by optimal "
-        "transport (SeLaVi, SwAV; needs kmeans). Unverified for XDC",
-    )
-    iterations: int = Field(
-        50, ge=1, le=9999, description="iterations of Sinkhorn and Knopp; each reads all features once"
-    )
-    temperature: Positive = Field(
-        0.05,
-        description="weight of the transport's entropy, as a share of the mean squared distance between two clips: "
-        "smaller is closer to equal sizes and needs more iterations (SwAV: 0.05, of vectors of length 1)",
-    )
-
-
-class TrainSettings(Section):
-    """The training of one encoder in one round."""
-
-    clips: int = Field(1_000_000, ge=1, description="clips per round, independent of the size of the corpus")
-    batch: int = Field(32, ge=1, description="clips per step, over all processes")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
-    lr: Positive = Field(0.01, description="peak learning rate; for the configured batch unless lr_per is set")
-    lr_per: int | None = Field(
-        None,
-        ge=1,
-        description="batch size for which lr is given: the peak is lr * batch / lr_per (32 in VMZ); null: batch",
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(1e-4, ge=0, description="applied to the parameters of decay_on")
-    decay_on: Literal["all", "weights_and_scales", "weights"] = Field(
-        "all",
-        description="all parameters; weights_and_scales: not biases (VMZ in Caffe2); weights: nor the scales of norms",
-    )
-    clip_gradient: Positive | None = Field(
-        None, description="largest norm of the gradient over all parameters; null: not limited"
-    )
-    warmup: float = Field(0.05, ge=0, le=0.5, description="share of the steps in which the learning rate rises")
-    schedule: Literal["constant", "cosine", "step"] = Field(
-        "step", description="learning rate after the warm-up; step: reduced at milestones"
-    )
-    milestones: tuple[Share, ...] = Field(
-        (1 / 3, 2 / 3), min_length=1, description="for schedule step: shares of the steps after the warm-up, increasing"
-    )
-    gamma: Positive = Field(0.1, le=1, description="for schedule step: factor at each milestone")
-    uniform: bool = Field(True, description="draw clips uniformly over clusters; false: uniformly over clips")
-    shuffle_labels: bool = Field(
-        False, description="control: permute the pseudo-labels among the clips, so that they carry no information"
-    )
-    head_std: Positive = Field(0.01, description="standard deviation of a new head's weights")
-    own_head_weight: Positive = Field(
-        1.0,
-        description="mdc: loss weight of the head for a modality's own clusters; the others have 1. Unverified",
-    )
-    protect: Annotated[float, Since("0.2.0")] = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="xdc, mdc: in a round an encoder does not learn another modality's clusters, but its own, if these "
-        "share less than this share of what its own clusters share with the other modality; 0: off. Without effect on "
-        "other methods. Ours, see docs/method.md",
-    )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of forward and backward passes; bfloat16 is for GPUs. Weights stay float32"
-    )
-    channels_last: bool = Field(False, description="memory layout with the fastest convolutions; for GPUs")
-    compile: bool = Field(
-        False, description="compile the encoder with torch.compile; takes minutes at the start of a round, for GPUs"
-    )
-    checkpoint_every: Annotated[int, NotHashed()] = Field(500, ge=1, description="steps")
-    log_every: Annotated[int, NotHashed()] = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
-    processes: int = Field(1, ge=1, description="processes (GPUs) per modality, started by torchrun")
-    sync_batch_norm: bool = Field(
-        False, description="batch norm over the batch of all processes; false: of each process (VMZ in Caffe2)"
-    )
-    workers: Annotated[int, NotHashed()] = Field(0, ge=0, description="decoding processes per training process")
-
-    @model_validator(mode="after")
-    def _milestones_rise(self) -> "TrainSettings":
-        if any(after <= before for before, after in pairwise(self.milestones)):
-            raise ValueError(f"milestones ({', '.join(f'{share:g}' for share in self.milestones)}) must rise")
-        return self
 
 
 class ReportSettings(Section):
@@ -415,7 +190,7 @@ class Config(Section):
         for name, evaluation in self.evaluate.items():
             if evaluation.data not in (CORPUS, *self.datasets):
                 raise ValueError(f"evaluate.{name}.data is {evaluation.data!r}, but it must be one of: {there}")
-            modality = evaluated_modality(self, name)
+            modality = evaluated_modality(evaluation, self.datasets)
             if evaluation.modality not in (None, modality):
                 raise ValueError(
                     f"evaluate.{name}.modality is {evaluation.modality}, but {evaluation.data} is {modality}"
@@ -439,22 +214,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _stopping_rule(self) -> "Config":
-        stop = self.stop
-        if stop.when == "agreement" and not clustered_sources(self.method, self.modalities):
-            raise ValueError(f"stop.when is agreement, but method {self.method} has no clusters: set it to never")
-        if stop.when == "validation":
-            if stop.split == "test":
-                raise ValueError("stop.split is test, but test labels must not decide how long a run trains")
-            evaluation = self.evaluate.get(stop.evaluation or "")
-            if evaluation is None:
-                there = ", ".join(self.evaluate) or "none"
-                raise ValueError(f"stop.evaluation is {stop.evaluation!r}, but it must be a name in evaluate: {there}")
-            if evaluation.data != CORPUS or evaluation.when != "rounds" or stop.split not in evaluation.test:
-                raise ValueError(
-                    f"stop.evaluation: {stop.evaluation} must have data: {CORPUS}, when: rounds, and stop.split "
-                    f"({stop.split}) in test. It has data: {evaluation.data}, when: {evaluation.when}, "
-                    f"test: [{', '.join(evaluation.test)}]"
-                )
+        check_rule(self.stop, clustered_sources(self.method, self.modalities), self.evaluate)
         return self
 
     @model_validator(mode="after")
@@ -465,21 +225,26 @@ class Config(Section):
             raise ValueError(f"cluster.k has no entry for {', '.join(missing)}, which method {self.method} clusters")
         return self
 
+    # The number of rounds that the user has set, if the stopping rule ended the run in an earlier one.
+    _rounds_given: int | None = PrivateAttr(None)
+
+    def ended_in(self, number: int) -> "Config":
+        """Return the configuration of the run as its stopping rule has ended it: with `rounds` of that round."""
+        ended = self.model_copy(update={"rounds": number})
+        ended._rounds_given = self.rounds
+        return ended
+
+    @property
+    def as_given(self) -> "Config":
+        """Return the configuration as the user has set it, also if the stopping rule has ended the run."""
+        return self if self._rounds_given is None else self.model_copy(update={"rounds": self._rounds_given})
+
     @property
     def last_round(self) -> int:
         """Return the number of the last round, the one without training."""
         return self.rounds + (self.last_training != "none")
 
-
-def evaluated_modality(config: Config, name: str) -> str | None:
-    """Return the modality whose encoder is evaluated; None for all."""
-    evaluation = config.evaluate[name]
-    return config.datasets[evaluation.data].modality if evaluation.data != CORPUS else evaluation.modality
-
-
-def protects(config: Config) -> bool:
-    """Return whether `train.protect` has an effect: it is set, and the encoders learn each other's clusters."""
-    learned = heads(config.method, config.modalities)
-    others = all(any(source in learned and source != name for source in of) for name, of in learned.items())
-    clustered = clustered_sources(config.method, config.modalities)
-    return bool(config.train.protect) and others and set(learned) <= set(clustered)
+    @property
+    def protects(self) -> bool:
+        """Return whether `train.protect` has an effect: it is set, and the encoders learn each other's clusters."""
+        return bool(self.train.protect) and learn_from_each_other(self.method, self.modalities)

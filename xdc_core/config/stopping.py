@@ -1,10 +1,15 @@
 """The settings of the rule that ends the rounds of a run early."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from shards.section import Section
+from shards.sources.split import split_name
+from xdc_core.config.evaluation import CORPUS, EvaluationSettings
+
+TEST = "test"
 
 
 class StopSettings(Section):
@@ -32,3 +37,54 @@ class StopSettings(Section):
         """Return the settings that the rule uses, by name."""
         own = ("agreement",) if self.when == "agreement" else ("evaluation", "split")
         return {name: getattr(self, name) for name in ("when", "rounds", *own, "not_before")}
+
+
+def check_rule(rule: StopSettings, clustered: Sequence[str], evaluations: Mapping[str, EvaluationSettings]) -> None:
+    """Raise ValueError if a rule has nothing to read, or would read test labels.
+
+    clustered: the label sources of the run that are clusters.
+    """
+    if rule.when == "agreement" and not clustered:
+        raise ValueError("stop.when is agreement, but the method has no clusters: set it to never")
+    if rule.when == "validation":
+        _check_evaluation(rule, evaluations)
+
+
+def too_late(rule: StopSettings, rounds: int) -> str:
+    """Return a warning if a rule cannot end a run of so many rounds before its last training; otherwise nothing.
+
+    Both rules compare a round with rounds before it: none can hold before round `rule.rounds`.
+    """
+    first = max(rule.rounds, rule.not_before)
+    if rule.when == "never" or first < rounds:
+        return ""
+    return (
+        f"stop has no effect: with stop.rounds {rule.rounds} and stop.not_before {rule.not_before} it can end a run in "
+        f"round {first} at the earliest, and this one has no training after round {rounds - 1} in any case (rounds: "
+        f"{rounds})."
+    )
+
+
+def _check_evaluation(rule: StopSettings, evaluations: Mapping[str, EvaluationSettings]) -> None:
+    if split_name(rule.split) == TEST:
+        raise ValueError("stop.split is test, but test labels must not decide how long a run trains")
+    evaluation = evaluations.get(rule.evaluation or "")
+    if evaluation is None:
+        there = ", ".join(evaluations) or "none"
+        raise ValueError(f"stop.evaluation is {rule.evaluation!r}, but it must be a name in evaluate: {there}")
+    if evaluation.data != CORPUS or evaluation.when != "rounds" or rule.split not in evaluation.test:
+        raise ValueError(
+            f"stop.evaluation: {rule.evaluation} must have data: {CORPUS}, when: rounds, and stop.split "
+            f"({rule.split}) in test. It has data: {evaluation.data}, when: {evaluation.when}, "
+            f"test: [{', '.join(evaluation.test)}]"
+        )
+    if TEST in map(split_name, evaluation.learn):
+        raise ValueError(
+            f"stop.evaluation: {rule.evaluation} learns from the split test, but test labels must not decide how long "
+            "a run trains: take it out of learn, or name another evaluation"
+        )
+    if len(evaluation.test) > 1 and rule.split == evaluation.test[-1]:
+        raise ValueError(
+            f"stop.split is {rule.split}, the last split in test of evaluate.{rule.evaluation}, which tables show as "
+            "the result: it must not decide how long a run trains. Name another of its splits, or change their order"
+        )

@@ -28,7 +28,7 @@ class Preprocessing(Document):
     """What was done to the features before clustering.
 
     pca_kept: principal components; pca_asked: `cluster.pca`, if `cluster.clips_per_component` allowed fewer. whitened:
-    whether they have variance 1.
+    whether they have variance 1; missing in files of earlier versions.
     """
 
     pca_kept: int | None = None
@@ -78,9 +78,14 @@ def read_kmeans(directory: Path) -> Kmeans:
     return read_document(Kmeans, directory / FILE_NAME, "cluster")
 
 
-def preprocessing_of(kmeans: Kmeans) -> Preprocessing:
-    """Return what was done to the features, from a kmeans.json."""
+def preprocessing_of(kmeans: Kmeans, whiten: bool) -> Preprocessing:
+    """Return what was done to the features, from a kmeans.json.
+
+    whiten: `cluster.whiten`, with which the clusters were made; one of an earlier version does not have it.
+    """
     values = kmeans.content()
+    if kmeans.pca_kept is not None:
+        values.setdefault("whitened", whiten)
     return Preprocessing.model_validate({name: values[name] for name in Preprocessing.model_fields if name in values})
 
 

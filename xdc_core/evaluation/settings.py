@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.section import hashed_settings
+from xdc_core.config.clustering import ClusterSettings, clustering_settings
 from xdc_core.config.evaluation import CORPUS, DatasetSettings, EvaluationSettings
 from xdc_core.config.protocols import probe_settings
-from xdc_core.config.schema import ClusterSettings, RunsOn, clustering_settings
+from xdc_core.config.schema import RunsOn
 from xdc_core.modalities.view import Views
 
 

@@ -26,6 +26,13 @@ class Fingerprints:
         self._read_outside: dict[tuple[str, str | None], dict[str, str]] = {}
         self._read_as: dict[Node, str] = {}
 
+    def after_stop(self, run: Run) -> "Fingerprints":
+        """Return those of the same run after its stopping rule has ended it; the sources are not listed again.
+
+        `run`: as `as_stopped` returned it; these fingerprints themselves if no rule has ended it.
+        """
+        return self if run is self.run else Fingerprints(run, self.of(SHARD), self._compare)
+
     def of(self, node: Node) -> str | None:
         """Return the fingerprint; None if it is not known because the corpus must be built first."""
         if node not in self._known:

@@ -20,7 +20,7 @@ def as_stopped(run: Run, fingerprints: Fingerprints | None = None) -> Run:
 
     Only fresh decisions count, by their manifests. Without a rule, or before it has ended the run, return the run
     itself.
-    `fingerprints`: those of the run, if they are there.
+    `fingerprints`: those of the run, if they are there; those without `compare` where a run is only listed.
     """
     if run.config.stop.when == "never" or run.stopped:
         return run
@@ -38,7 +38,7 @@ def after_decision(run: Run, number: int) -> Run:
     """Return the run after the decision of a round, which must be fresh: ended in this round, or unchanged."""
     if run.stopped or number >= run.config.rounds or not _decision(run, number).get("stop"):
         return run
-    return replace(run, config=run.config.model_copy(update={"rounds": number}), stopped=True)
+    return replace(run, config=run.config.ended_in(number), stopped=True)
 
 
 def _decision(run: Run, number: int) -> dict[str, Any]:

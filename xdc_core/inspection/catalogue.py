@@ -8,6 +8,7 @@ from shards.errors import ConfigError, XdcError
 from xdc_core.config.load import FILE_NAME
 from xdc_core.documents.report import FILE_NAME as REPORT
 from xdc_core.documents.report import Report, read_report
+from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
@@ -53,7 +54,7 @@ def describe_run(root: Path) -> dict[str, Any]:
     """
     try:
         opened = open_run(root)
-        run = as_stopped(opened)
+        run = as_stopped(opened, Fingerprints(opened, compare=False))
         report = newest_report(run)
     except XdcError as error:
         return {"run": str(root), "problem": str(error).splitlines()[0]}

@@ -15,7 +15,7 @@ from xdc_core.runs.run import Run
 
 
 def difference(a: Run, b: Run) -> dict[str, Any]:
-    """Compare two runs.
+    """Compare two runs, each as far as its stopping rule let it go.
 
     settings: name -> [value in a, value in b], of settings that differ. data: clips of each corpus, how many are in
     both (same key, same bytes), and whether they are the same corpus. results: a row per measure and round that both
@@ -23,9 +23,10 @@ def difference(a: Run, b: Run) -> dict[str, Any]:
     with the NMI and AMI between a's and b's clusters over the clips in both.
     """
     shared = _shared(a, b)
+    ours, theirs = (run.config.as_given.model_dump(mode="json") for run in (a, b))
     return {
         "runs": [str(a.root), str(b.root)],
-        "settings": dict(differing_settings(a.config.model_dump(mode="json"), b.config.model_dump(mode="json"))),
+        "settings": dict(differing_settings(ours, theirs)),
         "data": _data(a, b, shared),
         "results": list(_results(a, b)),
         "clusters": list(_clusters(a, b, shared)),

@@ -49,8 +49,9 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
     """Check every committed directory of a run, including its corpora: manifests against the graph, files against the
     sha256 in their manifests, tars against indices, rows against the index. Reads every byte and changes nothing.
     """
-    run = as_stopped(run)
-    fingerprints, findings = Fingerprints(run), list[Finding]()
+    as_set = Fingerprints(run)
+    run = as_stopped(run, as_set)
+    fingerprints, findings = as_set.after_stop(run), list[Finding]()
     nodes = list(dict.fromkeys([*all_nodes(run.config), *_asked(run)]))
     readers = _readers(run, nodes)
     for done, node in enumerate(nodes, start=1):

@@ -13,9 +13,9 @@ from shards.store.stage import Task
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
+from xdc_core.config.clustering import algorithm_of
 from xdc_core.config.evaluation import CORPUS
 from xdc_core.config.protocols import PROBES
-from xdc_core.config.schema import algorithm_of
 from xdc_core.data.features import read_features
 from xdc_core.documents.results import Trial
 from xdc_core.evaluation.examples import Examples, check_split

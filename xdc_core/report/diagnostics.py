@@ -36,7 +36,7 @@ def _of_preprocessing(report: Report) -> Iterator[Diagnostic]:
                 f"{name}: {done.pca_kept} principal components are kept, not {done.pca_asked}: {clips} clips are too "
                 "few for more (cluster.clips_per_component).",
             )
-        elif warning := few_clips_for_whitening(done.pca_kept, clips, done.whitened):
+        if warning := few_clips_for_whitening(done.pca_kept, clips, done.whitened):
             yield "look", f"{name}: {warning}"
         if done.canonical and done.canonical.above_chance < 2:
             largest, chance = done.canonical.correlations[0], done.canonical.chance

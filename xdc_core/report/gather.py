@@ -131,7 +131,7 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
         sample=kmeans.sample,
         objective=kmeans.objective,
         on=kmeans.on,
-        preprocessing=preprocessing_of(kmeans),
+        preprocessing=preprocessing_of(kmeans, task.settings.whiten),
         clips=scores.clips,
         empty=scores.empty,
         largest=scores.largest,

@@ -16,7 +16,8 @@ class Reporting:
 
     rounds: the number of rounds that train one after the other. nodes: the nodes of the run and the round, in the order
     of the report. configuration: the whole configuration as commented YAML, which is stored with the report.
-    learn_splits, select: which clips are learnt from.
+    learn_splits, select: which clips are learnt from. whiten: `cluster.whiten`, which kmeans.json of earlier versions
+    lacks.
     """
 
     seed: int
@@ -28,6 +29,7 @@ class Reporting:
     report: ReportSettings
     configuration: Callable[[], str]
     select: SelectSettings
+    whiten: bool
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the report."""

@@ -23,7 +23,8 @@ from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import KMEANS
 from xdc_core.clustering.sinkhorn import balanced, log_masses, mean_squared_distance, moments
 from xdc_core.compute.threads import limit_faiss
-from xdc_core.config.schema import LabelSettings, RunsOn
+from xdc_core.config.clustering import LabelSettings
+from xdc_core.config.schema import RunsOn
 from xdc_core.documents.scores import Balance
 from xdc_core.stages.sample import Learnable, job_in, learnable_of, remove_folder
 

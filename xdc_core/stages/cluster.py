@@ -18,16 +18,9 @@ from xdc_core.clustering.registry import KMEANS
 from xdc_core.compute.kmeans_check import faiss_gpus
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
+from xdc_core.config.clustering import ClusterSettings, algorithm_of, clustering_settings, k_in_round
 from xdc_core.config.methods import JOINT, clustered_from, clustered_sources
-from xdc_core.config.schema import (
-    ClusterSettings,
-    Config,
-    RunsOn,
-    algorithm_of,
-    clustering_settings,
-    joint_settings,
-    k_in_round,
-)
+from xdc_core.config.schema import Config, RunsOn
 from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.documents.kmeans import FILE_NAME, Kmeans, write_kmeans
 from xdc_core.runs.node import SHARD, Node
@@ -55,7 +48,7 @@ class Clustering:
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the clusters."""
-        own = clustering_settings(self.cluster) | (joint_settings(self.cluster) if self.joint else {})
+        own = clustering_settings(self.cluster, self.joint)
         own |= self.select.hashed()
         return {"seed": self.seed, "learn_splits": self.learn_splits, "k": self.k, **own}
 
@@ -121,7 +114,8 @@ def fit_sample(task: Task[Clustering], learnable: Learnable) -> list[Fit]:
     if clusterer is KMEANS and (warning := small_sample(given.cluster, k, parts, clips)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     threads = limit_faiss(given.runs_on)
-    preprocess, kept = fit_preprocess(parts, given.cluster, seed)
+    names = [str(node.modality) for node in task.inputs if node.stage == "extract"]
+    preprocess, kept = fit_preprocess(parts, given.cluster, seed, names)
     if warning := few_clips_for_whitening(kept.get("pca_kept"), len(parts[0]), kept.get("whitened", False)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     points = preprocess(parts)

@@ -12,8 +12,8 @@ from shards.store.files import write_json
 from shards.store.manifest import fingerprint
 from shards.store.parquet import write_parquet
 from shards.store.stage import Library, Stage, Task
-from xdc_core.config.evaluation import CORPUS
-from xdc_core.config.schema import Config, evaluated_modality
+from xdc_core.config.evaluation import CORPUS, evaluated_modality
+from xdc_core.config.schema import Config
 from xdc_core.config.views import views_of
 from xdc_core.documents.results import Trial, write_results
 from xdc_core.evaluation.recordings import read_recordings
@@ -96,7 +96,8 @@ def _nodes(config: Config, number: int | None) -> list[Node]:
 def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     name = str(node.modality)
-    evaluation, modality = config.evaluate[name], evaluated_modality(config, name)
+    evaluation = config.evaluate[name]
+    modality = evaluated_modality(evaluation, config.datasets)
     corpus = evaluation.data == CORPUS
     data = SHARD if corpus else Node("data", evaluation.data)
     if evaluation.protocol == "all":
@@ -108,7 +109,8 @@ def _inputs(config: Config, node: Node) -> list[Node]:
 
 
 def _settings(config: Config, node: Node) -> Evaluation:
-    evaluation, modality = config.evaluate[str(node.modality)], evaluated_modality(config, str(node.modality))
+    evaluation = config.evaluate[str(node.modality)]
+    modality = evaluated_modality(evaluation, config.datasets)
     dataset = config.datasets.get(evaluation.data)
     return Evaluation(
         seed=config.seed,

@@ -22,8 +22,9 @@ from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import CLUSTERERS
 from xdc_core.clustering.sinkhorn import assign
 from xdc_core.compute.threads import limit_faiss
+from xdc_core.config.clustering import LabelSettings
 from xdc_core.config.methods import TRUTH, label_sources
-from xdc_core.config.schema import Config, LabelSettings, RunsOn
+from xdc_core.config.schema import Config, RunsOn
 from xdc_core.data.features import source_part
 from xdc_core.data.label_scores import Assigned, Labels, count_labels, scores_of
 from xdc_core.data.labels import label_column

@@ -104,6 +104,7 @@ def _lists(config: Config, node: Node) -> list[Node]:
 
 def _settings(config: Config, node: Node) -> Reporting:
     assert node.round is not None
+    title = f"The configuration with which round {node.round} was done."
     return Reporting(
         seed=config.seed,
         learn_splits=config.corpus.learn_splits,
@@ -113,8 +114,9 @@ def _settings(config: Config, node: Node) -> Reporting:
         nodes=(*_once(config), *_in_round(config, node.round)),
         report=config.report,
         # Not made before it is needed: fingerprints ask for the settings of every report.
-        configuration=partial(commented_yaml, config, f"The configuration with which round {node.round} was done."),
+        configuration=partial(commented_yaml, config.as_given, title),
         select=config.select,
+        whiten=config.cluster.whiten,
     )
 
 

@@ -55,7 +55,7 @@ def decide(rule: StopSettings, seen: list[Seen]) -> Decision:
         what = f"NMI with the round before: {shown}; at least {rule.agreement:g} in {holds} successive rounds"
         ended, best = holds >= rule.rounds, {}
     else:
-        values = [float(next(iter(row.values.values())) or 0) for row in seen]
+        values = [value for row in seen for value in row.values.values() if value is not None]
         first = values.index(max(values))
         holds = number - seen[first].round
         best_at = f"the best was {values[first]:.4f} in round {seen[first].round}, {holds} rounds before"
@@ -112,7 +112,7 @@ STOP: Stage[Config, Run, Stopping] = Stage(
     folder="stop",
     of=None,
     each_round=True,
-    library="faiss",
+    library="faiss",  # It needs none: this process is there already, from the labels.
     modules=(),
     nodes=_nodes,
     inputs=_inputs,

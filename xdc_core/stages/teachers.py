@@ -10,7 +10,7 @@ from shards.store.stage import Stage, Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
 from xdc_core.config.methods import heads
-from xdc_core.config.schema import Config, RunsOn, protects
+from xdc_core.config.schema import Config, RunsOn
 from xdc_core.config.selection import SelectSettings
 from xdc_core.documents.teachers import FILE_NAME, Teachers, write_teachers
 from xdc_core.runs.node import SHARD, Node
@@ -97,7 +97,7 @@ def learned(
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    if number is None or number >= config.last_round or not protects(config):
+    if number is None or number >= config.last_round or not config.protects:
         return []
     return [Node("teachers", None, number)]
 

@@ -11,7 +11,8 @@ from shards.store.build import Outcome
 from shards.store.fault import fault_point
 from shards.store.stage import Stage, Task
 from xdc_core.config.methods import heads
-from xdc_core.config.schema import Config, TrainSettings, protects
+from xdc_core.config.schema import Config
+from xdc_core.config.training import TrainSettings
 from xdc_core.config.views import views_of
 from xdc_core.documents.metrics import read_metrics
 from xdc_core.modalities.registry import VIEW_MODULES
@@ -118,7 +119,7 @@ def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     modality = str(node.modality)
     labels = [Node("label", source, node.round) for source in heads(config.method, config.modalities)[modality]]
-    if protects(config):
+    if config.protects:
         labels = list(dict.fromkeys([*labels, Node("label", modality, node.round), Node("teachers", None, node.round)]))
     # The training after the last of `rounds` starts from the first encoder (`last_training`).
     encoder = encoder_node(modality, node.round if node.round < config.rounds else 0)
@@ -133,7 +134,7 @@ def _settings(config: Config, node: Node) -> Training:
         learn_splits=config.corpus.learn_splits,
         sources=heads(config.method, config.modalities)[modality],
         views=views_of(config, modality),
-        train=config.train if protects(config) else config.train.model_copy(update={"protect": 0.0}),
+        train=config.train if config.protects else config.train.model_copy(update={"protect": 0.0}),
         runs_on=config.runs_on,
         select=config.select,
     )

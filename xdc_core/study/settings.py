@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from shards.section import Section
-from xdc_core.config.evaluation import Name
+from xdc_core.config.evaluation import LayoutName, Name
 from xdc_core.config.load import parse_section, read_yaml
 from xdc_core.config.protocols import PROBES
-from xdc_core.config.section import LayoutName
 from xdc_core.study.contenders import COMMON, CONTENDERS, DEFAULT, check_own
 
 FILE_NAME = "study.yaml"

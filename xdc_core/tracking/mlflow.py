@@ -36,6 +36,7 @@ def track(run: Run, known: dict[str, Any]) -> MLflow:
     existing = client.get_experiment_by_name("xdc")
     experiment = existing.experiment_id if existing else client.create_experiment("xdc")
     begun = client.create_run(experiment, run_name=run.root.resolve().name)
-    for name, value in (("method", run.config.method), ("seed", run.config.seed), ("rounds", run.config.rounds)):
+    given = run.config.as_given
+    for name, value in (("method", given.method), ("seed", given.seed), ("rounds", given.rounds)):
         client.log_param(begun.info.run_id, name, value)
     return MLflow(client, begun.info.run_id)

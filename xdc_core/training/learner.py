@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from xdc_core.config.schema import TrainSettings
+from xdc_core.config.training import TrainSettings
 from xdc_core.modalities.modality import Modality
 from xdc_core.training.compiled import compiled
 from xdc_core.training.onednn import avoid_small_strided_convolutions

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from xdc_core.config.schema import TrainSettings
+from xdc_core.config.training import TrainSettings
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ from xdc_core.compute.device import choose_device
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.sigterm import sigterm_recorded
 from xdc_core.compute.threads import thread_count
-from xdc_core.config.schema import TrainSettings
+from xdc_core.config.training import TrainSettings
 from xdc_core.data.clips import ClipItem, ClipViews
 from xdc_core.data.loader import load_views
 from xdc_core.data.sampling import batch_positions

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.section import hashed_settings
-from xdc_core.config.schema import RunsOn, TrainSettings
+from xdc_core.config.schema import RunsOn
 from xdc_core.config.selection import ALL_CLIPS, SelectSettings
+from xdc_core.config.training import TrainSettings
 from xdc_core.modalities.view import Views
 
 FEW = 16  # Below this number of clips batch norm is noisy.

@@ -82,10 +82,11 @@ def diff(
     """Show the differences between two runs: settings, data, results, and the agreement of their clusters."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.overview import print_difference
+        from xdc_core.graph.rounds import as_stopped
         from xdc_core.inspection.difference import difference
         from xdc_core.runs.run import open_run
 
-        differing = difference(open_run(a), open_run(b))
+        differing = difference(as_stopped(open_run(a)), as_stopped(open_run(b)))
         if as_json:
             print(json.dumps(differing, indent=2))
         else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shards.command import command
 from shards.errors import ConfigError, StageError
 from shards.store.manifest import read_manifest
+from xdc_core.config.stopping import too_late
 from xdc_core.data.selection import count_left_out
 from xdc_core.documents.report import read_report
 from xdc_core.graph.fingerprints import Fingerprints
@@ -32,8 +33,10 @@ def read_status(root: Path) -> list[dict[str, Any]]:
     If thresholds of `select` are set, the row of the corpus also has `left_out`: how many of its `clips` to learn from
     each leaves out, and all `together`; or the `problem` that prevents counting.
     """
-    run = as_stopped(open_run(root))
-    fingerprints = Fingerprints(run)
+    opened = open_run(root)
+    as_set = Fingerprints(opened)
+    run = as_stopped(opened, as_set)
+    fingerprints = as_set.after_stop(run)
     rows: list[dict[str, Any]] = []
     for node in all_nodes(run.config):
         state, why = node_state(run, node, fingerprints)
@@ -86,8 +89,9 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
             console.print(more, highlight=False, soft_wrap=True, markup=False)
         for line in _problems(rows):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
-    run = as_stopped(open_run(root))
-    for line in filter(None, (stop_line(run), _last_training(run))):
+    opened = open_run(root)
+    run = as_stopped(opened, Fingerprints(opened, compare=False))
+    for line in filter(None, (stop_line(run), too_late(run.config.stop, opened.config.rounds), _last_training(run))):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     counts = Counter(row["state"] for row in rows)
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)

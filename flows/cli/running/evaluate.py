@@ -14,9 +14,8 @@ from shards.command import command
 from shards.errors import Busy, ConfigError, StageError
 from shards.store.files import write_text
 from shards.store.manifest import fingerprint
-from xdc_core.config.evaluation import CORPUS
+from xdc_core.config.evaluation import CORPUS, evaluated_modality
 from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
-from xdc_core.config.schema import evaluated_modality
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped, check_round
 from xdc_core.graph.run_stage import reuse
@@ -113,7 +112,7 @@ def newest_round(run: Run, name: str) -> int:
     Raises:
         ConfigError: there is none.
     """
-    modality = evaluated_modality(run.config, name)
+    modality = evaluated_modality(run.config.evaluate[name], run.config.datasets)
     names = [modality] if modality else list(run.config.modalities)
     fingerprints = Fingerprints(run)
     for number in range(run.config.last_round, -1, -1):

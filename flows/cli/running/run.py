@@ -16,6 +16,7 @@ from flows.server.prefect_defaults import set_defaults
 from flows.server.temporary import prefect_server
 from flows.terminal import show_progress
 from shards.errors import Busy, ConfigError, XdcError
+from xdc_core.config.stopping import too_late
 from xdc_core.documents.report import Report
 from xdc_core.graph.rounds import as_stopped, check_round, next_round
 from xdc_core.graph.run_stage import all_fresh
@@ -42,6 +43,8 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
     else:
         number = next_round(run) if number is None else check_round(run, number)
         wanted = [*setup_nodes(run.config), *round_nodes(run.config, number)]
+    if warning := too_late(opened.config.stop, opened.config.rounds):
+        print(f"warning: {warning}", file=sys.stderr)
     if lost := lost_corpus(run):
         raise ConfigError(lost)
     if all_fresh(run, wanted):
