@@ -11,7 +11,7 @@ from shards.errors import ConfigError
 from tests.xdc_core.test_study import begin, study
 from xdc_core.config.load import load_config
 from xdc_core.config.schema import ClusterSettings
-from xdc_core.study.cells import Cell, is_finished, make_cells, nodes_of, rounds_done
+from xdc_core.study.cells import Cell, is_finished, make_cells, nodes_of, plan_cells, rounds_done
 from xdc_core.study.corpora import check_own_corpus, write_probe_data
 from xdc_core.study.settings import StudySettings, load_study
 
@@ -122,6 +122,15 @@ def test_a_corpus_that_is_cut_keeps_its_settings(tmp_path: Path, tiny_corpus: Pa
     for setting in ({"change": {"corpus.fps": 12}}, {"vary": {"corpus.fps": (12,)}}):
         with pytest.raises(ConfigError, match=r"corpus.fps is 12, but .* was cut with corpus.fps 8"):
             own(tmp_path / "other", videos=None, corpus=str(tiny_corpus), validation=None, **setting)
+    _, (same,) = own(tmp_path, videos=None, corpus=str(tiny_corpus), validation=None, change={"corpus.crop": None})
+    assert same.run.config == cell.run.config
+    for name, value in {"corpus.crop.x": 5, "corpus.segment_seconds": 1.0, "corpus.cut_at_shots": True}.items():
+        with pytest.raises(ConfigError, match=f"{name} is {value}, but .* was cut with"):
+            own(tmp_path / "other", videos=None, corpus=str(tiny_corpus), validation=None, change={name: value})
+    _, (more,) = own(
+        tmp_path / "more", videos=None, corpus=str(tiny_corpus), validation=None, change={"corpus.workers": 2}
+    )
+    assert more.run.config.corpus.workers == 2
     with pytest.raises(ConfigError, match="holds no finished corpus"):
         own(tmp_path / "other", videos=None, corpus=str(tmp_path))
 
@@ -181,6 +190,51 @@ def test_recordings_to_probe_on_become_a_data_set_with_a_split_for_validation_an
         write_probe_data(made.model_copy(update={"labels": ("label_x",)}), tmp_path / "study")
 
 
+def test_recordings_to_probe_on_are_cropped_and_cut_like_the_clips_of_the_runs(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    crop = {"corpus.crop.square": 40.0, "corpus.crop.x": 5.0, "corpus.segment_seconds": 1.0}
+    _, (cell,) = own(tmp_path, probe_on="../clips.csv", change=crop, probe_layout="grid")
+    (first, *others) = cell.run.config.datasets.values()
+    assert first.crop is not None
+    assert first.crop == cell.run.config.corpus.crop
+    assert first.segment_seconds == 1.0
+    assert [data.crop for data in others] == [first.crop]
+    _, (cell,) = own(tmp_path / "b", probe_on="../clips.csv", change=crop, probe_settings={"crop": None})
+    assert {data.crop for data in cell.run.config.datasets.values()} == {None}
+    _, (cell,) = own(tmp_path / "c", probe_on="../clips.csv", probe_layout="grid")
+    assert {(data.crop, data.segment_seconds) for data in cell.run.config.datasets.values()} == {(None, 0.64)}
+
+
+def test_retrieval_is_left_out_where_it_cannot_be_measured_unless_it_is_asked_for(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    _, (cell,) = own(tmp_path, change={"modalities": ["video"]}, contenders=["sdc"])
+    assert "retrieval" not in cell.run.config.evaluate
+    made, (cell,) = own(tmp_path / "b", videos="../../clips.csv", probe_on="../../clips.csv")
+    assert "retrieval" not in cell.run.config.evaluate
+    assert cell.run.videos is not None
+    cell.run.videos.write_text("path,split\n0.mp4,train\n")
+    check_own_corpus(made, cell.run.corpus, cell.run.videos, cell.run.config.corpus)
+    with pytest.raises(ConfigError, match="retrieval needs two modalities"):
+        own(tmp_path / "c", change={"modalities": ["video"]}, contenders=["sdc"], retrieval="end")
+
+
+def test_a_class_without_recordings_to_learn_from_is_named(tmp_path: Path) -> None:
+    manifest(tmp_path, "train train validation test", label="one two one two", label_position="a b c b")
+    made, _ = own(tmp_path, probe_on="../clips.csv", labels=["label", "label_position"])
+    with pytest.raises(ConfigError, match="1 classes of label_position are in validation but not in train: c"):
+        write_probe_data(made, tmp_path / "study")
+
+
+def test_only_contenders_that_say_so_are_protected(tmp_path: Path) -> None:
+    def protection(**values: Any) -> list[float]:
+        made = study(preset="speech", seeds=1, videos="clips.csv", **values)
+        return [cell.run.config.train.protect for cell in plan_cells(made, tmp_path)]
+
+    names = ["xdc", "mdc", "shuffled", "xdc-protected"]
+    assert protection(contenders=names, own_contenders={"slow": {"train.lr": 0.1}}) == [0, 0, 0, 0.9, 0]
+    assert protection(contenders=names, change={"train.protect": 0.5}) == [0.5, 0.5, 0.5, 0.9]
+
+
 def test_recordings_to_probe_on_need_all_three_parts(tmp_path: Path) -> None:
     manifest(tmp_path, "train train train test")
     made, _ = own(tmp_path, probe_on="../clips.csv")
@@ -230,6 +284,8 @@ def test_measurements_and_rounds_that_are_added_later_leave_the_runs_what_they_a
         ({"seeds": {"xdd": 3}}, "seeds: xdd is unknown"),
         ({"seeds": 0}, "0 is not a number of runs"),
         ({"main": ["slow"]}, "main: slow is unknown"),
+        ({"main": ["cdc-canonical"]}, "main: cdc-canonical is not compared. Add it to contenders"),
+        ({"contenders": ["xdc"], "seeds": {"sdc": 5}}, "seeds: sdc is not compared"),
     ],
 )
 def test_a_wrong_study_of_own_clips_is_refused_with_what_to_do(values: dict[str, Any], message: str) -> None:

@@ -1,13 +1,20 @@
 """The tables of a study: its rows, sentences and sections."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.xdc_core.test_study import ends_at_2, facts_of, row
+from tests.xdc_core.test_study import ends_at_2, facts_of, row, study
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+from xdc_core.study.cells import make_cells
 from xdc_core.study.results import summarise
+from xdc_core.study.summary import contenders
 from xdc_core.study.table import table_of
 from xdc_core.study.takes_off import takes_off
+from xdc_core.study.write import StudyFiles
 
 
 def ends(contender: str, *values: float, number: int = 2) -> list[dict[str, Any]]:
@@ -84,3 +91,42 @@ def test_scratch_has_the_clusters_of_untrained_encoders_but_no_training() -> Non
     rows = [row("sdc", 0, 0.3, round=0, metric=name, split="all") for name in ("ami", "loss", "nmi_previous")]
     found = {entry["metric"] for entry in summarise(rows, 2) if entry["contender"] == "scratch"}
     assert found == {"ami"}
+
+
+def test_a_contender_with_one_more_training_is_measured_after_it_and_the_others_after_theirs() -> None:
+    rows = [*ends("xdc", 0.8), *ends("last", 0.3), *ends("last", 0.9, number=3)]
+    rows += [entry | {"split": "test"} for entry in rows]
+    facts = facts_of(rows, contenders=["scratch", "xdc", "last"], last_rounds={"{}": {"xdc": 2, "last": 3}})
+    assert contenders(facts, "{}") == ["xdc", "last"]
+    text = table_of(facts)
+    assert "| xdc | 1 | 0.800 |" in text
+    assert "| last | 1 | 0.900 |" in text
+    assert "One more training, from the first encoders (last_training), and measured after it: last." in text
+
+
+def test_scratch_leaves_out_contenders_that_begin_with_other_encoders() -> None:
+    rows = [*ends("xdc", 0.2, number=0), *ends("wide", 0.4, number=0), *ends("xdc", 0.9), *ends("wide", 0.6)]
+    (scratch,) = [entry for entry in summarise(rows, 2, ["wide"]) if entry["contender"] == "scratch"]
+    assert (scratch["mean"], scratch["n"]) == (0.2, 1)
+    found = takes_off(rows, [{"video": "label"}], [], ends_at_2, ["wide"])
+    assert {(entry["baseline"], entry["baseline_of"]) for entry in found} == {(0.4, "wide, untrained")}
+    assert "scratch leaves out wide:" in table_of(facts_of(rows, other_untrained=["wide"]))
+
+
+def test_a_run_that_cannot_be_read_has_a_line_instead_of_its_numbers(tmp_path: Path, worked_run: Run) -> None:
+    made = study(seeds=1, contenders=["xdc", "sdc"], rounds=1)
+    cells = make_cells(made, tmp_path)
+    for cell in cells:
+        shutil.copytree(worked_run.root / "rounds", cell.run.root / "rounds")
+    damaged = cells[0].run.directory(Node("report", None, 1)) / "report.json"
+    damaged.write_text(damaged.read_text()[:100])
+    results = StudyFiles(tmp_path, made, cells).write(figure=False)
+    assert {row["contender"] for row in results["summary"]} >= {"xdc", "sdc"}
+    assert f"- {cells[0].run.root.name}: {damaged}" in (tmp_path / "table.md").read_text()
+    damaged = cells[0].run.directory(Node("label", "audio", 1)) / "scores.json"
+    damaged.unlink()
+    results = StudyFiles(tmp_path, made, cells).write(figure=False)
+    assert {row["contender"] for row in results["summary"]} == {"sdc", "scratch"}
+    text = (tmp_path / "table.md").read_text()
+    assert "## Not readable\n\nThe numbers of 1 runs are left out:\n\n" in text
+    assert str(damaged) in text
