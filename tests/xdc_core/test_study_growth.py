@@ -38,6 +38,15 @@ def test_a_study_that_an_earlier_version_began_goes_on_with_the_defaults_of_newe
         plan_cells(study(contenders=["xdc"], seeds=1, rounds=9, change={"cluster.clips_per_component": 4}), tmp_path)
 
 
+def test_a_contender_without_a_setting_of_the_preset_is_no_example_for_others(tmp_path: Path) -> None:
+    made = study(contenders=["xdc"], seeds=1, own_contenders={"all": {"cluster.clips_per_component": None}})
+    cells = plan_cells(made, tmp_path)
+    assert [cell.run.config.cluster.clips_per_component for cell in cells] == [15, None]
+    make_cells(made, tmp_path)
+    begin(cells[1])
+    assert [cell.run.config for cell in plan_cells(made, tmp_path)] == [cell.run.config for cell in cells]
+
+
 @pytest.mark.parametrize(
     "added",
     [

@@ -17,7 +17,7 @@ from xdc_core.graph.stages import all_nodes, evaluation_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.study.changes import has_begun, preset_of, set_value, without_newer
-from xdc_core.study.contenders import PLAIN
+from xdc_core.study.contenders import CONTENDERS, PLAIN
 from xdc_core.study.corpora import corpus_section, data_sections, digits_settings
 from xdc_core.study.measures import RETRIEVAL, Measure, measures_of, word_of
 from xdc_core.study.settings import StudySettings
@@ -63,11 +63,15 @@ def plan_cells(study: StudySettings, root: Path) -> list[Cell]:
     seeds = range(max(map(study.seeds_of, study.rows)))
     begun = sorted(file for file in root.glob(f"runs/*/{FILE_NAME}") if has_begun(file.parent))
     stored = {file.parent: parse_config(read_yaml(file), str(file)) for file in begun}
-    return [
-        _plan_cell(study, root, contender, variant, seed, stored)
+    planned = [
+        (root / "runs" / _name(study, contender, variant, seed), contender, variant, seed)
         for seed, variant, contender in itertools.product(seeds, study.variants, study.rows)
         if seed < study.seeds_of(contender)
     ]
+    # Contenders of the study's own are no example for others: they may set what the preset sets, too.
+    examples = (stored.get(directory) for directory, contender, _, _ in planned if contender in CONTENDERS)
+    example = next(filter(None, examples), None)
+    return [_plan_cell(study, root, *cell, stored.get(cell[0]), example) for cell in planned]
 
 
 def write_cells(cells: list[Cell], root: Path) -> None:
@@ -80,19 +84,22 @@ def write_cells(cells: list[Cell], root: Path) -> None:
 
 
 def _plan_cell(
-    study: StudySettings, root: Path, contender: str, variant: dict[str, Any], seed: int, stored: dict[Path, Config]
+    study: StudySettings,
+    root: Path,
+    directory: Path,
+    contender: str,
+    variant: dict[str, Any],
+    seed: int,
+    there: Config | None,
+    example: Config | None,
 ) -> Cell:
-    """Return a cell. stored: the configurations of the study's runs that have begun, by their directories."""
+    """Return a cell. there: its configuration if it has begun. example: that of any built-in contender that has."""
     draw = 0 if study.own else seed % study.draws
-    of_draw = [] if study.own else [f"draw{draw}"]
+    of_draw = _of_draw(study, seed)
     changed = variant | study.rows[contender]
     clips = _folder(changed, ("digits.", "corpus."), of_draw)
     digits = _folder(variant, ("digits.",), of_draw)
-    name = "-".join([contender, *_words(variant), *of_draw, f"seed{seed}"])
-    directory = root / "runs" / name
-    there = stored.get(directory)
-    begun = there or next(iter(stored.values()), None)
-    values = _values(study, root, contender, variant, seed, (clips, digits), begun)
+    values = _values(study, root, contender, variant, seed, (clips, digits), there or example)
     measures = measures_of(study, parse_config(values, f"the study's {contender}").modalities)
     values["evaluate"] = {name: measure.evaluation for name, measure in measures.items()}
     config = parse_config(values, f"the study's {contender}")
@@ -105,6 +112,14 @@ def _plan_cell(
         return Cell(contender, variant, draw, seed, run, measures)
     settings = digits_settings(study, root, variant, draw)
     return Cell(contender, variant, draw, seed, run, measures, settings, root / "digits" / digits)
+
+
+def _name(study: StudySettings, contender: str, variant: dict[str, Any], seed: int) -> str:
+    return "-".join([contender, *_words(variant), *_of_draw(study, seed), f"seed{seed}"])
+
+
+def _of_draw(study: StudySettings, seed: int) -> list[str]:
+    return [] if study.own else [f"draw{seed % study.draws}"]
 
 
 def _folder(changed: dict[str, Any], kinds: tuple[str, ...], of_draw: list[str]) -> str:
