@@ -24,11 +24,12 @@ def test_a_study_that_an_earlier_version_began_goes_on_with_the_defaults_of_newe
     file = tmp_path / "runs" / "xdc-draw0-seed0" / "xdc.yaml"
     file.parent.mkdir(parents=True)
     shutil.copyfile(EARLIER, file)
-    assert plan_cells(study(contenders=["xdc"], seeds=1), tmp_path)[0].run.config.cluster.clips_per_component == 15
+    newer = plan_cells(study(contenders=["xdc"], seeds=1), tmp_path)[0].run.config
+    assert (newer.cluster.clips_per_component, newer.report.shared, newer.report.examples) == (15, True, 0)
     begin(plan_cells(study(contenders=["xdc"], seeds=1), tmp_path)[0])
     first, second = (cell.run.config for cell in make_cells(study(contenders=["xdc"], seeds=2, draws=1), tmp_path))
     assert file.read_bytes() == EARLIER.read_bytes()
-    assert (first.cluster.clips_per_component, first.cluster.centre) == (None, False)
+    assert (first.cluster.clips_per_component, first.cluster.centre, first.report.shared) == (None, False, False)
     assert second.cluster == first.cluster
     # The file that is written with more rounds has all settings; the study goes on all the same.
     for _ in range(2):

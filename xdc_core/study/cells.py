@@ -178,7 +178,7 @@ def _values(
     modalities = values.get("modalities", ("video", "audio"))
     values["corpus"] = corpus_section(study, root, folders, values.get("corpus", {}), changes)
     values["datasets"] = data_sections(study, root, modalities, values["corpus"])
-    values["report"] = REPORT
+    values["report"] = values.get("report", {}) | REPORT
     values["runs_on"] = values.get("runs_on", {}) | {"threads": 1}
     return values
 
