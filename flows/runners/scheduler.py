@@ -43,7 +43,7 @@ class Scheduler:
     """Run jobs and record their results. `listener` returns the listener for a run's nodes.
 
     `done` has the record of each finished or reused job, `failed` the error of each failed job, and `not_reached` the
-    jobs that depend on a failed one. Once `enough` returns True no further job is started; `not_started` has the rest.
+    jobs that depend on a failed one. Once `enough` returns True no further job is started.
     """
 
     runner: StageRunner
@@ -53,7 +53,6 @@ class Scheduler:
     failed: dict[JobKey, XdcError] = field(default_factory=dict)
     not_reached: list[JobKey] = field(default_factory=list)
     enough: Callable[[], bool] = lambda: False
-    not_started: list[JobKey] = field(default_factory=list)
 
     def run(self, jobs: Sequence[Job], max_parallel: int) -> None:
         """Run all jobs, at most `max_parallel` at once, in their order as far as their inputs allow.
@@ -68,7 +67,6 @@ class Scheduler:
                 while pending or running:
                     unfinished = pending.keys() | set(running.values())
                     if pending and self.enough():
-                        self.not_started += pending
                         pending.clear()
                     unreachable = {*self.failed, *self.not_reached}
                     for key, job in list(pending.items()):

@@ -9,35 +9,26 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from flows.cli.running.compare import Budget, run_study
-from flows.cli.running.study import make_study, parse_contenders, parse_overrides, parse_seeds
+from flows.cli.running.compare import Budget, CellListener, run_study
+from flows.cli.running.study import parse_contenders, parse_overrides, parse_seeds, study_of
+from flows.terminal import TerminalListener
 from shards.errors import ConfigError
-from xdc_core.study.settings import load_study
+from shards.store.build import Record
+from tests.xdc_core.test_study import begin, study
+from xdc_core.runs.node import Node
+from xdc_core.study.cells import plan_cells
+from xdc_core.study.settings import load_study, save_study
+from xdc_core.study.write import StudyFiles
 
 
 @pytest.mark.slow
 def test_a_small_study_from_the_command_line(tmp_path: Path) -> None:
     root = tmp_path / "study"
     options = ["--contenders", "xdc,supervised", "--seeds", "1", "--rounds", "1", "--change", "train.clips=64"]
+    options += ["--change", "extract.calibration_batches=2"]
     root.mkdir()
     (root / "study.yaml").write_text("validation_clips: 20\ntest_clips: 20\nclips: 60\n")
     result = CliRunner().invoke(app, ["compare", str(root), *options])
-    assert result.exit_code == 2
-    assert "with another contenders, seeds, rounds, change" in result.output
-    (root / "study.yaml").unlink()
-    make_study(
-        root,
-        {
-            "clips": 60,
-            "validation_clips": 20,
-            "test_clips": 20,
-            "contenders": ("xdc", "supervised"),
-            "seeds": 1,
-            "rounds": 1,
-            "change": {"train.clips": 64, "extract.calibration_batches": 2},
-        },
-    )
-    result = CliRunner().invoke(app, ["compare", str(root)])
     assert result.exit_code == 0, result.output
     assert "| scratch | 1 |" in result.output
     assert "| supervised | 1 |" in result.output
@@ -94,7 +85,7 @@ def test_the_files_of_a_study_are_there_after_every_round(
 ) -> None:
     changes = {"train.clips": 32, "cluster.k": 4, "extract.calibration_batches": 1}
     choices = {"corpus": tiny_corpus, "validation": None, "contenders": ("xdc",), "seeds": 1, "rounds": 2}
-    make_study(tmp_path, choices | {"change": changes, "labels": ("label_speaker",)})
+    made = study_of(tmp_path, choices | {"change": changes, "labels": ("label_speaker",)})
     # After the first round: as much as the study may take.
     spent = Budget.add
 
@@ -104,13 +95,13 @@ def test_the_files_of_a_study_are_there_after_every_round(
 
     with monkeypatch.context() as patched:
         patched.setattr(Budget, "add", add)
-        results = run_study(tmp_path, max_parallel=1)
+        results = run_study(tmp_path, made, max_parallel=1)
     assert [(cell["rounds"], cell["finished"]) for cell in results["cells"]] == [(0, False)]
     assert "- xdc-seed0: 0 of 2 rounds" in (tmp_path / "table.md").read_text()
     rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
     assert {row["round"] for row in rows} == {0}
     assert {"knn", "probe", "loss"} <= {row["metric"] for row in rows}
-    run_study(tmp_path)
+    run_study(tmp_path, load_study(tmp_path))
     text = (tmp_path / "table.md").read_text()
     assert "its pair first by audio" in text
     assert "Not run" not in text
@@ -123,16 +114,32 @@ def test_a_study_that_lacks_a_split_stops_before_any_work(tmp_path: Path, tiny_c
     result = CliRunner().invoke(app, ["compare", str(tmp_path / "study"), "--corpus", str(tiny_corpus)])
     assert result.exit_code == 2
     assert "has no clip of the split validation. Its splits are: 'test', 'train'." in result.output
-    assert not list(tmp_path.glob("study/runs/*/init"))
+    assert not (tmp_path / "study").exists()
 
 
 def test_paths_of_a_study_are_relative_to_it_and_more_choices_may_be_given_again(tmp_path: Path) -> None:
     choices: dict[str, Any] = {"videos": tmp_path / "clips.csv", "labels": ("label", "label_x"), "seeds": 2}
-    assert make_study(tmp_path / "study", dict(choices))
+    made = study_of(tmp_path / "study", choices)
+    save_study(tmp_path / "study", made)
     assert load_study(tmp_path / "study").videos == "../clips.csv"
-    assert not make_study(tmp_path / "study", {"labels": ("label", "label_x")})
+    assert study_of(tmp_path / "study", {"labels": ("label", "label_x")}) == made
+    begin(plan_cells(made, tmp_path / "study")[0])
+    assert study_of(tmp_path / "study", choices) == made
     with pytest.raises(ConfigError, match="with another labels"):
-        make_study(tmp_path / "study", choices | {"labels": ("label",)})
+        study_of(tmp_path / "study", choices | {"labels": ("label",)})
+
+
+def test_a_study_whose_files_cannot_be_written_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(seeds=1, contenders=("xdc",))
+    (cell,) = plan_cells(made, tmp_path)
+    lines: list[str] = []
+    terminal = TerminalListener()
+    monkeypatch.setattr(terminal, "line", lines.append)
+    files = StudyFiles(tmp_path / "missing" / "file", made, [cell])
+    (tmp_path / "missing").write_text("a file, not a folder")
+    record = Record("report", None, 1, str(tmp_path), "0", False, 1, 0, 1.0, {})
+    CellListener(cell, terminal, files, Budget(0.0, None)).finished(Node("report", None, 1), record)
+    assert "files are written later" in lines[-1]
 
 
 def test_options_become_settings() -> None:

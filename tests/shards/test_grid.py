@@ -114,6 +114,14 @@ def test_a_window_stays_inside_its_file() -> None:
     assert window(None, None) == (None, None)
 
 
+def test_a_part_that_is_one_window_long_is_its_own_window_if_it_begins_with_a_frame() -> None:
+    for frame in range(60):
+        start_s, end_s = frame / 25, round(frame / 25 + 0.64, 3)
+        made = window_of(Source("a", start_s, end_s), 0.64, 25, 3.0, 0.1)
+        assert made.start_s == start_s
+        assert made.end_s == pytest.approx(end_s, abs=1e-9)
+
+
 def test_words_after_the_end_of_a_recording_are_rejects(tmp_path: Path) -> None:
     put_recordings(tmp_path / "grid", "s1/bbaf2n.mpg", seconds=2.0)
     put_recordings(tmp_path / "grid", "s1/lrbg3s.mpg")

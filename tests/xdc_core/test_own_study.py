@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 
 from shards.errors import ConfigError
-from tests.xdc_core.test_study import facts_of, row, study
+from tests.xdc_core.test_study import begin, study
 from xdc_core.config.clustering import ClusterSettings
 from xdc_core.config.load import load_config
-from xdc_core.study.cells import Cell, is_finished, make_cells, nodes_of, rounds_done
+from xdc_core.study.cells import Cell, is_finished, make_cells, nodes_of, plan_cells, rounds_done
 from xdc_core.study.corpora import check_own_corpus, write_probe_data
-from xdc_core.study.results import summarise
 from xdc_core.study.settings import StudySettings, load_study
-from xdc_core.study.table import table_of
-from xdc_core.study.takes_off import takes_off
 
 # What xdc compare wrote before studies could have a corpus of the user's own.
 OLD = """
@@ -123,8 +120,17 @@ def test_a_corpus_that_is_cut_keeps_its_settings(tmp_path: Path, tiny_corpus: Pa
     with pytest.raises(ConfigError, match="no clip of the split validation"):
         check_own_corpus(study(corpus=str(tiny_corpus)), cell.run.corpus, None, cell.run.config.corpus)
     for setting in ({"change": {"corpus.fps": 12}}, {"vary": {"corpus.fps": (12,)}}):
-        with pytest.raises(ConfigError, match=r"corpus.fps is 12, but .* was cut with 8"):
+        with pytest.raises(ConfigError, match=r"corpus.fps is 12, but .* was cut with corpus.fps 8"):
             own(tmp_path / "other", videos=None, corpus=str(tiny_corpus), validation=None, **setting)
+    _, (same,) = own(tmp_path, videos=None, corpus=str(tiny_corpus), validation=None, change={"corpus.crop": None})
+    assert same.run.config == cell.run.config
+    for name, value in {"corpus.crop.x": 5, "corpus.segment_seconds": 1.0, "corpus.cut_at_shots": True}.items():
+        with pytest.raises(ConfigError, match=f"{name} is {value}, but .* was cut with"):
+            own(tmp_path / "other", videos=None, corpus=str(tiny_corpus), validation=None, change={name: value})
+    _, (more,) = own(
+        tmp_path / "more", videos=None, corpus=str(tiny_corpus), validation=None, change={"corpus.workers": 2}
+    )
+    assert more.run.config.corpus.workers == 2
     with pytest.raises(ConfigError, match="holds no finished corpus"):
         own(tmp_path / "other", videos=None, corpus=str(tmp_path))
 
@@ -133,6 +139,20 @@ def test_clips_of_their_own_settings_lie_in_a_corpus_of_their_own(tmp_path: Path
     manifest(tmp_path)
     _, cells = own(tmp_path, vary={"corpus.fps": (8, 12)}, own_contenders={"sharp": {"corpus.crf": 9}})
     assert {cell.run.corpus.name for cell in cells} == {"fps8", "fps12", "fps8-crf9", "fps12-crf9"}
+
+
+def test_digits_are_cut_once_for_every_setting_of_the_clips(tmp_path: Path) -> None:
+    made = study(seeds=1, contenders=["xdc"], vary={"corpus.fps": (8, 12)}, own_contenders={"sharp": {"corpus.crf": 9}})
+    cells = make_cells(made, tmp_path)
+    assert [cell.run.corpus.name for cell in cells] == [
+        "fps8-draw0",
+        "fps8-crf9-draw0",
+        "fps12-draw0",
+        "fps12-crf9-draw0",
+    ]
+    assert {(cell.videos, cell.run.videos) for cell in cells} == {
+        (tmp_path / "digits" / "draw0", tmp_path / "digits" / "draw0" / "manifest.csv")
+    }
 
 
 def test_recordings_to_probe_on_become_a_data_set_with_a_split_for_validation_and_one_for_test(tmp_path: Path) -> None:
@@ -170,6 +190,51 @@ def test_recordings_to_probe_on_become_a_data_set_with_a_split_for_validation_an
         write_probe_data(made.model_copy(update={"labels": ("label_x",)}), tmp_path / "study")
 
 
+def test_recordings_to_probe_on_are_cropped_and_cut_like_the_clips_of_the_runs(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    crop = {"corpus.crop.square": 40.0, "corpus.crop.x": 5.0, "corpus.segment_seconds": 1.0}
+    _, (cell,) = own(tmp_path, probe_on="../clips.csv", change=crop, probe_layout="grid")
+    (first, *others) = cell.run.config.datasets.values()
+    assert first.crop is not None
+    assert first.crop == cell.run.config.corpus.crop
+    assert first.segment_seconds == 1.0
+    assert [data.crop for data in others] == [first.crop]
+    _, (cell,) = own(tmp_path / "b", probe_on="../clips.csv", change=crop, probe_settings={"crop": None})
+    assert {data.crop for data in cell.run.config.datasets.values()} == {None}
+    _, (cell,) = own(tmp_path / "c", probe_on="../clips.csv", probe_layout="grid")
+    assert {(data.crop, data.segment_seconds) for data in cell.run.config.datasets.values()} == {(None, 0.64)}
+
+
+def test_retrieval_is_left_out_where_it_cannot_be_measured_unless_it_is_asked_for(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    _, (cell,) = own(tmp_path, change={"modalities": ["video"]}, contenders=["sdc"])
+    assert "retrieval" not in cell.run.config.evaluate
+    made, (cell,) = own(tmp_path / "b", videos="../../clips.csv", probe_on="../../clips.csv")
+    assert "retrieval" not in cell.run.config.evaluate
+    assert cell.run.videos is not None
+    cell.run.videos.write_text("path,split\n0.mp4,train\n")
+    check_own_corpus(made, cell.run.corpus, cell.run.videos, cell.run.config.corpus)
+    with pytest.raises(ConfigError, match="retrieval needs two modalities"):
+        own(tmp_path / "c", change={"modalities": ["video"]}, contenders=["sdc"], retrieval="end")
+
+
+def test_a_class_without_recordings_to_learn_from_is_named(tmp_path: Path) -> None:
+    manifest(tmp_path, "train train validation test", label="one two one two", label_position="a b c b")
+    made, _ = own(tmp_path, probe_on="../clips.csv", labels=["label", "label_position"])
+    with pytest.raises(ConfigError, match="1 classes of label_position are in validation but not in train: c"):
+        write_probe_data(made, tmp_path / "study")
+
+
+def test_only_contenders_that_say_so_are_protected(tmp_path: Path) -> None:
+    def protection(**values: Any) -> list[float]:
+        made = study(preset="speech", seeds=1, videos="clips.csv", **values)
+        return [cell.run.config.train.protect for cell in plan_cells(made, tmp_path)]
+
+    names = ["xdc", "mdc", "shuffled", "xdc-protected"]
+    assert protection(contenders=names, own_contenders={"slow": {"train.lr": 0.1}}) == [0, 0, 0, 0.9, 0]
+    assert protection(contenders=names, change={"train.protect": 0.5}) == [0.5, 0.5, 0.5, 0.9]
+
+
 def test_recordings_to_probe_on_need_all_three_parts(tmp_path: Path) -> None:
     manifest(tmp_path, "train train train test")
     made, _ = own(tmp_path, probe_on="../clips.csv")
@@ -194,6 +259,7 @@ def test_measurements_and_rounds_that_are_added_later_leave_the_runs_what_they_a
     own(tmp_path, probes=["fc"], retrieval="never")
     _, (cell,) = own(tmp_path)
     assert "knn-video" in load_config(cell.run.root / "xdc.yaml").evaluate
+    begin(cell)
     _, (longer,) = own(tmp_path, rounds=cell.run.config.rounds + 2)
     assert load_config(longer.run.root / "xdc.yaml").rounds == cell.run.config.rounds + 2
     for other in ({"change": {"train.lr": 0.5}}, {"rounds": 1}):
@@ -218,6 +284,8 @@ def test_measurements_and_rounds_that_are_added_later_leave_the_runs_what_they_a
         ({"seeds": {"xdd": 3}}, "seeds: xdd is unknown"),
         ({"seeds": 0}, "0 is not a number of runs"),
         ({"main": ["slow"]}, "main: slow is unknown"),
+        ({"main": ["cdc-canonical"]}, "main: cdc-canonical is not compared. Add it to contenders"),
+        ({"contenders": ["xdc"], "seeds": {"sdc": 5}}, "seeds: sdc is not compared"),
     ],
 )
 def test_a_wrong_study_of_own_clips_is_refused_with_what_to_do(values: dict[str, Any], message: str) -> None:
@@ -232,82 +300,6 @@ def test_canonical_weighting_is_a_contender_beside_cdc(tmp_path: Path) -> None:
     assert canonical["cluster"].pop("joint") == "canonical"
     assert plain["cluster"].pop("joint") != "canonical"
     assert canonical == plain
-
-
-def ends(contender: str, *values: float, number: int = 2) -> list[dict[str, Any]]:
-    return [row(contender, seed, value, round=number, split="validation", draw=0) for seed, value in enumerate(values)]
-
-
-def test_a_run_takes_off_if_it_is_clearly_above_untrained_encoders_and_the_control() -> None:
-    rows = [*ends("xdc", 0.2, 0.3, 0.2, number=0), *ends("shuffled", 0.4, 0.5), *ends("xdc", 0.55, 0.56, 0.1)]
-    found = {entry["contender"]: entry for entry in takes_off(rows, [{"video": "label"}], ["shuffled"], 2)}
-    assert found["xdc"]["threshold"] == pytest.approx(0.5 + 0.1 * 0.5)
-    assert (found["xdc"]["baseline"], found["xdc"]["baseline_of"]) == (0.5, "shuffled")
-    assert (found["xdc"]["took"], found["xdc"]["of"]) == (1, 3)
-    assert (found["shuffled"]["took"], found["shuffled"]["of"]) == (0, 2)
-    # Before the control has been run, untrained encoders alone are the baseline.
-    without = [entry for entry in rows if entry["contender"] == "xdc"]
-    (alone,) = takes_off(without, [{"video": "label"}], ["shuffled"], 2)
-    assert (alone["baseline"], alone["baseline_of"], alone["took"]) == (0.3, "scratch", 2)
-
-
-def cell_entry(run: str, contender: str, **more: Any) -> dict[str, Any]:
-    plain = {"run": run, "contender": contender, "variant": {}, "seconds": 90.0, "rounds": 2, "finished": True}
-    return plain | {"diagnostics": []} | more
-
-
-def test_the_table_tells_runs_that_take_off_their_minutes_and_what_was_not_run() -> None:
-    rows = [*ends("shuffled", 0.3), *ends("xdc", 0.2, 0.2, number=0), *ends("xdc", 0.9, 0.1)]
-    bad = ["bad", "audio: one cluster holds 90% of the clips."]
-    cells = [
-        cell_entry("xdc-seed0", "xdc"),
-        cell_entry("xdc-seed1", "xdc", seconds=150.0, diagnostics=[bad, ["good", "video: all is well."]]),
-        cell_entry("xdc-seed2", "xdc", rounds=1, finished=False),
-        cell_entry("sdc-seed0", "sdc", rounds=None, finished=False, seconds=0.0),
-    ]
-    text = table_of(facts_of(rows, cells=cells, cpu_hours=1.5))
-    assert "| | finished runs | take off: video | CPU minutes: mean | highest |" in text
-    assert "| xdc | 2 of 3 | 1 of 2 | 2.0 | 2.5 |" in text
-    assert "| sdc | 0 of 1 |  |  |  |" in text
-    assert "It must be above: video 0.370 (0.300 of shuffled)." in text
-    assert "2 of 4 runs are not finished. The limit of 1.5 CPU hours stopped the study." in text
-    assert "- xdc-seed2: 1 of 2 rounds\n- sdc-seed0: not begun\n" in text
-    assert "- xdc-seed1: audio: one cluster holds 90% of the clips." in text
-    assert "all is well" not in text
-
-
-def test_the_table_has_retrieval_in_both_directions_with_chance() -> None:
-    numbers = {"audio_to_video.class.1": 0.37, "video_to_audio.class.1": 0.31, "chance.class.1": 0.03}
-    numbers |= {"audio_to_video.pair.1": 0.033, "video_to_audio.pair.1": 0.02, "chance.pair.1": 0.0008}
-    rows = [row("xdc", 0, value, metric=name, modality=None) for name, value in numbers.items()]
-    lines = table_of(facts_of(rows)).splitlines()
-    (head,) = [line for line in lines if "same label first" in line]
-    place = [cell.strip() for cell in head.split("|")].index("same label first by audio")
-    (own_line,) = [line for line in lines if line.startswith("| xdc | 0.370")]
-    assert own_line.split("|")[place].strip() == "0.370"
-    assert "| *chance* | 0.0300 | 0.0300 | 0.0008 | 0.0008 |" in lines
-
-
-def test_every_label_has_a_table_and_every_main_contender_a_sentence() -> None:
-    targets = [dict.fromkeys(("video", "audio"), factor) for factor in ("label", "position")]
-    rows = [
-        row(name, 0, value, factor=factor)
-        for factor in ("label", "position")
-        for name, value in (("safe", 0.9), ("xdc", 0.8), ("sdc", 0.85), ("supervised", 0.99))
-    ]
-    names = ["scratch", "supervised", "sdc", "xdc", "safe"]
-    facts = facts_of(rows, digits=False, targets=targets, main=["safe", "xdc"], contenders=names)
-    text = table_of(facts)
-    assert "### position\n" in text
-    sentences = [line.partition("test: ")[2] for line in text.splitlines() if line.startswith("Lowest run of")]
-    assert sentences == ["video: 0.900 against 0.850 (sdc), apart.", "video: 0.800 against 0.850 (sdc), NOT apart."]
-    assert text.count("| safe | 1 |") == 2
-
-
-def test_scratch_has_the_clusters_of_untrained_encoders_but_no_training() -> None:
-    rows = [row("sdc", 0, 0.3, round=0, metric=name, split="all") for name in ("ami", "loss", "nmi_previous")]
-    found = {entry["metric"] for entry in summarise(rows, 2) if entry["contender"] == "scratch"}
-    assert found == {"ami"}
 
 
 def test_an_untouched_cell_is_not_finished(tmp_path: Path) -> None:

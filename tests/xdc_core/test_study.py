@@ -9,12 +9,13 @@ from xml.etree import ElementTree
 import pytest
 
 from shards.errors import ConfigError
+from shards.store.manifest import Manifest, write_manifest
 from tests.commits import commit_as_it_is
 from xdc_core.config.load import EVALUATIONS_FILE, load_config, parse_section
 from xdc_core.documents.results import Results, Trial, write_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run
-from xdc_core.study.cells import make_cells
+from xdc_core.study.cells import Cell, make_cells
 from xdc_core.study.contenders import DEFAULT
 from xdc_core.study.corpora import digits_settings
 from xdc_core.study.figure import draw_figure
@@ -27,6 +28,16 @@ from xdc_core.study.takes_off import takes_off
 
 def study(**values: Any) -> StudySettings:
     return parse_section(StudySettings, values, "a test's study")
+
+
+def begin(cell: Cell) -> None:
+    """Finish the first stage of a cell, as far as a study can see."""
+    folder = cell.run.directory(Node("init", "video"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(
+        folder,
+        Manifest(stage="init", modality="video", version=1, fingerprint="0", seconds=1, started="", finished=""),
+    )
 
 
 def test_every_contender_meets_every_seed_and_every_value(tmp_path: Path) -> None:
@@ -80,8 +91,11 @@ def test_an_evaluation_that_was_asked_for_leaves_a_cell_what_it_is(tmp_path: Pat
 
 def test_a_study_that_was_changed_does_not_take_old_runs_for_its_own(tmp_path: Path) -> None:
     make_cells(study(seeds=1), tmp_path)
-    make_cells(study(seeds=1), tmp_path)
-    with pytest.raises(ConfigError, match="differs from the study's settings"):
+    (first, *_) = make_cells(study(seeds=1, rounds=7), tmp_path)  # No stage is finished yet.
+    assert load_config(first.run.root / "xdc.yaml").rounds == 7
+    begin(first)
+    make_cells(study(seeds=1, rounds=7), tmp_path)
+    with pytest.raises(ConfigError, match="differs from the study's settings, in rounds"):
         make_cells(study(seeds=1, rounds=3), tmp_path)
 
 
@@ -149,8 +163,13 @@ def facts_of(rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     plain = {"study": "s", "rounds": 2, "summary": summarise(rows, 2), "digits": True, "probe_on": None}
     plain |= {"validation": True, "modalities": ["video", "audio"], "targets": TARGETS, "main": ["xdc"]}
     plain |= {"contenders": ["scratch", "supervised", "sdc", "xdc", "shuffled"], "labelled": ["supervised"]}
-    plain |= {"takes_off": takes_off(rows, TARGETS, ["shuffled"], 2), "cells": [], "cpu_hours": None, "left_out": []}
+    plain |= {"takes_off": takes_off(rows, TARGETS, ["shuffled"], ends_at_2), "cells": [], "cpu_hours": None}
+    plain |= {"left_out": [], "last_rounds": {}, "other_untrained": []}
     return plain | more
+
+
+def ends_at_2(row: dict[str, Any]) -> bool:
+    return bool(row["round"] == 2)
 
 
 def study_rows(variant: str = "{}", shift: float = 0.0) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from xdc_core.config.write import commented_yaml
 from xdc_core.graph.stages import all_nodes, evaluation_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.study.changes import has_begun, preset_of, set_value, without_newer
+from xdc_core.study.contenders import CONTENDERS, PLAIN
 from xdc_core.study.corpora import corpus_section, data_sections, digits_settings
 from xdc_core.study.measures import RETRIEVAL, Measure, measures_of, word_of
 from xdc_core.study.settings import StudySettings
@@ -42,40 +44,88 @@ class Cell:
 
 
 def make_cells(study: StudySettings, root: Path) -> list[Cell]:
+    """Return all cells as `plan_cells`, and write their xdc.yaml files."""
+    cells = plan_cells(study, root)
+    write_cells(cells, root)
+    return cells
+
+
+def plan_cells(study: StudySettings, root: Path) -> list[Cell]:
     """Return all cells, those of the first seed first, so that a study that is stopped early covers all contenders.
 
-    Missing xdc.yaml files of runs are written, and those to which the study has added rounds or measurements.
+    Nothing is written. A study of which a stage is finished keeps the defaults of newer settings that its runs have,
+    for the preset may have set them only since then.
 
     Raises:
-        ConfigError: a setting is wrong, or an existing xdc.yaml of a run differs from the study.
+        ConfigError: a setting is wrong, or the xdc.yaml of a run that has begun differs from the study in more than
+            its measurements, or has more rounds.
     """
     seeds = range(max(map(study.seeds_of, study.rows)))
-    return [
-        _make_cell(study, root, contender, variant, seed)
+    begun = sorted(file for file in root.glob(f"runs/*/{FILE_NAME}") if has_begun(file.parent))
+    stored = {file.parent: parse_config(read_yaml(file), str(file)) for file in begun}
+    planned = [
+        (root / "runs" / _name(study, contender, variant, seed), contender, variant, seed)
         for seed, variant, contender in itertools.product(seeds, study.variants, study.rows)
         if seed < study.seeds_of(contender)
     ]
+    # Contenders of the study's own are no example for others: they may set what the preset sets, too.
+    examples = (stored.get(directory) for directory, contender, _, _ in planned if contender in CONTENDERS)
+    example = next(filter(None, examples), None)
+    return [_plan_cell(study, root, *cell, stored.get(cell[0]), example) for cell in planned]
 
 
-def _make_cell(study: StudySettings, root: Path, contender: str, variant: dict[str, Any], seed: int) -> Cell:
+def write_cells(cells: list[Cell], root: Path) -> None:
+    """Write the xdc.yaml files that are missing or differ. root: the folder of the study."""
+    for cell in cells:
+        file = cell.run.root / FILE_NAME
+        if not file.exists() or parse_config(read_yaml(file), str(file)) != cell.run.config:
+            notes = f"A cell of the study {root.name}: {cell.contender}, seed {cell.seed}."
+            write_text(file, commented_yaml(cell.run.config, notes))
+
+
+def _plan_cell(
+    study: StudySettings,
+    root: Path,
+    directory: Path,
+    contender: str,
+    variant: dict[str, Any],
+    seed: int,
+    there: Config | None,
+    example: Config | None,
+) -> Cell:
+    """Return a cell. there: its configuration if it has begun. example: that of any built-in contender that has."""
     draw = 0 if study.own else seed % study.draws
-    of_draw = [] if study.own else [f"draw{draw}"]
-    kind = "corpus." if study.own else "digits."
-    of_clips = {name: value for name, value in (variant | study.rows[contender]).items() if name.startswith(kind)}
-    folder = "-".join([*_words(of_clips), *of_draw]) or "clips"
-    name = "-".join([contender, *_words(variant), *of_draw, f"seed{seed}"])
-    values = _values(study, root, contender, variant, seed, folder)
+    of_draw = _of_draw(study, seed)
+    changed = variant | study.rows[contender]
+    clips = _folder(changed, ("digits.", "corpus."), of_draw)
+    digits = _folder(variant, ("digits.",), of_draw)
+    values = _values(study, root, contender, variant, seed, (clips, digits), there or example)
     measures = measures_of(study, parse_config(values, f"the study's {contender}").modalities)
     values["evaluate"] = {name: measure.evaluation for name, measure in measures.items()}
     config = parse_config(values, f"the study's {contender}")
     if config.stop.when != "never":
         raise ConfigError("the study: stop.when must be never, for all runs of a study have the same number of rounds.")
-    run = Run(root / "runs" / name, config)
-    _write_config(run, f"A cell of the study {root.name}: {contender}, seed {seed}.")
+    if there is not None:
+        _check_unchanged(directory / FILE_NAME, there, config)
+    run = Run(directory, config)
     if study.own:
         return Cell(contender, variant, draw, seed, run, measures)
-    digits = digits_settings(study, root, variant, draw)
-    return Cell(contender, variant, draw, seed, run, measures, digits, root / "digits" / folder)
+    settings = digits_settings(study, root, variant, draw)
+    return Cell(contender, variant, draw, seed, run, measures, settings, root / "digits" / digits)
+
+
+def _name(study: StudySettings, contender: str, variant: dict[str, Any], seed: int) -> str:
+    return "-".join([contender, *_words(variant), *_of_draw(study, seed), f"seed{seed}"])
+
+
+def _of_draw(study: StudySettings, seed: int) -> list[str]:
+    return [] if study.own else [f"draw{seed % study.draws}"]
+
+
+def _folder(changed: dict[str, Any], kinds: tuple[str, ...], of_draw: list[str]) -> str:
+    """Return the name of the folder of clips, or of digits, with these changes."""
+    of_kinds = {name: value for name, value in changed.items() if name.startswith(kinds)}
+    return "-".join([*_words(of_kinds), *of_draw]) or "clips"
 
 
 def _words(variant: dict[str, Any]) -> Iterator[str]:
@@ -83,32 +133,40 @@ def _words(variant: dict[str, Any]) -> Iterator[str]:
         yield word_of(f"{name.split('.')[-1]}{value}")
 
 
-def _write_config(run: Run, notes: str) -> None:
-    """Write a run's xdc.yaml. One that differs only in its measurements, or has fewer rounds, is replaced.
+def _check_unchanged(file: Path, there: Config, config: Config) -> None:
+    """Check that a run that has begun differs only in its measurements, or has fewer rounds.
 
     Raises:
-        ConfigError: the existing one differs in another setting.
+        ConfigError: it differs in another setting.
     """
-    file = run.root / FILE_NAME
-    if file.exists():
-        there = parse_config(read_yaml(file), str(file))
-        if there == run.config:
-            return
-        added: dict[str, Any] = {"evaluate": run.config.evaluate, "datasets": run.config.datasets}
-        added["rounds"] = max(there.rounds, run.config.rounds)
-        if there.model_copy(update=added) != run.config:
-            raise ConfigError(
-                f"{file} differs from the study's settings. Choose another folder for this study, or move the run away."
-            )
-    write_text(file, commented_yaml(run.config, notes))
+    added: dict[str, Any] = {"evaluate": config.evaluate, "datasets": config.datasets}
+    added["rounds"] = max(there.rounds, config.rounds)
+    kept = there.model_copy(update=added)
+    if differing := [name for name in type(config).model_fields if getattr(kept, name) != getattr(config, name)]:
+        raise ConfigError(
+            f"{file} differs from the study's settings, in {', '.join(differing)}. Choose another folder for this "
+            "study, or move the run away."
+        )
 
 
 def _values(
-    study: StudySettings, root: Path, contender: str, variant: dict[str, Any], seed: int, folder: str
+    study: StudySettings,
+    root: Path,
+    contender: str,
+    variant: dict[str, Any],
+    seed: int,
+    folders: tuple[str, str],
+    begun: Config | None,
 ) -> dict[str, Any]:
-    """Return the values of a run's xdc.yaml, without its evaluations."""
-    values = load_preset(study.preset or ("tiny" if study.own else "digits"))
-    changes = ({"truth": study.labels[0]} if study.own else {}) | study.change | variant | study.rows[contender]
+    """Return the values of a run's xdc.yaml, without its evaluations.
+
+    folders: of its clips and of its digits. begun: the configuration of a run that has begun.
+    """
+    values = load_preset(preset_of(study))
+    if begun is not None:
+        values = without_newer(values, begun)
+    changes: dict[str, Any] = PLAIN | ({"truth": study.labels[0]} if study.own else {})
+    changes = changes | study.change | variant | study.rows[contender]
     changes["seed"] = seed
     if study.rounds is not None:
         changes["rounds"] = study.rounds
@@ -116,20 +174,13 @@ def _values(
         if name == "cluster.k" and not isinstance(value, dict):
             value = dict.fromkeys(("video", "audio", "joint"), value)
         if not name.startswith("digits."):
-            _set(values, name, value)
+            set_value(values, name, value)
     modalities = values.get("modalities", ("video", "audio"))
-    _set(values, "corpus", corpus_section(study, root, folder, values.get("corpus", {}), changes))
-    _set(values, "datasets", data_sections(study, root, modalities))
-    _set(values, "report", REPORT)
-    _set(values, "runs_on", values.get("runs_on", {}) | {"threads": 1})
+    values["corpus"] = corpus_section(study, root, folders, values.get("corpus", {}), changes)
+    values["datasets"] = data_sections(study, root, modalities, values["corpus"])
+    values["report"] = values.get("report", {}) | REPORT
+    values["runs_on"] = values.get("runs_on", {}) | {"threads": 1}
     return values
-
-
-def _set(values: dict[str, Any], name: str, value: Any) -> None:
-    *parents, key = name.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-    values[key] = value
 
 
 def nodes_of(cell: Cell) -> list[Node]:

@@ -11,10 +11,13 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "cdc-canonical": {"method": "cdc", "cluster.joint": "canonical"},
     "xdc": {"method": "xdc"},
     "shuffled": {"method": "xdc", "train.shuffle_labels": True},
+    "xdc-protected": {"method": "xdc", "train.protect": 0.9},
 }
+# A preset may protect a modality whose teacher knows nothing yet; in a study only the contenders that say so do.
+PLAIN = {"train.protect": 0.0}
 # It has no run: it is round 0 of the others.
 SCRATCH = "scratch"
-DEFAULT = tuple(name for name in CONTENDERS if name != "cdc-canonical")
+DEFAULT = tuple(name for name in CONTENDERS if name not in ("cdc-canonical", "xdc-protected"))
 # The runs of a study have the same budget, and every contender the same seeds.
 COMMON = ("rounds", "seed")
 

@@ -10,6 +10,7 @@ from typing import Any
 from shards.store.files import new_file
 from xdc_core.study.contenders import SCRATCH
 from xdc_core.study.results import TEST, Row
+from xdc_core.study.summary import last_of
 
 # Colours that colour-blind people can distinguish (Okabe and Ito); the control and the baselines are grey or dashed.
 COLOURS = {
@@ -19,10 +20,11 @@ COLOURS = {
     "cdc": "#56B4E9",
     "cdc-canonical": "#0072B2",
     "xdc": "#D55E00",
+    "xdc-protected": "#009E73",
     "shuffled": "#888888",
     SCRATCH: "#BBBBBB",
 }
-OF_OWN = ("#009E73", "#7A5195", "#B8A000", "#8C564B")
+OF_OWN = ("#7A5195", "#B8A000", "#8C564B")
 DASHED = ("supervised", "shuffled", SCRATCH)
 
 # Of a contender's runs, in one panel: (draw, seed) -> place on the axis -> value.
@@ -89,9 +91,10 @@ def _runs(
         run, place = (row["draw"], row["seed"]), variants.index(row["variant"])
         if not varied:
             runs[row["contender"]][run][row["round"]] = row["value"]
-        elif row["round"] == last:
+        elif row["round"] == last_of(results, row["variant"], row["contender"]):
             runs[row["contender"]][run][place] = row["value"]
-        if row["round"] == 0:  # Untrained encoders are the same in every round.
+        if row["round"] == 0 and row["contender"] not in results["other_untrained"]:
+            # Untrained encoders are the same in every round.
             places = [place] if varied else range(last + 1)
             runs[SCRATCH][run].update({number: float(row["value"]) for number in places})
     return runs

@@ -47,9 +47,10 @@ def probes_of(study: StudySettings) -> tuple[str, ...]:
     return study.probes or (("fc", "knn") if study.own else ("fc",))
 
 
-def retrieval_of(study: StudySettings) -> str:
+def retrieval_of(study: StudySettings, modalities: Sequence[str]) -> str:
     """Return when retrieval is measured: never, end or rounds."""
-    return study.retrieval or ("end" if study.own and study.learn is not None else "never")
+    held_out = study.own and study.learn is not None and study.probe_on is None
+    return study.retrieval or ("end" if held_out and len(modalities) > 1 else "never")
 
 
 def measures_of(study: StudySettings, modalities: Sequence[str]) -> dict[str, Measure]:
@@ -78,7 +79,7 @@ def measures_of(study: StudySettings, modalities: Sequence[str]) -> dict[str, Me
                     )
                 evaluation = {"protocol": protocol, "when": "rounds"} | where
                 measures[name] = Measure(metric, modality, factor_of(column), evaluation)
-    if (when := retrieval_of(study)) != "never":
+    if (when := retrieval_of(study, modalities)) != "never":
         column = targets_of(study, modalities)[0][modalities[0]]
         evaluation = {"protocol": RETRIEVAL, "when": when, "label": column} | splits
         measures[RETRIEVAL] = Measure(None, None, factor_of(column), evaluation)

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from shards.store.manifest import read_manifest
@@ -78,10 +78,11 @@ def seconds_of(cell: Cell) -> float:
     return sum(manifest.cpu_seconds or manifest.seconds for manifest in manifests if manifest)
 
 
-def summarise(rows: Iterable[Row], last: int) -> list[Row]:
+def summarise(rows: Iterable[Row], last: int, other_untrained: Collection[str] = ()) -> list[Row]:
     """Return mean and spread over seeds, by variant, contender, round, modality, split, metric and factor.
 
-    `scratch` is added: round 0, whose encoders are untrained, over every contender's runs, each seed once.
+    `scratch` is added as round `last`: round 0, whose encoders are untrained, over every contender's runs, each seed
+    once. It leaves out `other_untrained`: contenders that begin with other encoders or features.
     """
     groups: dict[tuple[Any, ...], dict[tuple[int, int], float]] = defaultdict(dict)
     for row in rows:
@@ -89,8 +90,8 @@ def summarise(rows: Iterable[Row], last: int) -> list[Row]:
             continue
         of_cell = (row["draw"], row["seed"])
         groups[tuple(row[key] for key in KEYS)][of_cell] = row["value"]
-        if row["round"] == 0 and row["metric"] not in OF_TRAINING:
-            # All contenders begin with the same random encoders.
+        if row["round"] == 0 and row["metric"] not in OF_TRAINING and row["contender"] not in other_untrained:
+            # These contenders begin with the same random encoders.
             untrained = row | {"contender": SCRATCH, "round": last}
             groups[tuple(untrained[key] for key in KEYS)].setdefault(of_cell, row["value"])
     return [

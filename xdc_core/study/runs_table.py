@@ -5,6 +5,7 @@ import statistics
 from typing import Any
 
 from xdc_core.study.contenders import SCRATCH
+from xdc_core.study.summary import last_of
 
 
 def runs_table(results: dict[str, Any], variant: str) -> str:
@@ -50,7 +51,10 @@ def left_text(results: dict[str, Any]) -> list[str]:
         limit = results["cpu_hours"]
         why = f" The limit of {limit:g} CPU hours stopped the study." if limit is not None else ""
         parts.append(f"## Not run\n\n{len(left)} of {len(results['cells'])} runs are not finished.{why}\n")
-        parts.append("".join(f"- {cell['run']}: {_rounds(cell, results['rounds'])}\n" for cell in left))
+        parts.append("".join(f"- {cell['run']}: {_rounds(results, cell)}\n" for cell in left))
+    if unreadable := [cell for cell in results["cells"] if cell["unreadable"]]:
+        lines = "".join(f"- {cell['run']}: {cell['unreadable']}\n" for cell in unreadable)
+        parts.append(f"## Not readable\n\nThe numbers of {len(unreadable)} runs are left out:\n\n{lines}")
     warned = [(cell["run"], text) for cell in results["cells"] for level, text in cell["diagnostics"] if level == "bad"]
     if warned:
         lines = "".join(f"- {run}: {text}\n" for run, text in warned)
@@ -61,5 +65,6 @@ def left_text(results: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _rounds(cell: dict[str, Any], rounds: int) -> str:
-    return "not begun" if cell["rounds"] is None else f"{cell['rounds']} of {rounds} rounds"
+def _rounds(results: dict[str, Any], cell: dict[str, Any]) -> str:
+    last = last_of(results, json.dumps(cell["variant"], sort_keys=True), cell["contender"])
+    return "not begun" if cell["rounds"] is None else f"{cell['rounds']} of {last} rounds"

@@ -5,14 +5,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from shards.command import command
 from shards.section import Section
+from shards.store.files import write_text
 from xdc_core.config.evaluation import LayoutName, Name
 from xdc_core.config.load import parse_section, read_yaml
 from xdc_core.config.protocols import PROBES
+from xdc_core.config.write import commented_yaml
 from xdc_core.study.contenders import COMMON, CONTENDERS, DEFAULT, check_own
 
 FILE_NAME = "study.yaml"
 FEWEST_SEEDS = 3
+MAIN = ("xdc",)
+NOTES = """A study{of}. Before its first run change it as you like. Later, contenders, seeds, rounds and
+measurements can be added; for other settings make another study.
+{command} does what is missing of it, and writes table.md, figure.svg and results.parquet."""
 
 
 def _seeds(given: Any) -> Any:
@@ -72,7 +79,8 @@ class StudySettings(Section):
     retrieval: Literal["never", "end", "rounds"] | None = Field(
         None,
         description="retrieval of sound by picture and of picture by sound: never, untrained and after the last round, "
-        "or in every round; null: never, on a corpus of your own with splits end",
+        "or in every round; null: end on a corpus of your own with splits and several modalities and without "
+        "probe_on, else never",
     )
     rounds: int | None = Field(None, ge=1, description="training rounds; null: the preset's")
     contenders: tuple[str, ...] = Field(
@@ -82,7 +90,7 @@ class StudySettings(Section):
         {}, description="further contenders: name -> settings in which it differs from the preset and change"
     )
     main: tuple[str, ...] = Field(
-        ("xdc",), description="contenders whose lowest run is compared with the highest of all others without labels"
+        MAIN, description="contenders whose lowest run is compared with the highest of all others without labels"
     )
     seeds: Annotated[int | dict[str, int], BeforeValidator(_seeds)] = Field(
         FEWEST_SEEDS, description="runs per contender: a number, or numbers by contender such as {xdc: 5, default: 3}"
@@ -102,6 +110,12 @@ class StudySettings(Section):
         for what, names in (("contenders", self.contenders), ("main", self.main), ("seeds", sorted(by_seed))):
             if unknown := [name for name in names if name not in there]:
                 raise ValueError(f"{what}: {', '.join(unknown)} is unknown. There are: {', '.join(there)}")
+            absent = [name for name in names if name not in self.rows]
+            if absent and names != MAIN:  # The default is not written by the user.
+                raise ValueError(
+                    f"{what}: {', '.join(absent)} is not compared. Add it to contenders ({', '.join(self.rows)}), or "
+                    "leave it out here"
+                )
         if any(name not in PROBES for name in self.probes or ()):
             raise ValueError(f"probes: {', '.join(self.probes or ())}, but there are only: {', '.join(PROBES)}")
         return self
@@ -164,6 +178,15 @@ class StudySettings(Section):
         if isinstance(self.seeds, int):
             return self.seeds
         return self.seeds.get(contender, self.seeds.get("default", FEWEST_SEEDS))
+
+
+def save_study(root: Path, study: StudySettings) -> None:
+    """Write a study's study.yaml, unless it has these settings."""
+    if (root / FILE_NAME).exists() and load_study(root) == study:
+        return
+    of = " on a corpus of your own" if study.own else " of audio-visual digits"
+    notes = NOTES.format(of=of, command=command("xdc", "compare", root))
+    write_text(root / FILE_NAME, commented_yaml(study, notes))
 
 
 def load_study(root: Path) -> StudySettings:

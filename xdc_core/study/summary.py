@@ -12,9 +12,15 @@ def find(results: dict[str, Any], **wanted: Any) -> dict[str, Any] | None:
     return rows[0] if rows else None
 
 
+def last_of(results: dict[str, Any], variant: str, contender: str) -> int:
+    """Return the last round of a contender: `rounds`, or one more with a last training from the first encoders."""
+    last: int = results["last_rounds"].get(variant, {}).get(contender, results["rounds"])
+    return last
+
+
 def last_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the summary after the last round."""
-    return [row for row in results["summary"] if row["round"] == results["rounds"]]
+    """Return the rows of the summary after the last round of each contender."""
+    return [row for row in results["summary"] if row["round"] == last_of(results, row["variant"], row["contender"])]
 
 
 def last_row(
@@ -26,8 +32,9 @@ def last_row(
     split: str,
     factor: str,
 ) -> dict[str, Any] | None:
-    """Return the summary's row after the last round. Joint clusters count for every modality."""
-    at = {"variant": variant, "contender": contender, "round": results["rounds"], "metric": metric, "split": split}
+    """Return the summary's row after the contender's last round. Joint clusters count for every modality."""
+    last = last_of(results, variant, contender)
+    at = {"variant": variant, "contender": contender, "round": last, "metric": metric, "split": split}
     found = find(results, **at, modality=modality, factor=factor)
     if found is None and contender != SCRATCH:
         return find(results, **at, modality="joint", factor=factor)
@@ -35,7 +42,7 @@ def last_row(
 
 
 def contenders(results: dict[str, Any], variant: str) -> list[str]:
-    """Return the contenders that have finished the last round, in the order of the paper; own ones come last."""
+    """Return the contenders that have finished their last round, in the order of the paper; own ones come last."""
     there = {row["contender"] for row in last_rows(results) if row["variant"] == variant}
     return [name for name in results["contenders"] if name in there]
 

@@ -1,6 +1,7 @@
 """A study's tables, in Markdown: the contenders after the last round."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from xdc_core.study.results import TEST
@@ -25,6 +26,7 @@ def columns_of(results: dict[str, Any], name: str) -> list[tuple[str, str, str]]
 def table_of(results: dict[str, Any]) -> str:
     """Return the tables of every variant: mean and standard deviation over seeds, and agreement with other factors."""
     parts = [f"# {results['study']}\n\nAfter {results['rounds']} rounds; mean ± standard deviation over n runs.\n"]
+    parts += _differing(results)
     results = results | {"summary": last_rows(results)}
     for variant in dict.fromkeys(row["variant"] for row in results["summary"]):
         named = ", ".join(f"{name} = {value}" for name, value in json.loads(variant).items())
@@ -39,6 +41,28 @@ def table_of(results: dict[str, Any]) -> str:
             parts.append(f"Agreement of the clusters with other factors (AMI; {_modalities(results)}):\n\n{private}")
     parts += left_text(results)
     return "\n".join(parts)
+
+
+def _differing(results: dict[str, Any]) -> list[str]:
+    """Return which contenders have one more training, and which begin with other encoders than scratch."""
+    lasts = [item for of_variant in results["last_rounds"].values() for item in of_variant.items()]
+    longer = dict.fromkeys(name for name, last in lasts if last > results["rounds"])
+    texts = []
+    if longer:
+        texts.append(
+            f"One more training, from the first encoders (last_training), and measured after it: {_and(longer)}.\n"
+        )
+    if others := results["other_untrained"]:
+        texts.append(
+            f"scratch leaves out {_and(others)}: encoders or features differ from those of the others before any "
+            "training.\n"
+        )
+    return texts
+
+
+def _and(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def name_of(target: dict[str, str], digits: bool) -> str:

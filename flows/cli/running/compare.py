@@ -16,10 +16,10 @@ from shards.store.build import Record
 from shards.store.manifest import read_manifest
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.runs.node import Node
-from xdc_core.study.cells import Cell, make_cells, nodes_of
+from xdc_core.study.cells import Cell, nodes_of, plan_cells, write_cells
 from xdc_core.study.corpora import check_own_corpus, write_probe_data
 from xdc_core.study.results import seconds_of
-from xdc_core.study.settings import load_study
+from xdc_core.study.settings import StudySettings, save_study
 from xdc_core.study.write import StudyFiles
 
 
@@ -36,18 +36,28 @@ def print_study(root: Path, results: dict[str, Any]) -> None:
     )
 
 
-def run_study(root: Path, max_parallel: int | None = None, cpu_hours: float | None = None) -> dict[str, Any]:
+def run_study(
+    root: Path, study: StudySettings, max_parallel: int | None = None, cpu_hours: float | None = None
+) -> dict[str, Any]:
     """Run what is missing of a study. Return the content of study.json.
 
-    The study's files are written again after every round of a run. cpu_hours: when the runs' stages, of this and of
-    earlier calls, have taken this many CPU hours, nothing further is started.
+    The study and its runs are written once all is checked, and its results again after every round of a run.
+    cpu_hours: when the runs' stages, of this and of earlier calls, have taken this many CPU hours, nothing further is
+    started.
 
     Raises:
         ConfigError: the runs' executor cannot be used, or the study's clips lack its splits or labels.
         StageError: cells failed; the results of the others are written.
     """
-    study = load_study(root)
-    cells = make_cells(study, root)
+    cells = plan_cells(study, root)
+    if study.own:
+        configs = [cell.run.config for cell in cells]
+        truths = sorted({config.truth for config in configs if config.method == "supervised"})
+        for corpus, run in {cell.run.corpus: cell.run for cell in cells}.items():
+            check_own_corpus(study, corpus, run.videos, run.config.corpus, truths)
+    left_out = write_probe_data(study, root)
+    save_study(root, study)
+    write_cells(cells, root)
     for cell in cells:
         if (cell.videos and not cell.videos.exists()) or not all_fresh(cell.run, nodes_of(cell)):
             check_run(cell.run)
@@ -56,12 +66,7 @@ def run_study(root: Path, max_parallel: int | None = None, cpu_hours: float | No
         if videos is not None and cell.digits is not None:
             with counter(f"digits {videos.name}") as progress:
                 write_digits(videos, cell.digits, progress)
-    if study.own:
-        configs = [cell.run.config for cell in cells]
-        truths = sorted({config.truth for config in configs if config.method == "supervised"})
-        for corpus, run in {cell.run.corpus: cell.run for cell in cells}.items():
-            check_own_corpus(study, corpus, run.videos, run.config.corpus, truths)
-    files = StudyFiles(root, study, cells, write_probe_data(study, root))
+    files = StudyFiles(root, study, cells, left_out)
     files.write(figure=False)
     budget = Budget(sum(map(seconds_of, cells)), cpu_hours)
     failures = run_cells(cells, max_parallel or core_count(), files, budget)
@@ -115,7 +120,12 @@ class CellListener:
         if node.stage == "report":
             run = self.cell.run
             self.terminal.line(f"{run.root.name}: round {node.round} of {run.config.last_round} is finished")
-            self.files.write([self.cell], figure=node.round == run.config.last_round)
+            try:
+                self.files.write([self.cell], figure=node.round == run.config.last_round)
+            except (XdcError, OSError, ValueError) as error:  # The round is finished all the same.
+                self.terminal.line(
+                    f"{run.root.name}: the study's files are written later, for now they are not: {error}"
+                )
 
     def failed(self, node: Node, error: XdcError) -> None:
         """Print a line."""

@@ -14,7 +14,7 @@ from shards.command import command
 from shards.errors import Busy, ConfigError, StageError
 from shards.store.files import write_text
 from shards.store.manifest import fingerprint
-from xdc_core.config.evaluation import CORPUS, evaluated_modality
+from xdc_core.config.evaluation import BY_LAYOUT, CORPUS, evaluated_modality
 from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped, check_round
@@ -24,8 +24,6 @@ from xdc_core.inspection.results import ListedResults, markdown_table, read_resu
 from xdc_core.runs.node import SHARD, Node, encoder_node
 from xdc_core.runs.run import Run, open_run
 
-# Settings of a data set that are not the default: views per recording, where the paper does not use ten; windows.
-DEFAULTS: dict[str, dict[str, Any]] = {"dcase2014": {"views": 60}, "grid": {"views": 1, "segment_seconds": 0.64}}
 NOTES = """# Evaluations that xdc eval added; read together with xdc.yaml.
 # Paths are relative to this file.
 """
@@ -65,7 +63,7 @@ def ask(
         if files is None or modality is None:
             raise ConfigError(f"--data {layout} also needs --root (its folder) and --modality.")
         data = dataset_name(values["datasets"], root, layout, modality, files)
-        entry: dict[str, Any] = DEFAULTS.get(layout, {}) | _like_the_corpus(root, layout)
+        entry: dict[str, Any] = BY_LAYOUT.get(layout, {}) | _like_the_corpus(root, layout)
         entry |= values["datasets"].get(data) or {}
         entry |= {"layout": layout, "root": relative(files, root), "modality": modality} | asked
         values["datasets"] = values["datasets"] | {data: entry}

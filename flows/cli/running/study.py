@@ -4,15 +4,15 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.options import JsonOption, errors_as_exit_codes
 
-NOTES = """A study{of}. Before its first run change it as you like. Later, contenders, seeds, rounds and
-measurements can be added; for other settings make another study.
-{command} does what is missing of it, and writes table.md, figure.svg and results.parquet."""
+if TYPE_CHECKING:
+    from xdc_core.study.settings import StudySettings
+
 PATHS = ("speech", "videos", "corpus", "probe_on")
 
 
@@ -40,12 +40,13 @@ def compare(
     ] = None,
     probes: Annotated[str | None, typer.Option(help="such as fc,knn  [default: fc; own corpora: fc,knn]")] = None,
     retrieval: Annotated[
-        str | None, typer.Option(help="never, end or rounds  [default: never; own corpora: end]")
+        str | None, typer.Option(help="never, end or rounds  [default: never; own corpora without --probe-on: end]")
     ] = None,
     speech: Annotated[Path | None, typer.Option(help="digits: recordings in the Free Spoken Digit layout")] = None,
     draws: Annotated[int | None, typer.Option(help="digits: corpora to share among the seeds  [default: 2]")] = None,
     contenders: Annotated[
-        str | None, typer.Option(help="which ones, separated by commas  [default: all but cdc-canonical]")
+        str | None,
+        typer.Option(help="separated by commas  [default: all but cdc-canonical and xdc-protected]"),
     ] = None,
     contender: Annotated[
         list[str] | None,
@@ -64,7 +65,11 @@ def compare(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="preset of the runs  [default: digits; own corpora: tiny]")] = None,
     cpu_hours: Annotated[
-        float | None, typer.Option(help="start nothing further when the study has taken so many CPU hours in all")
+        float | None,
+        typer.Option(
+            help="start nothing further when the stages of the study's runs have taken so many CPU hours in all; "
+            "making and cutting clips, and killed attempts, are not counted"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -101,8 +106,7 @@ def compare(
             choices["learn"] = None
         if validation == "none":
             choices["validation"] = None
-        make_study(study, choices)
-        results = run_study(study, cpu_hours=cpu_hours)
+        results = run_study(study, study_of(study, choices), cpu_hours=cpu_hours)
         if as_json:
             print(json.dumps(results, indent=2))
         else:
@@ -113,35 +117,16 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(text.split(","))
 
 
-def make_study(root: Path, choices: dict[str, Any]) -> bool:
-    """Write `root`/study.yaml, unless it exists with the same choices. Return whether it was written.
+def study_of(root: Path, choices: dict[str, Any]) -> "StudySettings":
+    """Return the study in `root` with these choices, whose paths are relative to the working directory.
 
     Raises:
-        ConfigError: a different study exists there, or a value is wrong.
+        ConfigError: the study has begun with other settings, or a value is wrong.
     """
-    from shards.command import command
-    from shards.errors import ConfigError
-    from shards.store.files import write_text
-    from xdc_core.config.load import parse_section
-    from xdc_core.config.write import commented_yaml
-    from xdc_core.study.settings import FILE_NAME, StudySettings, load_study
+    from xdc_core.study.changes import choose_study
 
-    file = root / FILE_NAME
-    for name in PATHS:
-        if choices.get(name):
-            choices[name] = os.path.relpath(choices[name], root)
-    if not file.exists():
-        study = parse_section(StudySettings, choices, "the study")
-        of = " on a corpus of your own" if study.own else " of audio-visual digits"
-        notes = NOTES.format(of=of, command=command("xdc", "compare", root))
-        write_text(file, commented_yaml(study, notes))
-        return True
-    there = load_study(root).model_dump()
-    asked = parse_section(StudySettings, there | choices, "the study").model_dump()
-    differing = [name for name in choices if there[name] != asked[name]]
-    if differing:
-        raise ConfigError(f"{file} exists already, with another {', '.join(differing)}. Choose another folder.")
-    return False
+    paths = {name: os.path.relpath(choices[name], root) for name in PATHS if choices.get(name)}
+    return choose_study(root, choices | paths)
 
 
 def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
