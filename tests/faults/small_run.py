@@ -15,7 +15,7 @@ CHANGES: dict[str, Any] = {
     "rounds": 1,
     "cluster": {"k": {"video": 3, "audio": 3, "joint": 3}},
     "extract": {"batch": 8, "calibration_batches": 1},
-    "train": {"clips": 48, "batch": 8, "checkpoint_every": 2, "log_every": 2},
+    "train": {"clips": 48, "batch": 8, "checkpoint_every": 2, "log_every": 2, "protect": 0.9},
     "runs_on": {"device": "cpu", "threads": 1},
     "stop": {"when": "agreement", "agreement": 1.0, "rounds": 9},
     "evaluate": {"probe": PROBE, "tuned": TUNED | {"finetune": {"epochs": 2, "batch": 4}}},

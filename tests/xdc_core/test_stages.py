@@ -50,6 +50,7 @@ def configurations() -> Iterator[tuple[str, Config]]:
     for preset in preset_names():
         values = load_preset(preset)
         values["cluster"] = {**values.get("cluster", {}), "k": {"video": 5, "audio": 6, "joint": 7}, **WITHOUT}
+        values["report"] = {**values.get("report", {}), "shared": False}
         weights = {"video": {**values.get("video", {}), "weights": "a.pth"}}
         for method in METHODS:
             for name, more in (("plain", {}), ("evaluations", _evaluations(preset)), ("weights", weights)):

@@ -1,10 +1,11 @@
 """Who learns from whom: what modalities share is measured without labels, and an encoder is protected from noise."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from shards.corpus.index import shard_names
-from shards.errors import StageError
 from shards.store.parquet import read_parquet
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
@@ -13,7 +14,7 @@ from tests.xdc_core.test_diagnostics import report
 from xdc_core.config.load import parse_config
 from xdc_core.data.labels import read_labels
 from xdc_core.documents.report import KeptRow, Report, SharedRow, read_report
-from xdc_core.documents.teachers import read_teachers, write_teachers
+from xdc_core.documents.teachers import Pair, Teachers, read_teachers, write_teachers
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import inputs, round_nodes, settings_of
@@ -69,6 +70,15 @@ def test_what_only_tells_the_recording_is_not_shared() -> None:
     assert shared_information(features, clusters, sources).nats < 0.1
 
 
+@pytest.mark.parametrize("quiet", [1e-2, 1e-4, 1e-6])
+def test_a_unit_that_only_one_recording_excites_does_not_decide(quiet: float) -> None:
+    clusters, features = clusters_and_features(signal=0.4)
+    sources = np.arange(CLIPS) // 4
+    plain = shared_information(features, clusters, sources).nats
+    features[:, 3] = np.where(sources == 7, 1, quiet * features[:, 3])
+    assert shared_information(features, clusters, sources).nats > plain / 2 > 0.02
+
+
 def test_of_few_recordings_clips_are_held_out() -> None:
     clusters, features = clusters_and_features(signal=5)
     assert shared_information(features, clusters, np.zeros(CLIPS, int)).nats > 1
@@ -111,6 +121,13 @@ def test_methods_that_do_not_learn_from_each_other_are_as_without_the_setting(me
         assert inputs(plain, node) == inputs(protected, node)
 
 
+def test_a_number_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    pair = Pair(student="video", teacher="audio", shared=float("-inf"), accuracy=0.1, chance=0.1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_teachers(tmp_path, Teachers(protect=0.9, clips=8, pairs=(pair,), learns={}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_the_setting_there_is_no_such_stage_and_no_other_fingerprint(make_run: MakeRun) -> None:
     plain, protected = make_run(), make_run(train={"protect": 0.9})
     assert Node("teachers", None, 0) not in round_nodes(plain.config, 0)
@@ -150,7 +167,7 @@ def test_an_encoder_is_trained_on_the_clusters_that_the_file_names(protected: Ru
 def test_clips_outside_the_splits_to_learn_from_are_not_measured(protected: Run) -> None:
     corpus = protected.directory(SHARD)
     labels = {name: protected.directory(Node("label", name, 0)) for name in ("video", "audio")}
-    sample = draw_sample(corpus, labels, None, 0)
+    sample = draw_sample(corpus, labels, None, 1000, 0)
     for name, directory in labels.items():
         clusters = dict(
             pair
@@ -158,8 +175,19 @@ def test_clips_outside_the_splits_to_learn_from_are_not_measured(protected: Run)
             for pair in zip(*map(list, read_labels(directory, shard)), strict=True)
         )
         assert [clusters[key] for key in sample.keys.tolist()] == sample.clusters[name].tolist()
-    with pytest.raises(StageError, match=r"no clip of .* in corpus.learn_splits \(\['nowhere'\]\) that"):
-        draw_sample(corpus, labels, ["nowhere"], 0)
+    assert len(draw_sample(corpus, labels, ["nowhere"], 1000, 0).keys) == 0
+    assert len(draw_sample(corpus, labels, None, 7, 0).keys) == 7
+
+
+def test_a_training_step_learns_the_heads_of_the_file_and_no_other(protected: Run) -> None:
+    directory = protected.directory(Node("teachers", None, 0))
+    found = read_teachers(directory)
+    write_teachers(directory, found.model_copy(update={"learns": {"video": ("audio",), "audio": ("audio",)}}))
+    commit_as_it_is(directory)
+    for name in ("video", "audio"):
+        record = run_stage(protected, Node("train", name, 0))
+        assert "accuracy_audio" in record.summary
+        assert "accuracy_video" not in record.summary
 
 
 def test_the_report_follows_the_same_clips_and_their_first_clusters_through_all_rounds(worked_run: Run) -> None:
@@ -197,9 +225,16 @@ def test_a_better_teacher_that_forgets_is_named_with_what_to_set() -> None:
     assert sentence.startswith(
         "audio forgets: its features tell 0.36 nats per clip of its clusters of round 0, then 1.76"
     )
-    assert "train.protect: 0.9" in sentence
+    assert "train.protect prevents this" in sentence
+    protected = kept(1.76, 0.8, 0.36).model_copy(update={"learns": {"audio": ["audio"]}})
+    assert "train.protect" not in diagnostics(protected)[0][1]
 
 
 def test_a_teacher_that_keeps_half_is_not_named_nor_a_student_that_learns_better_clusters() -> None:
-    for found in (kept(1.76, 1.2, 0.94), kept(1.76), kept(1.76, 1.2, video=0.1)):
+    nothing_shared = kept(1.76, 0.3)
+    nothing_shared = nothing_shared.model_copy(
+        update={"shared_history": [row.model_copy(update={"shared": 0.005}) for row in nothing_shared.shared_history]}
+    )
+    from_first = kept(1.76, 0.3).model_copy(update={"from_first": True})
+    for found in (kept(1.76, 1.2, 0.94), kept(1.76), kept(1.76, 1.2, video=0.1), nothing_shared, from_first):
         assert not [text for _, text in diagnostics(found) if "forgets" in text]

@@ -282,8 +282,9 @@ class ReportSettings(Section):
         description="limit of examples per label source; with many clusters each gets fewer, but at least one",
     )
     shared: Annotated[bool, Since("0.2.0")] = Field(
-        True,
-        description="measure what each modality's clusters share with the other's features; takes seconds per round",
+        False,
+        description="measure what each modality's clusters share with the other's features, and what features keep of "
+        "the first clusters; see docs/method.md",
     )
     track: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], NotHashed()] = Field(
         ("tensorboard",), description="trackers that receive metrics after every training and report; []: none"

@@ -31,7 +31,9 @@ class Document(BaseModel):
     documents of earlier versions. Only the given fields are written, in the order in which they were given.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        ser_json_inf_nan="constants", extra="allow", frozen=True, populate_by_name=True, protected_namespaces=()
+    )
 
     _order: tuple[str, ...] = PrivateAttr(())
 

@@ -19,8 +19,9 @@ from xdc_core.documents.teachers import Pair
 from xdc_core.probes.probe import fit_with_warnings
 from xdc_core.probes.standardise import fit_standard
 
-CLIPS = 10_000  # More clips take longer, and give nearly the same numbers.
 FOLDS = 4
+# Deviations from the mean. A unit that is silent in most recordings and loud in one would decide all.
+LIMIT = 10.0
 # Half the squared weights stand against the mean cross-entropy times this: strong regularisation. With little of it the
 # classifier of a weak relation is worse than the clusters' frequencies. The best is taken.
 STRENGTHS = (1.0, 10.0)
@@ -45,16 +46,21 @@ def shared_information(features: np.ndarray, clusters: np.ndarray, sources: np.n
     cluster that is not in these three quarters has the gain 0.
 
     The gain in log-likelihood is a lower bound, but for sampling, of the mutual information (ours, see docs/method.md).
+
+    Raises:
+        ValueError: there are fewer than four clips.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold
 
+    if len(features) < FOLDS:
+        raise ValueError(f"{len(features)} clips cannot be divided into {FOLDS} parts")
     groups = sources if len(np.unique(sources)) >= FOLDS else np.arange(len(features))
     gain = np.zeros((len(STRENGTHS), len(features)))
     right = np.zeros(gain.shape, bool)
     for fitted, held in GroupKFold(FOLDS).split(features, groups=groups):
         standard = fit_standard(features[fitted])
-        points, others = standard(features[fitted]), standard(features[held])
+        points, others = (np.clip(standard(features[rows]), -LIMIT, LIMIT) for rows in (fitted, held))
         names, counts = np.unique(clusters[fitted], return_counts=True)
         if len(names) < 2:
             continue  # The frequencies say all.
@@ -90,21 +96,23 @@ def draw_sample(
     corpus: Path,
     labels: Mapping[str, Path],
     splits: Sequence[str] | None,
+    most: int,
     seed: int,
     select: SelectSettings = ALL_CLIPS,
 ) -> Sample:
-    """Return clips of some splits (None: all) that thresholds keep: all, or those of random shards that hold 10,000.
+    """Return clips of some splits (None: all) that thresholds keep and that have a pseudo-label in all modalities.
 
-    labels: a directory of stage label by modality.
+    labels: a directory of stage label by modality. Of more than `most` clips, the first of randomly chosen shards are
+    taken. There may be none.
 
     Raises:
-        StageError: no such clip has a pseudo-label in all modalities, or a file is damaged.
+        StageError: a file is damaged.
         ConfigError: a clip was not measured as a threshold needs it.
     """
     names = shard_names(corpus)
     rows: list[tuple[Any, ...]] = []
     for number in np.random.default_rng(seed).permutation(len(names)).tolist():
-        if len(rows) >= CLIPS:
+        if len(rows) >= most:
             break
         shard = names[number]
         index = read_measures(corpus, shard, select, "key", "source", "split")
@@ -115,12 +123,7 @@ def draw_sample(
         for key, source in zip(index["key"].to_pylist(), index["source"].to_pylist(), strict=True):
             if all(key in found for found in clusters):
                 rows.append((key, shard, source, *(found[key] for found in clusters)))
-    if not rows:
-        raise StageError(
-            f"no clip of {corpus} in corpus.learn_splits ({splits}) that `select` keeps has a pseudo-label in all of "
-            f"{', '.join(labels)}. Check the column split of its *.parquet, and the section select."
-        )
-    keys, shards, sources, *columns = (np.array(column) for column in zip(*rows, strict=True))
+    keys, shards, sources, *columns = (np.array([row[n] for row in rows[:most]]) for n in range(3 + len(labels)))
     return Sample(keys, shards, sources, dict(zip(labels, columns, strict=True)))
 
 

@@ -10,6 +10,7 @@ UNEVEN = 0.05  # Of balanced clusters: the share of the mass that is in the wron
 # On talking faces the sound kept half of what its first clusters held where XDC learnt the words, and a fifth or less
 # from the third round on where it did not.
 KEPT = 1 / 3
+LEAST_SHARED = 0.01  # Nats per clip; less is within the error of measurement.
 ORDER: tuple[Level, ...] = ("bad", "look", "good")
 
 
@@ -53,18 +54,19 @@ def _forgets(report: Report) -> Iterator[Diagnostic]:
     The better teacher is the modality whose clusters share most with the features of another. It is not a fault if the
     other forgets its first clusters: it learns better ones.
     """
-    since = report.kept_history[-1].since if report.kept_history else 0
-    first = [row for row in report.shared_history if row.round == since]
-    if not first:
+    since = report.kept_history[-1].since if report.kept_history else report.round
+    if since == report.round or report.from_first:
         return
-    teacher = max(first, key=lambda row: row.shared).teacher
-    kept = {row.round: row.kept for row in report.kept_history if (row.modality, row.since) == (teacher, since)}
-    if kept[report.round] < KEPT * kept[since]:
+    first = [row for row in report.shared_history if row.round == since]
+    best = max(first, key=lambda row: row.shared)
+    kept = {row.round: row.kept for row in report.kept_history if (row.modality, row.since) == (best.teacher, since)}
+    if best.shared >= LEAST_SHARED and kept[report.round] < KEPT * kept[since]:
+        remedy = "" if report.learns else " In methods that learn from each other train.protect prevents this."
         yield (
             "bad",
-            f"{teacher} forgets: its features tell {kept[report.round]:.2f} nats per clip of its clusters of round "
-            f"{since}, then {kept[since]:.2f}, although these shared most with another modality. train.protect: 0.9 "
-            "lets an encoder learn its own clusters while the other's share less (docs/method.md).",
+            f"{best.teacher} forgets: its features tell {kept[report.round]:.2f} nats per clip of its clusters of "
+            f"round {since}, then {kept[since]:.2f}, although these shared most with another modality.{remedy} See "
+            "docs/method.md.",
         )
 
 

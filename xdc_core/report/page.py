@@ -39,7 +39,7 @@ def history_charts(report: Report) -> dict[str, Markup]:
         nmi = {source: [row.nmi_previous for row in _rows_of(report, source)] for source in report.sources}
         charts["NMI with the clusters of the round before"] = _by_source(report, nmi, "NMI")
     if report.shared_history:
-        charts["Clusters and the other modality's features: shared, in nats per clip"] = _shared(report.shared_history)
+        charts["What clusters share with another modality's features (nats per clip)"] = _shared(report.shared_history)
     if report.evaluation_history:
         charts["Evaluations of the encoders"] = _evaluations(report.evaluation_history)
     return charts
@@ -58,11 +58,12 @@ def _by_source(report: Report, values: dict[str, list[float | None]], shown: str
 
 
 def _shared(history: list[SharedRow]) -> Markup:
-    lines = []
+    lines, students = [], list(dict.fromkeys(row.student for row in history))
     for student, teacher in dict.fromkeys((row.student, row.teacher) for row in history):
         rows = [row for row in history if (row.student, row.teacher) == (student, teacher)]
         name, values = f"clusters of {teacher}, seen by {student}", [row.shared for row in rows]
-        lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher)))
+        style = ("-", "--", ":", "-.")[students.index(student) % 4]
+        lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher), style))
     return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", bottom=None))
 
 

@@ -16,6 +16,7 @@ from xdc_core.runs.node import SHARD, Node
 
 # The clips that are measured in all rounds, with their clusters in the first: a copy is in every round's report.
 FILE_NAME = "first_clusters.parquet"
+CLIPS = 4_000  # Fewer than decide who teaches: the page of a round is not to hold up the next one.
 
 
 def measure_shared(
@@ -23,23 +24,26 @@ def measure_shared(
 ) -> tuple[list[SharedRow], list[KeptRow]]:
     """Return what each modality's clusters share with the others' features, and what features keep of first clusters.
 
-    Writes the measured clips. modalities: those with features and clusters of their own; with fewer than two nothing is
-    measured. teachers: the round's teachers.json, if it has one. before: the report of the round before.
+    Writes the measured clips. modalities: those with features and clusters of their own; with fewer than two, or fewer
+    than four clips that have pseudo-labels in all of them, nothing is measured. teachers: the round's teachers.json, if
+    it has one. before: the report of the round before.
 
     Raises:
-        StageError: a file is missing or damaged, or no clip has a pseudo-label in all modalities.
+        StageError: a file is missing or damaged.
     """
     given, number = task.settings, task.round
     if not given.report.shared or len(modalities) < 2:
         return [], []
     from threadpoolctl import threadpool_limits
 
-    from xdc_core.probes.shared import draw_sample, measure_pairs, sampled_features, shared_information
+    from xdc_core.probes.shared import FOLDS, draw_sample, measure_pairs, sampled_features, shared_information
 
     threadpool_limits(thread_count(given.runs_on))
     labels = {name: task.directory(Node("label", name, number)) for name in modalities}
     seed = derive_seed(given.seed, "teachers")
-    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, seed, given.select)
+    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, CLIPS, seed, given.select)
+    if len(sample.keys) < FOLDS:
+        return [], []
     features = {name: sampled_features(sample, task.directory(Node("extract", name, number))) for name in modalities}
     pairs = teachers.pairs if teachers else measure_pairs(sample, features, task.progress)
     first, since = sample.clusters, number

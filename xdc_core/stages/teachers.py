@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shards.errors import StageError
 from shards.store.build import Outcome
 from shards.store.stage import Stage, Task
 from xdc_core.compute.seed import derive_seed
@@ -14,6 +15,8 @@ from xdc_core.config.selection import SelectSettings
 from xdc_core.documents.teachers import FILE_NAME, Teachers, write_teachers
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
+
+CLIPS = 10_000  # More take longer, and give nearly the same numbers.
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,25 @@ class Teaching:
 def teachers(task: Task[Teaching]) -> Outcome:
     """Write teachers.json: what each modality's clusters share with the others' features, and who learns from whom.
 
-    Measured on the clips to learn from, without labels of the corpus: on all, or on randomly chosen shards with 10,000.
+    Measured on the clips to learn from, without labels of the corpus: on all, or on 10,000 of randomly chosen shards.
 
     Raises:
-        StageError: no clip to learn from has a feature and a pseudo-label in all modalities.
+        StageError: fewer than four clips to learn from have a pseudo-label in all modalities.
     """
     from threadpoolctl import threadpool_limits
 
-    from xdc_core.probes.shared import draw_sample, measure_pairs, sampled_features
+    from xdc_core.probes.shared import FOLDS, draw_sample, measure_pairs, sampled_features
 
     given, modalities = task.settings, list(task.settings.heads)
     threadpool_limits(thread_count(given.runs_on))
     labels = {name: task.directory(Node("label", name, task.round)) for name in modalities}
     seed = derive_seed(given.seed, "teachers")
-    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, seed, given.select)
+    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, CLIPS, seed, given.select)
+    if len(sample.keys) < FOLDS:
+        raise StageError(
+            f"{task.node}: {len(sample.keys)} clips in corpus.learn_splits ({given.learn_splits}) that `select` keeps "
+            f"have a pseudo-label in all of {', '.join(modalities)}. At least {FOLDS} are needed."
+        )
     features = {
         name: sampled_features(sample, task.directory(Node("extract", name, task.round))) for name in modalities
     }
