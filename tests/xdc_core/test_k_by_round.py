@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.running.compare import parse_overrides
+from flows.cli.running.study import parse_overrides
 from shards.errors import ConfigError
 from tests.runs import MakeRun, write_run
 from xdc_core.config.load import parse_config
