@@ -183,7 +183,7 @@ def make_plan(settings: CorpusSettings, listing: Listing, surveyed: Survey) -> P
     columns = [_numpy(column) for column in (source, start_s, end_s)]
     duplicates = list(_duplicates(_numpy(tags), sources, *columns[:2]))
     if duplicates:
-        doubled = reject_columns(_doubled(duplicates, sources, *columns))
+        doubled = reject_columns(_doubled(settings, duplicates, sources, *columns))
         order = np.argsort(np.concatenate([_numpy(reject_sources), columns[0][duplicates]]), kind="stable")
         rejects = pa.concat_tables([rejects, doubled]).unify_dictionaries().take(pa.array(order))
     places = np.delete(np.arange(len(source)), duplicates)
@@ -281,8 +281,16 @@ def _duplicates(tags: np.ndarray, sources: SourceColumns, source: np.ndarray, st
 
 
 def _doubled(
-    places: list[int], sources: SourceColumns, source: np.ndarray, start_s: np.ndarray, end_s: np.ndarray
+    settings: CorpusSettings,
+    places: list[int],
+    sources: SourceColumns,
+    source: np.ndarray,
+    start_s: np.ndarray,
+    end_s: np.ndarray,
 ) -> Iterator[Reject]:
     for place in places:
-        path, first, last = sources[int(source[place])].path, float(start_s[place]), float(end_s[place])
-        yield Reject(path, "plan", "duplicate", "overlaps an earlier row", clip_key(path, first), first, last)
+        row, first, last = sources[int(source[place])], float(start_s[place]), float(end_s[place])
+        reason = "overlaps an earlier row"
+        if settings.segment_seconds and row.end_s is not None:
+            reason = "its window begins where that of an earlier part begins; make segment_seconds shorter"
+        yield Reject(row.path, "plan", "duplicate", reason, clip_key(row.path, first), first, last)

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.errors import SourceError
+from shards.media.child import ENDED
 from shards.media.source_file import check_readable, stat_of
 from shards.progress import Progress
 from shards.settings import ALL_MODALITIES, CorpusSettings
@@ -75,12 +76,16 @@ def recall(
 
     They have what the settings need.
 
-    `oldest`: results of earlier versions of the probe than this one do not count.
+    `oldest`: results of earlier versions of the probe than this one do not count. With the present one, files whose
+    process ended by itself have none either: in earlier versions of xdc a process that could not start had that reason.
     """
     valid = survey_columns(
         entry
         for entry in chain(known, read_survey(notes))
-        if entry.probe_version >= oldest and entry.serves(settings) and still_holds(listing.root, entry)
+        if entry.probe_version >= oldest
+        and not (oldest == PROBE_VERSION and entry.reason.startswith(ENDED))
+        and entry.serves(settings)
+        and still_holds(listing.root, entry)
     )
     paths = listed_files(listing)
     unknown = paths.filter(pc.invert(pc.is_in(paths, value_set=valid.table["path"])))

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from shards.datasets.dataset import Dataset, Role, Split, make_dataset
 from shards.datasets.files import certain_modalities, find_files, wrong_root
+from shards.layouts.grid_words import read_words
 from shards.reject import Reject
 from shards.sources.source import SOUND_SUFFIXES, Source
 
@@ -20,25 +21,10 @@ LAYOUT = (
     "recordings such as s1/bbaf2n.mpg and their word times, such as alignments/s1/bbaf2n.align or "
     "s1/align/bbaf2n.align; a folder such as s1 names the talker"
 )
-UNITS = 25_000  # Of an align file in a second.
-LENGTH = 3 * UNITS  # Of every recording: 75 frames at 25 frames per second.
-FRAME = UNITS // 25
-SILENCES = ("sil", "sp")
-# The words by position in the sentence, each after its letter in the names of files: bbaf2n is bin blue at f two now.
-POSITIONS: Mapping[str, Mapping[str, str]] = {
-    "command": {"b": "bin", "l": "lay", "p": "place", "s": "set"},
-    "colour": {"b": "blue", "g": "green", "r": "red", "w": "white"},
-    "preposition": {"a": "at", "b": "by", "i": "in", "w": "with"},
-    "letter": {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"},
-    "digit": dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True)),  # noqa: SIM905
-    "adverb": {"a": "again", "n": "now", "p": "please", "s": "soon"},
-}
-POSITION_OF = {word: position for position, words in POSITIONS.items() for word in words.values()}
 UNSEEN = ("s1", "s2", "s20", "s22")  # LipNet's talkers for testing.
 # Folders of align files are taken for another talker's from this many common names on, and this share of all names.
 EXCHANGED_NAMES, EXCHANGED_SHARE = 10, 0.9
 _TALKER = re.compile(r"(?:s|talker|speaker)[ _-]?0*(\d+)(?:[ ._-].*)?", re.IGNORECASE)
-_NAME = re.compile("".join(f"([{''.join(words)}])" for words in POSITIONS.values()))
 
 
 def read_grid(root: Path) -> Dataset:
@@ -46,7 +32,8 @@ def read_grid(root: Path) -> Dataset:
 
     It is cut as it is, or with `corpus.segment_seconds` in a window of this length round its middle: 0.64 s are 16
     frames. Labels: `label` is the word (letters as letter_f), `label_position` is command, colour, preposition, letter,
-    digit or adverb, `label_talker` is s1 to s34, from the folder's name.
+    digit or adverb, `label_talker` is s1 to s34, from the folder's name; from the root's
+    own name if no folder in it names a talker.
 
     Lines of an align file are `start end word`, in 1/25,000 s: samples of the corpus's sound at 25 kHz, and thousandths
     of a frame at 25 frames a second (established: a recording has 75 frames, and its last silence ends at about 74,500;
@@ -78,7 +65,7 @@ def read_grid(root: Path) -> Dataset:
             if stem not in aligned[talker]:
                 rejects.append(Reject(path, "list", "missing", "there is no align file of it"))
                 continue
-            for word in _words(root, aligned[talker][stem], path, stem):
+            for word in read_words(root, aligned[talker][stem], path, stem):
                 if isinstance(word, Reject):
                     rejects.append(word)
                 else:
@@ -119,8 +106,11 @@ class _Found:
 
 def _find(root: Path) -> _Found:
     files, found = find_files(root), _Found()
+    named = any(map(_talker_of, [*files.names, *(reject.source for reject in files.rejects)]))
+    # Of a folder of one talker, given alone, the name is the root's own.
+    only = "" if named else _talker_of(f"{root.name}/")
     for path in sorted(files.names, key=lambda path: (PurePosixPath(path).suffix.lower() in SOUND_SUFFIXES, path)):
-        own = found.recordings[_talker_of(root, path)]
+        own = found.recordings[_talker_of(path) or only]
         if (twin := own.setdefault(_stem(path), path)) != path:
             reason = f"{twin} is of the same talker, has the same name and was used"
             found.rejects.append(Reject(path, "list", "duplicate", reason))
@@ -131,7 +121,7 @@ def _find(root: Path) -> _Found:
         raise wrong_root(root, "no recording", LAYOUT)
     for reject in files.rejects:
         if reject.kind == "not_media" and reject.source.lower().endswith(".align"):
-            own = found.aligns[_talker_of(root, reject.source)]
+            own = found.aligns[_talker_of(reject.source) or only]
             if (twin := own.setdefault(_stem(reject.source), reject.source)) != reject.source:
                 reason = f"{twin} is of the same talker, has the same name and was used"
                 found.rejects.append(Reject(reject.source, "list", "duplicate", reason))
@@ -144,9 +134,9 @@ def _stem(path: str) -> str:
     return PurePosixPath(path).stem.lower()
 
 
-def _talker_of(root: Path, path: str) -> str:
+def _talker_of(path: str) -> str:
     """Return the talker that the innermost folder with such a name means, such as s1; "" if none does."""
-    for folder in (*reversed(path.split("/")[:-1]), root.name):
+    for folder in reversed(path.split("/")[:-1]):
         if match := _TALKER.fullmatch(folder):
             return f"s{match[1]}"
     return ""
@@ -170,58 +160,6 @@ def _align_files(found: _Found) -> dict[str, Mapping[str, str]]:
         exchanged = common.get(best, 0) >= enough and 2 * len(names & set(own)) < common[best]
         chosen[talker] = found.aligns[best] if exchanged else own
     return chosen
-
-
-def _words(root: Path, align: str, recording: str, stem: str) -> Iterator[tuple[float, float, dict[str, str]] | Reject]:
-    """Yield start and end in seconds and the labels of every word in an align file, or why it cannot be used."""
-
-    def reject(reason: str) -> Reject:
-        return Reject(recording, "list", "bad_row", f"{align}: {reason}")
-
-    try:
-        lines = (root / align).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        yield Reject(recording, "list", "unreadable", f"{align} cannot be read: {error.strerror}")
-        return
-    except UnicodeDecodeError:
-        yield reject("it is not a text file")
-        return
-    rows = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
-    last = max((int(row[1]) for _, row in rows if len(row) > 1 and row[1].isdecimal()), default=0)
-    if last < LENGTH / 2:
-        yield reject(
-            f"its last time is {last}. Times are in 1/{UNITS} s, and a recording lasts 3 s, which is {LENGTH}: it is "
-            "cut off, or in another unit"
-        )
-        return
-    named = _NAME.fullmatch(stem)
-    expected = {
-        position: words[code] for (position, words), code in zip(POSITIONS.items(), named.groups(), strict=True)
-    } if named else {}  # fmt: skip
-    missing = dict.fromkeys(POSITIONS)
-    for number, row in rows:
-        if len(row) != 3 or not (row[0].isdecimal() and row[1].isdecimal()) or int(row[0]) >= int(row[1]):
-            yield reject(f"line {number}: {' '.join(row)[:80]!r} is not of the form start end word")
-            continue
-        start, end, word = int(row[0]), int(row[1]), row[2].lower()
-        if word in SILENCES:
-            continue
-        position = POSITION_OF.get(word)
-        if position is None:
-            yield reject(f"line {number}: {word[:80]!r} is no word of GRID")
-        elif position not in missing:
-            yield reject(f"line {number}: {word!r} is a second {position}")
-        elif expected.get(position, word) != word:
-            yield reject(f"line {number}: {word!r}, but the file's name says {expected[position]!r}")
-        elif end > LENGTH + FRAME:
-            reason = f"{align}: line {number}: {word!r} ends at {end / UNITS:.2f} s, but a recording lasts 3 s"
-            yield Reject(recording, "list", "outside", reason, "", start / UNITS, end / UNITS)
-        else:
-            label = f"letter_{word}" if position == "letter" else word
-            yield start / UNITS, end / UNITS, {"label": label, "label_position": position}
-        missing.pop(position or "", None)
-    if missing:
-        yield reject(f"it has no {', no '.join(missing)}")
 
 
 def _without_recording(found: _Found, aligned: Mapping[str, Mapping[str, str]]) -> Iterator[Reject]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shards.errors import MediaError
-from shards.media.sandbox import Limits
+from shards.media.child import Limits
 from shards.settings import CorpusSettings
 
 

@@ -1,156 +1,46 @@
 """Media work in child processes with limits: a crash, a hang or too much memory affects one file only.
 
-A child handles many files. It has limits on its memory and its open files from the start, and on processor time for
-each file. A child that died, ran out of memory, or kept too much memory after earlier files is replaced.
+A child (shards/media/child.py) handles many files. One that died, ran out of memory, or kept too much memory after
+earlier files is replaced. Possible errors of the machine (a kill from outside, a source file that cannot be read) are
+tried once more.
 
-Possible errors of the machine (a kill from outside, a source file that cannot be read) are tried once more.
+A child that ends before it has taken its first file says nothing about that file: another child is started for it, and
+if that does not help, the whole map ends.
 """
 
 import contextlib
-import math
 import multiprocessing
-import os
-import resource
-import signal
-import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
-from shards.errors import Killed, MediaError, SourceError, XdcError
-from shards.reject import Kind
+from shards.errors import Killed, MachineError, MediaError, SourceError, XdcError
+from shards.media.child import BROKEN, DONE, KILLED, OVER_LIMIT, STARTED, UNREADABLE, Limits, cause_of_death, serve
 
 # Not fork: the caller may have threads and libraries that do not survive it.
 _context = multiprocessing.get_context("spawn")
 
-MB = 1 << 20
-HANDLES = 32  # Files that a child may open in addition to those it begins with.
-WRITTEN = 16 * MB  # Bytes per file. A child writes no files, but its output may go to one.
-DONE = "done"
-KILLED: Kind = "killed"
-UNREADABLE: Kind = "unreadable"
-OVER_LIMIT: Kind = "over_limit"
-CRASHED: Kind = "crashed"
-# Sent to a whole group of processes by a terminal, a service manager or a batch system. What happens then is decided by
-# the parent, which may finish its shard: its children go on, and end with it.
-TO_THE_GROUP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of one job: seconds of wall time and of processor time, and megabytes above those of the libraries.
-
-    A child that keeps more than half of its megabytes after a job is replaced.
-    """
-
-    seconds: float
-    cpu_seconds: float = math.inf
-    memory_mb: float = math.inf
+STARTS = 3  # How often a child is started for a file before the map ends.
+START_S = 600.0  # Seconds that a start may take: on a busy machine it is slow, and no file's limit pays for it.
 
 
 @dataclass
 class _Child:
     process: BaseProcess
     pipe: Connection
+    started: bool = False
     job: int | None = None
     arguments: tuple[Any, ...] = ()
     deadline: float = 0.0
 
 
-def _serve(work: Callable[..., Any], pipe: Connection, limits: Limits) -> None:
-    """Run the child: receive arguments; send the outcome, the result or reason, and whether it can continue.
-
-    The outcome is DONE, or the kind of the reject.
-    """
-    for number in TO_THE_GROUP:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    begun_with = _limit(limits)
-    too_much = "needed more memory than there is"
-    if limits.memory_mb < math.inf:
-        too_much = f"needed more than {limits.memory_mb:g} MB of memory (corpus.clip_memory_mb)"
-    with contextlib.suppress(EOFError, ConnectionError):  # The parent is gone: end.
-        while True:
-            arguments = pipe.recv()
-            _allow_cpu(limits.cpu_seconds)
-            sound = True
-            try:
-                answer: tuple[str, Any] = (DONE, work(*arguments))
-            except MediaError as error:
-                answer = (error.kind, str(error))
-            except SourceError as error:
-                answer, sound = (UNREADABLE, str(error)), False
-            except MemoryError:
-                answer, sound = (OVER_LIMIT, too_much), False
-            except Exception as error:  # noqa: BLE001 - hostile files may raise any error; it rejects that file only
-                answer = (
-                    CRASHED,
-                    f"a defect of xdc, please report it with the file ({type(error).__name__}: {error})",
-                )
-            try:
-                pipe.send((*answer, sound and not _worn(begun_with, limits)))
-            except MemoryError:
-                pipe.send((OVER_LIMIT, too_much, False))
-
-
-def _limit(limits: Limits) -> int:
-    """Set the limits for the child's whole life. Return the address space of its libraries, in bytes."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (WRITTEN, WRITTEN))
-    handles = _handles() + HANDLES
-    resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
-    begun_with = _address_space()
-    if begun_with and limits.memory_mb < math.inf:
-        most = begun_with + int(limits.memory_mb * MB)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    return begun_with
-
-
-def _allow_cpu(seconds: float) -> None:
-    """Limit the processor time of the next job. The kernel counts from the process's start, in whole seconds."""
-    if seconds < math.inf:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime + seconds), most))
-
-
-def _address_space() -> int:
-    """Return the address space of this process in bytes; 0 if it is not known (then memory is not limited)."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 0
-
-
-def _handles() -> int:
-    """Return one more than the highest number of an open file."""
-    try:
-        return 1 + max(int(name) for name in os.listdir("/proc/self/fd"))
-    except OSError:
-        return 256
-
-
-def _worn(begun_with: int, limits: Limits) -> bool:
-    """Return whether memory kept after earlier files leaves too little for later ones."""
-    return bool(begun_with) and _address_space() - begun_with > limits.memory_mb * MB / 2
-
-
-def _end_with_parent() -> None:
-    """End this child when its parent ends, even if a decoder hangs."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 def _start(work: Callable[..., Any], limits: Limits) -> _Child:
     ours, theirs = _context.Pipe()
-    process = _context.Process(target=_serve, args=(work, theirs, limits), daemon=True)
+    process = _context.Process(target=serve, args=(work, theirs, limits), daemon=True)
     process.start()
     theirs.close()
     return _Child(process, ours)
@@ -162,22 +52,13 @@ def _end(child: _Child) -> None:
     child.process.join()
 
 
-def _cause_of_death(process: BaseProcess, limits: Limits) -> tuple[Kind, str]:
-    """Return the kind of the reject, and the cause in words."""
-    code = process.exitcode or 0
-    if -code == signal.SIGKILL:
-        return KILLED, "the decoding process was killed from outside (signal 9), most often for lack of memory"
-    if -code in TO_THE_GROUP:  # While it started, before it ignored them.
-        return KILLED, f"the decoding process was ended from outside (signal {-code}, {signal.Signals(-code).name})"
-    if code >= 0:
-        return CRASHED, f"the decoding process ended by itself (exit {code})"
-    if -code == signal.SIGXCPU:
-        return OVER_LIMIT, f"needed more than {limits.cpu_seconds:g} s of processor time (corpus.clip_cpu_s)"
-    try:
-        name = f", {signal.Signals(-code).name}"
-    except ValueError:
-        name = ""
-    return CRASHED, f"the decoder crashed (signal {-code}{name})"
+def _not_started(reason: str) -> MachineError:
+    return MachineError(
+        f"a decoding process did not get to its first file, {STARTS} times: {reason}. No file is to blame. What it "
+        "printed says more. Was xdc changed or installed while it ran? Does a script call xdc outside of "
+        '`if __name__ == "__main__":`? Is there too little memory? What is finished is kept: mend it and run the same '
+        "command again."
+    )
 
 
 def _error(outcome: Any, reason: str) -> XdcError:
@@ -194,13 +75,17 @@ def ordered_map(
     A result is what `work` returned, or a MediaError: the one that it raised, or one for a process that died or
     exceeded its limits (the process is then replaced). A job whose process was killed from outside, or that raised a
     SourceError, is repeated once by another process; the second time the result is Killed (a MediaError), or that
-    SourceError. At most 8 jobs per worker are in progress or wait to be yielded, so memory does not grow with the
-    number of jobs. `work` must be importable by name.
+    SourceError. The seconds of a job do not include the start of its process. At most 8 jobs per worker are in progress
+    or wait to be yielded, so memory does not grow with the number of jobs. `work` must be importable by name.
+
+    Raises:
+        MachineError: processes end, or hang, before they take their first job; or a module cannot be imported.
     """
     source = enumerate(jobs)
     waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
     finished: dict[int, Any] = {}
     tried: set[int] = set()
+    starts: Counter[int] = Counter()  # By job: the processes that did not get to it.
     exhausted, following = False, 0  # `following`: number of the next job to yield.
     children: list[_Child] = []
     try:
@@ -230,7 +115,7 @@ def ordered_map(
                     idle = _start(work, limits)
                     children.append(idle)
                 idle.job, idle.arguments = waiting.popleft()
-                idle.deadline = time.monotonic() + limits.seconds
+                idle.deadline = time.monotonic() + (limits.seconds if idle.started else START_S)
                 with contextlib.suppress(ConnectionError):  # It just died, so there is no answer either.
                     idle.pipe.send(idle.arguments)
                 busy.append(idle)
@@ -241,21 +126,34 @@ def ordered_map(
                 assert child.job is not None
                 if child.pipe in ready:
                     try:
-                        outcome, value, good = child.pipe.recv()
+                        answer = child.pipe.recv()
+                        if answer == STARTED:
+                            child.started, child.deadline = True, time.monotonic() + limits.seconds
+                            continue
+                        outcome, value, good = answer
                     except (EOFError, OSError):  # Closed, reset, or ended in the middle of an answer.
                         child.process.join()
-                        outcome, value = _cause_of_death(child.process, limits)
+                        outcome, value = cause_of_death(child.process, limits)
                         good = False
                 elif time.monotonic() >= child.deadline:
-                    outcome, value, good = (
-                        OVER_LIMIT,
-                        f"took longer than {limits.seconds:g} s (corpus.clip_timeout_s)",
-                        False,
-                    )
+                    value = f"took longer than {limits.seconds:g} s (corpus.clip_timeout_s)"
+                    if not child.started:
+                        value = f"it took longer than {START_S:g} s to start"
+                    outcome, good = OVER_LIMIT, False
                 else:
                     continue
                 # Possible errors of the machine are tried once more; any other outcome is final.
-                if outcome in (KILLED, UNREADABLE) and child.job not in tried:
+                if outcome == BROKEN:
+                    raise MachineError(
+                        f"a part of xdc or of a library cannot be imported ({value}). No file is to blame. Was it "
+                        "changed or installed while xdc ran? What is finished is kept: run the same command again."
+                    )
+                if not child.started:
+                    starts[child.job] += 1
+                    if starts[child.job] == STARTS:
+                        raise _not_started(value)
+                    waiting.appendleft((child.job, child.arguments))
+                elif outcome in (KILLED, UNREADABLE) and child.job not in tried:
                     tried.add(child.job)
                     waiting.appendleft((child.job, child.arguments))
                 else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.layouts.grid import POSITIONS
+from shards.layouts.grid_words import POSITIONS
 from tests.shards.media_maker import Array, plain, tone, write_video
 
 # Of the recording bbaf2n of talker s1.

@@ -59,6 +59,11 @@ def fail_at_first(how: str, note: str, times: int) -> int:
     return os.getpid()
 
 
+def be_killed(*_: object) -> None:
+    """Be killed, whatever the arguments are."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def note_and_hang(path: str) -> None:
     """Write down which process this is, and never come back."""
     Path(path).write_text(str(os.getpid()))

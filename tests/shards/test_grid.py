@@ -66,6 +66,15 @@ def test_a_folder_of_one_talker_is_named_by_itself_or_not_at_all(tmp_path: Path)
         assert first.labels == {"label": "bin", "label_position": "command", **labels}
 
 
+def test_the_roots_own_name_means_no_talker_if_a_folder_in_it_does(tmp_path: Path) -> None:
+    root = tmp_path / "s9"
+    put_recordings(root, "s1/bbaf2n.mpg", "bbaf3s.mpg")
+    put_align(root, "alignments/s1/bbaf2n.align")
+    dataset = read_dataset("grid", root)
+    assert {(source.path, source.labels["label_talker"]) for source in dataset.sources} == {("s1/bbaf2n.mpg", "s1")}
+    assert reasons(root) == [("unlisted", "it is in no folder of a talker such as s1")]
+
+
 def test_windows_of_one_length_lie_round_the_middle_of_each_word(tmp_path: Path) -> None:
     put_recordings(tmp_path / "grid", "s1/bbaf2n.mpg")
     put_align(tmp_path / "grid", "alignments/s1/bbaf2n.align", ALIGN)
@@ -153,23 +162,28 @@ def test_what_an_align_file_lacks_or_says_wrong_is_a_reject_with_its_line(tmp_pa
     put_align(tmp_path, "alignments/s1/bbaf3s.align", align_of("bbaf3s").replace("blue", "red"))
     put_align(tmp_path, "alignments/s1/bbaf4p.align", align_of("bbaf4p").replace("please", "hello"))
     put_align(tmp_path, "alignments/s1/bbaf5a.align", "0 290 sil\n290 800 bin\n800 2980 sil\n")
+    put_recordings(tmp_path, "s1/brwx7p.mpg", "s1/lrbg3s.mpg")
+    put_align(tmp_path, "alignments/s1/brwx7p.align", "".join(align_of("brwx7p").splitlines(keepends=True)[:-3]))
+    put_align(tmp_path, "alignments/s1/lrbg3s.align", align_of("lrbg3s").replace("red", "- - -"))
     assert reasons(tmp_path) == [
         ("bad_row", "alignments/s1/bbaf2n.align: line 6: '41000 two' is not of the form start end word"),
-        ("bad_row", "alignments/s1/bbaf2n.align: it has no digit"),
         ("bad_row", "alignments/s1/bbaf3s.align: line 3: 'red', but the file's name says 'blue'"),
         ("bad_row", "alignments/s1/bbaf4p.align: line 7: 'hello' is no word of GRID"),
-        ("bad_row", "alignments/s1/bbaf4p.align: it has no adverb"),
         (
             "bad_row",
             "alignments/s1/bbaf5a.align: its last time is 2980. Times are in 1/25000 s, and a recording lasts 3 s, "
             "which is 75000: it is cut off, or in another unit",
         ),
         ("missing", "there is no align file of it"),
+        ("bad_row", "alignments/s1/brwx7p.align: it has no digit, no adverb"),
+        ("bad_row", "alignments/s1/lrbg3s.align: line 3: '21000 27750 - - -' is not of the form start end word"),
     ]
     assert Counter(source.path for source in read_dataset("grid", tmp_path).sources) == {
         "s1/bbaf2n.mpg": 5,
         "s1/bbaf3s.mpg": 5,
         "s1/bbaf4p.mpg": 5,
+        "s1/brwx7p.mpg": 4,
+        "s1/lrbg3s.mpg": 5,
     }
 
 

@@ -154,6 +154,16 @@ def test_a_clip_that_begins_where_an_earlier_row_has_one_is_a_reject() -> None:
     assert (reject.reason, reject.start_s, reject.end_s) == ("overlaps an earlier row", 10.0, 15.0)
 
 
+def test_a_window_that_begins_where_an_earlier_one_does_says_which_setting_helps() -> None:
+    settings = CorpusSettings(clip_seconds=10, min_seconds=2, segment_seconds=8)
+    listing = listed(Source("a.mp4", 1.0, 2.0), Source("a.mp4", 2.0, 3.0), Source("a.mp4", 20.0, 21.0))
+    plan = make_plan(settings, listing, facts(listing))
+    assert sorted((clip.start_s, clip.end_s) for clip in clips_of(plan)) == [(0.0, 8.0), (16.5, 24.5)]
+    (reject,) = rejects_of(plan)
+    reason = "its window begins where that of an earlier part begins; make segment_seconds shorter"
+    assert (reject.kind, reject.reason, reject.start_s, reject.end_s) == ("duplicate", reason, 0.0, 8.0)
+
+
 def test_nothing_to_cut_is_a_plan_without_shards() -> None:
     listing = listed(Source("a.mp4"))
     plan = make_plan(TEN, listing, facts(listing, reason="no sound"))

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from shards.errors import Killed, MediaError, SourceError
-from shards.media.sandbox import Limits, ordered_map
+from shards.errors import Killed, MachineError, MediaError, SourceError
+from shards.media import sandbox
+from shards.media.child import Limits
+from shards.media.sandbox import ordered_map
 from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 from tests.shards import sandbox_dead_on_arrival, sandbox_jobs
@@ -83,13 +85,10 @@ def test_what_crashes_costs_one_job_and_the_rest_goes_on() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_is_the_parents_affair(number: signal.Signals) -> None:
-    results = ordered_map(sandbox_jobs.after, ((0.3, n) for n in range(8)), 2, MINUTE)
-    found = [next(results)]
-    (_, first) = found[0]  # It is at its second job.
+    results = ordered_map(sandbox_jobs.after, ((0.1, n) for n in range(8)), 1, MINUTE)
+    _, first = next(results)
     os.kill(first, number)
-    found += results
-    assert [job for job, _ in found] == list(range(8))
-    assert [process for _, process in found].count(first) > 1
+    assert list(results) == [(job, first) for job in range(1, 8)]
 
 
 def test_what_hangs_costs_one_job_and_the_rest_goes_on() -> None:
@@ -107,9 +106,46 @@ def test_a_result_that_cannot_be_sent_costs_one_job() -> None:
     assert [str(answer) for answer in answers] == ["the decoding process ended by itself (exit 1)"]
 
 
-def test_a_process_that_dies_before_it_takes_its_job_costs_that_job() -> None:
-    answers = list(ordered_map(sandbox_dead_on_arrival.work, [(n,) for n in range(3)], 2, MINUTE))
-    assert [str(answer) for answer in answers] == ["the decoding process ended by itself (exit 3)"] * 3
+@pytest.fixture
+def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file with as many bytes as processes end before they take a job."""
+    left = tmp_path / "left"
+    left.write_bytes(b"")
+    monkeypatch.setenv(sandbox_dead_on_arrival.LEFT, str(left))
+    return left
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_ends_before_it_takes_its_first_job_costs_no_job(dying: Path, workers: int) -> None:
+    dying.write_bytes(bytes(2))
+    assert list(ordered_map(sandbox_dead_on_arrival.work, [(n,) for n in range(3)], workers, MINUTE)) == [0, 1, 2]
+    assert dying.stat().st_size == 0
+
+
+def test_processes_that_never_take_a_job_end_the_map(dying: Path) -> None:
+    dying.write_bytes(bytes(100))
+    with pytest.raises(
+        MachineError, match=r"did not get to its first file, 3 times: .*\(exit 1\)\. No file is to blame"
+    ):
+        list(ordered_map(sandbox_dead_on_arrival.work, [(n,) for n in range(3)], 2, MINUTE))
+    assert children() == []
+    assert 95 <= dying.stat().st_size <= 97
+
+
+def test_a_slow_start_is_not_counted_against_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Shorter than any interpreter needs to start, longer than the job.
+    assert list(ordered_map(sandbox_jobs.behave, [("well", 1)] * 3, 1, Limits(0.02))) == [10] * 3
+    monkeypatch.setattr(sandbox, "START_S", 0.001)
+    with pytest.raises(MachineError, match=r"took longer than 0\.001 s to start"):
+        list(ordered_map(sandbox_jobs.behave, [("well", 1)], 1, MINUTE))
+
+
+@pytest.mark.usefixtures("dying")
+def test_a_module_that_cannot_be_imported_ends_the_map() -> None:
+    with pytest.raises(
+        MachineError, match=r"cannot be imported \(ImportError: .*sandbox_no_longer_there.*No file is to"
+    ):
+        list(ordered_map(sandbox_dead_on_arrival.import_missing, [(1,)], 1, MINUTE))
 
 
 def test_an_idle_process_that_is_killed_is_replaced() -> None:
@@ -195,7 +231,8 @@ def test_a_child_that_hangs_does_not_outlive_a_parent_that_was_killed(tmp_path: 
     code = (
         "import sys\n"
         "from tests.shards import sandbox_jobs\n"
-        "from shards.media.sandbox import Limits, ordered_map\n"
+        "from shards.media.child import Limits\n"
+        "from shards.media.sandbox import ordered_map\n"
         "list(ordered_map(sandbox_jobs.note_and_hang, [(sys.argv[1],)], 1, Limits(600.0)))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -22,8 +22,10 @@ from shards.errors import Busy, StageError
 from shards.media.source_file import hash_source
 from shards.progress import silent
 from shards.settings import CorpusSettings
+from shards.sources import look
 from shards.store.files import sha256_of
 from shards.store.lock import exclusive
+from tests.shards import sandbox_jobs
 from tests.shards.media_maker import tone, write_video
 from tests.shards.trouble import Disk, obeying_modes, open_folder
 
@@ -178,8 +180,23 @@ def test_without_a_source_that_went_away_for_good_the_next_call_goes_on(place: P
     assert rejects_of(place / "corpus") == set()
 
 
-def test_a_kill_from_outside_is_not_remembered_of_a_file(place: Path, videos: Path) -> None:
+def reason_of_bark(place: Path, videos: Path) -> str:
+    return survey(list_corpus(videos), [], place / "notes", ONE, silent)["bark.mp4"].reason
+
+
+def test_a_kill_from_outside_is_not_remembered_of_a_file(
+    place: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (videos / "purr.avi").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(look, "probe_file", sandbox_jobs.be_killed)
+        killed = "the decoding process was killed from outside (signal 9)"
+        assert reason_of_bark(place, videos).startswith(killed)
+    assert list(read_survey(place / "notes")) == []
+    assert reason_of_bark(place, videos) == ""
+
+
+def test_kills_before_any_file_is_read_end_the_survey(place: Path, videos: Path) -> None:
     over = threading.Event()
 
     def kill_all() -> None:
@@ -187,19 +204,16 @@ def test_a_kill_from_outside_is_not_remembered_of_a_file(place: Path, videos: Pa
             for child in multiprocessing.active_children():
                 child.kill()
 
-    def look() -> str:
-        found = survey(list_corpus(videos), [], place / "notes", ONE, silent)
-        return found["bark.mp4"].reason
-
     killer = threading.Thread(target=kill_all)
     killer.start()
     try:
-        assert look().startswith("the decoding process was killed from outside (signal 9)")
+        with pytest.raises(StageError, match=r"did not get to its first file, 3 times: .*\(signal 9\)"):
+            reason_of_bark(place, videos)
     finally:
         over.set()
         killer.join()
     assert list(read_survey(place / "notes")) == []
-    assert look() == ""
+    assert reason_of_bark(place, videos) == ""
 
 
 def test_a_rotten_byte_in_the_notes_costs_one_file(place: Path, videos: Path) -> None:

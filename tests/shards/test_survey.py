@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from shards.media.source_file import stat_of
 from shards.progress import silent
 from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
+from tests.places import ROOT
 
 COUNT = 8
 TWO = CorpusSettings(workers=2)
@@ -45,6 +49,46 @@ def test_what_is_noted_is_not_read_again(raw_videos: Path, tmp_path: Path) -> No
     names, read = run(raw_videos, tmp_path / "notes.jsonl")
     assert read == COUNT
     assert run(raw_videos, tmp_path / "notes.jsonl") == (names, 0)
+
+
+SCRIPT = """
+from pathlib import Path
+from shards.corpus.listing import list_corpus
+from shards.corpus.survey import survey
+from shards.progress import silent
+from shards.settings import CorpusSettings
+{guard}survey(list_corpus(Path({videos!r})), [], Path({notes!r}), CorpusSettings(workers=2), silent)
+"""
+
+
+def test_a_script_whose_child_processes_cannot_start_makes_no_file_unusable(raw_videos: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.jsonl"
+    script = tmp_path / "script.py"
+    # Without the guard each child runs the script again, and ends with an error.
+    script.write_text(SCRIPT.format(guard="", videos=str(raw_videos), notes=str(notes)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    failed = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "did not get to its first file, 3 times: the decoding process ended by itself (exit 1)." in failed.stderr
+    assert 'outside of `if __name__ == "__main__":`' in failed.stderr
+    assert list(read_survey(notes)) == []
+    guard = "if __name__ == '__main__':\n    "
+    script.write_text(SCRIPT.format(guard=guard, videos=str(raw_videos), notes=str(notes)))
+    subprocess.run([sys.executable, script], env=environment, check=True)
+    found = list(read_survey(notes))
+    assert len(found) == COUNT
+    assert [entry.path for entry in found if entry.kind == "crashed"] == []
+
+
+def test_a_file_whose_process_ended_by_itself_is_probed_again(raw_videos: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.jsonl"
+    run(raw_videos, notes)
+    before = {entry.path: asdict(entry) for entry in read_survey(notes)}
+    name = next(path for path, entry in before.items() if not entry["reason"])
+    why = {"kind": "crashed", "reason": "the decoding process ended by itself (exit 1)"}
+    notes.write_text("\n".join(json.dumps(entry | (why if path == name else {})) for path, entry in before.items()))
+    assert run(raw_videos, notes)[1] == 1
+    assert [entry.reason for entry in read_survey(notes) if entry.path == name] == [why["reason"], ""]
 
 
 def test_a_line_that_a_kill_cut_short_costs_one_file(raw_videos: Path, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_every_recording_has_its_views_and_features_are_those_of_the_encoder(
     assert all((trial["train"], trial["test"]) == (36, 12) for trial in facts["trials"])
     assert facts["metrics"]["accuracy"]["n"] == 2
     assert (facts["modality"], facts["layout"]) == (modality, "manifest")
+    assert Fingerprints(run).outside(EMBED) == {}
+    assert set(Fingerprints(run).outside(EVAL)) == {"splits"}
 
 
 def test_fine_tuning_on_a_data_set_averages_over_its_views(copy_run: MakeRun, manifest: Path) -> None:
@@ -101,6 +103,22 @@ def test_fine_tuning_on_a_data_set_averages_over_its_views(copy_run: MakeRun, ma
     assert [trial["split"] for trial in facts["trials"]] == ["2"]
     assert facts["trials"][0]["chosen"]["held_out"] > 0
     assert not run.directory(EMBED).exists()
+
+
+@pytest.mark.parametrize(("labels", "marked"), [(("a", "a", "b"), False), (("a", "b", "b"), True)])
+def test_only_parts_of_a_file_with_different_labels_make_earlier_features_stale(
+    copy_run: MakeRun, digits: Path, tmp_path: Path, labels: tuple[str, ...], marked: bool
+) -> None:
+    first, second = sorted(digits.parent.rglob("*.mp4"))[:2]
+    spans = ((first, 0.0, 0.5), (first, 0.5, 1.0), (second, 0.0, 0.5))
+    rows = [f"{path},{start},{end},{label}" for (path, start, end), label in zip(spans, labels, strict=True)]
+    listing = tmp_path / "parts.csv"
+    listing.write_text("\n".join(["path,start_s,end_s,label", *rows]) + "\n")
+    for protocol in ("fc", "all"):
+        run = evaluated(copy_run, listing, "audio", protocol)
+        run_stage(run, DATA)
+        own = Fingerprints(run).outside(EMBED if protocol == "fc" else EVAL)
+        assert ("parts" in own) == marked
 
 
 def test_other_frames_a_view_take_other_views(copy_run: MakeRun, manifest: Path) -> None:
@@ -146,6 +164,8 @@ def test_every_part_of_a_recording_with_a_label_of_its_own_has_its_views(copy_ru
     assert (trial["split"], trial["train"], trial["test"]) == ("recordings", parts["train"], parts["test"])
     assert min(parts.values()) >= 6
     assert "1 recordings: without an align file, so that the times of its words are not known" in facts["warnings"]
+    assert Fingerprints(run).outside(EMBED) == {"parts": "with views of their own"}
+    assert node_state(run, EMBED, Fingerprints(run))[0] == "fresh"
 
 
 def test_two_runs_share_the_clips_of_a_data_set(copy_run: MakeRun, manifest: Path) -> None:

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from shards.corpus.index import label_columns, read_whole_index
+from shards.store.manifest import read_manifest
 from xdc_core.data.rows import ClipRows
 
 
@@ -34,6 +37,24 @@ def labels_by_row(corpus: Path) -> list[str | None]:
         return []
     labels: list[str | None] = read_whole_index(corpus, ["label"])["label"].to_pylist()
     return labels
+
+
+def mark_of_parts(corpus: Path) -> dict[str, str]:
+    """Return a mark, for fingerprints, if a file has parts with different labels; empty if none has, or no clips exist.
+
+    Earlier versions spread the views over whole files, so only the results for such data sets are others.
+    """
+    if read_manifest(corpus) is None:
+        return {}
+    try:
+        if "label" not in label_columns(corpus):
+            return {}
+        table = read_whole_index(corpus, ["source", "label"])
+    except (OSError, pa.ArrowInvalid):  # Damaged: what reads the clips says so.
+        return {}
+    labels = table.group_by("source").aggregate([("label", "count_distinct", pc.CountOptions(mode="all"))])
+    parted = pc.any(pc.greater(labels["label_count_distinct"], 1)).as_py()
+    return {"parts": "with views of their own"} if parted else {}
 
 
 def starts_by_row(rows: ClipRows, wanted: int, views: int, labels: Sequence[str | None] = ()) -> list[list[int]]:

@@ -132,6 +132,13 @@ def _settings(config: Config, node: Node) -> Embedding:
     return Embedding(views_of(config, data.modality, data.frames), data.views, config.extract, config.runs_on)
 
 
+def _outside(run: Run, node: Node) -> dict[str, str]:
+    """Return a mark if the data set's files have parts with different labels."""
+    from xdc_core.data.view_starts import mark_of_parts
+
+    return mark_of_parts(run.directory(Node("data", node.modality)))
+
+
 EMBED: Stage[Config, Run, Embedding] = Stage(
     name="embed",
     version=1,
@@ -145,4 +152,5 @@ EMBED: Stage[Config, Run, Embedding] = Stage(
     inputs=_inputs,
     settings=_settings,
     work=embed,
+    outside=_outside,
 )

@@ -128,10 +128,11 @@ def _settings(config: Config, node: Node) -> Evaluation:
 
 
 def _outside(run: Run, node: Node) -> dict[str, str]:
-    """Return the digest of a data set's own splits, and a mark if originals are held out together.
+    """Return the digest of a data set's own splits, and marks of what earlier versions did in another way.
 
-    The mark is set if file names have originals and the evaluation holds recordings out. `clusters` holds recordings
-    out only to divide a data set without a test part.
+    One is set if an evaluation that encodes views itself is of files that have parts with different labels. The other
+    says that originals are held out together. It is set if file names have originals and the evaluation holds
+    recordings out. `clusters` holds recordings out only to divide a data set without a test part.
     """
     config, evaluation = run.config, run.config.evaluate[str(node.modality)]
     name = evaluation.data
@@ -144,7 +145,12 @@ def _outside(run: Run, node: Node) -> dict[str, str]:
     splits = read_dataset(config.datasets[name].layout, run.dataset_root(name)).splits
     divided = any(set(split.roles.values()) == {"train"} for split in splits)
     digest = fingerprint([[split.name, dict(split.roles)] for split in splits])
-    return {"splits": digest} | (together if evaluation.protocol != "clusters" or divided else {})
+    marks = together if evaluation.protocol != "clusters" or divided else {}
+    if evaluation.protocol == "all":
+        from xdc_core.data.view_starts import mark_of_parts
+
+        marks = marks | mark_of_parts(run.directory(Node("data", name)))
+    return {"splits": digest} | marks
 
 
 def _library(config: Config, node: Node) -> Library:

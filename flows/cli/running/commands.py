@@ -129,7 +129,8 @@ def stage(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="STAGE", help="shard, init, extract, cluster, label, stop, train, report, data, embed, eval"
+            metavar="STAGE",
+            help="shard, init, extract, cluster, label, teachers, stop, train, report, data, embed, eval",
         ),
     ],
     run: RunArgument,
