@@ -19,13 +19,15 @@ from tests.runs import MakeRun
 from tests.xdc_core.tasks import BACKWARDS, targets_of, task_for
 from xdc_core.config.selection import SelectSettings
 from xdc_core.data.selection import count_left_out
+from xdc_core.documents.scores import Balance
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes, settings_of
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
-from xdc_core.stages.sample import count_learnable, read_sample
+from xdc_core.stages.balance import balance
+from xdc_core.stages.sample import Learnable, count_learnable, read_sample
 
 VIDEO = Node("train", "video", 0)
 
@@ -85,6 +87,26 @@ def test_workers_leave_out_the_same_clips(
     (there,) = read_sample(replace(task, executor=BACKWARDS), learnable, 100.0, 0)
     assert 0 < len(here) < 48
     assert np.array_equal(here, there)
+
+
+def test_labels_are_balanced_over_the_clips_that_are_learnt_from(
+    copy_run: MakeRun, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_run(
+        select={"min_level_db": middle(tiny_corpus, "level_db")}, label={"assign": "balanced", "iterations": 2}
+    )
+    run_stage(run, Node("cluster", "video", 0))
+    balanced = []
+
+    def noted(task: Task[Any], learnable: Learnable, *more: Any) -> list[Balance]:
+        balanced.append(learnable.total)
+        return balance(task, learnable, *more)
+
+    monkeypatch.setattr("xdc_core.stages.label.balance", noted)
+    record = run_stage(run, Node("label", "video", 0))
+    kept = 48 - len(less_than(tiny_corpus, "level_db", run.config.select.min_level_db or 0))
+    assert balanced == [kept]
+    assert record.rows == 48
 
 
 def states(run: Run) -> dict[str, str]:

@@ -189,6 +189,7 @@ def test_a_field_that_is_left_out_is_named_or_marked(section: Section) -> None:
 HOW = {f"runs_on.{name}" for name in RunsOn.model_fields} | {"views.settings.weights"}
 ENCODING = HOW | {"extract.batch", "extract.workers", "extract.calibration_batches"}
 LABELLING = HOW - {"views.settings.weights"} | {"label.iterations", "label.temperature", "learn_splits"}
+LABELLING |= {f"select.{name}" for name in SelectSettings.model_fields}
 NOT_HASHED = {
     "init.video": HOW
     | {"views.frames", "views.settings.flip"}

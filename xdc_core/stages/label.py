@@ -25,6 +25,7 @@ from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.clustering import LabelSettings
 from xdc_core.config.methods import TRUTH, label_sources
 from xdc_core.config.schema import Config, RunsOn
+from xdc_core.config.selection import SelectSettings
 from xdc_core.data.features import source_part
 from xdc_core.data.label_scores import Assigned, Labels, count_labels, scores_of
 from xdc_core.data.labels import label_column
@@ -48,6 +49,7 @@ class Labelling:
     column: str | None
     label: LabelSettings
     learn_splits: list[str] | None
+    select: SelectSettings
     runs_on: RunsOn
 
     @property
@@ -58,7 +60,7 @@ class Labelling:
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the labels."""
         if self.balanced:
-            return {"learn_splits": self.learn_splits, **hashed_settings(self.label)}
+            return {"learn_splits": self.learn_splits, **hashed_settings(self.label), **self.select.hashed()}
         return {} if self.column is None else {"column": self.column}
 
 
@@ -120,7 +122,7 @@ def label(task: Task[Labelling]) -> Outcome:
 
 def _balance(task: Task[Labelling], heads: int, k: int) -> list[Balance]:
     given = task.settings
-    learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits)
+    learnable = count_learnable(task.directory(SHARD), task.directories("extract"), given.learn_splits, given.select)
     clusters = task.directory(Node("cluster", task.about, task.round))
     return balance(task, learnable, clusters, (heads, k), given.label, given.runs_on)
 
@@ -231,7 +233,7 @@ def _inputs(config: Config, node: Node) -> list[Node]:
 
 def _settings(config: Config, node: Node) -> Labelling:
     column = config.truth if node.modality == TRUTH else None
-    return Labelling(column, config.label, config.corpus.learn_splits, config.runs_on)
+    return Labelling(column, config.label, config.corpus.learn_splits, config.select, config.runs_on)
 
 
 LABEL: Stage[Config, Run, Labelling] = Stage(
