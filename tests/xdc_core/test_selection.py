@@ -14,6 +14,7 @@ from shards.corpus.index import MEASURES, read_whole_index, shard_names
 from shards.corpus.stage import shard
 from shards.errors import ConfigError
 from shards.store.files import sha256_of
+from shards.store.stage import Task
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
 from tests.xdc_core.tasks import BACKWARDS, targets_of, task_for
