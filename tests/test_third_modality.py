@@ -1,7 +1,7 @@
 """A third modality, from a package of its own: `xdc init`, `run`, `eval` and `status` know it as they know the two.
 
-The package lies in tests/motion_modality, as it does once it is installed: its modules, and a dist-info folder with the
-entry point. Nothing in shards, xdc_core and flows is about it.
+The package lies in tests/flicker_modality, as it does once it is installed: its modules, and a dist-info folder with
+the entry point. Nothing in shards, xdc_core and flows is about it.
 """
 
 import json
@@ -26,8 +26,8 @@ from xdc_core.config.schema import Config
 from xdc_core.config.views import views_of
 from xdc_core.data.features import read_features
 
-PACKAGE = ROOT / "tests" / "motion_modality"
-THREE = ["video", "audio", "motion"]
+PACKAGE = ROOT / "tests" / "flicker_modality"
+THREE = ["video", "audio", "flicker"]
 PAIRS = [f"{one}_to_{other}" for one in THREE for other in THREE if one != other]
 
 
@@ -58,12 +58,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_in_the_packages_is_about_it() -> None:
-    # The word has other meanings there: of a data set of human motion, of a digit that moves, and in CSS.
-    others = {"shards/layouts/hmdb51.py", "shards/digits/factors.py", "xdc_core/report/pages/style.css"}
     files = [path for name in ("shards", "xdc_core", "flows") for path in (ROOT / name).rglob("*.*") if path.is_file()]
     texts = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in files if path.suffix != ".pyc"}
     assert len(texts) > 200
-    assert {path for path, text in texts.items() if "motion" in text.lower()} == others
+    assert [path for path, text in texts.items() if "flicker" in text.lower()] == []
 
 
 @pytest.mark.slow
@@ -75,26 +73,26 @@ def test_two_rounds_of_three_modalities_are_run_reported_and_evaluated(
     names = ",".join(THREE)
     done(tmp_path, "init", root, "--videos", digits, "--corpus", tiny_corpus, "--modalities", names, "--rounds", 2)
     text = (root / "xdc.yaml").read_text()
-    assert "# clip -> motion encoder\nmotion:\n  encoder: xdc_motion.encoder:motion_tiny" in text
+    assert "# clip -> flicker encoder\nflicker:\n  encoder: xdc_flicker.encoder:flicker_tiny" in text
     assert "  gain: 8.0  # what differences of grey in [0, 1] are multiplied by" in text
-    assert "k: {video: 16, audio: 16, motion: 16, joint: 16}" in text
+    assert "k: {video: 16, audio: 16, flicker: 16, joint: 16}" in text
     make_smaller(root / "xdc.yaml", tiny_config)
 
     done(tmp_path, "run", root)
     rows = json.loads(done(tmp_path, "status", root, "--json"))
     nodes = rows["nodes"] if isinstance(rows, dict) else rows
     assert {row["state"] for row in nodes} == {"fresh"}
-    of_motion = {row["stage"] for row in nodes if row["modality"] == "motion"}
-    assert of_motion == {"init", "extract", "cluster", "label", "train"}
+    of_flicker = {row["stage"] for row in nodes if row["modality"] == "flicker"}
+    assert of_flicker == {"init", "extract", "cluster", "label", "train"}
 
     report = json.loads((root / "rounds" / "001" / "report" / "report.json").read_text())
     assert list(report["sources"]) == THREE
     assert list(report["training"]) == THREE
-    heads = {name for name in report["training"]["motion"]["curve"][0] if name.startswith("accuracy_")}
+    heads = {name for name in report["training"]["flicker"]["curve"][0] if name.startswith("accuracy_")}
     assert heads == {"accuracy_video", "accuracy_audio"}
     assert {row["source"] for row in report["history"]} == set(THREE)
     page = (root / "rounds" / "002" / "report" / "report.html").read_text()
-    assert "motion clusters" in page
+    assert "flicker clusters" in page
     assert "#cc79a7" in page.lower()
 
     results = json.loads((root / "rounds" / "002" / "evaluations" / "pairs" / "results.json").read_text())
@@ -102,12 +100,12 @@ def test_two_rounds_of_three_modalities_are_run_reported_and_evaluated(
         *PAIRS,
         "chance",
     }
-    assert set(results["trials"][0]["chosen"]) == {"video-audio", "video-motion", "audio-motion"}
-    (probe,) = json.loads(done(tmp_path, "eval", root, "--protocol", "fc", "--modality", "motion", "--json"))
-    assert probe["encoder"] == "xdc_motion.encoder:motion_tiny"
+    assert set(results["trials"][0]["chosen"]) == {"video-audio", "video-flicker", "audio-flicker"}
+    (probe,) = json.loads(done(tmp_path, "eval", root, "--protocol", "fc", "--modality", "flicker", "--json"))
+    assert probe["encoder"] == "xdc_flicker.encoder:flicker_tiny"
     assert probe["metrics"]["accuracy"]["mean"] == pytest.approx(accuracy_of(root, probe["evaluation"]))
 
-    _, features = read_features(root / "rounds" / "002" / "features" / "motion" / "000000.parquet")
+    _, features = read_features(root / "rounds" / "002" / "features" / "flicker" / "000000.parquet")
     assert features.shape == (16, 32)
     assert len(set(map(tuple, features.round(4).tolist()))) > 1
     without_the_package(tmp_path, root)
@@ -143,45 +141,45 @@ def without_the_package(home: Path, root: Path) -> None:
     """Check that the run is refused, with the reason, where the package is not installed."""
     refused = xdc(home, "status", root, installed=False)
     assert refused.returncode == 2
-    assert "modalities.2: the modality 'motion' is unknown. There are: video, audio." in refused.stderr
+    assert "modalities.2: the modality 'flicker' is unknown. There are: video, audio." in refused.stderr
 
 
 @pytest.mark.usefixtures("installed")
 def test_its_section_is_checked_as_those_of_the_others_are(tmp_path: Path) -> None:
     file = tmp_path / "xdc.yaml"
     for section, words in (
-        ("{sise: 24}", "motion.sise: this key is unknown. Did you mean 'size'?"),
-        ("{size: 2}", "motion.size: 2 is not allowed. Input should be greater than or equal to 8."),
-        ("{encoder: r2plus1d_tiny}", "motion.encoder: "),
+        ("{sise: 24}", "flicker.sise: this key is unknown. Did you mean 'size'?"),
+        ("{size: 2}", "flicker.size: 2 is not allowed. Input should be greater than or equal to 8."),
+        ("{encoder: r2plus1d_tiny}", "flicker.encoder: "),
     ):
-        k = "{motion: 4, video: 4, audio: 4}"
-        file.write_text(f"modalities: [video, audio, motion]\ncluster: {{k: {k}}}\nmotion: {section}\n")
+        k = "{flicker: 4, video: 4, audio: 4}"
+        file.write_text(f"modalities: [video, audio, flicker]\ncluster: {{k: {k}}}\nflicker: {section}\n")
         with pytest.raises(ConfigError, match=re.escape(words)):
             load_config(file)
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_section_of_a_modality_that_is_not_learnt_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "xdc.yaml").write_text("motion: {size: 24}\n")
-    with pytest.raises(ConfigError, match=r"motion: .* the run does not learn: add motion to modalities"):
+    (tmp_path / "xdc.yaml").write_text("flicker: {size: 24}\n")
+    with pytest.raises(ConfigError, match=r"flicker: .* the run does not learn: add flicker to modalities"):
         load_config(tmp_path / "xdc.yaml")
 
 
 @pytest.mark.usefixtures("installed")
 def test_weights_are_given_to_a_modality_by_its_name() -> None:
-    found = weights_by_modality(["a.pth", "motion=b.pth", "audio=c=d.pth"])
-    assert found == {"video": Path("a.pth"), "motion": Path("b.pth"), "audio": Path("c=d.pth")}
+    found = weights_by_modality(["a.pth", "flicker=b.pth", "audio=c=d.pth"])
+    assert found == {"video": Path("a.pth"), "flicker": Path("b.pth"), "audio": Path("c=d.pth")}
     assert weights_by_modality(["lr=3.pth"]) == {"video": Path("lr=3.pth")}
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_configuration_with_it_goes_to_another_process_as_it_is() -> None:
-    k = {"video": 4, "audio": 4, "motion": 4}
-    config = parse_config({"modalities": THREE, "cluster": {"k": k}, "motion": {"size": 32}}, "a test")
+    k = {"video": 4, "audio": 4, "flicker": 4}
+    config = parse_config({"modalities": THREE, "cluster": {"k": k}, "flicker": {"size": 32}}, "a test")
     assert pickle.loads(pickle.dumps(config)) == config
     assert parse_config(json.loads(config.model_dump_json()), "a test") == config
-    assert views_of(config, "motion").hashed(training=True) == {
-        "encoder": "xdc_motion.encoder:motion_tiny",
+    assert views_of(config, "flicker").hashed(training=True) == {
+        "encoder": "xdc_flicker.encoder:flicker_tiny",
         "size": 32,
         "gain": 8.0,
         "video_frames": 8,

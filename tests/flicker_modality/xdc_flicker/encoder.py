@@ -1,9 +1,9 @@
-"""An encoder for the modality `motion`."""
+"""An encoder for the modality `flicker`."""
 
 from torch import Tensor, nn
 
 
-class MotionNet(nn.Module):
+class FlickerNet(nn.Module):
     """Two convolutions in space and time: float32 [B, 1, frames, size, size] -> feature [B, 32]."""
 
     width = 32
@@ -24,6 +24,6 @@ class MotionNet(nn.Module):
         return feature
 
 
-def motion_tiny() -> MotionNet:
-    """Return the encoder of `motion_tiny`."""
-    return MotionNet()
+def flicker_tiny() -> FlickerNet:
+    """Return the encoder of `flicker_tiny`."""
+    return FlickerNet()
