@@ -33,10 +33,6 @@ class Teachers(Document):
     pairs: tuple[Pair, ...]
     learns: dict[str, tuple[str, ...]]
 
-    def shared(self, student: str, teacher: str) -> float:
-        """Return what a student's features share with a teacher's clusters, in nats per clip."""
-        return next(pair.shared for pair in self.pairs if (pair.student, pair.teacher) == (student, teacher))
-
 
 def read_teachers(directory: Path) -> Teachers:
     """Read teachers.json of a teachers stage's directory. Raises StageError as `read_document` does."""

@@ -11,6 +11,9 @@ import numpy as np
 from shards.corpus.index import in_splits, shard_names
 from shards.errors import StageError
 from shards.progress import Progress, silent
+from shards.store.stage import Task
+from xdc_core.compute.seed import derive_seed
+from xdc_core.compute.threads import thread_count
 from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
@@ -18,6 +21,7 @@ from xdc_core.data.selection import read_measures, selected
 from xdc_core.documents.teachers import Pair
 from xdc_core.probes.probe import fit_with_warnings
 from xdc_core.probes.standardise import fit_standard
+from xdc_core.runs.node import SHARD, Node
 
 FOLDS = 4
 # Deviations from the mean. A unit that is silent in most recordings and loud in one would decide all.
@@ -125,6 +129,29 @@ def draw_sample(
                 rows.append((key, shard, source, *(found[key] for found in clusters)))
     keys, shards, sources, *columns = (np.array([row[n] for row in rows[:most]]) for n in range(3 + len(labels)))
     return Sample(keys, shards, sources, dict(zip(labels, columns, strict=True)))
+
+
+def read_sample(task: Task[Any], modalities: Sequence[str], most: int) -> tuple[Sample, dict[str, np.ndarray]]:
+    """Draw a sample of the clips that a task's round learns from, and read its features: float32 [clips, width].
+
+    The task's settings have the seed, the splits, the thresholds and the number of threads, to which this process is
+    then limited. The sample is the same in all rounds. With fewer than four clips, too few to measure, no features are
+    read.
+
+    Raises:
+        StageError, ConfigError: as `draw_sample` and `sampled_features`.
+    """
+    from threadpoolctl import threadpool_limits
+
+    given = task.settings
+    threadpool_limits(thread_count(given.runs_on))
+    labels = {name: task.directory(Node("label", name, task.round)) for name in modalities}
+    seed = derive_seed(given.seed, "teachers")
+    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, most, seed, given.select)
+    if len(sample.keys) < FOLDS:
+        return sample, {}
+    extracted = {name: task.directory(Node("extract", name, task.round)) for name in modalities}
+    return sample, {name: sampled_features(sample, directory) for name, directory in extracted.items()}
 
 
 def sampled_features(sample: Sample, directory: Path) -> np.ndarray:

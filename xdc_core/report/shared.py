@@ -7,12 +7,10 @@ import pyarrow as pa
 
 from shards.store.parquet import read_parquet, write_parquet
 from shards.store.stage import Task
-from xdc_core.compute.seed import derive_seed
-from xdc_core.compute.threads import thread_count
 from xdc_core.documents.report import KeptRow, Report, SharedRow
 from xdc_core.documents.teachers import Teachers
 from xdc_core.report.settings import Reporting
-from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.node import Node
 
 # The clips that are measured in all rounds, with their clusters in the first: a copy is in every round's report.
 FILE_NAME = "first_clusters.parquet"
@@ -34,17 +32,11 @@ def measure_shared(
     given, number = task.settings, task.round
     if not given.report.shared or len(modalities) < 2:
         return [], []
-    from threadpoolctl import threadpool_limits
+    from xdc_core.probes.shared import measure_pairs, read_sample, shared_information
 
-    from xdc_core.probes.shared import FOLDS, draw_sample, measure_pairs, sampled_features, shared_information
-
-    threadpool_limits(thread_count(given.runs_on))
-    labels = {name: task.directory(Node("label", name, number)) for name in modalities}
-    seed = derive_seed(given.seed, "teachers")
-    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, CLIPS, seed, given.select)
-    if len(sample.keys) < FOLDS:
+    sample, features = read_sample(task, modalities, CLIPS)
+    if not features:
         return [], []
-    features = {name: sampled_features(sample, task.directory(Node("extract", name, number))) for name in modalities}
     pairs = teachers.pairs if teachers else measure_pairs(sample, features, task.progress)
     first, since = sample.clusters, number
     if before and before.kept_history:

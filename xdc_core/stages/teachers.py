@@ -7,8 +7,6 @@ from typing import Any
 from shards.errors import StageError
 from shards.store.build import Outcome
 from shards.store.stage import Stage, Task
-from xdc_core.compute.seed import derive_seed
-from xdc_core.compute.threads import thread_count
 from xdc_core.config.methods import heads
 from xdc_core.config.schema import Config, RunsOn
 from xdc_core.config.selection import SelectSettings
@@ -49,23 +47,15 @@ def teachers(task: Task[Teaching]) -> Outcome:
     Raises:
         StageError: fewer than four clips to learn from have a pseudo-label in all modalities.
     """
-    from threadpoolctl import threadpool_limits
-
-    from xdc_core.probes.shared import FOLDS, draw_sample, measure_pairs, sampled_features
+    from xdc_core.probes.shared import FOLDS, measure_pairs, read_sample
 
     given, modalities = task.settings, list(task.settings.heads)
-    threadpool_limits(thread_count(given.runs_on))
-    labels = {name: task.directory(Node("label", name, task.round)) for name in modalities}
-    seed = derive_seed(given.seed, "teachers")
-    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, CLIPS, seed, given.select)
-    if len(sample.keys) < FOLDS:
+    sample, features = read_sample(task, modalities, CLIPS)
+    if not features:
         raise StageError(
             f"{task.node}: {len(sample.keys)} clips in corpus.learn_splits ({given.learn_splits}) that `select` keeps "
             f"have a pseudo-label in all of {', '.join(modalities)}. At least {FOLDS} are needed."
         )
-    features = {
-        name: sampled_features(sample, task.directory(Node("extract", name, task.round))) for name in modalities
-    }
     pairs = measure_pairs(sample, features, task.progress)
     shared = {(pair.student, pair.teacher): pair.shared for pair in pairs}
     learns = {name: learned(name, sources, shared, given.protect) for name, sources in given.heads.items()}
