@@ -1,17 +1,30 @@
-"""What the tests of deaths share: a run that nobody interrupted, and copies of it that lack their last training."""
+"""What tests of flows share: a server, and a run that nobody interrupted with copies that lack their last training."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.flows.interrupted import INTERRUPTED
+from tests.flows.prefect_server import PrefectServer
 from tests.sharing import made_once
 from xdc_core.config.load import FILE_NAME, parse_config
 from xdc_core.config.write import commented_yaml
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.run import Run, open_run
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server without workers: `xdc run` does the work itself."""
+    running = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    try:
+        running.start_server()
+        yield running
+    finally:
+        running.end()
 
 
 @pytest.fixture(scope="session")

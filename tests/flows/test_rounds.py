@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,6 @@ from xdc_core.runs.run import Run, open_run
 pytestmark = pytest.mark.slow
 
 REPORTS = [Node("report", None, number) for number in range(2)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A server without workers: `xdc run` does the work itself."""
-    running = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    try:
-        running.start_server()
-        yield running
-    finally:
-        running.end()
 
 
 @pytest.fixture(scope="module")

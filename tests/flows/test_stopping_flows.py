@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,6 @@ pytestmark = pytest.mark.slow
 
 EASY = {"when": "agreement", "agreement": 1e-6, "rounds": 1}
 NEVER_REACHED = {"when": "agreement", "agreement": 1.0, "rounds": 9}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A server without workers: `xdc run` does the work itself."""
-    running = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    try:
-        running.start_server()
-        yield running
-    finally:
-        running.end()
 
 
 def xdc(server: PrefectServer, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
