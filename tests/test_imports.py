@@ -18,7 +18,8 @@ ROOMS = {
     "shards": ("", "store", "workers", "media", "sources", "datasets", "layouts", "corpus", "digits"),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
-        *("training", "evaluation", "probes", "report", "stages", "graph", "inspection", "tracking", "study", ""),
+        *("training", "evaluation", "probes", "report", "stages", "graph", "cleaning", "inspection", "tracking"),
+        *("study", ""),
     ),
     "flows": (
         *("executors/kind", "executors/queue", "executors/slurm", "executors/ray", "executors"),

@@ -28,7 +28,7 @@ from flows.server.dead_runs import record_process
 from shards.errors import XdcError
 from shards.store.build import Record
 from xdc_core.graph.rounds import after_decision, stop_line, until_decision
-from xdc_core.graph.run_stage import all_fresh
+from xdc_core.graph.run_stage import all_fresh, readers_among
 from xdc_core.graph.stages import inputs, round_nodes
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -37,17 +37,20 @@ Futures = dict[Node, PrefectFuture[Any]]
 
 
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, persist_result=False)
-def node_task(run: Run, node: Node, force: bool = False, shard: Record | None = None) -> State[Any] | Record:
+def node_task(
+    run: Run, node: Node, force: bool = False, shard: Record | None = None, readers: list[Node] | None = None
+) -> State[Any] | Record:
     """Run one node. The manifest decides: a fresh one gives the state Cached, independent of Prefect's records.
 
     `shard` is the record of the corpus in this flow run, if it is known: the sources are then not listed again.
+    `readers`: as for `do_node`.
 
     Raises:
         XdcError: the stage failed; its finished parts are kept.
     """
     listeners = [*LISTENERS, ProgressArtifact(run.root.resolve().name, node)]
     corpus = shard.fingerprint if shard else None
-    record = do_node(run, node, CHILDREN, listeners, force=force, wait=True, corpus_fingerprint=corpus)
+    record = do_node(run, node, CHILDREN, listeners, force=force, wait=True, corpus_fingerprint=corpus, readers=readers)
     if node.stage == "report":
         with only_reported(str(node)):
             publish_round(run, node)
@@ -91,6 +94,7 @@ def run_nodes(
             check_run(run)
             CHILDREN.warm_up()
         futures: Futures = {}
+        whole = nodes
 
         def submit(run: Run, nodes: list[Node], after: list[PrefectFuture[Any]]) -> None:
             for node in nodes:
@@ -99,8 +103,16 @@ def run_nodes(
                 # What is built once a run: an earlier round may still be building it, or have failed to.
                 waits += [earlier[node]] if earlier and node in earlier else []
                 shard = futures.get(SHARD)
+                # The files of the only node are wanted, even if nothing else reads them.
+                readers = readers_among(run, node, whole) if len(whole) > 1 else None
                 futures[node] = node_task.submit(
-                    run=run, node=node, force=force, shard=shard, wait_for=[*waits, *after], return_state=False
+                    run=run,
+                    node=node,
+                    force=force,
+                    shard=shard,
+                    readers=readers,
+                    wait_for=[*waits, *after],
+                    return_state=False,
                 )
 
         try:

@@ -2,6 +2,7 @@
 
 import flows.server.prefect_defaults  # noqa: F401  # isort: skip - sets what Prefect reads when it is imported
 
+import sys
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.orchestration.best_effort import only_reported
 from flows.orchestration.failure import failure_published, round_commands
 from flows.orchestration.tasks import Futures, run_nodes
+from xdc_core.cleaning.retain import retain
 from xdc_core.graph.rounds import as_stopped, check_round, next_round
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.runs.run import Run, open_run
@@ -52,7 +54,7 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
         with only_reported("the number of the round"):
             rename_flow_run(f"{run}, round {number}")
     nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, number)]
-    return run_nodes(opened, nodes, False, lambda: round_commands(run, number))
+    return _retained(opened, run_nodes(opened, nodes, False, lambda: round_commands(run, number)))
 
 
 def round_flow(opened: Run, earlier: Futures, submitted: Callable[[Futures], None]) -> Flow[[str, int], State[Any]]:
@@ -63,9 +65,18 @@ def round_flow(opened: Run, earlier: Futures, submitted: Callable[[Futures], Non
 
     def xdc_round(run: str, round: int) -> State[Any]:
         nodes = [*setup_nodes(opened.config), *round_nodes(opened.config, round)]
-        return run_nodes(opened, nodes, False, lambda: round_commands(run, round), earlier, submitted)
+        return _retained(
+            opened, run_nodes(opened, nodes, False, lambda: round_commands(run, round), earlier, submitted)
+        )
 
     return _as_flow(xdc_round)
+
+
+def _retained(run: Run, state: State[Any]) -> State[Any]:
+    """Remove what the section `retain` says, if the round is finished. Return the round's state unchanged."""
+    if state.is_completed() and (line := retain(run)):
+        print(line, file=sys.stderr, flush=True)
+    return state
 
 
 def rename_flow_run(name: str) -> None:

@@ -11,7 +11,7 @@ from flows.runners.stage_runner import StageRunner
 from shards.errors import Busy, XdcError
 from shards.store.build import Record
 from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.graph.run_stage import reuse
+from xdc_core.graph.run_stage import finished
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -29,6 +29,7 @@ def do_node(
     force: bool = False,
     wait: bool = False,
     corpus_fingerprint: str | None = None,
+    readers: Sequence[Node] | None = None,
 ) -> Record:
     """Reuse a node's directory, or have `runner` run its stage. Return the record.
 
@@ -38,6 +39,8 @@ def do_node(
         force: rebuild it even if it is fresh.
         wait: if another process is building it, wait until that one has finished (its result is reused) or died.
         corpus_fingerprint: that of the corpus, if it is known: the sources are then not listed again.
+        readers: the nodes that read its files. A cleaned directory is made again only if one of them is not finished.
+            None: it is made again in any case.
 
     With `runs_on.parallel: false` one stage of the run is in progress at a time; others wait here.
 
@@ -47,7 +50,8 @@ def do_node(
         Busy: another process is building it, and `wait` is False.
     """
     try:
-        record = None if force else reuse(run, node, Fingerprints(run, corpus_fingerprint, compare=False))
+        known = Fingerprints(run, corpus_fingerprint, compare=False)
+        record = None if force else finished(run, node, known, readers)
         if record is None:
             check_run(run)
             with _turn(run):

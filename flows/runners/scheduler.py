@@ -61,6 +61,10 @@ class Scheduler:
         """
         pending = {job.key: job for job in jobs}
         reads = {key: {source.key for source in job.sources} for key, job in pending.items()}
+        readers: dict[JobKey, list[Node]] = {key: [] for key in pending}
+        for key, sources in reads.items():
+            for source in sources & readers.keys():
+                readers[source].append(pending[key].node)
         running: dict[Future[Record], JobKey] = {}
         with ThreadPoolExecutor(max_parallel) as pool:
             try:
@@ -75,7 +79,7 @@ class Scheduler:
                             self.not_reached.append(key)
                             del pending[key]
                         elif len(running) < max_parallel and reads[key].isdisjoint(unfinished):
-                            running[pool.submit(self._do, job)] = key
+                            running[pool.submit(self._do, job, readers[key])] = key
                             del pending[key]
                     if running:
                         finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -85,7 +89,7 @@ class Scheduler:
                 self.runner.close()
                 raise
 
-    def _do(self, job: Job) -> Record:
+    def _do(self, job: Job, readers: list[Node]) -> Record:
         corpus = self.done.get(Job(job.run, SHARD).key)
         return do_node(
             job.run,
@@ -94,6 +98,7 @@ class Scheduler:
             [self.listener(job.run)],
             force=self.force,
             corpus_fingerprint=corpus.fingerprint if corpus else None,
+            readers=readers,
         )
 
     def _keep(self, key: JobKey, future: Future[Record]) -> None:

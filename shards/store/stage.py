@@ -117,6 +117,8 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     outside: named digests of files outside the run that a node reads; they enter the fingerprint.
     build: replaces the work if the fingerprint is known only after reading files outside the run: (run, node,
         progress, force, executor) -> record.
+    cleanable: patterns of the names of large files that nothing reads once all nodes that read them are finished.
+        `xdc clean` removes those of earlier rounds; manifest.json and all other files stay.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     lists: Callable[[ConfigT, Node], list[Node]] = reads_no_stage
     outside: Callable[[RunT, Node], dict[str, str]] = reads_no_file
     build: Callable[[RunT, Node, Progress, bool, Executor], Record] | None = None
+    cleanable: tuple[str, ...] = ()
 
     def library_of(self, config: ConfigT, node: Node) -> Library:
         """Return the library that the process of a node needs."""

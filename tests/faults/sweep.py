@@ -31,6 +31,8 @@ from tests.faults.traces import contents, differences, left_over
 from tests.places import ROOT
 from tests.preload import preload
 
+Work = Callable[[Path], Callable[[], object]]  # Of a run's directory: what is done in a process of its own.
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -78,6 +80,32 @@ def stage_resumed(root: Path, node: Any, forced: bool) -> Callable[[], object]:
             stage_work(root, node, force=True)()
         stage_work(root, node)()  # What is finished is reused, and cleared up.
         if found := check(run, *(["set aside"] if forced else [])):
+            raise AssertionError("; ".join(found))
+
+    return work
+
+
+def clean_work(root: Path) -> Callable[[], object]:
+    """`xdc clean --stale`."""
+    from xdc_core.cleaning.clean import clean
+    from xdc_core.runs.run import open_run
+
+    return lambda: clean(open_run(root), stale=True)
+
+
+def clean_resumed(root: Path) -> Callable[[], object]:
+    """What a killed one has left must be sound, and no work for a run; the next one removes the rest."""
+    from xdc_core.graph.run_stage import all_fresh
+    from xdc_core.graph.stages import all_nodes
+    from xdc_core.runs.run import open_run
+
+    def work() -> None:
+        run = open_run(root)
+        found = check(run, "left over")
+        if not all_fresh(run, all_nodes(run.config)):
+            found.append("the run is not finished any more")
+        clean_work(root)()
+        if found := [*found, *check(run)]:
             raise AssertionError("; ".join(found))
 
     return work
@@ -167,13 +195,18 @@ class Sweep:
             print(f"        {line}", flush=True)
 
     def points(self, title: str, before: Path, node: Any, force: bool = False) -> Path:
-        """Kill a stage at all of its points; at one that is passed often the first, the middle and the last time.
+        """Kill a stage at all of its points, as `at_points`. Returns the run as it stands after."""
+        works = partial(stage_work, node=node, force=force), partial(stage_resumed, node=node, forced=force)
+        return self.at_points(title, before, *works)
+
+    def at_points(self, title: str, before: Path, works: Work, resumed: Work) -> Path:
+        """Kill a work at all of its points; at one that is passed often the first, the middle and the last time.
 
         `before` is the run as it stands before; returns it as it stands after.
         """
         after, points = copied(before, self.out / "after"), self.out / "points.txt"
         points.unlink(missing_ok=True)
-        process = forked(stage_work(after, node, force), self.log, f"trace:{points}")
+        process = forked(works(after), self.log, f"trace:{points}")
         if ended(process) or not points.exists():
             raise SystemExit(f"{title} does not work at all: {tail(self.log)}")
         wanted = contents(after)
@@ -187,21 +220,21 @@ class Sweep:
         for point, number in passed:
             name = f"{point} #{number}" if counts[point] > 1 else point
             if (title, name) not in self.done:
-                self._point(title, name, f"kill:{number}:{point}", before, node, force, wanted)
+                self._point(title, name, f"kill:{number}:{point}", before, works, resumed, wanted)
         return after
 
     def _point(
-        self, title: str, name: str, order: str, before: Path, node: Any, force: bool, wanted: dict[str, bytes]
+        self, title: str, name: str, order: str, before: Path, works: Work, resumed: Work, wanted: dict[str, bytes]
     ) -> None:
         since, root, log = time.monotonic(), copied(before, self.out / "trial"), self.log
-        process = forked(stage_work(root, node, force), log, order)
+        process = forked(works(root), log, order)
         code, trouble = ended(process), []
         kills = int(code == -signal.SIGKILL)
         if not kills:
             trouble.append(f"the point was not reached (exit code {code}: {tail(log)})")
         if left := survivors(process):
             trouble.append(f"{len(left)} processes survived")
-        if code := ended(forked(stage_resumed(root, node, force), log)):
+        if code := ended(forked(resumed(root), log)):
             trouble.append(f"resumed, it ended with {code}: {tail(log)}")
         self.note(title, name, trouble + self._compared(root, wanted), since, kills)
 
@@ -323,6 +356,10 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
                 raise SystemExit(f"{node} does not work: {tail(sweep.log)}")
         shutil.rmtree(state)
         after.rename(state)  # Both are named `run`.
+    if only in (None, "clean"):
+        full = copied(state, sweep.out / "full")
+        (full / f"rounds/000/labels/.video.{'b' * 12}.partial").mkdir()
+        sweep.at_points("clean", full, clean_work, clean_resumed)
     if only in (None, "cases"):
         node = Node("cluster", "audio", 0)
         change(state, cluster={"iterations": 3})
@@ -361,7 +398,9 @@ def main() -> int:
     )
     parser.add_argument("--instants", type=int, default=0, help="so many runs, each killed at random instants")
     parser.add_argument("--xdc-run", type=int, default=0, help="the same with the command xdc run")
-    parser.add_argument("--stage", help="points of this stage only; cases: replaced, restored and forced ones")
+    parser.add_argument(
+        "--stage", help="points of this stage only; cases: replaced, restored and forced ones; clean: of xdc clean"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     out = given.out.resolve()

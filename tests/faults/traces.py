@@ -11,7 +11,7 @@ from shards.store.commit import STALE
 UNEQUAL = ("logs", "tracking")
 SEEN = ".sources.json"  # Beside a corpus: a digest of what its sources looked like.
 COLUMNS = re.compile(r"\.[0-9a-f]{12}\.columns/")  # A cache, named after the manifest with the corpus's times.
-TIMES = {"seconds", "cpu_seconds", "started", "finished", "clips_per_s"}
+TIMES = {"seconds", "cpu_seconds", "started", "finished", "clips_per_s", "at"}
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
 
 

@@ -2,20 +2,28 @@
 
 import json
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from flows.cli.running.run import exit_code
 from shards.errors import Busy, ConfigError, StageError
+from tests.faults.crash import ended, forked, kill_tree
 from tests.runs import MakeRun
-from xdc_core.graph.run_stage import run_stage
+from xdc_core.cleaning.clean import clean
+from xdc_core.graph.run_stage import all_fresh, run_stage
+from xdc_core.graph.stages import all_nodes
+from xdc_core.inspection.verification import verify_run
 from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run, open_run
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -71,6 +79,55 @@ def test_a_run_without_a_server_is_done_then_fresh_then_partly_redone(make_run: 
     stale = xdc(tmp_path, "report", run.root)
     assert "This report is stale" in stale.stdout
     assert left_over(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_retains_one_round_removes_earlier_features_and_makes_again_what_is_needed(
+    copy_run: MakeRun, tmp_path: Path
+) -> None:
+    run = copy_run(rounds=2, retain={"rounds": 1})
+    done = xdc(tmp_path, "run", run.root)
+    assert done.returncode == 0, done.stderr
+    assert "retain: freed " in done.stderr
+    left = {path.relative_to(run.root).parts[1] for path in run.root.glob("rounds/*/features/*/*.parquet")}
+    assert left == {"002"}
+    listed = xdc(tmp_path, "status", run.root, "--check")
+    assert listed.returncode == 0, listed.stdout
+    assert ", 4 cleaned" in listed.stdout
+    assert "Everything is fresh" in xdc(tmp_path, "run", run.root).stderr
+
+    shutil.rmtree(run.directory(Node("cluster", "video", 0)))
+    again = xdc(tmp_path, "run", run.root)
+    assert again.returncode == 0, again.stderr
+    assert "extract.video of round 0 was cleaned, and cluster.video of round 0 needs it" in again.stderr
+    assert "extract.audio of round 0" not in again.stderr
+    assert not list(run.root.glob("rounds/000/features/*/*.parquet"))
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_same_bytes_although_cleaning_goes_on_and_is_killed_beside_it(
+    make_run: MakeRun, worked_run: Run, tmp_path: Path
+) -> None:
+    run, dice, endings = make_run(), random.Random(0), Counter[int]()
+    command = [sys.executable, "-m", "flows.cli", "run", str(run.root)]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, env=environment(tmp_path), stdout=output, stderr=output)
+        while process.poll() is None:
+            cleaning = forked(lambda: clean(open_run(run.root), stale=True), tmp_path / "log")
+            if dice.random() < 0.5:
+                time.sleep(0.2 * dice.random())
+                kill_tree(cleaning)
+            endings[ended(cleaning)] += 1
+    assert process.returncode == 0, (tmp_path / "output").read_text()
+    assert endings.keys() <= {0, -signal.SIGKILL}, (tmp_path / "log").read_text()
+    assert min(endings[0], endings[-signal.SIGKILL]) > 5
+    clean(run, stale=True)
+    assert not list(run.root.glob("rounds/000/features/*/*.parquet"))
+    assert all_fresh(run, all_nodes(run.config))
+    assert verify_run(run) == []
+    for path in worked_run.root.glob("rounds/*/*/*/*"):
+        if path.suffix in (".npy", ".safetensors") or (path.suffix == ".parquet" and "labels" in path.parts):
+            assert (run.root / path.relative_to(worked_run.root)).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow

@@ -98,6 +98,22 @@ class RunsOn(Section):
     )
 
 
+class RetainSettings(Section):
+    """What of a run's earlier rounds stays on disk. Nothing here changes a result."""
+
+    rounds: int | None = Field(
+        None,
+        ge=1,
+        description="number of newest rounds whose features stay; of the others they are removed after each round, as "
+        "by xdc clean; null: those of all rounds stay",
+    )
+    stale: bool = Field(
+        False,
+        description="after each round also remove what other settings have left: partial directories, earlier "
+        "generations, features, clusters and labels of nodes that are not in this file",
+    )
+
+
 def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
     if corpus.layout is not None:
         known_layout(corpus.layout)
@@ -148,6 +164,9 @@ class Config(Section):
     )
     report: ReportSettings = Field(ReportSettings(), description="contents of a round's page")
     runs_on: RunsOn = Field(RunsOn(), description="resources; they do not change the results, except by rounding")
+    retain: Annotated[RetainSettings, NotHashed()] = Field(
+        RetainSettings(), description="what of earlier rounds stays on disk; see docs/disk.md"
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "Config":

@@ -5,7 +5,7 @@ from xdc_core.graph.run_stage import run_stage
 run_stage(open_run("runs/first"), Node("extract", "video", 0))
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from shards.command import command
@@ -16,6 +16,7 @@ from shards.store.build import Identity, Outcome, Record, build, machine_trouble
 from shards.store.commit import clear_left_overs, discard
 from shards.store.executor import IN_PROCESS, Executor
 from shards.store.manifest import read_manifest
+from xdc_core.graph.cleaned import cleaned
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.stages import inputs, settings_of, stage_of
 from xdc_core.runs.corpora import is_corpus, lost_corpus, stored_from
@@ -35,12 +36,47 @@ def reuse(run: Run, node: Node, fingerprints: Fingerprints | None = None) -> Rec
     return record
 
 
+def finished(run: Run, node: Node, fingerprints: Fingerprints, readers: Sequence[Node] | None = ()) -> Record | None:
+    """Return the record of a node that is fresh, or that was cleaned and is not read any more; else None.
+
+    readers: the nodes that are to read its files. If one of them is not finished, a cleaned node counts as unfinished.
+    None: its files are wanted in any case.
+    """
+    record = reuse(run, node, fingerprints)
+    if record is not None or readers is None:
+        return record
+    wanted = fingerprints.of(node)
+    record = cleaned(run.directory(node), wanted) if wanted else None
+    if record is None or not all_fresh(run, readers, fingerprints):
+        return None
+    clear_left_overs(run.directory(node))
+    return record
+
+
 def all_fresh(run: Run, nodes: Iterable[Node], fingerprints: Fingerprints | None = None) -> bool:
-    """Return whether all of these nodes are fresh. Without `fingerprints`, sources that look changed are not compared
-    one by one.
+    """Return whether all of these nodes are fresh, or were cleaned when they were. Without `fingerprints`, sources that
+    look changed are not compared one by one.
     """
     fingerprints = fingerprints or Fingerprints(run, compare=False)
-    return all(reuse(run, node, fingerprints) is not None for node in nodes)
+    return all(finished(run, node, fingerprints) is not None for node in nodes)
+
+
+def made_again(run: Run, nodes: Sequence[Node], fingerprints: Fingerprints) -> Iterator[tuple[Node, Node, float]]:
+    """Yield the cleaned nodes that a run of these nodes makes again: the node, a node that reads it and is not
+    finished, and the seconds that it took.
+    """
+    for node in nodes:
+        wanted = fingerprints.of(node)
+        record = cleaned(run.directory(node), wanted) if wanted else None
+        if record is not None:
+            readers = (other for other in readers_among(run, node, nodes) if not all_fresh(run, [other], fingerprints))
+            if (reader := next(readers, None)) is not None:
+                yield node, reader, record.seconds
+
+
+def readers_among(run: Run, node: Node, nodes: Iterable[Node]) -> list[Node]:
+    """Return those of the nodes that read the directory of `node`."""
+    return [other for other in nodes if node in inputs(run.config, other)]
 
 
 def run_stage(
@@ -79,6 +115,11 @@ def _run_stage(
         if reuse(run, source, fingerprints) is None:
             if is_corpus(source) and (lost := lost_corpus(run, source)):
                 raise ConfigError(f"{node} needs {source}. {lost}")
+            if (record := finished(run, source, fingerprints)) is not None:
+                raise StageError(
+                    f"{node} needs {source}, whose files `xdc clean` has removed. They must be made again, which took "
+                    f"{record.seconds:.1f} s the first time. {_remedy(run, source)}"
+                )
             raise StageError(f"{node} needs {source}, which is missing or stale. {_remedy(run, source)}")
     wanted, outside = fingerprints.of(node), fingerprints.outside(node)
     assert wanted is not None

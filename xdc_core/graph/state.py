@@ -1,4 +1,4 @@
-"""Whether a node's directory is fresh, stale, partial or missing, and why."""
+"""Whether a node's directory is fresh, cleaned, stale, partial or missing, and why."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 from shards.store.build import reusable
 from shards.store.commit import partial_directories
 from shards.store.manifest import read_manifest
+from xdc_core.documents.cleaned import read_cleaned
+from xdc_core.graph.cleaned import cleaned
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.stages import inputs, settings_of, stage_of
 from xdc_core.runs.corpora import is_corpus, lost_corpus
@@ -15,16 +17,18 @@ from xdc_core.stages.init import WEIGHTS
 
 
 def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, str]:
-    """Return the state of a node and why it has it: "fresh", "stale", "partial" or "missing".
+    """Return the state of a node and why it has it: "fresh", "cleaned", "stale", "partial" or "missing".
 
-    fresh: committed with the current fingerprint. stale: committed, but its settings or inputs changed since,
-    or files are gone. partial: begun, and will be continued. missing: it does not exist
-    (with a reason only if it cannot be built).
+    fresh: committed with the current fingerprint. cleaned: the same, but `xdc clean` has removed its large files.
+    stale: committed, but its settings or inputs changed since, or files are gone. partial: begun, and will be
+    continued. missing: it does not exist (with a reason only if it cannot be built).
     """
     directory, wanted = run.directory(node), fingerprints.of(node)
     manifest = read_manifest(directory)
     if wanted is not None and reusable(directory, wanted, manifest):
         return "fresh", ""
+    if wanted is not None and cleaned(directory, wanted, manifest) and (mark := read_cleaned(directory)):
+        return "cleaned", f"{mark.files} files were removed on {mark.at[:10]}; the manifest is kept"
     if wanted is not None and partial_directories(directory, wanted):
         return "partial", "will be continued" if manifest is None else "a newer one is begun; the old one is stale"
     if manifest is None:

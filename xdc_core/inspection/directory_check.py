@@ -15,6 +15,8 @@ from shards.store.manifest import Manifest, fingerprint, list_files
 from shards.store.parquet import read_column, read_parquet
 from xdc_core.config.methods import TRUTH
 from xdc_core.data.features import source_keys
+from xdc_core.documents.cleaned import FILE_NAME as CLEANED
+from xdc_core.documents.cleaned import read_cleaned
 from xdc_core.runs.corpora import is_corpus
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -25,15 +27,20 @@ Fault = tuple[Path, str]  # A file or a directory, and its fault.
 
 def file_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
     """Yield files that are missing, damaged, or do not belong to the directory. Reads every byte."""
-    stored = list_files(directory)
+    stored, mark = list_files(directory), read_cleaned(directory)
+    if mark is not None:
+        stored.pop(CLEANED)
     for name, entry in manifest.files.items():
         if name not in stored:
-            yield directory / name, "the file is missing"
+            if mark is None or not mark.covers(name):
+                yield directory / name, "the file is missing"
         elif stored[name].size != entry.size:
             yield directory / name, f"it has {stored[name].size} bytes instead of {entry.size}"
         elif stored[name].sha256 != entry.sha256:
             yield directory / name, "its sha256 differs from the manifest: bytes have changed"
     for name in sorted(stored.keys() - manifest.files.keys()):
+        if name.startswith(f".{CLEANED}."):
+            continue  # Left by a killed `xdc clean`; it is listed with other files of this kind.
         yield directory / name, "it is not among the files that were committed: move it elsewhere"
 
 
@@ -91,7 +98,15 @@ def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
         return labelled
     assert node.round is not None
     features = [run.directory(source) for source in clustered_features(run.config, node)]
-    return source_keys(features, shard)
+    whole = [directory for directory in features if read_cleaned(directory) is None]
+    if whole:
+        listed: list[str] = source_keys(whole, shard)
+    else:
+        listed = read_index(corpus, shard, ["key"])["key"].to_pylist()
+    # The files of rejects stay when features are removed.
+    emptied = [directory for directory in features if directory not in whole]
+    gone = {key for directory in emptied for key in rejected_keys(directory, "extract", shard)}
+    return [key for key in listed if key not in gone]
 
 
 def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:

@@ -17,6 +17,7 @@ from shards.store.build import reusable
 from shards.store.commit import STALE, partial_directories
 from shards.store.lock import in_progress, lock_of, read_holder, this_machine
 from shards.store.manifest import MANIFEST, read_manifest
+from xdc_core.cleaning.features import large_files
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped
 from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs
@@ -110,7 +111,10 @@ def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
         remedy = command("xdc", "recut", run.root)
         for name, what in damaged_sources(directory).items():
             findings.append(Finding("damaged", str(directory), f"{name}: {what} by an earlier version of xdc", remedy))
-    if state != "fresh" and not faults:
+    if state == "cleaned" and large_files(run, node):
+        what = "`xdc clean` was killed while it removed this; features that are left are not used"
+        findings.append(Finding("left over", str(directory), what, command("xdc", "clean", run.root)))
+    if state not in ("fresh", "cleaned") and not faults:
         findings.append(Finding("unfinished", str(directory), f"{state}: {why}", command("xdc", "run", run.root)))
     return findings
 

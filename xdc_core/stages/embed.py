@@ -153,4 +153,5 @@ EMBED: Stage[Config, Run, Embedding] = Stage(
     settings=_settings,
     work=embed,
     outside=_outside,
+    cleanable=("*.parquet",),
 )

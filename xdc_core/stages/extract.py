@@ -150,4 +150,5 @@ EXTRACT: Stage[Config, Run, Extraction] = Stage(
     inputs=_inputs,
     settings=_settings,
     work=extract,
+    cleanable=("*.parquet",),
 )

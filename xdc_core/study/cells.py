@@ -139,7 +139,7 @@ def _check_unchanged(file: Path, there: Config, config: Config) -> None:
     Raises:
         ConfigError: it differs in another setting.
     """
-    added: dict[str, Any] = {"evaluate": config.evaluate, "datasets": config.datasets}
+    added: dict[str, Any] = {"evaluate": config.evaluate, "datasets": config.datasets, "retain": config.retain}
     added["rounds"] = max(there.rounds, config.rounds)
     kept = there.model_copy(update=added)
     if differing := [name for name in type(config).model_fields if getattr(kept, name) != getattr(config, name)]:

@@ -15,7 +15,7 @@ def status(
     check: Annotated[bool, typer.Option("--check", help="exit with 3 if there is work to do")] = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="print a line per node, with its directory")] = False,
 ) -> None:
-    """Show the state of every round: the seconds it took if it is fresh, else stale (and why), partial or missing."""
+    """Show the state of every round: seconds if it is fresh, else cleaned, stale (and why), partial or missing."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.status import print_status, read_status
 
@@ -24,7 +24,7 @@ def status(
             print(json.dumps(rows, indent=2))
         else:
             print_status(run, rows, every_node=nodes)
-        if check and any(row["state"] != "fresh" for row in rows):
+        if check and any(row["state"] not in ("fresh", "cleaned") for row in rows):
             raise typer.Exit(3)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # A cell shows the first of these states that one of its nodes has.
-MARKS = {"stale": "yellow", "partial": "cyan", "missing": "dim", "fresh": "green"}
+MARKS = {"stale": "yellow", "partial": "cyan", "missing": "dim", "cleaned": "blue", "fresh": "green"}
 REASONS = 12
 
 
@@ -81,7 +81,8 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
         console.print(_rounds(rows))
         for line in _selection(rows):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
-        unfinished = [row for row in rows if row["state"] in ("stale", "partial") or row["why"]]
+        shown = [row for row in rows if row["state"] in ("stale", "partial") or row["why"]]
+        unfinished = [row for row in shown if row["state"] != "cleaned"]
         for row in unfinished[:REASONS]:
             console.print(f"{_path(row)} is {_state(row)}", highlight=False, soft_wrap=True, markup=False)
         if unfinished[REASONS:]:
@@ -95,7 +96,7 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     counts = Counter(row["state"] for row in rows)
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
-    if counts.keys() - {"fresh"}:
+    if counts.keys() - {"fresh", "cleaned"}:
         left = f"To run the rest: {command('xdc', 'run', root)}"
         console.print(left, highlight=False, soft_wrap=True, markup=False)
 

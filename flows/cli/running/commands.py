@@ -169,6 +169,37 @@ def recut(
             print(json.dumps(records))
 
 
+def clean(
+    run: RunArgument,
+    keep_rounds: Annotated[
+        int, typer.Option("--keep-rounds", min=1, help="number of newest rounds whose features stay")
+    ] = 1,
+    stale: Annotated[
+        bool,
+        typer.Option(
+            "--stale",
+            help="also remove what other settings have left: partial directories, earlier generations, and features, "
+            "clusters and labels of nodes that are not in xdc.yaml",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be removed")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what takes space, and remove features of earlier rounds that no node needs. Results always stay."""
+    with errors_as_exit_codes():
+        from dataclasses import asdict
+
+        from flows.cli.running.clean import print_cleaning
+        from xdc_core.cleaning.clean import clean as clean_run
+        from xdc_core.runs.run import open_run
+
+        cleaning = clean_run(open_run(run), keep_rounds, stale, dry_run)
+        if as_json:
+            print(json.dumps(asdict(cleaning) | {"freed": cleaning.freed, "dry_run": dry_run}, indent=2))
+        else:
+            print_cleaning(run, cleaning, dry_run)
+
+
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' directories")],
     only: Annotated[list[str] | None, typer.Option(help="name of an evaluation  [default: all of xdc.yaml]")] = None,

@@ -14,6 +14,7 @@ from shards.digits.corpus import write_digits
 from shards.errors import Busy, StageError, XdcError
 from shards.store.build import Record
 from shards.store.manifest import read_manifest
+from xdc_core.cleaning.retain import retain
 from xdc_core.graph.run_stage import all_fresh
 from xdc_core.runs.node import Node
 from xdc_core.study.cells import Cell, nodes_of, plan_cells, write_cells
@@ -119,6 +120,8 @@ class CellListener:
         self.budget.add(record)
         if node.stage == "report":
             run = self.cell.run
+            if line := retain(run):
+                self.terminal.line(f"{run.root.name}: {line}")
             self.terminal.line(f"{run.root.name}: round {node.round} of {run.config.last_round} is finished")
             try:
                 self.files.write([self.cell], figure=node.round == run.config.last_round)

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from flows.cli.running.clean import print_made_again
 from flows.cli.running.new_run import relative
 from flows.executors.preflight import check_run, check_run_for
 from flows.runners.forked import Children
@@ -167,6 +168,7 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
     for run in runs:
         nodes = [job.node for job in jobs if job.run is run]
         check_run(run) if force else check_run_for(run, nodes)
+        print_made_again(run, nodes)
     with Children() as children, show_progress() as listener:
         scheduler = Scheduler(children, lambda run: listener, force)
         # One at a time: each takes all the threads that the configuration gives it.

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from flows.cli.inspecting.summary import read_report
+from flows.cli.running.clean import print_made_again
 from flows.executors.preflight import check_run
 from flows.runners.do_node import do_node
 from flows.runners.forked import CHILDREN, Children
@@ -51,6 +52,7 @@ def run_flow(run: Run, whole: bool, number: int | None) -> Report:
         print(f"Everything is fresh: {len(wanted)} stages.", file=sys.stderr)
     else:
         check_run(run)
+        print_made_again(run, wanted)
         set_defaults(quiet=True)
         # SIGTERM ends the children and the temporary server as Ctrl-C does.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
