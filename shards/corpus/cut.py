@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from shards.cores import core_count
-from shards.corpus.coverage import Span, rejected_spans, slack_s, uncovered
+from shards.sources.coverage import Span, rejected_spans, slack_s, uncovered
 from shards.corpus.index import MEMBERS, NO_MEMBER, index_schema
 from shards.corpus.plan import Plan, PlannedClip, clip_table, planned_clips
 from shards.errors import MediaError, SourceError, StageError

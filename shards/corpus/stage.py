@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.compute as pc
 
+from shards.corpus.append import appended, generation_summary, generation_to_keep, keep_shards
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
@@ -45,11 +47,13 @@ def shard(
     `executor` has files surveyed and clips cut. logs: the folder for output of its workers; by default beside `corpus`.
     name: of the node, for messages and the names of these logs.
 
+    With `settings.append`, a committed corpus with the same settings keeps its shards: see `shards.corpus.append`.
+
     Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged.
 
     Raises:
-        ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, or no source has one
-            of the splits to learn from.
+        ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, no source has one
+            of the splits to learn from, or labels of clips that are kept have changed.
         StageError: too many inputs were rejected, a source disappeared during the work, or files of the corpus are
             gone and there are no videos.
         Busy: another process is building the same corpus.
@@ -74,9 +78,16 @@ def shard(
     )
 
     def work(out: Path) -> Outcome:
-        plan = make_plan(settings, listing, surveyed)
-        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs, name)
-        summary["accepted"] = accepted_of(out, plan, corpus, identity.fingerprint)
+        plan, keep = make_plan(settings, listing, surveyed), None
+        wanted = identity.fingerprint
+        before = generation_to_keep(corpus, settings, wanted) if settings.append and not force else None
+        if before is not None:
+            plan = appended(corpus, before, plan, surveyed, settings)
+            keep = partial(keep_shards, corpus, before, plan, out)
+        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs, name, keep)
+        summary["accepted"] = accepted_of(out, plan, corpus, wanted)
+        if before is not None:
+            summary |= generation_summary(corpus, before, plan, summary["accepted"])
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
     record = build(corpus, identity, work, force)

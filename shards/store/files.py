@@ -104,6 +104,15 @@ def taken_away(directory: Path) -> StageError:
     )
 
 
+def link_or_copy(path: Path, target: Path) -> None:
+    """Link a committed file, or copy it where there are no links. Nobody writes into it: two directories may share it."""
+    try:
+        os.link(path, target)
+    except OSError:  # Not all file systems have links, and none has any number of them.
+        shutil.copy2(path, target)
+        sync(target)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically (UTF-8): a reader sees the old file or the new one."""
     with new_file(path) as temporary:

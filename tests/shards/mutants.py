@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.sources.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
 from shards.corpus.stage import shard
 from shards.reject import KINDS as KINDS_OF_REJECTS

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from shards.corpus.coverage import SLACK_S
+from shards.sources.coverage import SLACK_S
 from shards.corpus.plan import PlannedClip, clip_key, spans
 from shards.media.limits import too_much
 from shards.reject import Kind, Reject

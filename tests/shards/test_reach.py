@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.sources.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
 from shards.corpus.plan import make_plan
 from shards.corpus.reader import ClipReader

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.sources.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
 from shards.corpus.reader import ClipReader
 from shards.corpus.stage import shard

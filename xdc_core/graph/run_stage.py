@@ -74,7 +74,7 @@ def _run_stage(
         raise ConfigError(lost)
     if stage.build is not None:
         return stage.build(run, node, progress, force, executor)
-    fingerprints = Fingerprints(run, corpus_fingerprint)
+    fingerprints = Fingerprints(run, corpus_fingerprint, again=node if force else None)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:
             if is_corpus(source) and (lost := lost_corpus(run, source)):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from shards.corpus.check import key_faults, tar_faults
-from shards.corpus.coverage import Span, slack_s, uncovered
+from shards.sources.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_index, shard_names
 from shards.errors import StageError
 from shards.store.checked_read import rejected_keys
