@@ -1,4 +1,4 @@
-"""Append to a corpus: new clips go into new shards, shards that exist are kept, and clips of removed sources are masked.
+"""Append to a corpus: new clips go into new shards, shards that exist are kept, clips of removed sources are masked.
 
 Every append makes a new generation of the corpus: a directory of its own, which shares the files of the kept shards
 with the one before by hard links.
@@ -136,19 +136,18 @@ def _places_before(plan: Plan, before: pa.Table, unchanged: np.ndarray) -> np.nd
 def _ids(clips: pa.Table) -> pa.Array:
     """Return 16 bytes for each clip, from its key and its end."""
     pairs = zip(clips["key"].to_pylist(), clips["end_s"].to_pylist(), strict=True)
-    return pa.array([hashlib.blake2b(f"{key} {end_s!r}".encode(), digest_size=16).digest() for key, end_s in pairs],
-                    pa.binary(16))
+    return pa.array(
+        [hashlib.blake2b(f"{key} {end_s!r}".encode(), digest_size=16).digest() for key, end_s in pairs], pa.binary(16)
+    )
 
 
-def _unchanged(
-    corpus: Path, manifest: Manifest, plan: Plan, surveyed: Survey, settings: CorpusSettings
-) -> np.ndarray:
+def _unchanged(corpus: Path, manifest: Manifest, plan: Plan, surveyed: Survey, settings: CorpusSettings) -> np.ndarray:
     """Return bool [sources]: whether the file of each source has the content that it had for the committed corpus."""
     before = survey_columns(known_sources(corpus, settings.modalities))
     if manifest.rows and not len(before):
         raise StageError(
-            f"{corpus}/sources.parquet cannot be read, so it is not known which sources have changed. Bring it back from "
-            "a copy, or cut all clips again: xdc stage shard RUN --force"
+            f"{corpus}/sources.parquet cannot be read, so it is not known which sources have changed. Bring it back "
+            "from a copy, or cut all clips again: xdc stage shard RUN --force"
         )
     found = pc.index_in(surveyed.table["path"], value_set=before.table["path"])
     same = pc.equal(before.table["sha256"].take(found), surveyed.table["sha256"]).fill_null(False).to_numpy()

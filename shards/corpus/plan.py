@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shards.sources.coverage import SLACK_S, Span, rejected_spans, slack_s, uncovered
 from shards.errors import StageError
 from shards.media.limits import too_much
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.columns import SourceColumns, source_columns
+from shards.sources.coverage import SLACK_S, Span, rejected_spans, slack_s, uncovered
 from shards.sources.look import PROBE_VERSION
 from shards.sources.rejects import reject_columns
 from shards.sources.source import Listing, Source

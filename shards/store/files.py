@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,7 +106,7 @@ def taken_away(directory: Path) -> StageError:
 
 
 def link_or_copy(path: Path, target: Path) -> None:
-    """Link a committed file, or copy it where there are no links. Nobody writes into it: two directories may share it."""
+    """Link a committed file, or copy it where there are no links. Nobody writes into it: directories may share it."""
     try:
         os.link(path, target)
     except OSError:  # Not all file systems have links, and none has any number of them.

@@ -37,7 +37,9 @@ def keepable_shards(corpus: Path, before: Manifest | None, encoder: tuple[str, s
     return []
 
 
-def keep_features(corpus: Path, target: Path, before: Manifest, out: Path, shards: Sequence[str], kept: list[str]) -> None:
+def keep_features(
+    corpus: Path, target: Path, before: Manifest, out: Path, shards: Sequence[str], kept: list[str]
+) -> None:
     """Store the features of the shards `kept` in `out`, with receipts, without the clips that are masked now.
 
     target: the earlier directory, with the manifest `before`. shards: all shards of the corpus. Files without masked

@@ -94,7 +94,7 @@ def _run_stage(
 
     def work(out: Path) -> Outcome:
         read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
-        outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor))
+        outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor, force))
         for source, manifest in read.items():
             if read_manifest(run.directory(source)) != manifest:
                 discard(out)  # It was made from two different versions.

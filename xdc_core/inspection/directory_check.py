@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from shards.corpus.check import key_faults, tar_faults
-from shards.sources.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_index, shard_names
 from shards.errors import StageError
+from shards.sources.coverage import Span, slack_s, uncovered
 from shards.store.checked_read import rejected_keys
 from shards.store.manifest import Manifest, fingerprint, list_files
 from shards.store.parquet import read_column, read_parquet

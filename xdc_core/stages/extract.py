@@ -11,7 +11,7 @@ from shards.errors import StageError
 from shards.reject import Reject
 from shards.store.build import Outcome
 from shards.store.executor import Advance, run_units
-from shards.store.manifest import read_manifest
+from shards.store.manifest import missing_files, read_manifest
 from shards.store.node import Node
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Stage, Task
@@ -80,11 +80,13 @@ def extract(task: Task[Extraction]) -> Outcome:
 
 def _keep(task: Task[Extraction], corpus: Path, shards: list[str]) -> None:
     """Store the features that an earlier generation of the corpus has, if there is one and the encoder is the same."""
+    if task.forced:
+        return
     node = encoder_node(task.about, task.round)
     before, encoder = read_manifest(task.target), read_manifest(task.directory(node))
     about = [EXTRACT.version, task.settings.hashed()]
     kept = keepable_shards(corpus, before, (str(node), encoder.fingerprint if encoder else ""), about)
-    if before is not None and kept:
+    if before is not None and kept and not missing_files(task.target, before):
         keep_features(corpus, task.target, before, task.out, shards, kept)
 
 
