@@ -27,7 +27,7 @@ from shards.corpus.index import (
 )
 from shards.corpus.known import known_sources
 from shards.corpus.plan import STAGE_VERSION, Plan, clip_table, planned_clips
-from shards.corpus.write import GENERATIONS
+from shards.corpus.write import GENERATIONS, KEPT_FROM
 from shards.errors import ConfigError, StageError
 from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings, stored_part
@@ -35,9 +35,10 @@ from shards.sources.columns import SourceColumns
 from shards.sources.split import split_name
 from shards.sources.surveyed import Survey, survey_columns
 from shards.store.checked_read import read_stored_json
+from shards.store.commit import STALE
 from shards.store.files import link_or_copy, write_json
 from shards.store.manifest import Manifest, fingerprint, missing_files, read_manifest
-from shards.store.parquet import read_parquet, write_parquet
+from shards.store.parquet import read_parquet, read_schema, write_parquet
 from shards.store.receipt import new_shard
 from shards.store.units import begin_units
 
@@ -70,25 +71,48 @@ def read_as(manifest: Manifest) -> str:
     return fingerprint([manifest.fingerprint, accepted]) if accepted else manifest.fingerprint
 
 
-def generation_to_keep(corpus: Path, settings: CorpusSettings, wanted: str) -> Manifest | None:
-    """Return the manifest of the committed corpus to which clips are appended to get the fingerprint `wanted`.
+def can_be_appended_to(manifest: Manifest | None, settings: CorpusSettings) -> bool:
+    """Return whether a committed corpus has these settings, so that clips may be appended to it."""
+    return manifest is not None and (manifest.version, manifest.settings) == (STAGE_VERSION, stored_part(settings))
 
+
+def generation_of(corpus: Path, manifest: Manifest) -> Generation:
+    """Return the present generation of a committed corpus."""
+    return Generation(read_as(manifest), len(shard_names(corpus)), manifest.rows)
+
+
+def generation_to_keep(corpus: Path, settings: CorpusSettings, wanted: str, out: Path) -> tuple[Path, Manifest] | None:
+    """Return the directory and manifest of the corpus to which clips are appended to get the fingerprint `wanted`.
+
+    It is the committed one, or, after a kill during the commit of the partial directory `out`, the one set aside.
     None if there is none with these settings, or if only one that was never appended to is to be made once more.
 
     Raises:
         StageError: files of the corpus are missing. Cut again as a whole, it would have other shards.
     """
-    manifest = read_manifest(corpus)
-    if manifest is None or (manifest.version, manifest.settings) != (STAGE_VERSION, stored_part(settings)):
+    directory, manifest = corpus, read_manifest(corpus)
+    if manifest is None and (begun := _kept_from(out)):
+        for aside in sorted((corpus.parent / STALE).glob(f"{corpus.name}-*")):
+            found = read_manifest(aside)
+            if found is not None and read_as(found) == begun:
+                directory, manifest = aside, found
+    if manifest is None or not can_be_appended_to(manifest, settings):
         return None
     if manifest.fingerprint == wanted and not earlier_generations(manifest):
         return None
-    if lost := missing_files(corpus, manifest):
+    if lost := missing_files(directory, manifest):
         raise StageError(
-            f"{corpus}: {', '.join(lost[:NAMED])} missing or cut off, and corpus.append keeps the shards that exist. "
-            "Bring the files back from a copy, or cut all clips again: xdc stage shard RUN --force"
+            f"{directory}: {', '.join(lost[:NAMED])} missing or cut off, and corpus.append keeps the shards that exist. Bring "
+            "the files back from a copy, or cut all clips again: xdc stage shard RUN --force"
         )
-    return manifest
+    return directory, manifest
+
+
+def _kept_from(out: Path) -> str:
+    """Return which generation a partial directory keeps shards of; "" for none."""
+    path = out / "plan.parquet"
+    marks = read_schema(path, "shard").metadata if path.exists() else None
+    return (marks or {}).get(KEPT_FROM.encode(), b"").decode()
 
 
 def appended(corpus: Path, manifest: Manifest, plan: Plan, surveyed: Survey, settings: CorpusSettings) -> Plan:
@@ -253,8 +277,7 @@ def generation_summary(corpus: Path, manifest: Manifest, plan: Plan, accepted: s
 
     accepted: the digest of its keys. Other stages use both: the same clips in other shards are another corpus.
     """
-    shards = len(shard_names(corpus))
-    before = Generation(read_as(manifest), shards, manifest.rows)
+    before = generation_of(corpus, manifest)
     sizes = np.bincount(plan.shard, minlength=plan.shards).tolist()
     earlier = [*manifest.summary.get(GENERATIONS, ()), vars(before)]
     return {GENERATIONS: earlier, "accepted": fingerprint([before.read_as, accepted, sizes])}

@@ -15,7 +15,7 @@ from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.corpus.seen import digest_of_sources, store_digest
 from shards.corpus.survey import forget_survey, listed_files, read_survey, recall, survey
-from shards.corpus.write import accepted_of, files_of, write_corpus
+from shards.corpus.write import accepted_of, digest_of_keys, files_of, write_corpus
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.settings import CorpusSettings, stored_part
@@ -80,17 +80,19 @@ def shard(
     def work(out: Path) -> Outcome:
         plan, keep = make_plan(settings, listing, surveyed), None
         wanted = identity.fingerprint
-        before = generation_to_keep(corpus, settings, wanted) if settings.append and not force else None
+        before = generation_to_keep(corpus, settings, wanted, out) if settings.append and not force else None
         if before is not None:
-            plan = appended(corpus, before, plan, surveyed, settings)
-            keep = partial(keep_shards, corpus, before, plan, out)
+            plan = appended(*before, plan, surveyed, settings)
+            keep = partial(keep_shards, *before, plan, out)
         summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs, name, keep)
-        summary["accepted"] = accepted_of(out, plan, corpus, wanted)
         if before is not None:
-            summary |= generation_summary(corpus, before, plan, summary["accepted"])
+            summary |= generation_summary(*before, plan, digest_of_keys(out, plan))
+        else:
+            summary["accepted"] = accepted_of(out, plan, corpus, wanted)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
-    record = build(corpus, identity, work, force)
+    # What is set aside is an earlier generation: to append keeps what later ones have.
+    record = build(corpus, identity, work, force, restored=not settings.append)
     if record.reused:
         forget_notes(corpus, settings)
     else:

@@ -31,6 +31,7 @@ from shards.store.parquet import write_row_groups
 from shards.store.receipt import RECEIPTS, UNITS, receipts_of
 
 GENERATIONS = "generations"  # In the summary: the earlier generations of a corpus that was appended to.
+KEPT_FROM = "kept_from"  # In the metadata of plan.parquet: the generation before.
 PLAN = ["key", "source", "start_s", "end_s", "shard"]
 BATCH = 8192  # Rows of a table that are made at once.
 SOURCES_SCHEMA = pa.schema(
@@ -99,7 +100,7 @@ def _take_plan(out: Path, plan: Plan) -> None:
     """Write the plan. Shards of an earlier version, or of another plan, are removed."""
     (out / UNITS).mkdir(exist_ok=True)
     path, new = out / "plan.parquet", out / UNITS / "plan.parquet"
-    marks = {"cut_version": str(CUT_VERSION)} | ({"kept_from": plan.kept_from} if plan.kept_from else {})
+    marks = {"cut_version": str(CUT_VERSION)} | ({KEPT_FROM: plan.kept_from} if plan.kept_from else {})
     schema = clip_table(plan, slice(0, 0)).select(PLAN).schema.with_metadata(marks)
     write_row_groups(new, schema, (clip_table(plan, plan.places(number)) for number in range(plan.shards)))
     if path.exists() and sha256_of(path) != sha256_of(new):
@@ -186,7 +187,7 @@ def accepted_of(out: Path, plan: Plan, corpus: Path, identity: str) -> str:
     but other clips, it is the digest of the content.
     """
     shards = [shard_name(number) for number in range(plan.shards)]
-    accepted = _digest(_accepted_keys(out, shards))
+    accepted = digest_of_keys(out, plan)
     for before in (corpus, replaced_directory(corpus, identity), stale_directory(corpus, identity)):
         manifest = read_manifest(before)
         # A corpus that was appended to has a digest of its own kind.
@@ -198,6 +199,11 @@ def accepted_of(out: Path, plan: Plan, corpus: Path, identity: str) -> str:
                 content = (sha256 for _, sha256 in _contents(out, shards))
                 return _digest(_accepted_keys(out, shards), content)
     return accepted
+
+
+def digest_of_keys(out: Path, plan: Plan) -> str:
+    """Return a digest of the keys of all stored clips, in order."""
+    return _digest(_accepted_keys(out, [shard_name(number) for number in range(plan.shards)]))
 
 
 def _accepted_keys(out: Path, shards: list[str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The fingerprints that the nodes of a run should have now."""
 
-from shards.corpus.append import Generation, earlier_generations, read_as
+from shards.corpus.append import Generation, can_be_appended_to, earlier_generations, generation_of, read_as
 from shards.corpus.seen import corpus_fingerprint_now
 from shards.store.commit import stale_directory
 from shards.store.manifest import Manifest, fingerprint, read_manifest
@@ -118,14 +118,20 @@ class Fingerprints:
     def _committed(self, source: Node, own: str) -> Manifest | None:
         """Return the manifest of a directory of clips with its present fingerprint; None if it is to be built."""
         directory = self.run.directory(source)
-        found = (read_manifest(place) for place in (directory, stale_directory(directory, own)))
+        appended = source == SHARD and self.run.config.corpus.append
+        places = [directory] if appended else [directory, stale_directory(directory, own)]
+        found = map(read_manifest, places)
         return next((manifest for manifest in found if manifest and manifest.fingerprint == own), None)
 
     def _earlier(self) -> list[Generation]:
         """Return the earlier generations of the corpus."""
         if self._generations is None:
-            own = self.of(SHARD)
-            self._generations = earlier_generations(self._committed(SHARD, own)) if own else []
+            own, config = self.of(SHARD), self.run.config.corpus
+            present = self._committed(SHARD, own) if own else None
+            self._generations = earlier_generations(present)
+            before = read_manifest(self.run.corpus) if present is None and config.append else None
+            if before is not None and can_be_appended_to(before, config):  # It is about to grow.
+                self._generations = [*earlier_generations(before), generation_of(self.run.corpus, before)]
         return self._generations
 
     def outside(self, node: Node) -> dict[str, str]:

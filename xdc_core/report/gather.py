@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.corpus.index import label_columns
+from shards.corpus.write import GENERATIONS
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.stage import Task
 from xdc_core.config.schema import ReportSettings
@@ -78,6 +79,9 @@ def gather(task: Task[Reporting]) -> Report:
     if shared:
         values["shared_history"] = [*(before.shared_history if before else ()), *shared]
         values["kept_history"] = [*(before.kept_history if before else ()), *kept]
+    if GENERATIONS in values["corpus"]:
+        earlier = before.clips_by_round or [before.corpus.get("clips", 0)] * number if before else []
+        values["clips_by_round"] = [*earlier, values["corpus"]["clips"]]
     if names("stop"):
         values["stop"] = read_decision(task.directory(Node("stop", None, number)))
     if training and number >= task.settings.rounds:
