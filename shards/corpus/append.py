@@ -102,8 +102,8 @@ def generation_to_keep(corpus: Path, settings: CorpusSettings, wanted: str, out:
         return None
     if lost := missing_files(directory, manifest):
         raise StageError(
-            f"{directory}: {', '.join(lost[:NAMED])} missing or cut off, and corpus.append keeps the shards that exist. Bring "
-            "the files back from a copy, or cut all clips again: xdc stage shard RUN --force"
+            f"{directory}: {', '.join(lost[:NAMED])} missing or cut off, and corpus.append keeps shards that exist. "
+            "Bring the files back from a copy, or cut all again: xdc stage shard RUN --force"
         )
     return directory, manifest
 
