@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from shards.corpus.append import appended, generation_summary, generation_to_keep, keep_shards
+from shards.corpus.append import appended, can_be_appended_to, generation_summary, generation_to_keep, keep_shards
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
@@ -92,7 +92,8 @@ def shard(
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
     # What is set aside is an earlier generation: to append keeps what later ones have.
-    record = build(corpus, identity, work, force, restored=not settings.append)
+    grows = settings.append and can_be_appended_to(manifest, settings)
+    record = build(corpus, identity, work, force, restored=not grows)
     if record.reused:
         forget_notes(corpus, settings)
     else:

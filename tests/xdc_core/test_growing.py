@@ -18,7 +18,7 @@ from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.graph.state import node_state
-from xdc_core.inspection.verification import verify_run
+from xdc_core.inspection.verification import Finding, verify_run
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
@@ -35,6 +35,11 @@ def list_videos(place: Path, digits: Path, first: int, last: int) -> None:
 def work_off(run: Run) -> dict[Node, bool]:
     """Run all nodes. Returns which were reused."""
     return {node: run_stage(run, node).reused for node in all_nodes(run.config)}
+
+
+def found(run: Run) -> list[Finding]:
+    """What `xdc verify` finds, but the mapped columns of an earlier corpus: who needs columns next removes them."""
+    return [finding for finding in verify_run(run) if not finding.path.endswith(".columns")]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,7 @@ def test_a_finished_round_stays_and_the_last_one_takes_the_new_clips(after: tupl
     fingerprints = Fingerprints(run)
     assert {node_state(run, node, fingerprints) for node in all_nodes(run.config)} == {("fresh", "")}
     assert {node.round for node in fingerprints.kept} == {None, 0}
-    assert verify_run(run) == []
+    assert found(run) == []
     assert all(work_off(run).values())
 
 
@@ -130,7 +135,7 @@ def test_more_rounds_go_on_with_all_clips(after: tuple[Path, dict[Node, bool]], 
     assert not reused[Node("train", "audio", 1)]
     assert not reused[Node("extract", "audio", 2)]
     assert read_report(run.directory(Node("report", None, 2))).clips_by_round == [40, 40, 40]
-    assert verify_run(run) == []
+    assert found(run) == []
 
 
 @pytest.mark.slow

@@ -118,9 +118,9 @@ class Fingerprints:
     def _committed(self, source: Node, own: str) -> Manifest | None:
         """Return the manifest of a directory of clips with its present fingerprint; None if it is to be built."""
         directory = self.run.directory(source)
-        appended = source == SHARD and self.run.config.corpus.append
-        places = [directory] if appended else [directory, stale_directory(directory, own)]
-        found = map(read_manifest, places)
+        _, _, settings = stored_from(self.run, source)
+        grows = settings.append and can_be_appended_to(read_manifest(directory), settings)
+        found = map(read_manifest, [directory] if grows else [directory, stale_directory(directory, own)])
         return next((manifest for manifest in found if manifest and manifest.fingerprint == own), None)
 
     def _earlier(self) -> list[Generation]:
