@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.inspecting.status import print_status, read_status
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.store.manifest import read_manifest
 from shards.store.parquet import read_parquet
@@ -167,3 +168,30 @@ def test_without_the_setting_a_grown_corpus_makes_everything_stale(before: Path,
     fingerprints = Fingerprints(run)
     states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
     assert {node for node, state in states.items() if state == "fresh"} == {SHARD}
+
+
+@pytest.mark.slow
+def test_the_state_of_a_run_tells_what_is_masked_and_what_rounds_keep(
+    after: tuple[Path, dict[Node, bool]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = after[0] / "run"
+    rows = read_status(root)
+    assert [(row["generations"], row["masked"]) for row in rows if "generations" in row] == [(1, 1)]
+    assert {row["round"]: row["kept_clips"] for row in rows if "kept_clips" in row} == {None: 40, 0: 40}
+    print_status(root, rows)
+    shown = capsys.readouterr().out
+    assert "the corpus was appended to once; masked clips of removed or changed sources: 1" in shown
+    assert "finished rounds keep the clips that the corpus had then: 0 (40)" in shown
+
+
+@pytest.mark.slow
+def test_before_an_append_is_made_finished_rounds_are_fresh(before: Path, digits: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(before, tmp_path / "place"))
+    list_videos(place, digits, 1, 41)
+    run = open_run(place / "run")
+    fingerprints = Fingerprints(run)
+    states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
+    assert states[SHARD] == "stale"
+    assert {node.round for node, state in states.items() if state == "fresh"} == {None, 0}
+    assert {state for node, state in states.items() if node.round == 1} == {"stale"}
+    assert run_stage(run, SHARD).rows == 40
