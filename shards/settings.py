@@ -101,6 +101,11 @@ class CorpusSettings(Section):
     )
     clips_per_shard: int = Field(1000, ge=1, description="clips per tar")
     shuffle_seed: int = Field(0, description="seed of the order in which clips are put into shards")
+    append: Annotated[bool, NotHashed()] = Field(
+        False,
+        description="false: when sources are added, removed or changed, all clips are cut again; true: only new ones, "
+        "into new shards; see docs/growing.md",
+    )
     max_reject_share: Annotated[float, NotHashed()] = Field(
         0.5, ge=0, le=1, description="stop when more than this share of the clips is rejected"
     )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.corpus.index import HASHED, MEMBERS, NO_MEMBER, read_index
+from shards.corpus.index import HASHED, MEMBERS, NO_MEMBER, read_stored_index
 
 
 def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
@@ -20,7 +20,7 @@ def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
     Raises:
         StageError: the index cannot be read.
     """
-    rows = read_index(corpus, shard).to_pylist()
+    rows = read_stored_index(corpus, shard).to_pylist()  # Masked clips are in the tar, too.
     expected = [(f"{row['key']}.{member}", row, member) for row in rows for member in _members(row)]
     path = corpus / f"{shard}.tar"
     try:

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from shards.cores import core_count
-from shards.corpus.coverage import Span, rejected_spans, slack_s, uncovered
 from shards.corpus.index import MEMBERS, NO_MEMBER, index_schema
 from shards.corpus.plan import Plan, PlannedClip, clip_table, planned_clips
 from shards.errors import MediaError, SourceError, StageError
@@ -23,6 +22,7 @@ from shards.media.sandbox import ordered_map
 from shards.media.source_file import check_readable, read_through
 from shards.reject import Reject
 from shards.settings import CorpusSettings
+from shards.sources.coverage import Span, rejected_spans, slack_s, uncovered
 from shards.store.executor import Advance
 from shards.store.files import new_file, write_json
 from shards.store.parquet import write_parquet

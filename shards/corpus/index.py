@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from shards.errors import StageError
 from shards.sources.split import split_name
-from shards.store.parquet import read_parquet
+from shards.store.checked_read import read_stored_json
+from shards.store.parquet import count_rows, read_parquet
 
 MEMBERS = ("mp4", "flac", "json")
 HASHED = ("mp4", "flac")  # Each has a sha256 in the index. The json only repeats the index row.
@@ -77,12 +78,40 @@ def shard_names(corpus: Path) -> list[str]:
     return sorted(path.stem for path in corpus.glob("[0-9]*.parquet"))
 
 
+def masked_file(shard: str) -> str:
+    """Return the name of the file with the keys of a shard's masked clips: those of removed sources."""
+    return f"{shard}.masked.json"
+
+
+def masked_keys(corpus: Path, shard: str) -> list[str]:
+    """Return the keys of a shard's masked clips, as they are in its plan; [] without such clips."""
+    path = corpus / masked_file(shard)
+    return list(read_stored_json(path, "shard")) if path.exists() else []
+
+
 def read_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa.Table:
-    """Return the index of one shard.
+    """Return the index of one shard, without masked clips.
 
     Raises:
-        StageError: the file is missing or damaged, or has an invalid key (an index may come from someone else).
+        StageError: a file is missing or damaged, or has an invalid key (an index may come from someone else).
     """
+    masked = masked_keys(corpus, shard)
+    if not masked:
+        return read_stored_index(corpus, shard, columns)
+    table = read_stored_index(corpus, shard, None if columns is None else list(dict.fromkeys(["key", *columns])))
+    table = table.filter(pc.invert(pc.is_in(table["key"], pa.array(masked, table["key"].type))))
+    return table if columns is None else table.select(columns)
+
+
+def count_clips(corpus: Path, shard: str) -> int:
+    """Return the number of a shard's clips that are not masked. Raises StageError as `read_index` does."""
+    if masked_keys(corpus, shard):
+        return len(read_index(corpus, shard, ["key"]))
+    return count_rows(corpus / f"{shard}.parquet", "shard")
+
+
+def read_stored_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa.Table:
+    """Return the index of one shard with all clips of its tar, masked or not. Raises StageError as `read_index`."""
     path = corpus / f"{shard}.parquet"
     table = read_parquet(path, "shard", columns)
     if "key" in table.column_names:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shards.corpus.coverage import SLACK_S, Span, rejected_spans, slack_s, uncovered
 from shards.errors import StageError
 from shards.media.limits import too_much
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.columns import SourceColumns, source_columns
+from shards.sources.coverage import SLACK_S, Span, rejected_spans, slack_s, uncovered
 from shards.sources.look import PROBE_VERSION
 from shards.sources.rejects import reject_columns
 from shards.sources.source import Listing, Source
@@ -54,7 +54,8 @@ class Plan:
 
     source: int32 [clips], numbers in `sources`. start_s, end_s: float64 [clips]. shard: int32 [clips], ascending.
     asked_s: float64 [sources, 2], the requested span up to the last packet, NaN if there is none. rejects: as
-    from `reject_columns`.
+    from `reject_columns`. kept_shards: the number of first shards that an earlier generation of the corpus has; any of
+    them may have no clips left. kept_from: identifies that generation.
     """
 
     sources: SourceColumns
@@ -64,11 +65,13 @@ class Plan:
     shard: np.ndarray
     asked_s: np.ndarray
     rejects: pa.Table
+    kept_shards: int = 0
+    kept_from: str = ""
 
     @property
     def shards(self) -> int:
         """Return the number of shards."""
-        return 1 + int(self.shard[-1]) if len(self.shard) else 0
+        return max(self.kept_shards, 1 + int(self.shard[-1]) if len(self.shard) else 0)
 
     def clips(self) -> Iterator["PlannedClip"]:
         """Yield all clips, in order."""

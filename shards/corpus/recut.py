@@ -1,7 +1,5 @@
 """Repair corpora of earlier versions: find the damaged sources, and cut only their shards again."""
 
-import os
-import shutil
 from collections.abc import Collection
 from dataclasses import replace
 from itertools import chain
@@ -9,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.corpus.append import earlier_generations
 from shards.corpus.cut import describe
 from shards.corpus.index import MEASURES, read_index, shard_name, with_measures
 from shards.corpus.known import known_sources, survey_notes
@@ -25,6 +24,7 @@ from shards.sources.surveyed import Surveyed, survey_columns
 from shards.store.build import Identity, Outcome, Record, build, record_of
 from shards.store.checked_read import read_stored_json
 from shards.store.executor import IN_PROCESS
+from shards.store.files import link_or_copy
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.parquet import read_parquet, write_parquet
@@ -77,7 +77,8 @@ def recut(
     dependent stages become stale. A killed call begins again with the first of these shards.
 
     Raises:
-        ConfigError: there is no such corpus, its videos do not exist, or no source has one of the names.
+        ConfigError: there is no such corpus, it was appended to, its videos do not exist, or no source has one of the
+            names.
         StageError: the videos or the settings have changed since it was made, another process has replaced it
             meanwhile, or see write_corpus.
         Busy: another process is building it.
@@ -88,6 +89,11 @@ def recut(
     names = set(damaged_sources(corpus) if names is None else names)
     if not names:
         return record_of(corpus, manifest, reused=True)
+    if earlier_generations(manifest):
+        raise ConfigError(
+            f"{corpus} was appended to (corpus.append), and single shards of it cannot be cut again. Cut all clips "
+            "again: xdc stage shard RUN --force"
+        )
     if videos is None or not videos.exists():
         raise ConfigError(
             f"{corpus}: to cut {', '.join(sorted(names)[:3])} again its video is needed, and corpus.videos "
@@ -163,18 +169,10 @@ def _keep_others(corpus: Path, out: Path, plan: Plan, names: Collection[str]) ->
         planned = clip_table(plan, plan.places(number))["key"].to_pylist()
         with new_shard(out, shard) as new:
             for suffix in (".tar", ".rejects.json"):
-                _link_or_copy(corpus / f"{shard}{suffix}", new.folder / f"{shard}{suffix}")
+                link_or_copy(corpus / f"{shard}{suffix}", new.folder / f"{shard}{suffix}")
             index = read_index(corpus, shard)
             if {*MEASURES.names} <= {*index.column_names}:
-                _link_or_copy(corpus / f"{shard}.parquet", new.folder / f"{shard}.parquet")
+                link_or_copy(corpus / f"{shard}.parquet", new.folder / f"{shard}.parquet")
             else:  # Of an earlier version. All indices of a corpus have the same columns.
                 write_parquet(new.folder / f"{shard}.parquet", with_measures(index))
             describe(new, shard, planned, index, rejects)
-
-
-def _link_or_copy(path: Path, target: Path) -> None:
-    """Link a file, or copy it. Files of a corpus are never changed, so two directories may share them."""
-    try:
-        os.link(path, target)
-    except OSError:  # Not all file systems have links.
-        shutil.copy2(path, target)

@@ -3,17 +3,19 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.compute as pc
 
+from shards.corpus.append import appended, can_be_appended_to, generation_summary, generation_to_keep, keep_shards
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.corpus.seen import digest_of_sources, store_digest
 from shards.corpus.survey import forget_survey, listed_files, read_survey, recall, survey
-from shards.corpus.write import accepted_of, files_of, write_corpus
+from shards.corpus.write import accepted_of, digest_of_keys, files_of, write_corpus
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.settings import CorpusSettings, stored_part
@@ -45,11 +47,13 @@ def shard(
     `executor` has files surveyed and clips cut. logs: the folder for output of its workers; by default beside `corpus`.
     name: of the node, for messages and the names of these logs.
 
+    With `settings.append`, a committed corpus with the same settings keeps its shards: see `shards.corpus.append`.
+
     Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged.
 
     Raises:
-        ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, or no source has one
-            of the splits to learn from.
+        ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, no source has one
+            of the splits to learn from, or labels of clips that are kept have changed.
         StageError: too many inputs were rejected, a source disappeared during the work, or files of the corpus are
             gone and there are no videos.
         Busy: another process is building the same corpus.
@@ -74,12 +78,22 @@ def shard(
     )
 
     def work(out: Path) -> Outcome:
-        plan = make_plan(settings, listing, surveyed)
-        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs, name)
-        summary["accepted"] = accepted_of(out, plan, corpus, identity.fingerprint)
+        plan, keep = make_plan(settings, listing, surveyed), None
+        wanted = identity.fingerprint
+        before = generation_to_keep(corpus, settings, wanted, out) if settings.append and not force else None
+        if before is not None:
+            plan = appended(*before, plan, surveyed, settings)
+            keep = partial(keep_shards, *before, plan, out)
+        summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs, name, keep)
+        if before is not None:
+            summary |= generation_summary(*before, plan, digest_of_keys(out, plan))
+        else:
+            summary["accepted"] = accepted_of(out, plan, corpus, wanted)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
 
-    record = build(corpus, identity, work, force)
+    # What is set aside is an earlier generation: to append keeps what later ones have.
+    grows = settings.append and can_be_appended_to(manifest, settings)
+    record = build(corpus, identity, work, force, restored=not grows)
     if record.reused:
         forget_notes(corpus, settings)
     else:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -30,6 +30,8 @@ from shards.store.manifest import read_manifest
 from shards.store.parquet import write_row_groups
 from shards.store.receipt import RECEIPTS, UNITS, receipts_of
 
+GENERATIONS = "generations"  # In the summary: the earlier generations of a corpus that was appended to.
+KEPT_FROM = "kept_from"  # In the metadata of plan.parquet: the generation before.
 PLAN = ["key", "source", "start_s", "end_s", "shard"]
 BATCH = 8192  # Rows of a table that are made at once.
 SOURCES_SCHEMA = pa.schema(
@@ -57,11 +59,12 @@ def write_corpus(
     executor: Executor,
     logs: Path,
     name: str,
+    keep: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Write all files of a corpus except its manifest into `out`; existing shards are kept.
 
     The shards are cut in units of one shard each, by `executor`. logs: the folder for output of its workers.
-    name: of the node, for messages and the names of these logs.
+    name: of the node, for messages and the names of these logs. keep: stores shards of an earlier generation in `out`.
 
     Returns a summary: clips, rejects by step and kind, bytes, hours of video, and the number of headers that state a
     wrong duration.
@@ -72,6 +75,8 @@ def write_corpus(
     """
     _take_plan(out, plan)
     write_row_groups(out / "sources.parquet", SOURCES_SCHEMA, _sources_tables(plan, surveyed))
+    if keep is not None:
+        keep()
     counts = np.bincount(plan.shard, minlength=plan.shards).tolist()
     sizes = {shard_name(number): count for number, count in enumerate(counts)}
     job = Job(
@@ -95,7 +100,8 @@ def _take_plan(out: Path, plan: Plan) -> None:
     """Write the plan. Shards of an earlier version, or of another plan, are removed."""
     (out / UNITS).mkdir(exist_ok=True)
     path, new = out / "plan.parquet", out / UNITS / "plan.parquet"
-    schema = clip_table(plan, slice(0, 0)).select(PLAN).schema.with_metadata({"cut_version": str(CUT_VERSION)})
+    marks = {"cut_version": str(CUT_VERSION)} | ({KEPT_FROM: plan.kept_from} if plan.kept_from else {})
+    schema = clip_table(plan, slice(0, 0)).select(PLAN).schema.with_metadata(marks)
     write_row_groups(new, schema, (clip_table(plan, plan.places(number)) for number in range(plan.shards)))
     if path.exists() and sha256_of(path) != sha256_of(new):
         shutil.rmtree(out / UNITS / RECEIPTS, ignore_errors=True)
@@ -130,7 +136,7 @@ def _header_is_wrong(entry: Surveyed) -> bool:
 
 def _finish(plan: Plan, settings: CorpusSettings, out: Path, sizes: dict[str, int]) -> dict[str, Any]:
     """Sum up the shards' receipts, write rejects.parquet and shards.json, and return the summary."""
-    clips = stored = 0
+    clips = stored = masked = 0
     video_seconds = 0.0
 
     def rejected() -> Iterator[Reject]:
@@ -145,6 +151,7 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path, sizes: dict[str, in
             )
         clips += receipt.rows
         stored += receipt.notes["bytes"]
+        masked += receipt.notes.get("masked", 0)
         video_seconds += receipt.notes["video_seconds"]
     table = pa.concat_tables([plan.rejects, reject_columns(rejected())]).unify_dictionaries()
     _check_share(table, clips, settings.max_reject_share)
@@ -159,7 +166,7 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path, sizes: dict[str, in
         "reasons": dict(sorted(_counts(table["reason"]), key=lambda pair: -pair[1])[:10]),
         "hours": round(video_seconds / 3600, 4),
         "bytes": stored,
-    }
+    } | ({"masked": masked} if masked else {})
 
 
 def _counts(column: pa.ChunkedArray) -> list[tuple[str, int]]:
@@ -180,10 +187,11 @@ def accepted_of(out: Path, plan: Plan, corpus: Path, identity: str) -> str:
     but other clips, it is the digest of the content.
     """
     shards = [shard_name(number) for number in range(plan.shards)]
-    accepted = _digest(_accepted_keys(out, shards))
+    accepted = digest_of_keys(out, plan)
     for before in (corpus, replaced_directory(corpus, identity), stale_directory(corpus, identity)):
         manifest = read_manifest(before)
-        if manifest is not None and manifest.fingerprint == identity:
+        # A corpus that was appended to has a digest of its own kind.
+        if manifest is not None and manifest.fingerprint == identity and GENERATIONS not in manifest.summary:
             with suppress(StageError):  # A damaged one is not compared.
                 pairs = zip_longest(_contents(before, shard_names(before)), _contents(out, shards))
                 if all(one == other for one, other in pairs):
@@ -191,6 +199,11 @@ def accepted_of(out: Path, plan: Plan, corpus: Path, identity: str) -> str:
                 content = (sha256 for _, sha256 in _contents(out, shards))
                 return _digest(_accepted_keys(out, shards), content)
     return accepted
+
+
+def digest_of_keys(out: Path, plan: Plan) -> str:
+    """Return a digest of the keys of all stored clips, in order."""
+    return _digest(_accepted_keys(out, [shard_name(number) for number in range(plan.shards)]))
 
 
 def _accepted_keys(out: Path, shards: list[str]) -> Iterator[str]:

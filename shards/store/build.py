@@ -139,11 +139,14 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], force: bool = False) -> Record:
+def build(
+    target: Path, identity: Identity, work: Callable[[Path], Outcome], force: bool = False, restored: bool = True
+) -> Record:
     """Build the directory `target` that `identity` describes: reuse it, or call `work` on a partial one and commit.
 
     The directory given to `work` contains what an earlier, killed call with the same identity finished. `force`
-    starts from an empty directory. An existing directory at `target` is set aside, not deleted.
+    starts from an empty directory. An existing directory at `target` is set aside, not deleted. `restored`: whether
+    a directory that was set aside with the same identity is put back instead.
 
     Raises:
         Busy: another process is building it.
@@ -163,7 +166,7 @@ def build(target: Path, identity: Identity, work: Callable[[Path], Outcome], for
             discard(partial)
         # A partial directory with a manifest is newer than a directory set aside: it was about to replace it.
         finished = any(read_manifest(partial) is not None for partial in begun)
-        if not (force or finished) and (manifest := restore(target, identity.fingerprint)):
+        if restored and not (force or finished) and (manifest := restore(target, identity.fingerprint)):
             return record_of(target, manifest, reused=True)
         partial = begin(target, identity.fingerprint)
         (partial / MANIFEST).unlink(missing_ok=True)  # Of a commit that was killed: it is written again.

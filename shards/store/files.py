@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,15 @@ def taken_away(directory: Path) -> StageError:
         "build the same directory, on a disk whose locks hold only within each machine (see: xdc doctor)? Nothing is "
         "lost: run this again."
     )
+
+
+def link_or_copy(path: Path, target: Path) -> None:
+    """Link a committed file, or copy it where there are no links. Nobody writes into it: directories may share it."""
+    try:
+        os.link(path, target)
+    except OSError:  # Not all file systems have links, and none has any number of them.
+        shutil.copy2(path, target)
+        sync(target)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +70,10 @@ class NewShard:
 
 
 @contextmanager
-def new_shard(out: Path, shard: str) -> Iterator[NewShard]:
+def new_shard(out: Path, shard: str, known: Mapping[str, tuple[int, str]] | None = None) -> Iterator[NewShard]:
     """Yield a folder for the files of one shard; then store them in `out`, with a receipt.
+
+    known: size and sha256 of files, by name, that another committed directory has: those of this size are not read.
 
     If another worker has stored the shard meanwhile, its files stay and `receipt` is the other one's: two workers at
     one shard cost time only.
@@ -88,9 +90,7 @@ def new_shard(out: Path, shard: str) -> Iterator[NewShard]:
         folder.mkdir()
         new = NewShard(folder)
         yield new
-        files = {
-            path.name: (path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir()) if path.is_file()
-        }
+        files = {path.name: _entry(path, known or {}) for path in sorted(folder.iterdir()) if path.is_file()}
         receipt = Receipt(shard, files, new.rows, new.rejects, platform.node(), attempt, new.notes)
         fault_point("before receipt", shard)
         new.receipt = _publish(out, receipt)
@@ -102,6 +102,13 @@ def new_shard(out: Path, shard: str) -> Iterator[NewShard]:
         raise
     finally:
         _remove_folder(folder)
+
+
+def _entry(path: Path, known: Mapping[str, tuple[int, str]]) -> tuple[int, str]:
+    """Return size and sha256 of a file."""
+    size = path.stat().st_size
+    given, sha256 = known.get(path.name, (-1, ""))
+    return size, sha256 if given == size else sha256_of(path)
 
 
 def _remove_folder(folder: Path) -> None:

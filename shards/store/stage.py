@@ -45,8 +45,8 @@ class Task(Generic[SettingsT]):
     listed: directories whose existence the work may show, but whose content it does not read. out: the partial
     directory for the work's files. target: the final path, at which an earlier result may exist. root: the run's
     directory, for names, messages and commands. outside: digests of the files outside the run that the work reads.
-    executor: does the units of a work that has some. document: the task as JSON values, for workers in other processes;
-    a work passes it on and does not read it.
+    executor: does the units of a work that has some. forced: whether nothing of an earlier result may be kept.
+    document: the task as JSON values, for workers in other processes; a work passes it on and does not read it.
     """
 
     node: Node
@@ -59,6 +59,7 @@ class Task(Generic[SettingsT]):
     outside: Mapping[str, str] = field(default_factory=dict)
     progress: Progress = silent
     executor: Executor = IN_PROCESS
+    forced: bool = False
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @property

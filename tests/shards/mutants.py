@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from shards.corpus.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
 from shards.corpus.stage import shard
 from shards.reject import KINDS as KINDS_OF_REJECTS
 from shards.settings import CorpusSettings
+from shards.sources.coverage import Span, slack_s, uncovered
 from tests.shards.media_maker import plain, tone, write_video
 from tests.shards.packet_reader import last_packets_end
 

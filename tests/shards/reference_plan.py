@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from shards.corpus.coverage import SLACK_S
 from shards.corpus.plan import PlannedClip, clip_key, spans
 from shards.media.limits import too_much
 from shards.reject import Kind, Reject
 from shards.settings import CorpusSettings
+from shards.sources.coverage import SLACK_S
 from shards.sources.look import PROBE_VERSION
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import Surveyed

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
 from shards.corpus.plan import make_plan
 from shards.corpus.reader import ClipReader
@@ -21,6 +20,7 @@ from shards.media.decode import decode_frames
 from shards.media.probe import probe
 from shards.reject import KINDS
 from shards.settings import CorpusSettings
+from shards.sources.coverage import Span, slack_s, uncovered
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import Surveyed, survey_columns
 from tests.places import DATA, ROOT, needs

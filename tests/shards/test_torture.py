@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.coverage import Span, slack_s, uncovered
 from shards.corpus.index import read_whole_index
 from shards.corpus.reader import ClipReader
 from shards.corpus.stage import shard
 from shards.media.decode import decode_frames, decode_sound
 from shards.settings import ALL_MODALITIES, CorpusSettings
+from shards.sources.coverage import Span, slack_s, uncovered
 from tests.places import DATA, needs
 from tests.shards.mutants import NO_REASON
 from tests.shards.packet_reader import last_packets_end

@@ -44,6 +44,9 @@ def count_labels(counts: list[ClusterCounts], labels: Labels, corpus: Path, shar
         for name, contingency in own.labels.items():
             contingency.add(assigned.cluster, columns[name])
         if before is not None:
+            if not (before / f"{shard}.parquet").exists():  # The corpus was appended to since.
+                own.previous.add(assigned.cluster, [None] * len(keys))
+                continue
             earlier = dict(zip(*(values.tolist() for values in read_labels(before, shard, head)), strict=True))
             own.previous.add(assigned.cluster, [str(earlier[key]) if key in earlier else None for key in keys])
 

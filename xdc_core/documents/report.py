@@ -167,6 +167,7 @@ class Report(Document):
     """A round in numbers. corpus: the summary of its manifest. The histories have a row per round and label source
     (or evaluation, modality, or pair of modalities), from the first round to this one. learns: with `train.protect`,
     the label sources of each encoder in this round. diagnostics: sentences on problems, the worst first.
+    clips_by_round: how many clips each round had, the first one first, if the corpus was appended to.
     from_first: the trainings started from the first encoders (`last_training`). stop: the decision of the stopping
     rule, if there is one.
     """
@@ -178,6 +179,7 @@ class Report(Document):
     from_first: bool = False
     stop: Decision | None = None
     corpus: dict[str, Any] = Field({})
+    clips_by_round: list[int] = Field([])
     nodes: list[ReportedNode]
     label_columns: list[str]
     sources: dict[str, ReportedSource]
@@ -194,6 +196,17 @@ class Report(Document):
     def first_label(self) -> str | None:
         """Return the label column for displays with room for one; None without labels."""
         return next(iter(self.label_columns), None)
+
+    @property
+    def growth(self) -> str:
+        """Return in words how the corpus has grown, and with how many clips earlier rounds worked; "" if it has not."""
+        if not self.clips_by_round:
+            return ""
+        appends, masked = len(self.corpus["generations"]), self.corpus.get("masked", 0)
+        removed = f"; masked clips of removed or changed videos: {masked}" if masked else ""
+        rounds = ", ".join(f"round {number}: {clips}" for number, clips in enumerate(self.clips_by_round))
+        times = "once" if appends == 1 else f"{appends} times"
+        return f"The corpus was appended to {times}{removed}. Clips by round: {rounds}."
 
 
 def read_report(directory: Path) -> Report:

@@ -110,7 +110,7 @@ def _run_stage(
         raise ConfigError(lost)
     if stage.build is not None:
         return stage.build(run, node, progress, force, executor)
-    fingerprints = Fingerprints(run, corpus_fingerprint)
+    fingerprints = Fingerprints(run, corpus_fingerprint, again=node if force else None)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:
             if is_corpus(source) and (lost := lost_corpus(run, source)):
@@ -135,7 +135,7 @@ def _run_stage(
 
     def work(out: Path) -> Outcome:
         read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
-        outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor))
+        outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor, force))
         for source, manifest in read.items():
             if read_manifest(run.directory(source)) != manifest:
                 discard(out)  # It was made from two different versions.

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from shards.corpus.append import Generation
 from shards.corpus.check import key_faults, tar_faults
-from shards.corpus.coverage import Span, slack_s, uncovered
-from shards.corpus.index import read_index, shard_names
+from shards.corpus.index import masked_keys, read_index, read_stored_index, shard_names
 from shards.errors import StageError
+from shards.sources.coverage import Span, slack_s, uncovered
 from shards.store.checked_read import rejected_keys
 from shards.store.manifest import Manifest, fingerprint, list_files
 from shards.store.parquet import read_column, read_parquet
@@ -55,8 +56,10 @@ def manifest_faults(node: Node, directory: Path, manifest: Manifest) -> Iterator
         yield directory, "the fingerprint in its manifest is not that of the settings and inputs in it"
 
 
-def row_faults(run: Run, node: Node, manifest: Manifest) -> Iterator[Fault]:
+def row_faults(run: Run, node: Node, manifest: Manifest, kept: Generation | None = None) -> Iterator[Fault]:
     """Yield faults of rows: missing, duplicate, unknown, or in another order; for clips also of the tars' members.
+
+    kept: the generation of the corpus that the node has read, if the corpus was appended to since.
 
     Raises:
         StageError: the index with which rows are compared cannot be read.
@@ -67,10 +70,13 @@ def row_faults(run: Run, node: Node, manifest: Manifest) -> Iterator[Fault]:
     elif node.stage in ("extract", "label", "embed"):
         corpus = run.directory(Node("data", node.modality)) if node.stage == "embed" else run.corpus
         rows = rejects = 0
-        for shard in shard_names(corpus):
+        for shard in shard_names(corpus)[: kept.shards if kept else None]:
             path = directory / f"{shard}.parquet"
-            wanted, rejected = _wanted(run, node, corpus, shard), rejected_keys(directory, node.stage, shard)
+            wanted = _wanted(run, node, corpus, shard, masked=kept is not None)
+            rejected = rejected_keys(directory, node.stage, shard)
             rejects += len(rejected)
+            if kept:
+                rejected = [*rejected, *masked_keys(corpus, shard)]  # Some may have been masked before.
             if not path.exists() and path.name not in manifest.files:  # Otherwise it is reported as a missing file.
                 yield path, f"it was never committed: its {len(wanted)} clips are neither rows nor rejects"
                 continue
@@ -87,13 +93,14 @@ def row_faults(run: Run, node: Node, manifest: Manifest) -> Iterator[Fault]:
             yield directory, f"it has {rejects} rejects, but its manifest says {manifest.rejects}"
 
 
-def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
-    """Return the keys that a shard of the node should have, in order."""
+def _wanted(run: Run, node: Node, corpus: Path, shard: str, masked: bool) -> list[str]:
+    """Return the keys that a shard of the node should have, in order. `masked`: also those of masked clips."""
+    read = read_stored_index if masked else read_index
     if node.stage != "label":
-        keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
+        keys: list[str] = read(corpus, shard, ["key"])["key"].to_pylist()
         return keys
     if node.modality == TRUTH:
-        table = read_index(corpus, shard, ["key", run.config.truth])
+        table = read(corpus, shard, ["key", run.config.truth])
         labelled: list[str] = table.filter(table[run.config.truth].is_valid())["key"].to_pylist()
         return labelled
     assert node.round is not None

@@ -104,8 +104,9 @@ def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
     faults += manifest_faults(node, directory, manifest)
     state, why = node_state(run, node, fingerprints)
     # Stale rows have no reference.
+    rows = row_faults(run, node, manifest, fingerprints.kept.get(node))
     if (not faults and state == "fresh") or (is_corpus(node) and not strange - set(directory.glob("*.tar"))):
-        faults += [fault for fault in comparable(row_faults(run, node, manifest), directory) if fault not in faults]
+        faults += [fault for fault in comparable(rows, directory) if fault not in faults]
     findings = [Finding("damaged", str(path), what, _rebuild(run, node)) for path, what in faults]
     if is_corpus(node) and not faults:
         remedy = command("xdc", "recut", run.root)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.corpus.index import label_columns
+from shards.corpus.write import GENERATIONS
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.stage import Task
 from xdc_core.config.schema import ReportSettings
@@ -57,12 +58,13 @@ def gather(task: Task[Reporting]) -> Report:
     own_clusters = [name for name in names("extract") if name in sources]
     shared, kept = measure_shared(task, own_clusters, teachers, before)
     manifests = [(node, read_manifest(task.shown_directory(node))) for node in task.settings.nodes]
+    stored = _summary(corpus)
     values = {
         "run": task.root.resolve().name,
         "round": number,
         "method": task.settings.method,
         "trained": bool(training),
-        "corpus": _summary(corpus),
+        "corpus": stored,
         "nodes": [_node(node, manifest) for node, manifest in manifests if manifest],
         "label_columns": label_columns(corpus),
         "sources": sources,
@@ -78,6 +80,9 @@ def gather(task: Task[Reporting]) -> Report:
     if shared:
         values["shared_history"] = [*(before.shared_history if before else ()), *shared]
         values["kept_history"] = [*(before.kept_history if before else ()), *kept]
+    if GENERATIONS in stored:
+        earlier = before.clips_by_round or [before.corpus.get("clips", 0)] * number if before else []
+        values["clips_by_round"] = [*earlier, stored["clips"]]
     if names("stop"):
         values["stop"] = read_decision(task.directory(Node("stop", None, number)))
     if training and number >= task.settings.rounds:

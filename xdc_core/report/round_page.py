@@ -48,6 +48,7 @@ def round_page(
         "round.html",
         **report.content(),
         gallery=embedded(gallery),
+        growth=report.growth,
         charts=history_charts(report),
         source_charts={name: _source_charts(task, name, source) for name, source in report.sources.items()},
         training_charts=dict(_training_charts(report)),

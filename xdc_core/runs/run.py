@@ -30,6 +30,7 @@ def dataset_settings(config: Config, name: str) -> CorpusSettings:
         "min_seconds": min(SHORTEST_S, dataset.clip_seconds),
         "silence": "keep",
         "learn_splits": None,
+        "append": False,
     }
     return config.corpus.model_copy(update=changes)
 

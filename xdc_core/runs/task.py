@@ -21,6 +21,7 @@ def task_of(
     progress: Progress = silent,
     outside: dict[str, str] | None = None,
     executor: Executor = IN_PROCESS,
+    forced: bool = False,
 ) -> Task[SettingsT]:
     """Return the task of a node that writes into `out`. `outside`: the stage's digests for the node, if known.
 
@@ -39,6 +40,7 @@ def task_of(
         outside=digests,
         progress=progress,
         executor=executor,
+        forced=forced,
         document={
             "run": str(run.root.resolve()),
             "config": run.config.model_dump(mode="json"),

@@ -6,13 +6,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from shards.corpus.index import read_index, shard_names
+from shards.corpus.index import count_clips, read_index, shard_names
 from shards.errors import StageError
 from shards.reject import Reject
 from shards.store.build import Outcome
 from shards.store.executor import Advance, run_units
+from shards.store.manifest import missing_files, read_manifest
 from shards.store.node import Node
-from shards.store.parquet import count_rows
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Stage, Task
 from shards.store.units import add_up
@@ -20,6 +20,8 @@ from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import Config, ExtractSettings, RunsOn
 from xdc_core.config.views import encoding_settings, views_of
 from xdc_core.data.features import write_features
+from xdc_core.data.kept_features import KEPT as KEPT_SHARD
+from xdc_core.data.kept_features import keep_features, keepable_shards
 from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
 from xdc_core.runs.node import SHARD, encoder_node
@@ -52,16 +54,40 @@ def extract(task: Task[Extraction]) -> Outcome:
 
     A clip that does not decode is left out, and listed in `<shard>.rejects.json` with the reason.
 
+    Where the corpus was appended to, features of earlier shards by the same encoder are kept; the summary counts them.
+
     Raises:
         StageError: a feature is not finite.
     """
     corpus = task.directory(SHARD)
-    sizes = {shard: count_rows(corpus / f"{shard}.parquet", "shard") for shard in shard_names(corpus)}
+    sizes = {shard: count_clips(corpus, shard) for shard in shard_names(corpus)}
+    _keep(task, corpus, list(sizes))
     on_gpu = task.settings.runs_on.device != "cpu"
     job = job_of(task, "xdc_core.stages.extract:extract_shards", "torch", on_gpu, sizes=sizes)
     run_units(task.executor, job, sizes, 1, task.progress)
-    rows, rejects, notes = add_up(receipts_of(task.out, sizes), sizes)
-    return Outcome(rows, rejects, notes, tuple(f"{shard}.parquet" for shard in sizes))
+    kept = 0
+
+    def receipts() -> Iterator[Receipt]:
+        nonlocal kept
+        for receipt in receipts_of(task.out, sizes):
+            kept += receipt.notes.pop(KEPT_SHARD, False)
+            yield receipt
+
+    rows, rejects, notes = add_up(receipts(), sizes)
+    summary = notes | ({"kept_shards": kept} if kept else {})
+    return Outcome(rows, rejects, summary, tuple(f"{shard}.parquet" for shard in sizes))
+
+
+def _keep(task: Task[Extraction], corpus: Path, shards: list[str]) -> None:
+    """Store the features that an earlier generation of the corpus has, if there is one and the encoder is the same."""
+    if task.forced:
+        return
+    node = encoder_node(task.about, task.round)
+    before, encoder = read_manifest(task.target), read_manifest(task.directory(node))
+    about = [EXTRACT.version, task.settings.hashed()]
+    kept = keepable_shards(corpus, before, (str(node), encoder.fingerprint if encoder else ""), about)
+    if before is not None and kept and not missing_files(task.target, before):
+        keep_features(corpus, task.target, before, task.out, shards, kept)
 
 
 def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:

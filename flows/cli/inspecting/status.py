@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.command import command
+from shards.corpus.append import earlier_generations
 from shards.errors import ConfigError, StageError
 from shards.store.manifest import read_manifest
 from xdc_core.config.stopping import too_late
@@ -31,7 +32,9 @@ def read_status(root: Path) -> list[dict[str, Any]]:
     """Return a row per node: stage, modality, round, state, why, path, rows, seconds.
 
     If thresholds of `select` are set, the row of the corpus also has `left_out`: how many of its `clips` to learn from
-    each leaves out, and all `together`; or the `problem` that prevents counting.
+    each leaves out, and all `together`; or the `problem` that prevents counting. If the corpus was appended to, its row
+    has `generations` (how many it had before) and `masked` (clips), and that of a node that read an earlier one has
+    `kept_clips`, how many clips this one had.
     """
     opened = open_run(root)
     as_set = Fingerprints(opened)
@@ -53,6 +56,10 @@ def read_status(root: Path) -> list[dict[str, Any]]:
                 "path": str(run.directory(node)),
             }
         )
+        if node in fingerprints.kept:
+            rows[-1]["kept_clips"] = fingerprints.kept[node].clips
+        if node == SHARD and manifest and (earlier := earlier_generations(manifest)):
+            rows[-1] |= {"generations": len(earlier), "masked": manifest.summary.get("masked", 0)}
         if node == SHARD and manifest and run.config.select.thresholds:
             rows[-1]["left_out"] = _left_out(run)
     return rows
@@ -79,7 +86,7 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
     else:
         console.print(_setup(rows))
         console.print(_rounds(rows))
-        for line in _selection(rows):
+        for line in (*_growth(rows), *_selection(rows)):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
         shown = [row for row in rows if row["state"] in ("stale", "partial") or row["why"]]
         unfinished = [row for row in shown if row["state"] != "cleaned"]
@@ -130,6 +137,17 @@ def _setup(rows: list[dict[str, Any]]) -> "Text":
         clips = sum(node["rows"] or 0 for node in nodes) if stage in ("shard", "data") else 0
         line.append(f"{'   ' if line else ''}{stage} ").append(_cell(nodes)).append(f", {clips} clips" if clips else "")
     return line
+
+
+def _growth(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield lines on the generations of the corpus, and on the rounds that keep an earlier one."""
+    for corpus in (row for row in rows if row.get("generations")):
+        times = "once" if corpus["generations"] == 1 else f"{corpus['generations']} times"
+        yield f"the corpus was appended to {times}; masked clips of removed or changed sources: {corpus['masked']}"
+    kept = {row["round"]: row["kept_clips"] for row in rows if "kept_clips" in row and row["round"] is not None}
+    if kept:
+        clips = ", ".join(f"{number} ({count})" for number, count in kept.items())
+        yield f"finished rounds keep the clips that the corpus had then: {clips}"
 
 
 def _selection(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -64,8 +64,8 @@ def print_summary(run: Run, report: Report) -> None:
     console = Console(highlight=False)
     console.print(f"{report.run}: agreement of the clusters by round (0 is the encoder at the start)\n", markup=False)
     console.print(table)
-    for line in _clusterings(report):
-        console.print(line, markup=False)
+    for line in (*_clusterings(report), *filter(None, [report.growth])):
+        console.print(line, soft_wrap=True, markup=False)
     if report.evaluation_history:
         console.print("\nEvaluations of the encoders at the start of a round\n")
         console.print(_evaluations(report))

@@ -1,0 +1,197 @@
+"""A run whose corpus grows: finished rounds stay, features by the same encoder are kept, and the report says so."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.cli.inspecting.status import print_status, read_status
+from shards.corpus.index import read_index, read_whole_index, shard_names
+from shards.store.manifest import read_manifest
+from shards.store.parquet import read_parquet
+from tests.runs import changed, write_run
+from tests.sharing import made_once
+from xdc_core.config.load import parse_config
+from xdc_core.config.schema import Config
+from xdc_core.data.features import read_features
+from xdc_core.documents.report import read_report
+from xdc_core.graph.fingerprints import Fingerprints
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import all_nodes
+from xdc_core.graph.state import node_state
+from xdc_core.inspection.verification import Finding, verify_run
+from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.run import Run, open_run
+
+EXTRACT = Node("extract", "audio", 1)  # Of the last round.
+
+
+def list_videos(place: Path, digits: Path, first: int, last: int) -> None:
+    """Write the manifest of the rows `first` to `last` of the digits' one."""
+    header, *rows = digits.read_text(encoding="utf-8").splitlines()
+    rows = [row.replace("videos/", f"{digits.parent}/videos/", 1) for row in rows[first:last]]
+    (place / "videos.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
+def work_off(run: Run) -> dict[Node, bool]:
+    """Run all nodes. Returns which were reused."""
+    return {node: run_stage(run, node).reused for node in all_nodes(run.config)}
+
+
+def found(run: Run) -> list[Finding]:
+    """What `xdc verify` finds, but the mapped columns of an earlier corpus: who needs columns next removes them."""
+    return [finding for finding in verify_run(run) if not finding.path.endswith(".columns")]
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, digits: Path) -> Path:
+    """The folder of a run that is worked off, with 40 videos in shards of 16. For reading only."""
+
+    def make(root: Path) -> None:
+        list_videos(root, digits, 0, 40)
+        corpus = {"path": "../corpus", "videos": "../videos.csv", "append": True, "learn_splits": None}
+        work_off(write_run(root / "run", parse_config(changed(tiny_config.model_dump(), {"corpus": corpus}), "a test")))
+
+    return made_once(tmp_path_factory, "before-growth", make)
+
+
+@pytest.fixture(scope="module")
+def after(tmp_path_factory: pytest.TempPathFactory, before: Path, digits: Path) -> tuple[Path, dict[Node, bool]]:
+    """The same after the first video was removed, one was added, and the run went on; and what was reused of it."""
+    place = tmp_path_factory.mktemp("after-growth") / "place"
+    shutil.copytree(before, place)
+    list_videos(place, digits, 1, 41)
+    return place, work_off(open_run(place / "run"))
+
+
+@pytest.mark.slow
+def test_a_finished_round_stays_and_the_last_one_takes_the_new_clips(after: tuple[Path, dict[Node, bool]]) -> None:
+    place, reused = after
+    run = open_run(place / "run")
+    assert {node for node, was in reused.items() if was} == {
+        node for node in reused if node.round == 0 or node.stage == "init"
+    }
+    fingerprints = Fingerprints(run)
+    assert {node_state(run, node, fingerprints) for node in all_nodes(run.config)} == {("fresh", "")}
+    assert {node.round for node in fingerprints.kept} == {None, 0}
+    assert found(run) == []
+    assert all(work_off(run).values())
+
+
+@pytest.mark.slow
+def test_one_shard_is_extracted_and_features_of_the_others_are_kept(
+    before: Path, after: tuple[Path, dict[Node, bool]]
+) -> None:
+    place, _ = after
+    run, old = open_run(place / "run"), open_run(before / "run")
+    for modality in ("video", "audio"):
+        node = Node("extract", modality, 1)
+        manifest = read_manifest(run.directory(node))
+        assert manifest is not None
+        assert (manifest.rows, manifest.summary["kept_shards"]) == (40, 3)
+        masked = 0
+        for shard in shard_names(run.corpus):
+            keys, features = read_features(run.directory(node) / f"{shard}.parquet")
+            assert keys.tolist() == read_index(run.corpus, shard, ["key"])["key"].to_pylist()
+            if shard != "000003":
+                were, old_features = read_features(old.directory(node) / f"{shard}.parquet")
+                rows = [row for row, key in enumerate(were.tolist()) if key in keys]
+                masked += len(were) - len(rows)
+                assert (features == old_features[rows]).all()
+        assert masked == 1
+
+
+@pytest.mark.slow
+def test_labels_and_report_leave_out_masked_clips_and_say_that_the_corpus_grew(
+    after: tuple[Path, dict[Node, bool]],
+) -> None:
+    place, _ = after
+    run = open_run(place / "run")
+    keys = set(read_whole_index(run.corpus, ["key"])["key"].to_pylist())
+    labels = run.directory(Node("label", "audio", 1))
+    labelled = [
+        key
+        for shard in shard_names(run.corpus)
+        for key in read_parquet(labels / f"{shard}.parquet", "label", ["key"])["key"].to_pylist()
+    ]
+    assert (len(labelled), set(labelled)) == (40, keys)
+    report = read_report(run.directory(Node("report", None, 1)))
+    assert report.clips_by_round == [40, 40]
+    assert report.growth == (
+        "The corpus was appended to once; masked clips of removed or changed videos: 1. Clips by round: round 0: 40, "
+        "round 1: 40."
+    )
+    page = (run.directory(Node("report", None, 1)) / "report.html").read_text(encoding="utf-8")
+    assert report.growth in page
+
+
+@pytest.mark.slow
+def test_more_rounds_go_on_with_all_clips(after: tuple[Path, dict[Node, bool]], tmp_path: Path) -> None:
+    place = Path(shutil.copytree(after[0], tmp_path / "place"))
+    run = open_run(place / "run")
+    run = write_run(run.root, parse_config(run.config.model_dump() | {"rounds": 2}, "a test"))
+    reused = work_off(run)
+    assert all(was for node, was in reused.items() if node.round in (None, 0))
+    assert reused[EXTRACT]
+    assert not reused[Node("train", "audio", 1)]
+    assert not reused[Node("extract", "audio", 2)]
+    assert read_report(run.directory(Node("report", None, 2))).clips_by_round == [40, 40, 40]
+    assert found(run) == []
+
+
+@pytest.mark.slow
+def test_a_node_that_is_forced_reads_the_present_corpus(after: tuple[Path, dict[Node, bool]], tmp_path: Path) -> None:
+    place = Path(shutil.copytree(after[0], tmp_path / "place"))
+    run = open_run(place / "run")
+    node = Node("extract", "audio", 0)
+    assert not run_stage(run, node, force=True).reused
+    manifest, first = (read_manifest(run.directory(each)) for each in (node, Node("init", "audio")))
+    assert manifest is not None
+    assert first is not None
+    assert manifest.inputs["shard"] != first.inputs["shard"]
+    assert manifest.rows == 40
+    assert "kept_shards" not in manifest.summary
+    # The round is not complete any more with what the corpus was then: all of it takes the present one.
+    fingerprints = Fingerprints(run)
+    assert node_state(run, node, fingerprints) == ("fresh", "")
+    assert node_state(run, Node("cluster", "audio", 0), fingerprints)[0] == "stale"
+
+
+@pytest.mark.slow
+def test_without_the_setting_a_grown_corpus_makes_everything_stale(before: Path, digits: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(before, tmp_path / "place"))
+    run = open_run(place / "run")
+    values = changed(run.config.model_dump(), {"corpus": {"append": False}})
+    run = write_run(run.root, parse_config(values, "a test"))
+    list_videos(place, digits, 1, 41)
+    run_stage(run, SHARD)
+    fingerprints = Fingerprints(run)
+    states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
+    assert {node for node, state in states.items() if state == "fresh"} == {SHARD}
+
+
+@pytest.mark.slow
+def test_the_state_of_a_run_tells_what_is_masked_and_what_rounds_keep(
+    after: tuple[Path, dict[Node, bool]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = after[0] / "run"
+    rows = read_status(root)
+    assert [(row["generations"], row["masked"]) for row in rows if "generations" in row] == [(1, 1)]
+    assert {row["round"]: row["kept_clips"] for row in rows if "kept_clips" in row} == {None: 40, 0: 40}
+    print_status(root, rows)
+    shown = capsys.readouterr().out
+    assert "the corpus was appended to once; masked clips of removed or changed sources: 1" in shown
+    assert "finished rounds keep the clips that the corpus had then: 0 (40)" in shown
+
+
+@pytest.mark.slow
+def test_before_an_append_is_made_finished_rounds_are_fresh(before: Path, digits: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(before, tmp_path / "place"))
+    list_videos(place, digits, 1, 41)
+    run = open_run(place / "run")
+    fingerprints = Fingerprints(run)
+    states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
+    assert states[SHARD] == "stale"
+    assert {node.round for node, state in states.items() if state == "fresh"} == {None, 0}
+    assert {state for node, state in states.items() if node.round == 1} == {"stale"}
+    assert run_stage(run, SHARD).rows == 40

@@ -1,0 +1,79 @@
+"""Features of the shards that a corpus had before it was appended to: they are kept where the encoder is the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.corpus.append import earlier_generations
+from shards.corpus.index import masked_keys, read_index, shard_names
+from shards.store.checked_read import read_stored_json
+from shards.store.files import link_or_copy, write_json
+from shards.store.manifest import Manifest, fingerprint, read_manifest
+from shards.store.receipt import NewShard, new_shard
+from shards.store.units import begin_units
+from xdc_core.data.features import read_features, write_features
+
+NOTES = ("width", "device", "views")  # What receipts of extraction say, and the summary of the stage.
+KEPT = "kept"  # In the notes of a receipt: the features were not computed again.
+
+
+def keepable_shards(corpus: Path, before: Manifest | None, encoder: tuple[str, str], about: Sequence[Any]) -> list[str]:
+    """Return the shards whose features in an earlier directory are those that would be computed now.
+
+    before: the manifest of the earlier directory. encoder: the name and fingerprint of the encoder as an input. about:
+    version and hashed settings of the stage. The earlier directory must have been made with the same of all these, of
+    an earlier generation of the corpus.
+    """
+    if before is None or before.inputs.get(encoder[0]) != encoder[1]:
+        return []
+    if fingerprint([before.version, before.settings]) != fingerprint(list(about)):
+        return []
+    for generation in earlier_generations(read_manifest(corpus)):
+        if generation.read_as == before.inputs.get("shard"):
+            names = shard_names(corpus)[: generation.shards]
+            return [shard for shard in names if f"{shard}.parquet" in before.files]
+    return []
+
+
+def keep_features(
+    corpus: Path, target: Path, before: Manifest, out: Path, shards: Sequence[str], kept: list[str]
+) -> None:
+    """Store the features of the shards `kept` in `out`, with receipts, without the clips that are masked now.
+
+    target: the earlier directory, with the manifest `before`. shards: all shards of the corpus. Files without masked
+    clips are linked.
+
+    Raises:
+        StageError: a file is missing or damaged.
+    """
+    stored = begin_units(out, shards)
+    for shard in kept:
+        if shard in stored:
+            continue
+        names = [name for name in (f"{shard}.parquet", f"{shard}.rejects.json") if name in before.files]
+        known = {name: (before.files[name].size, before.files[name].sha256) for name in names}
+        masked = bool(masked_keys(corpus, shard))
+        with new_shard(out, shard, {} if masked else known) as new:
+            if masked:
+                _write_rest(new, corpus, target, shard, names)
+            else:
+                for name in names:
+                    link_or_copy(target / name, new.folder / name)
+                new.rejects = len(read_stored_json(target / names[1], "extract")) if names[1:] else 0
+                new.rows = len(read_index(corpus, shard, ["key"])) - new.rejects
+            new.notes = {name: before.summary[name] for name in NOTES if name in before.summary} | {KEPT: True}
+
+
+def _write_rest(new: NewShard, corpus: Path, target: Path, shard: str, names: list[str]) -> None:
+    """Write the features and rejects of a shard of which some clips are masked."""
+    live = set(read_index(corpus, shard, ["key"])["key"].to_pylist())
+    keys, features = read_features(target / names[0])
+    rows = np.array([row for row, key in enumerate(keys) if key in live], np.int64)
+    write_features(new.folder / names[0], keys[rows].tolist(), features[rows])
+    rejects = read_stored_json(target / names[1], "extract") if names[1:] else []
+    rejects = [entry for entry in rejects if entry["key"] in live]
+    if rejects:
+        write_json(new.folder / names[1], rejects)
+    new.rows, new.rejects = len(rows), len(rejects)
