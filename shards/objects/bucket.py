@@ -53,6 +53,7 @@ class Bucket:
         if match is None:
             raise ConfigError(f"{url} is not the URL of a folder in an object store, such as s3://bucket/folder.")
         try:
+            from obstore.exceptions import BaseError
             from obstore.store import S3Store
         except ImportError as error:
             raise ConfigError(
@@ -61,21 +62,25 @@ class Bucket:
         self.url = f"{SCHEME}{match['bucket']}" + (f"/{match['prefix']}" if match["prefix"] else "")
         settings = store_settings(self.url)
         self._address = endpoint(settings)
-        self._store: Any = S3Store(
-            match["bucket"],
-            prefix=match["prefix"] or None,
-            **settings,
-            client_options={
-                "allow_http": self._address.startswith("http://"),
-                "connect_timeout": timedelta(seconds=CONNECT_S),
-                "timeout": timedelta(seconds=REQUEST_S),
-            },
-            retry_config={
-                "max_retries": 1000,
-                "retry_timeout": timedelta(seconds=RETRY_S),
-                "backoff": {"max_backoff": timedelta(seconds=2)},
-            },
-        )
+        try:
+            self._store: Any = S3Store(
+                match["bucket"],
+                prefix=match["prefix"] or None,
+                **settings,
+                client_options={
+                    "allow_http": self._address.startswith("http://"),
+                    "connect_timeout": timedelta(seconds=CONNECT_S),
+                    "timeout": timedelta(seconds=REQUEST_S),
+                },
+                retry_config={
+                    "max_retries": 1000,
+                    "retry_timeout": timedelta(seconds=RETRY_S),
+                    "backoff": {"max_backoff": timedelta(seconds=2)},
+                },
+            )
+        except BaseError as error:  # Of what the environment says.
+            why = NO_CREDENTIALS if "Missing" in str(error) else str(error).partition("\n")[0]
+            raise MachineError(f"{self.url}: {why}.") from None
 
     def objects(self) -> dict[str, Stored]:
         """Return all objects by name, relative to the URL."""
@@ -98,7 +103,8 @@ class Bucket:
         import obstore
 
         def looked() -> Stored:
-            meta = obstore.head(self._store, name)
+            # Not HEAD: a server that refuses it cannot say why.
+            meta = obstore.get(self._store, name, options={"range": (0, 1)}).meta
             return Stored(meta["size"], str(meta["e_tag"]))
 
         return self._done(name, looked)
@@ -170,8 +176,6 @@ def _answer(error: Exception) -> str:
         return "credentials"
     if found := re.search(r"<Code>(\w+)</Code>", text):
         return found[1]
-    if "403 Forbidden" in text:  # An answer to HEAD has no code.
-        return "AccessDenied"
     if found := re.search(r"non-2xx status code: ([^:\n]*)", text):
         return found[1]
     return "not found" if isinstance(error, FileNotFoundError) else ""

@@ -54,10 +54,13 @@ class Cache:
         path = self._path(sha256)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with (path.parent / ".size").open("a+b", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            counter = os.open(path.parent / ".size", os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(counter, fcntl.LOCK_EX)
                 if not path.exists():
-                    self._add(path, data, file.fileno())
+                    self._add(path, data, counter)
+            finally:
+                os.close(counter)
         except OSError as error:
             _without.add(self.folder)
             print(
