@@ -163,16 +163,16 @@ def _keep_others(corpus: Path, out: Path, plan: Plan, names: Collection[str]) ->
         planned = clip_table(plan, plan.places(number))["key"].to_pylist()
         with new_shard(out, shard) as new:
             for suffix in (".tar", ".rejects.json"):
-                _link_or_copy(corpus / f"{shard}{suffix}", new.folder / f"{shard}{suffix}")
+                link_or_copy(corpus / f"{shard}{suffix}", new.folder / f"{shard}{suffix}")
             index = read_index(corpus, shard)
             if {field.name for field in LATER} <= {*index.column_names}:
-                _link_or_copy(corpus / f"{shard}.parquet", new.folder / f"{shard}.parquet")
+                link_or_copy(corpus / f"{shard}.parquet", new.folder / f"{shard}.parquet")
             else:  # Of an earlier version. All indices of a corpus have the same columns.
                 write_parquet(new.folder / f"{shard}.parquet", with_later_columns(index))
             describe(new, shard, planned, index, rejects)
 
 
-def _link_or_copy(path: Path, target: Path) -> None:
+def link_or_copy(path: Path, target: Path) -> None:
     """Link a file, or copy it. Files of a corpus are never changed, so two directories may share them."""
     try:
         os.link(path, target)

@@ -1,6 +1,7 @@
 """The cache of what was read from object stores: it keeps its limit and never gives wrong bytes, whatever happens."""
 
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -39,20 +40,26 @@ def test_what_was_put_is_got_until_the_limit_is_reached(tmp_path: Path) -> None:
     assert on_disk(tmp_path / "cache") == 200 * 12 * KB
 
 
-def test_a_cache_smaller_than_what_is_read_keeps_its_limit_and_is_of_use(tmp_path: Path) -> None:
-    limit = 24 * KB * FOLDERS  # Two entries a folder.
-    cache = Cache(tmp_path / "cache", limit)
-    entries = [entry(number) for number in range(1500)]
+def in_one_folder(count: int) -> list[tuple[bytes, bytes]]:
+    """Entries of 10 KB that share a folder of the cache."""
+    made = (n.to_bytes(8, "big") * 1280 for n in itertools.count())
+    hashed = ((hashlib.sha256(data).digest(), data) for data in made)
+    return list(itertools.islice((pair for pair in hashed if pair[0][0] == 0), count))
+
+
+def test_a_cache_half_as_large_as_what_is_read_again_and_again_keeps_its_limit_and_is_of_use(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", 30 * 12 * KB * FOLDERS)
+    entries = in_one_folder(60)
     found = 0
-    for _ in range(3):
+    for _ in range(10):
         for sha256, data in entries:
             got = cache.get(sha256)
             assert got in (None, data)
             found += got is not None
             if got is None:
                 cache.put(sha256, data)
-        assert on_disk(tmp_path / "cache") <= limit
-    assert found > 100
+            assert on_disk(tmp_path / "cache") <= 30 * 12 * KB
+    assert found > 60  # The entries used last would never be found again.
 
 
 def test_an_entry_larger_than_a_folder_may_be_is_not_kept(tmp_path: Path) -> None:
@@ -117,7 +124,7 @@ def test_processes_that_are_killed_leave_a_cache_that_keeps_its_limit(tmp_path: 
     (left,) = (folder / "aa").parent.glob("aa")
     (left / ".abandoned").write_bytes(bytes(20 * KB))  # As of a process that was killed while it wrote.
     cache = Cache(folder, limit)
-    for number in range(3000):
+    for number in range(800):
         cache.put(*entry(90_000 + number))
     assert on_disk(folder) <= limit
     assert not (left / ".abandoned").exists()
