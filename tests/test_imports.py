@@ -16,17 +16,8 @@ BELOW = {"shards": {"shards"}, "xdc_core": {"shards", "xdc_core"}, "flows": {"sh
 # or as the folder around some of them, is a room, too.
 ROOMS = {
     "shards": (
-        "",
-        "store",
-        "objects",
-        "workers",
-        "media",
-        "sources",
-        "datasets",
-        "layouts",
-        "corpus",
-        "indexing",
-        "digits",
+        *("", "store", "objects", "workers", "media", "sources", "datasets", "layouts"),
+        *("corpus", "indexing", "digits"),
     ),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),

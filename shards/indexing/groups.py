@@ -29,9 +29,7 @@ def index_groups(corpus: Path, progress: Progress = silent) -> Record:
     if manifest is None:
         raise ConfigError(f"{corpus} holds no finished corpus. Make it: xdc stage shard RUN")
     if (corpus / TARS).exists():
-        raise ConfigError(
-            f"{corpus}: its tars are in an object store. Index the corpus where it was made, and copy it."
-        )
+        raise ConfigError(f"{corpus}: its tars are in an object store. Index it where it was made, and copy it.")
     names = shard_names(corpus)
     if all({*GROUPS.names} <= {*read_schema(corpus / f"{name}.parquet", "shard").names} for name in names):
         return record_of(corpus, manifest, reused=True)
