@@ -1,7 +1,7 @@
 """Reading clips from an object store: by ranges against one by one, by groups of pictures against whole, with a cache.
 
     python -m tests.engines.install seaweed
-    PYTHONPATH=. python benchmarks/objects.py [--clips 400]
+    PYTHONPATH=. python benchmarks/objects.py [--clips 200]
 
 The server is a SeaweedFS on this machine. Its objects are tars' worth of random bytes, which take no time to make:
 members of 4 KB, and clips of 377 KB (the mean of 132 clips of 10 s of the preset paper-kinetics) with 38 groups of
@@ -71,7 +71,7 @@ def batches(requests: list[Request], size: int) -> list[list[Request]]:
 def main() -> None:
     """Print a table for small members, one for clips, and one for a cache that is smaller than the corpus."""
     arguments = parser(__doc__)
-    arguments.add_argument("--clips", type=int, default=400)
+    arguments.add_argument("--clips", type=int, default=200)
     given = arguments.parse_args()
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as place, seaweed(Path(place, "server")) as server:
@@ -136,8 +136,8 @@ def main() -> None:
         contests.append(contest("a cache smaller than the corpus", "views", len(part), with_cache, given.turns))
         show(contests[2], "without a cache")
         print(
-            f"The cache takes {taken / 1e6:.1f} MB, its limit is {limit / 1e6:.1f} MB; it holds {found / len(views):.0%} "
-            f"of the groups of pictures."
+            f"The cache takes {taken / 1e6:.1f} MB, its limit is {limit / 1e6:.1f} MB; it holds "
+            f"{found / len(views):.0%} of the groups of pictures."
         )
         for each in (reader, clips, cached):
             each.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.corpus.index import GROUPS, HASHED, MEMBERS, NO_MEMBER, group_columns, read_index
+from shards.errors import MachineError, StageError
 from shards.media.decode import find_groups
 from shards.objects.tars import local_tar
 
@@ -22,11 +23,16 @@ def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
     at most one clip is in memory.
 
     Raises:
-        StageError: the index, or a tar in an object store, cannot be read.
+        StageError: the index cannot be read, or an object store does not answer.
     """
     rows = read_index(corpus, shard).to_pylist()
-    with local_tar(corpus, shard) as path:
-        yield from _faults(path, rows)
+    try:
+        with local_tar(corpus, shard) as path:
+            yield from _faults(path, rows)
+    except MachineError:
+        raise
+    except StageError as error:  # Of a tar in an object store.
+        yield str(error)
 
 
 def _faults(path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:

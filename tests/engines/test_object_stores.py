@@ -115,8 +115,8 @@ def test_a_tar_that_changed_under_its_name_is_noticed_before_anything_is_decoded
     put(s3, BUCKET, {"changed/000000.tar": bytes(tar)})
     with pytest.raises(StageError, match=r"s3://corpora/changed/000000\.tar is not what .* index says .* mp4 of clip"):
         members(corpus)
-    with pytest.raises(StageError, match=r"000000\.tar is not what .* index says \(sha256 of the file\)"):
-        list(tar_faults(corpus, "000000"))
+    (fault,) = tar_faults(corpus, "000000")
+    assert "changed/000000.tar is not what the corpus's index says (sha256 of the file)" in fault
     put(s3, BUCKET, {"changed/000000.tar": bytes(tar[:5000])})
     with pytest.raises(StageError, match=r"000000\.tar has only 5000 bytes"):
         members(corpus)
