@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python benchmarks/read.py RUN [--clips 2000]
 
-RUN is a run with a finished corpus. Everyone reads the pictures' bytes (.mp4) of the same clips and their sound
-(.flac), from a warm cache; in the last table also views of pictures are decoded. Ours also compares each clip's sha256 with the index's, as it always
-does; "without sha256" shows what that costs.
+RUN is a run with a finished corpus. Everyone reads the bytes of the same clips, pictures (.mp4) and sound (.flac),
+from a warm cache. In the last table views of pictures are decoded, too. Ours also compares each clip's sha256 with the
+index's, as it always does; "without sha256" shows what that costs.
 """
 
 import random
