@@ -49,7 +49,7 @@ class Cache:
 
     def put(self, sha256: bytes, data: bytes) -> None:
         """Store bytes, if they fit and the disk takes them."""
-        if self.folder in _without or _on_disk(len(data)) > self.limit // FOLDERS:
+        if self.folder in _without or _on_disk(len(data)) > self._most:
             return
         path = self._path(sha256)
         try:
@@ -69,13 +69,18 @@ class Cache:
                 file=sys.stderr,
             )
 
+    @property
+    def _most(self) -> int:
+        """Return the bytes that the entries of a folder may take. The file with their size takes a block, too."""
+        return self.limit // FOLDERS - BLOCK
+
     def _path(self, sha256: bytes) -> Path:
         name = sha256.hex()
         return self.folder / name[:2] / name
 
     def _add(self, path: Path, data: bytes, counter: int) -> None:
         """Write an entry. `counter`: descriptor of the file with the folder's size, which is locked."""
-        size, most = _on_disk(len(data)), self.limit // FOLDERS
+        size, most = _on_disk(len(data)), self._most
         noted = os.pread(counter, SIZE.size, 0)
         used = SIZE.unpack(noted)[0] if len(noted) == SIZE.size else most
         if used + size > most:

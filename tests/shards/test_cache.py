@@ -24,8 +24,8 @@ def entry(number: int, size: int = 10 * KB) -> tuple[bytes, bytes]:
 
 
 def on_disk(folder: Path) -> int:
-    """Return the bytes of all entries, in whole blocks, as they take up a disk."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != ".size"]
+    """Return the bytes of all files, in whole blocks, as they take up a disk."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return sum(-(-size // 4096) * 4096 for size in sizes)
 
 
@@ -37,7 +37,8 @@ def test_what_was_put_is_got_until_the_limit_is_reached(tmp_path: Path) -> None:
         cache.put(sha256, data)
         cache.put(sha256, data)
     assert [cache.get(sha256) for sha256, _ in entries] == [data for _, data in entries]
-    assert on_disk(tmp_path / "cache") == 200 * 12 * KB
+    folders = len({sha256[:1] for sha256, _ in entries})
+    assert on_disk(tmp_path / "cache") == (200 * 12 + folders * 4) * KB
 
 
 def in_one_folder(count: int) -> list[tuple[bytes, bytes]]:
@@ -48,7 +49,7 @@ def in_one_folder(count: int) -> list[tuple[bytes, bytes]]:
 
 
 def test_a_cache_half_as_large_as_what_is_read_again_and_again_keeps_its_limit_and_is_of_use(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "cache", 30 * 12 * KB * FOLDERS)
+    cache = Cache(tmp_path / "cache", (30 * 12 + 4) * KB * FOLDERS)
     entries = in_one_folder(60)
     found = 0
     for _ in range(10):
@@ -58,7 +59,7 @@ def test_a_cache_half_as_large_as_what_is_read_again_and_again_keeps_its_limit_a
             found += got is not None
             if got is None:
                 cache.put(sha256, data)
-            assert on_disk(tmp_path / "cache") <= 30 * 12 * KB
+            assert on_disk(tmp_path / "cache") <= (30 * 12 + 4) * KB
     assert found > 60  # The entries used last would never be found again.
 
 
@@ -135,11 +136,10 @@ def on_disk_while_others_write(folder: Path) -> int:
     for place in folder.glob("??"):
         with os.scandir(place) as entries:
             for each in entries:
-                if each.name != ".size":
-                    try:
-                        total += -(-each.stat().st_size // 4096) * 4096
-                    except FileNotFoundError:
-                        continue
+                try:
+                    total += -(-each.stat().st_size // 4096) * 4096
+                except FileNotFoundError:
+                    continue
     return total
 
 
