@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python benchmarks/read.py RUN [--clips 2000]
 
-RUN is a run with a finished corpus. Everyone reads the pictures' bytes (.mp4) of the same clips and their sound
-(.flac), from a warm cache; nothing is decoded. Ours also compares each clip's sha256 with the index's, as it always
-does; "without sha256" shows what that costs.
+RUN is a run with a finished corpus. Everyone reads the bytes of the same clips, pictures (.mp4) and sound (.flac),
+from a warm cache. In the last table views of pictures are decoded, too. Ours also compares each clip's sha256 with the
+index's, as it always does; "without sha256" shows what that costs.
 """
 
 import random
@@ -16,15 +16,17 @@ from typing import Any
 import webdataset
 from side_by_side import contest, parser, record, show
 
-from shards.corpus.index import read_index, shard_names
-from shards.corpus.reader import ClipReader
+from shards.corpus.index import GROUPS, read_index, shard_names
+from shards.corpus.reader import ClipReader, Request
+from shards.media.decode import decode_frames
 from xdc_core.runs.run import open_run
 
-COLUMNS = ["key", "mp4_offset", "mp4_size", "mp4_sha256", "flac_offset", "flac_size", "flac_sha256"]
+COLUMNS = ["key", "mp4_offset", "mp4_size", "mp4_sha256", "flac_offset", "flac_size", "flac_sha256", "frames"]
+FRAMES, VIEWS = 8, 400
 
 
 def main() -> None:
-    """Print one table for reading in order, and one for reading at random."""
+    """Print a table for reading in order, one for reading at random, and one for views of pictures."""
     arguments = parser(__doc__)
     arguments.add_argument("run", type=Path)
     arguments.add_argument("--clips", type=int, default=2000)
@@ -36,7 +38,7 @@ def main() -> None:
         if len(rows) >= given.clips:
             break
         names.append(name)
-        rows += [(name, row) for row in read_index(run.corpus, name, COLUMNS).to_pylist()]
+        rows += [(name, row) for row in read_index(run.corpus, name, [*COLUMNS, *GROUPS.names]).to_pylist()]
     tars = [str(run.corpus / f"{name}.tar") for name in names]
     shuffled = random.Random(0).sample(rows, len(rows))
     with tempfile.TemporaryDirectory() as folder, ClipReader(run.corpus) as reader:
@@ -51,8 +53,8 @@ def main() -> None:
 
         def unchecked() -> None:
             for name, row in rows:
-                reader._bytes(name, row, "mp4")
-                reader._bytes(name, row, "flac")
+                for member in ("mp4", "flac"):
+                    reader._tars.read({name: [reader._member(row, member)._replace(sha256=None)]})
 
         def pipeline() -> None:
             for sample in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False):
@@ -85,7 +87,23 @@ def main() -> None:
         both = {"at random": lambda: ours(shuffled), "in order": ours}
         at_random = contest("xdc's reading", "clips", len(rows), both, given.turns)
         show(at_random, "at random")
-    record(given.out, contests=[in_order, at_random], clips=len(rows))
+        draw = random.Random(1)
+        views = [(name, row, draw.randrange(max(1, row["frames"] - FRAMES))) for name, row in shuffled[:VIEWS]]
+        views = [(name, row, first) for name, row, first in views if row["frames"] >= FRAMES]
+
+        def of_groups() -> None:
+            for name, row, first in views:
+                (part,) = reader.read_all([Request(name, row, "mp4", (first, first + FRAMES))])
+                decode_frames(part, first, FRAMES)
+
+        def of_whole_clips() -> None:
+            for name, row, first in views:
+                decode_frames(reader.read(name, row, "mp4"), first, FRAMES)
+
+        ways = {"from their groups of pictures": of_groups, "from whole clips": of_whole_clips}
+        decoded = contest(f"views of {FRAMES} frames, read and decoded", "views", len(views), ways, given.turns)
+        show(decoded, "from their groups of pictures")
+    record(given.out, contests=[in_order, at_random, decoded], clips=len(rows))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,11 @@ Modality = Literal["video", "audio"]
 ALL_MODALITIES: tuple[Modality, ...] = ("video", "audio")
 
 
+def is_url(path: str) -> bool:
+    """Return whether a path of the configuration is in an object store."""
+    return path.startswith("s3://")
+
+
 class CropSettings(Section):
     """The part of the picture that is stored: a rectangle, or a square round the motion inside the rectangle.
 
@@ -49,7 +54,9 @@ class CorpusSettings(Section):
     """The settings with which raw videos are cut into clips."""
 
     path: Annotated[str, NotHashed()] = Field(
-        "corpora/videos", description="the corpus directory; relative to this file"
+        "corpora/videos",
+        description="the corpus directory; relative to this file. Or s3://BUCKET/FOLDER, where a finished corpus lies; "
+        "see docs/object-stores.md",
     )
     videos: Annotated[str | None, NotHashed()] = Field(
         None,
@@ -143,6 +150,11 @@ class CorpusSettings(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "CorpusSettings":
+        if is_url(self.path) and self.videos is not None:
+            raise ValueError(
+                f"path ({self.path}) is in an object store, where a corpus can be read, but not written: set videos to "
+                "null; or write the corpus to a folder, copy it there, and then set path"
+            )
         if self.layout is not None and self.label_from_folder:
             raise ValueError(f"layout {self.layout} gives the labels: set label_from_folder to false")
         if self.min_seconds > self.clip_seconds:

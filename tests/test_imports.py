@@ -15,7 +15,10 @@ BELOW = {"shards": {"shards"}, "xdc_core": {"shards", "xdc_core"}, "flows": {"sh
 # The rooms of each package, as folders or files: each imports itself and those before it. What lies beside them, as ""
 # or as the folder around some of them, is a room, too.
 ROOMS = {
-    "shards": ("", "store", "workers", "media", "sources", "datasets", "layouts", "corpus", "digits"),
+    "shards": (
+        *("", "store", "objects", "workers", "media", "sources", "datasets", "layouts"),
+        *("corpus", "indexing", "digits"),
+    ),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
         *("training", "evaluation", "probes", "report", "stages", "graph", "cleaning", "inspection", "tracking"),

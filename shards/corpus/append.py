@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 
 from shards.corpus.cut import describe
 from shards.corpus.index import (
-    MEASURES,
+    LATER,
     label_columns,
     masked_file,
     read_index,
     read_stored_index,
     shard_name,
     shard_names,
-    with_measures,
+    with_later_columns,
 )
 from shards.corpus.known import known_sources
 from shards.corpus.plan import STAGE_VERSION, Plan, clip_table, planned_clips
@@ -248,9 +248,9 @@ def _keep_shard(corpus: Path, manifest: Manifest, plan: Plan, out: Path, shard: 
     known = {name: (entry.size, entry.sha256) for name in names if (entry := manifest.files.get(name))}
     with new_shard(out, shard, known) as new:
         for name in names:
-            if name == f"{shard}.parquet" and not {*MEASURES.names} <= {*index.column_names}:
+            if name == f"{shard}.parquet" and not {field.name for field in LATER} <= {*index.column_names}:
                 known.pop(name)  # Of an earlier version. All indices of a corpus have the same columns.
-                write_parquet(new.folder / name, with_measures(index))
+                write_parquet(new.folder / name, with_later_columns(index))
             else:
                 link_or_copy(corpus / name, new.folder / name)
         if masked:

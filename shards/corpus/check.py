@@ -7,22 +7,36 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.corpus.index import HASHED, MEMBERS, NO_MEMBER, read_stored_index
+from shards.corpus.index import GROUPS, HASHED, MEMBERS, NO_MEMBER, group_columns, read_stored_index
+from shards.errors import MachineError, StageError
+from shards.media.decode import find_groups
+from shards.objects.tars import local_tar
 
 
 def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
     """Yield the faults of `<shard>.tar`, one sentence each; nothing if it agrees with `<shard>.parquet`.
+
+    A tar in an object store is fetched, and checked against its sha256.
 
     Every member must be a plain file named after its clip, with the offset and size in the index, in the index's order.
     There must be no other members, and every clip's bytes must have the sha256 in the index. Nothing is extracted, and
     at most one clip is in memory.
 
     Raises:
-        StageError: the index cannot be read.
+        StageError: the index cannot be read, or an object store does not answer.
     """
     rows = read_stored_index(corpus, shard).to_pylist()  # Masked clips are in the tar, too.
+    try:
+        with local_tar(corpus, shard) as path:
+            yield from _faults(path, rows)
+    except MachineError:
+        raise
+    except StageError as error:  # Of a tar in an object store.
+        yield str(error)
+
+
+def _faults(path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     expected = [(f"{row['key']}.{member}", row, member) for row in rows for member in _members(row)]
-    path = corpus / f"{shard}.tar"
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             members = list(archive)
@@ -93,12 +107,19 @@ def _wrong_clip(file: Any, row: dict[str, Any]) -> Iterator[str]:
         yield f"the {member} of clip {row['key']} is not what was stored (sha256)"
     if not wrong and whole.hexdigest() != row["sha256"]:
         yield f"clip {row['key']} is what was stored, but its sha256 in the index is another"
+    if row.get("mp4_header") is not None and not wrong and group_columns(find_groups(data["mp4"])) != _groups(row):
+        yield f"the groups of pictures of clip {row['key']} are not where the index says"
     try:
         stored = json.loads(data.get("json", b""))
     except ValueError:
         stored = None
     if not isinstance(stored, dict) or any(row.get(name) != value for name, value in stored.items()):
         yield f"the json of clip {row['key']} is not what the index says"
+
+
+def _groups(row: dict[str, Any]) -> dict[str, Any]:
+    values = {name: row[name] for name in GROUPS.names}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def key_faults(keys: list[str], rejected: Collection[str], wanted: list[str], what: str) -> Iterator[str]:

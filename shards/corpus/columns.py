@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from shards.corpus.index import index_schema, read_index, shard_names
+from shards.corpus.index import LATER, index_schema, read_index, shard_names, with_later_columns
 from shards.errors import Busy, StageError
 from shards.store.checked_read import remedy_of
 from shards.store.commit import clear_left_overs, discard
@@ -26,6 +26,7 @@ from shards.store.fault import fault_point
 from shards.store.files import orphans, sha256_of, sync
 from shards.store.lock import exclusive
 from shards.store.manifest import MANIFEST
+from shards.store.parquet import read_schema
 
 ROWS, SHARDS = "rows.arrow", "shards.arrow"
 SUFFIX = ".columns"
@@ -165,7 +166,8 @@ def _write_files(corpus: Path, folder: Path) -> None:
     names = shard_names(corpus)
     if not names:
         raise StageError(f"{corpus} has no shards. {remedy_of(corpus / MANIFEST, 'shard')}")
-    there = set(read_index(corpus, names[0]).column_names)  # A corpus of an earlier version may have fewer.
+    # A corpus of an earlier version has fewer; shards that were added to it later may have more.
+    there = {name for shard in (names[0], names[-1]) for name in read_index(corpus, shard).column_names}
     schema = pa.schema([field for field in SCHEMA if field.name in there])
     ends, waiting, count, total = list[int](), list[pa.Table](), 0, 0
     with pa.OSFile(str(folder / ROWS), "wb") as file, pa.ipc.new_file(file, schema) as writer:
@@ -182,9 +184,12 @@ def _write_files(corpus: Path, folder: Path) -> None:
 
 
 def _read_rows(corpus: Path, shard: str, names: list[str]) -> pa.Table:
-    """Read columns of one shard's index, with the types of SCHEMA."""
-    table = read_index(corpus, shard, names)
+    """Read columns of one shard's index, with the types of SCHEMA. Those of LATER that it lacks are null."""
+    there = read_schema(corpus / f"{shard}.parquet", "shard").names
+    lacking = {field.name for field in LATER}.difference(there)
+    table = read_index(corpus, shard, [name for name in names if name not in lacking])
     try:
+        table = with_later_columns(table)
         return table.select(names).cast(pa.schema([SCHEMA.field(name) for name in names]))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         path = corpus / f"{shard}.parquet"

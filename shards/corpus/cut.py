@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from shards.cores import core_count
-from shards.corpus.index import MEMBERS, NO_MEMBER, index_schema
+from shards.corpus.index import MEMBERS, NO_MEMBER, group_columns, index_schema
 from shards.corpus.plan import Plan, PlannedClip, clip_table, planned_clips
 from shards.errors import MediaError, SourceError, StageError
 from shards.media.cut import Clip, cut
@@ -211,7 +211,8 @@ def _write_tar(
             note = json.dumps(row, ensure_ascii=False).encode()
             members = {"mp4": made.mp4, "flac": made.flac, "json": note}
             writer.write({"__key__": clip.key, **{name: data for name, data in members.items() if data}})
-            yield row | _measures(made)  # Not in the json: tars are the same as before there were measures.
+            # Not in the json: tars are the same as before there were these columns.
+            yield row | _measures(made) | group_columns(made.groups)
 
 
 def _digests(made: Clip) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """The Parquet index beside every tar: one row per clip, in the tar's order."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,9 @@ from shards.errors import StageError
 from shards.sources.split import split_name
 from shards.store.checked_read import read_stored_json
 from shards.store.parquet import count_rows, read_parquet
+
+if TYPE_CHECKING:
+    from shards.media.decode import PictureGroups
 
 MEMBERS = ("mp4", "flac", "json")
 HASHED = ("mp4", "flac")  # Each has a sha256 in the index. The json only repeats the index row.
@@ -24,6 +29,17 @@ MEASURES = pa.schema(
         ("boundaries_s", pa.list_(pa.float32())),
     ]
 )
+# The groups of pictures of the clip's mp4, as in PictureGroups (shards/media/decode.py): a view reads only those that
+# it shows. Null without a picture, if an earlier version cut the clip, or if its groups do not decode one by one.
+GROUPS = pa.schema(
+    [
+        ("mp4_header", pa.binary()),
+        ("mp4_group_frame", pa.list_(pa.int32())),
+        ("mp4_group_offset", pa.list_(pa.int64())),
+        ("mp4_group_sha256", pa.list_(pa.binary(32))),
+    ]
+)
+LATER = (*MEASURES, *GROUPS)  # The columns that corpora of earlier versions may lack.
 NO_MEMBER = -1  # The offset of a member that a clip does not have; its size is 0.
 
 
@@ -36,7 +52,8 @@ def index_schema(label_names: Sequence[str]) -> pa.Schema:
     A clip without a picture has width and height 0, the corpus's fps, and the number of frames that fit into its sound;
     a clip without sound has sample_rate and samples 0.
 
-    The last columns are MEASURES (shards/media/measures.py says what each is). Version 0.1.0 has none of them.
+    The last columns are MEASURES (shards/media/measures.py says what each is) and GROUPS. Earlier versions have none of
+    them, or only MEASURES.
     """
     return pa.schema(
         [
@@ -56,16 +73,23 @@ def index_schema(label_names: Sequence[str]) -> pa.Schema:
             *((f"{member}_sha256", pa.string()) for member in HASHED),
             ("sha256", pa.string()),
             *MEASURES,
+            *GROUPS,
         ]
     )
 
 
-def with_measures(table: pa.Table) -> pa.Table:
-    """Return an index with all columns of MEASURES: those that it lacks are null."""
-    for field in MEASURES:
+def with_later_columns(table: pa.Table) -> pa.Table:
+    """Return an index with all columns of LATER: those that it lacks are null."""
+    for field in LATER:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
     return table
+
+
+def group_columns(groups: "PictureGroups | None") -> dict[str, Any]:
+    """Return a row's columns of GROUPS, in their order."""
+    values = (None,) * len(GROUPS) if groups is None else astuple(groups)
+    return dict(zip(GROUPS.names, values, strict=True))
 
 
 def shard_name(number: int) -> str:

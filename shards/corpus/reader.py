@@ -1,26 +1,43 @@
 """Random access to the members of a corpus's tars, by the offsets in the index."""
 
-import hashlib
-import os
-from collections import OrderedDict
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from shards.corpus.index import HASHED, NO_MEMBER
 from shards.errors import StageError
+from shards.media.decode import StoredFrames
+from shards.objects.cache import Cache
+from shards.objects.tars import REMEDY, Part, open_tars
 
-MAX_OPEN = 64
-REMEDY = "Rebuild it: xdc stage shard RUN --force"
+
+class Request(NamedTuple):
+    """What is wanted of a clip: a member, or of its pictures only those from frame `first` to before frame `end`.
+
+    row: of the shard's index. member: "mp4", "flac" or "json".
+    """
+
+    shard: str
+    row: Mapping[str, Any]
+    member: str
+    span: tuple[int, int] | None = None
 
 
 class ClipReader:
-    """Read members of one corpus's clips. At most 64 tars are open. Do not use it across a fork."""
+    """Read members of one corpus's clips, or groups of their pictures. At most 64 tars are open.
 
-    def __init__(self, corpus: Path) -> None:
+    Do not use it across a fork. cache: for tars in an object store. batched: whether `read_all` is faster than one
+    `read` after the other.
+    """
+
+    def __init__(self, corpus: Path, cache: Cache | None = None) -> None:
         self.corpus = corpus
-        self._open: OrderedDict[str, int] = OrderedDict()
+        self._tars = open_tars(corpus, cache)
+        self.batched = self._tars.batched
 
     def read(self, shard: str, row: Mapping[str, Any], member: str) -> bytes:
         """Return the bytes of member "mp4", "flac" or "json" of the clip in `row` of the shard's index.
@@ -31,47 +48,49 @@ class ClipReader:
         Raises:
             StageError: the clip has no such member, or the tar is missing, shorter than its index says, or damaged.
         """
+        return self._tars.read({shard: [self._member(row, member)]})[shard][0]
+
+    def read_all(self, requests: Sequence[Request]) -> list[bytes | StoredFrames]:
+        """Return what is requested of clips. What lies in the same tar is read at once.
+
+        Of pictures with a span these are the groups that show it, or the whole member if its groups are not in the
+        index. The sha256 of every group is checked.
+
+        Raises:
+            StageError: as `read` does.
+        """
+        parts = defaultdict[str, list[Part]](list)
+        places, headers = [], []
+        for request in requests:
+            groups = _groups_of(request)
+            own = parts[request.shard]
+            if groups is None:
+                added = [self._member(request.row, request.member)]
+            else:
+                added, header, first = groups
+            headers.append(None if groups is None else (header, first))
+            places.append((request.shard, slice(len(own), len(own) + len(added))))
+            own += added
+        data = self._tars.read(parts)
+        joined = (b"".join(data[shard][place]) for shard, place in places)
+        return [
+            found if given is None else StoredFrames(given[0], found, given[1])
+            for found, given in zip(joined, headers, strict=True)
+        ]
+
+    def _member(self, row: Mapping[str, Any], member: str) -> Part:
         if int(row[f"{member}_offset"]) == NO_MEMBER:
             raise StageError(
                 f"{self.corpus}: clip {row['key']} has no {member}, because of the corpus's setting `modalities`. "
                 "Use a corpus that holds this modality too."
             )
-        wanted = self._bytes(shard, row, member)
-        if member in HASHED and hashlib.sha256(wanted).hexdigest() != row[f"{member}_sha256"]:
-            raise StageError(
-                f"{self.corpus / shard}.tar is damaged: the {member} of clip {row['key']} is not what was stored. "
-                f"{REMEDY}"
-            )
-        return wanted
-
-    def _bytes(self, shard: str, row: Mapping[str, Any], member: str) -> bytes:
-        size = int(row[f"{member}_size"])
-        data = os.pread(self._descriptor(shard), size, int(row[f"{member}_offset"]))
-        if len(data) != size:
-            raise StageError(
-                f"{self.corpus / shard}.tar ends before the {member} of clip {row['key']} does: the file was cut. "
-                f"{REMEDY}"
-            )
-        return data
-
-    def _descriptor(self, shard: str) -> int:
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
-        path = self.corpus / f"{shard}.tar"
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise StageError(f"{path} cannot be opened ({error.strerror}). {REMEDY}") from error
-        self._open[shard] = descriptor
-        if len(self._open) > MAX_OPEN:
-            os.close(self._open.popitem(last=False)[1])
-        return descriptor
+        sha256 = bytes.fromhex(row[f"{member}_sha256"]) if member in HASHED else None
+        what = f"{member} of clip {row['key']}"
+        return Part(what, int(row[f"{member}_offset"]), int(row[f"{member}_size"]), sha256)
 
     def close(self) -> None:
         """Close all tars."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+        self._tars.close()
 
     def __enter__(self) -> Self:
         return self
@@ -80,3 +99,24 @@ class ClipReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _groups_of(request: Request) -> tuple[list[Part], bytes, int] | None:
+    """Return the groups of pictures that show a span, the header to decode them, and the number of their first frame.
+
+    None: the whole member is wanted, or its groups are not in the index.
+    """
+    row, span = request.row, request.span
+    if request.member != "mp4" or span is None or row.get("mp4_header") is None:
+        return None
+    frames, offsets, digests = (row[f"mp4_group_{what}"] for what in ("frame", "offset", "sha256"))
+    what = f"mp4 of clip {row['key']}"
+    if not len(frames) == len(digests) == len(offsets) - 1 or frames[0] != 0 or offsets[-1] > row["mp4_size"]:
+        raise StageError(f"shard {request.shard}: the groups of pictures in the index do not fit the {what}. {REMEDY}")
+    first, last = bisect_right(frames, span[0]) - 1, bisect_right(frames, span[1] - 1)
+    begin, ends = int(row["mp4_offset"]), [int(offset) for offset in offsets[first : last + 1]]
+    parts = [
+        Part(what, begin + start, end - start, bytes(digests[number]))
+        for number, (start, end) in enumerate(pairwise(ends), start=first)
+    ]
+    return parts, row["mp4_header"], int(frames[first])

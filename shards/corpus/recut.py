@@ -9,7 +9,7 @@ import numpy as np
 
 from shards.corpus.append import earlier_generations
 from shards.corpus.cut import describe
-from shards.corpus.index import MEASURES, read_index, shard_name, with_measures
+from shards.corpus.index import LATER, read_index, shard_name, with_later_columns
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
 from shards.corpus.plan import Plan, clip_table, corpus_fingerprint, make_plan
@@ -171,8 +171,8 @@ def _keep_others(corpus: Path, out: Path, plan: Plan, names: Collection[str]) ->
             for suffix in (".tar", ".rejects.json"):
                 link_or_copy(corpus / f"{shard}{suffix}", new.folder / f"{shard}{suffix}")
             index = read_index(corpus, shard)
-            if {*MEASURES.names} <= {*index.column_names}:
+            if {field.name for field in LATER} <= {*index.column_names}:
                 link_or_copy(corpus / f"{shard}.parquet", new.folder / f"{shard}.parquet")
             else:  # Of an earlier version. All indices of a corpus have the same columns.
-                write_parquet(new.folder / f"{shard}.parquet", with_measures(index))
+                write_parquet(new.folder / f"{shard}.parquet", with_later_columns(index))
             describe(new, shard, planned, index, rejects)

@@ -17,8 +17,9 @@ from shards.corpus.seen import digest_of_sources, store_digest
 from shards.corpus.survey import forget_survey, listed_files, read_survey, recall, survey
 from shards.corpus.write import accepted_of, digest_of_keys, files_of, write_corpus
 from shards.errors import ConfigError, StageError
+from shards.objects.mirror import mirror
 from shards.progress import Progress, silent
-from shards.settings import CorpusSettings, stored_part
+from shards.settings import CorpusSettings, is_url, stored_part
 from shards.sources.look import PROBE_VERSION, UNREADABLE
 from shards.sources.source import Listing
 from shards.sources.split import check_learn_splits
@@ -49,7 +50,8 @@ def shard(
 
     With `settings.append`, a committed corpus with the same settings keeps its shards: see `shards.corpus.append`.
 
-    Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged.
+    Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged. If
+    `settings.path` is in an object store, `corpus` becomes the directory of the corpus there, without its tars.
 
     Raises:
         ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, no source has one
@@ -58,6 +60,8 @@ def shard(
             gone and there are no videos.
         Busy: another process is building the same corpus.
     """
+    if videos is None and is_url(settings.path):
+        return mirror(corpus, settings.path, progress, force)
     manifest = read_manifest(corpus)
     if videos is None or not videos.exists():
         if manifest is not None and (videos is None or manifest.settings == stored_part(settings)):

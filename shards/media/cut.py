@@ -13,6 +13,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from shards.errors import MediaError
 from shards.media.container import Decoding, decode_from
 from shards.media.crop import Cropper, aspect_of, cropper_of, turns_of
+from shards.media.decode import PictureGroups, find_groups
 from shards.media.encode import encode_picture, encode_sound
 from shards.media.limits import allowed_frames, check_bytes
 from shards.media.measures import UNMEASURED, Measures, PictureMeter, level_db
@@ -29,6 +30,8 @@ class Clip:
     """An encoded clip: H.264 in MP4 without sound, and mono FLAC. For absent modalities the bytes are empty, numbers 0.
 
     Without a picture, `frames` is the number of frames that fit into the sound.
+
+    groups: where the groups of pictures lie in the MP4.
     """
 
     mp4: bytes
@@ -39,6 +42,7 @@ class Clip:
     duration_s: float
     samples: int
     measures: Measures = UNMEASURED
+    groups: PictureGroups | None = None
 
 
 def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
@@ -82,12 +86,13 @@ def cut(path: Path, start_s: float, end_s: float, settings: CorpusSettings) -> C
         raise
     except av.FFmpegError as error:
         raise MediaError(f"FFmpeg cannot make a clip of it: {error.strerror}") from error
+    groups = find_groups(mp4) if mp4 else None
     if sound is None:
-        return Clip(mp4, b"", frames, *size, duration_s=duration_s, samples=0, measures=measures)
+        return Clip(mp4, b"", frames, *size, duration_s=duration_s, samples=0, measures=measures, groups=groups)
     flac, level = _recode_sound(sound, settings)
     check_bytes(len(mp4) + len(flac), settings.max_clip_mb)
     measures = replace(measures, level_db=level)
-    return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(sound), measures=measures)
+    return Clip(mp4, flac, frames, *size, duration_s=duration_s, samples=len(sound), measures=measures, groups=groups)
 
 
 def _check_length(duration_s: float, what: str, start_s: float, settings: CorpusSettings) -> None:

@@ -71,11 +71,19 @@ def read_manifest(directory: Path) -> Manifest | None:
     """
     try:
         data = (directory / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return parse_manifest(data)
+
+
+def parse_manifest(data: bytes) -> Manifest | None:
+    """Return the manifest in the bytes of a manifest.json; None if they are damaged."""
+    try:
         manifest = Manifest.model_validate_json(data)
         content = json.loads(data)
         if manifest.seal is not None and content.pop("seal") != fingerprint(content):
             return None
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # Of these is pydantic's ValidationError.
+    except ValueError:  # Also pydantic's ValidationError.
         return None
     return manifest.model_copy(update={"seal": None})
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.engines import ray_cluster as ray
+from tests.engines import seaweed
 from tests.engines import slurm_cluster as slurm
 from tests.engines.ray_cluster import RayCluster
+from tests.engines.seaweed import Seaweed
 from tests.engines.slurm_cluster import SlurmCluster
 
 
@@ -44,3 +46,22 @@ def cluster(slurm_nodes: SlurmCluster) -> SlurmCluster:
     """A Slurm cluster whose tools are found."""
     os.environ["PATH"] = f"{slurm_nodes.bin}:{os.environ['PATH']}"
     return slurm_nodes
+
+
+@pytest.fixture(scope="module")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """A SeaweedFS, which lasts for one file of tests."""
+    if reason := seaweed.why_not():
+        pytest.skip(f"Object stores cannot be tested here: {reason}")
+    with seaweed.seaweed(tmp_path_factory.mktemp("seaweed")) as running:
+        yield running
+
+
+@pytest.fixture
+def s3(object_store: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Seaweed:
+    """The same, with the credentials of its owner in the environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in object_store.environment().items():
+        monkeypatch.setenv(name, value)
+    return object_store

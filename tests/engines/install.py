@@ -1,6 +1,6 @@
-"""Fetch what the tests of the engines need, into `.engines/`: `python -m tests.engines.install [slurm] [ray]`.
+"""Fetch what the tests of the engines need, into `.engines/`: `python -m tests.engines.install [slurm ray seaweed]`.
 
-Without a name both are fetched. What is there already is kept. Neither the system nor `.venv` is changed.
+Without a name all are fetched. What is there already is kept. Neither the system nor `.venv` is changed.
 """
 
 import subprocess
@@ -21,7 +21,13 @@ def _ray() -> Path:
     return install_ray()
 
 
-ENGINES: dict[str, Callable[[], Path]] = {"slurm": _slurm, "ray": _ray}
+def _seaweed() -> Path:
+    from tests.engines.install_seaweed import install_seaweed
+
+    return install_seaweed()
+
+
+ENGINES: dict[str, Callable[[], Path]] = {"slurm": _slurm, "ray": _ray, "seaweed": _seaweed}
 
 
 def main(names: list[str]) -> int:

@@ -22,7 +22,7 @@ def install_ray() -> Path:
     """
     if not ray_installed():
         STAMP.unlink(missing_ok=True)
-        uv = _uv()
+        uv = find_uv()
         _run(uv, "venv", "--clear", "--python", sys.executable, FOLDER)
         _run(uv, "pip", "install", "--python", PYTHON, "-r", ROOT / "requirements.lock", RAY)
         _run(uv, "pip", "install", "--python", PYTHON, "--no-deps", "--editable", ROOT)
@@ -41,11 +41,12 @@ def _wanted() -> str:
     return f"{RAY} {sys.version} {digest}\n"
 
 
-def _uv() -> str:
+def find_uv() -> str:
+    """Return the path of uv. Exits where there is none."""
     beside = Path(sys.prefix) / "bin" / "uv"
     uv = str(beside) if beside.exists() else shutil.which("uv")
     if uv is None:
-        raise SystemExit("Ray cannot be installed: there is no uv. `make install` installs it.")
+        raise SystemExit("Nothing can be installed: there is no uv. `make install` installs it.")
     return uv
 
 

@@ -114,6 +114,14 @@ def test_init_writes_weights_relative_to_the_run(tmp_path: Path) -> None:
     assert (config.video.encoder, config.audio.encoder) == ("r2plus1d_tiny", "audio_resnet_tiny")
 
 
+def test_init_takes_a_corpus_in_an_object_store(tmp_path: Path) -> None:
+    code, output = xdc("init", tmp_path / "run", "--corpus", "s3://bucket/corpora/videos")
+    assert code == 0, output
+    run = Run(tmp_path / "run", load_config(tmp_path / "run" / "xdc.yaml"))
+    assert run.config.corpus.path == "s3://bucket/corpora/videos"
+    assert run.corpus.parent == tmp_path.resolve() / "run" / "corpora"
+
+
 def test_init_with_keep_refuses_other_weights_than_the_run_has(tmp_path: Path) -> None:
     (tmp_path / "v.pth").write_bytes(b"not looked into yet")
     xdc("init", tmp_path / "run")

@@ -11,8 +11,9 @@ import pytest
 
 from shards.corpus.index import NO_MEMBER, read_index
 from shards.corpus.plan import clip_key
-from shards.corpus.reader import MAX_OPEN, ClipReader
+from shards.corpus.reader import ClipReader
 from shards.errors import StageError
+from shards.objects.tars import MAX_OPEN
 
 
 def row(key: str, offset: int, content: bytes) -> dict[str, object]:

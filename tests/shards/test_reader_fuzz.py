@@ -95,7 +95,12 @@ def test_any_table_in_a_parquet_gives_sources_or_rejects(data: st.DataObject) ->
 @pytest.fixture(scope="module")
 def index_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     schema = index_schema(["label"])
-    values = {pa.string(): lambda name, n: f"{name}{n}", pa.list_(pa.float32()): lambda _, n: [n]}
+    values = {
+        pa.string(): lambda name, n: f"{name}{n}",
+        pa.binary(): lambda _, n: bytes(n),
+        pa.list_(pa.binary(32)): lambda _, n: [bytes([n] * 32)],
+        **{pa.list_(numbers): lambda _, n: [n] for numbers in (pa.float32(), pa.int32(), pa.int64())},
+    }
     rows = [{field.name: values.get(field.type, lambda _, n: n)(field.name, n) for field in schema} for n in range(30)]
     path = tmp_path_factory.mktemp("index") / "000000.parquet"
     write_parquet(path, pa.Table.from_pylist(rows, schema))

@@ -1,9 +1,11 @@
 """The configuration of a run: one YAML file, with a description of every key."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
+from shards.objects.cache import Cache
 from shards.section import NotHashed, Positive, Section, Since
 from shards.settings import CorpusSettings
 from xdc_core.clustering.registry import KMEANS
@@ -78,6 +80,13 @@ class RunsOn(Section):
         "local", description="what does the work per shard: local (this machine), slurm, ray; see docs/scale.md"
     )
     executor_settings: dict[str, Any] = Field({}, description="settings of the executor; {}: defaults")
+    cache: str | None = Field(
+        None,
+        pattern=r"^[/~]",
+        description="for corpora in object stores: a folder, on each machine's own disk, for what was read from them; "
+        "null: none",
+    )
+    cache_gb: Positive = Field(50.0, description="gigabytes (10^9 bytes) that this folder may take")
     nodes: int = Field(1, ge=1, description="machines per training; train.processes counts the processes of all")
     rendezvous: str | None = Field(
         None,
@@ -96,6 +105,13 @@ class RunsOn(Section):
         description="how often a training with several processes goes on by itself after one has died; null: 3 with "
         "several nodes, 0 with one",
     )
+
+    @property
+    def clip_cache(self) -> Cache | None:
+        """Return the cache of clips from object stores, if one is set."""
+        if self.cache is None:
+            return None
+        return Cache(Path(self.cache).expanduser(), int(self.cache_gb * 1e9))
 
 
 class RetainSettings(Section):

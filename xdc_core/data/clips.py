@@ -1,7 +1,7 @@
 """Clips as a PyTorch data set: it takes row numbers of the index and returns views, in the requested order."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shards.corpus.index import read_index
-from shards.corpus.reader import ClipReader
+from shards.corpus.index import GROUPS, read_index
+from shards.corpus.reader import ClipReader, Request
 from shards.errors import MediaError
+from shards.objects.cache import Cache
+from shards.store.parquet import read_schema
 from xdc_core.data.rows import Rows, TableRows, row_columns
 from xdc_core.modalities.modality import Modality, Where
 from xdc_core.modalities.view import Views
@@ -35,8 +37,9 @@ class ClipItem(NamedTuple):
 class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
     """Map a `ClipItem` to (row, views [n, ...], ""), or to (row, None, reason) if the clip does not decode."""
 
-    def __init__(self, corpus: Path, rows: Rows, views: Views) -> None:
-        self.corpus, self.rows, self.views = corpus, rows, views
+    def __init__(self, corpus: Path, rows: Rows, views: Views, cache: Cache | None = None) -> None:
+        """cache: of clips from object stores."""
+        self.corpus, self.rows, self.views, self._cache = corpus, rows, views, cache
         self._reader: ClipReader | None = None
 
     def __getitem__(self, item: ClipItem) -> tuple[int, Tensor | None, str]:
@@ -45,16 +48,48 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
         Raises:
             StageError: the bytes are missing, or differ from what was stored.
         """
+        return self._made([item])[0]
+
+    def __getitems__(self, items: Iterable[ClipItem]) -> list[tuple[int, Tensor | None, str]]:
+        """Return a batch of items. The loader calls this.
+
+        What lies in object stores is read for all items at once. This is not possible where items are drawn one by one,
+        each after the view before it was made, because the generator of their views is the same.
+        """
+        if not self._opened().batched or not isinstance(items, list):
+            return [self[item] for item in items]
+        if any(isinstance(item.seed, np.random.Generator) for item in items):
+            return [self[item] for item in items]
+        return self._made(items)
+
+    def _made(self, items: list[ClipItem]) -> list[tuple[int, Tensor | None, str]]:
+        asked, positions = list[Request](), list[tuple[Where, ...]]()
+        for item in items:
+            shard, row = self.rows[item.row]
+            starts: tuple[Where, ...] = item.starts if item.seed is None else (np.random.default_rng(item.seed),)
+            asked.append(Request(shard, row, self.views.modality.member, self._span(row, starts)))
+            positions.append(starts)
+        made: list[tuple[int, Tensor | None, str]] = []
+        for item, (_, row, *_), data, starts in zip(
+            items, asked, self._opened().read_all(asked), positions, strict=True
+        ):
+            try:
+                views = [self.views.view(data, row, where) for where in starts]
+                made.append((item.row, torch.stack(views), ""))
+            except MediaError as error:
+                made.append((item.row, None, str(error)))
+        return made
+
+    def _span(self, row: Mapping[str, Any], starts: tuple[Where, ...]) -> tuple[int, int] | None:
+        """Return the first frame of several views of a clip and the one after the last; None if all may be needed."""
+        spans = [self.views.span(row, where) for where in starts]
+        known = [span for span in spans if span is not None]
+        return (min(known)[0], max(known)[1]) if known and len(known) == len(spans) else None
+
+    def _opened(self) -> ClipReader:
         if self._reader is None:  # Opened here, so that every worker process has its own.
-            self._reader = ClipReader(self.corpus)
-        shard, row = self.rows[item.row]
-        starts: tuple[Where, ...] = item.starts if item.seed is None else (np.random.default_rng(item.seed),)
-        try:
-            data = self._reader.read(shard, row, self.views.modality.member)
-            views = [self.views.view(data, row, where) for where in starts]
-        except MediaError as error:
-            return item.row, None, str(error)
-        return item.row, torch.stack(views), ""
+            self._reader = ClipReader(self.corpus, self._cache)
+        return self._reader
 
     def close(self) -> None:
         """Close the tars that this process has opened. They are opened again for the next item."""
@@ -99,7 +134,11 @@ class ShardRows:
     def of(self, shard: str) -> TableRows:
         """Return the rows of one shard, numbered from 0."""
         if self._loaded is None or self._loaded[0] != shard:
-            table = read_index(self._corpus, shard, row_columns(self._modality))
+            columns = row_columns(self._modality)
+            if self._modality.by_groups:
+                there = read_schema(self._corpus / f"{shard}.parquet", "shard").names
+                columns += [name for name in GROUPS.names if name in there]
+            table = read_index(self._corpus, shard, columns)
             self._loaded = shard, TableRows(table, self._modality)
         return self._loaded[1]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from shards.corpus.columns import columns_of, open_columns
-from shards.corpus.index import in_splits
+from shards.corpus.index import GROUPS, in_splits
 from shards.errors import ConfigError, StageError
 from shards.sources.split import check_learn_splits
 from xdc_core.config.selection import SelectSettings
@@ -53,12 +53,21 @@ class TableRows:
     def __init__(self, table: pa.Table, modality: Modality) -> None:
         self.keys: pa.ChunkedArray = table["key"]
         self._columns = {name: table[name] for name in row_columns(modality)}
+        by_groups = modality.by_groups and {*GROUPS.names} <= {*table.column_names}
+        self._groups = {name: table[name] for name in GROUPS.names} if by_groups else {}
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:
-        return {name: column[number].as_py() for name, column in self._columns.items()}
+        row = {name: column[number].as_py() for name, column in self._columns.items()}
+        return row | {name: _value(column[number]) for name, column in self._groups.items()}
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """Return the value of a scalar of GROUPS; numbers as an array, which is quicker than a list."""
+    numbers = pa.types.is_list(scalar.type) and pa.types.is_integer(scalar.type.value_type) and scalar.is_valid
+    return scalar.values.to_numpy() if numbers else scalar.as_py()
 
 
 class ClipRows:

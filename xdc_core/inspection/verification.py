@@ -13,6 +13,7 @@ from shards.corpus.recut import damaged_sources
 from shards.corpus.seen import SEEN
 from shards.errors import StageError
 from shards.progress import Progress, silent
+from shards.settings import is_url
 from shards.store.build import reusable
 from shards.store.commit import STALE, partial_directories
 from shards.store.lock import in_progress, lock_of, read_holder, this_machine
@@ -24,7 +25,7 @@ from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs
 from xdc_core.graph.state import node_state
 from xdc_core.inspection.directory_check import comparable, file_faults, manifest_faults, row_faults
 from xdc_core.runs.corpora import is_corpus, stored_from
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl|columns)")
@@ -122,7 +123,9 @@ def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
 
 def _rebuild(run: Run, node: Node, force: bool = True) -> str:
     if is_corpus(node):
-        videos = stored_from(run, node)[1]
+        _, videos, settings = stored_from(run, node)
+        if node == SHARD and is_url(settings.path):
+            return run.command(node, force=True)
         if videos is None or not videos.exists():
             return f"# restore {run.directory(node)} from a copy: its videos do not exist, so it cannot be rebuilt"
     return run.command(node, force)

@@ -1,5 +1,6 @@
 """The description of a modality, from its file in the tar to its colour in a report."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +15,8 @@ from shards.settings import Modality as StoredModality
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from shards.media.decode import StoredFrames
 
 Row: TypeAlias = Mapping[str, Any]
 # The position of a view: random, centred (None), or from a frame on (and spatially centred).
@@ -69,6 +72,8 @@ class Modality:
     memory_format: torch's name for the format with adjacent channels.
     colour: in charts, #rrggbb.
     version: to be raised if the same settings give another view; it is hashed from 2 on.
+    by_groups: whether `view` also takes the groups of pictures (StoredFrames, shards/media/decode.py) that show the
+        span of the view. The first number that it draws must then be the view's start (`view_start`).
     """
 
     name: str
@@ -81,10 +86,24 @@ class Modality:
     memory_format: str
     colour: str
     version: int = 1
+    by_groups: bool = False
 
-    def view(self, data: bytes, row: Row, settings: ModalitySettings, frames: int, where: Where) -> "torch.Tensor":
-        """Decode a clip's member and return one view of it: random with a generator (training), the centre with None
-        (extraction), or from a frame on (evaluation).
+    def span(self, row: Row, frames: int, where: Where) -> tuple[int, int] | None:
+        """Return the first frame that a view shows and the one after its last; None if it may need all of the member.
+
+        A generator is not advanced.
+        """
+        if not self.by_groups:
+            return None
+        wanted = min(frames, row["frames"])
+        first = view_start(row["frames"], wanted, copy.deepcopy(where))
+        return first, first + wanted
+
+    def view(
+        self, data: "bytes | StoredFrames", row: Row, settings: ModalitySettings, frames: int, where: Where
+    ) -> "torch.Tensor":
+        """Decode a clip's member, or with `by_groups` a part of it, and return one view of it: random with a generator
+        (training), the centre with None (extraction), or from a frame on (evaluation).
 
         The views of all modalities that have the same `where` cover the same `frames` frames of the clip.
 

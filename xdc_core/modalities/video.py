@@ -48,5 +48,6 @@ VIDEO = Modality(
     columns=("frames",),
     module="xdc_core.modalities.video_view",
     memory_format="channels_last_3d",
+    by_groups=True,
     colour="#D55E00",  # The colours are those of Okabe and Ito, for colour-blind readers.
 )

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from shards.media.decode import decode_frames
+from shards.media.decode import StoredFrames, decode_frames
 from xdc_core.modalities.modality import Row, Where, view_start
 from xdc_core.modalities.video import VideoSettings
 
 
-def view(mp4: bytes, row: Row, settings: VideoSettings, frames: int, where: Where) -> Tensor:
+def view(mp4: bytes | StoredFrames, row: Row, settings: VideoSettings, frames: int, where: Where) -> Tensor:
     """Return a view, uint8 [3, frames, crop, crop]. The last frame of a shorter clip is repeated.
 
     Short edge, crop position and flip as in VMZ: drawn in training; the first short edge and the centre in extraction.

@@ -9,6 +9,8 @@ from xdc_core.modalities.video import VIDEO
 if TYPE_CHECKING:
     import torch
 
+    from shards.media.decode import StoredFrames
+
 
 @dataclass(frozen=True)
 class Views:
@@ -18,13 +20,17 @@ class Views:
     settings: ModalitySettings
     frames: int
 
-    def view(self, data: bytes, row: Row, where: Where) -> "torch.Tensor":
+    def view(self, data: "bytes | StoredFrames", row: Row, where: Where) -> "torch.Tensor":
         """Decode a clip's member and return one view: random with a generator, the centre with None, or from a frame.
 
         Raises:
             MediaError: the member does not decode.
         """
         return self.modality.view(data, row, self.settings, self.frames, where)
+
+    def span(self, row: Row, where: Where) -> tuple[int, int] | None:
+        """Return the first frame that a view shows and the one after its last; None if it may need all of the clip."""
+        return self.modality.span(row, self.frames, where)
 
     def normalise(self, batch: "torch.Tensor") -> "torch.Tensor":
         """Convert a batch of views [B, ...], on any device, to the encoder's input: float32 [B, ...]."""

@@ -56,7 +56,8 @@ def read_evaluation_clips(task: Task[Evaluation], recordings: Recordings) -> Eva
             recording_of[row] = recordings.of_clip[key]
             clips[recording_of[row]].append(row)
             starts[row] = (None,) if spaced is None else tuple(spaced[row])
-    return EvaluationClips(ClipViews(corpus, rows, wanted), clips, recording_of, starts)
+    views = ClipViews(corpus, rows, wanted, task.settings.runs_on.clip_cache)
+    return EvaluationClips(views, clips, recording_of, starts)
 
 
 def epoch_groups(train: np.ndarray, settings: FinetuneSettings, rng: np.random.Generator) -> list[np.ndarray]:

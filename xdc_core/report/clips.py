@@ -6,6 +6,7 @@ from typing import Any
 
 from shards.corpus.index import HASHED, read_index, shard_names
 from shards.corpus.reader import ClipReader
+from shards.objects.cache import Cache
 from shards.progress import Progress
 from shards.store.parquet import read_parquet
 from xdc_core.report.media import copy_media, write_media
@@ -44,16 +45,22 @@ def page_clips(corpus: Path, labels: Mapping[str, Path], examples: Collection[st
 
 
 def write_examples(
-    corpus: Path, keys: Collection[str], folder: Path, before: Path, progress: Progress
+    corpus: Path,
+    keys: Collection[str],
+    folder: Path,
+    before: Path,
+    progress: Progress,
+    cache: Cache | None = None,
 ) -> dict[str, str]:
     """Write media of the clips `keys` into `folder`. Media of an earlier report in `before` are copied.
+    cache: of clips from object stores.
 
     Returns, by key, why a clip's pictures or sound cannot be shown.
     """
     folder.mkdir(exist_ok=True)  # Without parents, so that a removed partial directory is not made again.
     wanted = {key for key in keys if not (folder / f"{key}.webp").exists() and not copy_media(key, before, folder)}
     done, missing = len(keys) - len(wanted), {}
-    with ClipReader(corpus) as reader:
+    with ClipReader(corpus, cache) as reader:
         for shard in shard_names(corpus):
             if not wanted:
                 break

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shards.settings import CorpusSettings
+from shards.settings import CorpusSettings, is_url
 from shards.store.manifest import read_manifest
 from xdc_core.config.load import FILE_NAME
 from xdc_core.runs.node import SHARD, Node
@@ -24,7 +24,9 @@ def stored_from(run: Run, node: Node) -> tuple[Path, Path | None, CorpusSettings
 
 def lost_corpus(run: Run, node: Node = SHARD) -> str | None:
     """Return why a directory of clips can neither be read nor built (its sources are missing, too); else None."""
-    directory, sources, _ = stored_from(run, node)
+    directory, sources, settings = stored_from(run, node)
+    if node == SHARD and is_url(settings.path):
+        return None
     if read_manifest(directory) is not None or (sources is not None and sources.exists()):
         return None
     path, files = ("corpus.path", "corpus.videos") if node == SHARD else (str(node), f"datasets.{node.modality}.root")

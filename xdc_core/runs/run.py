@@ -1,10 +1,11 @@
 """The paths of a run's directories."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.command import stage_command
-from shards.settings import CorpusSettings, stored_part
+from shards.settings import CorpusSettings, is_url, stored_part
 from shards.store.manifest import fingerprint
 from xdc_core.config.load import FILE_NAME, load_config
 from xdc_core.config.schema import Config
@@ -48,7 +49,11 @@ class Run:
 
     @property
     def corpus(self) -> Path:
-        """Return the corpus directory."""
+        """Return the corpus directory; of a corpus in an object store that in the run, with all files but the tars."""
+        path = self.config.corpus.path
+        if is_url(path):
+            name = re.sub(r"[^\w-]+", "-", path.rstrip("/").rpartition("/")[2])
+            return (self.root / "corpora" / f"{name}-{fingerprint(path.rstrip('/'))[:8]}").resolve()
         return (self.root / self.config.corpus.path).resolve()
 
     @property

@@ -83,7 +83,7 @@ def embed_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
     rows = ShardRows(corpus, {shard: len(arguments["starts"][shard]) for shard in shards}, modality)
     starts = [own for shard in shards for own in arguments["starts"][shard]]
     wanted = {shard: [number for number in span if starts[number]] for shard, span in rows.spans.items()}
-    clips = ClipViews(corpus, rows, settings.views)
+    clips = ClipViews(corpus, rows, settings.views, settings.runs_on.clip_cache)
     batch = max(1, settings.extract.batch // settings.views_each)  # This many clips have about `extract.batch` views.
 
     def item(number: int) -> ClipItem:

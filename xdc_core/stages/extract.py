@@ -106,7 +106,7 @@ def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advanc
     encoder = task.directory(encoder_node(task.about, task.round))
     encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
     rows = ShardRows(corpus, {shard: arguments["sizes"][shard] for shard in shards}, settings.views.modality)
-    clips = ClipViews(corpus, rows, settings.views)
+    clips = ClipViews(corpus, rows, settings.views, settings.runs_on.clip_cache)
     views = settings.extract.views
     starts_in = lru_cache(maxsize=KEPT)(partial(spaced_views, corpus, settings.views.frames, views))
 

@@ -116,7 +116,10 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
         )
 
     def calibration() -> "Iterator[torch.Tensor]":
-        clips, items = ClipViews(corpus, rows, settings.views), batches_by_shard({"": chosen.tolist()}, size)
+        clips, items = (
+            ClipViews(corpus, rows, settings.views, settings.runs_on.clip_cache),
+            batches_by_shard({"": chosen.tolist()}, size),
+        )
         seen = 0
         for batch in load_views(clips, items, settings.extract.workers, device):
             seen += len(batch.rows) + len(batch.rejects)

@@ -55,7 +55,8 @@ def report(task: Task[Reporting]) -> Outcome:
     reports = [task.shown_directory(Node("report", None, earlier)) for earlier in range(number)]
     examples = example_keys(content)
     before = reports[-1] / MEDIA if reports else Path("none")
-    unseen = write_examples(task.directory(SHARD), examples, out / MEDIA, before, task.progress)
+    cache = task.settings.runs_on.clip_cache
+    unseen = write_examples(task.directory(SHARD), examples, out / MEDIA, before, task.progress, cache)
     write_report(out, content)
     write_text(out / FILE_NAME, task.settings.configuration())
     write_text(out / PAGE, round_page(task, content, unseen, _nodes_before(task.target)))

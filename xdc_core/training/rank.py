@@ -131,7 +131,7 @@ def _batches(
             # One seed per position: a view does not depend on the process that makes it.
             yield [ClipItem(int(round_targets.draws[n]), seed=derive_seed(seed, n)) for n in positions]
 
-    views = ClipViews(corpus, round_targets.rows, task.settings.views)
+    views = ClipViews(corpus, round_targets.rows, task.settings.views, task.settings.runs_on.clip_cache)
     for batch in load_views(views, items(), settings.workers, device):
         for number, reason in batch.rejects:
             raise StageError(

@@ -169,6 +169,16 @@ def recut(
             print(json.dumps(records))
 
 
+def index(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Add to the index of an older corpus where each clip's groups of pictures lie, so that views read only these."""
+    with errors_as_exit_codes():
+        from flows.cli.running.index import index_run
+
+        records = index_run(run, show=not as_json)
+        if as_json:
+            print(json.dumps(records))
+
+
 def clean(
     run: RunArgument,
     keep_rounds: Annotated[

@@ -58,7 +58,7 @@ def make_run(
                 f"the {modality} weights {path} do not exist. Give a .safetensors of xdc, a .pth or a .pt."
             )
     values = load_preset(preset, choices.get("modalities", ())) | choices
-    places = {"path": relative(corpus or Path("corpora") / root.name, root)}
+    places = {"path": _corpus_path(corpus or Path("corpora") / root.name, root)}
     if videos is not None:
         places["videos"] = relative(videos, root)
     values["corpus"] = values.get("corpus", {}) | places
@@ -82,6 +82,12 @@ def weights_by_modality(texts: list[str]) -> dict[str, Path]:
         named = bool(sign) and name in MODALITIES
         files[name if named else VIDEO.name] = Path(path if named else text)
     return files
+
+
+def _corpus_path(corpus: Path, root: Path) -> str:
+    """Return the path of a corpus as it is written in the configuration; a Path has one slash less than a URL."""
+    store, given = "s3:/", corpus.as_posix()
+    return f"{store}/{given.removeprefix(store)}" if given.startswith(store) else relative(corpus, root)
 
 
 def relative(path: Path, root: Path) -> str:

@@ -1,0 +1,1 @@
+"""New columns for the index of a corpus that is finished."""

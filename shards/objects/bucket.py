@@ -1,0 +1,181 @@
+"""The objects below a URL s3://BUCKET/PREFIX: listed and read, with errors that say what to do."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from shards.errors import ConfigError, MachineError, StageError
+from shards.objects.credentials import NO_CREDENTIALS, endpoint, store_settings
+
+SCHEME = "s3://"
+RETRY_S = 120.0  # How long a server that does not answer is waited for.
+CONNECT_S, REQUEST_S = 5, 120
+JOIN = 16 * 1024  # Ranges with gaps of at most so many bytes are read as one: a request costs as much as these bytes.
+PART = 32 << 20  # Bytes of one request of a download.
+URL = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<prefix>.*?))?/*")
+T = TypeVar("T")
+
+REFUSED = {
+    "NoSuchBucket": "there is no such bucket: correct the URL, or the server's address (AWS_ENDPOINT_URL)",
+    "InvalidBucketName": "this cannot be the name of a bucket: correct the URL",
+    "InvalidAccessKeyId": "the server does not know the access key: correct AWS_ACCESS_KEY_ID, or the profile",
+    "SignatureDoesNotMatch": "the secret key is wrong: correct AWS_SECRET_ACCESS_KEY, or the profile",
+    "ExpiredToken": "the credentials have expired: get new ones, and run the same command again",
+    "InvalidToken": "the session token is wrong: correct AWS_SESSION_TOKEN, or get new credentials",
+    "AccessDenied": "no permission: the credentials need s3:ListBucket for the bucket and s3:GetObject for its objects",
+    "RequestTimeTooSkewed": "this machine's clock differs too much from the server's: set it (see: timedatectl), and "
+    "run the same command again",
+    "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
+}
+
+
+class Stored(NamedTuple):
+    """An object: its size in bytes, and its ETag, which is another one when it was written again."""
+
+    size: int
+    etag: str
+
+
+class Bucket:
+    """The objects whose names begin with the prefix of a URL. Safe for threads; a process needs its own.
+
+    Every method raises:
+        StageError: an object is not there, or shorter than it should be.
+        MachineError: there are no credentials, no permission, no bucket, or no server within RETRY_S.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raise ConfigError if `url` is not of an object store, or the package obstore is not installed."""
+        match = URL.fullmatch(url)
+        if match is None:
+            raise ConfigError(f"{url} is not the URL of a folder in an object store, such as s3://bucket/folder.")
+        try:
+            from obstore.exceptions import BaseError
+            from obstore.store import S3Store
+        except ImportError as error:
+            raise ConfigError(
+                f"{url}: reading object stores needs the package obstore ({error}). Install it: pip install 'xdc[s3]'"
+            ) from error
+        self.url = f"{SCHEME}{match['bucket']}" + (f"/{match['prefix']}" if match["prefix"] else "")
+        settings = store_settings(self.url)
+        self._address = endpoint(settings)
+        try:
+            self._store: Any = S3Store(
+                match["bucket"],
+                prefix=match["prefix"] or None,
+                **settings,
+                client_options={
+                    "allow_http": self._address.startswith("http://"),
+                    "connect_timeout": timedelta(seconds=CONNECT_S),
+                    "timeout": timedelta(seconds=REQUEST_S),
+                },
+                retry_config={
+                    "max_retries": 1000,
+                    "retry_timeout": timedelta(seconds=RETRY_S),
+                    "backoff": {"max_backoff": timedelta(seconds=2)},
+                },
+            )
+        except BaseError as error:  # Of what the environment says.
+            why = NO_CREDENTIALS if "Missing" in str(error) else str(error).partition("\n")[0]
+            raise MachineError(f"{self.url}: {why}.") from None
+
+    def objects(self) -> dict[str, Stored]:
+        """Return all objects by name, relative to the URL."""
+        import obstore
+
+        def listed() -> dict[str, Stored]:
+            pages = obstore.list(self._store, chunk_size=1000)
+            return {meta["path"]: Stored(meta["size"], str(meta["e_tag"])) for page in pages for meta in page}
+
+        return self._done("", listed)
+
+    def read(self, name: str) -> bytes:
+        """Return all bytes of an object."""
+        import obstore
+
+        return self._done(name, lambda: bytes(obstore.get(self._store, name).bytes()))
+
+    def look(self, name: str) -> Stored:
+        """Return an object's size and ETag."""
+        import obstore
+
+        def looked() -> Stored:
+            # Not HEAD: a server that refuses it cannot say why.
+            meta = obstore.get(self._store, name, options={"range": (0, 1)}).meta
+            return Stored(meta["size"], str(meta["e_tag"]))
+
+        return self._done(name, looked)
+
+    def ranges(self, name: str, starts: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        """Return ranges of an object: near ones are read together, others at the same time."""
+        import obstore
+
+        def got() -> list[bytes]:
+            return [
+                bytes(data)
+                for data in obstore.get_ranges(self._store, name, starts=starts, lengths=sizes, coalesce=JOIN)
+            ]
+
+        found = self._done(name, got)
+        for data, size, start in zip(found, sizes, starts, strict=True):
+            if len(data) != size:
+                raise self._short(name, start + len(data))
+        return found
+
+    def download(self, name: str, path: Path, size: int) -> None:
+        """Write an object of `size` bytes to a file, part by part."""
+        with path.open("wb") as file:
+            for start in range(0, size, PART):
+                file.write(self.ranges(name, [start], [min(PART, size - start)])[0])
+
+    def _done(self, name: str, work: Callable[[], T]) -> T:
+        """Return the result of `work`; repeat it while the connection breaks. obstore repeats requests, too."""
+        from obstore.exceptions import BaseError
+
+        end = time.monotonic() + RETRY_S
+        while True:
+            try:
+                return work()
+            except (BaseError, FileNotFoundError) as error:
+                answer = _answer(error)
+                if answer or time.monotonic() >= end:
+                    raise self._explained(name, error, answer) from None
+
+    def _explained(self, name: str, error: Exception, answer: str) -> StageError:
+        where = f"{self.url}/{name}" if name else self.url
+        if answer == "InvalidRange":
+            return self._short(name, self.look(name).size)
+        if answer in REFUSED:
+            return MachineError(f"{where}: {REFUSED[answer]}.")
+        if isinstance(error, FileNotFoundError):
+            return StageError(f"{where} is not there. Was it deleted, or is the URL wrong?")
+        if answer == "credentials":
+            return MachineError(f"{where}: {NO_CREDENTIALS}.")
+        server = self._address or "the server"
+        if not answer:
+            return MachineError(
+                f"{where}: {server} does not answer, in {RETRY_S:.0f} s. What is finished is kept: when it is there "
+                "again, run the same command again."
+            )
+        return MachineError(f"{where}: {server} refuses: {answer}. What is finished is kept.")
+
+    def _short(self, name: str, size: int) -> StageError:
+        return StageError(
+            f"{self.url}/{name} has only {size} bytes, and should have more: it was replaced or cut. Bring it back, or "
+            "write the corpus there again."
+        )
+
+
+def _answer(error: Exception) -> str:
+    """Return the server's code for an error, or its status; "" if there was no answer."""
+    text = str(error)
+    if "169.254." in text.partition("Debug source")[0]:
+        return "credentials"
+    if found := re.search(r"<Code>(\w+)</Code>", text):
+        return found[1]
+    if found := re.search(r"non-2xx status code: ([^:\n]*)", text):
+        return found[1]
+    return "not found" if isinstance(error, FileNotFoundError) else ""
