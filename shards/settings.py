@@ -55,8 +55,8 @@ class CorpusSettings(Section):
 
     path: Annotated[str, NotHashed()] = Field(
         "corpora/videos",
-        description="the corpus directory; relative to this file. Or s3://BUCKET/FOLDER, where a finished corpus lies; "
-        "see docs/object-stores.md",
+        description="the corpus directory; relative to this file. Or s3://BUCKET/FOLDER: it is written there, or, "
+        "without videos, read; see docs/object-stores.md",
     )
     videos: Annotated[str | None, NotHashed()] = Field(
         None,
@@ -150,11 +150,6 @@ class CorpusSettings(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "CorpusSettings":
-        if is_url(self.path) and self.videos is not None:
-            raise ValueError(
-                f"path ({self.path}) is in an object store, where a corpus can be read, but not written: set videos to "
-                "null; or write the corpus to a folder, copy it there, and then set path"
-            )
         if self.layout is not None and self.label_from_folder:
             raise ValueError(f"layout {self.layout} gives the labels: set label_from_folder to false")
         if self.min_seconds > self.clip_seconds:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.corpus.cut import describe
+from shards.corpus.cut import TAR, describe
 from shards.corpus.index import (
     LATER,
     label_columns,
@@ -29,6 +29,7 @@ from shards.corpus.known import known_sources
 from shards.corpus.plan import STAGE_VERSION, Plan, clip_table, planned_clips
 from shards.corpus.write import GENERATIONS, KEPT_FROM
 from shards.errors import ConfigError, StageError
+from shards.objects.tars import tars_elsewhere
 from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.columns import SourceColumns
@@ -244,7 +245,9 @@ def _keep_shard(corpus: Path, manifest: Manifest, plan: Plan, out: Path, shard: 
     rejects = [reject_of(entry) for entry in read_stored_json(corpus / f"{shard}.rejects.json", "shard")]
     index = read_stored_index(corpus, shard)
     masked = [key for key in [*index["key"].to_pylist(), *_keys_of(rejects)] if key not in planned]
-    names = [f"{shard}{suffix}" for suffix in (".tar", ".parquet", ".rejects.json")]
+    elsewhere = tars_elsewhere(corpus)
+    suffixes = (".tar", ".parquet", ".rejects.json") if elsewhere is None else (".parquet", ".rejects.json")
+    names = [f"{shard}{suffix}" for suffix in suffixes]
     known = {name: (entry.size, entry.sha256) for name in names if (entry := manifest.files.get(name))}
     with new_shard(out, shard, known) as new:
         for name in names:
@@ -258,6 +261,8 @@ def _keep_shard(corpus: Path, manifest: Manifest, plan: Plan, out: Path, shard: 
         live = index.filter(pc.is_in(index["key"], pa.array(sorted(planned), index["key"].type)))
         describe(new, shard, sorted(planned), live, [each for each in rejects if _is_of(each, clips)])
         new.notes["masked"] = len(index) - len(live)
+        if elsewhere is not None:
+            new.notes[TAR] = elsewhere["tars"][f"{shard}.tar"]
 
 
 def _keys_of(rejects: list[Reject]) -> Iterator[str]:

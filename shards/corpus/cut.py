@@ -20,8 +20,10 @@ from shards.media.cut import Clip, cut
 from shards.media.limits import limits_of
 from shards.media.sandbox import ordered_map
 from shards.media.source_file import check_readable, read_through
+from shards.objects.bucket import Bucket
+from shards.objects.generation import store_tar
 from shards.reject import Reject
-from shards.settings import CorpusSettings
+from shards.settings import CorpusSettings, is_url
 from shards.sources.coverage import Span, rejected_spans, slack_s, uncovered
 from shards.store.executor import Advance
 from shards.store.files import new_file, write_json
@@ -30,6 +32,7 @@ from shards.store.receipt import UNITS, NewShard, Receipt, new_shard
 
 # The clips of all shards, for workers: a batch of an Arrow file for each shard, so that one is read without the others.
 CLIPS = f"{UNITS}/clips.arrow"
+TAR = "tar"  # In the notes of a receipt: size and sha256 of a tar that is in an object store.
 
 
 def write_clips(out: Path, plan: Plan) -> None:
@@ -116,6 +119,8 @@ def _cut_shard(
     write_parquet(new.folder / f"{shard}.parquet", table)
     _check_covered(shard, planned, rows, rejects, settings)
     describe(new, shard, [clip.key for clip in planned], table, rejects)
+    if is_url(settings.path):
+        new.notes[TAR] = asdict(store_tar(Bucket(settings.path), new.folder / f"{shard}.tar"))
 
 
 def describe(new: NewShard, shard: str, planned: list[str], index: pa.Table, rejects: Sequence[Reject]) -> None:

@@ -18,7 +18,7 @@ from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.reject import reject_of
-from shards.settings import CorpusSettings, stored_part
+from shards.settings import CorpusSettings, is_url, stored_part
 from shards.sources.look import PROBE_VERSION
 from shards.sources.surveyed import Surveyed, survey_columns
 from shards.store.build import Identity, Outcome, Record, build, record_of
@@ -77,12 +77,18 @@ def recut(
     dependent stages become stale. A killed call begins again with the first of these shards.
 
     Raises:
-        ConfigError: there is no such corpus, it was appended to, its videos do not exist, or no source has one of the
+        ConfigError: there is no such corpus, it was appended to or is in an object store, its videos do
+            not exist, or no source has one of the
             names.
         StageError: the videos or the settings have changed since it was made, another process has replaced it
             meanwhile, or see write_corpus.
         Busy: another process is building it.
     """
+    if is_url(settings.path):
+        raise ConfigError(
+            f"corpus.path ({settings.path}) is in an object store, where single shards are not cut again. Cut all "
+            "clips again: xdc stage shard RUN --force"
+        )
     manifest = read_manifest(corpus)
     if manifest is None:
         raise ConfigError(f"{corpus} holds no finished corpus. Make it: xdc stage shard RUN")
@@ -127,7 +133,7 @@ def recut(
         _keep_others(corpus, out, plan, names)
         summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, IN_PROCESS, logs, "shard")
         summary["accepted"] = accepted_of(out, plan, corpus, manifest.fingerprint)
-        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
+        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan, settings))
 
     record = build(corpus, _identity(manifest, settings), work, force=True)
     notes.unlink(missing_ok=True)

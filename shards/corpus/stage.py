@@ -1,6 +1,7 @@
 """The shard stage as one call."""
 
 import contextlib
+import datetime
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,16 +16,27 @@ from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
 from shards.corpus.seen import digest_of_sources, store_digest
 from shards.corpus.survey import forget_survey, listed_files, read_survey, recall, survey
-from shards.corpus.write import accepted_of, digest_of_keys, files_of, write_corpus
+from shards.corpus.write import accepted_of, digest_of_keys, files_of, stored_tars, write_corpus
 from shards.errors import ConfigError, StageError
-from shards.objects.mirror import mirror
+from shards.objects.bucket import Bucket
+from shards.objects.generation import Overtaken, write_generation
+from shards.objects.mirror import catch_up, mirror, point_at
 from shards.progress import Progress, silent
 from shards.settings import CorpusSettings, is_url, stored_part
 from shards.sources.look import PROBE_VERSION, UNREADABLE
 from shards.sources.source import Listing
 from shards.sources.split import check_learn_splits
 from shards.sources.surveyed import Survey, Surveyed
-from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, record_of, reusable
+from shards.store.build import (
+    Identity,
+    Outcome,
+    Record,
+    build,
+    machine_trouble_explained,
+    manifest_of,
+    record_of,
+    reusable,
+)
 from shards.store.executor import IN_PROCESS, Executor
 from shards.store.fault import fault_point
 from shards.store.lock import exclusive
@@ -48,10 +60,13 @@ def shard(
     `executor` has files surveyed and clips cut. logs: the folder for output of its workers; by default beside `corpus`.
     name: of the node, for messages and the names of these logs.
 
+    If `settings.path` is in an object store, the tars are put there, and are not in `corpus`; its other files are in
+    both. What another coordinator has written there is used. See shards/objects/generation.py.
+
     With `settings.append`, a committed corpus with the same settings keeps its shards: see `shards.corpus.append`.
 
     Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged. If
-    `settings.path` is in an object store, `corpus` becomes the directory of the corpus there, without its tars.
+    `settings.path` is in an object store, `corpus` then becomes the directory of the corpus there, without its tars.
 
     Raises:
         ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, no source has one
@@ -69,6 +84,9 @@ def shard(
         what = "corpus.videos is not set" if videos is None else f"corpus.videos: {videos} does not exist"
         raise ConfigError(f"{what}, and {corpus} holds no finished corpus with these settings.")
     check_places(corpus, videos)
+    started = datetime.datetime.now(datetime.UTC)
+    current = catch_up(corpus, settings.path, progress, force) if is_url(settings.path) else None
+    manifest = read_manifest(corpus)
     digest = digest_of_sources(corpus, videos, settings)
     listing = list_columns(videos, settings)
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
@@ -93,11 +111,20 @@ def shard(
             summary |= generation_summary(*before, plan, digest_of_keys(out, plan))
         else:
             summary["accepted"] = accepted_of(out, plan, corpus, wanted)
-        return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan))
+        outcome = Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan, settings))
+        if is_url(settings.path):
+            there = manifest_of(identity, outcome, started)
+            write_generation(Bucket(settings.path), out, there, stored_tars(out, plan), current)
+        return outcome
 
     # What is set aside is an earlier generation: to append keeps what later ones have.
     grows = settings.append and can_be_appended_to(manifest, settings)
-    record = build(corpus, identity, work, force, restored=not grows)
+    try:
+        record = build(corpus, identity, work, force, restored=not grows)
+    except Overtaken:
+        record = mirror(corpus, settings.path, progress)
+    if record.reused and is_url(settings.path):
+        point_at(corpus, identity.fingerprint)
     if record.reused:
         forget_notes(corpus, settings)
     else:

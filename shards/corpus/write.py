@@ -14,19 +14,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.corpus.cut import open_clips, write_clips
+from shards.corpus.cut import TAR, open_clips, write_clips
 from shards.corpus.index import read_index, shard_name, shard_names
 from shards.corpus.plan import CUT_VERSION, Plan, clip_table
 from shards.errors import StageError
 from shards.progress import Progress
 from shards.reject import Reject, reject_of
-from shards.settings import CorpusSettings
+from shards.settings import CorpusSettings, is_url
 from shards.sources.rejects import REJECTS_SCHEMA, reject_columns
 from shards.sources.surveyed import Survey, Surveyed
 from shards.store.commit import replaced_directory, stale_directory
 from shards.store.executor import Executor, Job, run_units
 from shards.store.files import sha256_of, write_json
-from shards.store.manifest import read_manifest
+from shards.store.manifest import FileEntry, read_manifest
 from shards.store.parquet import write_row_groups
 from shards.store.receipt import RECEIPTS, UNITS, receipts_of
 
@@ -174,10 +174,21 @@ def _counts(column: pa.ChunkedArray) -> list[tuple[str, int]]:
     return [(row["values"], row["counts"]) for row in column.value_counts().to_pylist()]
 
 
-def files_of(plan: Plan) -> tuple[str, ...]:
-    """Return the names of the required files of a corpus with this plan."""
+def files_of(plan: Plan, settings: CorpusSettings) -> tuple[str, ...]:
+    """Return the names of the required files of a corpus with this plan; tars in an object store are not."""
     shards = [shard_name(number) for number in range(plan.shards)]
-    return tuple(f"{shard}{suffix}" for shard in shards for suffix in (".tar", ".parquet"))
+    suffixes = (".parquet",) if is_url(settings.path) else (".tar", ".parquet")
+    return tuple(f"{shard}{suffix}" for shard in shards for suffix in suffixes)
+
+
+def stored_tars(out: Path, plan: Plan) -> dict[str, FileEntry]:
+    """Return size and sha256 of the tars that workers have put into an object store, by name, from their receipts.
+
+    Raises:
+        StageError: a shard has no receipt.
+    """
+    shards = [shard_name(number) for number in range(plan.shards)]
+    return {f"{receipt.shard}.tar": FileEntry(**receipt.notes[TAR]) for receipt in receipts_of(out, shards)}
 
 
 def accepted_of(out: Path, plan: Plan, corpus: Path, identity: str) -> str:

@@ -1,5 +1,6 @@
-"""The objects below a URL s3://BUCKET/PREFIX: listed and read, with errors that say what to do."""
+"""The objects below a URL s3://BUCKET/PREFIX: listed, read and written, with errors that say what to do."""
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ RETRY_S = 120.0  # How long a server that does not answer is waited for.
 CONNECT_S, REQUEST_S = 5, 120
 JOIN = 16 * 1024  # Ranges with gaps of at most so many bytes are read as one: a request costs as much as these bytes.
 PART = 32 << 20  # Bytes of one request of a download.
+UPLOADED = 8 << 20  # Bytes of one part of an upload.
+LOST = ("NoSuchUpload", "InvalidPart")  # A server that was killed has forgotten an upload: it is begun once more.
 URL = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<prefix>.*?))?/*")
 T = TypeVar("T")
 
@@ -25,7 +28,8 @@ REFUSED = {
     "SignatureDoesNotMatch": "the secret key is wrong: correct AWS_SECRET_ACCESS_KEY, or the profile",
     "ExpiredToken": "the credentials have expired: get new ones, and run the same command again",
     "InvalidToken": "the session token is wrong: correct AWS_SESSION_TOKEN, or get new credentials",
-    "AccessDenied": "no permission: the credentials need s3:ListBucket for the bucket and s3:GetObject for its objects",
+    "AccessDenied": "no permission: the credentials need s3:ListBucket for the bucket and s3:GetObject for its objects"
+    "; to write, also s3:PutObject",
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's: set it (see: timedatectl), and "
     "run the same command again",
     "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
@@ -57,7 +61,7 @@ class Bucket:
             from obstore.store import S3Store
         except ImportError as error:
             raise ConfigError(
-                f"{url}: reading object stores needs the package obstore ({error}). Install it: pip install 'xdc[s3]'"
+                f"{url}: object stores need the package obstore ({error}). Install it: pip install 'xdc[s3]'"
             ) from error
         self.url = f"{SCHEME}{match['bucket']}" + (f"/{match['prefix']}" if match["prefix"] else "")
         settings = store_settings(self.url)
@@ -131,6 +135,63 @@ class Bucket:
             for start in range(0, size, PART):
                 file.write(self.ranges(name, [start], [min(PART, size - start)])[0])
 
+    def find(self, name: str) -> Stored | None:
+        """Return an object's size and ETag; None if it does not exist."""
+        try:
+            return self.look(name)
+        except MachineError:
+            raise
+        except StageError:
+            return None
+
+    def fetch(self, name: str) -> tuple[bytes, str] | None:
+        """Return all bytes of an object and its ETag; None if it does not exist."""
+        import obstore
+
+        def got() -> tuple[bytes, str]:
+            found = obstore.get(self._store, name)
+            return bytes(found.bytes()), str(found.meta["e_tag"])
+
+        try:
+            return self._done(name, got)
+        except MachineError:
+            raise
+        except StageError:
+            return None
+
+    def put(self, name: str, data: bytes, etag: str | None = None) -> str | None:
+        """Write an object that does not exist; with `etag`, replace one that has this ETag.
+
+        Return the new ETag; None if the object exists, or has another ETag.
+
+        If the answer to a request was lost, and it was repeated, an object that this call has written is in the way:
+        the caller compares.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        def written() -> str | None:
+            mode: Any = {"e_tag": etag, "version": None} if etag else "create"
+            try:
+                return str(obstore.put(self._store, name, data, mode=mode)["e_tag"])
+            except (AlreadyExistsError, PreconditionError):
+                return None
+
+        return self._done(name, written)
+
+    def upload(self, name: str, path: Path) -> None:
+        """Write a file as an object, part by part, and replace one that exists."""
+        import obstore
+
+        self._done(name, lambda: obstore.put(self._store, name, path, chunk_size=UPLOADED, max_concurrency=4))
+
+    def sha256(self, name: str, size: int) -> str:
+        """Return the sha256 of an object of `size` bytes, which is read part by part."""
+        digest = hashlib.sha256()
+        for start in range(0, size, PART):
+            digest.update(self.ranges(name, [start], [min(PART, size - start)])[0])
+        return digest.hexdigest()
+
     def _done(self, name: str, work: Callable[[], T]) -> T:
         """Return the result of `work`; repeat it while the connection breaks. obstore repeats requests, too."""
         from obstore.exceptions import BaseError
@@ -141,7 +202,7 @@ class Bucket:
                 return work()
             except (BaseError, FileNotFoundError) as error:
                 answer = _answer(error)
-                if answer or time.monotonic() >= end:
+                if (answer and answer not in LOST) or time.monotonic() >= end:
                     raise self._explained(name, error, answer) from None
 
     def _explained(self, name: str, error: Exception, answer: str) -> StageError:

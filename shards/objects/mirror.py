@@ -2,16 +2,21 @@
 
 import hashlib
 import re
+import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from shards.errors import StageError
+from shards.errors import ConfigError, MachineError, StageError
 from shards.objects.bucket import Bucket, Stored
-from shards.objects.tars import TARS, tars_elsewhere
+from shards.objects.generation import Current, folder_of, make_current, read_current
+from shards.objects.tars import TARS, object_of, tars_elsewhere
 from shards.progress import Progress
 from shards.store.build import Identity, Outcome, Record, build, record_of
 from shards.store.files import new_file, sha256_of, write_json
 from shards.store.manifest import MANIFEST, FileEntry, Manifest, missing_files, parse_manifest, read_manifest
+from shards.store.receipt import UNITS
 
 THREADS = 8
 NAME = re.compile(r"[\w-][\w.-]*")  # Of a file in a corpus's directory: it cannot lead out of it.
@@ -28,58 +33,121 @@ def mirror(corpus: Path, url: str, progress: Progress, force: bool = False) -> R
         MachineError: the object store cannot be read.
     """
     bucket = Bucket(url)
-    try:
-        noted = bucket.look(MANIFEST)
-    except StageError as error:
-        raise _no_corpus(error, bucket.url) from None
+    folder, etag, generation = _place(bucket)
     manifest, elsewhere = read_manifest(corpus), tars_elsewhere(corpus)
     if manifest is not None and elsewhere is not None and not force:
-        same = (elsewhere["url"], elsewhere["manifest"]) == (bucket.url, noted.etag)
+        same = (elsewhere["url"], elsewhere["manifest"]) == (bucket.url, etag)
         if same and not missing_files(corpus, manifest):
             return record_of(corpus, manifest, reused=True)
-    there = parse_manifest(bucket.read(MANIFEST))
+    there = parse_manifest(bucket.read(folder + MANIFEST))
     if there is None or there.stage != "shard":
-        raise StageError(f"{bucket.url}/{MANIFEST} is not the manifest of a corpus, or it is damaged: copy it again.")
-    _check(bucket.url, there, bucket.objects())
+        raise StageError(
+            f"{bucket.url}/{folder}{MANIFEST} is not the manifest of a corpus, or it is damaged: copy it again."
+        )
+    tars = {name: entry for name, entry in there.files.items() if name.endswith(".tar")}
+    content: dict[str, Any] = {
+        "url": bucket.url,
+        "manifest": etag,
+        "tars": {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in tars.items()},
+    } | ({"generation": generation} if generation else {})
+    objects = {name: object_of(content, name) if name in tars else folder + name for name in there.files}
+    _check(bucket.url, there, objects, bucket.objects())
 
     def work(out: Path) -> Outcome:
-        small = {name: entry for name, entry in there.files.items() if not name.endswith(".tar")}
+        shutil.rmtree(out / UNITS, ignore_errors=True)  # Of a process that wrote this corpus, and was killed.
+        small = [name for name in there.files if name not in tars]
         with ThreadPoolExecutor(THREADS) as threads:
-            for done, _ in enumerate(threads.map(lambda name: _fetch(bucket, name, small[name], out), small), start=1):
+            fetched = threads.map(lambda name: _fetch(bucket, objects[name], there.files[name], out / name), small)
+            for done, _ in enumerate(fetched, start=1):
                 progress(done, len(small), "files of the index fetched")
-        tars = {name: entry for name, entry in there.files.items() if name.endswith(".tar")}
-        content = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in tars.items()}
-        write_json(out / TARS, {"url": bucket.url, "manifest": noted.etag, "tars": content})
+        for path in out.iterdir():
+            if path.name not in small:
+                path.unlink()
+        write_json(out / TARS, content)
         return Outcome(there.rows, there.rejects, there.summary, (*small, TARS))
 
     identity = Identity("shard", there.version, there.fingerprint, inputs=there.inputs, settings=there.settings)
     again = manifest is not None and manifest.fingerprint == there.fingerprint
     record = build(corpus, identity, work, force or again)
-    if record.reused and (tars_elsewhere(corpus) or {}).get("manifest") != noted.etag:  # An older one was brought back.
+    if record.reused and (tars_elsewhere(corpus) or {}).get("manifest") != etag:  # An older one was brought back.
         record = build(corpus, identity, work, force=True)
     return record
+
+
+def _place(bucket: Bucket) -> tuple[str, str, str]:
+    """Return the folder of a corpus's small files, an ETag that changes with the corpus, and its generation.
+
+    The folder and the generation of a corpus that was copied there are "".
+    """
+    try:
+        return "", bucket.look(MANIFEST).etag, ""
+    except MachineError as error:
+        raise _no_corpus(error, bucket.url) from None
+    except StageError as error:
+        current = read_current(bucket)
+        if current is None:
+            raise _no_corpus(error, bucket.url) from None
+        return folder_of(current.generation), current.etag, current.generation
 
 
 def _no_corpus(error: StageError, url: str) -> StageError:
     return type(error)(f"{error} A finished corpus has a {MANIFEST} there: corpus.path is {url}.")
 
 
-def _check(url: str, manifest: Manifest, objects: dict[str, Stored]) -> None:
-    """Raise StageError if an object of a corpus is missing or has another size."""
+def catch_up(corpus: Path, url: str, progress: Progress, force: bool) -> Current | None:
+    """Return the present generation of a corpus that is to be written to `url`; None if there is none.
+
+    If `corpus` is not the directory of it, it becomes that, unless with `force`: what others have cut is used.
+
+    Raises:
+        ConfigError: a corpus was copied there, which is not changed.
+        StageError, Busy: as `mirror`.
+    """
+    bucket = Bucket(url)
+    if bucket.find(MANIFEST) is not None:
+        raise ConfigError(
+            f"{bucket.url} holds a corpus that was copied there, and it stays as it is. To read it, set corpus.videos "
+            "to null; to cut corpus.videos, give corpus.path another folder."
+        )
+    current = read_current(bucket)
+    if current is not None and not force:
+        mirror(corpus, url, progress)
+    return current
+
+
+def point_at(corpus: Path, fingerprint: str) -> None:
+    """Make the generation in the directory `corpus` the present one where it is written, if it is not.
+
+    An earlier generation that is wanted once more was brought back: its objects are still there.
+
+    Raises:
+        StageError: as `make_current`.
+    """
+    elsewhere = tars_elsewhere(corpus)
+    if elsewhere is None or not elsewhere.get("generation"):
+        return
+    bucket = Bucket(elsewhere["url"])
+    current = read_current(bucket)
+    if current is None or current.generation != elsewhere["generation"]:
+        make_current(bucket, elsewhere["generation"], fingerprint, current)
+
+
+def _check(url: str, manifest: Manifest, names: Mapping[str, str], objects: dict[str, Stored]) -> None:
+    """Raise StageError if an object of a corpus is missing or has another size. names: of the objects, by file."""
     for name, entry in manifest.files.items():
         if NAME.fullmatch(name) is None:
             raise StageError(
                 f"{url}/{MANIFEST} has a file named {name!r}, which is not one of a corpus: do not use it."
             )
-        size = objects[name].size if name in objects else None
+        stored = names[name]
+        size = objects[stored].size if stored in objects else None
         if size != entry.size:
             what = "is missing" if size is None else f"has {size} bytes instead of {entry.size}"
-            raise StageError(f"{url}/{name} {what}: the corpus was not copied completely. Copy it again.")
+            raise StageError(f"{url}/{stored} {what}: the corpus was not copied completely. Copy it again.")
 
 
-def _fetch(bucket: Bucket, name: str, entry: FileEntry, out: Path) -> None:
-    """Write one file of the corpus into `out`, unless it is there."""
-    path = out / name
+def _fetch(bucket: Bucket, name: str, entry: FileEntry, path: Path) -> None:
+    """Write one file of the corpus, unless it is there. name: of the object."""
     if path.exists() and sha256_of(path) == entry.sha256:
         return
     data = bucket.read(name)

@@ -15,7 +15,9 @@ from shards.objects.bucket import Bucket
 from shards.objects.cache import Cache
 from shards.store.checked_read import read_stored_json
 
-TARS = "tars.json"  # In the directory of a corpus whose tars lie elsewhere: the URL, and size and sha256 of each tar.
+# In the directory of a corpus whose tars lie elsewhere: the URL, size and sha256 of each tar, and, if the corpus was
+# written there by xdc and not copied, its generation (shards/objects/generation.py).
+TARS = "tars.json"
 MAX_OPEN = 64
 THREADS = 16  # Of a process, each for one tar.
 REMEDY = "Rebuild it: xdc stage shard RUN --force"
@@ -61,13 +63,25 @@ def open_tars(corpus: Path, cache: Cache | None = None) -> Tars:
 
 
 def tars_elsewhere(corpus: Path) -> dict[str, Any] | None:
-    """Return the content of tars.json: url, manifest (ETag), tars (size and sha256 by name); None without it.
+    """Return the content of tars.json: url, manifest (ETag), tars (size and sha256 by name), generation.
+
+    None without it.
 
     Raises StageError as `read_stored` does.
     """
     path = corpus / TARS
     found: dict[str, Any] | None = read_stored_json(path, "shard") if path.exists() else None
     return found
+
+
+def tar_object(name: str, sha256: str) -> str:
+    """Return the name of the object of a tar that xdc has written: it can have no other content."""
+    return f"tars/{name.removesuffix('.tar')}.{sha256}.tar"
+
+
+def object_of(elsewhere: dict[str, Any], name: str) -> str:
+    """Return the name of a tar's object. elsewhere: the content of tars.json."""
+    return tar_object(name, elsewhere["tars"][name]["sha256"]) if elsewhere.get("generation") else name
 
 
 class LocalTars:
@@ -121,6 +135,7 @@ class StoredTars:
         self._threads: ThreadPoolExecutor | None = None
         elsewhere = tars_elsewhere(corpus)
         assert elsewhere is not None
+        self._elsewhere = elsewhere
         self._bucket = Bucket(elsewhere["url"])
 
     def read(self, wanted: Mapping[str, Sequence[Part]]) -> dict[str, list[bytes]]:
@@ -132,7 +147,7 @@ class StoredTars:
         return dict(zip(wanted, self._threads.map(self._of_tar, wanted, wanted.values()), strict=True))
 
     def _of_tar(self, shard: str, parts: Sequence[Part]) -> list[bytes]:
-        name, cache = f"{shard}.tar", self._cache
+        name, cache = object_of(self._elsewhere, f"{shard}.tar"), self._cache
         found = [cache.get(part.sha256) if cache is not None and part.sha256 else None for part in parts]
         lacking = [number for number, data in enumerate(found) if data is None]
         if lacking:
@@ -176,11 +191,11 @@ def local_tar(corpus: Path, shard: str) -> Iterator[Path]:
     if elsewhere is None:
         yield corpus / name
         return
-    entry = elsewhere["tars"][name]
+    entry, stored = elsewhere["tars"][name], object_of(elsewhere, name)
     with NamedTemporaryFile(prefix="xdc-", suffix=".tar") as file:
         path = Path(file.name)
-        Bucket(elsewhere["url"]).download(name, path, entry["size"])
+        Bucket(elsewhere["url"]).download(stored, path, entry["size"])
         with path.open("rb") as copy:
             if hashlib.file_digest(copy, "sha256").hexdigest() != entry["sha256"]:
-                raise changed(elsewhere["url"], name, "file")
+                raise changed(elsewhere["url"], stored, "file")
         yield path

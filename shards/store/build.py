@@ -139,6 +139,34 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
+def manifest_of(
+    identity: Identity,
+    outcome: Outcome,
+    started: datetime.datetime,
+    seconds: float | None = None,
+    cpu_seconds: float | None = None,
+) -> Manifest:
+    """Return the manifest of a directory whose work ends now, without its files. seconds: None: by the clock."""
+    finished = datetime.datetime.now(datetime.UTC)
+    return Manifest(
+        stage=identity.stage,
+        modality=identity.modality,
+        round=identity.round,
+        version=identity.version,
+        fingerprint=identity.fingerprint,
+        inputs=identity.inputs,
+        settings=identity.settings,
+        rows=outcome.rows,
+        rejects=outcome.rejects,
+        seconds=round((finished - started).total_seconds() if seconds is None else seconds, 3),
+        cpu_seconds=None if cpu_seconds is None else round(cpu_seconds, 3),
+        started=started.isoformat(timespec="milliseconds"),
+        finished=finished.isoformat(timespec="milliseconds"),
+        versions=package_versions(),
+        summary=outcome.summary,
+    )
+
+
 def build(
     target: Path, identity: Identity, work: Callable[[Path], Outcome], force: bool = False, restored: bool = True
 ) -> Record:
@@ -181,23 +209,7 @@ def build(
             raise
         if not _is_still(partial, own):
             raise taken_away(partial)
-        manifest = Manifest(
-            stage=identity.stage,
-            modality=identity.modality,
-            round=identity.round,
-            version=identity.version,
-            fingerprint=identity.fingerprint,
-            inputs=identity.inputs,
-            settings=identity.settings,
-            rows=outcome.rows,
-            rejects=outcome.rejects,
-            seconds=round(time.monotonic() - clock, 3),
-            cpu_seconds=round(_cpu_seconds() - used, 3),
-            started=started.isoformat(timespec="milliseconds"),
-            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-            versions=package_versions(),
-            summary=outcome.summary,
-        )
+        manifest = manifest_of(identity, outcome, started, time.monotonic() - clock, _cpu_seconds() - used)
         return record_of(target, commit(partial, target, manifest, outcome.files), reused=False)
 
 

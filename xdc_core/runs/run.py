@@ -21,6 +21,7 @@ def dataset_settings(config: Config, name: str) -> CorpusSettings:
     """
     dataset = config.datasets[name]
     changes = {
+        "path": "",  # Its directory lies beside the corpus, on a local disk.
         "layout": dataset.layout,
         "label_from_folder": False,
         "modalities": (MODALITIES[dataset.modality].stored,),
