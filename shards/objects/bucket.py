@@ -171,7 +171,7 @@ class Bucket:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         def written() -> str | None:
-            mode: Any = {"e_tag": etag, "version": None} if etag else "create"
+            mode: Any = {"e_tag": etag} if etag else "create"
             try:
                 return str(obstore.put(self._store, name, data, mode=mode)["e_tag"])
             except (AlreadyExistsError, PreconditionError):

@@ -45,11 +45,8 @@ def mirror(corpus: Path, url: str, progress: Progress, force: bool = False) -> R
             f"{bucket.url}/{folder}{MANIFEST} is not the manifest of a corpus, or it is damaged: copy it again."
         )
     tars = {name: entry for name, entry in there.files.items() if name.endswith(".tar")}
-    content: dict[str, Any] = {
-        "url": bucket.url,
-        "manifest": etag,
-        "tars": {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in tars.items()},
-    } | ({"generation": generation} if generation else {})
+    content: dict[str, Any] = {"url": bucket.url, "manifest": etag} | ({"generation": generation} if generation else {})
+    content["tars"] = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in tars.items()}
     objects = {name: object_of(content, name) if name in tars else folder + name for name in there.files}
     _check(bucket.url, there, objects, bucket.objects())
 

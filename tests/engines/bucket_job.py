@@ -17,8 +17,7 @@ from tests.shards.test_append import SETTINGS
 def cut(videos: Path, corpus: Path, url: str, **changes: object) -> Record:
     """Cut them in this process."""
     settings = SETTINGS.model_copy(update={"path": url, "append": False, **changes})
-    force = bool(settings.shuffle_seed)  # Another order of the clips, under the same name.
-    return shard(corpus, videos, settings, force=force)
+    return shard(corpus, videos, settings)
 
 
 def started(

@@ -89,7 +89,8 @@ class Seaweed:
         while True:
             assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
             try:
-                put(self, OTHER, {"there": b"yes"})
+                for bucket in (BUCKET, OTHER):
+                    put(self, bucket, {"there": b"yes"})
                 return
             except Exception:  # noqa: BLE001 (whatever it is: the server has not started yet)
                 assert time.monotonic() < end, (self.folder / "log").read_text()[-2000:]

@@ -68,6 +68,22 @@ def test_a_run_on_a_bucket_ends_with_the_bytes_of_one_on_a_local_disk(
     assert not any(b"owner-secret" in data for data in files)
 
 
+@pytest.mark.slow
+def test_sharding_to_a_bucket_and_training_from_it_gives_the_labels_of_a_local_disk(
+    s3: Seaweed, worked_run: Run, make_run: MakeRun, digits: Path
+) -> None:
+    put(s3, BUCKET, {"there": b""})
+    run = make_run(corpus={"path": f"s3://{BUCKET}/sharded", "videos": str(digits)})
+    for node in all_nodes(run.config):
+        run_stage(run, node)
+        if node.stage == "init":  # In the middle, and while the next stage reads.
+            s3.kill()
+            s3.start()
+    assert sums(run) == sums(worked_run)
+    assert not list(run.root.rglob("*.tar"))
+    assert verify_run(run) == []
+
+
 def test_the_directory_of_a_corpus_is_used_again_until_its_manifest_changes(
     s3: Seaweed, url: str, tiny_corpus: Path, tmp_path: Path
 ) -> None:
@@ -227,9 +243,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
         assert reading.result() == members(tiny_corpus)
 
 
-def test_a_corpus_is_not_written_to_a_bucket_and_a_url_must_have_a_bucket(make_run: MakeRun) -> None:
-    with pytest.raises(ConfigError, match="can be read, but not written: set videos to null"):
-        make_run(corpus={"path": "s3://corpora/new"})
+def test_a_url_must_have_a_bucket(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match="s3:// is not the URL of a folder in an object store"):
         run_stage(make_run(corpus={"path": "s3://", "videos": None}), SHARD)
 
