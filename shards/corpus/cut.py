@@ -25,6 +25,7 @@ from shards.objects.generation import store_tar
 from shards.reject import Reject
 from shards.settings import CorpusSettings, is_url
 from shards.sources.coverage import Span, rejected_spans, slack_s, uncovered
+from shards.sources.fetched import fetching, located
 from shards.store.executor import Advance
 from shards.store.files import new_file, write_json
 from shards.store.parquet import write_parquet
@@ -88,7 +89,8 @@ def cut_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -
         names = [name for name in planned.schema.names if name.startswith("label")]
         everything = (clip for shard in shards for clip in planned_clips(planned.get_batch(int(shard))))
         jobs = ((str(root), clip.source, clip.start_s, clip.end_s, settings) for clip in everything)
-        made = ordered_map(cut_clip, jobs, settings.workers or core_count(), limits_of(settings))
+        fetch = fetching(out / UNITS / "copies")
+        made = ordered_map(cut_clip, jobs, settings.workers or core_count(), limits_of(settings), fetch)
         with contextlib.closing(made):  # The children end here, even if something fails.
             for shard in shards:
                 clips = list(planned_clips(planned.get_batch(int(shard))))
@@ -188,8 +190,8 @@ def _write_tar(
             made = next(clips)
             if isinstance(made, SourceError):
                 raise StageError(
-                    f"{root / clip.source} was there when it was surveyed, and cannot be read now: {made}. What is "
-                    "finished is kept. Bring it back (is its disk mounted?) and run the same command again. Or remove "
+                    f"{located(root, clip.source)} was there when it was surveyed, and cannot be read now: {made}. What "
+                    "is finished is kept. Bring it back (is its disk mounted?) and run the same command again. Or remove "
                     "it from corpus.videos and run the same command again: the clips are then planned without it."
                 )
             if isinstance(made, MediaError):

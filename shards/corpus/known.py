@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import SourceError, StageError
-from shards.media.source_file import check_readable, stat_of
+from shards.media.source_file import check_readable
 from shards.settings import ALL_MODALITIES
+from shards.sources.fetched import state_of
 from shards.sources.look import UNREADABLE
 from shards.sources.surveyed import FIELDS, Surveyed
 from shards.store.files import sha256_of
@@ -108,7 +109,7 @@ def look_up(known: Known, root: Path, paths: Sequence[str]) -> list[FileState | 
     found: list[FileState | None] = []
     for path, second, begin, end in zip(paths, keys[:, 1].tolist(), first, last, strict=True):
         state = None
-        present = stat_of(root / path) if end > begin else None
+        present = state_of(root, path) if end > begin else None
         for place in range(end - 1, begin - 1, -1):
             number = int(known.order[place])
             (_, half), size, mtime_ns, content = known.rows[number].tolist()

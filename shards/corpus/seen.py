@@ -31,8 +31,8 @@ from shards.corpus.listing import check_sources, list_corpus, open_sources
 from shards.corpus.plan import STAGE_VERSION, hash_sources
 from shards.corpus.survey import read_survey
 from shards.layouts.registry import LAYOUTS
-from shards.media.source_file import stat_of
 from shards.settings import CorpusSettings, stored_part
+from shards.sources.fetched import state_of
 from shards.sources.manifest import SourceRow, stream_rows
 from shards.sources.source import Source, source_or_reject
 from shards.sources.table import TABLE_SUFFIXES, stream_table
@@ -167,7 +167,7 @@ def _texts(corpus: Path, videos: Path, settings: CorpusSettings) -> Iterator[str
     root = str(videos if videos.is_dir() else videos.parent)
     if settings.layout is not None and not videos.is_dir():  # The reader holds all sources.
         for number, source in enumerate(list_corpus(videos, layout=settings.layout).sources):
-            yield f"{number} {_state(os.path.join(root, source.path))} {_row(source)}"
+            yield f"{number} {_state(source.path, root)} {_row(source)}"
     elif settings.layout is not None:
         own = _names_of(corpus, videos)
         for found in walk(videos, hidden=True):
@@ -175,18 +175,18 @@ def _texts(corpus: Path, videos: Path, settings: CorpusSettings) -> Iterator[str
                 continue
             if found.kind == "link":  # Its reader may read lists behind it.
                 yield None
-            state = _state(os.path.join(root, found.name)) if found.kind == "file" else found.kind
+            state = _state(found.name, root) if found.kind == "file" else found.kind
             yield f"{state} {found.name}"
     elif videos.is_dir():
         for found in walk(videos):
             if isinstance(source_or_reject(found, settings.label_from_folder), Source):
-                yield f"{_state(os.path.join(root, found.name))} {found.name}"
+                yield f"{_state(found.name, root)} {found.name}"
     elif videos.suffix.lower() not in TABLE_SUFFIXES:
         list_corpus(videos)  # Raises the error.
     else:
         for number, row in enumerate(stream_rows(videos, stream_table(videos))):
             if isinstance(row, SourceRow):
-                yield f"{number} {_state(os.path.join(root, row.source.path))} {_row(row.source)}"
+                yield f"{number} {_state(row.source.path, root)} {_row(row.source)}"
 
 
 def _names_of(corpus: Path, videos: Path) -> tuple[str, ...]:
@@ -199,8 +199,8 @@ def _names_of(corpus: Path, videos: Path) -> tuple[str, ...]:
     return tuple(name if beside == Path() else f"{beside}/{name}" for name in own)
 
 
-def _state(path: str) -> str:
-    size, mtime_ns = stat_of(path)
+def _state(name: str, root: str = "") -> str:
+    size, mtime_ns = state_of(root, name)
     return f"{size} {mtime_ns}"
 
 

@@ -21,10 +21,11 @@ import pyarrow.compute as pc
 
 from shards.errors import SourceError
 from shards.media.child import ENDED
-from shards.media.source_file import check_readable, stat_of
+from shards.media.source_file import check_readable
 from shards.progress import Progress
 from shards.settings import ALL_MODALITIES, CorpusSettings
 from shards.sources.columns import source_columns
+from shards.sources.fetched import state_of
 from shards.sources.look import PROBE_VERSION, UNREADABLE, look_at
 from shards.sources.source import Listing
 from shards.sources.surveyed import Survey, Surveyed, survey_columns
@@ -38,20 +39,19 @@ from shards.store.units import begin_units, stored_shards
 # A group of files is at most about this long, a minute's work on two cores. How large files are is estimated.
 GROUP_FILES, GROUP_BYTES = 256, 4 << 30
 ESTIMATED_FROM = 1000  # Files whose sizes are looked up, among all files that are surveyed.
-FILES = f"{UNITS}/files.arrow"
+FILES, COPIES = f"{UNITS}/files.arrow", "copies"
 
 
 def still_holds(root: Path, entry: Surveyed) -> bool:
     """Return whether a result is still valid, as far as can be known without reading the file: its size and time are
     the same, and if it could not be read, it still cannot be.
     """
-    path = root / entry.path
-    if (entry.size, entry.mtime_ns) != stat_of(path):
+    if (entry.size, entry.mtime_ns) != state_of(root, entry.path):
         return False
     if not entry.reason.startswith(UNREADABLE):
         return True
     try:
-        check_readable(path, entry.unreadable_at)
+        check_readable(root / entry.path, entry.unreadable_at)
     except SourceError:
         return True
     return False
@@ -162,7 +162,8 @@ def _survey_here(
     root: Path, unknown: pa.Array, notes: Path, settings: CorpusSettings, progress: Progress
 ) -> Iterator[Surveyed]:
     bad = 0
-    new = look_at(root, (path.as_py() for path in unknown), settings)
+    copies = notes.with_name(_folder_name(notes, settings, "copies"))
+    new = look_at(root, (path.as_py() for path in unknown), settings, copies)
     with notes.open("a", encoding="utf-8") as file, contextlib.closing(new):
         for count, (entry, final) in enumerate(new, start=1):
             if final:
@@ -173,6 +174,8 @@ def _survey_here(
             bad += bool(entry.reason)
             progress(count, len(unknown), f"files probed, {bad} unusable" if bad else "files probed")
             yield entry
+    if copies.exists():
+        discard(copies)
 
 
 def _survey_in_units(
@@ -206,7 +209,7 @@ def _survey_in_units(
 def _write_groups(path: Path, root: Path, unknown: pa.Array) -> dict[str, int]:
     """Write the paths of each group of files as a batch of an Arrow file. Return the number of files by group."""
     looked_at = unknown[:: math.ceil(len(unknown) / ESTIMATED_FROM)]
-    size = sum(max(0, stat_of(root / name.as_py())[0]) for name in looked_at) / len(looked_at)
+    size = sum(max(0, state_of(root, name.as_py())[0]) for name in looked_at) / len(looked_at)
     length = max(1, min(GROUP_FILES, int(GROUP_BYTES / max(1, size))))
     sizes: dict[str, int] = {}
     with new_file(path) as temporary, pa.ipc.new_file(temporary, pa.schema([("path", unknown.type)])) as file:
@@ -223,7 +226,7 @@ def survey_groups(arguments: dict[str, Any], groups: list[str], advance: Advance
     with pa.memory_map(str(out / FILES)) as file:
         batches = pa.ipc.open_file(file)
         paths = (path for group in groups for path in batches.get_batch(int(group))["path"].to_pylist())
-        looks = look_at(root, paths, CorpusSettings.model_validate(arguments["settings"]))
+        looks = look_at(root, paths, CorpusSettings.model_validate(arguments["settings"]), out / UNITS / COPIES)
         with contextlib.closing(looks):
             for group in groups:
                 with new_shard(out, group) as new:

@@ -9,10 +9,14 @@ if that does not help, the whole map ends.
 """
 
 import contextlib
+import math
 import multiprocessing
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,6 +27,8 @@ from shards.media.child import BROKEN, DONE, KILLED, OVER_LIMIT, STARTED, UNREAD
 
 # Not fork: the caller may have threads and libraries that do not survive it.
 _context = multiprocessing.get_context("spawn")
+
+Fetch = Callable[..., AbstractContextManager[tuple[Any, ...]] | None]
 
 STARTS = 3  # How often a child is started for a file before the map ends.
 START_S = 600.0  # Seconds that a start may take: on a busy machine it is slow, and no file's limit pays for it.
@@ -36,6 +42,20 @@ class _Child:
     job: int | None = None
     arguments: tuple[Any, ...] = ()
     deadline: float = 0.0
+    fetched: AbstractContextManager[tuple[Any, ...]] | None = None
+    fetching: Future[tuple[Any, ...]] | None = None
+
+    def give(self, arguments: tuple[Any, ...], seconds: float) -> None:
+        """Send a job, which has so many seconds."""
+        self.deadline = time.monotonic() + (seconds if self.started else START_S)
+        with contextlib.suppress(ConnectionError):  # It just died, so there is no answer either.
+            self.pipe.send(arguments)
+
+    def let_go(self) -> None:
+        """Remove what was fetched for the job. Waits for what is being fetched."""
+        if self.fetching is not None and self.fetching.exception() is None and self.fetched is not None:
+            self.fetched.__exit__(None, None, None)
+        self.fetched = self.fetching = None
 
 
 def _start(work: Callable[..., Any], limits: Limits) -> _Child:
@@ -50,6 +70,7 @@ def _end(child: _Child) -> None:
     child.pipe.close()
     child.process.kill()
     child.process.join()
+    child.let_go()
 
 
 def _not_started(reason: str) -> MachineError:
@@ -68,7 +89,11 @@ def _error(outcome: Any, reason: str) -> XdcError:
 
 
 def ordered_map(
-    work: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], workers: int, limits: Limits
+    work: Callable[..., Any],
+    jobs: Iterable[tuple[Any, ...]],
+    workers: int,
+    limits: Limits,
+    fetch: Fetch | None = None,
 ) -> Generator[Any, None, None]:
     """Call `work(*job)` for each job in `workers` child processes; yield the results in the order of the jobs.
 
@@ -78,9 +103,22 @@ def ordered_map(
     SourceError. The seconds of a job do not include the start of its process. At most 8 jobs per worker are in progress
     or wait to be yielded, so memory does not grow with the number of jobs. `work` must be importable by name.
 
+    fetch: called with the arguments of a job; returns None, or a context manager that yields other arguments, which is
+    entered in a thread before the job begins, and left when it has ended: for files that are there only meanwhile. No
+    process has more than one. A SourceError that it raises is the result of the job.
+
     Raises:
         MachineError: processes end, or hang, before they take their first job; or a module cannot be imported.
+        Any other exception of `fetch`.
     """
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="fetch") if fetch is not None else None
+    woken, wake = _context.Pipe(duplex=False)
+    waking = threading.Lock()
+
+    def fetched(_: object) -> None:
+        with waking, contextlib.suppress(OSError):  # The map has ended.
+            wake.send_bytes(b".")
+
     source = enumerate(jobs)
     waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
     finished: dict[int, Any] = {}
@@ -115,15 +153,30 @@ def ordered_map(
                     idle = _start(work, limits)
                     children.append(idle)
                 idle.job, idle.arguments = waiting.popleft()
-                idle.deadline = time.monotonic() + (limits.seconds if idle.started else START_S)
-                with contextlib.suppress(ConnectionError):  # It just died, so there is no answer either.
-                    idle.pipe.send(idle.arguments)
+                idle.fetched = fetch(*idle.arguments) if fetch is not None else None
+                if idle.fetched is not None and threads is not None:
+                    idle.deadline = math.inf
+                    idle.fetching = threads.submit(idle.fetched.__enter__)
+                    idle.fetching.add_done_callback(fetched)
+                else:
+                    idle.give(idle.arguments, limits.seconds)
                 busy.append(idle)
             # Wait for an answer, the death of a child (its pipe closes), or the first deadline.
-            patience = max(0.0, min(child.deadline for child in busy) - time.monotonic())
-            ready = wait([child.pipe for child in busy], timeout=patience)
+            first = min(child.deadline for child in busy)
+            patience = None if first == math.inf else max(0.0, first - time.monotonic())
+            ready = wait([woken, *(child.pipe for child in busy)], timeout=patience)
+            if woken in ready:
+                woken.recv_bytes()
             for child in busy:
                 assert child.job is not None
+                if child.deadline == math.inf and child.fetching is not None:
+                    if child.fetching.done():
+                        try:
+                            child.give(child.fetching.result(), limits.seconds)
+                        except SourceError as error:
+                            finished[child.job], child.job = error, None
+                            child.let_go()
+                    continue
                 if child.pipe in ready:
                     try:
                         answer = child.pipe.recv()
@@ -160,9 +213,15 @@ def ordered_map(
                     tried.discard(child.job)
                     finished[child.job] = value if outcome == DONE else _error(outcome, value)
                 child.job = None
+                child.let_go()
                 if not good:
                     children.remove(child)
                     _end(child)
     finally:
         for child in children:
             _end(child)
+        if threads is not None:
+            threads.shutdown()
+        woken.close()
+        with waking:
+            wake.close()

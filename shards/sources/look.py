@@ -14,7 +14,8 @@ from shards.media.probe import Probe, probe_file
 from shards.media.sandbox import ordered_map
 from shards.media.source_file import hash_source, stat_of
 from shards.reject import Kind
-from shards.settings import CorpusSettings
+from shards.settings import CorpusSettings, is_url
+from shards.sources.fetched import Content, fetching
 from shards.sources.shots import with_boundaries
 from shards.sources.surveyed import Surveyed
 
@@ -24,31 +25,45 @@ UNREADABLE = "cannot be read: "
 PROBE_VERSION = 2
 
 
-def look_at(root: Path, names: Iterable[str], settings: CorpusSettings) -> Generator[tuple[Surveyed, bool]]:
+def look_at(
+    root: Path, names: Iterable[str], settings: CorpusSettings, copies: Path
+) -> Generator[tuple[Surveyed, bool]]:
     """Yield the result for each file, in order, and whether to store it: not that of a process killed from outside.
+
+    copies: a folder for files of object stores, each for as long as a process works on it.
 
     With `settings.cut_at_shots` it has the file's shot boundaries, for which all pictures are decoded.
     """
     workers, limits, modalities = settings.workers or core_count(), limits_of(settings), settings.modalities
     hashing: deque[tuple[str, tuple[int, int], Future[str]]] = deque()
+    contents: dict[str, Content] = {}
+    fetch = fetching(copies, contents.__setitem__)
     pool = ThreadPoolExecutor(workers)
 
     def jobs() -> Iterator[tuple[str, str, Collection[str]]]:
         for name in names:
             # The time is read first: a file that changes while it is read then counts as changed, and is read again.
-            hashing.append((name, stat_of(root / name), pool.submit(hash_source, root / name)))
+            if is_url(name):
+                hashing.append((name, (-1, -1), Future()))
+            else:
+                hashing.append((name, stat_of(root / name), pool.submit(hash_source, root / name)))
             if settings.cut_at_shots:
                 probing.append(name)
             yield str(root), name, modalities
 
     probing: deque[str] = deque()  # The names of the files whose answers were not taken yet.
-    answers = probes = ordered_map(probe_file, jobs(), workers, limits)
+    answers = probes = ordered_map(probe_file, jobs(), workers, limits, fetch)
     if settings.cut_at_shots:
-        answers = with_boundaries(root, ((probing.popleft(), answer) for answer in probes), settings)
+        answers = with_boundaries(root, ((probing.popleft(), answer) for answer in probes), settings, fetch)
     try:
         for answer in answers:
             name, (size, mtime_ns), hashed = hashing.popleft()
             content = ""
+            if is_url(name):
+                size, mtime_ns, sha256 = contents.pop(name, (-1, -1, ""))
+                hashed.set_result(sha256)
+                if isinstance(answer, SourceError):
+                    answer = MediaError(str(answer), "missing")
             try:
                 content = hashed.result()
                 if isinstance(answer, SourceError):

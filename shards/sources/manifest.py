@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from shards.errors import ConfigError
 from shards.reject import Reject
+from shards.settings import is_url
 from shards.sources.source import Listing, Source
 from shards.sources.source_path import SourcePaths
 from shards.sources.split import split_name
@@ -174,15 +175,17 @@ def _source_of(row: Mapping[str, object], name: str, paths: SourcePaths) -> Sour
     """Return a row as a source. Raises ValueError with the reason if the row cannot be used."""
     if not name:
         raise ValueError("no path")
-    if "://" in name or name.startswith("pipe:"):
-        raise ValueError("only local files are read, no addresses and no pipes")
+    if ("://" in name and not is_url(name)) or name.startswith("pipe:"):
+        raise ValueError("only local files and s3:// are read, no other addresses and no pipes")
+    if is_url(name) and not all(name.removeprefix("s3://").partition("/")):
+        raise ValueError("an object's URL is s3://BUCKET/NAME")
     if "\0" in name:
         raise ValueError("the path holds a zero byte")
     start_s, end_s = (_seconds(row, column) for column in ("start_s", "end_s"))
     if end_s is not None and end_s <= (start_s or 0.0):
         raise ValueError(f"end_s ({end_s}) is not after start_s ({start_s or 0.0})")
     labels = {column: text for column in row if column.startswith("label") and (text := text_of(row[column]))}
-    return Source(paths.stored(name), start_s, end_s, text_of(row.get("split")), labels)
+    return Source(name if is_url(name) else paths.stored(name), start_s, end_s, text_of(row.get("split")), labels)
 
 
 def _seconds(row: Mapping[str, object], column: str) -> float | None:

@@ -11,7 +11,7 @@ from shards.cores import core_count
 from shards.errors import MediaError, SourceError
 from shards.media.limits import limits_of, too_much
 from shards.media.probe import Probe
-from shards.media.sandbox import ordered_map
+from shards.media.sandbox import Fetch, ordered_map
 from shards.media.shots import boundaries_of
 from shards.settings import CorpusSettings
 
@@ -38,7 +38,7 @@ class _File:
 
 
 def with_boundaries(
-    root: Path, answers: Iterator[tuple[str, Answer]], settings: CorpusSettings
+    root: Path, answers: Iterator[tuple[str, Answer]], settings: CorpusSettings, fetch: Fetch | None = None
 ) -> Generator[Answer, None, None]:
     """Yield the answers for probed files, given with the files' names, each probe with its `boundaries_s`.
 
@@ -54,7 +54,7 @@ def with_boundaries(
             for start_s, end_s in ends:
                 yield str(root), name, start_s, end_s, settings
 
-    found = ordered_map(boundaries_of, jobs(), settings.workers or core_count(), limits_of(settings))
+    found = ordered_map(boundaries_of, jobs(), settings.workers or core_count(), limits_of(settings), fetch)
     done = 0
     with contextlib.closing(found):
         for window in found:

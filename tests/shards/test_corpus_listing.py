@@ -156,7 +156,7 @@ def test_a_span_that_makes_no_sense_is_a_reject_with_its_row(
 def test_addresses_and_pipes_are_refused(tmp_path: Path, address: str) -> None:
     listing = list_corpus(manifest(tmp_path / "l.csv", ["path"], ["ok.mp4"], [address]))
     assert paths(listing) == ["ok.mp4"]
-    assert reasons(listing) == {address: "row 2: only local files are read, no addresses and no pipes"}
+    assert reasons(listing) == {address: "row 2: only local files and s3:// are read, no other addresses and no pipes"}
 
 
 def test_a_path_with_a_zero_byte_is_a_reject(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_rows_of_a_manifest_of_no_use_are_rejects(tmp_path: Path) -> None:
     assert reasons_of(found) == {
         "c.wav": "it has no label",
         "gone.wav": "there is no such file",
-        "http://x/y.wav": "row 5: only local files are read, no addresses and no pipes",
+        "http://x/y.wav": "row 5: only local files and s3:// are read, no other addresses and no pipes",
         "a.wav": "row 6: an earlier row has the same path, start_s and end_s",
     }
     assert roles_of(found) == {"1": {"train": 1, "test": 1}}

@@ -415,7 +415,7 @@ def test_a_manifest_brings_spans_splits_and_labels_into_the_index(
     assert sorted(tmp_path.iterdir()) == before
     assert {(reject["source"], reject["reason"]) for reject in rejects_of(tmp_path / "corpus")} == {
         ("missing.mp4", "the file does not exist"),
-        ("http://host/a.mp4", "row 4: only local files are read, no addresses and no pipes"),
+        ("http://host/a.mp4", "row 4: only local files and s3:// are read, no other addresses and no pipes"),
         (
             f"{raw_videos}/dog/bark.mp4",
             "the rest of the video is 0.20 s long, shorter than min_seconds (0.5)",
