@@ -189,10 +189,11 @@ def _write_tar(
         for clip in planned:
             made = next(clips)
             if isinstance(made, SourceError):
+                place = located(root, clip.source)
                 raise StageError(
-                    f"{located(root, clip.source)} was there when it was surveyed, and cannot be read now: {made}. What "
-                    "is finished is kept. Bring it back (is its disk mounted?) and run the same command again. Or remove "
-                    "it from corpus.videos and run the same command again: the clips are then planned without it."
+                    f"{place} was there when it was surveyed, and cannot be read now: {made}. What is finished is kept. "
+                    "Bring it back (is its disk mounted?) and run the same command again. Or remove it from "
+                    "corpus.videos and run the same command again: the clips are then planned without it."
                 )
             if isinstance(made, MediaError):
                 rejects.append(Reject(clip.source, "cut", made.kind, str(made), clip.key, clip.start_s, clip.end_s))
