@@ -191,8 +191,8 @@ def _write_tar(
             if isinstance(made, SourceError):
                 place = located(root, clip.source)
                 raise StageError(
-                    f"{place} was there when it was surveyed, and cannot be read now: {made}. What is finished is kept. "
-                    "Bring it back (is its disk mounted?) and run the same command again. Or remove it from "
+                    f"{place} was there when it was surveyed, and cannot be read now: {made}. What is finished is kept"
+                    ". Bring it back (is its disk mounted?) and run the same command again. Or remove it from "
                     "corpus.videos and run the same command again: the clips are then planned without it."
                 )
             if isinstance(made, MediaError):

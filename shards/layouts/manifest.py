@@ -6,6 +6,7 @@ from shards.datasets.dataset import Dataset, Role, Split, check_splits, make_dat
 from shards.datasets.files import certain_modalities
 from shards.errors import ConfigError
 from shards.reject import Reject
+from shards.settings import is_url
 from shards.sources.manifest import list_rows
 from shards.sources.source_path import SourcePaths
 from shards.sources.table import Table, read_table, text_of
@@ -41,7 +42,7 @@ def read_split_manifest(path: Path) -> Dataset:
             rejects.append(
                 Reject(source.path, "list", "unlisted", "it has no label", start_s=source.start_s, end_s=source.end_s)
             )
-        elif not (listing.root / source.path).is_file():
+        elif not is_url(source.path) and not (listing.root / source.path).is_file():
             rejects.append(Reject(source.path, "list", "missing", "there is no such file"))
         else:
             sources.append(source)

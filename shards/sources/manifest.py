@@ -185,7 +185,7 @@ def _source_of(row: Mapping[str, object], name: str, paths: SourcePaths) -> Sour
     if end_s is not None and end_s <= (start_s or 0.0):
         raise ValueError(f"end_s ({end_s}) is not after start_s ({start_s or 0.0})")
     labels = {column: text for column in row if column.startswith("label") and (text := text_of(row[column]))}
-    return Source(name if is_url(name) else paths.stored(name), start_s, end_s, text_of(row.get("split")), labels)
+    return Source(paths.stored(name), start_s, end_s, text_of(row.get("split")), labels)
 
 
 def _seconds(row: Mapping[str, object], column: str) -> float | None:

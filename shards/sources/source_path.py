@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from shards.settings import is_url
+
 
 class SourcePaths:
     """Paths in a manifest in `folder`.
@@ -19,8 +21,10 @@ class SourcePaths:
         """Return the path without `.`, `..` and `//`, relative to the folder if the file is below it.
 
         If `..` follows a link to a folder, the path without both would name another file: then the path is returned as
-        it is written.
+        it is written. So is the URL of an object.
         """
+        if is_url(name):
+            return name
         full = self._absolute(name)
         if ".." in name.split("/") and os.path.realpath(os.path.join(self._folder, name)) != os.path.realpath(full):
             return name
@@ -31,6 +35,8 @@ class SourcePaths:
 
     def identity(self, stored: str) -> str:
         """Return the absolute path of a stored path: `../a.mp4` and the absolute path of this file give the same."""
+        if is_url(stored):
+            return stored
         if stored != os.path.normpath(stored):
             return os.path.realpath(os.path.join(self._folder, stored))
         return self._absolute(stored)

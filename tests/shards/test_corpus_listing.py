@@ -142,12 +142,19 @@ def test_a_span_that_makes_no_sense_is_a_reject_with_its_row(
     assert reasons(listing) == {"bad.mp4": f"row 2: {reason}"}
 
 
+def test_objects_are_sources_and_urls_without_a_name_are_refused(tmp_path: Path) -> None:
+    rows = [["s3://bucket/a//b/../c.mp4"], ["s3://bucket"], ["s3://bucket/"], ["s3:///a.mp4"]]
+    listing = list_corpus(manifest(tmp_path / "l.csv", ["path"], *rows))
+    assert paths(listing) == ["s3://bucket/a//b/../c.mp4"]
+    assert {reject.reason.partition(": ")[2] for reject in listing.rejects} == {"an object's URL is s3://BUCKET/NAME"}
+
+
 @pytest.mark.parametrize(
     "address",
     [
         "http://host/a.mp4",
         "rtsp://host/live",
-        "s3://bucket/a.mp4",
+        "gs://bucket/a.mp4",
         "file:///etc/passwd",
         "pipe:cat /etc/passwd",
         "pipe:0",
