@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from shards.errors import SourceError, StageError
 from shards.media.source_file import check_readable
 from shards.settings import ALL_MODALITIES
-from shards.sources.fetched import state_of
+from shards.sources.fetched import states_of
 from shards.sources.look import UNREADABLE
 from shards.sources.surveyed import FIELDS, Surveyed
 from shards.store.files import sha256_of
@@ -107,9 +107,10 @@ def look_up(known: Known, root: Path, paths: Sequence[str]) -> list[FileState | 
     first = np.searchsorted(known.keys, keys[:, 0], "left").tolist()
     last = np.searchsorted(known.keys, keys[:, 0], "right").tolist()
     found: list[FileState | None] = []
+    seen = [path for path, begin, end in zip(paths, first, last, strict=True) if end > begin]
+    states = dict(zip(seen, states_of(root, seen), strict=True))
     for path, second, begin, end in zip(paths, keys[:, 1].tolist(), first, last, strict=True):
-        state = None
-        present = state_of(root, path) if end > begin else None
+        state, present = None, states.get(path)
         for place in range(end - 1, begin - 1, -1):
             number = int(known.order[place])
             (_, half), size, mtime_ns, content = known.rows[number].tolist()

@@ -32,7 +32,7 @@ from shards.corpus.plan import STAGE_VERSION, hash_sources
 from shards.corpus.survey import read_survey
 from shards.layouts.registry import LAYOUTS
 from shards.settings import CorpusSettings, stored_part
-from shards.sources.fetched import state_of
+from shards.sources.fetched import state_of, states_of
 from shards.sources.manifest import SourceRow, stream_rows
 from shards.sources.source import Source, source_or_reject
 from shards.sources.table import TABLE_SUFFIXES, stream_table
@@ -184,9 +184,12 @@ def _texts(corpus: Path, videos: Path, settings: CorpusSettings) -> Iterator[str
     elif videos.suffix.lower() not in TABLE_SUFFIXES:
         list_corpus(videos)  # Raises the error.
     else:
-        for number, row in enumerate(stream_rows(videos, stream_table(videos))):
-            if isinstance(row, SourceRow):
-                yield f"{number} {_state(row.source.path, root)} {_row(row.source)}"
+        rows = enumerate(stream_rows(videos, stream_table(videos)))
+        while batch := list(itertools.islice(rows, BATCH)):
+            sources = [(number, row.source) for number, row in batch if isinstance(row, SourceRow)]
+            states = states_of(root, [source.path for _, source in sources])
+            for (number, source), (size, mtime_ns) in zip(sources, states, strict=True):
+                yield f"{number} {size} {mtime_ns} {_row(source)}"
 
 
 def _names_of(corpus: Path, videos: Path) -> tuple[str, ...]:

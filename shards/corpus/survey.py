@@ -25,7 +25,7 @@ from shards.media.source_file import check_readable
 from shards.progress import Progress
 from shards.settings import ALL_MODALITIES, CorpusSettings
 from shards.sources.columns import source_columns
-from shards.sources.fetched import state_of
+from shards.sources.fetched import state_of, states_of
 from shards.sources.look import PROBE_VERSION, UNREADABLE, look_at
 from shards.sources.source import Listing
 from shards.sources.surveyed import Survey, Surveyed, survey_columns
@@ -39,6 +39,7 @@ from shards.store.units import begin_units, stored_shards
 # A group of files is at most about this long, a minute's work on two cores. How large files are is estimated.
 GROUP_FILES, GROUP_BYTES = 256, 4 << 30
 ESTIMATED_FROM = 1000  # Files whose sizes are looked up, among all files that are surveyed.
+BATCH = 1024  # Earlier results that are compared at once.
 FILES, COPIES = f"{UNITS}/files.arrow", "copies"
 
 
@@ -46,7 +47,20 @@ def still_holds(root: Path, entry: Surveyed) -> bool:
     """Return whether a result is still valid, as far as can be known without reading the file: its size and time are
     the same, and if it could not be read, it still cannot be.
     """
-    if (entry.size, entry.mtime_ns) != state_of(root, entry.path):
+    return _is_as_before(root, entry, state_of(root, entry.path))
+
+
+def _still_holding(root: Path, entries: Iterable[Surveyed]) -> Iterator[Surveyed]:
+    """Yield the results that are still valid, as `still_holds`."""
+    entries = iter(entries)
+    while batch := list(islice(entries, BATCH)):
+        for entry, state in zip(batch, states_of(root, [entry.path for entry in batch]), strict=True):
+            if _is_as_before(root, entry, state):
+                yield entry
+
+
+def _is_as_before(root: Path, entry: Surveyed, state: tuple[int, int]) -> bool:
+    if (entry.size, entry.mtime_ns) != state:
         return False
     if not entry.reason.startswith(UNREADABLE):
         return True
@@ -81,11 +95,10 @@ def recall(
     """
     valid = survey_columns(
         entry
-        for entry in chain(known, read_survey(notes))
+        for entry in _still_holding(listing.root, chain(known, read_survey(notes)))
         if entry.probe_version >= oldest
         and not (oldest == PROBE_VERSION and entry.reason.startswith(ENDED))
         and entry.serves(settings)
-        and still_holds(listing.root, entry)
     )
     paths = listed_files(listing)
     unknown = paths.filter(pc.invert(pc.is_in(paths, value_set=valid.table["path"])))

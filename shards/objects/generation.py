@@ -21,11 +21,12 @@ from shards.objects.bucket import Bucket
 from shards.objects.tars import TARS, tar_object
 from shards.store.fault import fault_point
 from shards.store.files import sha256_of, write_json
-from shards.store.manifest import MANIFEST, FileEntry, Manifest, fingerprint, list_files, write_manifest
+from shards.store.manifest import MANIFEST, FileEntry, Manifest, fingerprint, list_files, parse_manifest, write_manifest
 from shards.store.receipt import UNITS
 from shards.store.units import stored_files
 
 CURRENT = "current"
+GENERATIONS = "generations/"
 THREADS = 8
 
 
@@ -44,7 +45,7 @@ class Current:
 
 def folder_of(generation: str) -> str:
     """Return with what the names of a generation's objects begin, except those of tars."""
-    return f"generations/{generation}/"
+    return f"{GENERATIONS}{generation}/"
 
 
 def read_current(bucket: Bucket) -> Current | None:
@@ -65,6 +66,21 @@ def read_current(bucket: Bucket) -> Current | None:
             f"{bucket.url}/{CURRENT} does not name a generation of a corpus ({error!r}). Give corpus.path a folder of "
             "its own, or bring the object back."
         ) from None
+
+
+def unused_tars(bucket: Bucket) -> list[str]:
+    """Return the names of tars that no generation has: of calls that were killed, or that are at work now.
+
+    Raises:
+        MachineError: the object store cannot be read.
+    """
+    objects = bucket.objects()
+    used = set()
+    for name in objects:
+        if name.startswith(GENERATIONS) and name.endswith(f"/{MANIFEST}"):
+            manifest = parse_manifest(bucket.read(name))
+            used |= {tar_object(tar, entry.sha256) for tar, entry in manifest.files.items()} if manifest else set()
+    return [name for name in sorted(objects) if name.startswith("tars/") and name not in used]
 
 
 def store_tar(bucket: Bucket, path: Path) -> FileEntry:

@@ -4,7 +4,8 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from shards.media.source_file import stat_of
 from shards.objects.bucket import PART, SCHEME, Bucket
 from shards.settings import is_url
 
+THREADS = 16
 TRIES = 2  # For an object that is replaced while it is fetched.
 
 
@@ -55,6 +57,14 @@ def state_of(root: str | Path, name: str) -> tuple[int, int]:
     bucket, key = _parts(name)
     found = bucket.find(key)
     return (-1, -1) if found is None else (found.size, _mark(found.etag))
+
+
+def states_of(root: str | Path, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Return `state_of` of sources, of objects many at the same time."""
+    if not any(map(is_url, names)):
+        return [state_of(root, name) for name in names]
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(lambda name: state_of(root, name), names))
 
 
 def _mark(etag: str) -> int:

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from shards.sources.source_path import SourcePaths
 from shards.sources.split import split_name
 from shards.sources.table import Table, text_of
 
+_OBJECT = re.compile(r"s3://[^/]+(/(?!\.{0,2}(/|$))[^/]+)+")
 COLUMNS = ("path", "start_s", "end_s", "split")
 
 
@@ -177,8 +179,8 @@ def _source_of(row: Mapping[str, object], name: str, paths: SourcePaths) -> Sour
         raise ValueError("no path")
     if ("://" in name and not is_url(name)) or name.startswith("pipe:"):
         raise ValueError("only local files and s3:// are read, no other addresses and no pipes")
-    if is_url(name) and not all(name.removeprefix("s3://").partition("/")):
-        raise ValueError("an object's URL is s3://BUCKET/NAME")
+    if is_url(name) and not _OBJECT.fullmatch(name):
+        raise ValueError("an object's URL is s3://BUCKET/NAME, without empty parts, . and ..")
     if "\0" in name:
         raise ValueError("the path holds a zero byte")
     start_s, end_s = (_seconds(row, column) for column in ("start_s", "end_s"))

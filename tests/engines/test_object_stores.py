@@ -82,6 +82,9 @@ def test_sharding_to_a_bucket_and_training_from_it_gives_the_labels_of_a_local_d
     assert sums(run) == sums(worked_run)
     assert not list(run.root.rglob("*.tar"))
     assert verify_run(run) == []
+    put(s3, BUCKET, {"sharded/tars/000007.0123.tar": b"of a killed call"})
+    (finding,) = verify_run(run)
+    assert (finding.kind, finding.path) == ("left over", f"s3://{BUCKET}/sharded/tars/000007.0123.tar")
 
 
 def test_the_directory_of_a_corpus_is_used_again_until_its_manifest_changes(

@@ -18,7 +18,7 @@ from shards.corpus.recut import recut
 from shards.corpus.stage import shard
 from shards.errors import ConfigError, MachineError, StageError
 from shards.objects.bucket import Bucket
-from shards.objects.generation import folder_of, read_current
+from shards.objects.generation import folder_of, read_current, unused_tars
 from shards.objects.mirror import mirror
 from shards.objects.tars import TARS, tars_elsewhere
 from shards.progress import silent
@@ -227,6 +227,13 @@ def test_without_a_server_it_ends_with_a_line_and_goes_on_later(
     cut(local / "videos", tmp_path / "corpus", url)
     assert [name[:11] for name in uploaded] == ["tars/000001"], "the first shard is kept"
     check_there(url, tmp_path / "corpus", local / "corpus")
+
+
+def test_tars_that_no_generation_has_are_listed(s3: Seaweed, local: Path, tmp_path: Path) -> None:
+    url = url_of("left")
+    cut(local / "videos", tmp_path / "corpus", url)
+    put(s3, BUCKET, {"left/tars/000007.0123.tar": b"of a killed call"})
+    assert unused_tars(Bucket(url)) == ["tars/000007.0123.tar"]
 
 
 def test_a_tar_with_other_bytes_under_its_name_is_written_again(s3: Seaweed, local: Path, tmp_path: Path) -> None:

@@ -143,10 +143,12 @@ def test_a_span_that_makes_no_sense_is_a_reject_with_its_row(
 
 
 def test_objects_are_sources_and_urls_without_a_name_are_refused(tmp_path: Path) -> None:
-    rows = [["s3://bucket/a//b/../c.mp4"], ["s3://bucket"], ["s3://bucket/"], ["s3:///a.mp4"]]
+    wrong = ["s3://bucket", "s3://bucket/", "s3:///a.mp4", "s3://bucket/a//b.mp4", "s3://bucket/../b.mp4", "s3://b/a/"]
+    rows = [["s3://bucket/.a/..b/c.mp4"], *([name] for name in wrong)]
     listing = list_corpus(manifest(tmp_path / "l.csv", ["path"], *rows))
-    assert paths(listing) == ["s3://bucket/a//b/../c.mp4"]
-    assert {reject.reason.partition(": ")[2] for reject in listing.rejects} == {"an object's URL is s3://BUCKET/NAME"}
+    assert paths(listing) == ["s3://bucket/.a/..b/c.mp4"]
+    assert [reject.source for reject in listing.rejects] == wrong
+    assert all("an object's URL is s3://BUCKET/NAME, without empty parts" in each.reason for each in listing.rejects)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from shards.corpus.columns import SUFFIX, column_directories, column_faults
 from shards.corpus.recut import damaged_sources
 from shards.corpus.seen import SEEN
 from shards.errors import StageError
+from shards.objects.bucket import Bucket
+from shards.objects.generation import unused_tars
+from shards.objects.tars import tars_elsewhere
 from shards.progress import Progress, silent
 from shards.settings import is_url
 from shards.store.build import reusable
@@ -67,7 +70,19 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
     for place in dict.fromkeys(target.parent for target in places):
         findings += _set_aside(place, {target.name for target in places if target.parent == place})
     findings += _left_over(run, nodes, fingerprints)
+    findings += _left_in_bucket(run.corpus)
     return findings
+
+
+def _left_in_bucket(corpus: Path) -> Iterator[Finding]:
+    """Yield tars below the URL of a corpus that was cut into an object store, which no generation of it has."""
+    elsewhere = tars_elsewhere(corpus)
+    if elsewhere is None or not elsewhere.get("generation"):
+        return
+    for name in unused_tars(Bucket(elsewhere["url"])):
+        url = f"{elsewhere['url']}/{name}"
+        what = "no generation of the corpus has this tar: it was left by a killed call, or one is at work"
+        yield Finding("left over", url, what, f"if nobody cuts this corpus now: {command('aws', 's3', 'rm', url)}")
 
 
 def commands(findings: list[Finding]) -> list[str]:
