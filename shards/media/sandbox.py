@@ -53,7 +53,8 @@ class _Child:
 
     def let_go(self) -> None:
         """Remove what was fetched for the job. Waits for what is being fetched."""
-        if self.fetching is not None and self.fetching.exception() is None and self.fetched is not None:
+        begun = self.fetching is not None and not self.fetching.cancel()
+        if begun and self.fetched is not None and self.fetching is not None and self.fetching.exception() is None:
             self.fetched.__exit__(None, None, None)
         self.fetched = self.fetching = None
 

@@ -76,7 +76,10 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
 
 def _left_in_bucket(corpus: Path) -> Iterator[Finding]:
     """Yield tars below the URL of a corpus that was cut into an object store, which no generation of it has."""
-    elsewhere = tars_elsewhere(corpus)
+    try:
+        elsewhere = tars_elsewhere(corpus)
+    except StageError:  # It is reported with the corpus.
+        return
     if elsewhere is None or not elsewhere.get("generation"):
         return
     for name in unused_tars(Bucket(elsewhere["url"])):
