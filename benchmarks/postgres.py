@@ -176,7 +176,8 @@ def two_runs(server: PrefectServer, rounds: int) -> Load:
         time.sleep(0.5)
     for worker in workers:
         server.stop(worker)
-    submitted = [(server.home / f"{name}.log").read_text().count("submitted to infrastructure") for name in ("one", "two")]
+    logs = [(server.home / f"{name}.log").read_text() for name in ("one", "two")]
+    submitted = [log.count("submitted to infrastructure") for log in logs]
     if not beside or submitted != [1, 1]:
         raise SystemExit(f"The runs were not side by side, one per worker: {submitted} flow runs of the workers.")
     below = [flow_run for parent in flow_runs for flow_run in server.rounds_of(parent)]
