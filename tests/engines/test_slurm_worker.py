@@ -47,7 +47,7 @@ def prefect(cluster: SlurmCluster, tmp_path: Path) -> Iterator[PrefectServer]:
     (tmp_path / "prefect").mkdir()
     with network_of(cluster.first), prefect_server(tmp_path / "prefect", PREFECT_WORKER_QUERY_SECONDS="1") as server:
         server.environment["PYTHONPATH"] = str(ROOT)
-        deployed = server.call("deploy", "--name", "xdc-round/local")
+        deployed = server.call("deploy", "--name", "*.xdc-round/local")
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
         yield server
 
@@ -76,7 +76,7 @@ def test_a_worker_in_a_job_does_a_round_and_before_its_time_is_up_ends_the_next_
     assert prefect.flow_run(interrupted)["labels"]["xdc.process.machine"].startswith(f"{HOST}/")
 
     cluster.call("scancel", "--batch", "--signal=TERM", job)  # What Slurm sends before the time limit.
-    wait_for("the job to end", lambda: cluster.call("squeue", "-h", "-j", job) == "", 120, every=0.5)
+    wait_for("the job to end", lambda: cluster.call("squeue", "-h", "-j", job) == "", 240, every=0.5)
     assert prefect.state(interrupted) == "Crashed"
     assert not prefect.processes_of(interrupted)
 
