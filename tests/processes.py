@@ -5,6 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+# Seconds after which a test gives up that waits for something. They pass on no machine but one that is very busy.
+PATIENCE_S = 300.0
+
 
 def state_of(pid: int) -> str:
     """The state of a process as in /proc: "T" if it is stopped, "Z" if nobody has waited for it; "" if it is gone."""
@@ -37,7 +40,7 @@ def children_of(pid: int) -> list[int]:
     return [child for child in children if alive(child)]
 
 
-def wait_for(what: str, happened: Callable[[], object], seconds: float = 60, every: float = 0.01) -> None:
+def wait_for(what: str, happened: Callable[[], object], seconds: float = PATIENCE_S, every: float = 0.01) -> None:
     """Return as soon as `happened()`, which is asked `every` so many seconds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not happened():

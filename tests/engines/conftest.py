@@ -15,12 +15,19 @@ from tests.engines.slurm_cluster import SlurmCluster
 
 
 @pytest.fixture(scope="module")
-def ray_nodes() -> Iterator[RayCluster]:
+def ray_of_file() -> Iterator[RayCluster]:
     """A Ray cluster of two nodes. It lasts for one file of tests: its processes take 900 MB."""
     if reason := ray.why_not():
         pytest.skip(f"Ray cannot be tested here: {reason}")
     with ray.ray_cluster() as running:
         yield running
+
+
+@pytest.fixture
+def ray_nodes(ray_of_file: RayCluster) -> Iterator[RayCluster]:
+    """The same, with both nodes for the next test, whatever this one has killed and left."""
+    yield ray_of_file
+    ray_of_file.restore()
 
 
 @pytest.fixture(scope="module")

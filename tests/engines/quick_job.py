@@ -19,6 +19,7 @@ from shards.store.executor import Advance, Job, Unit
 from shards.store.files import write_text
 from shards.store.receipt import Receipt, new_shard
 from shards.store.units import begin_units
+from tests.processes import PATIENCE_S
 from xdc_core.config.schema import RunsOn
 
 BAD = "000002"
@@ -61,8 +62,8 @@ def die(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Itera
 
 
 def wait(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
-    """Wait until there is a file `go`, for at most a minute."""
-    deadline = time.monotonic() + 60
+    """Wait until there is a file `go`, but not for ever."""
+    deadline = time.monotonic() + PATIENCE_S
     while not (Path(arguments["out"]) / "go").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     yield from write_shards(arguments, shards, advance)

@@ -21,7 +21,7 @@ from typing import IO
 from tests.engines.install_ray import PYTHON, ray_installed
 from tests.faults.crash import kill_tree
 from tests.places import ROOT
-from tests.processes import children_of, command_of, state_of
+from tests.processes import PATIENCE_S, alive, children_of, command_of, state_of
 
 HEAD, OTHER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 ADDRESS, CLIENT = f"{HEAD}:6379", f"ray://{HEAD}:10001"
@@ -34,7 +34,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2",  # Seconds that Ray's client tries to connect again.
 }
-ANSWER_S = 60.0  # Seconds for the nodes to start.
 OBJECT_STORE = 80_000_000  # Bytes: the smallest that Ray takes is 75 MB.
 
 
@@ -71,6 +70,13 @@ class RayCluster:
         """Start the raylet of a node that is not there. path: folder in which it finds modules before all others."""
         self._ask("start", node, str(cpus), str(path or ""))
 
+    def restore(self) -> None:
+        """Kill what `command` has started and still runs, and make the cluster one of two nodes again."""
+        for process in self.started():
+            os.kill(process, signal.SIGKILL)
+        self.go_on()
+        self._ask("restore")
+
     def workers(self) -> set[int]:
         """Return the processes of workers of the executor, on all nodes."""
         return {process for process in self.processes() if command_of(process)[0].startswith("ray::RayWorker")}
@@ -95,6 +101,12 @@ class RayCluster:
         (inside,) = children_of(process.pid)
         os.kill(inside, signal.SIGKILL)
         process.wait()
+
+    def started(self) -> list[int]:
+        """Return what `command` has started and still runs."""
+        enter = ["nsenter", "--target", str(self.holder)]
+        entered = [process for process in children_of(os.getpid()) if command_of(process)[:3] == enter]
+        return [child for process in entered for child in children_of(process)]
 
     def processes(self) -> list[int]:
         """Return what the first process of the namespaces and its children have started, by numbers outside."""
@@ -137,12 +149,11 @@ def ray_cluster() -> Iterator[RayCluster]:
         yield RayCluster(children_of(process.pid)[0], process.stdin, process.stdout)
     finally:
         process.stdin.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        finally:
-            process.kill()  # unshare, with which its child is killed, and so all in the namespaces.
-            process.wait()
-            process.stdout.close()
+        process.kill()  # unshare, with which its child is killed, and so all in the namespaces.
+        process.wait()
+        process.stdout.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -150,7 +161,7 @@ def _answer(output: IO[str]) -> str:
     """Return the next line; "" if none has come in time, or the cluster has ended."""
     with selectors.DefaultSelector() as selector:  # select.select fails for descriptors above 1,023.
         selector.register(output, selectors.EVENT_READ)
-        return output.readline() if selector.select(ANSWER_S) else ""
+        return output.readline() if selector.select(PATIENCE_S) else ""
 
 
 def _start(folder: Path, node: str, cpus: str = "1", path: str = "") -> None:
@@ -162,12 +173,17 @@ def _start(folder: Path, node: str, cpus: str = "1", path: str = "") -> None:
     subprocess.run(list(map(str, words)), stdout=sys.stderr, env=environment, check=True)
 
 
-def _raylet(node: str) -> int:
-    for entry in Path("/proc").glob("[0-9]*"):
-        words = command_of(int(entry.name))
-        if words[0].endswith("/raylet") and f"--node_ip_address={node}" in words:
-            return int(entry.name)
-    raise LookupError(f"no raylet of {node}")
+def _raylets(node: str) -> list[int]:
+    """Return the raylet of a node, if it runs."""
+    processes = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    commands = {process: command_of(process) for process in processes if alive(process)}
+    wanted = f"--node_ip_address={node}"
+    return [process for process, words in commands.items() if words[0].endswith("/raylet") and wanted in words]
+
+
+def _kill(node: str) -> None:
+    for raylet in _raylets(node):
+        kill_tree(raylet)
 
 
 def _hold(folder: Path) -> None:
@@ -177,11 +193,15 @@ def _hold(folder: Path) -> None:
         _start(folder, node)
     print("ready", flush=True)
     for line in sys.stdin:
-        what, node, *how = json.loads(line)
+        what, *words = json.loads(line)
         if what == "kill":
-            kill_tree(_raylet(node))
+            _kill(*words)
+        elif what == "start":
+            _start(folder, *words)
         else:
-            _start(folder, node, *how)
+            _kill(THIRD)
+            if not _raylets(OTHER):
+                _start(folder, OTHER)
         print("done", what, flush=True)
 
 

@@ -108,7 +108,7 @@ class SlurmCluster:
         victims = [*of_node, *(step for step in steps if command_of(step)[0].startswith("slurmstepd"))]
         for process in victims:
             os.kill(process, signal.SIGKILL)
-        wait_for(f"the processes of {node} to end", lambda: not any(alive(process) for process in victims), 10)
+        wait_for(f"the processes of {node} to end", lambda: not any(alive(process) for process in victims))
 
     def start_node(self, node: str) -> None:
         """Start the daemon of a node that was killed, and wait until jobs can run on both again."""
@@ -118,7 +118,7 @@ class SlurmCluster:
 
     def wait_until_idle(self) -> None:
         """Wait until both nodes are there and have nothing to do."""
-        wait_for("both nodes to be idle", lambda: _idle(self) == len(NODES), 60, 0.2)
+        wait_for("both nodes to be idle", lambda: _idle(self) == len(NODES), every=0.2)
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
     )
     assert outer.stdin is not None
     try:
-        wait_for("the first process of the namespace", lambda: children_of(outer.pid) or outer.poll(), 10)
+        wait_for("the first process of the namespace", lambda: children_of(outer.pid) or outer.poll())
         (first,) = children_of(outer.pid)
         for tool in TOOLS:
             _write_tool(folder / "bin" / tool, first, variables)

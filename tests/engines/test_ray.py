@@ -15,7 +15,7 @@ import pytest
 from shards.store.receipt import RECEIPTS, UNITS
 from tests.engines.ray_cluster import ADDRESS, CLIENT, ENVIRONMENT, OTHER, THIRD, RayCluster
 from tests.faults.traces import contents, differences, left_over
-from tests.processes import children_of, wait_for
+from tests.processes import PATIENCE_S, children_of, wait_for
 from tests.runs import changed, write_run
 from tests.sharing import made_once
 from xdc_core.config.load import parse_config
@@ -62,12 +62,12 @@ def for_workers(**variables: str) -> dict[str, str]:
 
 
 class Coordinator:
-    """`xdc stage` on the first node. fault: for its workers, as of XDC_FAULT."""
+    """`xdc stage` on the first node. fault: for all its workers, as of XDC_FAULT."""
 
     def __init__(self, ray_nodes: RayCluster, run: Run, node: Node = EXTRACT, fault: str = "") -> None:
         words = ["stage", node.stage, run.root]
         words += ["--modality", str(node.modality), "--round", str(node.round)] if node.modality else []
-        self.run, self.node = run, node
+        self.cluster, self.run, self.node = ray_nodes, run, node
         self.process = subprocess.Popen(
             ray_nodes.command("-m", "flows.cli", *words),
             stdout=subprocess.PIPE,
@@ -82,19 +82,26 @@ class Coordinator:
         found = folder.glob(f".{self.run.directory(self.node).name}.*.partial/{UNITS}/{RECEIPTS}/*.json")
         return [path.stem for path in found]
 
-    def wait_for_stopped(self, ray_nodes: RayCluster) -> None:
+    def wait_for_stopped(self) -> None:
         """Wait until a worker on each node has stored a shard, and is stopped when it has made another one."""
 
         def both() -> bool:
             assert self.process.poll() is None, self.output()
-            return len(ray_nodes.stopped()) == 2
+            return len(self.cluster.stopped()) == 2
 
-        wait_for("stopped workers on both nodes", both, 120)
+        wait_for("stopped workers on both nodes", both)
         assert len(self.receipts()) == 2
 
     def output(self) -> str:
-        """Wait for the end, and return what was printed."""
-        return self.process.communicate(timeout=240)[0]
+        """Let stopped workers go on, also those that start and stop from now on; wait for the end, and return what was
+        printed.
+        """
+        wait_for("the end of the stage", self._ended)
+        return self.process.communicate()[0]
+
+    def _ended(self) -> bool:
+        self.cluster.go_on()
+        return self.process.poll() is not None
 
 
 def same_features(run: Run, plain: Run) -> bool:
@@ -107,15 +114,13 @@ def test_a_node_that_is_killed_in_the_middle_of_extraction_changes_no_byte(
     ray_nodes: RayCluster, run: Run, plain: Run
 ) -> None:
     stage = Coordinator(ray_nodes, run, fault=STOPPED)
-    stage.wait_for_stopped(ray_nodes)
+    stage.wait_for_stopped()
     ray_nodes.kill(OTHER)
-    ray_nodes.go_on()
     said = stage.output()
     assert stage.process.returncode == 0, said
     log = run.root / "logs" / "000-extract.video.log"
     assert "is done again by another worker" in log.read_text()
     assert same_features(run, plain)
-    ray_nodes.start(OTHER)
 
 
 @pytest.mark.engines_long
@@ -123,11 +128,11 @@ def test_a_coordinator_that_is_killed_takes_its_workers_with_it_and_is_started_a
     ray_nodes: RayCluster, run: Run, plain: Run
 ) -> None:
     stage = Coordinator(ray_nodes, run, fault=STOPPED)
-    stage.wait_for_stopped(ray_nodes)
+    stage.wait_for_stopped()
     workers = ray_nodes.workers()
     assert len(workers) == 2
     ray_nodes.kill_inside(stage.process)
-    wait_for("the end of its workers", lambda: not workers & ray_nodes.workers(), 30)
+    wait_for("the end of its workers", lambda: not workers & ray_nodes.workers())
     assert len(stage.receipts()) == 2
     again = Coordinator(ray_nodes, run)
     said = again.output()
@@ -141,14 +146,12 @@ def test_a_node_that_is_killed_while_videos_are_cut_changes_no_byte_of_the_corpu
 ) -> None:
     shutil.rmtree(run.corpus)
     stage = Coordinator(ray_nodes, run, SHARD, fault=STOPPED)
-    stage.wait_for_stopped(ray_nodes)
+    stage.wait_for_stopped()
     ray_nodes.kill(OTHER)
-    ray_nodes.go_on()
     said = stage.output()
     assert stage.process.returncode == 0, said
     assert left_over(run.root) == []
     assert differences(contents(run.corpus), contents(plain.corpus)) == []
-    ray_nodes.start(OTHER)
 
 
 @pytest.mark.engines_long
@@ -176,7 +179,7 @@ def start_job(ray_nodes: RayCluster, out: Path, work: str, count: int, **setting
 
 def result_of(job: "subprocess.Popen[str]") -> dict[str, Any]:
     """What came of a job."""
-    output, printed = job.communicate(timeout=120)
+    output, printed = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0, output + printed
     (said,) = (line for line in output.splitlines() if line.startswith("{"))  # Ray prints there, too.
     return {**json.loads(said), "printed": printed}
@@ -218,7 +221,6 @@ def test_a_node_on_which_no_worker_starts_does_not_end_what_others_do(ray_nodes:
     assert len(list(islice(failed, 3))) == 3
     (tmp_path / "out" / "go").touch()
     assert result_of(job)["error"] == ""
-    ray_nodes.kill(THIRD)
 
 
 @pytest.mark.engines_long
@@ -227,13 +229,12 @@ def test_a_cluster_on_which_no_worker_starts_is_an_error(ray_nodes: RayCluster, 
     ray_nodes.start(THIRD, cpus=2, path=tmp_path)
     made = quick_job(ray_nodes, tmp_path / "out", "write_shards", 20, tries=2, cpus=2)
     assert "StageError: a test: no worker starts on the Ray cluster. Ray says: " in made["error"]
-    ray_nodes.kill(THIRD)
 
 
 @pytest.mark.engines_long
 def test_a_lost_connection_of_rays_client_is_explained(ray_nodes: RayCluster, tmp_path: Path) -> None:
     job = start_job(ray_nodes, tmp_path / "out", "wait", 6, address=CLIENT)
-    wait_for("a worker", lambda: list((tmp_path / "out").glob("logs/*")), 60)
+    wait_for("a worker", lambda: list((tmp_path / "out").glob("logs/*")))
     ray_nodes.kill_clients()
     assert "StageError: a test: the Ray cluster does not answer any more. What is finished" in result_of(job)["error"]
 
@@ -276,7 +277,7 @@ def test_a_job_waits_for_another_one_that_occupies_the_cluster_and_ends_at_ctrl_
     ray_nodes: RayCluster, tmp_path: Path
 ) -> None:
     first = start_job(ray_nodes, tmp_path / "first", "wait", 6)
-    wait_for("both workers of the first job", lambda: len([*(tmp_path / "first").glob("logs/*")]) == 2, 60)
+    wait_for("both workers of the first job", lambda: len([*(tmp_path / "first").glob("logs/*")]) == 2)
     second = start_job(ray_nodes, tmp_path / "second", "write_shards", 6, wait_s=1)
     assert second.stderr is not None
     waiting = "waiting until Ray starts a worker for a test: a node with 1 CPUs and 0 GPUs must be free"
@@ -284,8 +285,8 @@ def test_a_job_waits_for_another_one_that_occupies_the_cluster_and_ends_at_ctrl_
     (inside,) = children_of(first.pid)
     os.kill(inside, signal.SIGINT)
     assert result_of(second)["error"] == ""
-    assert "KeyboardInterrupt" in first.communicate(timeout=30)[1]
-    wait_for("the end of all workers", lambda: not ray_nodes.workers(), 30)
+    assert "KeyboardInterrupt" in first.communicate(timeout=PATIENCE_S)[1]
+    wait_for("the end of all workers", lambda: not ray_nodes.workers())
 
 
 def checked(ray_nodes: RayCluster, code: str, address: str = ADDRESS) -> str:
@@ -324,7 +325,6 @@ def test_only_nodes_that_get_units_need_the_package(ray_nodes: RayCluster, tmp_p
     ray_nodes.kill(THIRD)
     ray_nodes.start(THIRD, cpus=1, path=tmp_path)
     assert f"the node {THIRD} of the Ray cluster at {ADDRESS} has version 9.9" in checked(ray_nodes, "")
-    ray_nodes.kill(THIRD)
 
 
 @pytest.mark.engines_long

@@ -8,7 +8,7 @@ import pytest
 
 from shards.store.commit import partial_directory
 from tests.engines.ray_cluster import ADDRESS, ENVIRONMENT, OTHER, RayCluster
-from tests.processes import wait_for
+from tests.processes import PATIENCE_S, wait_for
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import checkpointed_step
 from xdc_core.documents.metrics import read_metrics
@@ -47,10 +47,10 @@ def test_a_training_that_loses_a_node_goes_on_when_it_is_back_with_the_bytes_of_
     two = copy_run(**SETTINGS, runs_on={"nodes": 2, "rendezvous": "127.0.0.1", **ray})
 
     stage = start(ray_nodes, two)
-    wait_for("a checkpoint", lambda: stage.poll() is not None or checkpointed_step(partial_of(two)), 120)
+    wait_for("a checkpoint", lambda: stage.poll() is not None or checkpointed_step(partial_of(two)))
     assert stage.poll() is None, stage.communicate()[0]
     ray_nodes.kill(OTHER)
-    said = stage.communicate(timeout=120)[0]
+    said = stage.communicate(timeout=PATIENCE_S)[0]
     assert stage.returncode == 1, said
     assert "torchrun ended with exit code 1." in said
     kept = checkpointed_step(partial_of(two))
@@ -58,7 +58,7 @@ def test_a_training_that_loses_a_node_goes_on_when_it_is_back_with_the_bytes_of_
 
     ray_nodes.start(OTHER)
     stage = start(ray_nodes, two)
-    said = stage.communicate(timeout=180)[0]
+    said = stage.communicate(timeout=PATIENCE_S)[0]
     assert stage.returncode == 0, said
     encoders = [(run.directory(AUDIO) / "encoder.safetensors").read_bytes() for run in (one, two)]
     assert encoders[0] == encoders[1]

@@ -28,7 +28,7 @@ from shards.store.units import begin_units
 from tests.engines.slurm_cluster import SlurmCluster
 from tests.faults.traces import contents, differences, left_over
 from tests.places import ROOT
-from tests.processes import wait_for
+from tests.processes import PATIENCE_S, wait_for
 from tests.runs import MakeRun
 from tests.warm import warm
 from xdc_core.config.schema import RunsOn
@@ -71,7 +71,7 @@ def assert_as_without_slurm(run: Run, plain: Run, cluster: SlurmCluster) -> None
 
 def queue(cluster: SlurmCluster) -> list[str]:
     """Jobs that have not ended."""
-    wait_for("ended tasks to be completed", lambda: "COMPLETING" not in cluster.call("squeue", "-h", "-o", "%T"), 30)
+    wait_for("ended tasks to be completed", lambda: "COMPLETING" not in cluster.call("squeue", "-h", "-o", "%T"))
     return cluster.call("squeue", "-h", "-o", "%j %T").splitlines()
 
 
@@ -101,7 +101,7 @@ def node_killed(cluster: SlurmCluster) -> Iterator[None]:
     """Kill the node whose worker is the first to be stopped, and let no other worker be stopped. It is back after."""
 
     def kill() -> str:
-        wait_for("a worker to be stopped", cluster.stopped, 120)
+        wait_for("a worker to be stopped", cluster.stopped)
         del os.environ["XDC_FAULT"]
         (worker,) = cluster.stopped()
         node = str(cluster.node_of(worker))
@@ -149,9 +149,9 @@ def test_a_killed_stage_started_again_cancels_its_array_and_goes_on(
     cluster: SlurmCluster, run: Run, worked_run: Run, arrays: Callable[[], set[str]]
 ) -> None:
     coordinator = warm(COORDINATOR, run.root, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
-    wait_for("a worker to be stopped", lambda: cluster.stopped() or coordinator.poll() is not None, 120)
+    wait_for("a worker to be stopped", lambda: cluster.stopped() or coordinator.poll() is not None)
     coordinator.kill()
-    assert coordinator.wait(30) == -signal.SIGKILL, coordinator.communicate()
+    assert coordinator.wait(PATIENCE_S) == -signal.SIGKILL, coordinator.communicate()
     (earlier,) = arrays()
     first: list[int] = []
     extract(run, progress=lambda done, total, note="": first.append(done))
@@ -167,11 +167,11 @@ def test_ctrl_c_cancels_the_array_and_the_same_command_goes_on(
     own = copy_of(run, runs_on={"executor": "slurm", "executor_settings": {"cpus": 1, "tasks": 2}})
     command = [sys.executable, "-m", "flows.cli", "stage", "extract", own.root, "--modality", "video", "--round", "0"]
     stage = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
-    wait_for("a worker to be stopped", lambda: cluster.stopped() or stage.poll() is not None, 120)
+    wait_for("a worker to be stopped", lambda: cluster.stopped() or stage.poll() is not None)
     stage.send_signal(signal.SIGINT)
-    assert stage.wait(60) != 0
-    wait_for("the array to end", lambda: queue(cluster) == [], 30)
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    assert stage.wait(PATIENCE_S) != 0
+    wait_for("the array to end", lambda: queue(cluster) == [])
+    subprocess.run(command, cwd=ROOT, check=True, timeout=PATIENCE_S)
     assert_as_without_slurm(own, worked_run, cluster)
 
 

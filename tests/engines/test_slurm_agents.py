@@ -17,7 +17,7 @@ from shards.store.commit import partial_directory
 from tests.engines.slurm_cluster import ADDRESS, SlurmCluster
 from tests.faults.traces import contents, differences
 from tests.places import ROOT
-from tests.processes import alive, command_of, wait_for
+from tests.processes import PATIENCE_S, alive, command_of, wait_for
 from tests.runs import MakeRun
 from tests.warm import warm
 from tests.xdc_core.stage_process import checkpointed_step
@@ -69,12 +69,12 @@ def agents_of(cluster: SlurmCluster, folder: Path) -> list[int]:
 
 
 def wait_for_both(folder: Path) -> None:
-    wait_for("two agents that write", lambda: {path.name for path in folder.glob("n?")} == {"n1", "n2"}, 60)
+    wait_for("two agents that write", lambda: {path.name for path in folder.glob("n?")} == {"n1", "n2"})
 
 
 def wait_until_gone(cluster: SlurmCluster, processes: list[int]) -> None:
-    wait_for("the agents to end", lambda: not any(alive(process) for process in processes), 30)
-    wait_for("their job to end", lambda: cluster.call("squeue", "-h") == "", 30)
+    wait_for("the agents to end", lambda: not any(alive(process) for process in processes))
+    wait_for("their job to end", lambda: cluster.call("squeue", "-h") == "")
 
 
 def test_each_node_has_an_agent_with_directory_and_environment_of_the_stage(
@@ -86,7 +86,7 @@ def test_each_node_has_an_agent_with_directory_and_environment_of_the_stage(
     for node in ("n1", "n2"):
         assert (tmp_path / node).read_text() == f"{Path.cwd()} and its environment"
         (tmp_path / f"{node}-exit").write_text("0")
-    wait_for("both to end", lambda: agents.poll() == [0], 30)
+    wait_for("both to end", lambda: agents.poll() == [0])
     assert sorted((tmp_path / "log").read_text().splitlines()) == ["0: an agent on n1", "1: an agent on n2"]
     agents.kill()
 
@@ -115,7 +115,7 @@ def test_an_agent_that_fails_ends_the_other(cluster: SlurmCluster, tmp_path: Pat
     wait_for_both(tmp_path)
     processes = agents_of(cluster, tmp_path)
     (tmp_path / "n2-exit").write_text("3")
-    wait_for("srun to end", lambda: agents.poll() != [None], 30)
+    wait_for("srun to end", lambda: agents.poll() != [None])
     assert agents.poll()[0]
     wait_until_gone(cluster, processes)
 
@@ -174,17 +174,17 @@ def test_a_training_whose_agent_is_killed_ends_with_the_bytes_of_one_machine(
 
     partial = partial_directory(there.directory(AUDIO), str(Fingerprints(there).of(AUDIO)))
     stage = trained(cluster, there)
-    wait_for("a checkpoint", lambda: stage.poll() is not None or checkpointed_step(partial) > 0, 120)
+    wait_for("a checkpoint", lambda: stage.poll() is not None or checkpointed_step(partial) > 0)
     assert stage.poll() is None, stage.communicate()
     agents = [process for process in cluster.processes() if "xdc_core.ranks.agent" in command_of(process)]
     assert {cluster.node_of(process) for process in agents} == {"n1", "n2"}
     os.kill(agents[0], signal.SIGKILL)
-    said = stage.communicate(timeout=120)[0]
+    said = stage.communicate(timeout=PATIENCE_S)[0]
     assert stage.returncode == 1, said
     assert checkpointed_step(partial) % 10 == 0
     wait_until_gone(cluster, agents)
 
     stage = trained(cluster, there)
-    said = stage.communicate(timeout=120)[0]
+    said = stage.communicate(timeout=PATIENCE_S)[0]
     assert stage.returncode == 0, said
     assert differences(contents(there.directory(AUDIO)), contents(here.directory(AUDIO))) == []

@@ -30,6 +30,7 @@ from xdc_core.graph.stages import all_nodes, evaluation_nodes
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.stages.evaluate import due_evaluations
 
 PROBE = {"protocol": "fc", "modality": "audio", "label": "label_speaker"}
 
@@ -248,6 +249,13 @@ def test_evaluations_of_rounds_are_part_of_the_graph_and_of_the_report(copy_run:
     assert "every: accuracy" in page
 
 
+def test_an_evaluation_of_every_so_many_rounds_is_also_made_after_the_last_training(copy_run: MakeRun) -> None:
+    probes = {"often": PROBE | {"when": "rounds", "every": 2}, "seldom": PROBE | {"when": "rounds", "every": 9}}
+    config = copy_run(rounds=5, evaluate=probes).config
+    rounds = {name: [number for number in range(6) if name in due_evaluations(config, number)] for name in probes}
+    assert rounds == {"often": [0, 2, 4, 5], "seldom": [0, 5]}
+
+
 def test_an_evaluation_becomes_stale_with_its_settings_and_its_features_alone(copy_run: MakeRun) -> None:
     run = copy_run(evaluate={"probe": PROBE})
     node = Node("eval", "probe", 1)
@@ -260,6 +268,7 @@ def test_an_evaluation_becomes_stale_with_its_settings_and_its_features_alone(co
 
     assert state()[0] == "fresh"
     assert state(evaluate={"probe": PROBE | {"when": "rounds"}})[0] == "fresh"
+    assert state(evaluate={"probe": PROBE | {"when": "rounds", "every": 3}})[0] == "fresh"
     assert state(evaluate={"probe": PROBE | {"seeds": 2}}) == ("stale", "seeds: 1 -> 2")
     assert state(evaluate={"probe": PROBE | {"finetune": {"epochs": 3}}})[0] == "fresh"
     assert state(seed=5)[0] == "stale"

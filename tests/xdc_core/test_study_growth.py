@@ -60,11 +60,12 @@ def test_a_contender_without_a_setting_of_the_preset_is_no_example_for_others(tm
         {"labels": ("label", "label_position")},
         {"probes": ("fc", "knn", "svm")},
         {"retrieval": "rounds"},
+        {"every": 2},
     ],
 )
 def test_what_a_study_may_grow_by_is_added(tmp_path: Path, added: dict[str, Any]) -> None:
     manifest(tmp_path)
-    made, cells = own(tmp_path, contenders=["xdc", "sdc"], seeds=2)
+    made, cells = own(tmp_path, contenders=["xdc", "sdc"], seeds=2, every=4)
     root = tmp_path / "study"
     save_study(root, made)
     begin(cells[0])
@@ -89,6 +90,7 @@ def test_what_a_study_may_grow_by_is_added(tmp_path: Path, added: dict[str, Any]
         {"labels": ("label_position",)},
         {"probes": ("fc",)},
         {"retrieval": "never"},
+        {"every": 2},
         {"change": {"train.lr": 0.5}},
     ],
 )

@@ -67,6 +67,9 @@ class EvaluationSettings(Section):
     when: Annotated[Literal["rounds", "end", "asked"], NotHashed()] = Field(
         "asked", description="in every round, after the last one, or only when requested by xdc eval"
     )
+    every: Annotated[int, NotHashed()] = Field(
+        1, ge=1, description="with when: rounds, only in every so many rounds, and after the last one"
+    )
     label: str = Field("label", description="label column, for data: corpus")
     learn: tuple[str, ...] = Field(("train",), min_length=1, description="splits to learn from, for data: corpus")
     test: tuple[str, ...] = Field(

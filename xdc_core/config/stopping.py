@@ -28,7 +28,7 @@ class StopSettings(Section):
     )
     agreement: float = Field(0.8, gt=0, le=1, description="for agreement: least NMI with the round before. Unverified")
     evaluation: str | None = Field(
-        None, description="for validation: name in evaluate, of an evaluation of the corpus with when: rounds"
+        None, description="for validation: name in evaluate, of an evaluation of the corpus with when: rounds, every: 1"
     )
     split: str = Field("validation", description="for validation: the split of that evaluation's `test` that counts")
     not_before: int = Field(1, ge=1, description="first round in which the rule may end the run")
@@ -72,11 +72,12 @@ def _check_evaluation(rule: StopSettings, evaluations: Mapping[str, EvaluationSe
     if evaluation is None:
         there = ", ".join(evaluations) or "none"
         raise ValueError(f"stop.evaluation is {rule.evaluation!r}, but it must be a name in evaluate: {there}")
-    if evaluation.data != CORPUS or evaluation.when != "rounds" or rule.split not in evaluation.test:
+    in_every_round = evaluation.when == "rounds" and evaluation.every == 1
+    if evaluation.data != CORPUS or not in_every_round or rule.split not in evaluation.test:
         raise ValueError(
-            f"stop.evaluation: {rule.evaluation} must have data: {CORPUS}, when: rounds, and stop.split "
-            f"({rule.split}) in test. It has data: {evaluation.data}, when: {evaluation.when}, "
-            f"test: [{', '.join(evaluation.test)}]"
+            f"stop.evaluation: {rule.evaluation} must have data: {CORPUS}, when: rounds, every: 1, and stop.split "
+            f"({rule.split}) in test. It has data: {evaluation.data}, when: {evaluation.when}, every: "
+            f"{evaluation.every}, test: [{', '.join(evaluation.test)}]"
         )
     if TEST in map(split_name, evaluation.learn):
         raise ValueError(

@@ -85,8 +85,13 @@ def _headline(trial: Trial) -> str:
 
 def due_evaluations(config: Config, number: int) -> list[str]:
     """Return the names of the evaluations that are part of a round."""
-    due = ("rounds",) if number < config.last_round else ("rounds", "end")
-    return [name for name, evaluation in config.evaluate.items() if evaluation.when in due]
+    last = number == config.last_round
+    return [
+        name
+        for name, evaluation in config.evaluate.items()
+        if (evaluation.when == "rounds" and (last or number % evaluation.every == 0))
+        or (evaluation.when == "end" and last)
+    ]
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:

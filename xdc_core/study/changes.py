@@ -102,6 +102,8 @@ def _grows(name: str, there: StudySettings, asked: StudySettings) -> bool:
         return asked.labels[: len(there.labels)] == there.labels
     if name == "probes":
         return set(probes_of(asked)) >= set(probes_of(there))
+    if name == "every":
+        return there.every % asked.every == 0
     if name == "retrieval":
         return RETRIEVAL_ORDER.index(asked.retrieval) > RETRIEVAL_ORDER.index(there.retrieval)
     return name == "main"

@@ -76,6 +76,7 @@ class StudySettings(Section):
     probes: tuple[str, ...] | None = Field(
         None, min_length=1, description="probes of frozen features; null: fc, on a corpus of your own fc and knn"
     )
+    every: int = Field(1, ge=1, description="probe in every so many rounds only, and after the last one")
     retrieval: Literal["never", "end", "rounds"] | None = Field(
         None,
         description="retrieval of sound by picture and of picture by sound: never, untrained and after the last round, "

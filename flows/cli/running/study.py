@@ -39,6 +39,9 @@ def compare(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of that data set  [default: views=1]")
     ] = None,
     probes: Annotated[str | None, typer.Option(help="such as fc,knn  [default: fc; own corpora: fc,knn]")] = None,
+    every: Annotated[
+        int | None, typer.Option(help="probe in every so many rounds only, and after the last one  [default: 1]")
+    ] = None,
     retrieval: Annotated[
         str | None, typer.Option(help="never, end or rounds  [default: never; own corpora without --probe-on: end]")
     ] = None,
@@ -89,6 +92,7 @@ def compare(
             "probe_layout": probe_layout,
             "probe_settings": parse_overrides(probe_setting or []) or None,
             "probes": _names(probes),
+            "every": every,
             "retrieval": retrieval,
             "speech": speech,
             "draws": draws,
