@@ -53,18 +53,20 @@ def small():
     for future in [nothing.submit(number) for number in range(12)]:
         future.result()
 
-small(return_state=True)  # Loads what only the first flow run needs.
+def done():
+    try:
+        return small(return_state=True).is_completed()
+    except Exception as error:  # The server did not answer, whatever was tried.
+        print(error, file=sys.stderr)
+
+done()  # Loads what only the first flow run needs.
 ready, go = Path(sys.argv[1]), Path(sys.argv[2])
 ready.touch()
 while not go.exists():
     time.sleep(0.05)
 for _ in range(int(sys.argv[3])):
     began = time.perf_counter()
-    try:
-        completed = small(return_state=True).is_completed()
-    except Exception as error:  # The server did not answer, whatever was tried.
-        completed = print(error, file=sys.stderr)
-    if completed:
+    if done():
         print(time.perf_counter() - began, flush=True)
 """
 
