@@ -23,7 +23,7 @@ from xdc_core.runs.run import open_run
 
 pytestmark = [pytest.mark.engines, pytest.mark.engines_long, pytest.mark.slow]
 SCRIPT = ROOT / "deploy" / "slurm" / "worker.sbatch"
-LONG = {"clips": 2560, "batch": 16, "checkpoint_every": 2}
+LONG = {"clips": 1280, "batch": 16, "checkpoint_every": 2}
 
 
 @contextmanager
