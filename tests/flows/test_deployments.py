@@ -105,7 +105,8 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_tells_how_to_do_
     made = make_run()
     run = open_run(made.root.rename(made.root.with_name("it's a run")))
     assert prefect.call("deploy", "--name", "*.init/local").returncode == 0
-    mine = ("deploy", "flows.orchestration.stages.train", "--name", "mine", "--pool", "local")
+    here = ("--pool", "local", "--job-variable", "working_dir=.")
+    mine = ("deploy", "flows.orchestration.stages.train", "--name", "mine", *here)
     assert prefect.call(*mine).returncode == 0
     command = ("deployment", "run", "--watch", "-p", f"run={run.root}", "-p", "modality=audio")
     done = prefect.call(*command, "init/local")
