@@ -220,12 +220,16 @@ def small_flows(server: PrefectServer, count: int, flows: int) -> Load:
         )
         for file in ready
     ]
-    while not all(file.exists() for file in ready):
-        if any(process.poll() for process in processes):
-            raise SystemExit(f"A process of small flows failed before it began; its output is in {folder}.")
-        time.sleep(0.1)
-    go.touch()
-    printed = [process.communicate()[0] for process in processes]
+    try:
+        while not all(file.exists() for file in ready):
+            if any(process.poll() for process in processes):
+                raise SystemExit(f"A process of small flows failed before it began; its output is in {folder}.")
+            time.sleep(0.1)
+        go.touch()
+        printed = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     seconds = [float(line) for text in printed for line in text.splitlines()]
     return count * flows, count * flows - len(seconds), seconds
 
