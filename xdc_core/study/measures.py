@@ -77,7 +77,7 @@ def measures_of(study: StudySettings, modalities: Sequence[str]) -> dict[str, Me
                     raise ConfigError(
                         f"labels: two of {', '.join(study.labels)} would have the name {ending}: drop one."
                     )
-                evaluation = {"protocol": protocol, "when": "rounds", "every": study.every} | where
+                evaluation: dict[str, Any] = {"protocol": protocol, "when": "rounds", "every": study.every} | where
                 measures[name] = Measure(metric, modality, factor_of(column), evaluation)
     if (when := retrieval_of(study, modalities)) != "never":
         column = targets_of(study, modalities)[0][modalities[0]]
