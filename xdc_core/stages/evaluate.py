@@ -85,7 +85,7 @@ def _headline(trial: Trial) -> str:
 
 def due_evaluations(config: Config, number: int) -> list[str]:
     """Return the names of the evaluations that are part of a round."""
-    last = number == config.last_round
+    last = number >= config.last_round
     return [
         name
         for name, evaluation in config.evaluate.items()
