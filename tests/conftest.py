@@ -6,6 +6,7 @@ another; all take settings to change. `worked_run` and `uneven_run` themselves a
 
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -28,6 +29,12 @@ from xdc_core.runs.run import Run, open_run
 
 CLIPS, TEST_CLIPS = 40, 8
 ENGINES = "tests/engines/"
+
+
+def pytest_configure() -> None:
+    """Let SIGINT end what tests start, also if a shell without job control has started pytest in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,6 +3,7 @@
 They are skipped, with the reason, where there can be no cluster. That is found out when the first test asks for one.
 """
 
+import getpass
 import os
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from tests.engines import slurm_cluster as slurm
 from tests.engines.ray_cluster import RayCluster
 from tests.engines.seaweed import Seaweed
 from tests.engines.slurm_cluster import SlurmCluster
+from tests.processes import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +44,12 @@ def slurm_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmClust
 
 
 @pytest.fixture
-def cluster(slurm_nodes: SlurmCluster) -> SlurmCluster:
-    """A Slurm cluster whose tools are found."""
+def cluster(slurm_nodes: SlurmCluster) -> Iterator[SlurmCluster]:
+    """A Slurm cluster whose tools are found. What a failed test has left in its queue is cancelled."""
     os.environ["PATH"] = f"{slurm_nodes.bin}:{os.environ['PATH']}"
-    return slurm_nodes
+    yield slurm_nodes
+    slurm_nodes.call("scancel", "--user", getpass.getuser())
+    wait_for("the end of all jobs", lambda: slurm_nodes.call("squeue", "-h") == "")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from typing import IO
 from tests.engines.install_ray import PYTHON, ray_installed
 from tests.faults.crash import kill_tree
 from tests.places import ROOT
-from tests.processes import PATIENCE_S, alive, children_of, command_of, state_of
+from tests.processes import PATIENCE_S, children_of, command_of, state_of
 
 HEAD, OTHER, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 ADDRESS, CLIENT = f"{HEAD}:6379", f"ray://{HEAD}:10001"
@@ -175,15 +175,9 @@ def _start(folder: Path, node: str, cpus: str = "1", path: str = "") -> None:
 
 def _raylets(node: str) -> list[int]:
     """Return the raylet of a node, if it runs."""
-    processes = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    commands = {process: command_of(process) for process in processes if alive(process)}
+    commands = {int(entry.name): command_of(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
     wanted = f"--node_ip_address={node}"
     return [process for process, words in commands.items() if words[0].endswith("/raylet") and wanted in words]
-
-
-def _kill(node: str) -> None:
-    for raylet in _raylets(node):
-        kill_tree(raylet)
 
 
 def _hold(folder: Path) -> None:
@@ -195,11 +189,13 @@ def _hold(folder: Path) -> None:
     for line in sys.stdin:
         what, *words = json.loads(line)
         if what == "kill":
-            _kill(*words)
+            (raylet,) = _raylets(*words)
+            kill_tree(raylet)
         elif what == "start":
             _start(folder, *words)
         else:
-            _kill(THIRD)
+            for raylet in _raylets(THIRD):
+                kill_tree(raylet)
             if not _raylets(OTHER):
                 _start(folder, OTHER)
         print("done", what, flush=True)

@@ -143,7 +143,6 @@ def test_an_ended_run_leaves_a_checkpoint_and_no_process(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     training = run.round_directory(0) / "train"
     deadline = time.monotonic() + 240

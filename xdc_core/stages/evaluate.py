@@ -85,13 +85,10 @@ def _headline(trial: Trial) -> str:
 
 def due_evaluations(config: Config, number: int) -> list[str]:
     """Return the names of the evaluations that are part of a round."""
-    last = number >= config.last_round
-    return [
-        name
-        for name, evaluation in config.evaluate.items()
-        if (evaluation.when == "rounds" and (last or number % evaluation.every == 0))
-        or (evaluation.when == "end" and last)
-    ]
+    given = config.evaluate.items()
+    if number >= config.last_round:
+        return [name for name, evaluation in given if evaluation.when in ("rounds", "end")]
+    return [name for name, evaluation in given if evaluation.when == "rounds" and number % evaluation.every == 0]
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
