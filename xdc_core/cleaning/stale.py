@@ -94,6 +94,15 @@ def _stage(run: Run, directory: Path) -> str | None:
     return stage if stage in REMADE else None
 
 
+def locked(run: Run) -> Iterator[Path]:
+    """Yield the directories of a run whose lock file exists, beside the directory or where it was."""
+    folders = [run.root / "init", run.root / "rounds", *_directories(run)]
+    for folder in folders:
+        if not (folder.name.startswith(".") or (folder / MANIFEST).exists()):
+            for lock in sorted(folder.glob(".*.lock")):
+                yield lock.with_name(lock.name[1:].removesuffix(".lock"))
+
+
 def _directories(run: Run) -> Iterator[Path]:
     """Yield the directories of nodes, and what lies beside them, but nothing in them. No directory of clips is looked
     at: it may be shared with other runs.
