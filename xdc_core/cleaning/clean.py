@@ -8,14 +8,13 @@ The locks of a directory and of all that is made from it are held meanwhile. So 
 never disturbed, and what it reads stays.
 """
 
-import os
-import shutil
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from shards.errors import Busy
+from shards.store.commit import discard, remove_tree
 from shards.store.fault import fault_point
 from shards.store.files import sync
 from shards.store.lock import exclusive
@@ -156,19 +155,10 @@ def _remove_files(run: Run, candidate: Candidate, removal: Removal) -> None:
 
 def _remove_whole(directory: Path) -> None:
     if directory.name.endswith(".removed"):
-        _remove_tree(directory)
+        remove_tree(directory)
         return
-    name = directory.name.removesuffix(".partial") if directory.name.startswith(".") else f".{directory.name}.gone"
-    doomed = directory.with_name(f"{name}.removed")
-    _remove_tree(doomed)
+    doomed = None if directory.name.startswith(".") else directory.with_name(f".{directory.name}.gone.removed")
     fault_point("before clean", directory.name)
     with suppress(FileNotFoundError):  # Its builder has just committed or renamed it.
-        os.rename(directory, doomed)
-    fault_point("in clean", directory.name)
-    _remove_tree(doomed)
+        discard(directory, doomed)
     fault_point("after clean", directory.name)
-
-
-def _remove_tree(directory: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(directory)
