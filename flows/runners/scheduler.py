@@ -22,10 +22,11 @@ JobKey = tuple[Path, Node]
 
 @dataclass(frozen=True)
 class Job:
-    """One node of one run."""
+    """One node of one run. force: rebuild it even if it is fresh; what it reads is made if it is not there."""
 
     run: Run
     node: Node
+    force: bool = False
 
     @property
     def sources(self) -> list["Job"]:
@@ -48,7 +49,6 @@ class Scheduler:
 
     runner: StageRunner
     listener: Callable[[Run], Listener]
-    force: bool = False
     done: dict[JobKey, Record] = field(default_factory=dict)
     failed: dict[JobKey, XdcError] = field(default_factory=dict)
     not_reached: list[JobKey] = field(default_factory=list)
@@ -61,10 +61,10 @@ class Scheduler:
         """
         pending = {job.key: job for job in jobs}
         reads = {key: {source.key for source in job.sources} for key, job in pending.items()}
-        readers: dict[JobKey, list[Node]] = {key: [] for key in pending}
+        readers: dict[JobKey, list[Job]] = {key: [] for key in pending}
         for key, sources in reads.items():
             for source in sources & readers.keys():
-                readers[source].append(pending[key].node)
+                readers[source].append(pending[key])
         running: dict[Future[Record], JobKey] = {}
         with ThreadPoolExecutor(max_parallel) as pool:
             try:
@@ -89,16 +89,17 @@ class Scheduler:
                 self.runner.close()
                 raise
 
-    def _do(self, job: Job, readers: list[Node]) -> Record:
+    def _do(self, job: Job, readers: list[Job]) -> Record:
         corpus = self.done.get(Job(job.run, SHARD).key)
         return do_node(
             job.run,
             job.node,
             self.runner,
             [self.listener(job.run)],
-            force=self.force,
+            force=job.force,
             corpus_fingerprint=corpus.fingerprint if corpus else None,
-            readers=readers,
+            # One that is forced reads the files even if it is finished.
+            readers=None if any(reader.force for reader in readers) else [reader.node for reader in readers],
         )
 
     def _keep(self, key: JobKey, future: Future[Record]) -> None:

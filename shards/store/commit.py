@@ -39,6 +39,9 @@ from shards.store.receipt import UNITS
 from shards.store.units import stored_files
 
 STALE = ".stale"
+# Names that `partial_directory`, `begin`, `stale_directory` and `replaced_directory` give.
+BEGUN = re.compile(r"\.(?P<name>.+)\.(?P<mark>[^.-]+)(-[0-9a-f]+)?\.partial")
+ASIDE = re.compile(r"(?P<name>.+)-(?P<mark>[0-9a-f]+)(?P<replaced>\.replaced)?")
 # Errors of a rename if another process has moved its source, or was faster.
 OVERTAKEN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
 
@@ -83,16 +86,31 @@ def stale_directory(target: Path, fingerprint: str) -> Path:
     return target.parent / STALE / f"{target.name}-{fingerprint[:12]}"
 
 
-def discard(directory: Path) -> None:
-    """Delete a partial directory. It is renamed first, so that the rest of a killed deletion is not taken for work."""
-    doomed = directory.with_suffix(".removed")
-    _remove_tree(doomed)
+def target_of(directory: Path) -> tuple[Path, str] | None:
+    """Return the target that a partial directory or one set aside belongs to, and the beginning of its fingerprint, ""
+    if it is never restored; None for another directory.
+    """
+    if directory.parent.name == STALE:
+        if not (named := ASIDE.fullmatch(directory.name)):
+            return None
+        return directory.parent.parent / named["name"], "" if named["replaced"] else named["mark"]
+    named = BEGUN.fullmatch(directory.name)
+    return (directory.with_name(named["name"]), named["mark"]) if named else None
+
+
+def discard(directory: Path, doomed: Path | None = None) -> None:
+    """Delete a directory. It is renamed first, so that the rest of a killed deletion is not taken for work.
+
+    doomed: its name meanwhile; None: its own with the suffix `.removed`, which suits partial directories.
+    """
+    doomed = doomed or directory.with_suffix(".removed")
+    remove_tree(doomed)
     os.rename(directory, doomed)
     fault_point("in discard")
-    _remove_tree(doomed)
+    remove_tree(doomed)
 
 
-def _remove_tree(directory: Path) -> None:
+def remove_tree(directory: Path) -> None:
     """Delete a directory if it exists and no other process deletes it at the same time."""
     with suppress(FileNotFoundError):
         shutil.rmtree(directory)
@@ -123,7 +141,7 @@ def set_aside(target: Path, replaced_by: str | None = None) -> Path | None:
     if manifest is not None and manifest.fingerprint == replaced_by:
         aside = replaced_directory(target, replaced_by)
     aside.parent.mkdir(parents=True, exist_ok=True)
-    _remove_tree(aside)  # An older copy of the same fingerprint.
+    remove_tree(aside)  # An older copy of the same fingerprint.
     fault_point("before set_aside")
     os.rename(target, aside)
     fault_point("after set_aside")
@@ -174,7 +192,7 @@ def _give_up(target: Path, fingerprint: str) -> None:
     aside, replaced = stale_directory(target, fingerprint), replaced_directory(target, fingerprint)
     if not aside.exists():
         return
-    _remove_tree(replaced)
+    remove_tree(replaced)
     fault_point("before give up")
     os.rename(aside, replaced)
     fault_point("after give up")
@@ -229,7 +247,7 @@ def _remove_partials(target: Path) -> None:
         with suppress(FileNotFoundError):  # Its owner, on another machine, has just committed or renamed it.
             discard(left_over)
     for left_over in _beside(target, r"[^.]+\.removed"):
-        _remove_tree(left_over)
+        remove_tree(left_over)
 
 
 def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[str] = ()) -> Manifest:

@@ -3,14 +3,18 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.cli.running import evaluate as evaluations
+from flows.runners import scheduler
 from shards.errors import ConfigError
+from shards.store.build import Record
 from tests.runs import MakeRun
+from xdc_core.cleaning.clean import clean
 from xdc_core.config.load import EVALUATIONS_FILE, FILE_NAME
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
 from xdc_core.runs.node import Node
@@ -55,6 +59,32 @@ def test_what_is_asked_for_is_done_kept_and_reused(copy_run: MakeRun) -> None:
     assert code == 0
     assert "(stale)" in now
     assert "(stale)" not in next(line for line in shown.splitlines() if "scratch" in line)
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_a_cleaned_round_makes_features_again_that_stay_until_it_has_read_them(
+    copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = {"protocol": "knn", "modality": "audio", "label": "label_speaker", "when": "asked"}
+    run = copy_run(evaluate={"probe": probe})
+    extract, kept, do = Node("extract", "audio", 0), list[bool](), scheduler.do_node
+
+    def cleaned_before(run: Run, node: Node, *more: Any, **options: Any) -> Record:
+        if node.stage == "eval":
+            clean(open_run(run.root))
+            kept.append((run.directory(extract) / "000000.parquet").exists())
+        return do(run, node, *more, **options)
+
+    monkeypatch.setattr(scheduler, "do_node", cleaned_before)
+    for options in ((), ("--force",)):
+        clean(run)
+        code, shown = xdc("eval", run.root, "--round", 0, *options)
+        assert code == 0, shown
+        assert f"{extract} was cleaned, and eval.probe of round 0 needs it" in shown.replace("\n", " ")
+    assert kept == [True, True]
+    assert not list(run.root.rglob(".*.lock"))
+    clean(run)
+    assert not (run.directory(extract) / "000000.parquet").exists()
 
 
 def test_two_data_sets_of_one_layout_stand_beside_each_other(copy_run: MakeRun, tmp_path: Path) -> None:

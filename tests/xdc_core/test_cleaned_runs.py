@@ -12,20 +12,22 @@ from flows.runners.in_process import InProcess
 from flows.runners.scheduler import Job, Scheduler
 from flows.terminal import TerminalListener
 from shards.errors import StageError
+from shards.store import manifest
 from shards.store.commit import partial_directory, stale_directory
 from shards.store.manifest import read_manifest
 from tests.faults.crash import ended, forked
 from tests.faults.traces import contents, differences, left_over
-from tests.runs import MakeRun
+from tests.runs import MakeRun, write_run
 from tests.xdc_core.cleaned import AUDIO, CLUSTER, VIDEO, features, finish, removed, results, states
 from xdc_core.cleaning.clean import clean
 from xdc_core.cleaning.retain import retain
-from xdc_core.config.load import FILE_NAME
+from xdc_core.config.load import FILE_NAME, parse_config
 from xdc_core.documents.cleaned import FILE_NAME as MARK
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import next_round
 from xdc_core.graph.run_stage import all_fresh, made_again, run_stage
 from xdc_core.graph.stages import all_nodes
+from xdc_core.inspection import directory_check
 from xdc_core.inspection.difference import difference
 from xdc_core.inspection.verification import verify_run
 from xdc_core.runs.node import Node
@@ -51,6 +53,24 @@ def test_a_cleaned_label_is_still_verified_row_by_row(copy_run: MakeRun) -> None
     labels = run.directory(Node("label", "video", 0)) / "000000.parquet"
     shutil.copy(labels.with_name("000001.parquet"), labels)
     assert {finding.path for finding in verify_run(run) if finding.kind == "damaged"} == {str(labels)}
+
+
+@pytest.mark.parametrize("read", ["bytes", "mark", "rows"])
+def test_a_directory_that_is_cleaned_while_it_is_verified_is_sound(
+    copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    run, functions = copy_run(), {"bytes": (manifest, "sha256_of"), "mark": (directory_check, "read_cleaned")}
+    module, name = functions.get(read, (directory_check, "read_column"))
+    before = getattr(module, name)
+
+    def cleaned_first(path: Path, *more: object) -> object:
+        if path.is_relative_to(run.directory(AUDIO)):
+            clean(run)
+        return before(path, *more)
+
+    monkeypatch.setattr(module, name, cleaned_first)
+    assert verify_run(run) == []
+    assert states(run)[AUDIO] == "cleaned"
 
 
 def test_a_run_goes_on_after_cleaning_and_ends_with_the_same_bytes(copy_run: MakeRun) -> None:
@@ -103,10 +123,11 @@ def test_a_single_stage_makes_its_cleaned_directory_again(copy_run: MakeRun) -> 
     assert states(run)[VIDEO] == "fresh"
     assert not (run.directory(VIDEO) / MARK).exists()
     # What was made again after all that reads it is wanted by somebody: only the command removes it.
-    assert retain(run) == ""
+    assert "only `xdc clean` removes it" in retain(run)
     assert removed(clean(run)) == {run.directory(VIDEO)}
 
 
+@pytest.mark.slow
 def test_killed_at_every_point_it_leaves_directories_whole_or_cleaned_and_the_next_call_ends_it(
     copy_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -149,13 +170,30 @@ def test_retain_is_off_by_default_and_does_after_a_round_what_the_command_does(c
     assert retain(set_to_one) == ""
 
 
+def test_retain_can_be_changed_while_a_round_is_in_progress(copy_run: MakeRun) -> None:
+    begun = copy_run()
+    now = write_run(begun.root, parse_config(begun.config.model_dump() | {"retain": {"rounds": 1}}, "a test"))
+    assert retain(begun).startswith("retain: freed ")
+    write_run(begun.root, begun.config)
+    assert retain(now) == ""
+
+
+def test_retain_says_why_it_removes_nothing(copy_run: MakeRun) -> None:
+    run = copy_run(retain={"rounds": 1})
+    shutil.rmtree(run.directory(Node("report", None, 0)))
+    line = retain(run)
+    assert line.startswith("retain: nothing is removed. 2 directories stay, the first is ")
+    assert "report of round 0 reads it and is not finished" in line
+    assert "\n" not in line
+
+
 def test_retain_removes_nothing_once_the_configuration_was_edited(copy_run: MakeRun) -> None:
     run = copy_run(retain={"rounds": 1})
     (run.root / FILE_NAME).write_text((run.root / FILE_NAME).read_text().replace("seed: 0", "seed: 1"))
     assert "xdc.yaml has changed" in retain(run)
     (run.root / FILE_NAME).write_text("rouns: 1\n")
     assert "not everything could be removed" in retain(run)
-    manifest = read_manifest(run.directory(VIDEO))
-    assert manifest is not None
-    assert set(features(run, VIDEO)) <= manifest.files.keys()
+    committed = read_manifest(run.directory(VIDEO))
+    assert committed is not None
+    assert set(features(run, VIDEO)) <= committed.files.keys()
     assert len(features(run, VIDEO)) == 3

@@ -12,12 +12,14 @@ from typer.testing import CliRunner, Result
 
 from flows.cli.app import app
 from shards.store.commit import partial_directory, stale_directory
-from shards.store.lock import exclusive
+from shards.store.lock import exclusive, lock_of
 from shards.store.manifest import MANIFEST
+from tests.faults.crash import ended, forked
 from tests.faults.traces import contents
 from tests.runs import MakeRun
 from tests.xdc_core.cleaned import AUDIO, CLUSTER, VIDEO, features, kept, removed, states
 from tests.xdc_core.stage_process import start
+from xdc_core.cleaning.asked import kept_for
 from xdc_core.cleaning.clean import clean
 from xdc_core.cleaning.usage import usage
 from xdc_core.documents.cleaned import FILE_NAME as MARK
@@ -95,6 +97,46 @@ def test_an_evaluation_that_somebody_has_begun_keeps_its_features(copy_run: Make
     assert kept(found)[run.directory(AUDIO)] == f"{node} reads it and is begun"
 
 
+@pytest.mark.slow
+def test_features_of_a_data_set_stay_after_a_round_until_the_evaluation_that_was_asked_for_is_finished(
+    copy_run: MakeRun, digits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "set").mkdir()
+    for number, line in enumerate(digits.read_text().splitlines()[1:9]):
+        folder = tmp_path / "set" / ("train" if number < 4 else "test") / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.mp4").symlink_to((digits.parent / line.split(",")[0]).resolve())
+    data = {"layout": "folder", "root": str(tmp_path / "set"), "modality": "video", "views": 1}
+    run = copy_run(datasets={"set": data}, evaluate={"probe": {"protocol": "knn", "data": "set", "when": "asked"}})
+    embed, probe = evaluation_nodes(run.config, ["probe"], 0)
+    for node in (Node("data", "set"), embed):
+        run_stage(run, node)
+    found = clean(run, automatic=True)
+    assert removed(found) == {run.directory(VIDEO), run.directory(AUDIO)}
+    assert kept(found)[run.directory(embed)] == f"it was made for {probe}, which is not finished"
+    run_stage(run, probe)
+    assert removed(clean(run, automatic=True)) == {run.directory(embed)}
+
+
+def test_features_stay_while_an_evaluation_that_reads_them_is_prepared(copy_run: MakeRun) -> None:
+    run = copy_run(evaluate={"probe": PROBE | {"when": "asked"}})
+    with kept_for(run, evaluation_nodes(run.config, ["probe"], 0), force=False):
+        found = clean(run)
+    assert removed(found) == {run.directory(VIDEO)}
+    assert "another process" in kept(found)[run.directory(AUDIO)]
+    assert removed(clean(run)) == {run.directory(AUDIO)}
+
+
+def test_rounds_are_counted_from_the_newest_that_is_finished_with_the_present_settings(copy_run: MakeRun) -> None:
+    run = copy_run()
+    shutil.rmtree(run.root / "rounds" / "001")
+    assert clean(run).removed == ()
+    other = run.root / "rounds" / "001" / "labels"
+    for name in ("video", ".video.0123456789ab.partial", ".stale/video-0123456789ab"):
+        shutil.copytree(run.directory(CLUSTER), other / name)
+        assert clean(run).removed == (), name
+
+
 def test_stale_and_damaged_features_are_left_to_the_run(copy_run: MakeRun) -> None:
     run = copy_run()
     (run.directory(VIDEO) / "000001.parquet").unlink()
@@ -122,6 +164,19 @@ def test_what_other_settings_have_left_goes_only_if_asked_for(copy_run: MakeRun)
     for node in (Node("train", "video", 0), Node("report", None, 1), Node("init", "video")):
         assert (run.directory(node) / MANIFEST).exists()
     assert clean(run, stale=True).removed == ()
+
+
+def test_a_killed_removal_of_what_is_not_in_the_configuration_leaves_no_lock_for_good(
+    copy_run: MakeRun, tmp_path: Path
+) -> None:
+    run = copy_run(rounds=0)
+    point = "kill:1:before clean video"
+    killed = ended(forked(lambda: clean(run, stale=True), tmp_path / "log", point))
+    assert killed == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert len(list(run.root.rglob(".*.lock"))) == 1
+    with exclusive(held := run.directory(Node("train", "video", 0))):
+        clean(run)
+        assert list(run.root.rglob(".*.lock")) == [lock_of(held)]
 
 
 def test_an_earlier_generation_that_the_next_call_restores_stays(copy_run: MakeRun) -> None:

@@ -9,8 +9,11 @@ from flows.cli.inspecting.status import print_status, read_status
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.store.manifest import read_manifest
 from shards.store.parquet import read_parquet
+from tests.faults.traces import differences
 from tests.runs import changed, write_run
 from tests.sharing import made_once
+from tests.xdc_core.cleaned import finish, removed, results, states
+from xdc_core.cleaning.clean import clean
 from xdc_core.config.load import parse_config
 from xdc_core.config.schema import Config
 from xdc_core.data.features import read_features
@@ -137,6 +140,25 @@ def test_more_rounds_go_on_with_all_clips(after: tuple[Path, dict[Node, bool]], 
     assert not reused[Node("extract", "audio", 2)]
     assert read_report(run.directory(Node("report", None, 2))).clips_by_round == [40, 40, 40]
     assert found(run) == []
+
+
+@pytest.mark.slow
+def test_a_cleaned_round_stays_finished_when_the_corpus_grows(
+    before: Path, after: tuple[Path, dict[Node, bool]], digits: Path, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(before, tmp_path / "place"))
+    features = {Node("extract", name, 0) for name in ("video", "audio")}
+    run, kept = open_run(place / "run"), open_run(after[0] / "run")
+    assert removed(clean(run)) == {run.directory(node) for node in features}
+    list_videos(place, digits, 1, 41)
+    assert set(finish(run)) == {node for node, was in after[1].items() if not was}
+    assert {node for node, state in states(run).items() if state != "fresh"} == features
+    assert clean(run).removed == ()
+    # A clean after the append removes the same.
+    grown = open_run(Path(shutil.copytree(kept.root.parent, tmp_path / "grown")) / "run")
+    assert removed(clean(grown)) == {grown.directory(node) for node in features}
+    assert states(grown) == states(run)
+    assert not [name for name in differences(results(grown), results(run)) if "report" not in name]
 
 
 @pytest.mark.slow

@@ -8,20 +8,20 @@ The locks of a directory and of all that is made from it are held meanwhile. So 
 never disturbed, and what it reads stays.
 """
 
-import os
-import shutil
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from shards.errors import Busy
+from shards.store.commit import discard, remove_tree
 from shards.store.fault import fault_point
 from shards.store.files import sync
-from shards.store.lock import exclusive, lock_of
+from shards.store.lock import exclusive
+from xdc_core.cleaning.asked import place_of
 from xdc_core.cleaning.candidate import Candidate, Kept
 from xdc_core.cleaning.features import large_files, unneeded_features, why_needed
-from xdc_core.cleaning.stale import configured, left_over, of_other_settings
+from xdc_core.cleaning.stale import configured, left_over, locked, of_other_settings
 from xdc_core.cleaning.usage import Usage, files_below, measure, usage
 from xdc_core.documents.cleaned import Cleaned, read_cleaned, write_cleaned
 from xdc_core.graph.fingerprints import Fingerprints
@@ -30,6 +30,7 @@ from xdc_core.graph.run_stage import finished
 from xdc_core.graph.stages import stage_of
 from xdc_core.runs.corpora import is_corpus
 from xdc_core.runs.run import Run
+from xdc_core.stages.evaluate import EVALUATE
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,23 @@ def clean(
             kept.append(outcome)
         else:
             removed.append(outcome)
-    for node in () if dry_run else configured(run):
-        if (
-            not is_corpus(node) and lock_of(run.directory(node)).exists()
-        ):  # Of this call or an earlier one that was killed.
-            finished(run, node, fingerprints)
+    if not dry_run:
+        _clear_left_overs(run, fingerprints)
     return Cleaning(before, tuple(removed), tuple(kept))
+
+
+def _clear_left_overs(run: Run, fingerprints: Fingerprints) -> None:
+    """Remove the locks of killed processes, and what they have left beside directories that are finished.
+
+    The lock of a directory that is to be built stays: whoever builds it takes it.
+    """
+    nodes = {run.directory(node): node for node in configured(run) if not is_corpus(node)}
+    for target in locked(run):
+        if target in nodes:
+            finished(run, nodes[target], fingerprints)
+        else:
+            with suppress(Busy, OSError), exclusive(target, patience=0):
+                pass
 
 
 def _measured(run: Run, candidate: Candidate) -> Removal:
@@ -108,7 +120,8 @@ def _remove(run: Run, candidate: Candidate, fingerprints: Fingerprints) -> Remov
     with ExitStack() as locks:
         try:
             readers = (*candidate.readers.due, *candidate.readers.asked)
-            for place in dict.fromkeys((candidate.target, *map(run.directory, readers))):
+            asked = (place_of(run, reader) for reader in readers if reader.stage == EVALUATE.name)
+            for place in dict.fromkeys((candidate.target, *map(run.directory, readers), *asked)):
                 if place.parent.is_dir():  # Else it was never begun; `exclusive` would create the folder.
                     locks.enter_context(exclusive(place, patience=0))
         except Busy as busy:
@@ -142,19 +155,10 @@ def _remove_files(run: Run, candidate: Candidate, removal: Removal) -> None:
 
 def _remove_whole(directory: Path) -> None:
     if directory.name.endswith(".removed"):
-        _remove_tree(directory)
+        remove_tree(directory)
         return
-    name = directory.name.removesuffix(".partial") if directory.name.startswith(".") else f".{directory.name}.gone"
-    doomed = directory.with_name(f"{name}.removed")
-    _remove_tree(doomed)
+    doomed = None if directory.name.startswith(".") else directory.with_name(f".{directory.name}.gone.removed")
     fault_point("before clean", directory.name)
     with suppress(FileNotFoundError):  # Its builder has just committed or renamed it.
-        os.rename(directory, doomed)
-    fault_point("in clean", directory.name)
-    _remove_tree(doomed)
+        discard(directory, doomed)
     fault_point("after clean", directory.name)
-
-
-def _remove_tree(directory: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(directory)

@@ -1,12 +1,11 @@
 """Directories of a run that belong to other settings: partial ones, earlier generations, nodes that are gone."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from shards.store.build import reusable
-from shards.store.commit import STALE, partial_directories
+from shards.store.commit import STALE, partial_directories, target_of
 from shards.store.manifest import MANIFEST
 from xdc_core.cleaning.candidate import Candidate, Kept
 from xdc_core.cleaning.usage import EARLIER, KINDS, LEFT_OVER, PARTIAL, STAGE_OF_FOLDER
@@ -16,8 +15,6 @@ from xdc_core.graph.stages import all_nodes, evaluation_nodes
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-BEGUN = re.compile(r"\.(?P<name>.+)\.[^.]+\.partial")
-SET_ASIDE = re.compile(r"(?P<name>.+)-(?P<mark>[0-9a-f]+)(?P<replaced>\.replaced)?")
 # What a node that is not in the configuration leaves and may go. Encoders, evaluations and reports are results.
 REMADE = ("extract", "embed", "cluster", "label", "teachers")
 
@@ -38,14 +35,12 @@ def of_other_settings(given: Run, run: Run, fingerprints: Fingerprints) -> Itera
     nodes = {given.directory(node): node for node in configured(given)}
     nodes |= {run.directory(node): node for node in configured(run)}
     for directory in _directories(run):
-        if directory.parent.name == STALE:
-            if named := SET_ASIDE.fullmatch(directory.name):
-                target = directory.parent.parent / named["name"]
-                mark = "" if named["replaced"] else named["mark"]
+        if belongs := target_of(directory):
+            target, mark = belongs
+            if directory.parent.name == STALE:
                 yield _earlier(directory, target, mark, nodes.get(target), fingerprints)
-        elif begun := BEGUN.fullmatch(directory.name):
-            target = directory.with_name(begun["name"])
-            yield _partial(directory, target, nodes.get(target), fingerprints)
+            else:
+                yield _partial(directory, target, nodes.get(target), fingerprints)
         elif directory not in nodes and (directory / MANIFEST).exists() and (stage := _stage(run, directory)):
             yield Candidate(directory, KINDS[stage], "its node is not in the configuration", directory)
 
@@ -92,6 +87,15 @@ def _stage(run: Run, directory: Path) -> str | None:
     place = directory.relative_to(run.root).parts
     stage = STAGE_OF_FOLDER.get(place[2]) if len(place) in (3, 4) and place[0] == "rounds" else None
     return stage if stage in REMADE else None
+
+
+def locked(run: Run) -> Iterator[Path]:
+    """Yield the directories of a run whose lock file exists, beside the directory or where it was."""
+    folders = [run.root / "init", run.root / "rounds", *_directories(run)]
+    for folder in folders:
+        if not (folder.name.startswith(".") or (folder / MANIFEST).exists()):
+            for lock in sorted(folder.glob(".*.lock")):
+                yield lock.with_name(lock.name[1:].removesuffix(".lock"))
 
 
 def _directories(run: Run) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from xdc_core.graph.run_stage import run_stage
 run_stage(open_run("runs/first"), Node("extract", "video", 0))
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from shards.command import command
@@ -61,16 +61,21 @@ def all_fresh(run: Run, nodes: Iterable[Node], fingerprints: Fingerprints | None
     return all(finished(run, node, fingerprints) is not None for node in nodes)
 
 
-def made_again(run: Run, nodes: Sequence[Node], fingerprints: Fingerprints) -> Iterator[tuple[Node, Node, float]]:
-    """Yield the cleaned nodes that a run of these nodes makes again: the node, a node that reads it and is not
-    finished, and the seconds that it took.
+def made_again(
+    run: Run, nodes: Sequence[Node], fingerprints: Fingerprints, forced: Collection[Node] = ()
+) -> Iterator[tuple[Node, Node, float]]:
+    """Yield the cleaned nodes that a run of these nodes makes again: the node, a node that reads it and is built, and
+    the seconds that it took.
+
+    forced: those of the nodes that are built even if they are finished.
     """
     for node in nodes:
         wanted = fingerprints.of(node)
         record = cleaned(run.directory(node), wanted) if wanted else None
         if record is not None:
-            readers = (other for other in readers_among(run, node, nodes) if not all_fresh(run, [other], fingerprints))
-            if (reader := next(readers, None)) is not None:
+            readers = readers_among(run, node, nodes)
+            built = (other for other in readers if other in forced or not all_fresh(run, [other], fingerprints))
+            if (reader := next(built, None)) is not None:
                 yield node, reader, record.seconds
 
 

@@ -12,7 +12,7 @@ from shards.corpus.index import masked_keys, read_index, read_stored_index, shar
 from shards.errors import StageError
 from shards.sources.coverage import Span, slack_s, uncovered
 from shards.store.checked_read import rejected_keys
-from shards.store.manifest import Manifest, fingerprint, list_files
+from shards.store.manifest import FileEntry, Manifest, fingerprint, list_files
 from shards.store.parquet import read_column, read_parquet
 from xdc_core.config.methods import TRUTH
 from xdc_core.data.features import source_keys
@@ -28,9 +28,10 @@ Fault = tuple[Path, str]  # A file or a directory, and its fault.
 
 def file_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
     """Yield files that are missing, damaged, or do not belong to the directory. Reads every byte."""
-    stored, mark = list_files(directory), read_cleaned(directory)
+    stored = _stored(directory)
+    mark = read_cleaned(directory)  # After the listing: it is written before the first file is removed.
     if mark is not None:
-        stored.pop(CLEANED)
+        stored.pop(CLEANED, None)
     for name, entry in manifest.files.items():
         if name not in stored:
             if mark is None or not mark.covers(name):
@@ -43,6 +44,14 @@ def file_faults(directory: Path, manifest: Manifest) -> Iterator[Fault]:
         if name.startswith(f".{CLEANED}."):
             continue  # Left by a killed `xdc clean`; it is listed with other files of this kind.
         yield directory / name, "it is not among the files that were committed: move it elsewhere"
+
+
+def _stored(directory: Path) -> dict[str, FileEntry]:
+    while True:
+        try:
+            return list_files(directory)
+        except FileNotFoundError:  # One was removed or renamed after the names had been read.
+            continue
 
 
 def manifest_faults(node: Node, directory: Path, manifest: Manifest) -> Iterator[Fault]:

@@ -22,6 +22,7 @@ from shards.store.commit import STALE, partial_directories
 from shards.store.lock import in_progress, lock_of, read_holder, this_machine
 from shards.store.manifest import MANIFEST, read_manifest
 from xdc_core.cleaning.features import large_files
+from xdc_core.documents.cleaned import read_cleaned
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped
 from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs
@@ -113,6 +114,16 @@ def _readers(run: Run, nodes: list[Node]) -> dict[Node, Node]:
 
 
 def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Finding]:
+    """Check one directory; again if another process has replaced or cleaned it meanwhile."""
+    directory = run.directory(node)
+    while True:
+        before = read_manifest(directory), read_cleaned(directory)
+        findings = _check_once(run, node, fingerprints)
+        if (read_manifest(directory), read_cleaned(directory)) == before:
+            return findings
+
+
+def _check_once(run: Run, node: Node, fingerprints: Fingerprints) -> list[Finding]:
     directory = run.directory(node)
     manifest = read_manifest(directory)
     if manifest is None:
@@ -131,7 +142,7 @@ def _check_node(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
         remedy = command("xdc", "recut", run.root)
         for name, what in damaged_sources(directory).items():
             findings.append(Finding("damaged", str(directory), f"{name}: {what} by an earlier version of xdc", remedy))
-    if state == "cleaned" and large_files(run, node):
+    if state == "cleaned" and large_files(run, node) and not in_progress(directory):
         what = "`xdc clean` was killed while it removed this; features that are left are not used"
         findings.append(Finding("left over", str(directory), what, command("xdc", "clean", run.root)))
     if state not in ("fresh", "cleaned") and not faults:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -55,9 +55,12 @@ def _place(path: str) -> Path:
     return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
 
 
-def print_made_again(run: Run, nodes: Sequence[Node]) -> None:
-    """Print which cleaned nodes a run of these nodes makes again, because another one needs them."""
-    for node, reader, seconds in made_again(run, nodes, Fingerprints(run, compare=False)):
+def print_made_again(run: Run, nodes: Sequence[Node], forced: Collection[Node] = ()) -> None:
+    """Print which cleaned nodes a run of these nodes makes again, because another one needs them.
+
+    forced: those of the nodes that are built even if they are fresh.
+    """
+    for node, reader, seconds in made_again(run, nodes, Fingerprints(run, compare=False), forced):
         print(
             f"{node} was cleaned, and {reader} needs it: it is made again ({seconds:.0f} s the first time).",
             file=sys.stderr,

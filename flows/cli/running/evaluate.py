@@ -1,5 +1,6 @@
 """Evaluations from the command line."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from shards.command import command
 from shards.errors import Busy, ConfigError, StageError
 from shards.store.files import write_text
 from shards.store.manifest import fingerprint
+from xdc_core.cleaning.asked import kept_for
 from xdc_core.config.evaluation import BY_LAYOUT, CORPUS, evaluated_modality
 from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
 from xdc_core.graph.fingerprints import Fingerprints
@@ -137,7 +139,7 @@ def needed(run: Run, name: str, number: int) -> list[Node]:
 def evaluate(roots: list[Path], names: list[str], number: int | None, force: bool) -> list[ListedResults]:
     """Run evaluations of runs: those named, or all. Return their results.
 
-    Missing features are computed; rounds are not trained.
+    Missing features are computed; rounds are not trained. force: evaluate again even if the results are fresh.
 
     Raises:
         ConfigError: a run has no such evaluation or round, or none at all, or its executor cannot be used.
@@ -155,22 +157,22 @@ def evaluate(roots: list[Path], names: list[str], number: int | None, force: boo
             at = newest_round(run, name) if number is None else number
             check_round(run, at)
             nodes = needed(run, name, at)
-            jobs += [Job(run, node) for node in nodes]
-            wanted.append(Job(run, nodes[-1]))
+            wanted.append(Job(run, nodes[-1], force))
+            jobs += [*(Job(run, node) for node in nodes[:-1]), wanted[-1]]
     if not wanted:
         example = command("xdc", "eval", roots[0], "--protocol", "fc", "--modality", "video")
         raise ConfigError(
             f"{roots[0]} has no evaluations. Add one, for example: {example} "
             "(on its own corpus's labels), or write them into its xdc.yaml; see docs/evaluation.md."
         )
-    if force:
-        jobs = wanted
     for run in runs:
         nodes = [job.node for job in jobs if job.run is run]
         check_run(run) if force else check_run_for(run, nodes)
-        print_made_again(run, nodes)
-    with Children() as children, show_progress() as listener:
-        scheduler = Scheduler(children, lambda run: listener, force)
+        print_made_again(run, nodes, [job.node for job in wanted if job.run is run and force])
+    with Children() as children, show_progress() as listener, ExitStack() as kept:
+        for run in runs:
+            kept.enter_context(kept_for(run, [job.node for job in wanted if job.run is run], force))
+        scheduler = Scheduler(children, lambda run: listener)
         # One at a time: each takes all the threads that the configuration gives it.
         scheduler.run(jobs, max_parallel=1)
     failed = [job for job in wanted if job.key not in scheduler.done]
