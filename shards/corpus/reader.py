@@ -51,7 +51,8 @@ class ClipReader:
         return self._tars.read({shard: [self._member(row, member)]})[shard][0]
 
     def read_all(self, requests: Sequence[Request]) -> list[bytes | StoredFrames]:
-        """Return what is requested of clips. What lies in the same tar is read at once.
+        """Return what is requested of clips. What lies in the same tar is read at once; what several requests need is
+        read once.
 
         Of pictures with a span these are the groups that show it, or the whole member if its groups are not in the
         index. The sha256 of every group is checked.
@@ -59,20 +60,19 @@ class ClipReader:
         Raises:
             StageError: as `read` does.
         """
-        parts = defaultdict[str, list[Part]](list)
-        places, headers = [], []
+        numbers = defaultdict[str, dict[Part, int]](dict)  # Of the parts of each tar, without repetitions.
+        needed, headers = [], []
         for request in requests:
             groups = _groups_of(request)
-            own = parts[request.shard]
             if groups is None:
-                added = [self._member(request.row, request.member)]
+                parts = [self._member(request.row, request.member)]
             else:
-                added, header, first = groups
+                parts, header, first = groups
             headers.append(None if groups is None else (header, first))
-            places.append((request.shard, slice(len(own), len(own) + len(added))))
-            own += added
-        data = self._tars.read(parts)
-        joined = (b"".join(data[shard][place]) for shard, place in places)
+            own = numbers[request.shard]
+            needed.append((request.shard, [own.setdefault(part, len(own)) for part in parts]))
+        data = self._tars.read({shard: [*parts] for shard, parts in numbers.items()})
+        joined = (b"".join(data[shard][number] for number in places) for shard, places in needed)
         return [
             found if given is None else StoredFrames(given[0], found, given[1])
             for found, given in zip(joined, headers, strict=True)
