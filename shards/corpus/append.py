@@ -29,6 +29,7 @@ from shards.corpus.known import known_sources
 from shards.corpus.plan import STAGE_VERSION, Plan, clip_table, planned_clips
 from shards.corpus.write import GENERATIONS, KEPT_FROM
 from shards.errors import ConfigError, StageError
+from shards.objects.tars import tars_elsewhere
 from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings, stored_part
 from shards.sources.columns import SourceColumns
@@ -69,6 +70,17 @@ def read_as(manifest: Manifest) -> str:
     """
     accepted = manifest.summary.get("accepted")
     return fingerprint([manifest.fingerprint, accepted]) if accepted else manifest.fingerprint
+
+
+def content_of(corpus: Path, manifest: Manifest) -> tuple[str, dict[str, str]]:
+    """Return what other stages read of a committed corpus: its fingerprint as an input, and the sha256 of its tars.
+
+    It is the same before and after columns are added to the index of the same clips.
+    """
+    elsewhere = tars_elsewhere(corpus)
+    if elsewhere is not None:
+        return read_as(manifest), {name: entry["sha256"] for name, entry in elsewhere["tars"].items()}
+    return read_as(manifest), {name: entry.sha256 for name, entry in manifest.files.items() if name.endswith(".tar")}
 
 
 def can_be_appended_to(manifest: Manifest | None, settings: CorpusSettings) -> bool:

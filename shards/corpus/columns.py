@@ -6,11 +6,13 @@ the indices beside the tars, and written again if somebody deletes it. The mark 
 """
 
 import errno
+import fcntl
 import os
 import platform
 import re
 import shutil
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -51,7 +53,8 @@ def columns_of(corpus: Path, elsewhere: Path) -> Path:
     """Return the directory with the columns of a committed corpus, for `open_columns`; write it if it is not there.
 
     It is beside the corpus, or in `elsewhere` if nothing can be written beside the corpus. Memory does not grow with
-    the corpus. If another process is writing it, wait. Older columns of the corpus are removed.
+    the corpus. If another process is writing it, wait. Older columns of the corpus are
+    removed when no process has them open.
 
     Raises:
         StageError: an index is missing or damaged, or its columns are not those of an index.
@@ -88,6 +91,30 @@ def open_columns(directory: Path) -> Columns:
             f"{directory} cannot be read ({error}). It is a copy of the corpus's index: delete it, and it is written "
             "again."
         ) from error
+
+
+def hold_columns(directory: Path, owner: object) -> None:
+    """Keep the columns from being removed by other processes of this machine, as long as `owner` exists.
+
+    A process that is forked holds them, too. On a file system whose locks hold for all its machines, none removes them.
+    """
+    try:
+        descriptor = os.open(directory / SHARDS, os.O_RDONLY)
+    except FileNotFoundError:  # `open_columns` says so.
+        return
+    weakref.finalize(owner, os.close, descriptor)
+    with suppress(OSError):  # Not all file systems have locks.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _is_held(directory: Path) -> bool:
+    """Return whether a process has the columns in a directory open."""
+    try:
+        with (directory / SHARDS).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
 
 
 def column_faults(corpus: Path, directory: Path) -> Iterator[str]:
@@ -156,9 +183,10 @@ def _write(corpus: Path, place: Path) -> None:
 
 
 def _outdated(corpus: Path, place: Path) -> list[Path]:
-    """Return the columns of earlier contents of the corpus."""
+    """Return the columns of earlier contents of the corpus, but for those that a process reads."""
     named = re.compile(re.escape(f".{corpus.name}.") + r"[0-9a-f]{12}" + re.escape(SUFFIX))
-    return [path for path in sorted(place.parent.iterdir()) if named.fullmatch(path.name) and path != place]
+    found = (path for path in sorted(place.parent.iterdir()) if named.fullmatch(path.name) and path != place)
+    return [path for path in found if not _is_held(path)]
 
 
 def _write_files(corpus: Path, folder: Path) -> None:

@@ -246,7 +246,7 @@ def test_a_mirror_that_was_killed_goes_on(s3: Seaweed, url: str, tmp_path: Path)
     fetched = list[str]()
     read = Bucket.read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bucket, "read", lambda self, name: fetched.append(name) or read(self, name))
+        patch.setattr(Bucket, "read", lambda self, name, *size: fetched.append(name) or read(self, name, *size))
         mirror(corpus, url, silent)
     assert sorted(fetched) == ["000001.parquet", "manifest.json", "plan.parquet"]
     assert {path.name for path in corpus.iterdir()} == names

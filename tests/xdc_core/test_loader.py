@@ -4,12 +4,14 @@ import os
 import pickle
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from shards.corpus.index import shard_names
+from shards.errors import StageError
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.warm import STAGE, WarmProcess, warm
@@ -118,6 +120,25 @@ def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -
     assert apart is not None
     assert len(together) == 4
     assert torch.equal(together[:3], apart)
+
+
+def test_views_of_one_clip_are_made_from_their_own_groups_of_pictures(worked_run: Run, tmp_path: Path) -> None:
+    """What lies between them is neither read nor decoded, and what several need is read once."""
+    shard = shard_names(worked_run.corpus)[0]
+    rows = ShardRows(worked_run.corpus, {shard: 16}, MODALITIES["video"])
+    row = rows[0][1]
+    assert list(row["mp4_group_frame"][:4]) == [0, 8, 16, 24]
+    tar = bytearray((worked_run.corpus / f"{shard}.tar").read_bytes())
+    tar[row["mp4_offset"] + row["mp4_group_offset"][1] + 5] ^= 1  # In frames 8 to 15.
+    (tmp_path / f"{shard}.tar").write_bytes(tar)
+    whole, damaged = (ClipViews(at, rows, views_of(worked_run.config, "video")) for at in (worked_run.corpus, tmp_path))
+    wanted = whole[ClipItem(0, (0, 1, 17))][1]
+    found = damaged[ClipItem(0, (0, 1, 17))][1]
+    assert wanted is not None
+    assert found is not None
+    assert torch.equal(found, wanted)
+    with pytest.raises(StageError, match="is not what was stored"):
+        damaged[ClipItem(0, (0, 10))]
 
 
 def test_loading_leaves_the_common_random_numbers_alone(worked_run: Run) -> None:

@@ -16,6 +16,7 @@ from shards.corpus.reader import ClipReader, Request
 from shards.errors import MediaError
 from shards.media.decode import StoredFrames
 from shards.objects.cache import Cache
+from shards.objects.tars import TARS
 from shards.store.parquet import read_schema
 from xdc_core.data.rows import Rows, TableRows, row_columns
 from xdc_core.modalities.modality import Modality, Where
@@ -62,6 +63,11 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
         if any(isinstance(item.seed, np.random.Generator) for item in items):
             return [self[item] for item in items]
         return self._made(items)
+
+    @property
+    def in_object_store(self) -> bool:
+        """Return whether the clips are read from an object store."""
+        return (self.corpus / TARS).exists()
 
     def _made(self, items: list[ClipItem]) -> list[tuple[int, Tensor | None, str]]:
         asked, positions = list[Request](), list[list[Where]]()
