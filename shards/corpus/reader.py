@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 
 from shards.corpus.index import HASHED, NO_MEMBER
 from shards.errors import StageError
-from shards.media.decode import StoredFrames
-from shards.objects.cache import Cache
+from shards.media.decode import StoredFrames, group_mark
+from shards.objects.cache import NAMED_BY, Cache
 from shards.objects.tars import REMEDY, Part, open_tars
 
 
@@ -111,12 +111,17 @@ def _groups_of(request: Request) -> tuple[list[Part], bytes, int] | None:
         return None
     frames, offsets, digests = (row[f"mp4_group_{what}"] for what in ("frame", "offset", "sha256"))
     what = f"mp4 of clip {row['key']}"
-    if not len(frames) == len(digests) == len(offsets) - 1 or frames[0] != 0 or offsets[-1] > row["mp4_size"]:
+    if len(frames) == 2 < len(digests):  # As in columns.py: of groups of the same length, the first two.
+        frames = range(0, len(digests) * int(frames[1]), int(frames[1]) or 1)
+    fits = len(frames) == len(digests) == len(offsets) - 1 > 0 == frames[0] and offsets[-1] <= row["mp4_size"]
+    if not fits or min(map(len, digests)) < NAMED_BY:
         raise StageError(f"shard {request.shard}: the groups of pictures in the index do not fit the {what}. {REMEDY}")
     first, last = bisect_right(frames, span[0]) - 1, bisect_right(frames, span[1] - 1)
     begin, ends = int(row["mp4_offset"]), [int(offset) for offset in offsets[first : last + 1]]
     parts = [
-        Part(what, begin + start, end - start, bytes(digests[number]))
+        Part(
+            what, begin + start, end - start, bytes(digests[number]), group_mark(row["mp4_header"], int(frames[number]))
+        )
         for number, (start, end) in enumerate(pairwise(ends), start=first)
     ]
     return parts, row["mp4_header"], int(frames[first])

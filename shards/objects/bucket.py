@@ -31,7 +31,7 @@ REFUSED = {
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's: set it (see: timedatectl), and "
     "run the same command again",
     "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
-    "no S3": "what answers is not an object store: correct its address (AWS_ENDPOINT_URL, or endpoint_url of the profile)",
+    "no S3": "what answers is not an object store: correct AWS_ENDPOINT_URL, or endpoint_url of the profile",
     "certificate": "the server's certificate is not one that this machine trusts: correct the address, or add the "
     "certificate to those of the system",
 }

@@ -51,8 +51,8 @@ def store_settings(url: str) -> dict[str, Any]:
     if unsupported and "access_key_id" not in found and not any(os.environ.get(name) for name in SOURCES):
         profile = _profile_name()
         raise MachineError(
-            f"{url}: the profile {profile} gets its credentials by {unsupported}, which is not supported. Get them with "
-            f'the AWS tools: eval "$(aws configure export-credentials --profile {profile} --format env)"'
+            f"{url}: the profile {profile} gets its credentials by {unsupported}, which is not supported. Get "
+            f'them with the AWS tools: eval "$(aws configure export-credentials --profile {profile} --format env)"'
         )
     if "access_key_id" not in found and not any(os.environ.get(name) for name in SOURCES) and not _in_a_cloud():
         raise MachineError(f"{url}: {NO_CREDENTIALS}.")
@@ -95,14 +95,13 @@ def _profile() -> dict[str, str]:
             if parser.has_section(title):
                 items = dict(parser.items(title))
                 found |= {NAMES[key]: value for key, value in items.items() if key in NAMES}
-                found |= {OTHERWISE: key for key in UNSUPPORTED if key in items}
+                if others := [key for key in UNSUPPORTED if key in items]:
+                    found[OTHERWISE] = others[0]
     return found
 
 
 def _line_of(error: Exception) -> str:
-    if isinstance(error, configparser.ParsingError) and error.errors:
-        return f", line {error.errors[0][0]},"
-    number = getattr(error, "lineno", None)
+    number = getattr(error, "lineno", None) or next((line for line, _ in getattr(error, "errors", ())), None)
     return f", line {number}," if number else ""
 
 

@@ -4,14 +4,13 @@ import os
 import pickle
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from shards.corpus.index import shard_names
-from shards.errors import StageError
+from shards.errors import MachineError
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.warm import STAGE, WarmProcess, warm
@@ -122,23 +121,20 @@ def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -
     assert torch.equal(together[:3], apart)
 
 
-def test_views_of_one_clip_are_made_from_their_own_groups_of_pictures(worked_run: Run, tmp_path: Path) -> None:
-    """What lies between them is neither read nor decoded, and what several need is read once."""
-    shard = shard_names(worked_run.corpus)[0]
-    rows = ShardRows(worked_run.corpus, {shard: 16}, MODALITIES["video"])
-    row = rows[0][1]
-    assert list(row["mp4_group_frame"][:4]) == [0, 8, 16, 24]
-    tar = bytearray((worked_run.corpus / f"{shard}.tar").read_bytes())
-    tar[row["mp4_offset"] + row["mp4_group_offset"][1] + 5] ^= 1  # In frames 8 to 15.
-    (tmp_path / f"{shard}.tar").write_bytes(tar)
-    whole, damaged = (ClipViews(at, rows, views_of(worked_run.config, "video")) for at in (worked_run.corpus, tmp_path))
-    wanted = whole[ClipItem(0, (0, 1, 17))][1]
-    found = damaged[ClipItem(0, (0, 1, 17))][1]
-    assert wanted is not None
-    assert found is not None
-    assert torch.equal(found, wanted)
-    with pytest.raises(StageError, match="is not what was stored"):
-        damaged[ClipItem(0, (0, 10))]
+class WithoutPermission(ClipViews):
+    """Clips that cannot be read on this machine."""
+
+    def __getitem__(self, item: ClipItem) -> tuple[int, torch.Tensor | None, str]:
+        raise MachineError("s3://bucket/000000.tar: no permission: get it.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_that_of_this_process(worked_run: Run, workers: int) -> None:
+    rows = corpus_rows(worked_run.corpus, MODALITIES["audio"], worked_run.root)
+    views = WithoutPermission(worked_run.corpus, rows, views_of(worked_run.config, "audio"))
+    with pytest.raises(MachineError) as caught:
+        list(load_views(views, [[ClipItem(0)]], workers, CPU))
+    assert (type(caught.value), str(caught.value)) == (MachineError, "s3://bucket/000000.tar: no permission: get it.")
 
 
 def test_loading_leaves_the_common_random_numbers_alone(worked_run: Run) -> None:
