@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple, Protocol
@@ -69,8 +70,28 @@ def tars_elsewhere(corpus: Path) -> dict[str, Any] | None:
     Raises StageError as `read_stored` does.
     """
     path = corpus / TARS
-    found: dict[str, Any] | None = read_stored_json(path, "shard") if path.exists() else None
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return _read_tars(path, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)
+def _read_tars(path: Path, inode: int, mtime_ns: int, size: int) -> dict[str, Any]:
+    """Read tars.json once while it is the same file, because tars are verified one by one."""
+    found: dict[str, Any] = read_stored_json(path, "shard")
     return found
+
+
+def _bucket(url: str) -> Bucket:
+    """Return the bucket of a URL, with its connections, for all readers of this process."""
+    return _opened(url, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+
+
+@lru_cache(maxsize=16)
+def _opened(url: str, environment: tuple[tuple[str, str], ...]) -> Bucket:
+    return Bucket(url)
 
 
 class LocalTars:
@@ -124,7 +145,7 @@ class StoredTars:
         self._threads: ThreadPoolExecutor | None = None
         elsewhere = tars_elsewhere(corpus)
         assert elsewhere is not None
-        self._bucket = Bucket(elsewhere["url"])
+        self._bucket = _bucket(elsewhere["url"])
 
     def read(self, wanted: Mapping[str, Sequence[Part]]) -> dict[str, list[bytes]]:
         """Return the bytes of parts of tars, as described in `Tars`: those of one tar in one call, of all at once."""
@@ -182,7 +203,7 @@ def local_tar(corpus: Path, shard: str) -> Iterator[Path]:
     entry = elsewhere["tars"][name]
     with NamedTemporaryFile(prefix="xdc-", suffix=".tar") as file:
         path = Path(file.name)
-        Bucket(elsewhere["url"]).download(name, path, entry["size"])
+        _bucket(elsewhere["url"]).download(name, path, entry["size"])
         with path.open("rb") as copy:
             if hashlib.file_digest(copy, "sha256").hexdigest() != entry["sha256"]:
                 raise changed(elsewhere["url"], name, "file")

@@ -160,3 +160,9 @@ def test_the_command_says_what_it_did(without_groups: Path, tmp_path: Path) -> N
     again = CliRunner().invoke(app, ["index", str(tmp_path), "--json"])
     assert [entry["reused"] for entry in json.loads(again.output)] == [True]
     assert os.listdir(tmp_path / "corpora").count("videos") == 1
+
+
+def test_the_command_leaves_out_a_corpus_in_an_object_store(tmp_path: Path) -> None:
+    (tmp_path / "xdc.yaml").write_text("corpus: {path: 's3://bucket/videos', videos: null}\n")
+    said = CliRunner().invoke(app, ["index", str(tmp_path)])
+    assert (said.exit_code, said.output.count("is left out: its tars are in an object store")) == (0, 1), said.output
