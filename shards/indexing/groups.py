@@ -12,8 +12,10 @@ from shards.media.decode import find_groups
 from shards.objects.tars import TARS
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, record_of
+from shards.store.commit import finish_commit
 from shards.store.files import link_or_copy
-from shards.store.manifest import fingerprint, missing_files, read_manifest
+from shards.store.lock import exclusive
+from shards.store.manifest import Manifest, fingerprint, missing_files, read_manifest
 from shards.store.parquet import read_schema, write_parquet
 
 LOOKED_FOR = {b"xdc.groups": b"looked for"}  # Of an index in which a clip without groups has none.
@@ -29,7 +31,7 @@ def index_groups(corpus: Path, progress: Progress = silent) -> Record:
         ConfigError: there is no such corpus, or its tars are in an object store.
         StageError: a file of the corpus is missing or damaged, or the corpus was replaced meanwhile.
     """
-    manifest = read_manifest(corpus)
+    manifest = read_manifest(corpus) or _finished(corpus)
     if manifest is None:
         raise ConfigError(f"{corpus} holds no finished corpus. Make it: xdc stage shard RUN")
     if (corpus / TARS).exists():
@@ -64,6 +66,14 @@ def index_groups(corpus: Path, progress: Progress = silent) -> Record:
         manifest.stage, manifest.version, manifest.fingerprint, inputs=manifest.inputs, settings=manifest.settings
     )
     return build(corpus, identity, work, again=fingerprint(manifest.model_dump(mode="json")))
+
+
+def _finished(corpus: Path) -> Manifest | None:
+    """Finish an earlier call that was killed between its last renames."""
+    if not corpus.parent.is_dir():
+        return None
+    with exclusive(corpus):
+        return finish_commit(corpus)
 
 
 def _lacks_groups(corpus: Path, shard: str) -> bool:

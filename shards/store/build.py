@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import MachineError
-from shards.store.commit import begin, clear_left_overs, commit, discard, partial_directories, put_back, restore
+from shards.store.commit import (
+    begin,
+    clear_left_overs,
+    commit,
+    discard,
+    finish_commit,
+    partial_directories,
+    put_back,
+    restore,
+)
 from shards.store.fault import fault_point
 from shards.store.files import taken_away
 from shards.store.lock import exclusive
@@ -171,6 +180,9 @@ def build(
             return record
         put_back(target)
         begun = partial_directories(target, mark)
+        # Another call may have built the same once more, under another name.
+        if not (force or begun) and (manifest := finish_commit(target, identity.fingerprint)):
+            return record_of(target, manifest, reused=True)
         for partial in begun if force and again is None else ():
             discard(partial)
         # A partial directory with a manifest is newer than a directory set aside: it was about to replace it.

@@ -157,6 +157,28 @@ def _beside(target: Path, pattern: str) -> list[Path]:
     return [path for path in sorted(target.parent.iterdir()) if named.fullmatch(path.name)]
 
 
+def finish_commit(target: Path, fingerprint: str | None = None) -> Manifest | None:
+    """Finish a commit that was killed between its renames: of a complete directory with this fingerprint, or any.
+
+    Return its manifest; None if `target` exists, or there is no such directory.
+    """
+    if target.exists() or not target.parent.is_dir():
+        return None
+    for partial in _beside(target, r"[^.]+\.partial"):
+        manifest = read_manifest(partial)
+        if manifest is None or missing_files(partial, manifest) or fingerprint not in (None, manifest.fingerprint):
+            continue
+        try:
+            os.rename(partial, target)
+        except OSError as error:
+            if error.errno in OVERTAKEN:
+                raise taken_away(partial) from error
+            raise
+        sync(target.parent)
+        return manifest
+    return None
+
+
 def put_back(target: Path) -> None:
     """Undo a restoration that was killed between its renames, so that nothing set aside is lost."""
     for returning in _returning(target):

@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 from flows.cli.app import app
 from shards.corpus.check import tar_faults
 from shards.corpus.columns import columns_of, hold_columns, open_columns
-from shards.corpus.index import GROUPS, read_index, shard_names, with_later_columns
+from shards.corpus.index import GROUPS, masked_file, read_index, read_stored_index, shard_names, with_later_columns
 from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, StageError
 from shards.indexing import groups
 from shards.indexing.groups import index_groups
-from shards.store.build import reusable
+from shards.store import commit
+from shards.store.build import Identity, Outcome, build, reusable
+from shards.store.files import write_json
 from shards.store.manifest import list_files, read_manifest, write_manifest
 from shards.store.parquet import write_parquet
 from tests.commits import commit_as_it_is
@@ -116,6 +118,45 @@ def test_a_killed_call_goes_on_with_the_next_shard(
     index_groups(without_groups)
     assert looked_at == names
     assert all(read_index(without_groups, name).equals(read_index(built_corpus, name)) for name in names)
+
+
+@pytest.mark.parametrize("by_index", [True, False])
+def test_a_call_that_is_killed_between_its_last_renames_is_finished_by_the_next(
+    without_groups: Path, built_corpus: Path, monkeypatch: pytest.MonkeyPatch, by_index: bool
+) -> None:
+    manifest = read_manifest(without_groups)
+    assert manifest is not None
+
+    def killed(point: str, *_: str) -> None:
+        if point == "after set_aside":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "fault_point", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index_groups(without_groups)
+    assert not without_groups.exists()
+    if by_index:
+        assert index_groups(without_groups).reused
+    else:
+        assert build(without_groups, Identity("shard", manifest.version, manifest.fingerprint), cut_again).reused
+    assert read_index(without_groups, "000000").equals(read_index(built_corpus, "000000"))
+
+
+def cut_again(out: Path) -> Outcome:
+    raise AssertionError(f"{out} is cut again")
+
+
+def test_masked_clips_get_their_groups_too(without_groups: Path) -> None:
+    """They lie in the tar, which `xdc verify` compares with the index."""
+    key = read_index(without_groups, "000000")["key"][0].as_py()
+    write_json(without_groups / masked_file("000000"), [key])
+    commit_as_it_is(without_groups)
+    index_groups(without_groups)
+    stored = read_stored_index(without_groups, "000000")
+    assert len(stored) == len(read_index(without_groups, "000000")) + 1
+    assert stored["mp4_header"].null_count == 0
+    assert list(tar_faults(without_groups, "000000")) == []
 
 
 def test_columns_that_a_process_reads_are_kept_when_the_index_gets_more(without_groups: Path) -> None:
