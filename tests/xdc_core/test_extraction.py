@@ -447,5 +447,5 @@ def test_a_stage_ends_if_other_clips_replace_those_that_it_reads(
             tar.write(bytes(512))
         commit_as_it_is(corpus)
 
-    with pytest.raises(StageError, match="shard was replaced while extract.* read it. Nothing is lost"):
+    with pytest.raises(StageError, match=r"shard was replaced while extract.* read it\. Nothing is lost"):
         run_stage(run, node, force=True, progress=replace)
