@@ -72,6 +72,17 @@ def read_as(manifest: Manifest) -> str:
     return fingerprint([manifest.fingerprint, accepted]) if accepted else manifest.fingerprint
 
 
+def content_of(corpus: Path, manifest: Manifest) -> tuple[str, dict[str, str]]:
+    """Return what other stages read of a committed corpus: its fingerprint as an input, and the sha256 of its tars.
+
+    It is the same before and after columns are added to the index of the same clips.
+    """
+    elsewhere = tars_elsewhere(corpus)
+    if elsewhere is not None:
+        return read_as(manifest), {name: entry["sha256"] for name, entry in elsewhere["tars"].items()}
+    return read_as(manifest), {name: entry.sha256 for name, entry in manifest.files.items() if name.endswith(".tar")}
+
+
 def can_be_appended_to(manifest: Manifest | None, settings: CorpusSettings) -> bool:
     """Return whether a committed corpus has these settings, so that clips may be appended to it."""
     return manifest is not None and (manifest.version, manifest.settings) == (STAGE_VERSION, stored_part(settings))

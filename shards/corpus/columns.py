@@ -6,20 +6,25 @@ the indices beside the tars, and written again if somebody deletes it. The mark 
 """
 
 import errno
+import fcntl
 import os
 import platform
 import re
 import shutil
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from shards.corpus.index import LATER, index_schema, read_index, shard_names, with_later_columns
+from shards.corpus.index import GROUPS, LATER, index_schema, read_index, shard_names, with_later_columns
 from shards.errors import Busy, StageError
+from shards.objects.cache import NAMED_BY
 from shards.store.checked_read import remedy_of
 from shards.store.commit import clear_left_overs, discard
 from shards.store.fault import fault_point
@@ -30,8 +35,21 @@ from shards.store.parquet import read_schema
 
 ROWS, SHARDS = "rows.arrow", "shards.arrow"
 SUFFIX = ".columns"
+# Of the groups of pictures the columns have what distinguishes them, in half the bytes: offsets as uint32, of groups of
+# the same length the first two frames, and of each sha256 the first bytes.
+COMPACT = {
+    "mp4_group_frame": pa.list_(pa.int32()),
+    "mp4_group_offset": pa.list_(pa.uint32()),
+    "mp4_group_sha256": pa.list_(pa.binary(NAMED_BY)),
+}
 # The labels are read from the index, where they are needed; nothing needs these by row number.
-SCHEMA = pa.schema([field for field in index_schema(()) if field.name not in ("sha256", "boundaries_s")])
+SCHEMA = pa.schema(
+    [
+        pa.field(field.name, COMPACT.get(field.name, field.type))
+        for field in index_schema(())
+        if field.name not in ("sha256", "boundaries_s")
+    ]
+)
 BATCH = 65_536  # Rows of a record batch: few enough to hold, enough that the batches of 65 M rows are opened in 0.1 s.
 WAIT_S = 0.2  # From one look to the next whether another process has written the columns.
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -51,7 +69,8 @@ def columns_of(corpus: Path, elsewhere: Path) -> Path:
     """Return the directory with the columns of a committed corpus, for `open_columns`; write it if it is not there.
 
     It is beside the corpus, or in `elsewhere` if nothing can be written beside the corpus. Memory does not grow with
-    the corpus. If another process is writing it, wait. Older columns of the corpus are removed.
+    the corpus. If another process is writing it, wait. Older columns of the corpus are
+    removed when no process has them open.
 
     Raises:
         StageError: an index is missing or damaged, or its columns are not those of an index.
@@ -88,6 +107,30 @@ def open_columns(directory: Path) -> Columns:
             f"{directory} cannot be read ({error}). It is a copy of the corpus's index: delete it, and it is written "
             "again."
         ) from error
+
+
+def hold_columns(directory: Path, owner: object) -> None:
+    """Keep the columns from being removed by other processes of this machine, as long as `owner` exists.
+
+    A process that is forked holds them, too. On a file system whose locks hold for all its machines, none removes them.
+    """
+    try:
+        descriptor = os.open(directory / SHARDS, os.O_RDONLY)
+    except FileNotFoundError:  # `open_columns` says so.
+        return
+    weakref.finalize(owner, os.close, descriptor)
+    with suppress(OSError):  # Not all file systems have locks.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _is_held(directory: Path) -> bool:
+    """Return whether a process has the columns in a directory open."""
+    try:
+        with (directory / SHARDS).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    return False
 
 
 def column_faults(corpus: Path, directory: Path) -> Iterator[str]:
@@ -156,9 +199,10 @@ def _write(corpus: Path, place: Path) -> None:
 
 
 def _outdated(corpus: Path, place: Path) -> list[Path]:
-    """Return the columns of earlier contents of the corpus."""
+    """Return the columns of earlier contents of the corpus, but for those that a process reads."""
     named = re.compile(re.escape(f".{corpus.name}.") + r"[0-9a-f]{12}" + re.escape(SUFFIX))
-    return [path for path in sorted(place.parent.iterdir()) if named.fullmatch(path.name) and path != place]
+    found = (path for path in sorted(place.parent.iterdir()) if named.fullmatch(path.name) and path != place)
+    return [path for path in found if not _is_held(path)]
 
 
 def _write_files(corpus: Path, folder: Path) -> None:
@@ -189,8 +233,48 @@ def _read_rows(corpus: Path, shard: str, names: list[str]) -> pa.Table:
     lacking = {field.name for field in LATER}.difference(there)
     table = read_index(corpus, shard, [name for name in names if name not in lacking])
     try:
-        table = with_later_columns(table)
+        table = _with_compact_groups(with_later_columns(table))
         return table.select(names).cast(pa.schema([SCHEMA.field(name) for name in names]))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         path = corpus / f"{shard}.parquet"
         raise StageError(f"{path} is not an index ({error}). {remedy_of(path, 'shard')}") from error
+
+
+def _with_compact_groups(table: pa.Table) -> pa.Table:
+    """Return an index with the groups of pictures as in COMPACT; those of an MP4 of 4 GB or more are null."""
+    large = pc.fill_null(pc.greater_equal(table["mp4_size"], 2**32), False)
+    for name in GROUPS.names:
+        column = table[name].combine_chunks()
+        if pc.any(large).as_py():
+            column = pa.array(
+                [
+                    None if is_large else value
+                    for is_large, value in zip(large.to_pylist(), column.to_pylist(), strict=True)
+                ],
+                column.type,
+            )
+        if name == "mp4_group_frame":
+            column = _first_two(column)
+        if name == "mp4_group_sha256":
+            short = pc.binary_slice(column.flatten(), 0, NAMED_BY)
+            column = pa.ListArray.from_arrays(_offsets(pc.list_value_length(column)), short, mask=column.is_null())
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def _first_two(frames: pa.ListArray) -> pa.ListArray:
+    """Return the first frames of groups; of those with the same distances, the first two."""
+    counts, values = pc.fill_null(pc.list_value_length(frames), 0).to_numpy(), frames.flatten().to_numpy()
+    begins = np.cumsum(counts) - counts
+    second = values[np.minimum(begins + 1, max(0, len(values) - 1))] if len(values) else counts
+    places = np.arange(len(values)) - np.repeat(begins, counts)
+    other = np.flatnonzero(values != places * np.repeat(second, counts))
+    regular = counts > 2
+    regular[np.searchsorted(np.cumsum(counts), other, side="right")] = False
+    kept = (places < 2) | ~np.repeat(regular, counts)
+    lengths = pa.array(np.where(regular, 2, counts))
+    return pa.ListArray.from_arrays(_offsets(lengths), pa.array(values[kept]), mask=frames.is_null())
+
+
+def _offsets(lengths: pa.Array) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(pc.fill_null(lengths, 0).to_numpy())]), pa.int32())

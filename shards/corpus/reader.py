@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 
 from shards.corpus.index import HASHED, NO_MEMBER
 from shards.errors import StageError
-from shards.media.decode import StoredFrames
-from shards.objects.cache import Cache
+from shards.media.decode import StoredFrames, group_mark
+from shards.objects.cache import NAMED_BY, Cache
 from shards.objects.tars import REMEDY, Part, open_tars
 
 
@@ -51,7 +51,8 @@ class ClipReader:
         return self._tars.read({shard: [self._member(row, member)]})[shard][0]
 
     def read_all(self, requests: Sequence[Request]) -> list[bytes | StoredFrames]:
-        """Return what is requested of clips. What lies in the same tar is read at once.
+        """Return what is requested of clips. What lies in the same tar is read at once; what several requests need is
+        read once.
 
         Of pictures with a span these are the groups that show it, or the whole member if its groups are not in the
         index. The sha256 of every group is checked.
@@ -59,20 +60,19 @@ class ClipReader:
         Raises:
             StageError: as `read` does.
         """
-        parts = defaultdict[str, list[Part]](list)
-        places, headers = [], []
+        numbers = defaultdict[str, dict[Part, int]](dict)  # Of the parts of each tar, without repetitions.
+        needed, headers = [], []
         for request in requests:
             groups = _groups_of(request)
-            own = parts[request.shard]
             if groups is None:
-                added = [self._member(request.row, request.member)]
+                parts = [self._member(request.row, request.member)]
             else:
-                added, header, first = groups
+                parts, header, first = groups
             headers.append(None if groups is None else (header, first))
-            places.append((request.shard, slice(len(own), len(own) + len(added))))
-            own += added
-        data = self._tars.read(parts)
-        joined = (b"".join(data[shard][place]) for shard, place in places)
+            own = numbers[request.shard]
+            needed.append((request.shard, [own.setdefault(part, len(own)) for part in parts]))
+        data = self._tars.read({shard: [*parts] for shard, parts in numbers.items()})
+        joined = (b"".join(data[shard][number] for number in places) for shard, places in needed)
         return [
             found if given is None else StoredFrames(given[0], found, given[1])
             for found, given in zip(joined, headers, strict=True)
@@ -111,12 +111,17 @@ def _groups_of(request: Request) -> tuple[list[Part], bytes, int] | None:
         return None
     frames, offsets, digests = (row[f"mp4_group_{what}"] for what in ("frame", "offset", "sha256"))
     what = f"mp4 of clip {row['key']}"
-    if not len(frames) == len(digests) == len(offsets) - 1 or frames[0] != 0 or offsets[-1] > row["mp4_size"]:
+    if len(frames) == 2 < len(digests):  # As in columns.py: of groups of the same length, the first two.
+        frames = range(0, len(digests) * int(frames[1]), int(frames[1]) or 1)
+    fits = len(frames) == len(digests) == len(offsets) - 1 > 0 == frames[0] and offsets[-1] <= row["mp4_size"]
+    if not fits or min(map(len, digests)) < NAMED_BY:
         raise StageError(f"shard {request.shard}: the groups of pictures in the index do not fit the {what}. {REMEDY}")
     first, last = bisect_right(frames, span[0]) - 1, bisect_right(frames, span[1] - 1)
     begin, ends = int(row["mp4_offset"]), [int(offset) for offset in offsets[first : last + 1]]
     parts = [
-        Part(what, begin + start, end - start, bytes(digests[number]))
+        Part(
+            what, begin + start, end - start, bytes(digests[number]), group_mark(row["mp4_header"], int(frames[number]))
+        )
         for number, (start, end) in enumerate(pairwise(ends), start=first)
     ]
     return parts, row["mp4_header"], int(frames[first])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shards.corpus.index import GROUPS, group_columns, read_stored_index, shard_names
 from shards.corpus.reader import ClipReader
@@ -11,46 +12,79 @@ from shards.media.decode import find_groups
 from shards.objects.tars import TARS
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, record_of
+from shards.store.commit import finish_commit
 from shards.store.files import link_or_copy
-from shards.store.manifest import read_manifest
+from shards.store.lock import exclusive
+from shards.store.manifest import Manifest, fingerprint, missing_files, read_manifest
 from shards.store.parquet import read_schema, write_parquet
+
+LOOKED_FOR = {b"xdc.groups": b"looked for"}  # Of an index in which a clip without groups has none.
 
 
 def index_groups(corpus: Path, progress: Progress = silent) -> Record:
-    """Add the columns GROUPS to the indices of a committed corpus, from its tars. All other files stay as they are.
+    """Fill the columns GROUPS in the indices of a committed corpus, from its tars. All other files stay as they are.
 
     The corpus keeps its fingerprint, and what was made from it stays fresh. A killed call goes on with the next shard.
+    Files that do not change are not read: their sha256 stay those that were noted when they were made.
 
     Raises:
         ConfigError: there is no such corpus, or its tars are in an object store.
-        StageError: a tar or an index is missing or damaged, or the corpus was replaced meanwhile.
+        StageError: a file of the corpus is missing or damaged, or the corpus was replaced meanwhile.
     """
-    manifest = read_manifest(corpus)
+    manifest = read_manifest(corpus) or _finished(corpus)
     if manifest is None:
         raise ConfigError(f"{corpus} holds no finished corpus. Make it: xdc stage shard RUN")
     if (corpus / TARS).exists():
         raise ConfigError(f"{corpus}: its tars are in an object store. Index it where it was made, and copy it.")
+    if lost := missing_files(corpus, manifest):
+        raise StageError(
+            f"{corpus}: {', '.join(lost[:3])} missing or cut off. Bring the files back from a copy, or make the corpus "
+            "again: xdc stage shard RUN --force"
+        )
     names = shard_names(corpus)
-    if all({*GROUPS.names} <= {*read_schema(corpus / f"{name}.parquet", "shard").names} for name in names):
+    lacking = [name for name in names if _lacks_groups(corpus, name)]
+    if not lacking:
         return record_of(corpus, manifest, reused=True)
 
     def work(out: Path) -> Outcome:
         with ClipReader(corpus) as reader:
-            for done, name in enumerate(names, start=1):
+            for done, name in enumerate(lacking, start=1):
                 if not (out / f"{name}.parquet").exists():
                     write_parquet(out / f"{name}.parquet", _with_groups(reader, name))
-                progress(done, len(names), "shards indexed")
+                progress(done, len(lacking), "shards indexed")
         if read_manifest(corpus) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
-        for name in manifest.files:
+        kept = {name: (entry.size, entry.sha256) for name, entry in manifest.files.items()}
+        for name in lacking:
+            del kept[f"{name}.parquet"]
+        for name in kept:
             if not (out / name).exists():
                 link_or_copy(corpus / name, out / name)
-        return Outcome(manifest.rows, manifest.rejects, manifest.summary, tuple(manifest.files))
+        return Outcome(manifest.rows, manifest.rejects, manifest.summary, tuple(manifest.files), kept)
 
     identity = Identity(
         manifest.stage, manifest.version, manifest.fingerprint, inputs=manifest.inputs, settings=manifest.settings
     )
-    return build(corpus, identity, work, force=True)
+    return build(corpus, identity, work, again=fingerprint(manifest.model_dump(mode="json")))
+
+
+def _finished(corpus: Path) -> Manifest | None:
+    """Finish an earlier call that was killed between its last renames."""
+    if not corpus.parent.is_dir():
+        return None
+    with exclusive(corpus):
+        return finish_commit(corpus)
+
+
+def _lacks_groups(corpus: Path, shard: str) -> bool:
+    """Return whether a picture has no groups in the index of a shard, and nobody has looked for them."""
+    schema = read_schema(corpus / f"{shard}.parquet", "shard")
+    if LOOKED_FOR.items() <= (schema.metadata or {}).items():
+        return False
+    if not {*GROUPS.names} <= {*schema.names}:
+        return True
+    table = read_stored_index(corpus, shard, ["mp4_size", "mp4_header"])
+    return bool(table.filter(pc.greater(table["mp4_size"], 0))["mp4_header"].null_count)
 
 
 def _with_groups(reader: ClipReader, shard: str) -> pa.Table:
@@ -63,4 +97,4 @@ def _with_groups(reader: ClipReader, shard: str) -> pa.Table:
     added = pa.Table.from_pylist(rows, GROUPS)
     for field in GROUPS:
         table = table.append_column(field, added[field.name])
-    return table
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **LOOKED_FOR})

@@ -21,13 +21,22 @@ class PictureGroups:
     """Where the groups of pictures of a stored MP4 lie. Each begins with a key frame and decodes without the others.
 
     header: the decoder's configuration (`avcC`), with which any group decodes. frames: number of each group's first
-    frame. offsets: of each group's first byte in the MP4, and of the byte after the last group. sha256: of each group.
+    frame. offsets: of each group's first byte in the MP4, and of the byte after the last group. sha256: of each group,
+    after `group_mark`.
     """
 
     header: bytes
     frames: tuple[int, ...]
     offsets: tuple[int, ...]
     sha256: tuple[bytes, ...]
+
+
+def group_mark(header: bytes, frame: int) -> bytes:
+    """Return what a group's sha256 covers besides its bytes: all else that decides which frames it decodes to.
+
+    header: as in `PictureGroups`. frame: number of the group's first frame.
+    """
+    return header + frame.to_bytes(8, "big")
 
 
 @dataclass(frozen=True)
@@ -61,18 +70,23 @@ def find_groups(mp4: bytes) -> PictureGroups | None:
                 for packet in container.demux(stream)
                 if packet.size and packet.pos is not None
             ]
+    except MemoryError as error:  # FFmpeg's own is also an FFmpegError.
+        raise MemoryError("to find the groups of a stored picture") from error
     except (av.FFmpegError, IndexError):
         return None
     in_order = all(pts is not None and round(pts * rate) == number for number, (*_, pts) in enumerate(packets))
     without_gaps = all(end == begin for (_, end, *_), (begin, *_) in pairwise(packets))
     keys = [number for number, (_, _, is_key, _) in enumerate(packets) if is_key]
-    known = header[:1] == b"\x01" and header[4] & 3 == LENGTH - 1
+    known = len(header) > 4 and header[0] == 1 and header[4] & 3 == LENGTH - 1
     if not (keys[:1] == [0] and known and in_order and without_gaps):
         return None
     if [(begin, end) for begin, end, *_ in packets] != list(_frame_spans(mp4, packets[0][0], packets[-1][1])):
         return None
     offsets = (*(packets[number][0] for number in keys), packets[-1][1])
-    digests = (hashlib.sha256(mp4[begin:end]).digest() for begin, end in pairwise(offsets))
+    digests = (
+        hashlib.sha256(group_mark(header, frame) + mp4[begin:end]).digest()
+        for frame, (begin, end) in zip(keys, pairwise(offsets), strict=True)
+    )
     return PictureGroups(header, tuple(keys), offsets, tuple(digests))
 
 

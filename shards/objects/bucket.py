@@ -1,6 +1,7 @@
 """The objects below a URL s3://BUCKET/PREFIX: listed, read and written, with errors that say what to do."""
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -13,9 +14,10 @@ from shards.objects.credentials import NO_CREDENTIALS, endpoint, store_settings
 
 SCHEME = "s3://"
 RETRY_S = 120.0  # How long a server that does not answer is waited for.
-CONNECT_S, REQUEST_S = 5, 120
+PAUSE_S = 1.0  # Before a request is repeated.
+CONNECT_S, REQUEST_S = 5, 30  # A connection that stalls is given up while there is time for others.
 JOIN = 16 * 1024  # Ranges with gaps of at most so many bytes are read as one: a request costs as much as these bytes.
-PART = 32 << 20  # Bytes of one request of a download.
+PART = 4 << 20  # Bytes of one request for a file: few enough for REQUEST_S, also where the network is slow.
 UPLOADED = 8 << 20  # Bytes of one part of an upload.
 LOST = ("NoSuchUpload", "InvalidPart")  # A server that was killed has forgotten an upload: it is begun once more.
 URL = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<prefix>.*?))?/*")
@@ -33,7 +35,24 @@ REFUSED = {
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's: set it (see: timedatectl), and "
     "run the same command again",
     "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
+    "no S3": "what answers is not an object store: correct AWS_ENDPOINT_URL, or endpoint_url of the profile",
+    "certificate": "the server's certificate is not one that this machine trusts: correct the address, or add the "
+    "certificate to those of the system",
 }
+REFUSED["403 Forbidden"] = REFUSED["AccessDenied"]
+BEYOND = ("InvalidRange", "416 Range Not Satisfiable")  # An object ends before the range.
+
+# A process that was forked after object stores were used has their locks, but not their threads, and would wait for
+# ever.
+_used = _forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = _used
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 class Stored(NamedTuple):
@@ -47,12 +66,15 @@ class Bucket:
     """The objects whose names begin with the prefix of a URL. Safe for threads; a process needs its own.
 
     Every method raises:
-        StageError: an object is not there, or shorter than it should be.
+        StageError: an object is not there, or shorter than it should be; or this process was forked from one that had
+            used object stores.
         MachineError: there are no credentials, no permission, no bucket, or no server within RETRY_S.
     """
 
     def __init__(self, url: str) -> None:
         """Raise ConfigError if `url` is not of an object store, or the package obstore is not installed."""
+        global _used
+        _check_not_forked(url)
         match = URL.fullmatch(url)
         if match is None:
             raise ConfigError(f"{url} is not the URL of a folder in an object store, such as s3://bucket/folder.")
@@ -66,6 +88,7 @@ class Bucket:
         self.url = f"{SCHEME}{match['bucket']}" + (f"/{match['prefix']}" if match["prefix"] else "")
         settings = store_settings(self.url)
         self._address = endpoint(settings)
+        _used = True
         try:
             self._store: Any = S3Store(
                 match["bucket"],
@@ -96,19 +119,25 @@ class Bucket:
 
         return self._done("", listed)
 
-    def read(self, name: str) -> bytes:
-        """Return all bytes of an object."""
-        import obstore
-
-        return self._done(name, lambda: bytes(obstore.get(self._store, name).bytes()))
+    def read(self, name: str, size: int | None = None) -> bytes:
+        """Return all bytes of an object, read part by part. size: how many they are, if that is known."""
+        size = self.look(name).size if size is None else size
+        parts = (self.ranges(name, [start], [min(PART, size - start)])[0] for start in range(0, size, PART))
+        return b"".join(parts)
 
     def look(self, name: str) -> Stored:
         """Return an object's size and ETag."""
         import obstore
+        from obstore.exceptions import BaseError
 
         def looked() -> Stored:
             # Not HEAD: a server that refuses it cannot say why.
-            meta = obstore.get(self._store, name, options={"range": (0, 1)}).meta
+            try:
+                meta = obstore.get(self._store, name, options={"range": (0, 1)}).meta
+            except BaseError as error:
+                if _answer(error) not in BEYOND:
+                    raise
+                meta = obstore.head(self._store, name)  # It is empty.
             return Stored(meta["size"], str(meta["e_tag"]))
 
         return self._done(name, looked)
@@ -196,6 +225,7 @@ class Bucket:
         """Return the result of `work`; repeat it while the connection breaks. obstore repeats requests, too."""
         from obstore.exceptions import BaseError
 
+        _check_not_forked(self.url)
         end = time.monotonic() + RETRY_S
         while True:
             try:
@@ -204,10 +234,11 @@ class Bucket:
                 answer = _answer(error)
                 if (answer and answer not in LOST) or time.monotonic() >= end:
                     raise self._explained(name, error, answer) from None
+                time.sleep(PAUSE_S)
 
     def _explained(self, name: str, error: Exception, answer: str) -> StageError:
         where = f"{self.url}/{name}" if name else self.url
-        if answer == "InvalidRange":
+        if answer in BEYOND:
             return self._short(name, self.look(name).size)
         if answer in REFUSED:
             return MachineError(f"{where}: {REFUSED[answer]}.")
@@ -218,8 +249,8 @@ class Bucket:
         server = self._address or "the server"
         if not answer:
             return MachineError(
-                f"{where}: {server} does not answer, in {RETRY_S:.0f} s. What is finished is kept: when it is there "
-                "again, run the same command again."
+                f"{where}: {server} does not answer, in {RETRY_S:.0f} s ({_cause(error)}). What is finished is kept: "
+                "when it is there again, run the same command again."
             )
         return MachineError(f"{where}: {server} refuses: {answer}. What is finished is kept.")
 
@@ -230,8 +261,16 @@ class Bucket:
         )
 
 
+def _check_not_forked(url: str) -> None:
+    if _forked:
+        raise StageError(
+            f"{url}: this process was forked from one that had used an object store, and can use none. Start it with "
+            "the method spawn or forkserver of multiprocessing."
+        )
+
+
 def _answer(error: Exception) -> str:
-    """Return the server's code for an error, or its status; "" if there was no answer."""
+    """Return the server's code for an error, or its status, or a name of REFUSED; "" if there was no answer."""
     text = str(error)
     if "169.254." in text.partition("Debug source")[0]:
         return "credentials"
@@ -239,4 +278,20 @@ def _answer(error: Exception) -> str:
         return found[1]
     if found := re.search(r"non-2xx status code: ([^:\n]*)", text):
         return found[1]
+    if "NotPartial" in text:
+        return "no S3"
+    if re.search(r"certificate", text, re.IGNORECASE):
+        return "certificate"
     return "not found" if isinstance(error, FileNotFoundError) else ""
+
+
+def _cause(error: Exception) -> str:
+    """Return why there was no answer."""
+    text = str(error)
+    if "dns error" in text:
+        return "its name is not known: is the address right?"
+    if "TimedOut" in text or "Timeout" in text:
+        return f"a request takes longer than {REQUEST_S} s"
+    if found := re.search(r'message: "([^"]+)"', text):
+        return found[1]
+    return text.partition("\n")[0].rpartition(" - ")[2]

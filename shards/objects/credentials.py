@@ -26,6 +26,8 @@ NAMES = {
     "region": "region",
     "endpoint_url": "endpoint",
 }
+UNSUPPORTED = ("sso_session", "sso_start_url", "role_arn", "credential_process")  # Other ways to get credentials.
+OTHERWISE = "by"
 INSTANCE = ("169.254.169.254", 80)  # Where a machine of a cloud asks for its own credentials.
 INSTANCE_S = 1.0
 NO_CREDENTIALS = (
@@ -42,9 +44,16 @@ def store_settings(url: str) -> dict[str, Any]:
     Raises:
         MachineError: there are no credentials.
     """
-    found: dict[str, Any] = {}
-    if not os.environ.get("AWS_ACCESS_KEY_ID"):
-        found = _profile()
+    found: dict[str, Any] = _profile()
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        found = {name: value for name, value in found.items() if name in ("region", "endpoint")}
+    unsupported = found.pop(OTHERWISE, "")
+    if unsupported and "access_key_id" not in found and not any(os.environ.get(name) for name in SOURCES):
+        profile = _profile_name()
+        raise MachineError(
+            f"{url}: the profile {profile} gets its credentials by {unsupported}, which is not supported. Get "
+            f'them with the AWS tools: eval "$(aws configure export-credentials --profile {profile} --format env)"'
+        )
     if "access_key_id" not in found and not any(os.environ.get(name) for name in SOURCES) and not _in_a_cloud():
         raise MachineError(f"{url}: {NO_CREDENTIALS}.")
     return {name: value for name, value in found.items() if not _given(name)}
@@ -62,17 +71,38 @@ def _given(name: str) -> bool:
     return any(os.environ.get(variable) for variable in of.get(name, ()))
 
 
+def _profile_name() -> str:
+    return os.environ.get("AWS_PROFILE") or "default"
+
+
 def _profile() -> dict[str, str]:
-    name = os.environ.get("AWS_PROFILE") or "default"
+    """Return the settings of the profile. One of UNSUPPORTED that it has is named under OTHERWISE.
+
+    Raises:
+        MachineError: a file cannot be understood.
+    """
+    name = _profile_name()
     places = (("AWS_CONFIG_FILE", "config", f"profile {name}"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials", name))
     found: dict[str, str] = {}
     for variable, file, section in places:
-        parser = configparser.RawConfigParser()
-        parser.read(os.environ.get(variable) or Path.home() / ".aws" / file, encoding="utf-8")
-        for title in (section, name):
+        path = Path(os.environ.get(variable) or Path.home() / ".aws" / file)
+        parser = configparser.RawConfigParser(strict=False)
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError) as error:  # Their texts have lines of the file: secrets.
+            raise MachineError(f"{path}{_line_of(error)} is not as the AWS tools write it: correct it.") from None
+        for title in dict.fromkeys((name, section)):
             if parser.has_section(title):
-                found |= {NAMES[key]: value for key, value in parser.items(title) if key in NAMES}
+                items = dict(parser.items(title))
+                found |= {NAMES[key]: value for key, value in items.items() if key in NAMES}
+                if others := [key for key in UNSUPPORTED if key in items]:
+                    found[OTHERWISE] = others[0]
     return found
+
+
+def _line_of(error: Exception) -> str:
+    number = getattr(error, "lineno", None) or next((line for line, _ in getattr(error, "errors", ())), None)
+    return f", line {number}," if number else ""
 
 
 def _in_a_cloud() -> bool:

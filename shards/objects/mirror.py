@@ -15,7 +15,15 @@ from shards.objects.tars import TARS, object_of, tars_elsewhere
 from shards.progress import Progress
 from shards.store.build import Identity, Outcome, Record, build, record_of
 from shards.store.files import new_file, sha256_of, write_json
-from shards.store.manifest import MANIFEST, FileEntry, Manifest, missing_files, parse_manifest, read_manifest
+from shards.store.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    fingerprint,
+    missing_files,
+    parse_manifest,
+    read_manifest,
+)
 from shards.store.receipt import UNITS
 
 THREADS = 8
@@ -64,10 +72,11 @@ def mirror(corpus: Path, url: str, progress: Progress, force: bool = False) -> R
         return Outcome(there.rows, there.rejects, there.summary, (*small, TARS))
 
     identity = Identity("shard", there.version, there.fingerprint, inputs=there.inputs, settings=there.settings)
-    again = manifest is not None and manifest.fingerprint == there.fingerprint
-    record = build(corpus, identity, work, force or again)
+    mark = fingerprint([bucket.url, etag])
+    again = mark if force or (manifest is not None and manifest.fingerprint == there.fingerprint) else None
+    record = build(corpus, identity, work, again=again)
     if record.reused and (tars_elsewhere(corpus) or {}).get("manifest") != etag:  # An older one was brought back.
-        record = build(corpus, identity, work, force=True)
+        record = build(corpus, identity, work, again=mark)
     return record
 
 
@@ -147,7 +156,7 @@ def _fetch(bucket: Bucket, name: str, entry: FileEntry, path: Path) -> None:
     """Write one file of the corpus, unless it is there. name: of the object."""
     if path.exists() and sha256_of(path) == entry.sha256:
         return
-    data = bucket.read(name)
+    data = bucket.read(name, entry.size)
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise StageError(
             f"{bucket.url}/{name} is not what the corpus's {MANIFEST} says (sha256): it has changed under its name. "

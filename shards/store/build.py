@@ -5,14 +5,23 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shards.errors import MachineError
-from shards.store.commit import begin, clear_left_overs, commit, discard, partial_directories, put_back, restore
+from shards.store.commit import (
+    begin,
+    clear_left_overs,
+    commit,
+    discard,
+    finish_commit,
+    partial_directories,
+    put_back,
+    restore,
+)
 from shards.store.fault import fault_point
 from shards.store.files import taken_away
 from shards.store.lock import exclusive
@@ -49,13 +58,15 @@ class Identity:
 class Outcome:
     """The result of a stage's work: rows written, inputs rejected, and a summary for people and reports.
 
-    files: names of required files. The directory is not committed if one is missing.
+    files: names of required files. The directory is not committed if one is missing. linked: size and sha256, by name,
+    of files that another committed directory has, too: they are not read.
     """
 
     rows: int
     rejects: int = 0
     summary: dict[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    linked: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,13 +179,19 @@ def manifest_of(
 
 
 def build(
-    target: Path, identity: Identity, work: Callable[[Path], Outcome], force: bool = False, restored: bool = True
+    target: Path,
+    identity: Identity,
+    work: Callable[[Path], Outcome],
+    force: bool = False,
+    restored: bool = True,
+    again: str | None = None,
 ) -> Record:
     """Build the directory `target` that `identity` describes: reuse it, or call `work` on a partial one and commit.
 
     The directory given to `work` contains what an earlier, killed call with the same identity finished. `force`
     starts from an empty directory. An existing directory at `target` is set aside, not deleted. `restored`: whether
-    a directory that was set aside with the same identity is put back instead.
+    a directory that was set aside with the same identity is put back instead. again: builds a finished directory once
+    more, as `force` does, but goes on with what an earlier, killed call with the same text (hex digits) finished.
 
     Raises:
         Busy: another process is building it.
@@ -182,6 +199,7 @@ def build(
             or another process, which the locks do not exclude, has renamed or removed the directory.
         Any exception of `work`; its finished parts are kept for the next call.
     """
+    mark, force = again or identity.fingerprint, force or again is not None
     if not force and (record := reusable(target, identity.fingerprint)):
         clear_left_overs(target)
         return record
@@ -189,14 +207,17 @@ def build(
         if not force and (record := reusable(target, identity.fingerprint)):
             return record
         put_back(target)
-        begun = partial_directories(target, identity.fingerprint)
-        for partial in begun if force else ():
+        begun = partial_directories(target, mark)
+        # Another call may have built the same once more, under another name.
+        if not (force or begun) and (manifest := finish_commit(target, identity.fingerprint)):
+            return record_of(target, manifest, reused=True)
+        for partial in begun if force and again is None else ():
             discard(partial)
         # A partial directory with a manifest is newer than a directory set aside: it was about to replace it.
         finished = any(read_manifest(partial) is not None for partial in begun)
         if restored and not (force or finished) and (manifest := restore(target, identity.fingerprint)):
             return record_of(target, manifest, reused=True)
-        partial = begin(target, identity.fingerprint)
+        partial = begin(target, mark)
         (partial / MANIFEST).unlink(missing_ok=True)  # Of a commit that was killed: it is written again.
         own = os.stat(partial)
         fault_point("after begin")
@@ -210,7 +231,7 @@ def build(
         if not _is_still(partial, own):
             raise taken_away(partial)
         manifest = manifest_of(identity, outcome, started, time.monotonic() - clock, _cpu_seconds() - used)
-        return record_of(target, commit(partial, target, manifest, outcome.files), reused=False)
+        return record_of(target, commit(partial, target, manifest, outcome.files, outcome.linked), reused=False)
 
 
 def _is_still(partial: Path, own: os.stat_result) -> bool:

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -175,6 +175,28 @@ def _beside(target: Path, pattern: str) -> list[Path]:
     return [path for path in sorted(target.parent.iterdir()) if named.fullmatch(path.name)]
 
 
+def finish_commit(target: Path, fingerprint: str | None = None) -> Manifest | None:
+    """Finish a commit that was killed between its renames: of a complete directory with this fingerprint, or any.
+
+    Return its manifest; None if `target` exists, or there is no such directory.
+    """
+    if target.exists() or not target.parent.is_dir():
+        return None
+    for partial in _beside(target, r"[^.]+\.partial"):
+        manifest = read_manifest(partial)
+        if manifest is None or missing_files(partial, manifest) or fingerprint not in (None, manifest.fingerprint):
+            continue
+        try:
+            os.rename(partial, target)
+        except OSError as error:
+            if error.errno in OVERTAKEN:
+                raise taken_away(partial) from error
+            raise
+        sync(target.parent)
+        return manifest
+    return None
+
+
 def put_back(target: Path) -> None:
     """Undo a restoration that was killed between its renames, so that nothing set aside is lost."""
     for returning in _returning(target):
@@ -250,11 +272,17 @@ def _remove_partials(target: Path) -> None:
         remove_tree(left_over)
 
 
-def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[str] = ()) -> Manifest:
+def commit(
+    partial: Path,
+    target: Path,
+    manifest: Manifest,
+    files: Collection[str] = (),
+    linked: Mapping[str, tuple[int, str]] | None = None,
+) -> Manifest:
     """Write the manifest of a finished partial directory and rename it. Return the manifest with its files listed.
 
-    `files`: names of required files. Sizes and sha256 of files that have a receipt are taken from it; only their sizes
-    are checked.
+    `files`: names of required files. Sizes and sha256 of files that have a receipt are taken from it, and those of
+    files that another committed directory has from `linked`; only their sizes are checked.
 
     Raises:
         StageError: one of `files` or of the receipts' files is missing, or another process has moved the directory.
@@ -266,9 +294,11 @@ def commit(partial: Path, target: Path, manifest: Manifest, files: Collection[st
             for name in names:
                 if name.startswith(".") and name.endswith(".tmp"):
                     Path(folder, name).unlink(missing_ok=True)  # Left by a killed writer.
-        stored = stored_files(partial)
+        stored = {**stored_files(partial), **(linked or {})}
         manifest = manifest.model_copy(update={"files": list_files(partial, stored)})
-        if lost := sorted(set(files) - manifest.files.keys()):
+        if lost := sorted(
+            {*files}.difference(manifest.files) | {*missing_files(partial, manifest)}.intersection(linked or ())
+        ):
             raise _incomplete(partial, lost, len(files))
         for name in manifest.files.keys() - stored.keys():  # Workers have flushed theirs.
             sync(partial / name)

@@ -8,29 +8,37 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import torch
 
 import shards.objects.bucket
 from shards.corpus.check import tar_faults
 from shards.corpus.index import read_index, shard_names
 from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, MachineError, StageError
-from shards.objects.bucket import Bucket
+from shards.objects.bucket import REQUEST_S, RETRY_S, Bucket
 from shards.objects.cache import Cache
 from shards.objects.mirror import mirror
 from shards.progress import silent
 from shards.store.manifest import read_manifest
 from tests.engines.seaweed import BUCKET, Seaweed, client, copy_there, put
 from tests.runs import MakeRun
+from xdc_core.config.views import views_of
+from xdc_core.data.clips import ClipItem, ClipViews, ShardRows
+from xdc_core.data.loader import load_views
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.inspection.verification import verify_run
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run
 
 pytestmark = pytest.mark.engines
+CPU = torch.device("cpu")
 READER = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "reader-secret"}
 
 
@@ -231,6 +239,97 @@ def test_a_wrong_clock_is_named(s3: Seaweed, monkeypatch: pytest.MonkeyPatch) ->
             Bucket("s3://corpora/digits").read("manifest.json")
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [(403, "", "no permission: the credentials need s3:ListBucket"), (200, "<html>", "is not an object store")],
+)
+def test_answers_without_a_reason_have_a_remedy_too(
+    s3: Seaweed, monkeypatch: pytest.MonkeyPatch, status: int, body: str, said: str
+) -> None:
+    with answering(status, body) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(MachineError, match=said):
+            Bucket("s3://corpora/digits").look("manifest.json")
+
+
+def test_a_server_that_is_not_known_by_name_is_said_to_be_so(
+    s3: Seaweed, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://nowhere.invalid")
+    with pytest.raises(MachineError, match=r"does not answer, in 1 s \(its name is not known"):
+        Bucket("s3://corpora/digits").look("manifest.json")
+
+
+def test_an_empty_object_has_no_bytes(s3: Seaweed) -> None:
+    put(s3, BUCKET, {"some/empty": b""})
+    bucket = Bucket("s3://corpora/some")
+    assert bucket.look("empty").size == 0
+    assert bucket.read("empty") == b""
+    with pytest.raises(StageError, match="some/empty has only 0 bytes"):
+        bucket.ranges("empty", [0], [4])
+
+
+def test_a_request_that_stalls_is_repeated(s3: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 3 * REQUEST_S <= RETRY_S
+    monkeypatch.setattr(shards.objects.bucket, "REQUEST_S", 1)
+    requests, ended = list[str](), threading.Event()
+
+    class Stalling(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            if len(requests) < 3:
+                ended.wait(60)
+            self.send_response(206)
+            for name, value in {"Content-Length": "4", "Content-Range": "bytes 0-3/4", "ETag": "'x'"}.items():
+                self.send_header(name, value)
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(b"data")
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        assert Bucket("s3://corpora/digits").ranges("tar", [0], [4]) == [b"data"]
+        ended.set()
+        server.shutdown()
+    assert len(requests) == 3
+
+
+def say_what_happens(url: str, said: Connection) -> None:
+    try:
+        Bucket(url).look("manifest.json")
+    except StageError as error:
+        said.send(str(error))
+
+
+def test_a_process_that_is_forked_says_that_it_cannot_read(s3: Seaweed, url: str) -> None:
+    Bucket(url).look("manifest.json")
+    context = get_context("fork")
+    heard, said = context.Pipe(duplex=False)
+    child = context.Process(target=say_what_happens, args=(url, said), daemon=True)
+    child.start()
+    assert heard.poll(60), "it waits for ever"
+    assert "this process was forked from one that had used an object store" in heard.recv()
+    child.join()
+
+
+def test_workers_read_object_stores_after_their_parent_has(
+    s3: Seaweed, url: str, worked_run: Run, tmp_path: Path
+) -> None:
+    mirror(tmp_path / "corpus", url, silent)
+    video, made = MODALITIES["video"], []
+    for corpus, workers in ((worked_run.corpus, 0), (tmp_path / "corpus", 1)):
+        rows = ShardRows(corpus, {"000000": 16}, video)
+        views = ClipViews(corpus, rows, views_of(worked_run.config, "video"))
+        made.append([batch.views for batch in load_views(views, [[ClipItem(3), ClipItem(5)]], workers, CPU)])
+    assert all(torch.equal(*pair) for pair in zip(*made, strict=True))
+
+
 def test_a_server_that_is_killed_and_started_again_is_waited_for(
     s3: Seaweed, url: str, tiny_corpus: Path, tmp_path: Path
 ) -> None:
@@ -263,7 +362,7 @@ def test_a_mirror_that_was_killed_goes_on(s3: Seaweed, url: str, tmp_path: Path)
     fetched = list[str]()
     read = Bucket.read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bucket, "read", lambda self, name: fetched.append(name) or read(self, name))
+        patch.setattr(Bucket, "read", lambda self, name, *size: fetched.append(name) or read(self, name, *size))
         mirror(corpus, url, silent)
     assert sorted(fetched) == ["000001.parquet", "manifest.json", "plan.parquet"]
     assert {path.name for path in corpus.iterdir()} == names

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +77,7 @@ def test_a_damaged_entry_is_removed_and_not_given(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", 64 * KB * FOLDERS)
     sha256, data = entry(0)
     cache.put(sha256, data)
-    (path,) = (path for path in (tmp_path / "cache").rglob("*") if path.name == sha256.hex())
+    (path,) = (path for path in (tmp_path / "cache").rglob("*") if path.name == sha256[:12].hex())
     path.write_bytes(data[:-1])
     assert cache.get(sha256) is None
     assert not path.exists()
@@ -122,11 +124,12 @@ def test_processes_that_are_killed_leave_a_cache_that_keeps_its_limit(tmp_path: 
             assert process.stdout is not None
             process.stdout.close()
         assert on_disk(folder) <= limit
-    (left,) = (folder / "aa").parent.glob("aa")
+    left = folder / "00"
+    left.mkdir(exist_ok=True)
     (left / ".abandoned").write_bytes(bytes(20 * KB))  # As of a process that was killed while it wrote.
     cache = Cache(folder, limit)
-    for number in range(800):
-        cache.put(*entry(90_000 + number))
+    for sha256, data in in_one_folder(4):
+        cache.put(sha256, data)
     assert on_disk(folder) <= limit
     assert not (left / ".abandoned").exists()
 
@@ -169,3 +172,40 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, capsys: 
     cache.put(*entry(0))
     assert cache.get(entry(0)[0]) is None
     assert "takes nothing more (Not a directory)" in capsys.readouterr().err
+
+
+def test_what_is_too_large_for_a_folder_s_share_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = Cache(tmp_path / "cache", 64 * KB * FOLDERS)
+    for number in range(2):
+        cache.put(*entry(number, 100 * KB))
+    said = capsys.readouterr().err
+    assert said.count("does not take what has 102400 bytes") == 1
+    assert "Set runs_on.cache_gb to 0.03 or more" in said
+    cache.put(*entry(2))
+    assert cache.get(entry(2)[0]) == entry(2)[1]
+
+
+def test_an_entry_that_a_reader_removes_while_room_is_made_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, entries = Cache(tmp_path / "cache", 28 * KB * FOLDERS), in_one_folder(4)
+    for sha256, data in entries[:2]:
+        cache.put(sha256, data)
+    gone = tmp_path / "cache" / "00" / entries[0][0][:12].hex()
+    assert gone.exists()
+    scandir = os.scandir
+
+    @contextmanager
+    def seen_before_removal(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(folder) as found:
+            seen = list(found)
+        gone.unlink(missing_ok=True)
+        yield seen
+
+    monkeypatch.setattr(os, "scandir", seen_before_removal)
+    for sha256, data in entries[2:]:
+        cache.put(sha256, data)
+    assert cache.get(entries[3][0]) == entries[3][1]
+    assert capsys.readouterr().err == ""

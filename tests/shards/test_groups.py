@@ -1,6 +1,7 @@
 """The groups of pictures in the index: a view decoded from them has the frames of the whole clip, bit for bit."""
 
 import io
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.corpus.check import tar_faults
+from shards.corpus.columns import _with_compact_groups
 from shards.corpus.index import GROUPS, read_index, shard_names
 from shards.corpus.reader import ClipReader, Request
 from shards.errors import MediaError, StageError
 from shards.media.decode import StoredFrames, decode_frames, find_groups
+from shards.objects.tars import LocalTars, Part
 from tests.shards.media_maker import plain
+from xdc_core.data.clips import ClipItem, ClipViews, ShardRows
+from xdc_core.data.rows import corpus_rows
+from xdc_core.modalities.video import VIDEO, VideoSettings
+from xdc_core.modalities.view import Views
 
 
 def clips(corpus: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -63,6 +70,76 @@ def test_a_view_reads_and_checks_only_its_groups(built_corpus: Path, tmp_path: P
         for span in ((3, 5), (4, 5), (0, row["frames"])):
             with pytest.raises(StageError, match=rf"the mp4 of clip {row['key']} is not what was stored"):
                 reader.read_all([Request(shard, row, "mp4", span)])
+
+
+def test_several_views_of_a_clip_are_made_from_their_own_groups(built_corpus: Path, tmp_path: Path) -> None:
+    """What lies between them is neither read nor decoded."""
+    shard, row = clips(built_corpus)[0]
+    tar = bytearray((built_corpus / f"{shard}.tar").read_bytes())
+    tar[row["mp4_offset"] + row["mp4_group_offset"][1] + 5] ^= 1  # In the second group: frames 4 to 7.
+    (tmp_path / f"{shard}.tar").write_bytes(tar)
+    rows, views = ShardRows(built_corpus, {shard: 1}, VIDEO), Views(VIDEO, VideoSettings(), 2)
+    whole, damaged = (ClipViews(corpus, rows, views) for corpus in (built_corpus, tmp_path))
+    wanted, found = (each[ClipItem(0, (0, 1, 8))][1] for each in (whole, damaged))
+    assert wanted is not None
+    assert found is not None
+    assert np.array_equal(wanted.numpy(), found.numpy())
+    with pytest.raises(StageError, match="is not what was stored"):
+        damaged[ClipItem(0, (0, 3, 8))]
+
+
+def test_what_several_requests_need_is_read_once(built_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[Mapping[str, Sequence[Part]]]()
+    read = LocalTars.read
+    monkeypatch.setattr(LocalTars, "read", lambda self, wanted: asked.append(wanted) or read(self, wanted))
+    shard, row = clips(built_corpus)[0]
+    with ClipReader(built_corpus) as reader:
+        reader.read_all([Request(shard, row, "mp4", span) for span in ((0, 4), (1, 6), (5, 7))])
+        reader.read_all([Request(shard, row, "flac"), Request(shard, row, "flac")])
+    assert [len(wanted[shard]) for wanted in asked] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"mp4_header": b"other"}, {"mp4_group_frame": [0, *range(5, 100, 4)]}, {"mp4_group_sha256": None}]
+)
+def test_all_that_decides_the_frames_of_a_group_is_checked(built_corpus: Path, change: dict[str, Any]) -> None:
+    """The columns of the index that views use are mapped from a file, and are checked nowhere else."""
+    shard, row = clips(built_corpus)[0]
+    count = len(row["mp4_group_sha256"])
+    values = {"mp4_group_sha256": [bytes(12)] * count} | {name: value for name, value in change.items() if value}
+    values = {name: value[:count] if isinstance(value, list) else value for name, value in values.items()}
+    if change.get("mp4_group_sha256", True):
+        values["mp4_group_sha256"] = row["mp4_group_sha256"]
+    with ClipReader(built_corpus) as reader, pytest.raises(StageError, match="is not what was stored"):
+        reader.read_all([Request(shard, row | values, "mp4", (5, 6))])
+
+
+def test_the_columns_of_a_corpus_have_the_same_groups_in_fewer_bytes(built_corpus: Path, tmp_path: Path) -> None:
+    rows = corpus_rows(built_corpus, VIDEO, tmp_path)
+    shard, row = clips(built_corpus)[0]
+    frames, count = row["mp4_group_frame"], len(row["mp4_group_frame"])
+    assert count > 2
+    compact = rows[0][1]
+    assert list(compact["mp4_group_frame"]) == frames[:2]
+    assert compact["mp4_group_sha256"] == [digest[:12] for digest in row["mp4_group_sha256"]]
+    spans = [(first, first + 1) for first in range(row["frames"])]
+    with ClipReader(built_corpus) as reader:
+        of_index, of_columns = (
+            reader.read_all([Request(shard, each, "mp4", span) for span in spans]) for each in (row, compact)
+        )
+    assert of_columns == of_index
+
+
+def test_groups_of_different_lengths_keep_their_frames_in_the_columns() -> None:
+    frames = [[0, 4, 8], [0, 4, 7], [0, 4], [0], None, [0, 3, 6, 9], [0, 4, 8, 11]]
+    rows = [
+        {"mp4_group_frame": each, "mp4_group_sha256": each and [bytes(32)] * len(each), "mp4_size": 9}
+        for each in frames
+    ]
+    table = pa.Table.from_pylist(rows, pa.schema([*GROUPS, ("mp4_size", pa.int64())]))
+    found = _with_compact_groups(table.slice(1)), _with_compact_groups(table)
+    wanted = [[0, 4], [0, 4, 7], [0, 4], [0], None, [0, 3], [0, 4, 8, 11]]
+    assert [each["mp4_group_frame"].to_pylist() for each in found] == [wanted[1:], wanted]
 
 
 def test_a_clip_without_groups_in_the_index_is_read_whole(built_corpus: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shards.corpus.index import read_index, read_whole_index, shard_names
+from shards.corpus.index import GROUPS, read_index, read_whole_index, shard_names
 from shards.errors import StageError
+from shards.indexing.groups import index_groups
 from shards.progress import silent
 from shards.store.manifest import list_files, read_manifest
 from shards.store.parquet import write_parquet
@@ -410,3 +411,41 @@ def test_joint_clusters_leave_out_what_either_modality_lacks(damaged: tuple[Run,
     everything = read_whole_index(run.corpus, ["key"])["key"].to_pylist()
     assert keys == [key for key in everything if key not in pictures | {sound}]
     assert [len(part) for part, _ in labels] == [15, 15, 0]
+
+
+def test_a_stage_goes_on_while_the_index_of_its_corpus_gets_columns(
+    copy_run: MakeRun, worked_run: Run, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """`xdc index` beside a running stage: the clips are the same."""
+    corpus = Path(shutil.copytree(tiny_corpus, tmp_path / "corpora" / "older"))
+    for name in shard_names(corpus):
+        write_parquet(corpus / f"{name}.parquet", read_index(corpus, name).drop_columns(GROUPS.names))
+    commit_as_it_is(corpus)
+    run, node = copy_run(corpus={"path": str(corpus)}), Node("extract", "audio", 0)
+    indexed = list[bool]()
+
+    def index(*_: object) -> None:
+        if not indexed:
+            indexed.append(not index_groups(corpus).reused)
+
+    run_stage(run, node, force=True, progress=index)
+    assert indexed == [True]
+    keys, features = features_in(run.directory(node), run)
+    others, theirs = features_in(worked_run.directory(node), worked_run)
+    assert keys == others
+    assert (features == theirs).all()
+
+
+def test_a_stage_ends_if_other_clips_replace_those_that_it_reads(
+    copy_run: MakeRun, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    corpus = Path(shutil.copytree(tiny_corpus, tmp_path / "corpora" / "own"))
+    run, node = copy_run(corpus={"path": str(corpus)}), Node("extract", "audio", 0)
+
+    def replace(*_: object) -> None:
+        with (corpus / "000000.tar").open("ab") as tar:
+            tar.write(bytes(512))
+        commit_as_it_is(corpus)
+
+    with pytest.raises(StageError, match=r"shard was replaced while extract.* read it\. Nothing is lost"):
+        run_stage(run, node, force=True, progress=replace)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from shards.corpus.index import shard_names
+from shards.errors import MachineError
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.warm import STAGE, WarmProcess, warm
@@ -118,6 +119,22 @@ def test_views_of_one_clip_are_those_that_are_made_one_by_one(worked_run: Run) -
     assert apart is not None
     assert len(together) == 4
     assert torch.equal(together[:3], apart)
+
+
+class WithoutPermission(ClipViews):
+    """Clips that cannot be read on this machine."""
+
+    def __getitem__(self, item: ClipItem) -> tuple[int, torch.Tensor | None, str]:
+        raise MachineError("s3://bucket/000000.tar: no permission: get it.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_that_of_this_process(worked_run: Run, workers: int) -> None:
+    rows = corpus_rows(worked_run.corpus, MODALITIES["audio"], worked_run.root)
+    views = WithoutPermission(worked_run.corpus, rows, views_of(worked_run.config, "audio"))
+    with pytest.raises(MachineError) as caught:
+        list(load_views(views, [[ClipItem(0)]], workers, CPU))
+    assert (type(caught.value), str(caught.value)) == (MachineError, "s3://bucket/000000.tar: no permission: get it.")
 
 
 def test_loading_leaves_the_common_random_numbers_alone(worked_run: Run) -> None:

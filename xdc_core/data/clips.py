@@ -14,7 +14,9 @@ from torch.utils.data import Dataset
 from shards.corpus.index import GROUPS, read_index
 from shards.corpus.reader import ClipReader, Request
 from shards.errors import MediaError
+from shards.media.decode import StoredFrames
 from shards.objects.cache import Cache
+from shards.objects.tars import TARS
 from shards.store.parquet import read_schema
 from xdc_core.data.rows import Rows, TableRows, row_columns
 from xdc_core.modalities.modality import Modality, Where
@@ -43,7 +45,7 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
         self._reader: ClipReader | None = None
 
     def __getitem__(self, item: ClipItem) -> tuple[int, Tensor | None, str]:
-        """Read the clip's bytes once, and decode the requested views from them.
+        """Read each byte of the clip at most once, and decode the requested views from them.
 
         Raises:
             StageError: the bytes are missing, or differ from what was stored.
@@ -62,29 +64,36 @@ class ClipViews(Dataset[tuple[int, Tensor | None, str]]):
             return [self[item] for item in items]
         return self._made(items)
 
+    @property
+    def in_object_store(self) -> bool:
+        """Return whether the clips are read from an object store."""
+        return (self.corpus / TARS).exists()
+
     def _made(self, items: list[ClipItem]) -> list[tuple[int, Tensor | None, str]]:
-        asked, positions = list[Request](), list[tuple[Where, ...]]()
+        asked, positions = list[Request](), list[list[Where]]()
         for item in items:
             shard, row = self.rows[item.row]
-            starts: tuple[Where, ...] = item.starts if item.seed is None else (np.random.default_rng(item.seed),)
-            asked.append(Request(shard, row, self.views.modality.member, self._span(row, starts)))
-            positions.append(starts)
-        made: list[tuple[int, Tensor | None, str]] = []
-        for item, (_, row, *_), data, starts in zip(
-            items, asked, self._opened().read_all(asked), positions, strict=True
-        ):
-            try:
-                views = [self.views.view(data, row, where) for where in starts]
-                made.append((item.row, torch.stack(views), ""))
-            except MediaError as error:
-                made.append((item.row, None, str(error)))
-        return made
+            positions.append([*item.starts] if item.seed is None else [np.random.default_rng(item.seed)])
+            # A request for each view: decoding begins near it, wherever the others are.
+            asked += [
+                Request(shard, row, self.views.modality.member, self.views.span(row, where)) for where in positions[-1]
+            ]
+        found = iter(zip(asked, self._opened().read_all(asked), strict=True))
+        return [
+            self._of_item(item, starts, [next(found) for _ in starts])
+            for item, starts in zip(items, positions, strict=True)
+        ]
 
-    def _span(self, row: Mapping[str, Any], starts: tuple[Where, ...]) -> tuple[int, int] | None:
-        """Return the first frame of several views of a clip and the one after the last; None if all may be needed."""
-        spans = [self.views.span(row, where) for where in starts]
-        known = [span for span in spans if span is not None]
-        return (min(known)[0], max(known)[1]) if known and len(known) == len(spans) else None
+    def _of_item(
+        self, item: ClipItem, starts: list[Where], found: list[tuple[Request, bytes | StoredFrames]]
+    ) -> tuple[int, Tensor | None, str]:
+        try:
+            views = [
+                self.views.view(data, request.row, where) for (request, data), where in zip(found, starts, strict=True)
+            ]
+        except MediaError as error:
+            return item.row, None, str(error)
+        return item.row, torch.stack(views), ""
 
     def _opened(self) -> ClipReader:
         if self._reader is None:  # Opened here, so that every worker process has its own.

@@ -32,6 +32,8 @@ def load_views(
         StageError: a stored clip cannot be read, in this process or in a worker.
     """
     method = start_method(device) if workers else None
+    if method == "fork" and views.in_object_store:  # Its client does not survive a fork.
+        method = "forkserver"
     loader: DataLoader[Any] = DataLoader(
         views,
         batch_sampler=batches if not workers else map(list, batches),  # type: ignore[arg-type]
@@ -46,8 +48,9 @@ def load_views(
         multiprocessing.get_context(method).set_forkserver_preload(PRELOADED)
     try:
         yield from loader
-    except StageError as error:  # The text of a worker's error includes a traceback.
-        raise StageError(str(error).rstrip().rsplit("StageError: ", 1)[-1]) from None
+    except StageError as error:  # The text of a worker's error includes a traceback, with the name of its class.
+        kind = type(error)
+        raise kind(str(error).rstrip().rsplit(f"{kind.__name__}: ", 1)[-1]) from None
     finally:
         views.close()
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from shards.corpus.columns import columns_of, open_columns
+from shards.corpus.columns import columns_of, hold_columns, open_columns
 from shards.corpus.index import GROUPS, in_splits
 from shards.errors import ConfigError, StageError
 from shards.sources.split import check_learn_splits
@@ -81,6 +81,7 @@ class ClipRows:
 
     def __init__(self, directory: Path, modality: Modality) -> None:
         self._directory, self._modality = directory, modality
+        hold_columns(directory, self)  # Processes that are started later open them, too.
         self._table, shards = open_columns(directory)
         if lacking := sorted({*row_columns(modality), "split"}.difference(self._table.column_names)):
             raise StageError(f"{directory}: the corpus's index has no column {', '.join(lacking)}. Build it again.")

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from shards.command import command
+from shards.corpus.append import content_of
 from shards.corpus.stage import forget_notes
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
@@ -139,19 +140,28 @@ def _run_stage(
     )
 
     def work(out: Path) -> Outcome:
-        read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
+        read = {source: _content(run, source) for source in inputs(run.config, node)}
         outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor, force))
-        for source, manifest in read.items():
-            if read_manifest(run.directory(source)) != manifest:
+        for source, content in read.items():
+            if _content(run, source) != content:
                 discard(out)  # It was made from two different versions.
                 raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
-        for name, content in stage.outside(run, node).items():
-            if identity.inputs[name] != content:
+        for name, digest in stage.outside(run, node).items():
+            if identity.inputs[name] != digest:
                 discard(out)
                 raise StageError(f"the file of {name} changed while {node} read it. Nothing is lost: run this again.")
         return outcome
 
     return build(run.directory(node), identity, work, force)
+
+
+def _content(run: Run, node: Node) -> object:
+    """Return what differs if the directory of an input was replaced by another one. `xdc index` may add columns to that
+    of a corpus meanwhile.
+    """
+    directory = run.directory(node)
+    manifest = read_manifest(directory)
+    return content_of(directory, manifest) if manifest is not None and is_corpus(node) else manifest
 
 
 def _remedy(run: Run, source: Node) -> str:

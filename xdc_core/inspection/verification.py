@@ -137,7 +137,7 @@ def _check_once(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
     rows = row_faults(run, node, manifest, fingerprints.kept.get(node))
     if (not faults and state == "fresh") or (is_corpus(node) and not strange - set(directory.glob("*.tar"))):
         faults += [fault for fault in comparable(rows, directory) if fault not in faults]
-    findings = [Finding("damaged", str(path), what, _rebuild(run, node)) for path, what in faults]
+    findings = [Finding("damaged", str(path), what, _mend(run, node, path)) for path, what in faults]
     if is_corpus(node) and not faults:
         remedy = command("xdc", "recut", run.root)
         for name, what in damaged_sources(directory).items():
@@ -148,6 +148,16 @@ def _check_once(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
     if state not in ("fresh", "cleaned") and not faults:
         findings.append(Finding("unfinished", str(directory), f"{state}: {why}", command("xdc", "run", run.root)))
     return findings
+
+
+def _mend(run: Run, node: Node, path: Path) -> str:
+    """Return what brings a damaged file of a node back."""
+    if is_corpus(node) and path.suffix == ".tar":
+        with suppress(StageError):  # tars.json is damaged: the node is then made again.
+            elsewhere = tars_elsewhere(path.parent)
+            if elsewhere is not None:
+                return f"# copy this tar to {elsewhere['url']} again"
+    return _rebuild(run, node)
 
 
 def _rebuild(run: Run, node: Node, force: bool = True) -> str:
