@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.corpus.append import earlier_generations
 from shards.corpus.cut import describe
+from shards.corpus.generation import earlier_generations
 from shards.corpus.index import LATER, read_index, shard_name, with_later_columns
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
@@ -19,8 +19,8 @@ from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.reject import reject_of
 from shards.settings import CorpusSettings, stored_part
-from shards.sources.look import PROBE_VERSION
-from shards.sources.surveyed import Surveyed, survey_columns
+from shards.sources.look import damage_of
+from shards.sources.surveyed import survey_columns
 from shards.store.build import Identity, Outcome, Record, build, record_of
 from shards.store.checked_read import read_stored_json
 from shards.store.executor import IN_PROCESS
@@ -30,26 +30,6 @@ from shards.store.manifest import Manifest, read_manifest
 from shards.store.parquet import read_parquet, write_parquet
 from shards.store.receipt import new_shard
 from shards.store.units import begin_units
-
-# Decoders that give several frames per packet, or times that differ by more than 20 ms. Before PROBE_VERSION 2 all
-# frames without a timestamp were stored as silence.
-SOUND = tuple(
-    "8svx_ adpcm_ alac amr ape atrac cook g722 g723_1 gsm ilbc mpc ra_ real_ sipr truespeech wma".split()  # noqa: SIM905
-)
-# In AVI these were stored a frame late, and some frames twice or not at all.
-PICTURES_IN_AVI = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
-AVI = (".avi", ".divx")
-
-
-def damage_of(entry: Surveyed) -> str:
-    """Return what an earlier version did wrong for a stored source; "" if nothing is known."""
-    if entry.reason or entry.probe_version >= PROBE_VERSION:
-        return ""
-    if entry.audio_codec.startswith(SOUND):
-        return f"parts of its sound ({entry.audio_codec}) were stored as silence"
-    if entry.video_codec in PICTURES_IN_AVI and entry.path.lower().endswith(AVI):
-        return f"pictures ({entry.video_codec} in AVI), where they have B-frames, were stored late, twice or not at all"
-    return ""
 
 
 def damaged_sources(corpus: Path) -> dict[str, str]:

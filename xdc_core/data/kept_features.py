@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.corpus.append import earlier_generations
+from shards.corpus.generation import earlier_generations
 from shards.corpus.index import masked_keys, read_index, shard_names
 from shards.store.checked_read import read_stored_json
 from shards.store.files import link_or_copy, write_json

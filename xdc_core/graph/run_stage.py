@@ -6,12 +6,16 @@ run_stage(open_run("runs/first"), Node("extract", "video", 0))
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from shards.command import command
+from shards.corpus.generation import has_grown_from
 from shards.corpus.stage import forget_notes
 from shards.errors import ConfigError, StageError
+from shards.indexing.generation_view import corpus_at
 from shards.progress import Progress, silent
+from shards.settings import is_url
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, reusable
 from shards.store.commit import clear_left_overs, discard
 from shards.store.executor import IN_PROCESS, Executor
@@ -20,7 +24,7 @@ from xdc_core.graph.cleaned import cleaned
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.stages import inputs, settings_of, stage_of
 from xdc_core.runs.corpora import is_corpus, lost_corpus, stored_from
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import task_of
 
@@ -110,7 +114,7 @@ def _run_stage(
         raise ConfigError(lost)
     if stage.build is not None:
         return stage.build(run, node, progress, force, executor)
-    fingerprints = Fingerprints(run, corpus_fingerprint, again=node if force else None)
+    fingerprints = Fingerprints(run, corpus_fingerprint)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:
             if is_corpus(source) and (lost := lost_corpus(run, source)):
@@ -135,9 +139,12 @@ def _run_stage(
 
     def work(out: Path) -> Outcome:
         read = {source: read_manifest(run.directory(source)) for source in inputs(run.config, node)}
-        outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor, force))
+        with _corpus_of(run, identity.inputs.get(SHARD.name), node in fingerprints.kept, out) as corpus:
+            outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor, force, corpus))
         for source, manifest in read.items():
-            if read_manifest(run.directory(source)) != manifest:
+            now = read_manifest(run.directory(source))
+            grown = source == SHARD and corpus is not None and has_grown_from(now, manifest)
+            if now != manifest and not grown:
                 discard(out)  # It was made from two different versions.
                 raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
         for name, content in stage.outside(run, node).items():
@@ -147,6 +154,21 @@ def _run_stage(
         return outcome
 
     return build(run.directory(node), identity, work, force)
+
+
+@contextmanager
+def _corpus_of(run: Run, read_as: str | None, kept: bool, out: Path) -> Iterator[Path | None]:
+    """Yield where a node reads the run's corpus: None for its place.
+
+    Where clips may be appended meanwhile, or have been since, it is a view of one generation. read_as: the corpus's
+    fingerprint as an input of the node, None if it is none. kept: whether it is that of an earlier generation.
+    """
+    grows = run.config.corpus.append and not is_url(run.config.corpus.path)
+    if read_as is not None and (kept or grows):
+        with corpus_at(run.corpus, read_as, out) as view:
+            yield view
+    else:
+        yield None
 
 
 def _remedy(run: Run, source: Node) -> str:
