@@ -157,18 +157,15 @@ def test_a_removed_video_that_comes_back_is_not_masked_any_more(place: Path) -> 
         (place / "videos" / "cat" / "b.mp4").rename(place / "b.mp4")
         assert cut(place).summary["masked"] == 2
         (place / "b.mp4").rename(place / "videos" / "cat" / "b.mp4")
-        video(place, "dog/d", 1.0)
         record = cut(place)
-        video(place, "dog/d", 1.0, shade=200)
-    # The same sources as at first, and one more; and what was done with the generation between is not lost.
+    # The same sources as at first; but what was done with the generations between is not lost.
     assert first is not None
+    assert record.fingerprint == first.fingerprint
     assert len(record.summary["generations"]) == 4
-    assert "masked" not in record.summary or record.summary["masked"] == 1
+    assert "masked" not in record.summary
     after = files(place, ["000000", "000001"])
     assert {name: after[name] for name in before} == before
-    assert read_whole_index(place / "corpus", ["key"]).slice(0, 6) == order
-    video(place, "dog/d", 1.0)
-    cut(place)
+    assert read_whole_index(place / "corpus", ["key"]) == order
     check_whole(place)
     assert cut(place).reused
 
@@ -186,7 +183,7 @@ def test_a_video_that_comes_back_with_another_label_is_appended_once_more(place:
 def test_a_folder_that_is_away_is_not_masked_without_a_question(place: Path) -> None:
     (place / "videos" / "cat").rename(place / "cat")
     before = (place / "corpus" / "manifest.json").read_bytes()
-    with pytest.raises(StageError, match=r"4 of the 6 clips .* max_masked_share \(0.5\).*cat/"):
+    with pytest.raises(StageError, match=r"4 of the 6 clips .*max_masked_share \(0.5\).*cat/"):
         cut(place)
     assert (place / "corpus" / "manifest.json").read_bytes() == before
     assert cut(place, max_masked_share=0.7).rows == 2

@@ -73,7 +73,7 @@ def row_faults(run: Run, node: Node, manifest: Manifest, kept: Generation | None
         yield from _shard_faults(run, node, manifest, run.directory(Node("data", node.modality)))
     elif node.stage in ("extract", "label") and kept is None:
         yield from _shard_faults(run, node, manifest, run.corpus)
-    elif node.stage in ("extract", "label"):
+    elif node.stage in ("extract", "label") and kept is not None:
         with TemporaryDirectory() as folder, corpus_at(run.corpus, kept.read_as, Path(folder)) as corpus:
             yield from _shard_faults(run, node, manifest, corpus)
 
