@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from shards.corpus.append import appended, generation_summary, keep_shards, read_before, with_unreadable
+from shards.corpus.append import appended, with_unreadable
 from shards.corpus.generation import bring_back, can_be_appended_to, generation_to_keep
+from shards.corpus.keep import generation_summary, keep_shards, read_before
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan

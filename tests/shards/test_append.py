@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.corpus import stage
-from shards.corpus.check import tar_faults
 from shards.corpus.generation import earlier_generations
 from shards.corpus.index import read_index, read_stored_index, read_whole_index, shard_names
 from shards.corpus.known import known_sources
@@ -21,6 +20,7 @@ from shards.corpus.recut import damaged_sources, recut
 from shards.corpus.seen import corpus_fingerprint_now
 from shards.corpus.stage import shard
 from shards.errors import ConfigError, StageError
+from shards.indexing.check import tar_faults
 from shards.settings import CorpusSettings
 from shards.sources.look import UNREADABLE
 from shards.sources.surveyed import survey_columns

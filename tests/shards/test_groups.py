@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.check import tar_faults
 from shards.corpus.index import GROUPS, read_index, shard_names
 from shards.corpus.reader import ClipReader, Request
 from shards.errors import MediaError, StageError
+from shards.indexing.check import tar_faults
 from shards.media.decode import StoredFrames, decode_frames, find_groups
 from tests.shards.media_maker import plain
 

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from shards.corpus.check import tar_faults
 from shards.corpus.index import GROUPS, read_index, shard_names
 from shards.errors import ConfigError
+from shards.indexing.check import tar_faults
 from shards.indexing.columns import columns_of, open_columns
 from shards.indexing.groups import index_groups
 from shards.store.build import reusable

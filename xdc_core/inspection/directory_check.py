@@ -7,10 +7,10 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from shards.corpus.check import key_faults, tar_faults
 from shards.corpus.generation import Generation
 from shards.corpus.index import read_index, shard_names
 from shards.errors import StageError
+from shards.indexing.check import key_faults, tar_faults
 from shards.indexing.generation_view import corpus_at
 from shards.sources.coverage import Span, slack_s, uncovered
 from shards.store.checked_read import rejected_keys
