@@ -116,8 +116,11 @@ class Mask(NamedTuple):
 
     def holds(self, number: int | None = None) -> bool:
         """Return whether the clip is masked in a generation; None: in the last one."""
-        since = self.since if number is None else [begin for begin in self.since if begin <= number]
-        return len(since) % 2 == 1
+        return len(self.since if number is None else self.until(number).since) % 2 == 1
+
+    def until(self, number: int) -> "Mask":
+        """Return what was known in a generation."""
+        return self._replace(since=tuple(begin for begin in self.since if begin <= number))
 
 
 def masked_file(shard: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shards.corpus.generation import GENERATIONS, Generation, earlier_generations, generation_of
-from shards.corpus.index import masked_file, read_masks, shard_name, write_masks
+from shards.corpus.index import masked_file, masked_keys, read_masks, shard_name, write_masks
 from shards.errors import StageError
 from shards.store.files import sha256_of
 from shards.store.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
@@ -53,8 +53,8 @@ def _link(corpus: Path, read_as: str, view: Path) -> None:
             if name in manifest.files:
                 os.symlink(corpus / name, view / name)
         if wanted != present:
-            masks = {key: mask for key, mask in read_masks(corpus, shard).items() if mask.holds(wanted.number)}
-            write_masks(view, shard, {key: mask._replace(since=mask.since[:1]) for key, mask in masks.items()})
+            masks = {key: mask.until(wanted.number) for key, mask in read_masks(corpus, shard).items()}
+            write_masks(view, shard, {key: mask for key, mask in masks.items() if mask.since})
         elif masked_file(shard) in manifest.files:
             shutil.copyfile(corpus / masked_file(shard), view / masked_file(shard))
     if wanted == present:
@@ -68,8 +68,8 @@ def _link(corpus: Path, read_as: str, view: Path) -> None:
 def _as_it_was(manifest: Manifest, generation: Generation, view: Path) -> Manifest:
     """Return a manifest that lists what the corpus had in an earlier generation, as far as it is known."""
     shards = [shard_name(number) for number in range(generation.shards)]
-    masks = {shard: len(read_masks(view, shard)) for shard in shards}
-    masked, own = sum(masks.values()), [masked_file(shard) for shard, count in masks.items() if count]
+    masked = sum(len(masked_keys(view, shard)) for shard in shards)
+    own = [name for name in map(masked_file, shards) if (view / name).exists()]
     summary = {name: value for name, value in manifest.summary.items() if name not in (GENERATIONS, "masked")}
     summary["clips"] = generation.clips
     if earlier := manifest.summary[GENERATIONS][: generation.number]:
