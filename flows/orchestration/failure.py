@@ -24,7 +24,7 @@ Commands = Callable[[], Sequence[str]]  # Called only after a failure, because t
 def deployment_command(flow: str, run: Path | str, **parameters: object) -> str:
     """Return the command with which a worker does a flow run of a deployment. Parameters that are None are left out.
 
-    The run's path is made absolute, because a deployment resolves it in the folder in which it was deployed.
+    The run's path is made absolute, because a relative one is resolved in the folder of the worker.
     """
     given = {"run": str(Path(run).resolve())} | {name: value for name, value in parameters.items() if value is not None}
     words = [word for name, value in given.items() for word in ("-p", f"{name}={_parameter(value)}")]

@@ -50,5 +50,5 @@ def stage_flow(stage: str) -> Flow[..., State[Any]]:
 
 
 STAGE_FLOWS = {stage: stage_flow(stage) for stage in STAGES}
-# An entrypoint of prefect.yaml names a flow as an attribute of this module: `stages.py:train`.
+# An entrypoint of prefect.yaml names a flow as an attribute of this module: `flows.orchestration.stages.train`.
 globals().update(STAGE_FLOWS)

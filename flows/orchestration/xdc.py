@@ -37,7 +37,7 @@ def xdc(run: str = "runs/demo") -> State[Any]:
     """Run all rounds of a run, and evaluate the last encoders. Continues where an earlier call ended.
 
     Args:
-        run: the run's directory, relative to the project's root.
+        run: the run's directory, relative to the folder of the process: for a deployment, that of the worker.
 
     Rounds in which everything is fresh are skipped. After a failure, or when the stopping rule ends the run, no further
     round begins. The configuration is read when the flow run begins; a later change of xdc.yaml affects the next flow

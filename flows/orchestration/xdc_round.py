@@ -40,7 +40,7 @@ def xdc_round(run: str = "runs/demo", round: int | None = None) -> State[Any]:
     """Run one round of a run: extract, cluster, label and train for every modality, and report.
 
     Args:
-        run: the run's directory, relative to the project's root.
+        run: the run's directory, relative to the folder of the process: for a deployment, that of the worker.
         round: its number. None: the first that is not finished, or the last one if all are.
 
     A run that its stopping rule has ended has no rounds after that; the message of the state then says how to go on.

@@ -41,11 +41,11 @@ class PrefectServer:
         }
         self.running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *arguments: str, log: str) -> "subprocess.Popen[bytes]":
-        """A prefect command that goes on by itself."""
+    def start(self, *arguments: str, log: str, folder: Path = ROOT) -> "subprocess.Popen[bytes]":
+        """A prefect command that goes on by itself, in a folder."""
         with (self.home / log).open("ab") as file:
             process = subprocess.Popen(
-                [*PREFECT, *arguments], cwd=ROOT, env=self.environment, stdout=file, stderr=subprocess.STDOUT
+                [*PREFECT, *arguments], cwd=folder, env=self.environment, stdout=file, stderr=subprocess.STDOUT
             )
         self.running.append(process)
         return process
@@ -56,9 +56,9 @@ class PrefectServer:
         wait_for("the server", self.answers, 400, every=0.2)
         return process
 
-    def start_worker(self) -> "subprocess.Popen[bytes]":
+    def start_worker(self, folder: Path = ROOT) -> "subprocess.Popen[bytes]":
         """For the work pool `local`."""
-        return self.start("worker", "start", "--pool", "local", log="worker.log")
+        return self.start("worker", "start", "--pool", "local", log="worker.log", folder=folder)
 
     def kill_server(self) -> None:
         """With SIGKILL: whoever listens at the port."""

@@ -31,7 +31,7 @@ FAMILY = 7  # At least: engine, two fork servers, the stage, torchrun's agent an
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server that has the deployments; workers look for work every second."""
     with prefect_server(tmp_path_factory.mktemp("prefect"), PREFECT_WORKER_QUERY_SECONDS="1") as server:
-        names = ("--name", "xdc/local", "--name", "xdc-round/local", "--name", "train/local")
+        names = ("--name", "*.xdc/local", "--name", "*.xdc-round/local", "--name", "*.train/local")
         deployed = server.call("deploy", *names)
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
         yield server

@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +16,22 @@ from xdc_core.runs.run import Run, open_run
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the worker is started: a folder without the project's files, in which the runs are."""
+    return tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[PrefectServer]:
     """Server and worker, ended afterwards."""
     with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
-        server.start_worker()
+        server.start_worker(folder)
         yield server
 
 
 @pytest.mark.slow
 def test_a_round_runs_from_its_deployment_then_the_next_by_a_schedule_and_the_first_is_reused(
-    prefect: PrefectServer, make_run: Callable[..., Run]
+    prefect: PrefectServer, folder: Path, make_run: Callable[..., Run]
 ) -> None:
     run = make_run()
     deployed = prefect.call("deploy", "--all")
@@ -34,14 +41,15 @@ def test_a_round_runs_from_its_deployment_then_the_next_by_a_schedule_and_the_fi
     flows = {flow["name"] for flow in prefect.ask("/flows/filter", {})}
     assert flows == {"xdc-round", "xdc", *STAGES} == set(FLOWS)
 
-    command = ("deployment", "run", "xdc-round/local", "-p", f"run={run.root}", "-p", "round=0", "--watch")
+    relative = run.root.relative_to(folder)  # To the worker's folder; this command and `deploy` are called in another.
+    command = ("deployment", "run", "xdc-round/local", "-p", f"run={relative}", "-p", "round=0", "--watch")
     done = prefect.call(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert tasks_of_the_newest(prefect) == ["Completed"] * 12
     assert rounds_published(prefect, run) == [0]
 
-    scheduled = by_a_schedule(prefect, run)
-    assert scheduled["name"] == f"{run.root}, round 1"
+    scheduled = by_a_schedule(prefect, relative)
+    assert scheduled["name"] == f"{relative}, round 1"
     assert rounds_published(prefect, run) == [0, 1]
 
     done = prefect.call(*command)
@@ -74,10 +82,11 @@ def rounds_published(prefect: PrefectServer, run: Run) -> list[int]:
     return rounds[0]
 
 
-def by_a_schedule(prefect: PrefectServer, run: Run) -> dict[str, Any]:
+def by_a_schedule(prefect: PrefectServer, run: Path) -> dict[str, Any]:
     """The flow run that an interval schedule makes of the next round, when it is done."""
-    deploy = ("deploy", "flows/orchestration/xdc_round.py:xdc_round", "--name", "often", "--pool", "local")
-    deployed = prefect.call(*deploy, "--param", f"run={run.root}", "--interval", "30")
+    deploy = ("deploy", "flows.orchestration.xdc_round.xdc_round", "--name", "often", "--pool", "local")
+    there = ("--job-variable", "working_dir=.", "--param", f"run={run}")
+    deployed = prefect.call(*deploy, *there, "--interval", "30")
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     wanted = {"deployments": {"name": {"any_": ["often"]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 1}
     wait_for("a scheduled flow run", lambda: prefect.ask("/flow_runs/filter", wanted), 120, every=1)
@@ -95,8 +104,9 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_tells_how_to_do_
 ) -> None:
     made = make_run()
     run = open_run(made.root.rename(made.root.with_name("it's a run")))
-    assert prefect.call("deploy", "--name", "init/local").returncode == 0
-    mine = ("deploy", "flows/orchestration/stages.py:train", "--name", "mine", "--pool", "local")
+    assert prefect.call("deploy", "--name", "*.init/local").returncode == 0
+    here = ("--pool", "local", "--job-variable", "working_dir=.")
+    mine = ("deploy", "flows.orchestration.stages.train", "--name", "mine", *here)
     assert prefect.call(*mine).returncode == 0
     command = ("deployment", "run", "--watch", "-p", f"run={run.root}", "-p", "modality=audio")
     done = prefect.call(*command, "init/local")

@@ -54,9 +54,9 @@ def test_the_flow_of_a_stage_runs_the_node_that_its_parameters_name(name: str, m
 def test_every_deployment_is_of_a_flow_and_every_flow_has_one() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     entrypoints = [deployment["entrypoint"] for deployment in deployments]
-    folder = "flows/orchestration"
-    of_stages = [f"{folder}/stages.py:{name}" for name in STAGES]
-    assert sorted(entrypoints) == sorted([f"{folder}/xdc.py:xdc", f"{folder}/xdc_round.py:xdc_round", *of_stages])
+    package = "flows.orchestration"
+    of_stages = [f"{package}.stages.{name}" for name in STAGES]
+    assert sorted(entrypoints) == sorted([f"{package}.xdc.xdc", f"{package}.xdc_round.xdc_round", *of_stages])
     for name in STAGES:
         flow = getattr(stages, name)
         assert isinstance(flow, Flow)
