@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from side_by_side import parser, record
 
-from shards.corpus.columns import columns_of
+from shards.indexing.columns import columns_of
 from tests.xdc_core.synthetic import training_task, write_rows
 from xdc_core.training.targets import open_targets, write_targets
 

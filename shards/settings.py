@@ -113,6 +113,9 @@ class CorpusSettings(Section):
         description="false: when sources are added, removed or changed, all clips are cut again; true: only new ones, "
         "into new shards; see docs/growing.md",
     )
+    max_masked_share: Annotated[float, NotHashed()] = Field(
+        0.5, ge=0, le=1, description="with append: stop when more than this share of the clips that exist is masked"
+    )
     max_reject_share: Annotated[float, NotHashed()] = Field(
         0.5, ge=0, le=1, description="stop when more than this share of the clips is rejected"
     )

@@ -5,8 +5,10 @@ with the one before by hard links.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,181 +16,154 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.corpus.cut import TAR, describe
+from shards.corpus.generation import NAMED, read_as
 from shards.corpus.index import (
-    LATER,
     label_columns,
-    masked_file,
-    read_index,
+    read_masks,
     read_stored_index,
     shard_name,
     shard_names,
-    with_later_columns,
 )
-from shards.corpus.known import known_sources
-from shards.corpus.plan import STAGE_VERSION, Plan, clip_table, planned_clips
-from shards.corpus.write import GENERATIONS, KEPT_FROM
+from shards.corpus.keep import Before
+from shards.corpus.plan import Plan, clip_table
 from shards.errors import ConfigError, StageError
-from shards.objects.tars import tars_elsewhere
-from shards.reject import Reject, reject_of
-from shards.settings import CorpusSettings, stored_part
+from shards.settings import CorpusSettings
 from shards.sources.columns import SourceColumns
+from shards.sources.look import PROBE_VERSION, UNREADABLE, damage_of
 from shards.sources.split import split_name
-from shards.sources.surveyed import Survey, survey_columns
-from shards.store.checked_read import read_stored_json
-from shards.store.commit import STALE
-from shards.store.files import link_or_copy, write_json
-from shards.store.manifest import Manifest, fingerprint, missing_files, read_manifest
-from shards.store.parquet import read_parquet, read_schema, write_parquet
-from shards.store.receipt import new_shard
-from shards.store.units import begin_units
+from shards.sources.surveyed import Survey, Surveyed, survey_columns
 
-NAMED = 3  # Clips that an error names.
+BATCH = 65_536  # Clips of which keys are held as Python objects.
 
 
-@dataclass(frozen=True)
-class Generation:
-    """A state of a corpus that was appended to.
+def with_unreadable(surveyed: Survey, known: Iterable[Surveyed]) -> Survey:
+    """Return a survey in which files that cannot be read now are as a committed corpus knows them: their clips stay.
 
-    read_as: its fingerprint as an input of other stages. shards, clips: how many it had, without masked clips.
+    A warning names them. known: the survey in the corpus.
     """
-
-    read_as: str
-    shards: int
-    clips: int
-
-
-def earlier_generations(manifest: Manifest | None) -> list[Generation]:
-    """Return the generations before the present one, oldest first; [] if the corpus was never appended to."""
-    return [Generation(**entry) for entry in manifest.summary.get(GENERATIONS, ())] if manifest else []
-
-
-def read_as(manifest: Manifest) -> str:
-    """Return the fingerprint of a corpus as an input of other stages: it depends on the accepted clips, too.
-
-    A corpus older than the digest of its keys has its own fingerprint.
-    """
-    accepted = manifest.summary.get("accepted")
-    return fingerprint([manifest.fingerprint, accepted]) if accepted else manifest.fingerprint
+    reasons = surveyed.table["reason"].cast(pa.string())
+    lost = {*surveyed.table["path"].filter(pc.starts_with(reasons, UNREADABLE)).to_pylist()}
+    kept = {entry.path: entry for entry in known if not entry.reason and entry.path in lost} if lost else {}
+    if not kept:
+        return surveyed
+    print(
+        f"warning: {len(kept)} sources cannot be read now ({', '.join(sorted(kept)[:NAMED])}). Clips that the corpus "
+        "has of them stay.",
+        file=sys.stderr,
+        flush=True,
+    )
+    return survey_columns(chain(surveyed.files(), kept.values()))
 
 
-def content_of(corpus: Path, manifest: Manifest) -> tuple[str, dict[str, str]]:
-    """Return what other stages read of a committed corpus: its fingerprint as an input, and the sha256 of its tars.
-
-    It is the same before and after columns are added to the index of the same clips.
-    """
-    elsewhere = tars_elsewhere(corpus)
-    if elsewhere is not None:
-        return read_as(manifest), {name: entry["sha256"] for name, entry in elsewhere["tars"].items()}
-    return read_as(manifest), {name: entry.sha256 for name, entry in manifest.files.items() if name.endswith(".tar")}
-
-
-def can_be_appended_to(manifest: Manifest | None, settings: CorpusSettings) -> bool:
-    """Return whether a committed corpus has these settings, so that clips may be appended to it."""
-    return manifest is not None and (manifest.version, manifest.settings) == (STAGE_VERSION, stored_part(settings))
-
-
-def generation_of(corpus: Path, manifest: Manifest) -> Generation:
-    """Return the present generation of a committed corpus."""
-    return Generation(read_as(manifest), len(shard_names(corpus)), manifest.rows)
-
-
-def generation_to_keep(corpus: Path, settings: CorpusSettings, wanted: str, out: Path) -> tuple[Path, Manifest] | None:
-    """Return the directory and manifest of the corpus to which clips are appended to get the fingerprint `wanted`.
-
-    It is the committed one, or, after a kill during the commit of the partial directory `out`, the one set aside.
-    None if there is none with these settings, or if only one that was never appended to is to be made once more.
-
-    Raises:
-        StageError: files of the corpus are missing. Cut again as a whole, it would have other shards.
-    """
-    directory, manifest = corpus, read_manifest(corpus)
-    if manifest is None and (begun := _kept_from(out)):
-        for aside in sorted((corpus.parent / STALE).glob(f"{corpus.name}-*")):
-            found = read_manifest(aside)
-            if found is not None and read_as(found) == begun:
-                directory, manifest = aside, found
-    if manifest is None or not can_be_appended_to(manifest, settings):
-        return None
-    if manifest.fingerprint == wanted and not earlier_generations(manifest):
-        return None
-    if lost := missing_files(directory, manifest):
-        raise StageError(
-            f"{directory}: {', '.join(lost[:NAMED])} missing or cut off, and corpus.append keeps shards that exist. "
-            "Bring the files back from a copy, or cut all again: xdc stage shard RUN --force"
-        )
-    return directory, manifest
-
-
-def _kept_from(out: Path) -> str:
-    """Return which generation a partial directory keeps shards of; "" for none."""
-    path = out / "plan.parquet"
-    marks = read_schema(path, "shard").metadata if path.exists() else None
-    return (marks or {}).get(KEPT_FROM.encode(), b"").decode()
-
-
-def appended(corpus: Path, manifest: Manifest, plan: Plan, surveyed: Survey, settings: CorpusSettings) -> Plan:
+def appended(before: Before, plan: Plan, surveyed: Survey, settings: CorpusSettings) -> Plan:
     """Return the clips of a plan of all sources, those of the committed corpus in its shards, and others in new ones.
 
-    A clip is the same if its key and end are, and its file has the same content. New clips are shuffled among
-    themselves, with a seed from `shuffle_seed` and the number of earlier generations.
+    A clip is the same if its key and end are, and its file has the same content. One that was masked is not masked any
+    more, if its split and labels are the same, too. Clips that an earlier version of xdc damaged are new. New clips are
+    shuffled among themselves, with a seed from `shuffle_seed` and the number of earlier generations.
 
     Raises:
         ConfigError: clips of the corpus have another split or other labels now, or new clips have a column of labels
             that the corpus does not have.
-        StageError: a file of the corpus is damaged.
+        StageError: a file of the corpus is damaged, or more than `max_masked_share` of its clips would be masked.
     """
-    before = read_parquet(corpus / "plan.parquet", "shard", ["key", "end_s", "shard"])
-    place = _places_before(plan, before, _unchanged(corpus, manifest, plan, surveyed, settings))
+    corpus = before.corpus
+    plan = replace(plan, sources=_with_columns(plan.sources, label_columns(corpus)))
+    _check_columns(corpus, plan)
+    stored, shard = _stored_ids(before)
+    found = pc.index_in(_planned_ids(plan, surveyed), value_set=stored).fill_null(-1).to_numpy().astype(np.int64)
+    place = np.where(_damaged(before, plan, surveyed)[plan.source], -1, found)
+    live = len(before.clips)
+    _check_share(before, np.unique(place[(place >= 0) & (place < live)]), settings)
+    for number in np.unique(shard[place[place >= live]]).tolist():
+        back = np.flatnonzero((place >= live) & (shard[place] == number))
+        place[[position for position, *_ in _changed_labels(corpus, plan, number, back)]] = -1
     kept, new = np.flatnonzero(place >= 0), np.flatnonzero(place < 0)
-    kept = kept[np.argsort(place[kept])]
+    kept = kept[np.lexsort((place[kept], shard[place[kept]]))]
+    for number in np.unique(shard[place[place >= live]]).tolist():
+        own = np.flatnonzero(shard[place[kept]] == number)
+        kept[own] = _as_stored(corpus, plan, number, kept[own])
     new = new[np.lexsort((plan.start_s[new], plan.source[new]))]
-    number = 1 + len(earlier_generations(manifest))
-    new = new[np.random.default_rng([settings.shuffle_seed, number]).permutation(len(new))]
+    new = new[np.random.default_rng([settings.shuffle_seed, before.number]).permutation(len(new))]
     first, order = len(shard_names(corpus)), np.concatenate([kept, new])
-    shards = before["shard"].to_numpy()[place[kept]], first + np.arange(len(new)) // settings.clips_per_shard
+    shards = shard[place[kept]], first + np.arange(len(new)) // settings.clips_per_shard
     result = replace(
         plan,
-        sources=_with_columns(plan.sources, label_columns(corpus)),
         source=plan.source[order],
         start_s=plan.start_s[order],
         end_s=plan.end_s[order],
         shard=np.concatenate(shards).astype(np.int32),
         kept_shards=first,
-        kept_from=read_as(manifest),
+        kept_from=read_as(before.manifest),
     )
-    _check_columns(corpus, result)
     _check_labels(corpus, result)
     return result
 
 
-def _places_before(plan: Plan, before: pa.Table, unchanged: np.ndarray) -> np.ndarray:
-    """Return int64 [clips]: the row of each clip in an earlier plan, or -1. unchanged: bool [sources]."""
-    ids = pa.chunked_array([_ids(clip_table(plan, plan.places(n))) for n in range(plan.shards)], pa.binary(16))
-    found = pc.index_in(ids, value_set=_ids(before)).fill_null(-1).to_numpy().astype(np.int64)
-    return np.where(unchanged[plan.source], found, -1)
+def _stored_ids(before: Before) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Return 16 bytes for each stored clip, and its shard, int32: those of the plan, then masked ones.
+
+    A clip that was masked, cut again, and masked again is there several times: the last one comes first.
+    """
+    ids, shards = list[pa.Array](), [before.clips["shard"].to_numpy()]
+    for first in range(0, len(before.clips), BATCH):
+        rows = before.clips.slice(first, BATCH)
+        ids.append(_ids(rows["key"], rows["end_s"], before.contents(slice(first, first + BATCH))))
+    for shard in reversed(shard_names(before.corpus)):
+        masked = {key: mask for key, mask in read_masks(before.corpus, shard).items() if mask.holds()}
+        if masked:
+            ends, contents = ([getattr(mask, name) for mask in masked.values()] for name in ("end_s", "sha256"))
+            ids.append(_ids(pa.array(masked, pa.string()), pa.array(ends, pa.float64()), contents))
+            shards.append(np.full(len(masked), int(shard), np.int32))
+    return pa.chunked_array(ids, pa.binary(16)), np.concatenate(shards)
 
 
-def _ids(clips: pa.Table) -> pa.Array:
-    """Return 16 bytes for each clip, from its key and its end."""
-    pairs = zip(clips["key"].to_pylist(), clips["end_s"].to_pylist(), strict=True)
-    return pa.array(
-        [hashlib.blake2b(f"{key} {end_s!r}".encode(), digest_size=16).digest() for key, end_s in pairs], pa.binary(16)
-    )
+def _planned_ids(plan: Plan, surveyed: Survey) -> pa.ChunkedArray:
+    """Return 16 bytes for each clip of a plan."""
+    contents = surveyed.table["sha256"].take(pa.array(surveyed.numbers(plan.sources.table["path"])))
+    ids = list[pa.Array]()
+    for first in range(0, len(plan.source), BATCH):
+        places = slice(first, first + BATCH)
+        rows = clip_table(plan, places)
+        ids.append(_ids(rows["key"], rows["end_s"], contents.take(pa.array(plan.source[places])).to_pylist()))
+    return pa.chunked_array(ids, pa.binary(16))
 
 
-def _unchanged(corpus: Path, manifest: Manifest, plan: Plan, surveyed: Survey, settings: CorpusSettings) -> np.ndarray:
-    """Return bool [sources]: whether the file of each source has the content that it had for the committed corpus."""
-    before = survey_columns(known_sources(corpus, settings.modalities))
-    if manifest.rows and not len(before):
-        raise StageError(
-            f"{corpus}/sources.parquet cannot be read, so it is not known which sources have changed. Bring it back "
-            "from a copy, or cut all clips again: xdc stage shard RUN --force"
-        )
-    found = pc.index_in(surveyed.table["path"], value_set=before.table["path"])
-    same = pc.equal(before.table["sha256"].take(found), surveyed.table["sha256"]).fill_null(False).to_numpy()
-    of_sources: np.ndarray = same[surveyed.numbers(plan.sources.table["path"])]
+def _ids(keys: pa.Array | pa.ChunkedArray, ends: pa.Array | pa.ChunkedArray, contents: list[str]) -> pa.Array:
+    """Return 16 bytes for each clip, from its key, its end, and the sha256 of its source."""
+    rows = zip(keys.to_pylist(), ends.to_pylist(), contents, strict=True)
+    digests = [hashlib.blake2b(f"{key} {end_s!r} {sha}".encode(), digest_size=16).digest() for key, end_s, sha in rows]
+    return pa.array(digests, pa.binary(16))
+
+
+def _damaged(before: Before, plan: Plan, surveyed: Survey) -> np.ndarray:
+    """Return bool [sources]: whether an earlier version damaged the clips of each source, and this one would not."""
+    versions = before.files.table["probe_version"]
+    if not len(versions) or pc.min(versions).as_py() >= PROBE_VERSION:
+        return np.zeros(len(plan.sources), bool)
+    damaged = pa.array([entry.path for entry in before.files.files() if damage_of(entry)], pa.large_string())
+    damaged = damaged.filter(pc.is_in(damaged, value_set=surveyed.table["path"]))
+    again = [entry.path for entry in surveyed.entries(damaged) if not damage_of(entry)]
+    paths = plan.sources.table["path"]
+    of_sources: np.ndarray = pc.is_in(paths, value_set=pa.array(again, paths.type)).to_numpy()
     return of_sources
+
+
+def _check_share(before: Before, kept: np.ndarray, settings: CorpusSettings) -> None:
+    """Raise StageError if too many clips would be masked. kept: places of the clips that would not, each once."""
+    count = len(before.clips)
+    lost = np.setdiff1d(np.arange(count), kept)
+    if len(lost) <= settings.max_masked_share * count:
+        return
+    sources = before.clips["source"].take(pa.array(lost[:BATCH])).unique().to_pylist()
+    raise StageError(
+        f"{len(lost)} of the {count} clips of {before.corpus} would be masked, more than the share allowed by "
+        f"corpus.max_masked_share ({settings.max_masked_share:g}): their sources are not in corpus.videos any more, "
+        f"have changed, or are to be cut again because an earlier version of xdc damaged their clips "
+        f"({', '.join(sources[:NAMED])}{' ...' if len(sources) > NAMED else ''}). Is a folder not mounted, or were "
+        "videos moved? A clip is found again by the path of its source. If it is as you want it, raise "
+        "max_masked_share and run again."
+    )
 
 
 def _with_columns(sources: SourceColumns, names: list[str]) -> SourceColumns:
@@ -202,7 +177,7 @@ def _with_columns(sources: SourceColumns, names: list[str]) -> SourceColumns:
 
 def _check_columns(corpus: Path, plan: Plan) -> None:
     more = sorted({*plan.sources.label_names}.difference(label_columns(corpus)))
-    if more and plan.kept_shards:
+    if more and shard_names(corpus):
         raise ConfigError(
             f"corpus.videos has labels in {', '.join(more)}, and {corpus} has no such column. corpus.append changes no "
             "shard that exists: take the column out, or cut all clips again: xdc stage shard RUN --force"
@@ -212,19 +187,12 @@ def _check_columns(corpus: Path, plan: Plan) -> None:
 def _check_labels(corpus: Path, plan: Plan) -> None:
     """Raise ConfigError if clips of kept shards are to have another split, or other labels."""
     changed, count = list[str](), 0
-    columns = ["split", *plan.sources.label_names]
     for number in range(plan.kept_shards):
-        now = {clip.key: clip for clip in planned_clips(clip_table(plan, plan.places(number)))}
-        for row in read_index(corpus, shard_name(number), ["key", *columns]).to_pylist():
-            clip = now.get(row["key"])
-            if clip is None:  # Its source was removed, or has changed.
-                continue
-            values = {"split": clip.split, **clip.labels}
-            for name in columns:
-                if _comparable(name, row[name]) != _comparable(name, values.get(name)):
-                    count += 1
-                    changed.append(f"{clip.source}: {name} {row[name]!r} -> {values.get(name)!r}")
-                    del changed[NAMED:]
+        places = plan.places(number)
+        for place, name, old, now in _changed_labels(corpus, plan, number, np.arange(places.start, places.stop)):
+            count += 1
+            changed.append(f"{plan.sources[int(plan.source[place])].path}: {name} {old!r} -> {now!r}")
+            del changed[NAMED:]
     if changed:
         raise ConfigError(
             f"corpus.videos has another split or other labels for clips that {corpus} has ({count} values): "
@@ -233,67 +201,25 @@ def _check_labels(corpus: Path, plan: Plan) -> None:
         )
 
 
-def _comparable(name: str, value: str | None) -> str | None:
-    return split_name(value or "") if name == "split" else value
+def _changed_labels(corpus: Path, plan: Plan, number: int, places: np.ndarray) -> Iterator[tuple[int, str, Any, Any]]:
+    """Yield the splits and labels that differ from the index of a shard: place in the plan, column, old, new."""
+    columns = ["split", *plan.sources.label_names]
+    index, clips = read_stored_index(corpus, shard_name(number), ["key", *columns]), clip_table(plan, places)
+    found = pc.index_in(clips["key"], value_set=index["key"])
+    there = found.is_valid()  # A clip that was rejected is not in the index.
+    index, clips, places = index.take(found.filter(there)), clips.filter(there), places[there.to_numpy()]
+    for name in columns:
+        old, now = index[name], clips[name]
+        one_is_null = pc.xor(old.is_null(), now.is_null())
+        for row in np.flatnonzero(pc.or_(pc.not_equal(old, now).fill_null(False), one_is_null).to_numpy()).tolist():
+            values = old[row].as_py(), now[row].as_py()
+            if name != "split" or split_name(values[0] or "") != split_name(values[1] or ""):
+                yield int(places[row]), name, *values
 
 
-def keep_shards(corpus: Path, manifest: Manifest, plan: Plan, out: Path) -> None:
-    """Store the shards of the committed corpus in `out`, with receipts and the keys of their masked clips.
-
-    Its files are linked, and not read: their sha256 are those of its manifest.
-    """
-    stored = begin_units(out, [shard_name(number) for number in range(plan.shards)])
-    for number in range(plan.kept_shards):
-        if (shard := shard_name(number)) not in stored:
-            _keep_shard(corpus, manifest, plan, out, shard, number)
-    if read_manifest(corpus) != manifest:
-        raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
-
-
-def _keep_shard(corpus: Path, manifest: Manifest, plan: Plan, out: Path, shard: str, number: int) -> None:
-    clips = list(planned_clips(clip_table(plan, plan.places(number))))
-    planned = {clip.key for clip in clips}
-    rejects = [reject_of(entry) for entry in read_stored_json(corpus / f"{shard}.rejects.json", "shard")]
-    index = read_stored_index(corpus, shard)
-    masked = [key for key in [*index["key"].to_pylist(), *_keys_of(rejects)] if key not in planned]
-    elsewhere = tars_elsewhere(corpus)
-    suffixes = (".tar", ".parquet", ".rejects.json") if elsewhere is None else (".parquet", ".rejects.json")
-    names = [f"{shard}{suffix}" for suffix in suffixes]
-    known = {name: (entry.size, entry.sha256) for name in names if (entry := manifest.files.get(name))}
-    with new_shard(out, shard, known) as new:
-        for name in names:
-            if name == f"{shard}.parquet" and not {field.name for field in LATER} <= {*index.column_names}:
-                known.pop(name)  # Of an earlier version. All indices of a corpus have the same columns.
-                write_parquet(new.folder / name, with_later_columns(index))
-            else:
-                link_or_copy(corpus / name, new.folder / name)
-        if masked:
-            write_json(new.folder / masked_file(shard), masked)
-        live = index.filter(pc.is_in(index["key"], pa.array(sorted(planned), index["key"].type)))
-        describe(new, shard, sorted(planned), live, [each for each in rejects if _is_of(each, clips)])
-        new.notes["masked"] = len(index) - len(live)
-        if elsewhere is not None:
-            new.notes[TAR] = elsewhere["tars"][f"{shard}.tar"]
-
-
-def _keys_of(rejects: list[Reject]) -> Iterator[str]:
-    return (reject.key for reject in rejects if reject.key)
-
-
-def _is_of(reject: Reject, clips: list[Any]) -> bool:
-    """Return whether a reject is one of these clips, or a part of one."""
-    if reject.key:
-        return any(clip.key == reject.key for clip in clips)
-    start_s = reject.start_s or 0.0
-    return any(clip.source == reject.source and clip.start_s <= start_s < clip.end_s for clip in clips)
-
-
-def generation_summary(corpus: Path, manifest: Manifest, plan: Plan, accepted: str) -> dict[str, Any]:
-    """Return what the summary of a corpus says of its generations, and the digest of its accepted clips.
-
-    accepted: the digest of its keys. Other stages use both: the same clips in other shards are another corpus.
-    """
-    before = generation_of(corpus, manifest)
-    sizes = np.bincount(plan.shard, minlength=plan.shards).tolist()
-    earlier = [*manifest.summary.get(GENERATIONS, ()), vars(before)]
-    return {GENERATIONS: earlier, "accepted": fingerprint([before.read_as, accepted, sizes])}
+def _as_stored(corpus: Path, plan: Plan, number: int, places: np.ndarray) -> np.ndarray:
+    """Return places of a plan in the order in which the clips are in a shard, rejected ones last."""
+    index = read_stored_index(corpus, shard_name(number), ["key"])
+    found = pc.index_in(clip_table(plan, places)["key"], value_set=index["key"]).fill_null(len(index)).to_numpy()
+    ordered: np.ndarray = places[np.argsort(found, kind="stable")]
+    return ordered

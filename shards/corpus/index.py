@@ -1,9 +1,9 @@
 """The Parquet index beside every tar: one row per clip, in the tar's order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from shards.errors import StageError
 from shards.sources.split import split_name
 from shards.store.checked_read import read_stored_json
+from shards.store.files import write_json
 from shards.store.parquet import count_rows, read_parquet
 
 if TYPE_CHECKING:
@@ -102,15 +103,47 @@ def shard_names(corpus: Path) -> list[str]:
     return sorted(path.stem for path in corpus.glob("[0-9]*.parquet"))
 
 
+class Mask(NamedTuple):
+    """What is known of a clip that is masked, or was: the bytes stay in the tar, and no stage reads them.
+
+    since: generations of the corpus (0: the first), ascending, from which on the clip was masked, then not masked, and
+    so on. end_s, sha256: its end in the source, and the content of the source of which it was cut.
+    """
+
+    since: tuple[int, ...]
+    end_s: float
+    sha256: str
+
+    def holds(self, number: int | None = None) -> bool:
+        """Return whether the clip is masked in a generation; None: in the last one."""
+        return len(self.since if number is None else self.until(number).since) % 2 == 1
+
+    def until(self, number: int) -> "Mask":
+        """Return what was known in a generation."""
+        return self._replace(since=tuple(begin for begin in self.since if begin <= number))
+
+
 def masked_file(shard: str) -> str:
-    """Return the name of the file with the keys of a shard's masked clips: those of removed sources."""
+    """Return the name of the file with the masked clips of a shard: those of sources that were removed or changed."""
     return f"{shard}.masked.json"
 
 
-def masked_keys(corpus: Path, shard: str) -> list[str]:
-    """Return the keys of a shard's masked clips, as they are in its plan; [] without such clips."""
+def read_masks(corpus: Path, shard: str) -> dict[str, Mask]:
+    """Return the clips of a shard, by key, that are or were masked; {} without such clips."""
     path = corpus / masked_file(shard)
-    return list(read_stored_json(path, "shard")) if path.exists() else []
+    entries = read_stored_json(path, "shard") if path.exists() else {}
+    return {key: Mask(tuple(entry["since"]), entry["end_s"], entry["sha256"]) for key, entry in entries.items()}
+
+
+def write_masks(folder: Path, shard: str, masks: Mapping[str, Mask]) -> None:
+    """Write the file of a shard's masked clips, if there are any."""
+    if masks:
+        write_json(folder / masked_file(shard), {key: masks[key]._asdict() for key in sorted(masks)})
+
+
+def masked_keys(corpus: Path, shard: str) -> list[str]:
+    """Return the keys of a shard's masked clips; [] without such clips."""
+    return [key for key, mask in read_masks(corpus, shard).items() if mask.holds()]
 
 
 def read_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa.Table:

@@ -83,7 +83,7 @@ class Plan:
         return slice(int(first), int(last))
 
 
-def clip_table(plan: Plan, places: slice) -> pa.Table:
+def clip_table(plan: Plan, places: slice | np.ndarray) -> pa.Table:
     """Return clips of a plan: key, source, start_s, end_s, shard, split, and a column for each label."""
     rows = plan.sources.table.take(pa.array(plan.source[places]))
     starts = plan.start_s[places]

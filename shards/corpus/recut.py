@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.corpus.append import earlier_generations
 from shards.corpus.cut import describe
-from shards.corpus.index import LATER, read_index, shard_name, with_later_columns
+from shards.corpus.generation import earlier_generations
+from shards.corpus.index import read_stored_index, shard_name
+from shards.corpus.keep import known_files, link_shard
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
 from shards.corpus.plan import Plan, clip_table, corpus_fingerprint, make_plan
@@ -19,37 +20,16 @@ from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.reject import reject_of
 from shards.settings import CorpusSettings, is_url, stored_part
-from shards.sources.look import PROBE_VERSION
-from shards.sources.surveyed import Surveyed, survey_columns
+from shards.sources.look import damage_of
+from shards.sources.surveyed import survey_columns
 from shards.store.build import Identity, Outcome, Record, build, record_of
 from shards.store.checked_read import read_stored_json
 from shards.store.executor import IN_PROCESS
-from shards.store.files import link_or_copy
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, read_manifest
-from shards.store.parquet import read_parquet, write_parquet
+from shards.store.parquet import read_parquet
 from shards.store.receipt import new_shard
 from shards.store.units import begin_units
-
-# Decoders that give several frames per packet, or times that differ by more than 20 ms. Before PROBE_VERSION 2 all
-# frames without a timestamp were stored as silence.
-SOUND = tuple(
-    "8svx_ adpcm_ alac amr ape atrac cook g722 g723_1 gsm ilbc mpc ra_ real_ sipr truespeech wma".split()  # noqa: SIM905
-)
-# In AVI these were stored a frame late, and some frames twice or not at all.
-PICTURES_IN_AVI = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
-AVI = (".avi", ".divx")
-
-
-def damage_of(entry: Surveyed) -> str:
-    """Return what an earlier version did wrong for a stored source; "" if nothing is known."""
-    if entry.reason or entry.probe_version >= PROBE_VERSION:
-        return ""
-    if entry.audio_codec.startswith(SOUND):
-        return f"parts of its sound ({entry.audio_codec}) were stored as silence"
-    if entry.video_codec in PICTURES_IN_AVI and entry.path.lower().endswith(AVI):
-        return f"pictures ({entry.video_codec} in AVI), where they have B-frames, were stored late, twice or not at all"
-    return ""
 
 
 def damaged_sources(corpus: Path) -> dict[str, str]:
@@ -130,7 +110,7 @@ def recut(
     def work(out: Path) -> Outcome:
         if read_manifest(corpus) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
-        _keep_others(corpus, out, plan, names)
+        _keep_others(corpus, manifest, out, plan, names)
         summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, IN_PROCESS, logs, "shard")
         summary["accepted"] = accepted_of(out, plan, corpus, manifest.fingerprint)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan, settings))
@@ -164,7 +144,7 @@ def _merged(corpus: Path, plan: Plan, settings: CorpusSettings) -> Plan:
     return replace(plan, **columns, shard=np.array([shard for _, shard in kept], np.int32))
 
 
-def _keep_others(corpus: Path, out: Path, plan: Plan, names: Collection[str]) -> None:
+def _keep_others(corpus: Path, manifest: Manifest, out: Path, plan: Plan, names: Collection[str]) -> None:
     """Store the shards without clips of these sources in `out`, with receipts."""
     table = read_parquet(corpus / "plan.parquet", "shard", ["source", "shard"])
     touched = {row["shard"] for row in table.to_pylist() if row["source"] in names}
@@ -173,12 +153,7 @@ def _keep_others(corpus: Path, out: Path, plan: Plan, names: Collection[str]) ->
         shard = shard_name(number)
         rejects = [reject_of(entry) for entry in read_stored_json(corpus / f"{shard}.rejects.json", "shard")]
         planned = clip_table(plan, plan.places(number))["key"].to_pylist()
-        with new_shard(out, shard) as new:
-            for suffix in (".tar", ".rejects.json"):
-                link_or_copy(corpus / f"{shard}{suffix}", new.folder / f"{shard}{suffix}")
-            index = read_index(corpus, shard)
-            if {field.name for field in LATER} <= {*index.column_names}:
-                link_or_copy(corpus / f"{shard}.parquet", new.folder / f"{shard}.parquet")
-            else:  # Of an earlier version. All indices of a corpus have the same columns.
-                write_parquet(new.folder / f"{shard}.parquet", with_later_columns(index))
+        index = read_stored_index(corpus, shard)
+        with new_shard(out, shard, known_files(manifest, shard, index)) as new:
+            link_shard(corpus, shard, index, new.folder)
             describe(new, shard, planned, index, rejects)

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from shards.corpus.append import appended, can_be_appended_to, generation_summary, generation_to_keep, keep_shards
+from shards.corpus.append import appended, with_unreadable
+from shards.corpus.generation import bring_back, can_be_appended_to, generation_to_keep
+from shards.corpus.keep import generation_summary, keep_shards, read_before
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import check_places, list_columns
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint, make_plan
@@ -71,13 +73,13 @@ def shard(
     Raises:
         ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, no source has one
             of the splits to learn from, or labels of clips that are kept have changed.
-        StageError: too many inputs were rejected, a source disappeared during the work, or files of the corpus are
-            gone and there are no videos.
+        StageError: too many inputs were rejected, an append would mask too many clips, a source disappeared during
+            the work, or files of the corpus are gone and there are no videos.
         Busy: another process is building the same corpus.
     """
     if videos is None and is_url(settings.path):
         return mirror(corpus, settings.path, progress, force)
-    manifest = read_manifest(corpus)
+    manifest = bring_back(corpus, settings) if settings.append and not force else read_manifest(corpus)
     if videos is None or not videos.exists():
         if manifest is not None and (videos is None or manifest.settings == stored_part(settings)):
             return _as_it_is(corpus, manifest)
@@ -92,6 +94,10 @@ def shard(
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
     logs = logs or corpus.with_name("logs")
     surveyed = _surveyed(corpus, listing, settings, progress, force, executor, logs, name)
+    # What is set aside is an earlier generation: to append keeps what later ones have.
+    grows = settings.append and can_be_appended_to(manifest, settings)
+    if grows and not force:
+        surveyed = with_unreadable(surveyed, known_sources(corpus, settings.modalities))
     identity = Identity(
         stage="shard",
         version=STAGE_VERSION,
@@ -102,13 +108,14 @@ def shard(
     def work(out: Path) -> Outcome:
         plan, keep = make_plan(settings, listing, surveyed), None
         wanted = identity.fingerprint
-        before = generation_to_keep(corpus, settings, wanted, out) if settings.append and not force else None
+        kept = generation_to_keep(corpus, settings, wanted) if settings.append and not force else None
+        before = read_before(corpus, kept, settings) if kept is not None else None
         if before is not None:
-            plan = appended(*before, plan, surveyed, settings)
-            keep = partial(keep_shards, *before, plan, out)
+            plan = appended(before, plan, surveyed, settings)
+            keep = partial(keep_shards, before, plan, out)
         summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, executor, logs, name, keep)
         if before is not None:
-            summary |= generation_summary(*before, plan, digest_of_keys(out, plan))
+            summary |= generation_summary(before, plan, digest_of_keys(out, plan))
         else:
             summary["accepted"] = accepted_of(out, plan, corpus, wanted)
         outcome = Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan, settings))
@@ -117,8 +124,6 @@ def shard(
             write_generation(Bucket(settings.path), out, there, stored_tars(out, plan), current)
         return outcome
 
-    # What is set aside is an earlier generation: to append keeps what later ones have.
-    grows = settings.append and can_be_appended_to(manifest, settings)
     try:
         record = build(corpus, identity, work, force, restored=not grows)
     except Overtaken:

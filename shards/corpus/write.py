@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.corpus.cut import TAR, open_clips, write_clips
+from shards.corpus.generation import GENERATIONS, KEPT_FROM
 from shards.corpus.index import read_index, shard_name, shard_names
 from shards.corpus.plan import CUT_VERSION, Plan, clip_table
 from shards.errors import StageError
@@ -30,8 +31,6 @@ from shards.store.manifest import FileEntry, read_manifest
 from shards.store.parquet import write_row_groups
 from shards.store.receipt import RECEIPTS, UNITS, receipts_of
 
-GENERATIONS = "generations"  # In the summary: the earlier generations of a corpus that was appended to.
-KEPT_FROM = "kept_from"  # In the metadata of plan.parquet: the generation before.
 PLAN = ["key", "source", "start_s", "end_s", "shard"]
 BATCH = 8192  # Rows of a table that are made at once.
 SOURCES_SCHEMA = pa.schema(

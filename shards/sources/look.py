@@ -23,6 +23,25 @@ UNREADABLE = "cannot be read: "
 # Raise it when files are probed in another way: results of older versions are then used for finished corpora, and files
 # are probed again for new ones. Version 2 reads all packets; version 1 trusted headers.
 PROBE_VERSION = 2
+# Decoders that give several frames per packet, or times that differ by more than 20 ms. Before PROBE_VERSION 2 all
+# frames without a timestamp were stored as silence.
+SOUND = tuple(
+    "8svx_ adpcm_ alac amr ape atrac cook g722 g723_1 gsm ilbc mpc ra_ real_ sipr truespeech wma".split()  # noqa: SIM905
+)
+# In AVI these were stored a frame late, and some frames twice or not at all.
+PICTURES_IN_AVI = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1")
+AVI = (".avi", ".divx")
+
+
+def damage_of(entry: Surveyed) -> str:
+    """Return what an earlier version did wrong for a stored source; "" if nothing is known."""
+    if entry.reason or entry.probe_version >= PROBE_VERSION:
+        return ""
+    if entry.audio_codec.startswith(SOUND):
+        return f"parts of its sound ({entry.audio_codec}) were stored as silence"
+    if entry.video_codec in PICTURES_IN_AVI and entry.path.lower().endswith(AVI):
+        return f"pictures ({entry.video_codec} in AVI), where they have B-frames, were stored late, twice or not at all"
+    return ""
 
 
 def look_at(

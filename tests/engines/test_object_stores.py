@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import shards.objects.bucket
-from shards.corpus.check import tar_faults
 from shards.corpus.index import read_index, shard_names
 from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, MachineError, StageError
+from shards.indexing.check import tar_faults
 from shards.objects.bucket import REQUEST_S, RETRY_S, Bucket
 from shards.objects.cache import Cache
 from shards.objects.mirror import mirror

@@ -11,12 +11,12 @@ import pytest
 
 import shards.objects.bucket
 import shards.objects.generation
-from shards.corpus.check import tar_faults
 from shards.corpus.index import read_whole_index, shard_names
 from shards.corpus.reader import ClipReader
 from shards.corpus.recut import recut
 from shards.corpus.stage import shard
 from shards.errors import ConfigError, MachineError, StageError
+from shards.indexing.check import tar_faults
 from shards.objects.bucket import Bucket
 from shards.objects.generation import folder_of, read_current, unused_tars
 from shards.objects.mirror import mirror

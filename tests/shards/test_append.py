@@ -4,21 +4,30 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.append import earlier_generations
-from shards.corpus.check import tar_faults
+from shards.corpus import stage
+from shards.corpus.generation import earlier_generations
 from shards.corpus.index import read_index, read_stored_index, read_whole_index, shard_names
+from shards.corpus.known import known_sources
 from shards.corpus.reader import ClipReader
-from shards.corpus.recut import recut
+from shards.corpus.recut import damaged_sources, recut
 from shards.corpus.seen import corpus_fingerprint_now
 from shards.corpus.stage import shard
 from shards.errors import ConfigError, StageError
+from shards.indexing.check import tar_faults
 from shards.settings import CorpusSettings
+from shards.sources.look import UNREADABLE
+from shards.sources.surveyed import survey_columns
 from shards.store.build import Record
-from shards.store.manifest import missing_files, read_manifest
+from shards.store.files import sha256_of
+from shards.store.manifest import FileEntry, missing_files, read_manifest
+from shards.store.manifest import write_manifest as write_manifest_of
 from shards.store.parquet import read_parquet
 from tests.faults.crash import ended, forked
 from tests.shards.conftest import moving
@@ -141,26 +150,86 @@ def test_a_removed_video_is_masked_and_its_bytes_stay(place: Path) -> None:
     check_whole(place)
 
 
-def test_a_removed_video_that_comes_back_is_appended_once_more(place: Path) -> None:
-    first = read_manifest(place / "corpus")
-    (place / "videos" / "cat" / "b.mp4").rename(place / "b.mp4")
-    cut(place)
-    (place / "b.mp4").rename(place / "videos" / "cat" / "b.mp4")
-    record = cut(place)
-    # The same sources as at first; but what was done with the generation between is not lost.
+def test_a_removed_video_that_comes_back_is_not_masked_any_more(place: Path) -> None:
+    first, before = read_manifest(place / "corpus"), files(place, ["000000", "000001"])
+    order = read_whole_index(place / "corpus", ["key"])
+    for _ in range(2):
+        (place / "videos" / "cat" / "b.mp4").rename(place / "b.mp4")
+        assert cut(place).summary["masked"] == 2
+        (place / "b.mp4").rename(place / "videos" / "cat" / "b.mp4")
+        record = cut(place)
+    # The same sources as at first; but what was done with the generations between is not lost.
     assert first is not None
     assert record.fingerprint == first.fingerprint
-    assert len(record.summary["generations"]) == 2
-    assert read_index(place / "corpus", "000002")["source"].to_pylist() == ["cat/b.mp4"] * 2
+    assert len(record.summary["generations"]) == 4
+    assert "masked" not in record.summary
+    after = files(place, ["000000", "000001"])
+    assert {name: after[name] for name in before} == before
+    assert read_whole_index(place / "corpus", ["key"]) == order
     check_whole(place)
     assert cut(place).reused
+
+
+def test_a_video_that_comes_back_with_another_label_is_appended_once_more(place: Path) -> None:
+    settings = SETTINGS.model_copy(update={"label_from_folder": False})
+    corpus, rows = place / "listed", [f"videos/{name}.mp4,train,x" for name in NAMES[:3]]
+    shard(corpus, write_manifest(place, rows), settings)
+    shard(corpus, write_manifest(place, rows[:2]), settings)
+    record = shard(corpus, write_manifest(place, [*rows[:2], rows[2].replace(",x", ",y")]), settings)
+    assert (record.rows, record.summary["masked"]) == (6, 2)
+    assert read_index(corpus, "000002", ["label"])["label"].to_pylist() == ["y", "y"]
+
+
+def test_a_folder_that_is_away_is_not_masked_without_a_question(place: Path) -> None:
+    (place / "videos" / "cat").rename(place / "cat")
+    before = (place / "corpus" / "manifest.json").read_bytes()
+    with pytest.raises(StageError, match=r"4 of the 6 clips .*max_masked_share \(0.5\).*cat/"):
+        cut(place)
+    assert (place / "corpus" / "manifest.json").read_bytes() == before
+    assert cut(place, max_masked_share=0.7).rows == 2
+    (place / "cat").rename(place / "videos" / "cat")
+    assert (cut(place).rows, shard_names(place / "corpus")) == (6, ["000000", "000001"])
+    check_whole(place)
+
+
+def test_clips_of_a_file_that_cannot_be_read_for_a_moment_stay(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = read_manifest(place / "corpus")
+    assert first is not None
+    known = [*known_sources(place / "corpus", SETTINGS.modalities)]
+    lost = replace(known[0], sha256="", reason=f"{UNREADABLE}Input/output error", kind="damaged", unreadable_at=7)
+    monkeypatch.setattr(stage, "_surveyed", lambda *_: survey_columns([lost, *known[1:]]))
+    assert cut(place).fingerprint == first.fingerprint
+    assert f"cannot be read now ({lost.path})" in capfd.readouterr().err
+    assert read_manifest(place / "corpus") == first
+
+
+def test_clips_that_an_earlier_version_damaged_are_cut_again(place: Path) -> None:
+    corpus = place / "corpus"
+    path, manifest = corpus / "sources.parquet", read_manifest(corpus)
+    assert manifest is not None
+    table = read_parquet(path, "shard")
+    versions, codecs = ([1 if name == "cat/a.mp4" else 2 for name in table["path"].to_pylist()], ["amr_nb"] * 3)
+    for name, values in (("probe_version", pa.array(versions, pa.int32())), ("audio_codec", pa.array(codecs))):
+        table = table.set_column(table.column_names.index(name), name, values)
+    pq.write_table(table, path)
+    entry = FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
+    write_manifest_of(corpus, manifest.model_copy(update={"files": manifest.files | {path.name: entry}}))
+    assert [*damaged_sources(corpus)] == ["cat/a.mp4"]
+    video(place, "dog/d")
+    record = cut(place)
+    assert (record.rows, record.summary["masked"]) == (8, 2)
+    assert {*read_index(corpus, "000002")["source"].to_pylist()} == {"cat/a.mp4", "dog/d.mp4"}
+    assert damaged_sources(corpus) == {}
+    check_whole(place)
 
 
 def test_a_shard_of_which_all_clips_are_masked_keeps_its_number(place: Path) -> None:
     (place / "videos" / "dog" / "c.mp4").unlink()
     for name in ("cat/a", "cat/b"):
         video(place, name, shade=200)
-    cut(place)
+    cut(place, max_masked_share=1.0)
     assert shard_names(place / "corpus") == ["000000", "000001", "000002"]
     assert [read_index(place / "corpus", name).num_rows for name in ("000000", "000001", "000002")] == [0, 0, 4]
     check_whole(place)
@@ -324,6 +393,28 @@ def test_two_processes_that_append_at_once_make_one_corpus(place: Path, tmp_path
         ), log.read_text()
     assert cut(place).reused
     check_whole(place)
+
+
+def test_killed_in_the_commit_it_goes_on_with_another_video_too(place: Path, tmp_path: Path) -> None:
+    before = files(place, ["000000", "000001"])
+    video(place, "dog/d")
+    assert ended(forked(lambda: cut(place), tmp_path / "log.txt", "kill:1:before commit")) == -signal.SIGKILL
+    assert not (place / "corpus").exists()
+    video(place, "dog/e")
+    assert ended(forked(lambda: cut(place), tmp_path / "log.txt", "kill:1:before bring_back")) == -signal.SIGKILL
+    record = cut(place)
+    assert [generation["clips"] for generation in record.summary["generations"]] == [6]
+    assert files(place, ["000000", "000001"]) == before
+    check_whole(place)
+
+
+def test_without_a_readable_manifest_nothing_is_cut_again(place: Path) -> None:
+    path = place / "corpus" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    video(place, "dog/d")
+    with pytest.raises(StageError, match=r"manifest\.json is missing or damaged.*--force"):
+        cut(place)
+    assert shard(place / "corpus", place / "videos", SETTINGS, force=True).rows == 8
 
 
 def test_an_append_that_was_begun_is_not_continued_by_a_whole_cut(place: Path, tmp_path: Path) -> None:

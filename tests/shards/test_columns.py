@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus import columns
-from shards.corpus.columns import COMPACT, column_faults, columns_of, open_columns
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.errors import StageError
+from shards.indexing import columns
+from shards.indexing.columns import COMPACT, column_faults, columns_of, open_columns
 from shards.store import fault
 from tests.commits import commit_as_it_is
 

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from shards.corpus.check import tar_faults
 from shards.corpus.index import read_whole_index, shard_names
 from shards.corpus.recut import recut
 from shards.corpus.stage import shard
 from shards.errors import MediaError
+from shards.indexing.check import tar_faults
 from shards.media.crop import Rectangle, as_stored, centre_of_motion, rectangle_of, square_of
 from shards.media.cut import cut
 from shards.settings import CorpusSettings, CropSettings, stored_part

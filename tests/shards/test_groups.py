@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.check import tar_faults
-from shards.corpus.columns import _with_compact_groups
 from shards.corpus.index import GROUPS, read_index, shard_names
 from shards.corpus.reader import ClipReader, Request
 from shards.errors import MediaError, StageError
+from shards.indexing.check import tar_faults
+from shards.indexing.columns import _with_compact_groups
 from shards.media.decode import StoredFrames, decode_frames, find_groups
 from shards.objects.tars import LocalTars, Part
 from tests.shards.media_maker import plain

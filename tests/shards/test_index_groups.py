@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from shards.corpus.check import tar_faults
-from shards.corpus.columns import columns_of, hold_columns, open_columns
 from shards.corpus.index import GROUPS, masked_file, read_index, read_stored_index, shard_names, with_later_columns
 from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, StageError
 from shards.indexing import groups
+from shards.indexing.check import tar_faults
+from shards.indexing.columns import columns_of, hold_columns, open_columns
 from shards.indexing.groups import index_groups
 from shards.store import commit
 from shards.store.build import Identity, Outcome, build, reusable

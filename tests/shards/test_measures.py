@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.corpus.check import tar_faults
-from shards.corpus.columns import SCHEMA
 from shards.corpus.index import MEASURES, read_whole_index
 from shards.corpus.stage import shard
+from shards.indexing.check import tar_faults
+from shards.indexing.columns import SCHEMA
 from shards.media.cut import cut
 from shards.media.measures import QUIETEST_DB, Measures, level_db
 from shards.settings import CorpusSettings

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.check import tar_faults
 from shards.corpus.index import read_whole_index
 from shards.corpus.plan import make_plan
 from shards.corpus.reader import ClipReader
@@ -22,6 +21,7 @@ from shards.corpus.recut import _merged, damaged_sources, recut
 from shards.corpus.seen import corpus_fingerprint_now
 from shards.corpus.stage import shard
 from shards.errors import ConfigError, StageError
+from shards.indexing.check import tar_faults
 from shards.media.decode import decode_sound
 from shards.settings import CorpusSettings
 from shards.sources.source import Listing, Source

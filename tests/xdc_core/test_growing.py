@@ -142,6 +142,21 @@ def test_more_rounds_go_on_with_all_clips(after: tuple[Path, dict[Node, bool]], 
     assert found(run) == []
 
 
+def content(directory: Path) -> dict[str, str]:
+    """The fingerprint of a directory, and the sha256 of its files, but of logs, which have times."""
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    files = {name: entry.sha256 for name, entry in manifest.files.items() if not name.endswith((".jsonl", ".log"))}
+    return files | {"of": manifest.fingerprint}
+
+
+def differing(run: Run, node: Node, force: bool = False) -> set[str]:
+    """The names of files, or `of` for the fingerprint, that differ after a node was made again."""
+    before = content(run.directory(node))
+    assert not run_stage(run, node, force).reused
+    return {name for name, _ in content(run.directory(node)).items() ^ before.items()}
+
+
 @pytest.mark.slow
 def test_a_cleaned_round_stays_finished_when_the_corpus_grows(
     before: Path, after: tuple[Path, dict[Node, bool]], digits: Path, tmp_path: Path
@@ -162,21 +177,91 @@ def test_a_cleaned_round_stays_finished_when_the_corpus_grows(
 
 
 @pytest.mark.slow
-def test_a_node_that_is_forced_reads_the_present_corpus(after: tuple[Path, dict[Node, bool]], tmp_path: Path) -> None:
+def test_what_is_lost_of_a_finished_round_is_made_again_of_the_clips_that_it_had(
+    after: tuple[Path, dict[Node, bool]], tmp_path: Path
+) -> None:
     place = Path(shutil.copytree(after[0], tmp_path / "place"))
     run = open_run(place / "run")
-    node = Node("extract", "audio", 0)
-    assert not run_stage(run, node, force=True).reused
-    manifest, first = (read_manifest(run.directory(each)) for each in (node, Node("init", "audio")))
-    assert manifest is not None
-    assert first is not None
-    assert manifest.inputs["shard"] != first.inputs["shard"]
-    assert manifest.rows == 40
-    assert "kept_shards" not in manifest.summary
-    # The round is not complete any more with what the corpus was then: all of it takes the present one.
+    label, features = Node("label", "audio", 0), Node("extract", "audio", 0)
+    (run.directory(label) / "000001.parquet").unlink()
+    assert differing(run, label) == set()
+    (run.directory(label) / "manifest.json").unlink()
+    assert not run_stage(run, label).reused
+    assert differing(run, features, force=True) == set()
+    assert differing(run, Node("train", "audio", 0), force=True) == set()
+    assert "features/audio" in " ".join(entry.path for entry in clean(run).removed)
+    assert {finding.kind for finding in found(run)} == {"set aside"}  # What the test has damaged.
+    assert differing(run, features) == set()
     fingerprints = Fingerprints(run)
-    assert node_state(run, node, fingerprints) == ("fresh", "")
-    assert node_state(run, Node("cluster", "audio", 0), fingerprints)[0] == "stale"
+    states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
+    assert {node for node, state in states.items() if state not in ("fresh", "cleaned")} == set()
+    assert {finding.kind for finding in found(run)} == {"set aside"}  # What the test has damaged.
+    assert list(run.root.rglob(".corpus*")) == []
+
+
+@pytest.mark.slow
+def test_another_report_or_evaluation_leaves_a_finished_round_as_it_is(
+    after: tuple[Path, dict[Node, bool]], digits: Path, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(after[0], tmp_path / "place"))
+    run = open_run(place / "run")
+    find = {"protocol": "retrieval", "seeds": 1}
+    values = changed(run.config.model_dump(), {"report": {"examples": 5}, "evaluate": {"find": find}})
+    run = write_run(run.root, parse_config(values, "a test"))
+    fingerprints = Fingerprints(run)
+    stale = {node for node in all_nodes(run.config) if node_state(run, node, fingerprints)[0] != "fresh"}
+    assert stale == {Node("report", None, 0), Node("report", None, 1)}
+    for node in (Node("eval", "find", 0), Node("report", None, 0)):
+        assert not run_stage(run, node).reused
+        fingerprints = Fingerprints(run)
+        assert node_state(run, node, fingerprints) == ("fresh", "")
+        assert node in fingerprints.kept
+    assert read_report(run.directory(Node("report", None, 0))).corpus["clips"] == 40
+    assert [finding.kind for finding in found(run)] == ["unfinished"]  # The report of round 1.
+    # It stays when the corpus grows once more.
+    list_videos(place, digits, 1, 42)
+    run_stage(run, SHARD)
+    assert run_stage(run, Node("eval", "find", 0)).reused
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_while_clips_are_appended(before: Path, digits: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(before, tmp_path / "place"))
+    run = open_run(place / "run")
+    trainings = [Node("train", modality, 0) for modality in ("audio", "video")]
+    for node in trainings:
+        shutil.rmtree(run.directory(node))
+    corpus = read_manifest(run.corpus)
+    assert corpus is not None
+
+    def append(*_: object) -> None:
+        if read_manifest(run.corpus) == corpus:
+            list_videos(place, digits, 1, 41)
+            run_stage(run, SHARD)
+
+    assert not run_stage(run, trainings[0], progress=append).reused
+    assert read_manifest(run.corpus) != corpus
+    # The other encoder of the round is trained on the same clips, although it is given the fingerprint of before.
+    assert not run_stage(run, trainings[1], corpus_fingerprint=corpus.fingerprint).reused
+    fingerprints = Fingerprints(run)
+    states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
+    assert {node.round for node, state in states.items() if state == "fresh"} == {None, 0}
+    assert {state for node, state in states.items() if node.round == 0} == {"fresh"}
+
+
+@pytest.mark.slow
+def test_features_of_clips_that_come_back_are_computed(
+    after: tuple[Path, dict[Node, bool]], digits: Path, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(after[0], tmp_path / "place"))
+    run = open_run(place / "run")
+    list_videos(place, digits, 0, 41)
+    assert run_stage(run, SHARD).rows == 41
+    record = run_stage(run, EXTRACT)
+    assert (record.rows, record.summary["kept_shards"], len(shard_names(run.corpus))) == (41, 3, 4)
+    for shard in shard_names(run.corpus):
+        keys, _ = read_features(run.directory(EXTRACT) / f"{shard}.parquet")
+        assert keys.tolist() == read_index(run.corpus, shard, ["key"])["key"].to_pylist()
 
 
 @pytest.mark.slow

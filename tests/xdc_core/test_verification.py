@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.corpus.check import key_faults, tar_faults
-from shards.corpus.columns import columns_of
 from shards.corpus.index import read_index
 from shards.errors import StageError
+from shards.indexing.check import key_faults, tar_faults
+from shards.indexing.columns import columns_of
 from shards.store.commit import partial_directory, set_aside
 from shards.store.lock import exclusive, lock_of
 from shards.store.manifest import MANIFEST, list_files, read_manifest

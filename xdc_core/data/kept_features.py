@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from shards.corpus.append import earlier_generations
-from shards.corpus.index import masked_keys, read_index, shard_names
+from shards.corpus.generation import Generation, earlier_generations
+from shards.corpus.index import masked_keys, read_index, read_masks, shard_names
 from shards.store.checked_read import read_stored_json
 from shards.store.files import link_or_copy, write_json
 from shards.store.manifest import Manifest, fingerprint, read_manifest
@@ -33,8 +33,14 @@ def keepable_shards(corpus: Path, before: Manifest | None, encoder: tuple[str, s
     for generation in earlier_generations(read_manifest(corpus)):
         if generation.read_as == before.inputs.get("shard"):
             names = shard_names(corpus)[: generation.shards]
-            return [shard for shard in names if f"{shard}.parquet" in before.files]
+            names = [shard for shard in names if f"{shard}.parquet" in before.files]
+            return [shard for shard in names if not _has_more(corpus, shard, generation)]
     return []
+
+
+def _has_more(corpus: Path, shard: str, generation: Generation) -> bool:
+    """Return whether a shard has clips that were masked in an earlier generation, and are not any more."""
+    return any(mask.holds(generation.number) and not mask.holds() for mask in read_masks(corpus, shard).values())
 
 
 def keep_features(

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from shards.corpus.index import read_index
+from shards.store.manifest import read_manifest
 from xdc_core.clustering.agreement import agreement
 from xdc_core.clustering.counts import ClusterCounts
 from xdc_core.data.labels import read_labels
@@ -32,19 +33,26 @@ class Labels:
 
 
 def count_labels(counts: list[ClusterCounts], labels: Labels, corpus: Path, shard: str, before: Path | None) -> None:
-    """Count the clips of a shard, for each clustering. before: the previous round's labels, to compare with."""
+    """Count the clips of a shard, for each clustering. before: the previous round's labels, to compare with.
+
+    Where the corpus was appended to since, the previous round may have none of this shard.
+
+    Raises:
+        StageError: a file that the previous round has committed is missing or damaged.
+    """
     keys, names = labels.keys.to_pylist(), list(counts[0].labels)
     index = read_index(corpus, shard, ["key", *names])
     row_of = {key: row for row, key in enumerate(index["key"].to_pylist())}
     rows = pa.array([row_of[key] for key in keys], pa.int64())
     columns = {name: index[name].take(rows).to_pylist() for name in names}
+    committed = read_manifest(before) if before is not None else None
     for head, (own, assigned) in enumerate(zip(counts, labels.clusterings, strict=True)):
         own.sizes += np.bincount(assigned.cluster, minlength=len(own.sizes))
         own.elsewhere += assigned.elsewhere
         for name, contingency in own.labels.items():
             contingency.add(assigned.cluster, columns[name])
         if before is not None:
-            if not (before / f"{shard}.parquet").exists():  # The corpus was appended to since.
+            if committed is not None and f"{shard}.parquet" not in committed.files:
                 own.previous.add(assigned.cluster, [None] * len(keys))
                 continue
             earlier = dict(zip(*(values.tolist() for values in read_labels(before, shard, head)), strict=True))

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from shards.corpus.columns import columns_of, hold_columns, open_columns
 from shards.corpus.index import GROUPS, in_splits
 from shards.errors import ConfigError, StageError
+from shards.indexing.columns import columns_of, hold_columns, open_columns
 from shards.sources.split import check_learn_splits
 from xdc_core.config.selection import SelectSettings
 from xdc_core.data.selection import selected

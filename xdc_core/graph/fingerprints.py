@@ -1,42 +1,55 @@
 """The fingerprints that the nodes of a run should have now."""
 
-from shards.corpus.append import Generation, can_be_appended_to, earlier_generations, generation_of, read_as
+from shards.corpus.generation import (
+    Generation,
+    can_be_appended_to,
+    earlier_generations,
+    generation_of,
+    read_as,
+    set_aside_by_append,
+)
 from shards.corpus.seen import corpus_fingerprint_now
-from shards.store.commit import stale_directory
+from shards.store.commit import partial_directories, stale_directory
 from shards.store.manifest import Manifest, fingerprint, read_manifest
 from xdc_core.graph.stages import inputs, round_nodes, settings_of, stage_of
 from xdc_core.runs.corpora import is_corpus, stored_from
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.init import INIT
+from xdc_core.stages.train import TRAIN
 
 
 class Fingerprints:
     """The fingerprints that the nodes of a run should have now. Use a new object after a stage has run.
 
-    Where a corpus was appended to, work that is finished is kept. An encoder of `init`, and a round that was followed
-    by another, are fresh if they are complete and read any generation of the corpus; everything else reads the present
-    one. kept: the generation that a node has read, if it is not the present one.
+    Where a corpus was appended to, work that is finished is kept. An encoder of `init` that is there, and a round in
+    which a training was begun and that is not the last one, belong to the generation of the corpus of which the
+    encoder was made. All nodes of the round do, evaluations and the report, too: they are fresh if they were made of
+    this generation, and are made of it if they are not. Everything else reads the present one. kept: the generation of
+    a node, if it is not the present one.
     """
 
-    def __init__(self, run: Run, corpus: str | None = None, compare: bool = True, again: Node | None = None) -> None:
+    def __init__(self, run: Run, corpus: str | None = None, compare: bool = True) -> None:
         """`corpus` is the corpus's fingerprint, if it is known; otherwise the sources are listed.
 
         Without `compare`, sources that do not look as they were last seen are not compared one by one with what is
         known of them, which the stage does, too: the fingerprint is then not known.
-
-        again: a node that is built again although it may be fresh: it, and all of its round, read the present corpus.
         """
         self.run = run
         self._compare = compare
-        self._known: dict[Node, str | None] = {SHARD: corpus} if corpus else {}
+        self._known: dict[Node, str | None] = {SHARD: corpus} if corpus and not self._has_grown(corpus) else {}
         self._rounds = 0  # The number of known rounds, from the first on.
         self.reasons: dict[Node, str] = {}
         self._read_outside: dict[tuple[str, str | None], dict[str, str]] = {}
         self._read_as: dict[Node, str] = {}
-        self._again = again
         self._generations: list[Generation] | None = None
+        self._decided: dict[Node | int, Generation | None] = {}
         self.kept: dict[Node, Generation] = {}
+
+    def _has_grown(self, corpus: str) -> bool:
+        """Return whether clips were appended to the corpus since it had this fingerprint."""
+        manifest = read_manifest(self.run.corpus) if self.run.config.corpus.append else None
+        return manifest is not None and manifest.fingerprint != corpus
 
     def after_stop(self, run: Run) -> "Fingerprints":
         """Return those of the same run after its stopping rule has ended it; the sources are not listed again.
@@ -55,45 +68,55 @@ class Fingerprints:
                     if earlier not in self._known:
                         self.of(earlier)
                 self._rounds += 1
-            together = self._together(node)
-            if together:
-                self._know(together)
-            else:
-                self._known[node] = self._derive(node)
+            group = self._group(node)
+            if group is not None and group not in self._decided:
+                self._decided[group] = self._decide(group)
+            if node not in self._known:
+                self._know([node], self._decided[group] if group is not None else None)
         return self._known[node]
 
-    def _together(self, node: Node) -> list[Node]:
-        """Return the nodes that read one generation of the corpus together with this one: those of its round, or an
-        encoder of `init` alone. [] if the corpus has one generation, or for a node that reads the present one.
+    def _group(self, node: Node) -> Node | int | None:
+        """Return what has one generation of the corpus together: the number of a node's round, or an encoder of `init`
+        alone. None if the corpus has one generation, or for a node that reads the present one.
         """
         if (node.round is None and node.stage != INIT.name) or not self._earlier():
-            return []
-        nodes = [node] if node.round is None else round_nodes(self.run.config, node.round)
-        return nodes if node in nodes else []
+            return None
+        return node if node.round is None else node.round
 
-    def _know(self, nodes: list[Node]) -> None:
-        """Derive the fingerprints of nodes that read one generation of the corpus: the present one, or the earlier one
-        that all of them were made of, if they are to be kept.
+    def _decide(self, group: Node | int) -> Generation | None:
+        """Return the generation of which the encoders of a round, or one of `init`, were made: the present one (None),
+        or an earlier one. The present one also if there are no encoders, or if they have other settings now.
         """
-        first = nodes[0]
-        earlier = self._earlier()
-        if self._again in nodes or (first.round is not None and first.round >= self.run.config.last_round):
-            earlier = []
-        for generation in [None, *reversed(earlier)]:
-            self.kept.update({node: generation for node in nodes if generation})
-            for node in nodes:
-                self._known[node] = self._derive(node)  # Its inputs among them come before it.
-            if not earlier or all(self._is_made(node) for node in nodes):
-                return
+        if isinstance(group, Node):
+            nodes = encoders = [group]
+        elif group < self.run.config.last_round:
+            nodes = round_nodes(self.run.config, group)
+            encoders = [node for node in nodes if node.stage == TRAIN.name]
+        else:
+            return None
+        for generation in [None, *reversed(self._earlier())]:
+            self._know(nodes, generation)  # Its inputs among them come before each.
+            if any(self._is_made(node) for node in encoders):
+                return generation
             for node in nodes:
                 self.kept.pop(node, None)
                 self._known.pop(node)
+        return None
+
+    def _know(self, nodes: list[Node], generation: Generation | None) -> None:
+        """Derive the fingerprints of nodes that read a generation of the corpus."""
         for node in nodes:
+            if generation is not None:
+                self.kept[node] = generation
             self._known[node] = self._derive(node)
 
     def _is_made(self, node: Node) -> bool:
-        manifest = read_manifest(self.run.directory(node))
-        return manifest is not None and manifest.fingerprint == self._known[node]
+        """Return whether a node is there with its fingerprint, or begun: training has checkpoints to continue from."""
+        directory, wanted = self.run.directory(node), self._known[node]
+        manifest = read_manifest(directory)
+        if wanted is None:
+            return False
+        return (manifest is not None and manifest.fingerprint == wanted) or bool(partial_directories(directory, wanted))
 
     def inputs_of(self, node: Node) -> dict[str, str | None]:
         """Return the fingerprints of a node's inputs: of nodes by their name, of files by what they are."""
@@ -129,9 +152,11 @@ class Fingerprints:
             own, config = self.of(SHARD), self.run.config.corpus
             present = self._committed(SHARD, own) if own else None
             self._generations = earlier_generations(present)
-            before = read_manifest(self.run.corpus) if present is None and config.append else None
-            if before is not None and can_be_appended_to(before, config):  # It is about to grow.
-                self._generations = [*earlier_generations(before), generation_of(self.run.corpus, before)]
+            if present is None and config.append:  # It is about to grow.
+                aside = set_aside_by_append(self.run.corpus, config)
+                place, before = aside or (self.run.corpus, read_manifest(self.run.corpus))
+                if before is not None and can_be_appended_to(before, config):
+                    self._generations = [*earlier_generations(before), generation_of(place, before)]
         return self._generations
 
     def outside(self, node: Node) -> dict[str, str]:

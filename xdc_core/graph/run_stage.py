@@ -6,12 +6,14 @@ run_stage(open_run("runs/first"), Node("extract", "video", 0))
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from shards.command import command
-from shards.corpus.append import content_of
+from shards.corpus.generation import content_of, has_grown_from
 from shards.corpus.stage import forget_notes
 from shards.errors import ConfigError, StageError
+from shards.indexing.generation_view import corpus_at
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, reusable
 from shards.store.commit import clear_left_overs, discard
@@ -21,7 +23,7 @@ from xdc_core.graph.cleaned import cleaned
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.stages import inputs, settings_of, stage_of
 from xdc_core.runs.corpora import is_corpus, lost_corpus, stored_from
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import task_of
 
@@ -116,7 +118,7 @@ def _run_stage(
         raise ConfigError(lost)
     if stage.build is not None:
         return stage.build(run, node, progress, force, executor)
-    fingerprints = Fingerprints(run, corpus_fingerprint, again=node if force else None)
+    fingerprints = Fingerprints(run, corpus_fingerprint)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:
             if is_corpus(source) and (lost := lost_corpus(run, source)):
@@ -140,10 +142,12 @@ def _run_stage(
     )
 
     def work(out: Path) -> Outcome:
-        read = {source: _content(run, source) for source in inputs(run.config, node)}
-        outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor, force))
+        read, before = {source: _content(run, source) for source in inputs(run.config, node)}, read_manifest(run.corpus)
+        with _corpus_of(run, identity.inputs.get(SHARD.name), node in fingerprints.kept, out) as corpus:
+            outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor, force, corpus))
         for source, content in read.items():
-            if _content(run, source) != content:
+            grown = source == SHARD and corpus is not None and has_grown_from(read_manifest(run.corpus), before)
+            if _content(run, source) != content and not grown:
                 discard(out)  # It was made from two different versions.
                 raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
         for name, digest in stage.outside(run, node).items():
@@ -162,6 +166,20 @@ def _content(run: Run, node: Node) -> object:
     directory = run.directory(node)
     manifest = read_manifest(directory)
     return content_of(directory, manifest) if manifest is not None and is_corpus(node) else manifest
+
+
+@contextmanager
+def _corpus_of(run: Run, read_as: str | None, kept: bool, out: Path) -> Iterator[Path | None]:
+    """Yield where a node reads the run's corpus: None for its place.
+
+    Where clips may be appended meanwhile, or have been since, it is a view of one generation. read_as: the corpus's
+    fingerprint as an input of the node, None if it is none. kept: whether it is that of an earlier generation.
+    """
+    if read_as is not None and (kept or run.config.corpus.append):
+        with corpus_at(run.corpus, read_as, out) as view:
+            yield view
+    else:
+        yield None
 
 
 def _remedy(run: Run, source: Node) -> str:

@@ -3,13 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from shards.corpus.append import Generation
-from shards.corpus.check import key_faults, tar_faults
-from shards.corpus.index import masked_keys, read_index, read_stored_index, shard_names
+from shards.corpus.generation import Generation
+from shards.corpus.index import read_index, shard_names
 from shards.errors import StageError
+from shards.indexing.check import key_faults, tar_faults
+from shards.indexing.generation_view import corpus_at
 from shards.sources.coverage import Span, slack_s, uncovered
 from shards.store.checked_read import rejected_keys
 from shards.store.manifest import FileEntry, Manifest, fingerprint, list_files
@@ -76,40 +78,46 @@ def row_faults(run: Run, node: Node, manifest: Manifest, kept: Generation | None
     directory = run.directory(node)
     if is_corpus(node):
         yield from _corpus_faults(directory, manifest)
-    elif node.stage in ("extract", "label", "embed"):
-        corpus = run.directory(Node("data", node.modality)) if node.stage == "embed" else run.corpus
-        rows = rejects = 0
-        for shard in shard_names(corpus)[: kept.shards if kept else None]:
-            path = directory / f"{shard}.parquet"
-            wanted = _wanted(run, node, corpus, shard, masked=kept is not None)
-            rejected = rejected_keys(directory, node.stage, shard)
-            rejects += len(rejected)
-            if kept:
-                rejected = [*rejected, *masked_keys(corpus, shard)]  # Some may have been masked before.
-            if not path.exists() and path.name not in manifest.files:  # Otherwise it is reported as a missing file.
-                yield path, f"it was never committed: its {len(wanted)} clips are neither rows nor rejects"
-                continue
-            keys: list[str] = read_column(path, node.stage, "key").to_pylist()
-            rows += len(keys)
-            if node.stage == "embed":  # A row per view.
-                keys = [key for place, key in enumerate(keys) if place == 0 or keys[place - 1] != key]
-            for what in key_faults(keys, rejected, wanted, "rows"):
-                yield path, what
-        if rows != manifest.rows:
-            yield directory, f"it has {rows} rows, but its manifest says {manifest.rows}"
-        # Views, and clips without a label, do not all have an entry.
-        if node.stage == "extract" and rejects != manifest.rejects:
-            yield directory, f"it has {rejects} rejects, but its manifest says {manifest.rejects}"
+    elif node.stage == "embed":
+        yield from _shard_faults(run, node, manifest, run.directory(Node("data", node.modality)))
+    elif node.stage in ("extract", "label") and kept is None:
+        yield from _shard_faults(run, node, manifest, run.corpus)
+    elif node.stage in ("extract", "label") and kept is not None:
+        with TemporaryDirectory() as folder, corpus_at(run.corpus, kept.read_as, Path(folder)) as corpus:
+            yield from _shard_faults(run, node, manifest, corpus)
 
 
-def _wanted(run: Run, node: Node, corpus: Path, shard: str, masked: bool) -> list[str]:
-    """Return the keys that a shard of the node should have, in order. `masked`: also those of masked clips."""
-    read = read_stored_index if masked else read_index
+def _shard_faults(run: Run, node: Node, manifest: Manifest, corpus: Path) -> Iterator[Fault]:
+    directory = run.directory(node)
+    rows = rejects = 0
+    for shard in shard_names(corpus):
+        path = directory / f"{shard}.parquet"
+        wanted = _wanted(run, node, corpus, shard)
+        rejected = rejected_keys(directory, node.stage, shard)
+        rejects += len(rejected)
+        if not path.exists() and path.name not in manifest.files:  # Otherwise it is reported as a missing file.
+            yield path, f"it was never committed: its {len(wanted)} clips are neither rows nor rejects"
+            continue
+        keys: list[str] = read_column(path, node.stage, "key").to_pylist()
+        rows += len(keys)
+        if node.stage == "embed":  # A row per view.
+            keys = [key for place, key in enumerate(keys) if place == 0 or keys[place - 1] != key]
+        for what in key_faults(keys, rejected, wanted, "rows"):
+            yield path, what
+    if rows != manifest.rows:
+        yield directory, f"it has {rows} rows, but its manifest says {manifest.rows}"
+    # Views, and clips without a label, do not all have an entry.
+    if node.stage == "extract" and rejects != manifest.rejects:
+        yield directory, f"it has {rejects} rejects, but its manifest says {manifest.rejects}"
+
+
+def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
+    """Return the keys that a shard of the node should have, in order."""
     if node.stage != "label":
-        keys: list[str] = read(corpus, shard, ["key"])["key"].to_pylist()
+        keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
         return keys
     if node.modality == TRUTH:
-        table = read(corpus, shard, ["key", run.config.truth])
+        table = read_index(corpus, shard, ["key", run.config.truth])
         labelled: list[str] = table.filter(table[run.config.truth].is_valid())["key"].to_pylist()
         return labelled
     assert node.round is not None

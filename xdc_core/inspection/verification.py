@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from shards.command import command
-from shards.corpus.columns import SUFFIX, column_directories, column_faults
 from shards.corpus.recut import damaged_sources
 from shards.corpus.seen import SEEN
 from shards.errors import StageError
+from shards.indexing.columns import SUFFIX, column_directories, column_faults
 from shards.objects.bucket import Bucket
 from shards.objects.generation import unused_tars
 from shards.objects.tars import tars_elsewhere

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from shards.corpus.generation import GENERATIONS
 from shards.corpus.index import label_columns
-from shards.corpus.write import GENERATIONS
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.stage import Task
 from xdc_core.config.schema import ReportSettings

@@ -10,6 +10,7 @@ from shards.store.node import Node
 from shards.store.stage import SettingsT, Stage, Task
 from xdc_core.config.load import parse_config
 from xdc_core.config.schema import Config
+from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run
 
 
@@ -22,21 +23,28 @@ def task_of(
     outside: dict[str, str] | None = None,
     executor: Executor = IN_PROCESS,
     forced: bool = False,
+    corpus: Path | None = None,
 ) -> Task[SettingsT]:
     """Return the task of a node that writes into `out`. `outside`: the stage's digests for the node, if known.
+
+    corpus: where the run's corpus is read, if not in its place.
 
     Raises:
         ConfigError: a file outside the run that the stage reads is missing.
     """
     digests = stage.outside(run, node) if outside is None else outside
+
+    def place(source: Node) -> Path:
+        return corpus if corpus is not None and source == SHARD else run.directory(source)
+
     return Task(
         node=node,
         settings=stage.settings(run.config, node),
-        inputs={source: run.directory(source) for source in stage.inputs(run.config, node)},
+        inputs={source: place(source) for source in stage.inputs(run.config, node)},
         out=out,
         target=run.directory(node),
         root=run.root,
-        listed={other: run.directory(other) for other in stage.lists(run.config, node)},
+        listed={other: place(other) for other in stage.lists(run.config, node)},
         outside=digests,
         progress=progress,
         executor=executor,
@@ -47,6 +55,7 @@ def task_of(
             "node": [node.stage, node.modality, node.round],
             "out": str(out.resolve()),
             "outside": digests,
+            "corpus": None if corpus is None else str(corpus.resolve()),
         },
     )
 
@@ -55,7 +64,9 @@ def task_of_document(stage: Stage[Config, Run, SettingsT], document: Mapping[str
     """Return the task that `Task.document` describes, in another process, with the configuration of that time."""
     root = Path(document["run"])
     run = Run(root, parse_config(document["config"], f"the configuration of {root}"))
-    return task_of(stage, run, Node(*document["node"]), Path(document["out"]), outside=dict(document["outside"]))
+    node, out, corpus = Node(*document["node"]), Path(document["out"]), document["corpus"]
+    outside = dict(document["outside"])
+    return task_of(stage, run, node, out, outside=outside, corpus=None if corpus is None else Path(corpus))
 
 
 def unit_logs(root: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.command import command
-from shards.corpus.append import earlier_generations
+from shards.corpus.generation import earlier_generations
 from shards.errors import ConfigError, StageError
 from shards.store.manifest import read_manifest
 from xdc_core.config.stopping import too_late

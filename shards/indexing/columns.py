@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.corpus.index import GROUPS, LATER, index_schema, read_index, shard_names, with_later_columns
+from shards.corpus.index import GROUPS, LATER, index_schema, read_index, shard_name, shard_names, with_later_columns
 from shards.errors import Busy, StageError
 from shards.objects.cache import NAMED_BY
 from shards.store.checked_read import remedy_of
@@ -89,9 +89,14 @@ def columns_of(corpus: Path, elsewhere: Path) -> Path:
 
 
 def column_directories(corpus: Path, elsewhere: Path) -> tuple[Path, Path]:
-    """Return the two paths at which the columns of a committed corpus may be."""
+    """Return the two paths at which the columns of a committed corpus may be.
+
+    Those of a view of a corpus, whose files are symbolic links, are where those of the corpus are.
+    """
     name = f".{corpus.name}.{sha256_of(corpus / MANIFEST)[:12]}{SUFFIX}"
-    return corpus.with_name(name), elsewhere / name
+    first = corpus / f"{shard_name(0)}.parquet"
+    place = Path(os.readlink(first)).parent if first.is_symlink() else corpus
+    return place.with_name(name), elsewhere / name
 
 
 def open_columns(directory: Path) -> Columns:

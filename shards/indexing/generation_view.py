@@ -1,0 +1,83 @@
+"""A corpus as it was in an earlier generation: a directory of symbolic links, which stages read like any corpus."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.corpus.generation import GENERATIONS, Generation, earlier_generations, generation_of
+from shards.corpus.index import masked_file, masked_keys, read_masks, shard_name, write_masks
+from shards.errors import StageError
+from shards.objects.tars import TARS
+from shards.store.files import sha256_of
+from shards.store.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
+
+FOLDER = ".corpus"  # In a partial directory.
+
+
+@contextmanager
+def corpus_at(corpus: Path, wanted: str, folder: Path) -> Iterator[Path]:
+    """Yield the path of a corpus as it was in a generation, or as it is now, in `folder`, until the block ends.
+
+    wanted: the fingerprint as an input of other stages (`read_as`) that the corpus had in that generation.
+
+    The view has the shards of that generation and the masks that held in it. Its files are links by name to those of
+    the corpus: they stay valid while clips are appended, because later generations have the same shards. So what reads
+    a view is made of one generation.
+
+    Raises:
+        StageError: the corpus is not there, or never had this fingerprint: it was cut again as a whole.
+    """
+    place = folder / FOLDER
+    shutil.rmtree(place, ignore_errors=True)  # Left by a kill.
+    view = place / corpus.name
+    view.mkdir(parents=True)
+    try:
+        _link(corpus.resolve(), wanted, view)
+        yield view
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _link(corpus: Path, read_as: str, view: Path) -> None:
+    manifest = read_manifest(corpus)
+    if manifest is None:
+        raise StageError(f"{corpus} is not there, or has no valid manifest.json. Build it: xdc stage shard RUN")
+    present = generation_of(corpus, manifest)
+    wanted = next((each for each in (present, *earlier_generations(manifest)) if each.read_as == read_as), None)
+    if wanted is None:
+        raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
+    for number in range(wanted.shards):
+        shard = shard_name(number)
+        for name in (f"{shard}.tar", f"{shard}.parquet", f"{shard}.rejects.json"):
+            if name in manifest.files:
+                os.symlink(corpus / name, view / name)
+        if wanted != present:
+            masks = {key: mask.until(wanted.number) for key, mask in read_masks(corpus, shard).items()}
+            write_masks(view, shard, {key: mask for key, mask in masks.items() if mask.since})
+        elif masked_file(shard) in manifest.files:
+            shutil.copyfile(corpus / masked_file(shard), view / masked_file(shard))
+    if TARS in manifest.files:  # In an object store. What is appended later does not change this file.
+        shutil.copyfile(corpus / TARS, view / TARS)
+    if wanted == present:
+        shutil.copyfile(corpus / MANIFEST, view / MANIFEST)  # The same bytes: mapped columns are named after it.
+        if read_manifest(view) != manifest:
+            raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
+    else:
+        write_manifest(view, _as_it_was(manifest, wanted, view))
+
+
+def _as_it_was(manifest: Manifest, generation: Generation, view: Path) -> Manifest:
+    """Return a manifest that lists what the corpus had in an earlier generation, as far as it is known."""
+    shards = [shard_name(number) for number in range(generation.shards)]
+    masked = sum(len(masked_keys(view, shard)) for shard in shards)
+    own = [name for name in (TARS, *map(masked_file, shards)) if (view / name).exists()]
+    summary = {name: value for name, value in manifest.summary.items() if name not in (GENERATIONS, "masked")}
+    summary["clips"] = generation.clips
+    if earlier := manifest.summary[GENERATIONS][: generation.number]:
+        summary |= {GENERATIONS: earlier, "masked": masked} if masked else {GENERATIONS: earlier}
+    names = {path.name for path in view.iterdir()}
+    files = {name: entry for name, entry in manifest.files.items() if name in names}
+    files |= {name: FileEntry(size=(view / name).stat().st_size, sha256=sha256_of(view / name)) for name in own}
+    return manifest.model_copy(update={"rows": generation.clips, "summary": summary, "files": files})
