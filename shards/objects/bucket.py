@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from shards.errors import ConfigError, MachineError, StageError
+from shards.objects.answers import BEYOND, LOST, REFUSED, answer_of, cause_of
 from shards.objects.credentials import NO_CREDENTIALS, endpoint, store_settings
 
 SCHEME = "s3://"
@@ -19,28 +20,8 @@ CONNECT_S, REQUEST_S = 5, 30  # A connection that stalls is given up while there
 JOIN = 16 * 1024  # Ranges with gaps of at most so many bytes are read as one: a request costs as much as these bytes.
 PART = 4 << 20  # Bytes of one request for a file: few enough for REQUEST_S, also where the network is slow.
 UPLOADED = 8 << 20  # Bytes of one part of an upload.
-LOST = ("NoSuchUpload", "InvalidPart")  # A server that was killed has forgotten an upload: it is begun once more.
 URL = re.compile(r"s3://(?P<bucket>[^/]+)(?:/(?P<prefix>.*?))?/*")
 T = TypeVar("T")
-
-REFUSED = {
-    "NoSuchBucket": "there is no such bucket: correct the URL, or the server's address (AWS_ENDPOINT_URL)",
-    "InvalidBucketName": "this cannot be the name of a bucket: correct the URL",
-    "InvalidAccessKeyId": "the server does not know the access key: correct AWS_ACCESS_KEY_ID, or the profile",
-    "SignatureDoesNotMatch": "the secret key is wrong: correct AWS_SECRET_ACCESS_KEY, or the profile",
-    "ExpiredToken": "the credentials have expired: get new ones, and run the same command again",
-    "InvalidToken": "the session token is wrong: correct AWS_SESSION_TOKEN, or get new credentials",
-    "AccessDenied": "no permission: the credentials need s3:ListBucket for the bucket and s3:GetObject for its objects"
-    "; to write, also s3:PutObject",
-    "RequestTimeTooSkewed": "this machine's clock differs too much from the server's: set it (see: timedatectl), and "
-    "run the same command again",
-    "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
-    "no S3": "what answers is not an object store: correct AWS_ENDPOINT_URL, or endpoint_url of the profile",
-    "certificate": "the server's certificate is not one that this machine trusts: correct the address, or add the "
-    "certificate to those of the system",
-}
-REFUSED["403 Forbidden"] = REFUSED["AccessDenied"]
-BEYOND = ("InvalidRange", "416 Range Not Satisfiable")  # An object ends before the range.
 
 # A process that was forked after object stores were used has their locks, but not their threads, and would wait for
 # ever.
@@ -62,12 +43,17 @@ class Stored(NamedTuple):
     etag: str
 
 
+class NotThere(StageError):
+    """Report that there is no such object."""
+
+
 class Bucket:
     """The objects whose names begin with the prefix of a URL. Safe for threads; a process needs its own.
 
     Every method raises:
-        StageError: an object is not there, or shorter than it should be; or this process was forked from one that had
-            used object stores.
+        NotThere: there is no such object.
+        StageError: an object is shorter than it should be; or this process was forked from one that had used object
+            stores.
         MachineError: there are no credentials, no permission, no bucket, or no server within RETRY_S.
     """
 
@@ -101,7 +87,7 @@ class Bucket:
                 },
                 retry_config={
                     "max_retries": 1000,
-                    "retry_timeout": timedelta(seconds=RETRY_S),
+                    "retry_timeout": timedelta(seconds=RETRY_S / 2),  # The other half is for `_done`.
                     "backoff": {"max_backoff": timedelta(seconds=2)},
                 },
             )
@@ -109,12 +95,12 @@ class Bucket:
             why = NO_CREDENTIALS if "Missing" in str(error) else str(error).partition("\n")[0]
             raise MachineError(f"{self.url}: {why}.") from None
 
-    def objects(self) -> dict[str, Stored]:
-        """Return all objects by name, relative to the URL."""
+    def objects(self, folder: str | None = None) -> dict[str, Stored]:
+        """Return all objects by name, relative to the URL. folder: only those in it, such as tars/."""
         import obstore
 
         def listed() -> dict[str, Stored]:
-            pages = obstore.list(self._store, chunk_size=1000)
+            pages = obstore.list(self._store, prefix=folder, chunk_size=1000)
             return {meta["path"]: Stored(meta["size"], str(meta["e_tag"])) for page in pages for meta in page}
 
         return self._done("", listed)
@@ -135,7 +121,7 @@ class Bucket:
             try:
                 meta = obstore.get(self._store, name, options={"range": (0, 1)}).meta
             except BaseError as error:
-                if _answer(error) not in BEYOND:
+                if answer_of(error) not in BEYOND:
                     raise
                 meta = obstore.head(self._store, name)  # It is empty.
             return Stored(meta["size"], str(meta["e_tag"]))
@@ -168,9 +154,7 @@ class Bucket:
         """Return an object's size and ETag; None if it does not exist."""
         try:
             return self.look(name)
-        except MachineError:
-            raise
-        except StageError:
+        except NotThere:
             return None
 
     def fetch(self, name: str) -> tuple[bytes, str] | None:
@@ -183,9 +167,7 @@ class Bucket:
 
         try:
             return self._done(name, got)
-        except MachineError:
-            raise
-        except StageError:
+        except NotThere:
             return None
 
     def put(self, name: str, data: bytes, etag: str | None = None) -> str | None:
@@ -222,17 +204,22 @@ class Bucket:
         return digest.hexdigest()
 
     def _done(self, name: str, work: Callable[[], T]) -> T:
-        """Return the result of `work`; repeat it while the connection breaks. obstore repeats requests, too."""
+        """Return the result of `work`; repeat it while the connection breaks. obstore repeats requests, too.
+
+        The time counts from the first failure: an upload may take longer than that.
+        """
         from obstore.exceptions import BaseError
 
         _check_not_forked(self.url)
-        end = time.monotonic() + RETRY_S
+        end: float | None = None
         while True:
             try:
                 return work()
             except (BaseError, FileNotFoundError) as error:
-                answer = _answer(error)
-                if (answer and answer not in LOST) or time.monotonic() >= end:
+                answer = answer_of(error)
+                now = time.monotonic()
+                end = now + RETRY_S / 2 if end is None else end
+                if (answer and answer not in LOST) or now >= end:
                     raise self._explained(name, error, answer) from None
                 time.sleep(PAUSE_S)
 
@@ -243,13 +230,14 @@ class Bucket:
         if answer in REFUSED:
             return MachineError(f"{where}: {REFUSED[answer]}.")
         if isinstance(error, FileNotFoundError):
-            return StageError(f"{where} is not there. Was it deleted, or is the URL wrong?")
+            return NotThere(f"{where} is not there. Was it deleted, or is the URL wrong?")
         if answer == "credentials":
             return MachineError(f"{where}: {NO_CREDENTIALS}.")
         server = self._address or "the server"
         if not answer:
+            why = cause_of(error, REQUEST_S)
             return MachineError(
-                f"{where}: {server} does not answer, in {RETRY_S:.0f} s ({_cause(error)}). What is finished is kept: "
+                f"{where}: {server} does not answer, in {RETRY_S:.0f} s ({why}). What is finished is kept: "
                 "when it is there again, run the same command again."
             )
         return MachineError(f"{where}: {server} refuses: {answer}. What is finished is kept.")
@@ -267,31 +255,3 @@ def _check_not_forked(url: str) -> None:
             f"{url}: this process was forked from one that had used an object store, and can use none. Start it with "
             "the method spawn or forkserver of multiprocessing."
         )
-
-
-def _answer(error: Exception) -> str:
-    """Return the server's code for an error, or its status, or a name of REFUSED; "" if there was no answer."""
-    text = str(error)
-    if "169.254." in text.partition("Debug source")[0]:
-        return "credentials"
-    if found := re.search(r"<Code>(\w+)</Code>", text):
-        return found[1]
-    if found := re.search(r"non-2xx status code: ([^:\n]*)", text):
-        return found[1]
-    if "NotPartial" in text:
-        return "no S3"
-    if re.search(r"certificate", text, re.IGNORECASE):
-        return "certificate"
-    return "not found" if isinstance(error, FileNotFoundError) else ""
-
-
-def _cause(error: Exception) -> str:
-    """Return why there was no answer."""
-    text = str(error)
-    if "dns error" in text:
-        return "its name is not known: is the address right?"
-    if "TimedOut" in text or "Timeout" in text:
-        return f"a request takes longer than {REQUEST_S} s"
-    if found := re.search(r'message: "([^"]+)"', text):
-        return found[1]
-    return text.partition("\n")[0].rpartition(" - ")[2]

@@ -26,6 +26,7 @@ NAMES = {
     "region": "region",
     "endpoint_url": "endpoint",
 }
+ADDRESS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # Of the server; the first that is set counts.
 UNSUPPORTED = ("sso_session", "sso_start_url", "role_arn", "credential_process")  # Other ways to get credentials.
 OTHERWISE = "by"
 INSTANCE = ("169.254.169.254", 80)  # Where a machine of a cloud asks for its own credentials.
@@ -61,13 +62,12 @@ def store_settings(url: str) -> dict[str, Any]:
 
 def endpoint(settings: dict[str, Any]) -> str:
     """Return the address of the server, "" for that of AWS."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    return next((os.environ[name] for name in names if os.environ.get(name)), str(settings.get("endpoint", "")))
+    return next((os.environ[name] for name in ADDRESS if os.environ.get(name)), str(settings.get("endpoint", "")))
 
 
 def _given(name: str) -> bool:
     """Return whether the environment has an address or a region, which come before those of a profile."""
-    of = {"region": ("AWS_REGION", "AWS_DEFAULT_REGION"), "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")}
+    of = {"region": ("AWS_REGION", "AWS_DEFAULT_REGION"), "endpoint": ADDRESS}
     return any(os.environ.get(variable) for variable in of.get(name, ()))
 
 

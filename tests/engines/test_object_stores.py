@@ -5,12 +5,15 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -300,18 +303,41 @@ def test_a_request_that_stalls_is_repeated(s3: Seaweed, monkeypatch: pytest.Monk
     assert len(requests) == 3
 
 
-def say_what_happens(url: str, said: Connection) -> None:
+def test_an_upload_that_is_lost_after_longer_than_a_server_is_waited_for_is_begun_once_more(
+    s3: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obstore
+    from obstore.exceptions import GenericError
+
+    clock, put_there = [0.0], obstore.put
+
+    def lost_once(*words: Any, **others: Any) -> Any:
+        if not clock[0]:
+            clock[0] = 2 * RETRY_S
+            raise GenericError("<Code>NoSuchUpload</Code>")
+        return put_there(*words, **others)
+
+    monkeypatch.setattr(shards.objects.bucket, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
+    monkeypatch.setattr(obstore, "put", lost_once)
+    (tmp_path / "tar").write_bytes(b"of a large tar")
+    Bucket("s3://corpora/long").upload("tar", tmp_path / "tar")
+    assert Bucket("s3://corpora/long").read("tar") == b"of a large tar"
+
+
+def say_what_happens(bucket: Bucket, method: str, said: Connection) -> None:
     try:
-        Bucket(url).look("manifest.json")
+        said.send(getattr(bucket, method)("manifest.json"))
     except StageError as error:
         said.send(str(error))
 
 
-def test_a_process_that_is_forked_says_that_it_cannot_read(s3: Seaweed, url: str) -> None:
-    Bucket(url).look("manifest.json")
+@pytest.mark.parametrize("method", ["look", "find", "fetch"])
+def test_a_process_that_is_forked_says_that_it_cannot_read(s3: Seaweed, url: str, method: str) -> None:
+    bucket = Bucket(url)
+    bucket.look("manifest.json")
     context = get_context("fork")
     heard, said = context.Pipe(duplex=False)
-    child = context.Process(target=say_what_happens, args=(url, said), daemon=True)
+    child = context.Process(target=say_what_happens, args=(bucket, method, said), daemon=True)
     child.start()
     assert heard.poll(60), "it waits for ever"
     assert "this process was forked from one that had used an object store" in heard.recv()
