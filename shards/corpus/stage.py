@@ -21,8 +21,8 @@ from shards.corpus.survey import forget_survey, listed_files, read_survey, recal
 from shards.corpus.write import accepted_of, digest_of_keys, files_of, stored_tars, write_corpus
 from shards.errors import ConfigError, StageError
 from shards.objects.bucket import Bucket
-from shards.objects.generation import Overtaken, write_generation
-from shards.objects.mirror import catch_up, mirror, point_at
+from shards.objects.generation import Overtaken, point_at, write_generation
+from shards.objects.mirror import catch_up, mirror
 from shards.progress import Progress, silent
 from shards.settings import CorpusSettings, is_url, stored_part
 from shards.sources.look import PROBE_VERSION, UNREADABLE

@@ -17,17 +17,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shards.errors import StageError
-from shards.objects.bucket import Bucket
-from shards.objects.tars import TARS, tar_object
+from shards.objects.bucket import Bucket, Stored
+from shards.objects.tars import TARS, TARS_THERE, object_of, tar_object, tars_elsewhere
 from shards.store.fault import fault_point
 from shards.store.files import sha256_of, write_json
-from shards.store.manifest import MANIFEST, FileEntry, Manifest, fingerprint, list_files, parse_manifest, write_manifest
+from shards.store.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    fingerprint,
+    list_files,
+    parse_manifest,
+    read_manifest,
+    write_manifest,
+)
 from shards.store.receipt import UNITS
 from shards.store.units import stored_files
 
 CURRENT = "current"
 GENERATIONS = "generations/"
 THREADS = 8
+GONE = (
+    "Nothing has changed there, and what is finished is kept. Bring what was deleted back from a copy, or cut all "
+    "clips again: xdc stage shard RUN --force"
+)
 
 
 class Overtaken(StageError):
@@ -69,9 +82,10 @@ def read_current(bucket: Bucket) -> Current | None:
 
 
 def unused_tars(bucket: Bucket) -> list[str]:
-    """Return the names of tars that no generation has: of calls that were killed, or that are at work now.
+    """Return the names of tars that no generation has: of calls that were killed, or that are in progress.
 
     Raises:
+        StageError: the manifest of a generation is damaged, so that its tars are not known.
         MachineError: the object store cannot be read.
     """
     objects = bucket.objects()
@@ -79,8 +93,27 @@ def unused_tars(bucket: Bucket) -> list[str]:
     for name in objects:
         if name.startswith(GENERATIONS) and name.endswith(f"/{MANIFEST}"):
             manifest = parse_manifest(bucket.read(name))
-            used |= {tar_object(tar, entry.sha256) for tar, entry in manifest.files.items()} if manifest else set()
-    return [name for name in sorted(objects) if name.startswith("tars/") and name not in used]
+            if manifest is None:
+                raise StageError(
+                    f"{bucket.url}/{name} is damaged: which tars this generation has is not known, so none is known to "
+                    "be unused. Bring the object back from a copy; or delete it, if no run reads this generation."
+                )
+            used |= {tar_object(tar, entry.sha256) for tar, entry in manifest.files.items()}
+    return [name for name in sorted(objects) if name.startswith(TARS_THERE) and name not in used]
+
+
+def absent(objects: Mapping[str, Stored], files: Mapping[str, FileEntry], names: Mapping[str, str]) -> str:
+    """Return which object is missing or has another size, and what it is like; "" if all are there.
+
+    files: of a corpus. names: of their objects. objects: what the bucket has.
+    """
+    for name, entry in files.items():
+        stored = objects.get(names[name])
+        if stored is None:
+            return f"{names[name]} is missing"
+        if stored.size != entry.size:
+            return f"{names[name]} has {stored.size} bytes instead of {entry.size}"
+    return ""
 
 
 def store_tar(bucket: Bucket, path: Path) -> FileEntry:
@@ -111,11 +144,13 @@ def write_generation(
     """Put all files in `out`, then the manifest, and make them the present generation. Write tars.json into `out`.
 
     manifest: without files. tars: those that were put. before: what was the present generation when this began. If
-    another coordinator has put the manifest of the same files, that one stays.
+    another coordinator has put the manifest of the same files, that one stays. All tars are looked for before it is
+    put, because those of earlier generations, and of calls that were killed, may have been deleted meanwhile.
 
     Raises:
         Overtaken: another coordinator has put the same corpus, with other bytes.
-        StageError: another corpus was written there meanwhile, or an object of the generation has other bytes.
+        StageError: another corpus was written there meanwhile, a tar is missing, or an object of the generation has
+            other bytes.
         MachineError: the object store cannot be written.
     """
     (out / TARS).unlink(missing_ok=True)
@@ -126,6 +161,9 @@ def write_generation(
     with ThreadPoolExecutor(THREADS) as threads:
         for _ in threads.map(lambda name: _put(bucket, folder + name, (out / name).read_bytes()), small):
             pass
+    stored = {name: tar_object(name, entry.sha256) for name, entry in tars.items()}
+    if lost := absent(bucket.objects(TARS_THERE), tars, stored):
+        raise StageError(f"{bucket.url}/{lost}: a tar that this corpus has from an earlier call. {GONE}")
     write_manifest(out / UNITS, manifest.model_copy(update={"files": files}))
     fault_point("before manifest")
     bucket.put(folder + MANIFEST, (out / UNITS / MANIFEST).read_bytes())
@@ -142,6 +180,36 @@ def _put(bucket: Bucket, name: str, data: bytes) -> None:
             f"{bucket.url}/{name} has changed under its name: it is not what xdc has written there. Delete it, and run "
             "this again."
         )
+
+
+def point_at(corpus: Path, fingerprint: str) -> None:
+    """Make the generation in the directory `corpus` the present one where it is written, if it is not.
+
+    An earlier generation that is wanted once more was brought back, or the bucket is another one than before: all
+    objects of the generation are looked for first.
+
+    Raises:
+        StageError: one is missing, or as `make_current`.
+    """
+    elsewhere, manifest = tars_elsewhere(corpus), read_manifest(corpus)
+    if manifest is None or elsewhere is None or not elsewhere.get("generation"):
+        return
+    bucket = Bucket(elsewhere["url"])
+    current = read_current(bucket)
+    if current is not None and current.generation == elsewhere["generation"]:
+        return
+    folder = folder_of(elsewhere["generation"])
+    files = {name: entry for name, entry in manifest.files.items() if name != TARS}
+    names = {name: folder + name for name in files}
+    files |= {name: FileEntry(**entry) for name, entry in elsewhere["tars"].items()}
+    names |= {name: object_of(elsewhere, name) for name in elsewhere["tars"]}
+    objects = bucket.objects(TARS_THERE) | bucket.objects(folder)
+    lost = absent(objects, files, names)
+    if not lost and folder + MANIFEST not in objects:
+        lost = f"{folder}{MANIFEST} is missing"
+    if lost:
+        raise StageError(f"{bucket.url}/{lost}: {corpus} has the index of a corpus that is not there any more. {GONE}")
+    make_current(bucket, elsewhere["generation"], fingerprint, current)
 
 
 def make_current(bucket: Bucket, generation: str, fingerprint: str, before: Current | None) -> Current:

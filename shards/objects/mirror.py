@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ConfigError, MachineError, StageError
-from shards.objects.bucket import Bucket, Stored
-from shards.objects.generation import Current, folder_of, make_current, read_current
-from shards.objects.tars import TARS, object_of, tars_elsewhere
+from shards.errors import ConfigError, StageError
+from shards.objects.bucket import Bucket, NotThere
+from shards.objects.generation import Current, absent, folder_of, read_current
+from shards.objects.tars import TARS, TARS_THERE, object_of, tars_elsewhere
 from shards.progress import Progress
 from shards.store.build import Identity, Outcome, Record, build, record_of
-from shards.store.files import new_file, sha256_of, write_json
+from shards.store.files import link_or_copy, new_file, sha256_of, write_json
 from shards.store.manifest import (
     MANIFEST,
     FileEntry,
@@ -30,18 +30,20 @@ THREADS = 8
 NAME = re.compile(r"[\w-][\w.-]*")  # Of a file in a corpus's directory: it cannot lead out of it.
 
 
-def mirror(corpus: Path, url: str, progress: Progress, force: bool = False) -> Record:
+def mirror(corpus: Path, url: str, progress: Progress, force: bool = False, current: Current | None = None) -> Record:
     """Build the directory `corpus` of a corpus that lies at `url`: its files without the tars, and tars.json.
 
     Its manifest has the fingerprint and the summary of the corpus, so that stages read it like one that lies here. It
-    is used again while the corpus's manifest is the same object. A killed call goes on with the files that lack.
+    is used again while the corpus's manifest is the same object. A killed call goes on with the files that lack, and
+    files that the directory has already are not fetched. current: the generation that is wanted; the present one by
+    default.
 
     Raises:
         StageError: no finished corpus is there, or one of its objects is missing or not that in its manifest.
         MachineError: the object store cannot be read.
     """
     bucket = Bucket(url)
-    folder, etag, generation = _place(bucket)
+    folder, etag, generation = _place(bucket, current)
     manifest, elsewhere = read_manifest(corpus), tars_elsewhere(corpus)
     if manifest is not None and elsewhere is not None and not force:
         same = (elsewhere["url"], elsewhere["manifest"]) == (bucket.url, etag)
@@ -56,13 +58,15 @@ def mirror(corpus: Path, url: str, progress: Progress, force: bool = False) -> R
     content: dict[str, Any] = {"url": bucket.url, "manifest": etag} | ({"generation": generation} if generation else {})
     content["tars"] = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in tars.items()}
     objects = {name: object_of(content, name) if name in tars else folder + name for name in there.files}
-    _check(bucket.url, there, objects, bucket.objects())
+    _check(bucket, folder, there, objects)
 
     def work(out: Path) -> Outcome:
         shutil.rmtree(out / UNITS, ignore_errors=True)  # Of a process that wrote this corpus, and was killed.
         small = [name for name in there.files if name not in tars]
         with ThreadPoolExecutor(THREADS) as threads:
-            fetched = threads.map(lambda name: _fetch(bucket, objects[name], there.files[name], out / name), small)
+            fetched = threads.map(
+                lambda name: _fetch(bucket, objects[name], there.files[name], out / name, corpus / name), small
+            )
             for done, _ in enumerate(fetched, start=1):
                 progress(done, len(small), "files of the index fetched")
         for path in out.iterdir():
@@ -80,20 +84,21 @@ def mirror(corpus: Path, url: str, progress: Progress, force: bool = False) -> R
     return record
 
 
-def _place(bucket: Bucket) -> tuple[str, str, str]:
+def _place(bucket: Bucket, current: Current | None) -> tuple[str, str, str]:
     """Return the folder of a corpus's small files, an ETag that changes with the corpus, and its generation.
 
     The folder and the generation of a corpus that was copied there are "".
     """
     try:
-        return "", bucket.look(MANIFEST).etag, ""
-    except MachineError as error:
-        raise _no_corpus(error, bucket.url) from None
-    except StageError as error:
+        if current is None:
+            return "", bucket.look(MANIFEST).etag, ""
+    except NotThere as error:
         current = read_current(bucket)
         if current is None:
             raise _no_corpus(error, bucket.url) from None
-        return folder_of(current.generation), current.etag, current.generation
+    except StageError as error:
+        raise _no_corpus(error, bucket.url) from None
+    return folder_of(current.generation), current.etag, current.generation
 
 
 def _no_corpus(error: StageError, url: str) -> StageError:
@@ -117,50 +122,43 @@ def catch_up(corpus: Path, url: str, progress: Progress, force: bool) -> Current
         )
     current = read_current(bucket)
     if current is not None and not force:
-        mirror(corpus, url, progress)
+        mirror(corpus, url, progress, current=current)
     return current
 
 
-def point_at(corpus: Path, fingerprint: str) -> None:
-    """Make the generation in the directory `corpus` the present one where it is written, if it is not.
-
-    An earlier generation that is wanted once more was brought back: its objects are still there.
-
-    Raises:
-        StageError: as `make_current`.
-    """
-    elsewhere = tars_elsewhere(corpus)
-    if elsewhere is None or not elsewhere.get("generation"):
-        return
-    bucket = Bucket(elsewhere["url"])
-    current = read_current(bucket)
-    if current is None or current.generation != elsewhere["generation"]:
-        make_current(bucket, elsewhere["generation"], fingerprint, current)
-
-
-def _check(url: str, manifest: Manifest, names: Mapping[str, str], objects: dict[str, Stored]) -> None:
+def _check(bucket: Bucket, folder: str, manifest: Manifest, names: Mapping[str, str]) -> None:
     """Raise StageError if an object of a corpus is missing or has another size. names: of the objects, by file."""
-    for name, entry in manifest.files.items():
+    for name in manifest.files:
         if NAME.fullmatch(name) is None:
             raise StageError(
-                f"{url}/{MANIFEST} has a file named {name!r}, which is not one of a corpus: do not use it."
+                f"{bucket.url}/{folder}{MANIFEST} has a file named {name!r}, which is not one of a corpus: do not "
+                "use it."
             )
-        stored = names[name]
-        size = objects[stored].size if stored in objects else None
-        if size != entry.size:
-            what = "is missing" if size is None else f"has {size} bytes instead of {entry.size}"
-            raise StageError(f"{url}/{stored} {what}: the corpus was not copied completely. Copy it again.")
+    objects = bucket.objects(TARS_THERE) | bucket.objects(folder) if folder else bucket.objects()
+    if lost := absent(objects, manifest.files, names):
+        why = "the corpus was not copied completely. Copy it again."
+        if folder:
+            why = "it was deleted. Bring it back from a copy, or cut all clips again: xdc stage shard RUN --force"
+        raise StageError(f"{bucket.url}/{lost}: {why}")
 
 
-def _fetch(bucket: Bucket, name: str, entry: FileEntry, path: Path) -> None:
-    """Write one file of the corpus, unless it is there. name: of the object."""
-    if path.exists() and sha256_of(path) == entry.sha256:
+def _fetch(bucket: Bucket, name: str, entry: FileEntry, path: Path, present: Path) -> None:
+    """Write one file of the corpus, unless it is there. name: of the object. present: is linked, if it is the same."""
+    if _is(path, entry):
+        return
+    if _is(present, entry):
+        path.unlink(missing_ok=True)
+        link_or_copy(present, path)
         return
     data = bucket.read(name, entry.size)
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise StageError(
             f"{bucket.url}/{name} is not what the corpus's {MANIFEST} says (sha256): it has changed under its name. "
-            "Copy the corpus there again."
+            "Bring it back, or write the corpus there again."
         )
     with new_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _is(path: Path, entry: FileEntry) -> bool:
+    return path.exists() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256

@@ -19,6 +19,7 @@ from shards.store.checked_read import read_stored_json
 # In the directory of a corpus whose tars lie elsewhere: the URL, size and sha256 of each tar, and, if the corpus was
 # written there by xdc and not copied, its generation (shards/objects/generation.py).
 TARS = "tars.json"
+TARS_THERE = "tars/"  # The folder of tars that xdc has written, below the URL of their corpus.
 MAX_OPEN = 64
 THREADS = 16  # Of a process, each for one tar.
 REMEDY = "Rebuild it: xdc stage shard RUN --force"
@@ -90,7 +91,7 @@ def _read_tars(path: Path, inode: int, mtime_ns: int, size: int) -> dict[str, An
 
 def tar_object(name: str, sha256: str) -> str:
     """Return the name of the object of a tar that xdc has written: it can have no other content."""
-    return f"tars/{name.removesuffix('.tar')}.{sha256}.tar"
+    return f"{TARS_THERE}{name.removesuffix('.tar')}.{sha256}.tar"
 
 
 def object_of(elsewhere: dict[str, Any], name: str) -> str:

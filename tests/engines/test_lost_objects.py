@@ -1,0 +1,89 @@
+"""Objects of a corpus that was cut into a bucket, and that somebody has deleted or damaged: nobody is led to them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shards.corpus.index import shard_names
+from shards.corpus.stage import shard
+from shards.errors import StageError
+from shards.indexing.check import tar_faults
+from shards.objects.bucket import Bucket
+from shards.objects.generation import CURRENT, folder_of, read_current, unused_tars
+from shards.objects.mirror import mirror
+from shards.progress import silent
+from tests.engines.bucket_job import cut
+from tests.engines.seaweed import BUCKET, Seaweed, client, put
+from tests.shards.test_append import NAMES, SETTINGS, video
+from tests.sharing import made_once
+
+pytestmark = pytest.mark.engines
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+    """A folder with `videos`."""
+
+    def make(root: Path) -> None:
+        for number, name in enumerate(NAMES[:3]):
+            video(root, name, shade=40 * number)
+
+    return Path(shutil.copytree(made_once(tmp_path_factory, "lost", make), tmp_path / "place"))
+
+
+def delete(s3: Seaweed, name: str, beginning: str = "") -> None:
+    """Delete the objects of a corpus whose names begin so."""
+    import obstore
+
+    names = [each for each in Bucket(f"s3://{BUCKET}/{name}").objects() if each.startswith(beginning)]
+    obstore.delete(client(s3), [f"{name}/{each}" for each in names])
+
+
+@pytest.mark.parametrize("beginning", ["", "tars/000001", "generations/"])
+def test_a_bucket_whose_objects_are_gone_is_not_made_to_name_them(s3: Seaweed, place: Path, beginning: str) -> None:
+    name = f"emptied-{beginning.strip('/').replace('/', '-')}"
+    url, corpus = f"s3://{BUCKET}/{name}", place / "corpus"
+    cut(place / "videos", corpus, url)
+    delete(s3, name, beginning)
+    delete(s3, name, CURRENT)
+    with pytest.raises(StageError, match=r"is missing: .*corpus has the index .* Nothing has changed there.*--force"):
+        cut(place / "videos", corpus, url)
+    assert read_current(Bucket(url)) is None
+    shard(corpus, place / "videos", SETTINGS.model_copy(update={"path": url, "append": False}), force=True)
+    assert mirror(place / "read", url, silent).rows == 6
+    assert [fault for each in shard_names(corpus) for fault in tar_faults(corpus, each)] == []
+
+
+def test_an_append_publishes_no_generation_whose_tars_are_gone(s3: Seaweed, place: Path) -> None:
+    url, corpus = f"s3://{BUCKET}/emptied-append", place / "corpus"
+    cut(place / "videos", corpus, url, append=True)
+    delete(s3, "emptied-append")
+    video(place, "dog/d")
+    with pytest.raises(StageError, match=r"tars/000000\.\w+\.tar is missing: .* Nothing has changed there"):
+        cut(place / "videos", corpus, url, append=True)
+    assert not [each for each in Bucket(url).objects() if each.endswith(("manifest.json", CURRENT))]
+
+
+def test_an_earlier_corpus_that_is_wanted_again_is_looked_for_first(s3: Seaweed, place: Path) -> None:
+    url, corpus = f"s3://{BUCKET}/twice", place / "corpus"
+    cut(place / "videos", corpus, url)
+    first = read_current(Bucket(url))
+    cut(place / "videos", corpus, url, crf=30)
+    second = read_current(Bucket(url))
+    assert first is not None
+    delete(s3, "twice", folder_of(first.generation))
+    with pytest.raises(StageError, match=f"twice/{folder_of(first.generation)}.* is missing"):
+        cut(place / "videos", corpus, url)
+    assert read_current(Bucket(url)) == second
+
+
+def test_tars_are_not_called_unused_while_a_manifest_is_damaged(s3: Seaweed, place: Path) -> None:
+    url = f"s3://{BUCKET}/unread"
+    cut(place / "videos", place / "corpus", url)
+    current = read_current(Bucket(url))
+    assert current is not None
+    name = f"{folder_of(current.generation)}manifest.json"
+    put(s3, BUCKET, {f"unread/{name}": b"{"})
+    with pytest.raises(StageError, match=f"unread/{name} is damaged: which tars this generation has is not known"):
+        unused_tars(Bucket(url))
