@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 from shards.errors import StageError
 from shards.objects.bucket import Bucket
 from shards.objects.cache import Cache
-from shards.store.checked_read import read_stored_json
+from shards.store.checked_read import FETCHED, read_stored_json
 
 # In the directory of a corpus whose tars lie elsewhere: the URL, size and sha256 of each tar, and, if the corpus was
 # written there by xdc and not copied, its generation (shards/objects/generation.py).
-TARS = "tars.json"
+TARS = FETCHED
 TARS_THERE = "tars/"  # The folder of tars that xdc has written, below the URL of their corpus.
 MAX_OPEN = 64
 THREADS = 16  # Of a process, each for one tar.
@@ -180,7 +180,7 @@ class StoredTars:
             for number, data in zip(lacking, self._bucket.ranges(name, starts, sizes), strict=True):
                 part = parts[number]
                 if not _is_right(data, part):
-                    raise changed(self._bucket.url, name, part.what)
+                    raise changed(self._elsewhere, name, part.what)
                 if cache is not None and part.sha256:
                     cache.put(part.sha256, data)
                 found[number] = data
@@ -193,11 +193,16 @@ class StoredTars:
             self._threads = None
 
 
-def changed(url: str, name: str, what: str) -> StageError:
-    """Return the error for an object that is not what the index says."""
+def changed(elsewhere: dict[str, Any], name: str, what: str) -> StageError:
+    """Return the error for an object that is not what the index says. elsewhere: the content of tars.json."""
+    mend = (
+        "Was another corpus copied there? Then `xdc stage shard RUN --force` reads its index. Else bring the tar back."
+    )
+    if elsewhere.get("generation"):
+        mend = "Bring it back from a copy, or cut all clips again: xdc stage shard RUN --force"
     return StageError(
-        f"{url}/{name} is not what the corpus's index says (sha256 of the {what}): it has changed under its name. Was "
-        "another corpus written there? Then `xdc stage shard RUN --force` reads its index. Else bring the tar back."
+        f"{elsewhere['url']}/{name} is not what the corpus's index says (sha256 of the {what}): it has changed under "
+        f"its name. {mend}"
     )
 
 
@@ -222,5 +227,5 @@ def local_tar(corpus: Path, shard: str) -> Iterator[Path]:
         _bucket(elsewhere["url"]).download(stored, path, entry["size"])
         with path.open("rb") as copy:
             if hashlib.file_digest(copy, "sha256").hexdigest() != entry["sha256"]:
-                raise changed(elsewhere["url"], stored, "file")
+                raise changed(elsewhere, stored, "file")
         yield path

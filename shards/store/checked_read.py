@@ -11,6 +11,8 @@ from shards.command import stage_command
 from shards.errors import StageError
 from shards.store.manifest import MANIFEST, Manifest, read_manifest
 
+FETCHED = "tars.json"  # A file of corpora that lie in an object store: all others in their directory were fetched.
+
 
 def read_stored(path: Path, stage: str) -> bytes:
     """Return all bytes of a file that `stage` wrote, checked against the sha256 in the manifest of its directory.
@@ -49,6 +51,8 @@ def remedy(manifest: Manifest | None, stage: str) -> str:
     """Return a sentence with the command that rebuilds a committed directory. `stage` is used without a manifest."""
     if manifest is None:
         return f"Rebuild it: xdc stage {stage} ... --force"
+    if FETCHED in manifest.files:
+        return f"Remove the file and fetch it again: {stage_command(manifest.stage)}"
     words = stage_command(manifest.stage, modality=manifest.modality, round=manifest.round, force=True)
     return f"Rebuild it: {words}"
 

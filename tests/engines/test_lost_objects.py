@@ -1,11 +1,12 @@
 """Objects of a corpus that was cut into a bucket, and that somebody has deleted or damaged: nobody is led to them."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from shards.corpus.index import shard_names
+from shards.corpus.index import read_whole_index, shard_names
 from shards.corpus.stage import shard
 from shards.errors import StageError
 from shards.indexing.check import tar_faults
@@ -15,8 +16,13 @@ from shards.objects.mirror import mirror
 from shards.progress import silent
 from tests.engines.bucket_job import cut
 from tests.engines.seaweed import BUCKET, Seaweed, client, put
+from tests.runs import MakeRun
 from tests.shards.test_append import NAMES, SETTINGS, video
 from tests.sharing import made_once
+from tests.xdc_core.test_growing import list_videos
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.inspection.verification import commands, verify_run
+from xdc_core.runs.node import SHARD
 
 pytestmark = pytest.mark.engines
 
@@ -87,3 +93,33 @@ def test_tars_are_not_called_unused_while_a_manifest_is_damaged(s3: Seaweed, pla
     put(s3, BUCKET, {f"unread/{name}": b"{"})
     with pytest.raises(StageError, match=f"unread/{name} is damaged: which tars this generation has is not known"):
         unused_tars(Bucket(url))
+
+
+def test_verify_has_a_damaged_index_fetched_again_and_says_what_cutting_all_again_costs(
+    s3: Seaweed, make_run: MakeRun, digits: Path, tmp_path: Path
+) -> None:
+    url = f"s3://{BUCKET}/verified"
+    run = make_run(corpus={"path": url, "videos": "../videos.csv", "append": True, "learn_splits": None})
+    for last in (4, 6):
+        list_videos(tmp_path, digits, 0, last)
+        run_stage(run, SHARD)
+    there, damaged = read_current(Bucket(url)), run.corpus / "000000.parquet"
+    damaged.write_bytes(bytes(reversed(damaged.read_bytes())))
+    again = f"xdc stage shard {run.root}"
+    with pytest.raises(StageError, match="Remove the file and fetch it again: xdc stage shard RUN"):
+        read_whole_index(run.corpus)
+    assert commands(verify_run(run)) == [f"rm -rf {damaged} && {again}"]
+    subprocess.run(["rm", "-rf", damaged], check=True)
+    names, read = list[str](), Bucket.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bucket, "read", lambda self, name, *words: names.append(name) or read(self, name, *words))
+        run_stage(run, SHARD)
+    assert [name.rpartition("/")[2] for name in names] == ["manifest.json", "000000.parquet"]
+    assert read_current(Bucket(url)) == there
+    assert commands(verify_run(run)) == []
+    (tar,) = (each for each in Bucket(url).objects() if each.startswith("tars/000000"))
+    put(s3, BUCKET, {f"verified/{tar}": bytes(reversed(Bucket(url).read(tar)))})
+    (command,) = commands(verify_run(run))
+    assert command.startswith(f"{again} --force  # only if there is no copy of what is damaged: it cuts all clips")
+    (tmp_path / "videos.csv").unlink()
+    assert commands(verify_run(run)) == [f"# bring {url}/{tar} back from a copy"]

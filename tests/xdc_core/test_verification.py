@@ -29,6 +29,7 @@ from shards.store.parquet import write_parquet
 from tests.commits import commit_as_it_is
 from tests.places import ROOT
 from tests.runs import MakeRun
+from tests.xdc_core.test_growing import list_videos
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes, inputs
@@ -167,6 +168,20 @@ def test_no_stage_computes_with_a_changed_file_but_names_it_and_what_makes_it_an
     assert refused, "it reads nothing?"
     run_stage(run, reader)
     assert damaged(run) == []
+
+
+def test_of_a_corpus_that_has_grown_verify_says_what_cutting_all_again_costs(
+    make_run: MakeRun, digits: Path, tmp_path: Path
+) -> None:
+    corpus = {"path": "../corpus", "videos": "../videos.csv", "append": True, "learn_splits": None}
+    grown = make_run(corpus=corpus)
+    for last in (4, 6):
+        list_videos(tmp_path, digits, 0, last)
+        run_stage(grown, SHARD)
+    flip(grown.corpus / "000001.tar")
+    (command,) = commands(verify_run(grown))
+    assert command.startswith(f"xdc stage shard {grown.root} --force  # only if there is no copy of what is damaged: ")
+    assert "it cuts all clips again, the corpus loses its earlier generations (1), and what was made" in command
 
 
 def test_a_damaged_file_is_mended_by_the_commands_that_verify_prints(run: Run) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from shards.command import command
+from shards.corpus.generation import earlier_generations
 from shards.corpus.recut import damaged_sources
 from shards.corpus.seen import SEEN
-from shards.errors import StageError
+from shards.errors import MachineError, StageError
 from shards.indexing.columns import SUFFIX, column_directories, column_faults
 from shards.objects.bucket import Bucket
 from shards.objects.generation import unused_tars
-from shards.objects.tars import tars_elsewhere
+from shards.objects.tars import object_of, tars_elsewhere
 from shards.progress import Progress, silent
 from shards.settings import is_url
 from shards.store.build import reusable
@@ -83,9 +84,17 @@ def _left_in_bucket(corpus: Path) -> Iterator[Finding]:
         return
     if elsewhere is None or not elsewhere.get("generation"):
         return
-    for name in unused_tars(Bucket(elsewhere["url"])):
+    try:
+        unused = unused_tars(Bucket(elsewhere["url"]))
+    except MachineError:
+        raise
+    except StageError as error:
+        url, _, what = str(error).partition(" is damaged: ")
+        yield Finding("damaged", url, what, f"# bring {url} back from a copy")
+        return
+    for name in unused:
         url = f"{elsewhere['url']}/{name}"
-        what = "no generation of the corpus has this tar: it was left by a killed call, or one is at work"
+        what = "no generation of the corpus has this tar: it was left by a killed call, or one is in progress"
         yield Finding("left over", url, what, f"if nobody cuts this corpus now: {command('aws', 's3', 'rm', url)}")
 
 
@@ -140,6 +149,8 @@ def _check_once(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
     findings = [Finding("damaged", str(path), what, _mend(run, node, path)) for path, what in faults]
     if is_corpus(node) and not faults:
         remedy = command("xdc", "recut", run.root)
+        if node == SHARD and is_url(run.config.corpus.path):  # Single shards of these are not cut again.
+            remedy = _cut_again(run, node) if run.videos else "# run `xdc recut` where it was made, and copy it again"
         for name, what in damaged_sources(directory).items():
             findings.append(Finding("damaged", str(directory), f"{name}: {what} by an earlier version of xdc", remedy))
     if state == "cleaned" and large_files(run, node) and not in_progress(directory):
@@ -152,19 +163,38 @@ def _check_once(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
 
 def _mend(run: Run, node: Node, path: Path) -> str:
     """Return what brings a damaged file of a node back."""
-    if is_corpus(node) and path.suffix == ".tar":
-        with suppress(StageError):  # tars.json is damaged: the node is then made again.
+    if node != SHARD or not is_url(run.config.corpus.path):
+        return _rebuild(run, node)
+    if path.suffix == ".tar" and not path.exists():
+        with suppress(StageError):  # tars.json is damaged: it is fetched again with the rest.
             elsewhere = tars_elsewhere(path.parent)
-            if elsewhere is not None:
+            if elsewhere is not None and not elsewhere.get("generation"):
                 return f"# copy this tar to {elsewhere['url']} again"
-    return _rebuild(run, node)
+            if elsewhere is not None and (run.videos is None or not run.videos.exists()):
+                return f"# bring {elsewhere['url']}/{object_of(elsewhere, path.name)} back from a copy"
+            return _cut_again(run, node)
+    # The bucket has every file of the index, and --force would cut all clips again.
+    return f"{command('rm', '-rf', path)} && {run.command(node)}"
+
+
+def _cut_again(run: Run, node: Node) -> str:
+    """Return the command that makes a corpus again from its videos, and what is lost by it."""
+    lost = len(earlier_generations(read_manifest(run.directory(node))))
+    if not lost:
+        return run.command(node, force=True)
+    return (
+        f"{run.command(node, force=True)}  # only if there is no copy of what is damaged: it cuts all clips again, the "
+        f"corpus loses its earlier generations ({lost}), and what was made from it is stale"
+    )
 
 
 def _rebuild(run: Run, node: Node, force: bool = True) -> str:
     if is_corpus(node):
         _, videos, settings = stored_from(run, node)
         if node == SHARD and is_url(settings.path):
-            return run.command(node, force=True)
+            return run.command(node)
+        if force and videos is not None and videos.exists():
+            return _cut_again(run, node)
         if videos is None or not videos.exists():
             return f"# restore {run.directory(node)} from a copy: its videos do not exist, so it cannot be rebuilt"
     return run.command(node, force)
