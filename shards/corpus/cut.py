@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shards.cores import core_count
 from shards.corpus.index import MEMBERS, NO_MEMBER, group_columns, index_schema
@@ -20,12 +21,13 @@ from shards.media.cut import Clip, cut
 from shards.media.limits import limits_of
 from shards.media.sandbox import ordered_map
 from shards.media.source_file import check_readable, read_through
-from shards.objects.bucket import Bucket
+from shards.objects.bucket import SCHEME, Bucket
 from shards.objects.generation import store_tar
 from shards.reject import Reject
 from shards.settings import CorpusSettings, is_url
 from shards.sources.coverage import Span, rejected_spans, slack_s, uncovered
-from shards.sources.fetched import fetching, located
+from shards.sources.fetched import Content, fetching, located
+from shards.sources.surveyed import Survey
 from shards.store.executor import Advance
 from shards.store.files import new_file, write_json
 from shards.store.parquet import write_parquet
@@ -33,16 +35,27 @@ from shards.store.receipt import UNITS, NewShard, Receipt, new_shard
 
 # The clips of all shards, for workers: a batch of an Arrow file for each shard, so that one is read without the others.
 CLIPS = f"{UNITS}/clips.arrow"
+CONTENT = "source_sha256"  # In this file: of sources in object stores, which are compared when they are fetched.
 TAR = "tar"  # In the notes of a receipt: size and sha256 of a tar that is in an object store.
 
 
-def write_clips(out: Path, plan: Plan) -> None:
+def write_clips(out: Path, plan: Plan, surveyed: Survey) -> None:
     """Write the clips of a plan for workers."""
+    paths = plan.sources.table["path"]
+    contents = pa.nulls(len(paths), pa.string())
+    if pc.any(there := pc.starts_with(paths, SCHEME)).as_py():
+        contents = surveyed.table["sha256"].take(pa.array(surveyed.numbers(paths))).cast(pa.string())
+        contents = pc.if_else(there, contents, None)
+
+    def rows(places: slice) -> pa.Table:
+        of_clips = contents.take(pa.array(plan.source[places]))
+        return clip_table(plan, places).append_column(CONTENT, of_clips)
+
     with new_file(out / CLIPS) as temporary:
-        schema = clip_table(plan, slice(0, 0)).schema
+        schema = rows(slice(0, 0)).schema
         with pa.ipc.new_file(temporary, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
             for number in range(plan.shards):
-                file.write_batch(_batch(clip_table(plan, plan.places(number))))
+                file.write_batch(_batch(rows(plan.places(number))))
 
 
 def _batch(table: pa.Table) -> pa.RecordBatch:
@@ -55,6 +68,10 @@ def open_clips(out: Path) -> Iterator[pa.RecordBatchFileReader]:
     """Yield a reader of `write_clips`: `get_batch(number)` has the rows of a shard, as in `clip_table`."""
     with pa.memory_map(str(out / CLIPS)) as file, pa.ipc.open_file(file) as reader:
         yield reader
+
+
+def _clips(planned: pa.RecordBatchFileReader, shard: str) -> Iterator[PlannedClip]:
+    return planned_clips(planned.get_batch(int(shard)).drop_columns([CONTENT]))
 
 
 def cut_clip(root: str, source: str, start_s: float, end_s: float, settings: CorpusSettings) -> Clip:
@@ -86,14 +103,23 @@ def cut_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -
     root, out = Path(arguments["root"]), Path(arguments["out"])
     settings = CorpusSettings.model_validate(arguments["settings"])
     with open_clips(out) as planned:
+        surveyed = dict[str, str]()
+        for number in map(int, shards):
+            batch = planned.get_batch(number)
+            surveyed |= dict(zip(batch["source"].to_pylist(), batch[CONTENT].to_pylist(), strict=True))
+
+        def fetched(url: str, content: Content) -> None:
+            if content.sha256 != surveyed[url]:
+                raise SourceError("it has been replaced, and is surveyed again if this command is run again")
+
         names = [name for name in planned.schema.names if name.startswith("label")]
-        everything = (clip for shard in shards for clip in planned_clips(planned.get_batch(int(shard))))
+        everything = (clip for shard in shards for clip in _clips(planned, shard))
         jobs = ((str(root), clip.source, clip.start_s, clip.end_s, settings) for clip in everything)
-        fetch = fetching(out / UNITS / "copies")
+        fetch = fetching(out / UNITS / "copies", fetched)
         made = ordered_map(cut_clip, jobs, settings.workers or core_count(), limits_of(settings), fetch)
         with contextlib.closing(made):  # The children end here, even if something fails.
             for shard in shards:
-                clips = list(planned_clips(planned.get_batch(int(shard))))
+                clips = list(_clips(planned, shard))
                 with new_shard(out, shard) as new:
                     _cut_shard(new, shard, root, clips, made, names, settings, advance)
                 yield new.stored

@@ -67,8 +67,9 @@ def shard(
 
     With `settings.append`, a committed corpus with the same settings keeps its shards: see `shards.corpus.append`.
 
-    Without `videos`, or if they no longer exist, a committed corpus with the same settings is used unchanged. If
-    `settings.path` is in an object store, `corpus` then becomes the directory of the corpus there, without its tars.
+    Without `videos`, or if they do not exist here, a committed corpus with the same settings is used unchanged. If
+    `settings.path` is in an object store, `corpus` then becomes the directory of the corpus there, without its tars;
+    without `videos`, its settings do not matter.
 
     Raises:
         ConfigError: there is nothing to make a corpus from, the corpus would replace the videos, no source has one
@@ -77,8 +78,8 @@ def shard(
             the work, or files of the corpus are gone and there are no videos.
         Busy: another process is building the same corpus.
     """
-    if videos is None and is_url(settings.path):
-        return mirror(corpus, settings.path, progress, force)
+    if is_url(settings.path) and (videos is None or not videos.exists()):
+        return mirror(corpus, settings.path, progress, force, settings=stored_part(settings) if videos else None)
     manifest = bring_back(corpus, settings) if settings.append and not force else read_manifest(corpus)
     if videos is None or not videos.exists():
         if manifest is not None and (videos is None or manifest.settings == stored_part(settings)):

@@ -72,7 +72,7 @@ def write_corpus(
         StageError: a source is gone or cannot be read any more, more than `max_reject_share` of the clips were
             rejected, or a row went missing.
     """
-    _take_plan(out, plan)
+    _take_plan(out, plan, surveyed)
     write_row_groups(out / "sources.parquet", SOURCES_SCHEMA, _sources_tables(plan, surveyed))
     if keep is not None:
         keep()
@@ -95,7 +95,7 @@ def write_corpus(
     return _finish(plan, settings, out, sizes) | {"wrong_headers": wrong}
 
 
-def _take_plan(out: Path, plan: Plan) -> None:
+def _take_plan(out: Path, plan: Plan, surveyed: Survey) -> None:
     """Write the plan. Shards of an earlier version, or of another plan, are removed."""
     (out / UNITS).mkdir(exist_ok=True)
     path, new = out / "plan.parquet", out / UNITS / "plan.parquet"
@@ -107,7 +107,7 @@ def _take_plan(out: Path, plan: Plan) -> None:
         for number in out.glob("[0-9]*"):
             number.unlink()
     os.replace(new, path)
-    write_clips(out, plan)
+    write_clips(out, plan, surveyed)
 
 
 def _sources_tables(plan: Plan, surveyed: Survey) -> Iterator[pa.Table]:

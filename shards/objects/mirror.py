@@ -30,30 +30,47 @@ THREADS = 8
 NAME = re.compile(r"[\w-][\w.-]*")  # Of a file in a corpus's directory: it cannot lead out of it.
 
 
-def mirror(corpus: Path, url: str, progress: Progress, force: bool = False, current: Current | None = None) -> Record:
+def mirror(
+    corpus: Path,
+    url: str,
+    progress: Progress,
+    force: bool = False,
+    current: Current | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Record:
     """Build the directory `corpus` of a corpus that lies at `url`: its files without the tars, and tars.json.
 
     Its manifest has the fingerprint and the summary of the corpus, so that stages read it like one that lies here. It
     is used again while the corpus's manifest is the same object. A killed call goes on with the files that lack, and
     files that the directory has already are not fetched. current: the generation that is wanted; the present one by
-    default.
+    default. settings: those that it must have been made with, because the videos to make it again are not here.
 
     Raises:
+        ConfigError: it was made with other settings.
         StageError: no finished corpus is there, or one of its objects is missing or not that in its manifest.
         MachineError: the object store cannot be read.
     """
     bucket = Bucket(url)
-    folder, etag, generation = _place(bucket, current)
+    try:
+        folder, etag, generation = _place(bucket, current)
+    except NotThere as error:
+        if settings is None:
+            raise
+        raise ConfigError(
+            f"corpus.videos does not exist here, and no corpus was cut into {bucket.url}: {error}"
+        ) from None
     manifest, elsewhere = read_manifest(corpus), tars_elsewhere(corpus)
     if manifest is not None and elsewhere is not None and not force:
         same = (elsewhere["url"], elsewhere["manifest"]) == (bucket.url, etag)
         if same and not missing_files(corpus, manifest):
+            _check_settings(bucket.url, manifest, settings)
             return record_of(corpus, manifest, reused=True)
     there = parse_manifest(bucket.read(folder + MANIFEST))
     if there is None or there.stage != "shard":
         raise StageError(
             f"{bucket.url}/{folder}{MANIFEST} is not the manifest of a corpus, or it is damaged: copy it again."
         )
+    _check_settings(bucket.url, there, settings)
     tars = {name: entry for name, entry in there.files.items() if name.endswith(".tar")}
     content: dict[str, Any] = {"url": bucket.url, "manifest": etag} | ({"generation": generation} if generation else {})
     content["tars"] = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in tars.items()}
@@ -99,6 +116,17 @@ def _place(bucket: Bucket, current: Current | None) -> tuple[str, str, str]:
     except StageError as error:
         raise _no_corpus(error, bucket.url) from None
     return folder_of(current.generation), current.etag, current.generation
+
+
+def _check_settings(url: str, manifest: Manifest, settings: Mapping[str, Any] | None) -> None:
+    if settings is None or manifest.settings == settings:
+        return
+    own = sorted(name for name in {*settings, *manifest.settings} if settings.get(name) != manifest.settings.get(name))
+    raise ConfigError(
+        f"corpus.videos does not exist here, and the corpus in {url} was cut with other settings (corpus."
+        f"{', corpus.'.join(own)}). Bring the videos back to cut it with these, correct them, or set corpus.videos to "
+        "null: then the corpus is used as it is."
+    )
 
 
 def _no_corpus(error: StageError, url: str) -> StageError:

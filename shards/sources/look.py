@@ -56,7 +56,13 @@ def look_at(
     workers, limits, modalities = settings.workers or core_count(), limits_of(settings), settings.modalities
     hashing: deque[tuple[str, tuple[int, int], Future[str]]] = deque()
     contents: dict[str, Content] = {}
-    fetch = fetching(copies, contents.__setitem__)
+
+    def fetched(url: str, content: Content) -> None:
+        # Fetched again, for its shots, it must be what was probed.
+        if contents.setdefault(url, content).sha256 != content.sha256:
+            raise SourceError(f"{url} was replaced while it was surveyed")
+
+    fetch = fetching(copies, fetched)
     pool = ThreadPoolExecutor(workers)
 
     def jobs() -> Iterator[tuple[str, str, Collection[str]]]:

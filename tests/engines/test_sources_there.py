@@ -1,5 +1,6 @@
 """Corpora of videos that lie in a bucket: their clips are those of local files, and trouble rejects nothing."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -121,6 +122,49 @@ def test_one_that_is_gone_after_the_survey_ends_the_stage_and_nothing_is_rejecte
     with pytest.raises(StageError, match=r"^s3://.*dog/c\.mp4 was there when it was surveyed, .* there is no object"):
         place.cut()
     assert not place.corpus.exists()
+
+
+def test_one_that_is_replaced_after_the_survey_ends_the_stage_and_the_next_call_surveys_it_again(
+    s3: Seaweed, place: Place
+) -> None:
+    from shards.corpus import stage
+
+    write, other = stage.write_corpus, Bucket(place.url).read("dog/c.mp4")
+
+    def late(*words: object) -> object:
+        put(s3, BUCKET, {f"{place.corpus.parent.name}/cat/a.mp4": other})
+        return write(*words)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "write_corpus", late)
+        with pytest.raises(StageError, match=r"^s3://.*cat/a\.mp4 was there when it was surveyed.* has been replaced"):
+            place.cut()
+    assert not place.corpus.exists()
+    place.cut()
+    found = {row["path"]: row["sha256"] for row in read_parquet(place.corpus / "sources.parquet", "shard").to_pylist()}
+    assert found[f"{place.url}/cat/a.mp4"] == hashlib.sha256(other).hexdigest()
+
+
+def test_one_that_is_replaced_between_its_probe_and_its_shots_is_not_used(s3: Seaweed, place: Place) -> None:
+    place.write(["cat/a.mp4", "dog/c.mp4"])
+    download, other, name = fetched._download, Bucket(place.url).read("dog/c.mp4"), f"{place.url}/cat/a.mp4"
+    read = list[str]()
+
+    def late(url: str, path: Path) -> fetched.Content:
+        read.append(url)
+        if read.count(name) == 2:
+            put(s3, BUCKET, {f"{place.corpus.parent.name}/cat/a.mp4": other})
+        return download(url, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetched, "_download", late)
+        place.cut(cut_at_shots=True, max_reject_share=0.9)
+    rejects = read_parquet(place.corpus / "rejects.parquet", "shard").to_pylist()
+    (why,) = [(each["kind"], each["reason"]) for each in rejects if each["source"] == name]
+    assert why == ("missing", f"{name} was replaced while it was surveyed")
+    assert (
+        corpus_fingerprint_now(place.corpus, place.manifest, HERE.model_copy(update={"cut_at_shots": True}))[0] is None
+    )
 
 
 def refused(place: Place, monkeypatch: pytest.MonkeyPatch, s3: Seaweed) -> str:

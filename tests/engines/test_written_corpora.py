@@ -101,6 +101,23 @@ def test_it_ends_with_the_bytes_of_a_corpus_on_the_local_disk_and_is_used_again(
     check_there(url_of("plain"), tmp_path / "corpus", local / "corpus")
 
 
+def test_on_a_machine_without_the_videos_the_corpus_in_the_bucket_is_used_if_its_settings_are_the_same(
+    s3: Seaweed, local: Path, tmp_path: Path
+) -> None:
+    nowhere, url = tmp_path / "videos", url_of("without")
+    with pytest.raises(ConfigError, match=r"corpus\.videos does not exist here, and no corpus was cut into s3://"):
+        cut(nowhere, tmp_path / "read", url)
+    cut(local / "videos", tmp_path / "corpus", url)
+    assert [cut(nowhere, tmp_path / "read", url).reused for _ in range(2)] == [False, True]
+    check_there(url, tmp_path / "read", local / "corpus")
+    (tmp_path / "read" / "000001.parquet").unlink()
+    cut(nowhere, tmp_path / "read", url)
+    check_there(url, tmp_path / "read", local / "corpus")
+    for place in ("read", "new"):
+        with pytest.raises(ConfigError, match=r"other settings \(corpus\.crf\).* or set corpus\.videos to null"):
+            cut(nowhere, tmp_path / place, url, crf=30)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_it_goes_on_and_nothing_half_done_is_seen(
