@@ -2,16 +2,17 @@
 
 import hashlib
 import os
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, NamedTuple, Protocol
 
-from shards.errors import StageError
+from shards.errors import MachineError, StageError
 from shards.objects.bucket import Bucket
 from shards.objects.cache import Cache
 from shards.store.checked_read import FETCHED, read_stored_json
@@ -216,15 +217,28 @@ def local_tar(corpus: Path, shard: str) -> Iterator[Path]:
 
     Raises:
         StageError: it is not there, has another size, or its sha256 is not that in the manifest.
+        MachineError: the disk for temporary files is too small for it, or the object store cannot be read.
     """
     elsewhere, name = tars_elsewhere(corpus), f"{shard}.tar"
     if elsewhere is None:
         yield corpus / name
         return
     entry, stored = elsewhere["tars"][name], object_of(elsewhere, name)
+    free = shutil.disk_usage(gettempdir()).free
+    if entry["size"] > free:
+        raise MachineError(
+            f"{elsewhere['url']}/{stored} has {entry['size'] >> 20} MB, and {gettempdir()} has {free >> 20} MB free "
+            "for its copy while it is checked. Free some, or set TMPDIR to a folder on a larger disk."
+        )
     with NamedTemporaryFile(prefix="xdc-", suffix=".tar") as file:
         path = Path(file.name)
-        _bucket(elsewhere["url"]).download(stored, path, entry["size"])
+        try:
+            _bucket(elsewhere["url"]).download(stored, path, entry["size"])
+        except OSError as error:
+            raise MachineError(
+                f"{path} cannot be written ({error.strerror}): it is the copy of {elsewhere['url']}/{stored} while "
+                "this is checked. Free some room, or set TMPDIR to a folder on a larger disk."
+            ) from error
         with path.open("rb") as copy:
             if hashlib.file_digest(copy, "sha256").hexdigest() != entry["sha256"]:
                 raise changed(elsewhere, stored, "file")

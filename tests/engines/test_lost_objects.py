@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import shards.objects.bucket
 from shards.corpus.index import read_whole_index, shard_names
 from shards.corpus.stage import shard
 from shards.errors import StageError
@@ -23,6 +24,7 @@ from tests.xdc_core.test_growing import list_videos
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.inspection.verification import commands, verify_run
 from xdc_core.runs.node import SHARD
+from xdc_core.runs.run import Run
 
 pytestmark = pytest.mark.engines
 
@@ -95,8 +97,13 @@ def test_tars_are_not_called_unused_while_a_manifest_is_damaged(s3: Seaweed, pla
         unused_tars(Bucket(url))
 
 
+def unchecked(run: Run) -> list[str]:
+    """What could not be checked."""
+    return [finding.what for finding in verify_run(run) if finding.kind == "unchecked"]
+
+
 def test_verify_has_a_damaged_index_fetched_again_and_says_what_cutting_all_again_costs(
-    s3: Seaweed, make_run: MakeRun, digits: Path, tmp_path: Path
+    s3: Seaweed, make_run: MakeRun, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"s3://{BUCKET}/verified"
     run = make_run(corpus={"path": url, "videos": "../videos.csv", "append": True, "learn_splits": None})
@@ -123,3 +130,10 @@ def test_verify_has_a_damaged_index_fetched_again_and_says_what_cutting_all_agai
     assert command.startswith(f"{again} --force  # only if there is no copy of what is damaged: it cuts all clips")
     (tmp_path / "videos.csv").unlink()
     assert commands(verify_run(run)) == [f"# bring {url}/{tar} back from a copy"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 900, 100))  # type: ignore[attr-defined]
+        (full,) = unchecked(run)
+    assert "set TMPDIR to a folder on a larger disk" in full
+    monkeypatch.setattr(shards.objects.bucket, "RETRY_S", 1.0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert ["does not answer" in each for each in unchecked(run)] == [True, True], "for the tars, and for unused ones"

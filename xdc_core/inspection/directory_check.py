@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from shards.corpus.generation import Generation
 from shards.corpus.index import read_index, shard_names
-from shards.errors import StageError
+from shards.errors import MachineError, StageError
 from shards.indexing.check import key_faults, tar_faults
 from shards.indexing.generation_view import corpus_at
 from shards.sources.coverage import Span, slack_s, uncovered
@@ -170,9 +170,15 @@ def _coverage_faults(corpus: Path, rejects: pa.Table, fps: float) -> Iterator[Fa
 
 
 def comparable(faults: Iterator[Fault], directory: Path) -> Iterator[Fault]:
-    """Yield the faults, as far as the rows' references can be read. Faults of these are reported elsewhere."""
+    """Yield the faults, as far as the rows' references can be read. Faults of these are reported elsewhere.
+
+    Raises:
+        MachineError: tars of the corpus are in an object store, and cannot be read now.
+    """
     try:
         yield from faults
+    except MachineError:
+        raise
     except StageError as error:
         if str(directory) in str(error):
             yield directory, str(error)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from shards.command import command
-from shards.corpus.generation import earlier_generations
 from shards.corpus.recut import damaged_sources
 from shards.corpus.seen import SEEN
 from shards.errors import MachineError, StageError
 from shards.indexing.columns import SUFFIX, column_directories, column_faults
 from shards.objects.bucket import Bucket
 from shards.objects.generation import unused_tars
-from shards.objects.tars import object_of, tars_elsewhere
+from shards.objects.tars import tars_elsewhere
 from shards.progress import Progress, silent
 from shards.settings import is_url
 from shards.store.build import reusable
@@ -29,7 +28,8 @@ from xdc_core.graph.rounds import as_stopped
 from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs
 from xdc_core.graph.state import node_state
 from xdc_core.inspection.directory_check import comparable, file_faults, manifest_faults, row_faults
-from xdc_core.runs.corpora import is_corpus, stored_from
+from xdc_core.inspection.remedies import cut_again, mend, rebuild
+from xdc_core.runs.corpora import is_corpus
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
@@ -42,11 +42,12 @@ BESIDE = re.compile(r"\.(?P<name>.+?)\.(?:lock|[^.]+\.(?:partial|removed|returni
 class Finding:
     """One problem of a run.
 
-    damaged: bytes or rows differ from what was committed. unfinished: begun, stale, missing or in progress. set aside:
-    a damaged directory in `.stale/`. left over: files of a dead process that are not needed.
+    damaged: bytes or rows differ from what was committed. unchecked: an object store could not be read. unfinished:
+    begun, stale, missing or in progress. set aside: a damaged directory in `.stale/`. left over: files of a dead
+    process that are not needed.
     """
 
-    kind: Literal["damaged", "unfinished", "set aside", "left over"]
+    kind: Literal["damaged", "unchecked", "unfinished", "set aside", "left over"]
     path: str
     what: str
     remedy: str
@@ -66,28 +67,33 @@ def verify_run(run: Run, progress: Progress = silent) -> list[Finding]:
             findings += _check_node(run, node, fingerprints)
         elif node in readers and node_state(run, node, fingerprints)[0] == "missing":
             what = f"it is missing, although {readers[node]} was made from it"
-            findings.append(Finding("unfinished", str(run.directory(node)), what, _rebuild(run, node, force=False)))
+            findings.append(Finding("unfinished", str(run.directory(node)), what, rebuild(run, node, force=False)))
         progress(done, len(nodes), f"directories verified, {node}")
     places = dict.fromkeys(run.directory(node) for node in nodes)
     for place in dict.fromkeys(target.parent for target in places):
         findings += _set_aside(place, {target.name for target in places if target.parent == place})
     findings += _left_over(run, nodes, fingerprints)
-    findings += _left_in_bucket(run.corpus)
+    findings += _left_in_bucket(run)
     return findings
 
 
-def _left_in_bucket(corpus: Path) -> Iterator[Finding]:
+def _unchecked(run: Run, error: MachineError) -> Finding:
+    return Finding("unchecked", str(run.corpus), str(error), command("xdc", "verify", run.root))
+
+
+def _left_in_bucket(run: Run) -> Iterator[Finding]:
     """Yield tars below the URL of a corpus that was cut into an object store, which no generation of it has."""
     try:
-        elsewhere = tars_elsewhere(corpus)
+        elsewhere = tars_elsewhere(run.corpus)
     except StageError:  # It is reported with the corpus.
         return
     if elsewhere is None or not elsewhere.get("generation"):
         return
     try:
         unused = unused_tars(Bucket(elsewhere["url"]))
-    except MachineError:
-        raise
+    except MachineError as error:
+        yield _unchecked(run, error)
+        return
     except StageError as error:
         url, _, what = str(error).partition(" is damaged: ")
         yield Finding("damaged", url, what, f"# bring {url} back from a copy")
@@ -137,20 +143,25 @@ def _check_once(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
     manifest = read_manifest(directory)
     if manifest is None:
         what = "it has no valid manifest.json: it counts as missing, and will be rebuilt"
-        return [Finding("damaged", str(directory), what, _rebuild(run, node, force=False))]
+        return [Finding("damaged", str(directory), what, rebuild(run, node, force=False))]
     faults = list(file_faults(directory, manifest))
     strange = {path for path, _ in faults}
     faults += manifest_faults(node, directory, manifest)
     state, why = node_state(run, node, fingerprints)
     # Stale rows have no reference.
+    unchecked = list[Finding]()
     rows = row_faults(run, node, manifest, fingerprints.kept.get(node))
     if (not faults and state == "fresh") or (is_corpus(node) and not strange - set(directory.glob("*.tar"))):
-        faults += [fault for fault in comparable(rows, directory) if fault not in faults]
-    findings = [Finding("damaged", str(path), what, _mend(run, node, path)) for path, what in faults]
+        try:
+            faults += [fault for fault in comparable(rows, directory) if fault not in faults]
+        except MachineError as error:
+            unchecked.append(_unchecked(run, error))
+    findings = [Finding("damaged", str(path), what, mend(run, node, path)) for path, what in faults]
+    findings += unchecked
     if is_corpus(node) and not faults:
         remedy = command("xdc", "recut", run.root)
         if node == SHARD and is_url(run.config.corpus.path):  # Single shards of these are not cut again.
-            remedy = _cut_again(run, node) if run.videos else "# run `xdc recut` where it was made, and copy it again"
+            remedy = cut_again(run, node) if run.videos else "# run `xdc recut` where it was made, and copy it again"
         for name, what in damaged_sources(directory).items():
             findings.append(Finding("damaged", str(directory), f"{name}: {what} by an earlier version of xdc", remedy))
     if state == "cleaned" and large_files(run, node) and not in_progress(directory):
@@ -159,45 +170,6 @@ def _check_once(run: Run, node: Node, fingerprints: Fingerprints) -> list[Findin
     if state not in ("fresh", "cleaned") and not faults:
         findings.append(Finding("unfinished", str(directory), f"{state}: {why}", command("xdc", "run", run.root)))
     return findings
-
-
-def _mend(run: Run, node: Node, path: Path) -> str:
-    """Return what brings a damaged file of a node back."""
-    if node != SHARD or not is_url(run.config.corpus.path):
-        return _rebuild(run, node)
-    if path.suffix == ".tar" and not path.exists():
-        with suppress(StageError):  # tars.json is damaged: it is fetched again with the rest.
-            elsewhere = tars_elsewhere(path.parent)
-            if elsewhere is not None and not elsewhere.get("generation"):
-                return f"# copy this tar to {elsewhere['url']} again"
-            if elsewhere is not None and (run.videos is None or not run.videos.exists()):
-                return f"# bring {elsewhere['url']}/{object_of(elsewhere, path.name)} back from a copy"
-            return _cut_again(run, node)
-    # The bucket has every file of the index, and --force would cut all clips again.
-    return f"{command('rm', '-rf', path)} && {run.command(node)}"
-
-
-def _cut_again(run: Run, node: Node) -> str:
-    """Return the command that makes a corpus again from its videos, and what is lost by it."""
-    lost = len(earlier_generations(read_manifest(run.directory(node))))
-    if not lost:
-        return run.command(node, force=True)
-    return (
-        f"{run.command(node, force=True)}  # only if there is no copy of what is damaged: it cuts all clips again, the "
-        f"corpus loses its earlier generations ({lost}), and what was made from it is stale"
-    )
-
-
-def _rebuild(run: Run, node: Node, force: bool = True) -> str:
-    if is_corpus(node):
-        _, videos, settings = stored_from(run, node)
-        if node == SHARD and is_url(settings.path):
-            return run.command(node)
-        if force and videos is not None and videos.exists():
-            return _cut_again(run, node)
-        if videos is None or not videos.exists():
-            return f"# restore {run.directory(node)} from a copy: its videos do not exist, so it cannot be rebuilt"
-    return run.command(node, force)
 
 
 def _set_aside(place: Path, names: set[str]) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ from xdc_core.runs.run import open_run
 
 
 def verify(root: Path, show: bool) -> dict[str, Any]:
-    """Verify a run. Returns `sound` (whether nothing is damaged), the `findings`, and the `commands` that repair them.
+    """Verify a run. Returns `sound` (whether nothing is damaged, and all could be checked), the `findings`, and the
+    `commands` that repair them.
 
     Raises:
         ConfigError: the run does not exist.
@@ -21,9 +22,9 @@ def verify(root: Path, show: bool) -> dict[str, Any]:
             findings = verify_run(run, progress)
     else:
         findings = verify_run(run)
-    damaged = any(finding.kind == "damaged" for finding in findings)
+    unsound = any(finding.kind in ("damaged", "unchecked") for finding in findings)
     return {
-        "sound": not damaged,
+        "sound": not unsound,
         "findings": [asdict(finding) for finding in findings],
         "commands": commands(findings),
     }
@@ -40,5 +41,5 @@ def print_verification(root: Path, result: dict[str, Any]) -> None:
         print("\nTo rebuild what is damaged, in this order:")
         for command in result["commands"]:
             print(f"  {command}")
-    else:
+    elif result["sound"]:
         print(f"{root}: all committed files are unchanged.")
