@@ -196,9 +196,7 @@ class StoredTars:
 
 def changed(elsewhere: dict[str, Any], name: str, what: str) -> StageError:
     """Return the error for an object that is not what the index says. elsewhere: the content of tars.json."""
-    mend = (
-        "Was another corpus copied there? Then `xdc stage shard RUN --force` reads its index. Else bring the tar back."
-    )
+    mend = "Was another corpus copied there? Then `xdc stage shard RUN` reads its index. Else bring the tar back."
     if elsewhere.get("generation"):
         mend = "Bring it back from a copy, or cut all clips again: xdc stage shard RUN --force"
     return StageError(
