@@ -87,7 +87,7 @@ def test_sharding_to_a_bucket_and_training_from_it_gives_the_labels_of_a_local_d
     run = make_run(corpus={"path": f"s3://{BUCKET}/sharded", "videos": str(digits)})
     for node in all_nodes(run.config):
         run_stage(run, node)
-        if node.stage == "init":  # In the middle, and while the next stage reads.
+        if node.stage == "init":  # Between two stages; under one: test_runs_there.py.
             s3.kill()
             s3.start()
     assert sums(run) == sums(worked_run)
