@@ -54,11 +54,14 @@ class Bucket:
         NotThere: there is no such object.
         StageError: an object is shorter than it should be; or this process was forked from one that had used object
             stores.
-        MachineError: there are no credentials, no permission, no bucket, or no server within RETRY_S.
+        MachineError: there are no credentials, no permission, no bucket, or no server in time.
     """
 
-    def __init__(self, url: str) -> None:
-        """Raise ConfigError if `url` is not of an object store, or the package obstore is not installed."""
+    def __init__(self, url: str, retry_s: float | None = None) -> None:
+        """Open the bucket of a URL. retry_s: how long a server that does not answer is waited for, RETRY_S by default.
+
+        Raises ConfigError if `url` is not of an object store, or the package obstore is not installed.
+        """
         global _used
         _check_not_forked(url)
         match = URL.fullmatch(url)
@@ -72,6 +75,7 @@ class Bucket:
                 f"{url}: object stores need the package obstore ({error}). Install it: pip install 'xdc[s3]'"
             ) from error
         self.url = f"{SCHEME}{match['bucket']}" + (f"/{match['prefix']}" if match["prefix"] else "")
+        self._retry_s = RETRY_S if retry_s is None else retry_s
         settings = store_settings(self.url)
         self._address = endpoint(settings)
         _used = True
@@ -87,7 +91,7 @@ class Bucket:
                 },
                 retry_config={
                     "max_retries": 1000,
-                    "retry_timeout": timedelta(seconds=RETRY_S / 2),  # The other half is for `_done`.
+                    "retry_timeout": timedelta(seconds=self._retry_s / 2),  # The other half is for `_done`.
                     "backoff": {"max_backoff": timedelta(seconds=2)},
                 },
             )
@@ -218,7 +222,7 @@ class Bucket:
             except (BaseError, FileNotFoundError) as error:
                 answer = answer_of(error)
                 now = time.monotonic()
-                end = now + RETRY_S / 2 if end is None else end
+                end = now + self._retry_s / 2 if end is None else end
                 if (answer and answer not in LOST) or now >= end:
                     raise self._explained(name, error, answer) from None
                 time.sleep(PAUSE_S)
@@ -237,7 +241,7 @@ class Bucket:
         if not answer:
             why = cause_of(error, REQUEST_S)
             return MachineError(
-                f"{where}: {server} does not answer, in {RETRY_S:.0f} s ({why}). What is finished is kept: "
+                f"{where}: {server} does not answer, in {self._retry_s:.0f} s ({why}). What is finished is kept: "
                 "when it is there again, run the same command again."
             )
         return MachineError(f"{where}: {server} refuses: {answer}. What is finished is kept.")

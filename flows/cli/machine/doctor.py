@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from flows.cli.machine.finding import finding
 from flows.cli.machine.gpus import faiss, torch_and_gpus
+from flows.cli.machine.object_store import object_stores
 from flows.executors.registry import check_executor
 from flows.server.dead_runs import find_unfinished, known_dead, mark_crashed
 from flows.server.prefect_defaults import set_defaults
@@ -55,7 +56,7 @@ def examine(folders: Sequence[Path] = (), repair: bool = False, dead: Sequence[s
     """
     looked_at = lock_folders(folders)
     machine = [python(), *packages(), *codecs(), *torch_and_gpus(), faiss(), memory_and_disk(), *locks(looked_at)]
-    return [*machine, *executors(folders), *prefect_server(repair, dead)]
+    return [*machine, *executors(folders), *object_stores(folders), *prefect_server(repair, dead)]
 
 
 def python() -> dict[str, str]:
