@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -251,6 +252,16 @@ class Bucket:
             f"{self.url}/{name} has only {size} bytes, and should have more: it was replaced or cut. Bring it back, or "
             "write the corpus there again."
         )
+
+
+def opened(url: str) -> Bucket:
+    """Return the bucket of a URL, with its connections, for all readers of this process."""
+    return _opened(url, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+
+
+@lru_cache(maxsize=64)
+def _opened(url: str, environment: tuple[tuple[str, str], ...]) -> Bucket:
+    return Bucket(url)
 
 
 def _check_not_forked(url: str) -> None:

@@ -13,7 +13,7 @@ from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, NamedTuple, Protocol
 
 from shards.errors import MachineError, StageError
-from shards.objects.bucket import Bucket
+from shards.objects.bucket import opened
 from shards.objects.cache import Cache
 from shards.store.checked_read import FETCHED, read_stored_json
 
@@ -100,16 +100,6 @@ def object_of(elsewhere: dict[str, Any], name: str) -> str:
     return tar_object(name, elsewhere["tars"][name]["sha256"]) if elsewhere.get("generation") else name
 
 
-def _bucket(url: str) -> Bucket:
-    """Return the bucket of a URL, with its connections, for all readers of this process."""
-    return _opened(url, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
-
-
-@lru_cache(maxsize=16)
-def _opened(url: str, environment: tuple[tuple[str, str], ...]) -> Bucket:
-    return Bucket(url)
-
-
 class LocalTars:
     """Tars in the corpus's directory. At most 64 are open. Do not use it across a fork."""
 
@@ -162,7 +152,7 @@ class StoredTars:
         elsewhere = tars_elsewhere(corpus)
         assert elsewhere is not None
         self._elsewhere = elsewhere
-        self._bucket = _bucket(elsewhere["url"])
+        self._bucket = opened(elsewhere["url"])
 
     def read(self, wanted: Mapping[str, Sequence[Part]]) -> dict[str, list[bytes]]:
         """Return the bytes of parts of tars, as described in `Tars`: those of one tar in one call, of all at once."""
@@ -231,7 +221,7 @@ def local_tar(corpus: Path, shard: str) -> Iterator[Path]:
     with NamedTemporaryFile(prefix="xdc-", suffix=".tar") as file:
         path = Path(file.name)
         try:
-            _bucket(elsewhere["url"]).download(stored, path, entry["size"])
+            opened(elsewhere["url"]).download(stored, path, entry["size"])
         except OSError as error:
             raise MachineError(
                 f"{path} cannot be written ({error.strerror}): it is the copy of {elsewhere['url']}/{stored} while "

@@ -7,14 +7,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.errors import MachineError, SourceError, StageError
 from shards.media.sandbox import Fetch
 from shards.media.source_file import stat_of
-from shards.objects.bucket import PART, SCHEME, Bucket
+from shards.objects.bucket import PART, SCHEME, Bucket, opened
 from shards.settings import is_url
 
 THREADS = 16
@@ -34,14 +33,9 @@ def located(root: str | Path, name: str) -> str:
     return name if is_url(name) else os.path.join(root, name)
 
 
-@lru_cache(maxsize=64)
-def _bucket(name: str) -> Bucket:
-    return Bucket(SCHEME + name)
-
-
 def _parts(url: str) -> tuple[Bucket, str]:
     bucket, _, key = url.removeprefix(SCHEME).partition("/")
-    return _bucket(bucket), key
+    return opened(SCHEME + bucket), key
 
 
 def state_of(root: str | Path, name: str) -> tuple[int, int]:

@@ -193,13 +193,11 @@ def test_trouble_of_the_machine_or_the_server_rejects_nothing(
     monkeypatch: pytest.MonkeyPatch,
     trouble: Callable[[Place, pytest.MonkeyPatch, Seaweed], str],
 ) -> None:
-    fetched._bucket.cache_clear()
     said = trouble(place, monkeypatch, s3)
     with pytest.raises(MachineError, match=said) as caught:
         place.cut()
     assert "\n" not in str(caught.value)
     assert not place.corpus.exists()
-    fetched._bucket.cache_clear()
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_read_again(s3: Seaweed, place: Place, tmp_path: Path) -> None:
