@@ -98,7 +98,7 @@ def test_the_image_for_cpus_finds_the_pinned_faiss() -> None:
     assert re.fullmatch(r"faiss-cpu==[\d.]+\n", done.stdout)
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "slurm/worker.sbatch"])
+@pytest.mark.parametrize("script", ["setup.sh", "worker.sh"])
 def test_scripts_are_understood_by_their_shell(script: str) -> None:
     first = (DEPLOY / script).read_text().splitlines()[0]
     shell = {"#!/bin/sh": "sh", "#!/bin/bash": "bash"}[first]
