@@ -32,6 +32,11 @@ stop() {
     while kill -0 "$process" 2> /dev/null; do sleep 0.2; done
   done
   kill -TERM "$worker"
+  for ((wait = 0; wait < 50; wait++)); do
+    kill -0 "$worker" 2> /dev/null || return
+    sleep 0.2
+  done
+  kill -KILL "$worker"  # This script itself was started with SIGINT ignored, as by a shell in the background.
 }
 trap stop TERM INT
 while kill -0 "$worker" 2> /dev/null; do wait "$worker"; done

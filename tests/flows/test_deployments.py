@@ -52,12 +52,11 @@ def set_up(prefect: PrefectServer, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def start_worker(prefect: PrefectServer, folder: Path) -> "subprocess.Popen[bytes]":
-    """Have `worker.sh` start a worker in a folder."""
+def start_worker(prefect: PrefectServer, folder: Path, before: str = "") -> "subprocess.Popen[bytes]":
+    """Have `worker.sh` start a worker in a folder, from a shell that does something before."""
+    command = ["sh", "-c", f'{before} exec "$0"', ROOT / "deploy" / "worker.sh"]
     with (prefect.home / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [ROOT / "deploy" / "worker.sh"], cwd=folder, env=prefect.environment, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=folder, env=prefect.environment, stdout=log, stderr=subprocess.STDOUT)
     prefect.running.append(process)
     return process
 
@@ -194,7 +193,7 @@ def test_a_worker_that_is_to_end_ends_its_training_with_a_checkpoint_and_the_sam
     assert not prefect.processes_of(interrupted)
     assert prefect.state(interrupted) == "Crashed"
 
-    start_worker(prefect, folder)
+    worker = start_worker(prefect, folder, before="trap '' INT;")  # As from a script that starts it in the background.
     again = prefect.submit("xdc-round/local", run=str(run.root), round=0)
     prefect.wait_for_state(again, "Completed")
     for node in all_nodes(open_run(plain.root).config):
@@ -203,3 +202,5 @@ def test_a_worker_that_is_to_end_ends_its_training_with_a_checkpoint_and_the_sam
     for modality in ("video", "audio"):
         encoder = Path("rounds") / "000" / "train" / modality / "encoder.safetensors"
         assert (run.root / encoder).read_bytes() == (plain.root / encoder).read_bytes()
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.wait(60)
