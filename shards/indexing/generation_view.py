@@ -10,6 +10,7 @@ from shards.corpus.generation import GENERATIONS, Generation, earlier_generation
 from shards.corpus.index import masked_file, masked_keys, read_masks, shard_name, write_masks
 from shards.errors import StageError
 from shards.objects.tars import TARS
+from shards.store.commit import remove_tree
 from shards.store.files import sha256_of
 from shards.store.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
 
@@ -29,15 +30,20 @@ def corpus_at(corpus: Path, wanted: str, folder: Path) -> Iterator[Path]:
     Raises:
         StageError: the corpus is not there, or never had this fingerprint: it was cut again as a whole.
     """
+    remove_view(folder)
     place = folder / FOLDER
-    shutil.rmtree(place, ignore_errors=True)  # Left by a kill.
     view = place / corpus.name
     view.mkdir(parents=True)
     try:
         _link(corpus.resolve(), wanted, view)
         yield view
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        remove_view(folder)
+
+
+def remove_view(folder: Path) -> None:
+    """Remove the view of a corpus in `folder`, if a killed process has left one there."""
+    remove_tree(folder / FOLDER)
 
 
 def _link(corpus: Path, read_as: str, view: Path) -> None:
@@ -69,15 +75,19 @@ def _link(corpus: Path, read_as: str, view: Path) -> None:
 
 
 def _as_it_was(manifest: Manifest, generation: Generation, view: Path) -> Manifest:
-    """Return a manifest that lists what the corpus had in an earlier generation, as far as it is known."""
+    """Return a manifest that lists what the corpus had in an earlier generation, as far as it is known. Its fingerprint
+    is the one that the corpus had as an input.
+    """
     shards = [shard_name(number) for number in range(generation.shards)]
     masked = sum(len(masked_keys(view, shard)) for shard in shards)
     own = [name for name in (TARS, *map(masked_file, shards)) if (view / name).exists()]
-    summary = {name: value for name, value in manifest.summary.items() if name not in (GENERATIONS, "masked")}
+    others = {GENERATIONS, "masked", "accepted"}
+    summary = {name: value for name, value in manifest.summary.items() if name not in others}
     summary["clips"] = generation.clips
     if earlier := manifest.summary[GENERATIONS][: generation.number]:
         summary |= {GENERATIONS: earlier, "masked": masked} if masked else {GENERATIONS: earlier}
     names = {path.name for path in view.iterdir()}
     files = {name: entry for name, entry in manifest.files.items() if name in names}
     files |= {name: FileEntry(size=(view / name).stat().st_size, sha256=sha256_of(view / name)) for name in own}
-    return manifest.model_copy(update={"rows": generation.clips, "summary": summary, "files": files})
+    changes = {"fingerprint": generation.read_as, "rows": generation.clips, "summary": summary, "files": files}
+    return manifest.model_copy(update=changes)
