@@ -3,18 +3,20 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.corpus.generation import GENERATIONS, Generation, earlier_generations, generation_of
 from shards.corpus.index import masked_file, masked_keys, read_masks, shard_name, write_masks
 from shards.errors import StageError
 from shards.objects.tars import TARS
+from shards.store.checked_read import read_stored
 from shards.store.commit import remove_tree
 from shards.store.files import sha256_of
 from shards.store.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
 
 FOLDER = ".corpus"  # In a partial directory.
+PLACE = "place"  # In it, beside the view: a link to the corpus.
 
 
 @contextmanager
@@ -34,6 +36,7 @@ def corpus_at(corpus: Path, wanted: str, folder: Path) -> Iterator[Path]:
     place = folder / FOLDER
     view = place / corpus.name
     view.mkdir(parents=True)
+    os.symlink(corpus.resolve(), place / PLACE)
     try:
         _link(corpus.resolve(), wanted, view)
         yield view
@@ -44,6 +47,12 @@ def corpus_at(corpus: Path, wanted: str, folder: Path) -> Iterator[Path]:
 def remove_view(folder: Path) -> None:
     """Remove the view of a corpus in `folder`, if a killed process has left one there."""
     remove_tree(folder / FOLDER)
+
+
+def place_of(corpus: Path) -> Path:
+    """Return the path of the corpus that a view shows; of another directory its own."""
+    link = corpus.with_name(PLACE)
+    return Path(os.readlink(link)) if corpus.parent.name == FOLDER and link.is_symlink() else corpus
 
 
 def _link(corpus: Path, read_as: str, view: Path) -> None:
@@ -63,11 +72,12 @@ def _link(corpus: Path, read_as: str, view: Path) -> None:
             masks = {key: mask.until(wanted.number) for key, mask in read_masks(corpus, shard).items()}
             write_masks(view, shard, {key: mask for key, mask in masks.items() if mask.since})
         elif masked_file(shard) in manifest.files:
-            shutil.copyfile(corpus / masked_file(shard), view / masked_file(shard))
+            (view / masked_file(shard)).write_bytes(read_stored(corpus / masked_file(shard), "shard"))
     if TARS in manifest.files:  # In an object store. What is appended later does not change this file.
-        shutil.copyfile(corpus / TARS, view / TARS)
+        (view / TARS).write_bytes(read_stored(corpus / TARS, "shard"))
     if wanted == present:
-        shutil.copyfile(corpus / MANIFEST, view / MANIFEST)  # The same bytes: mapped columns are named after it.
+        with suppress(FileNotFoundError):
+            shutil.copyfile(corpus / MANIFEST, view / MANIFEST)
         if read_manifest(view) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
     else:

@@ -21,6 +21,7 @@ from shards.corpus.seen import corpus_fingerprint_now
 from shards.corpus.stage import shard
 from shards.errors import ConfigError, StageError
 from shards.indexing.check import tar_faults
+from shards.indexing.columns import KEPT, column_faults, columns_of, directories_of_generations
 from shards.indexing.generation_view import corpus_at
 from shards.settings import CorpusSettings
 from shards.sources.look import UNREADABLE
@@ -423,6 +424,33 @@ def test_a_view_of_an_earlier_generation_has_its_clips_and_no_others(place: Path
     with pytest.raises(StageError, match="was replaced by another process"), corpus_at(corpus, "0" * 64, place):
         pass
     assert not (place / ".corpus").exists()
+
+
+def test_mapped_columns_of_generations_do_not_take_each_others_place(place: Path) -> None:
+    corpus, places, marks = place / "corpus", list[Path](), list[str]()
+
+    def columns_at(mark: str) -> Path:
+        with corpus_at(corpus, mark, place) as view:
+            found = columns_of(view, place)
+            assert list(column_faults(view, found)) == []
+            return found
+
+    for name in ("dog/d", "dog/e", "cat/f", "cat/g"):
+        manifest = read_manifest(corpus)
+        assert manifest is not None
+        marks.append(read_as(manifest))
+        places.append(columns_of(corpus, place))
+        assert columns_at(marks[-1]) == places[-1]
+        inodes = [(found / "rows.arrow").stat().st_ino for found in places[-KEPT:]]
+        assert [columns_at(mark) for mark in marks[-KEPT:]] == places[-KEPT:]
+        assert [(found / "rows.arrow").stat().st_ino for found in places[-KEPT:]] == inodes, (
+            "they are not written again"
+        )
+        video(place, name)
+        cut(place)
+    there = {columns_of(corpus, place), *places[-KEPT:]}
+    assert {*place.glob(".corpus.*.columns")} == there
+    assert {path for path, _ in directories_of_generations(corpus, place)} == {*places, *there}
 
 
 def test_what_has_become_of_a_corpus_is_seen_by_its_clips(place: Path) -> None:
