@@ -26,8 +26,9 @@ def corpus_at(corpus: Path, wanted: str, folder: Path) -> Iterator[Path]:
     wanted: the fingerprint as an input of other stages (`read_as`) that the corpus had in that generation.
 
     The view has the shards of that generation and the masks that held in it. Its files are links by name to those of
-    the corpus: they stay valid while clips are appended, because later generations have the same shards. So what reads
-    a view is made of one generation.
+    the corpus: they are valid after clips were appended, too, because later generations have the same shards. So what
+    reads a view is made of one generation. Between the two renames of an append's commit they are not: who opens a file
+    then gets an error.
 
     Raises:
         StageError: the corpus is not there, or never had this fingerprint: it was cut again as a whole.
