@@ -1,4 +1,4 @@
-"""A corpus as it was in an earlier generation: a directory of symbolic links, which stages read like any corpus."""
+"""A corpus as it was in an earlier generation: a directory of links, which stages read like any corpus."""
 
 import os
 import shutil
@@ -25,10 +25,11 @@ def corpus_at(corpus: Path, wanted: str, folder: Path) -> Iterator[Path]:
 
     wanted: the fingerprint as an input of other stages (`read_as`) that the corpus had in that generation.
 
-    The view has the shards of that generation and the masks that held in it. Its files are links by name to those of
-    the corpus: they are valid after clips were appended, too, because later generations have the same shards. So what
-    reads a view is made of one generation. Between the two renames of an append's commit they are not: who opens a file
-    then gets an error.
+    The view has the tars and indices of that generation, and the masks that held in it. Where `folder` is on the
+    corpus's disk, they are hard links, and stay what they are. Elsewhere they are links by name: they are valid after
+    clips were appended, too, because later generations have the same shards, but not between the two renames of an
+    append's commit, nor for an index that `xdc index` has replaced; who opens a file then gets an error. What reads a
+    view is made of one generation in any case.
 
     Raises:
         StageError: the corpus is not there, or never had this fingerprint: it was cut again as a whole.
@@ -66,9 +67,9 @@ def _link(corpus: Path, read_as: str, view: Path) -> None:
         raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
     for number in range(wanted.shards):
         shard = shard_name(number)
-        for name in (f"{shard}.tar", f"{shard}.parquet", f"{shard}.rejects.json"):
+        for name in (f"{shard}.tar", f"{shard}.parquet"):
             if name in manifest.files:
-                os.symlink(corpus / name, view / name)
+                _link_file(corpus / name, view / name)
         if wanted != present:
             masks = {key: mask.until(wanted.number) for key, mask in read_masks(corpus, shard).items()}
             write_masks(view, shard, {key: mask for key, mask in masks.items() if mask.since})
@@ -83,6 +84,15 @@ def _link(corpus: Path, read_as: str, view: Path) -> None:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
     else:
         write_manifest(view, _as_it_was(manifest, wanted, view))
+
+
+def _link_file(path: Path, target: Path) -> None:
+    """Link a file: by its name if it is itself a link by name, or on another disk."""
+    if not path.is_symlink():
+        with suppress(OSError):
+            os.link(path, target)
+            return
+    os.symlink(path, target)
 
 
 def _as_it_was(manifest: Manifest, generation: Generation, view: Path) -> Manifest:

@@ -31,6 +31,7 @@ from shards.store.files import sha256_of
 from shards.store.manifest import FileEntry, missing_files, read_manifest
 from shards.store.manifest import write_manifest as write_manifest_of
 from shards.store.parquet import read_parquet
+from tests.commits import commit_as_it_is
 from tests.faults.crash import ended, forked
 from tests.shards.conftest import moving
 from tests.shards.media_maker import tone, write_video
@@ -424,6 +425,24 @@ def test_a_view_of_an_earlier_generation_has_its_clips_and_no_others(place: Path
     with pytest.raises(StageError, match="was replaced by another process"), corpus_at(corpus, "0" * 64, place):
         pass
     assert not (place / ".corpus").exists()
+
+
+def test_a_view_on_the_disk_of_the_corpus_stays_as_it_is_whatever_becomes_of_the_corpus(place: Path) -> None:
+    corpus, rows = place / "corpus", read_whole_index(place / "corpus").to_pylist()
+    manifest = read_manifest(corpus)
+    assert manifest is not None
+    with corpus_at(corpus, read_as(manifest), place) as view:
+        corpus.rename(place / "aside")  # As between the renames of a commit.
+        assert read_whole_index(view).to_pylist() == rows
+        with ClipReader(view) as reader:
+            assert all(reader.read(row["shard"], row, "mp4") for row in rows)
+        (place / "aside").rename(corpus)
+        for path in corpus.glob("[0-9]*.parquet"):  # As `xdc index` replaces them.
+            table = pq.read_table(path)
+            path.unlink()
+            pq.write_table(table.drop_columns(["mp4_group_frame"]), path)
+        commit_as_it_is(corpus)
+        assert read_whole_index(view).to_pylist() == rows
 
 
 def test_mapped_columns_of_generations_do_not_take_each_others_place(place: Path) -> None:

@@ -13,10 +13,11 @@ from shards.errors import StageError
 from shards.store.manifest import read_manifest
 from tests.runs import MakeRun, changed, write_run
 from tests.xdc_core.stage_process import start
+from xdc_core.cleaning.retain import retain
 from xdc_core.config.load import parse_config
 from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import round_nodes
+from xdc_core.graph.run_stage import all_fresh, run_stage
+from xdc_core.graph.stages import all_nodes, round_nodes
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -130,6 +131,26 @@ def test_a_round_goes_on_with_the_clips_with_which_it_began(growing: Run) -> Non
     assert Fingerprints(growing, begun).after_stop(growing).of(SHARD) == Fingerprints(growing, begun).of(SHARD)
     # The next call takes the clips that are there.
     assert {node_state(growing, node, Fingerprints(growing))[0] for node in nodes} == {"stale"}
+
+
+def test_features_of_a_kept_round_are_removed_after_the_round_that_takes_the_new_clips(growing: Run) -> None:
+    values = growing.config.model_dump() | {"retain": {"rounds": 1, "stale": True}}
+    run = write_run(growing.root, parse_config(values, "a test"))
+    features = {number: run.directory(Node("extract", "audio", number)) for number in (0, 1)}
+    assert run.videos is not None
+    list_without_the_first(run.videos)
+    # While an append is to be made, round 0 is the newest that is finished.
+    assert "freed" not in retain(run)
+    assert all(list(found.glob("*.parquet")) for found in features.values())
+    for node in all_nodes(run.config):
+        run_stage(run, node)
+    assert retain(run).startswith("retain: freed ")
+    assert list((run.corpus.parent / ".stale").iterdir()), "generations of the corpus are not the run's to remove"
+    assert [bool(list(found.glob("*.parquet"))) for found in features.values()] == [False, True]
+    assert all_fresh(run, all_nodes(run.config))
+    assert not run_stage(run, EXTRACT).reused
+    assert len(list(features[0].glob("*.parquet"))) == 3
+    assert "it was made again after all that reads it" in retain(run)
 
 
 def test_a_round_does_not_go_on_with_another_corpus(growing: Run) -> None:
