@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.inspecting.status import print_status, read_status
+from shards.corpus.generation import read_as
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.store.manifest import read_manifest
 from shards.store.parquet import read_parquet
@@ -242,7 +243,7 @@ def test_a_training_goes_on_while_clips_are_appended(before: Path, digits: Path,
     assert not run_stage(run, trainings[0], progress=append).reused
     assert read_manifest(run.corpus) != corpus
     # The other encoder of the round is trained on the same clips, although it is given the fingerprint of before.
-    assert not run_stage(run, trainings[1], corpus_fingerprint=corpus.fingerprint).reused
+    assert not run_stage(run, trainings[1], corpus_read_as=read_as(corpus)).reused
     fingerprints = Fingerprints(run)
     states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
     assert {node.round for node, state in states.items() if state == "fresh"} == {None, 0}
