@@ -115,7 +115,7 @@ def do(run: Run) -> dict[int, float]:
     seconds = {}
     for node in all_nodes(run.config):
         began = time.process_time()
-        run_stage(run, node, corpus_fingerprint=None)
+        run_stage(run, node, corpus_read_as=None)
         if node.stage == "report":
             assert node.round is not None
             seconds[node.round] = time.process_time() - began

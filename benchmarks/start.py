@@ -16,6 +16,7 @@ from typing import Any
 
 from side_by_side import contest, parser, record
 
+from shards.corpus.generation import read_as
 from shards.store.build import Outcome
 from shards.store.files import write_text
 from shards.store.stage import Task
@@ -47,8 +48,8 @@ def long_run(root: Path, rounds: int) -> int:
     nodes = list(all_nodes(run.config))
     corpus = None
     for node in nodes:
-        done = run_stage(run, node, corpus_fingerprint=corpus)
-        corpus = corpus or done.fingerprint
+        done = run_stage(run, node, corpus_read_as=corpus)
+        corpus = corpus or read_as(done)
     return len(nodes)
 
 

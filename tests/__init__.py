@@ -1,6 +1,8 @@
 """The tests. They start hundreds of processes that import torch: what each would pay is arranged here, first."""
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -12,5 +14,8 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # The workers of pytest-xdist have a core each,
-    # and no two of them use one database of Prefect's.
-    os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="xdc-prefect-")
+    # and no two of them use one database of Prefect's. Processes that a worker starts use its own.
+    if os.environ.get("XDC_TEST_WORKER") != os.environ["PYTEST_XDIST_WORKER"]:
+        os.environ["XDC_TEST_WORKER"] = os.environ["PYTEST_XDIST_WORKER"]
+        os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="xdc-prefect-")
+        atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)

@@ -16,6 +16,7 @@ from tests.places import ROOT
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
+README = (DEPLOY / "README.md").read_text()
 DEPLOYMENTS = (ROOT / "prefect.yaml", KUBERNETES / "prefect.yaml")
 NOT_OF_PREFECT = {
     "PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"  # Of prefect-kubernetes, which is not installed here.
@@ -73,10 +74,51 @@ def test_compose_waits_for_services_that_there_are_and_mounts_volumes_that_there
     for service in services.values():
         assert set(service.get("depends_on", ())) <= set(services)
         for volume in service.get("volumes", ()):
-            source = volume.rsplit(":", 1)[0]
-            assert source in compose["volumes"] or source.startswith("${XDC_DATA:-..")
+            if isinstance(volume, dict):  # A folder of the machine, whatever its name: no volume of Docker's.
+                assert volume["type"] == "bind"
+            else:
+                assert volume.split(":")[0] in compose["volumes"]
         assert all(re.fullmatch(r"127\.0\.0\.1:.*", port) for port in service.get("ports", ()))
     assert set(yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text())["services"]) <= set(services)
+
+
+def test_the_readme_names_all_variables_of_compose() -> None:
+    used = set(re.findall(r"\$\{([A-Z_]+)", (DEPLOY / "compose.yaml").read_text()))
+    assert {name for name in used if f"`{name}`" not in README and f"export {name}=" not in README} == set()
+
+
+def test_credentials_come_from_the_shell_or_a_secret_and_the_client_of_object_stores_is_pinned() -> None:
+    worker = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["worker"]
+    passed = {name: value for name, value in worker["environment"].items() if name.startswith("AWS_")}
+    assert set(passed.values()) == {None}
+    assert passed.keys() >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    known = " ".join(path.read_text() for path in (ROOT / "shards" / "objects").glob("*.py"))
+    assert {name for name in passed if name not in known} == set()
+    assert re.search(r"^obstore==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+    template = json.loads((KUBERNETES / "job-template.json").read_text())
+    (container,) = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "{{ credentials }}", "optional": True}}]
+    (shell,) = yaml.safe_load((KUBERNETES / "shell.yaml").read_text())["spec"]["containers"]
+    name = template["variables"]["properties"]["credentials"]["default"]
+    assert shell["envFrom"] == [{"secretRef": {"name": name, "optional": True}}]
+    assert f"secret generic {name} " in README
+
+
+def test_on_kubernetes_the_pool_is_made_before_a_worker_can_make_one_without_the_volume() -> None:
+    steps = ["work-pool create kubernetes ", "kubectl apply -f deploy/kubernetes/worker.yaml", "xdc init runs/first"]
+    places = [README.index(step, README.index("## Kubernetes")) for step in steps]
+    assert places == sorted(places)
+
+
+def test_the_pod_with_a_shell_works_as_the_user_of_flow_runs_on_their_volume() -> None:
+    template = json.loads((KUBERNETES / "job-template.json").read_text())
+    job = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    shell = yaml.safe_load((KUBERNETES / "shell.yaml").read_text())["spec"]
+    assert shell["securityContext"] == job["securityContext"]
+    claim = template["variables"]["properties"]["volume_claim"]["default"]
+    assert shell["volumes"] == [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]
+    assert shell["containers"][0]["workingDir"] == job["containers"][0]["workingDir"] == "/data"
 
 
 def test_the_image_gets_all_files_that_it_is_made_of() -> None:
@@ -98,14 +140,15 @@ def test_the_image_for_cpus_finds_the_pinned_faiss() -> None:
     assert re.fullmatch(r"faiss-cpu==[\d.]+\n", done.stdout)
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "slurm/worker.sbatch"])
+@pytest.mark.parametrize("script", ["setup.sh", "worker.sh"])
 def test_scripts_are_understood_by_their_shell(script: str) -> None:
     first = (DEPLOY / script).read_text().splitlines()[0]
     shell = {"#!/bin/sh": "sh", "#!/bin/bash": "bash"}[first]
     subprocess.run([shell, "-n", DEPLOY / script], check=True)
 
 
-def test_scripts_end_with_one_line_where_no_server_is_named() -> None:
-    done = subprocess.run(["sh", DEPLOY / "setup.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+@pytest.mark.parametrize("script", ["setup.sh", "worker.sh"])
+def test_scripts_end_with_one_line_where_no_server_is_named(script: str) -> None:
+    done = subprocess.run([DEPLOY / script], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
     assert done.returncode != 0
     assert "PREFECT_API_URL: is not set: the address of the Prefect server" in done.stderr

@@ -7,6 +7,7 @@ tests of deaths use of `Popen`.
 import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def warm(code: str, *arguments: object, env: Mapping[str, str] | None = None) ->
     assert _server.stdin
     assert _server.stdout
     folder = Path(tempfile.mkdtemp(prefix="xdc-warm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     request = {
         "code": code,
         "arguments": [str(argument) for argument in arguments],

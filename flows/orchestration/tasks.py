@@ -25,6 +25,7 @@ from flows.runners.do_node import do_node
 from flows.runners.events import LISTENERS
 from flows.runners.forked import CHILDREN
 from flows.server.dead_runs import record_process
+from shards.corpus.generation import read_as
 from shards.errors import XdcError
 from shards.store.build import Record
 from xdc_core.graph.rounds import after_decision, stop_line, until_decision
@@ -42,15 +43,16 @@ def node_task(
 ) -> State[Any] | Record:
     """Run one node. The manifest decides: a fresh one gives the state Cached, independent of Prefect's records.
 
-    `shard` is the record of the corpus in this flow run, if it is known: the sources are then not listed again.
+    `shard` is the record of the corpus in this flow run, if it is known: the sources are then not listed again, and
+    clips that are appended meanwhile are not read.
     `readers`: as for `do_node`.
 
     Raises:
         XdcError: the stage failed; its finished parts are kept.
     """
     listeners = [*LISTENERS, ProgressArtifact(run.root.resolve().name, node)]
-    corpus = shard.fingerprint if shard else None
-    record = do_node(run, node, CHILDREN, listeners, force=force, wait=True, corpus_fingerprint=corpus, readers=readers)
+    corpus = read_as(shard) if shard else None
+    record = do_node(run, node, CHILDREN, listeners, force=force, wait=True, corpus_read_as=corpus, readers=readers)
     if node.stage == "report":
         with only_reported(str(node)):
             publish_round(run, node)

@@ -28,7 +28,7 @@ def do_node(
     *,
     force: bool = False,
     wait: bool = False,
-    corpus_fingerprint: str | None = None,
+    corpus_read_as: str | None = None,
     readers: Sequence[Node] | None = None,
 ) -> Record:
     """Reuse a node's directory, or have `runner` run its stage. Return the record.
@@ -38,7 +38,8 @@ def do_node(
         listeners: informed of progress, of waiting, and of the result.
         force: rebuild it even if it is fresh.
         wait: if another process is building it, wait until that one has finished (its result is reused) or died.
-        corpus_fingerprint: that of the corpus, if it is known: the sources are then not listed again.
+        corpus_read_as: the fingerprint that the corpus had as an input when the caller began, if it is known: see
+            `Fingerprints`.
         readers: the nodes that read its files. A cleaned directory is made again only if one of them is not finished.
             None: it is made again in any case.
 
@@ -50,12 +51,12 @@ def do_node(
         Busy: another process is building it, and `wait` is False.
     """
     try:
-        known = Fingerprints(run, corpus_fingerprint, compare=False)
+        known = Fingerprints(run, corpus_read_as, compare=False)
         record = None if force else finished(run, node, known, readers)
         if record is None:
             check_run(run)
             with _turn(run):
-                record = _run_stage(run, node, runner, listeners, force, wait, corpus_fingerprint)
+                record = _run_stage(run, node, runner, listeners, force, wait, corpus_read_as)
     except XdcError as error:
         for listener in listeners:
             listener.failed(node, error)
@@ -79,7 +80,7 @@ def _run_stage(
     listeners: Sequence[Listener],
     force: bool,
     wait: bool,
-    corpus_fingerprint: str | None,
+    corpus_read_as: str | None,
 ) -> Record:
     def progress(done: int, total: int, note: str = "") -> None:
         for listener in listeners:
@@ -88,7 +89,7 @@ def _run_stage(
     pause = WAIT_S
     while True:
         try:
-            return runner.run_stage(run, node, force, progress, corpus_fingerprint)
+            return runner.run_stage(run, node, force, progress, corpus_read_as)
         except Busy as busy:
             if not wait:
                 raise

@@ -85,7 +85,7 @@ class Children:
         node: Node,
         force: bool = False,
         progress: Progress = silent,
-        corpus_fingerprint: str | None = None,
+        corpus_read_as: str | None = None,
     ) -> Record:
         """Run a stage in a child, with the configuration of `run`. Its output goes to the run's logs/.
 
@@ -99,7 +99,7 @@ class Children:
             "modality": node.modality,
             "round": node.round,
             "force": force,
-            "corpus": corpus_fingerprint,
+            "corpus": corpus_read_as,
             "log": str(log_path(run, node)),
         }
         modules = TORCH if stage_of(node).library_of(run.config, node) == "torch" else FAISS

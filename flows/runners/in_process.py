@@ -25,7 +25,7 @@ class InProcess:
         node: Node,
         force: bool = False,
         progress: Progress = silent,
-        corpus_fingerprint: str | None = None,
+        corpus_read_as: str | None = None,
     ) -> Record:
         """Run a stage. A stage in progress cannot be ended from another thread.
 
@@ -37,7 +37,7 @@ class InProcess:
         # This process may have threads, and then it cannot be forked.
         local = run.config.runs_on.executor == LOCAL.name
         executor = IN_PROCESS if local else executor_of(run.config.runs_on)
-        return run_stage(run, node, force, progress, corpus_fingerprint, executor)
+        return run_stage(run, node, force, progress, corpus_read_as, executor)
 
     def pause(self, seconds: float) -> None:
         """Wait, at most until this is closed."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from flows.runners.do_node import do_node
 from flows.runners.events import Listener
 from flows.runners.stage_runner import StageRunner
+from shards.corpus.generation import read_as
 from shards.errors import XdcError
 from shards.store.build import Record
 from xdc_core.graph.stages import inputs
@@ -97,7 +98,7 @@ class Scheduler:
             self.runner,
             [self.listener(job.run)],
             force=job.force,
-            corpus_fingerprint=corpus.fingerprint if corpus else None,
+            corpus_read_as=read_as(corpus) if corpus else None,
             # One that is forced reads the files even if it is finished.
             readers=None if any(reader.force for reader in readers) else [reader.node for reader in readers],
         )

@@ -17,7 +17,7 @@ class StageRunner(Protocol):
         node: Node,
         force: bool = False,
         progress: Progress = silent,
-        corpus_fingerprint: str | None = None,
+        corpus_read_as: str | None = None,
     ) -> Record:
         """Call `xdc_core.graph.run_stage.run_stage` with the configuration of `run` in memory.
 

@@ -3,12 +3,14 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from shards.corpus.index import shard_names
 from shards.corpus.plan import STAGE_VERSION
 from shards.errors import StageError
 from shards.objects.tars import tars_elsewhere
 from shards.settings import CorpusSettings, stored_part
+from shards.store.build import Record
 from shards.store.commit import STALE
 from shards.store.fault import fault_point
 from shards.store.files import sync
@@ -19,6 +21,10 @@ from shards.store.parquet import read_schema
 GENERATIONS = "generations"  # In the summary of a corpus that was appended to: what it was before.
 KEPT_FROM = "kept_from"  # In the metadata of plan.parquet: the generation of which shards are kept.
 NAMED = 3  # Files that an error names.
+
+# Of a corpus: its fingerprint as an input of other stages, and the sha256 of its tars by name.
+Content = tuple[str, dict[str, str]]
+Change = Literal["same", "grown", "away", "replaced"]
 
 
 @dataclass(frozen=True)
@@ -41,20 +47,23 @@ def earlier_generations(manifest: Manifest | None) -> list[Generation]:
     return [Generation(number, **entry) for number, entry in enumerate(entries)]
 
 
-def read_as(manifest: Manifest) -> str:
+def read_as(made: Manifest | Record) -> str:
     """Return the fingerprint of a corpus as an input of other stages: it depends on the accepted clips, too.
 
     A corpus older than the digest of its keys has its own fingerprint.
     """
-    accepted = manifest.summary.get("accepted")
-    return fingerprint([manifest.fingerprint, accepted]) if accepted else manifest.fingerprint
+    accepted = made.summary.get("accepted")
+    return fingerprint([made.fingerprint, accepted]) if accepted else made.fingerprint
 
 
-def content_of(corpus: Path, manifest: Manifest) -> tuple[str, dict[str, str]]:
-    """Return what other stages read of a committed corpus: its fingerprint as an input, and the sha256 of its tars.
+def as_read(corpus: Path) -> Content | None:
+    """Return what other stages read of a corpus; None if none is there.
 
     It is the same before and after columns are added to the index of the same clips.
     """
+    manifest = read_manifest(corpus)
+    if manifest is None:
+        return None
     elsewhere = tars_elsewhere(corpus)
     if elsewhere is not None:
         return read_as(manifest), {name: entry["sha256"] for name, entry in elsewhere["tars"].items()}
@@ -67,9 +76,19 @@ def generation_of(corpus: Path, manifest: Manifest) -> Generation:
     return Generation(number, read_as(manifest), len(shard_names(corpus)), manifest.rows)
 
 
-def has_grown_from(now: Manifest | None, before: Manifest | None) -> bool:
-    """Return whether a corpus is a later generation of an earlier one: it still has all shards of that one."""
-    return before is not None and read_as(before) in {generation.read_as for generation in earlier_generations(now)}
+def since_read(corpus: Path, before: Content | None) -> Change:
+    """Return what has become of a corpus since `as_read` returned `before`.
+
+    grown: it is a later generation, which still has all shards. away: none is there, as between the renames of a
+    commit, or after a kill between them.
+    """
+    now = as_read(corpus)
+    if now == before:
+        return "same"
+    if now is None or before is None:
+        return "away"
+    earlier = {generation.read_as for generation in earlier_generations(read_manifest(corpus))}
+    return "grown" if before[0] in earlier else "replaced"
 
 
 def can_be_appended_to(manifest: Manifest | None, settings: CorpusSettings) -> bool:

@@ -1,5 +1,6 @@
 """The shards of a corpus that stay when clips are appended or cut again: their files are linked, and not read."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ def _keep_shard(before: Before, were: slice, plan: Plan, out: Path, shard: str) 
     planned = {clip.key for clip in clips}
     rejects = [reject_of(entry) for entry in read_stored_json(corpus / f"{shard}.rejects.json", "shard")]
     index = read_stored_index(corpus, shard)
-    with new_shard(out, shard, known_files(manifest, shard, index)) as new:
-        link_shard(corpus, shard, index, new.folder)
+    with new_shard(out, shard, _known_files(manifest, shard, index)) as new:
+        _link_shard(corpus, shard, index, new.folder)
         write_masks(new.folder, shard, _masks(before, were, shard, planned))
         live = index.filter(pc.is_in(index["key"], pa.array(sorted(planned), index["key"].type)))
         describe(new, shard, sorted(planned), live, [each for each in rejects if _is_of(each, clips)])
@@ -106,13 +107,31 @@ def _keep_shard(before: Before, were: slice, plan: Plan, out: Path, shard: str) 
             new.notes[TAR] = elsewhere["tars"][f"{shard}.tar"]
 
 
-def known_files(manifest: Manifest, shard: str, index: pa.Table) -> dict[str, tuple[int, str]]:
-    """Return size and sha256 of the files of a shard that `link_shard` links. index: of the shard."""
+def keep_others(corpus: Path, manifest: Manifest, plan: Plan, out: Path, names: Collection[str]) -> None:
+    """Store the shards of a committed corpus that have no clips of the sources `names` in `out`, with receipts.
+
+    Their files are linked, and not read.
+    """
+    table = read_parquet(corpus / "plan.parquet", "shard", ["source", "shard"])
+    touched = {row["shard"] for row in table.to_pylist() if row["source"] in names}
+    begin_units(out, ())
+    for number in sorted(set(table["shard"].to_pylist()) - touched):
+        shard = shard_name(number)
+        rejects = [reject_of(entry) for entry in read_stored_json(corpus / f"{shard}.rejects.json", "shard")]
+        planned = clip_table(plan, plan.places(number))["key"].to_pylist()
+        index = read_stored_index(corpus, shard)
+        with new_shard(out, shard, _known_files(manifest, shard, index)) as new:
+            _link_shard(corpus, shard, index, new.folder)
+            describe(new, shard, planned, index, rejects)
+
+
+def _known_files(manifest: Manifest, shard: str, index: pa.Table) -> dict[str, tuple[int, str]]:
+    """Return size and sha256 of the files of a shard that `_link_shard` links. index: of the shard."""
     names = [f"{shard}{suffix}" for suffix in FILES if suffix != ".parquet" or _is_present(index)]
     return {name: (entry.size, entry.sha256) for name in names if (entry := manifest.files.get(name))}
 
 
-def link_shard(corpus: Path, shard: str, index: pa.Table, folder: Path) -> None:
+def _link_shard(corpus: Path, shard: str, index: pa.Table, folder: Path) -> None:
     """Link the files of a shard into another folder; a tar in an object store stays there.
 
     An index of an earlier version gets the columns that it lacks, for all indices of a corpus have the same columns.

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.corpus.cut import describe
 from shards.corpus.generation import earlier_generations
-from shards.corpus.index import read_stored_index, shard_name
-from shards.corpus.keep import known_files, link_shard
+from shards.corpus.keep import keep_others
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
 from shards.corpus.plan import Plan, clip_table, corpus_fingerprint, make_plan
@@ -18,18 +16,14 @@ from shards.corpus.survey import listed_files, still_holds, survey
 from shards.corpus.write import accepted_of, files_of, write_corpus
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
-from shards.reject import reject_of
 from shards.settings import CorpusSettings, is_url, stored_part
 from shards.sources.look import damage_of
 from shards.sources.surveyed import survey_columns
 from shards.store.build import Identity, Outcome, Record, build, record_of
-from shards.store.checked_read import read_stored_json
 from shards.store.executor import IN_PROCESS
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, read_manifest
 from shards.store.parquet import read_parquet
-from shards.store.receipt import new_shard
-from shards.store.units import begin_units
 
 
 def damaged_sources(corpus: Path) -> dict[str, str]:
@@ -57,9 +51,8 @@ def recut(
     dependent stages become stale. A killed call begins again with the first of these shards.
 
     Raises:
-        ConfigError: there is no such corpus, it was appended to or is in an object store, its videos do
-            not exist, or no source has one of the
-            names.
+        ConfigError: there is no such corpus, it was appended to or is in an object store, its videos do not exist, or
+            no source has one of the names.
         StageError: the videos or the settings have changed since it was made, another process has replaced it
             meanwhile, or see write_corpus.
         Busy: another process is building it.
@@ -110,7 +103,7 @@ def recut(
     def work(out: Path) -> Outcome:
         if read_manifest(corpus) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
-        _keep_others(corpus, manifest, out, plan, names)
+        keep_others(corpus, manifest, plan, out, names)
         summary = write_corpus(listing.root, plan, surveyed, settings, out, progress, IN_PROCESS, logs, "shard")
         summary["accepted"] = accepted_of(out, plan, corpus, manifest.fingerprint)
         return Outcome(summary["clips"], sum(summary["rejects"].values()), summary, files_of(plan, settings))
@@ -142,18 +135,3 @@ def _merged(corpus: Path, plan: Plan, settings: CorpusSettings) -> Plan:
     order = np.array([place for place, _ in kept], np.int64)
     columns = {name: getattr(plan, name)[order] for name in ("source", "start_s", "end_s")}
     return replace(plan, **columns, shard=np.array([shard for _, shard in kept], np.int32))
-
-
-def _keep_others(corpus: Path, manifest: Manifest, out: Path, plan: Plan, names: Collection[str]) -> None:
-    """Store the shards without clips of these sources in `out`, with receipts."""
-    table = read_parquet(corpus / "plan.parquet", "shard", ["source", "shard"])
-    touched = {row["shard"] for row in table.to_pylist() if row["source"] in names}
-    begin_units(out, ())
-    for number in sorted(set(table["shard"].to_pylist()) - touched):
-        shard = shard_name(number)
-        rejects = [reject_of(entry) for entry in read_stored_json(corpus / f"{shard}.rejects.json", "shard")]
-        planned = clip_table(plan, plan.places(number))["key"].to_pylist()
-        index = read_stored_index(corpus, shard)
-        with new_shard(out, shard, known_files(manifest, shard, index)) as new:
-            link_shard(corpus, shard, index, new.folder)
-            describe(new, shard, planned, index, rejects)

@@ -95,6 +95,7 @@ def shard(
     check_learn_splits(settings.learn_splits, {source.split for source in listing.sources}, str(videos))
     logs = logs or corpus.with_name("logs")
     surveyed = _surveyed(corpus, listing, settings, progress, force, executor, logs, name)
+    unreadable = {each.path: each.unreadable_at for each in surveyed.files() if each.reason.startswith(UNREADABLE)}
     # What is set aside is an earlier generation: to append keeps what later ones have.
     grows = settings.append and can_be_appended_to(manifest, settings)
     if grows and not force:
@@ -136,7 +137,6 @@ def shard(
     else:
         fault_point("before forget_notes")
         survey_notes(corpus, settings.modalities).unlink(missing_ok=True)  # sources.parquet now has the same data.
-    unreadable = {each.path: each.unreadable_at for each in surveyed.files() if each.reason.startswith(UNREADABLE)}
     store_digest(corpus, videos, settings, digest, identity.fingerprint, listing.root, unreadable)
     return record
 

@@ -2,7 +2,8 @@
 
 `.<corpus>.<mark>.columns/` beside a corpus has two files in Apache Arrow's IPC format: rows.arrow, one row per clip in
 the order of the shards, and shards.arrow, one row per shard. It is a cache: it is written when it is first needed, from
-the indices beside the tars, and written again if somebody deletes it. The mark is from the corpus's manifest.
+the indices beside the tars, and written again if somebody deletes it. The mark is from the corpus's manifest: it is
+another one if clips or indices are. A generation of a corpus that was appended to keeps its mark.
 """
 
 import errno
@@ -22,19 +23,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.corpus.index import GROUPS, LATER, index_schema, read_index, shard_name, shard_names, with_later_columns
+from shards.corpus.generation import earlier_generations, read_as
+from shards.corpus.index import GROUPS, LATER, index_schema, read_index, shard_names, with_later_columns
 from shards.errors import Busy, StageError
+from shards.indexing.generation_view import place_of
 from shards.objects.cache import NAMED_BY
 from shards.store.checked_read import remedy_of
 from shards.store.commit import clear_left_overs, discard
 from shards.store.fault import fault_point
-from shards.store.files import orphans, sha256_of, sync
+from shards.store.files import orphans, sync
 from shards.store.lock import exclusive
-from shards.store.manifest import MANIFEST
+from shards.store.manifest import MANIFEST, Manifest, fingerprint, read_manifest
 from shards.store.parquet import read_schema
 
 ROWS, SHARDS = "rows.arrow", "shards.arrow"
 SUFFIX = ".columns"
+INDEX = re.compile(r"[0-9]+\.parquet")  # Of a shard.
 # Of the groups of pictures the columns have what distinguishes them, in half the bytes: offsets as uint32, of groups of
 # the same length the first two frames, and of each sha256 the first bytes.
 COMPACT = {
@@ -50,6 +54,7 @@ SCHEMA = pa.schema(
         if field.name not in ("sha256", "boundaries_s")
     ]
 )
+KEPT = 2  # Columns of earlier generations that stay, those that were used last: several runs may read them in turn.
 BATCH = 65_536  # Rows of a record batch: few enough to hold, enough that the batches of 65 M rows are opened in 0.1 s.
 WAIT_S = 0.2  # From one look to the next whether another process has written the columns.
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -79,6 +84,8 @@ def columns_of(corpus: Path, elsewhere: Path) -> Path:
     for place in (beside, other):
         if _is_whole(place):
             clear_left_overs(place)
+            with suppress(OSError):  # Not writable.
+                os.utime(place)  # Of several generations those stay that were used last.
             return place
     try:
         return _written(corpus, beside)
@@ -91,12 +98,40 @@ def columns_of(corpus: Path, elsewhere: Path) -> Path:
 def column_directories(corpus: Path, elsewhere: Path) -> tuple[Path, Path]:
     """Return the two paths at which the columns of a committed corpus may be.
 
-    Those of a view of a corpus, whose files are symbolic links, are where those of the corpus are.
+    Those of a view of a corpus are where those of the corpus are.
+
+    Raises:
+        StageError: it has no valid manifest.
     """
-    name = f".{corpus.name}.{sha256_of(corpus / MANIFEST)[:12]}{SUFFIX}"
-    first = corpus / f"{shard_name(0)}.parquet"
-    place = Path(os.readlink(first)).parent if first.is_symlink() else corpus
-    return place.with_name(name), elsewhere / name
+    manifest = read_manifest(corpus)
+    if manifest is None:
+        raise StageError(f"{corpus} has no valid manifest.json. {remedy_of(corpus / MANIFEST, 'shard')}")
+    mark, _ = next(_marks(manifest))
+    return _directories(corpus, elsewhere, mark)
+
+
+def directories_of_generations(corpus: Path, elsewhere: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the paths at which columns of a committed corpus may be, of the present generation and of earlier ones.
+
+    With each comes the fingerprint as an input (`read_as`) of its generation. Nothing is yielded without a manifest.
+    """
+    if (manifest := read_manifest(corpus)) is not None:
+        for mark, of in _marks(manifest):
+            for place in _directories(corpus, elsewhere, mark):
+                yield place, of
+
+
+def _directories(corpus: Path, elsewhere: Path, mark: str) -> tuple[Path, Path]:
+    name = f".{corpus.name}.{mark}{SUFFIX}"
+    return place_of(corpus).with_name(name), elsewhere / name
+
+
+def _marks(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield the mark and the fingerprint as an input of each generation of a corpus, the present one first."""
+    indices = sorted((name, entry.sha256) for name, entry in manifest.files.items() if INDEX.fullmatch(name))
+    states = [(each.read_as, each.shards) for each in reversed(earlier_generations(manifest))]
+    for of, shards in [(read_as(manifest), len(indices)), *states]:
+        yield fingerprint([of, indices[:shards]])[:12], of
 
 
 def open_columns(directory: Path) -> Columns:
@@ -128,7 +163,7 @@ def hold_columns(directory: Path, owner: object) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
-def _is_held(directory: Path) -> bool:
+def is_held(directory: Path) -> bool:
     """Return whether a process has the columns in a directory open."""
     try:
         with (directory / SHARDS).open("r+b") as file:
@@ -204,10 +239,25 @@ def _write(corpus: Path, place: Path) -> None:
 
 
 def _outdated(corpus: Path, place: Path) -> list[Path]:
-    """Return the columns of earlier contents of the corpus, but for those that a process reads."""
+    """Return other columns in the folder of `place` that are not needed: not those of the present generation, not the
+    KEPT of earlier ones that were used last, and not those that a process reads. Nothing if the corpus is away.
+    """
+    names = dict.fromkeys(path.name for path, _ in directories_of_generations(place_of(corpus), place.parent))
+    if not names:
+        return []
+    present, *earlier = names
     named = re.compile(re.escape(f".{corpus.name}.") + r"[0-9a-f]{12}" + re.escape(SUFFIX))
-    found = (path for path in sorted(place.parent.iterdir()) if named.fullmatch(path.name) and path != place)
-    return [path for path in found if not _is_held(path)]
+    found = [path for path in place.parent.iterdir() if named.fullmatch(path.name) and path != place]
+    found = sorted((path for path in found if path.name != present), key=_used, reverse=True)
+    kept = [path for path in found if path.name in earlier][:KEPT]
+    return [path for path in found if path not in kept and not is_held(path)]
+
+
+def _used(directory: Path) -> int:
+    """Return when columns were used last, in ns; 0 if another process has just removed them."""
+    with suppress(FileNotFoundError):
+        return directory.stat().st_mtime_ns
+    return 0
 
 
 def _write_files(corpus: Path, folder: Path) -> None:

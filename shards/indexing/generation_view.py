@@ -1,19 +1,22 @@
-"""A corpus as it was in an earlier generation: a directory of symbolic links, which stages read like any corpus."""
+"""A corpus as it was in an earlier generation: a directory of links, which stages read like any corpus."""
 
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.corpus.generation import GENERATIONS, Generation, earlier_generations, generation_of
 from shards.corpus.index import masked_file, masked_keys, read_masks, shard_name, write_masks
 from shards.errors import StageError
 from shards.objects.tars import TARS
+from shards.store.checked_read import read_stored
+from shards.store.commit import remove_tree
 from shards.store.files import sha256_of
 from shards.store.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
 
 FOLDER = ".corpus"  # In a partial directory.
+PLACE = "place"  # In it, beside the view: a link to the corpus.
 
 
 @contextmanager
@@ -22,22 +25,36 @@ def corpus_at(corpus: Path, wanted: str, folder: Path) -> Iterator[Path]:
 
     wanted: the fingerprint as an input of other stages (`read_as`) that the corpus had in that generation.
 
-    The view has the shards of that generation and the masks that held in it. Its files are links by name to those of
-    the corpus: they stay valid while clips are appended, because later generations have the same shards. So what reads
-    a view is made of one generation.
+    The view has the tars and indices of that generation, and the masks that held in it. Where `folder` is on the
+    corpus's disk, they are hard links, and stay what they are. Elsewhere they are links by name: they are valid after
+    clips were appended, too, because later generations have the same shards, but not between the two renames of an
+    append's commit, nor for an index that `xdc index` has replaced; who opens a file then gets an error. What reads a
+    view is made of one generation in any case.
 
     Raises:
         StageError: the corpus is not there, or never had this fingerprint: it was cut again as a whole.
     """
+    remove_view(folder)
     place = folder / FOLDER
-    shutil.rmtree(place, ignore_errors=True)  # Left by a kill.
     view = place / corpus.name
     view.mkdir(parents=True)
+    os.symlink(corpus.resolve(), place / PLACE)
     try:
         _link(corpus.resolve(), wanted, view)
         yield view
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        remove_view(folder)
+
+
+def remove_view(folder: Path) -> None:
+    """Remove the view of a corpus in `folder`, if a killed process has left one there."""
+    remove_tree(folder / FOLDER)
+
+
+def place_of(corpus: Path) -> Path:
+    """Return the path of the corpus that a view shows; of another directory its own."""
+    link = corpus.with_name(PLACE)
+    return Path(os.readlink(link)) if corpus.parent.name == FOLDER and link.is_symlink() else corpus
 
 
 def _link(corpus: Path, read_as: str, view: Path) -> None:
@@ -50,34 +67,48 @@ def _link(corpus: Path, read_as: str, view: Path) -> None:
         raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
     for number in range(wanted.shards):
         shard = shard_name(number)
-        for name in (f"{shard}.tar", f"{shard}.parquet", f"{shard}.rejects.json"):
+        for name in (f"{shard}.tar", f"{shard}.parquet"):
             if name in manifest.files:
-                os.symlink(corpus / name, view / name)
+                _link_file(corpus / name, view / name)
         if wanted != present:
             masks = {key: mask.until(wanted.number) for key, mask in read_masks(corpus, shard).items()}
             write_masks(view, shard, {key: mask for key, mask in masks.items() if mask.since})
         elif masked_file(shard) in manifest.files:
-            shutil.copyfile(corpus / masked_file(shard), view / masked_file(shard))
+            (view / masked_file(shard)).write_bytes(read_stored(corpus / masked_file(shard), "shard"))
     if TARS in manifest.files:  # In an object store. What is appended later does not change this file.
-        shutil.copyfile(corpus / TARS, view / TARS)
+        (view / TARS).write_bytes(read_stored(corpus / TARS, "shard"))
     if wanted == present:
-        shutil.copyfile(corpus / MANIFEST, view / MANIFEST)  # The same bytes: mapped columns are named after it.
+        with suppress(FileNotFoundError):
+            shutil.copyfile(corpus / MANIFEST, view / MANIFEST)
         if read_manifest(view) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
     else:
         write_manifest(view, _as_it_was(manifest, wanted, view))
 
 
+def _link_file(path: Path, target: Path) -> None:
+    """Link a file: by its name if it is itself a link by name, or on another disk."""
+    if not path.is_symlink():
+        with suppress(OSError):
+            os.link(path, target)
+            return
+    os.symlink(path, target)
+
+
 def _as_it_was(manifest: Manifest, generation: Generation, view: Path) -> Manifest:
-    """Return a manifest that lists what the corpus had in an earlier generation, as far as it is known."""
+    """Return a manifest that lists what the corpus had in an earlier generation, as far as it is known. Its fingerprint
+    is the one that the corpus had as an input.
+    """
     shards = [shard_name(number) for number in range(generation.shards)]
     masked = sum(len(masked_keys(view, shard)) for shard in shards)
     own = [name for name in (TARS, *map(masked_file, shards)) if (view / name).exists()]
-    summary = {name: value for name, value in manifest.summary.items() if name not in (GENERATIONS, "masked")}
+    others = {GENERATIONS, "masked", "accepted"}
+    summary = {name: value for name, value in manifest.summary.items() if name not in others}
     summary["clips"] = generation.clips
     if earlier := manifest.summary[GENERATIONS][: generation.number]:
         summary |= {GENERATIONS: earlier, "masked": masked} if masked else {GENERATIONS: earlier}
     names = {path.name for path in view.iterdir()}
     files = {name: entry for name, entry in manifest.files.items() if name in names}
     files |= {name: FileEntry(size=(view / name).stat().st_size, sha256=sha256_of(view / name)) for name in own}
-    return manifest.model_copy(update={"rows": generation.clips, "summary": summary, "files": files})
+    changes = {"fingerprint": generation.read_as, "rows": generation.clips, "summary": summary, "files": files}
+    return manifest.model_copy(update=changes)

@@ -123,8 +123,8 @@ def _frames_of_groups(stored: StoredFrames, first: int, count: int) -> np.ndarra
     except av.FFmpegError as error:
         raise MediaError(f"the stored picture does not decode: {error}") from error
     raise MediaError(
-        f"frames {first} to {first + count - 1} were requested, the stored groups of pictures have {len(frames)} of "
-        "them"
+        f"the stored picture does not decode: frames {first} to {first + count - 1} were requested, its groups of "
+        f"pictures have {len(frames)} of them"
     )
 
 

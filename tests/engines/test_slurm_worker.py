@@ -1,4 +1,4 @@
-"""`deploy/slurm/worker.sbatch` with a real Slurm and a real Prefect server: a worker of Prefect in a job.
+"""`deploy/worker.sh` with a real Slurm and a real Prefect server: a worker of Prefect in a job.
 
 The server is in the cluster's network, as the worker must reach it.
 """
@@ -22,7 +22,7 @@ from xdc_core.graph.stages import all_nodes
 from xdc_core.runs.run import open_run
 
 pytestmark = [pytest.mark.engines, pytest.mark.engines_long, pytest.mark.slow]
-SCRIPT = ROOT / "deploy" / "slurm" / "worker.sbatch"
+SCRIPT = ROOT / "deploy" / "worker.sh"
 LONG = {"clips": 1280, "batch": 16, "checkpoint_every": 2}
 
 

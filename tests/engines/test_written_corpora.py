@@ -236,7 +236,7 @@ def test_without_a_server_it_ends_with_a_line_and_goes_on_later(
             upload(self, name, path)
 
         patch.setattr(Bucket, "upload", once)
-        with pytest.raises(MachineError, match=r"tars/000001\..* does not answer, in 1 s \(.*What is finished is kept"):
+        with pytest.raises(MachineError, match=r"tars/000001\..* does not answer, in 1 s \(.*refused\)\. What"):
             cut(local / "videos", tmp_path / "corpus", url)
     s3.start()
     uploaded = list[str]()

@@ -360,6 +360,8 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         full = copied(state, sweep.out / "full")
         (full / f"rounds/000/labels/.video.{'b' * 12}.partial").mkdir()
         sweep.at_points("clean", full, clean_work, clean_resumed)
+    if only in (None, "grown"):
+        sweep_grown(sweep, state)
     if only in (None, "cases"):
         node = Node("cluster", "audio", 0)
         change(state, cluster={"iterations": 3})
@@ -387,6 +389,21 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         sweep.points("label.video, forced", begun, label, force=True)
 
 
+def sweep_grown(sweep: Sweep, state: Path) -> None:
+    """An append to the corpus of a finished run; then stages of its kept round, which read a view."""
+    from xdc_core.runs.node import SHARD, Node
+    from xdc_core.runs.run import open_run
+
+    grown, fewer = copied(state, sweep.out / "grown"), sweep.out / "fewer.csv"
+    header, _, *rows = (sweep.out / "videos.csv").read_text(encoding="utf-8").splitlines()
+    fewer.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    change(grown, corpus={"append": True, "videos": str(fewer)})
+    kept = copied(sweep.points("shard, appended", grown, SHARD), sweep.out / "kept")
+    for node in (Node("extract", "audio", 0), Node("train", "audio", 0)):
+        shutil.rmtree(open_run(kept).directory(node))
+        kept = copied(sweep.points(f"{node}, kept", kept, node), sweep.out / "kept")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -399,7 +416,9 @@ def main() -> int:
     parser.add_argument("--instants", type=int, default=0, help="so many runs, each killed at random instants")
     parser.add_argument("--xdc-run", type=int, default=0, help="the same with the command xdc run")
     parser.add_argument(
-        "--stage", help="points of this stage only; cases: replaced, restored and forced ones; clean: of xdc clean"
+        "--stage",
+        help="points of this stage only; cases: replaced, restored and forced ones; clean: of xdc clean; grown: of an "
+        "append, and of a round that keeps its clips",
     )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

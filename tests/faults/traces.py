@@ -10,7 +10,7 @@ from shards.store.commit import STALE
 # Folders of a run that tell when things were done, and hold no result.
 UNEQUAL = ("logs", "tracking")
 SEEN = ".sources.json"  # Beside a corpus: a digest of what its sources looked like.
-COLUMNS = re.compile(r"\.[0-9a-f]{12}\.columns/")  # A cache, named after the manifest with the corpus's times.
+COLUMNS = re.compile(r"\.[0-9a-f]{12}\.columns/")  # A cache of the corpus's index.
 TIMES = {"seconds", "cpu_seconds", "started", "finished", "clips_per_s", "at"}
 HIDDEN = re.compile(r"\..+\.(partial|removed|returning|lock|tmp|digits|survey\.jsonl)")
 

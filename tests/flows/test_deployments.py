@@ -1,6 +1,8 @@
-"""A real server, a process worker, all deployments: rounds that are asked for and scheduled, reuse, and failures."""
+"""A real server and the scripts of `deploy/`: rounds on demand and by schedule, reuse, failures, a stopped worker."""
 
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +11,14 @@ from typing import Any
 import pytest
 
 from flows.server.dead_runs import FLOWS
-from tests.flows.prefect_server import ROOT, PrefectServer, prefect_server
+from tests.flows.prefect_server import ROOT, PrefectServer
 from tests.processes import wait_for
-from xdc_core.graph.stages import STAGES
+from tests.runs import MakeRun
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import STAGES, all_nodes
 from xdc_core.runs.run import Run, open_run
+
+LONG = {"clips": 1280, "batch": 16, "checkpoint_every": 1000}  # 80 steps: the only checkpoint is that of a stop.
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +29,48 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[PrefectServer]:
-    """Server and worker, ended afterwards."""
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
-        server.start_worker(folder)
+    """Server and worker, set up and started by the scripts and ended afterwards."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    try:
+        server.start_server()
+        set_up(server, ROOT)
+        start_worker(server, folder)
         yield server
+    finally:
+        server.end()
+
+
+def set_up(prefect: PrefectServer, folder: Path) -> None:
+    """Call `setup.sh` in a folder, as a user would."""
+    done = subprocess.run(
+        ["sh", os.path.relpath(ROOT / "deploy" / "setup.sh", folder)],
+        cwd=folder,
+        env=prefect.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def start_worker(prefect: PrefectServer, folder: Path, before: str = "") -> "subprocess.Popen[bytes]":
+    """Have `worker.sh` start a worker in a folder, from a shell that does something before."""
+    command = ["sh", "-c", f'{before} exec "$0"', ROOT / "deploy" / "worker.sh"]
+    with (prefect.home / "worker.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=folder, env=prefect.environment, stdout=log, stderr=subprocess.STDOUT)
+    prefect.running.append(process)
+    return process
+
+
+@pytest.mark.slow
+def test_setup_a_second_time_and_in_its_own_folder_changes_nothing(prefect: PrefectServer) -> None:
+    def there() -> list[list[str]]:
+        pages = ("/work_pools/filter", "/deployments/filter", "/automations/filter")
+        return [sorted(f"{found['id']} {found['name']}" for found in prefect.ask(page, {})) for page in pages]
+
+    before = there()
+    assert [len(found) for found in before] == [1, len(FLOWS), 1]
+    set_up(prefect, ROOT / "deploy")
+    assert there() == before
 
 
 @pytest.mark.slow
@@ -34,8 +78,6 @@ def test_a_round_runs_from_its_deployment_then_the_next_by_a_schedule_and_the_fi
     prefect: PrefectServer, folder: Path, make_run: Callable[..., Run]
 ) -> None:
     run = make_run()
-    deployed = prefect.call("deploy", "--all")
-    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     names = {deployment["name"] for deployment in prefect.ask("/deployments/filter", {})}
     assert names == {"local"}
     flows = {flow["name"] for flow in prefect.ask("/flows/filter", {})}
@@ -104,7 +146,6 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_tells_how_to_do_
 ) -> None:
     made = make_run()
     run = open_run(made.root.rename(made.root.with_name("it's a run")))
-    assert prefect.call("deploy", "--name", "*.init/local").returncode == 0
     here = ("--pool", "local", "--job-variable", "working_dir=.")
     mine = ("deploy", "flows.orchestration.stages.train", "--name", "mine", *here)
     assert prefect.call(*mine).returncode == 0
@@ -134,3 +175,32 @@ def test_one_stage_alone_runs_from_its_deployment_and_a_failure_tells_how_to_do_
 def failures(prefect: PrefectServer) -> list[dict[str, Any]]:
     """What is published of the failures of `it's a run`."""
     return prefect.ask("/artifacts/filter", {"artifacts": {"key": {"any_": ["xdc-it-s-a-run-failures"]}}})
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_to_end_ends_its_training_with_a_checkpoint_and_the_same_again_goes_on(
+    prefect: PrefectServer, folder: Path, make_run: MakeRun
+) -> None:
+    run, plain = make_run(train=LONG), make_run(train=LONG)
+    worker = prefect.running[-1]
+    interrupted = prefect.submit("xdc-round/local", run=str(run.root), round=0)
+    training = run.root / "rounds" / "000" / "train"
+    wait_for("a training", lambda: any(training.glob(".*.partial/metrics.jsonl")), 400, every=0.1)
+    assert not list(training.glob(".*.partial/checkpoint-*.pt"))
+    os.kill(worker.pid, signal.SIGTERM)  # It alone, as the init process of a container does.
+    worker.wait(60)  # What compose.yaml grants.
+    assert list(training.glob(".*.partial/checkpoint-*.pt"))
+    assert not prefect.processes_of(interrupted)
+    assert prefect.state(interrupted) == "Crashed"
+
+    worker = start_worker(prefect, folder, before="trap '' INT;")  # As from a script that starts it in the background.
+    again = prefect.submit("xdc-round/local", run=str(run.root), round=0)
+    prefect.wait_for_state(again, "Completed")
+    for node in all_nodes(open_run(plain.root).config):
+        if node.round in (None, 0):
+            run_stage(plain, node)
+    for modality in ("video", "audio"):
+        encoder = Path("rounds") / "000" / "train" / modality / "encoder.safetensors"
+        assert (run.root / encoder).read_bytes() == (plain.root / encoder).read_bytes()
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.wait(60)

@@ -110,7 +110,7 @@ class Counting:
         node: Node,
         force: bool = False,
         progress: Progress = silent,
-        corpus_fingerprint: str | None = None,
+        corpus_read_as: str | None = None,
     ) -> Record:
         with self.lock:
             self.in_progress += 1

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.corpus import stage
-from shards.corpus.generation import earlier_generations
+from shards.corpus.generation import as_read, earlier_generations, read_as, since_read
 from shards.corpus.index import read_index, read_stored_index, read_whole_index, shard_names
 from shards.corpus.known import known_sources
 from shards.corpus.reader import ClipReader
@@ -21,6 +21,8 @@ from shards.corpus.seen import corpus_fingerprint_now
 from shards.corpus.stage import shard
 from shards.errors import ConfigError, StageError
 from shards.indexing.check import tar_faults
+from shards.indexing.columns import KEPT, column_faults, columns_of, directories_of_generations
+from shards.indexing.generation_view import corpus_at
 from shards.settings import CorpusSettings
 from shards.sources.look import UNREADABLE
 from shards.sources.surveyed import survey_columns
@@ -29,9 +31,11 @@ from shards.store.files import sha256_of
 from shards.store.manifest import FileEntry, missing_files, read_manifest
 from shards.store.manifest import write_manifest as write_manifest_of
 from shards.store.parquet import read_parquet
+from tests.commits import commit_as_it_is
 from tests.faults.crash import ended, forked
 from tests.shards.conftest import moving
 from tests.shards.media_maker import tone, write_video
+from tests.shards.trouble import obeying_modes
 from tests.sharing import made_once
 
 SETTINGS = CorpusSettings(
@@ -203,6 +207,18 @@ def test_clips_of_a_file_that_cannot_be_read_for_a_moment_stay(
     assert cut(place).fingerprint == first.fingerprint
     assert f"cannot be read now ({lost.path})" in capfd.readouterr().err
     assert read_manifest(place / "corpus") == first
+
+
+def test_a_replaced_video_that_cannot_be_read_for_a_moment_is_cut_when_it_can_be(place: Path) -> None:
+    video(place, "cat/a", shade=200)
+    with obeying_modes():
+        (place / "videos" / "cat" / "a.mp4").chmod(0)
+        assert cut(place).reused
+        (place / "videos" / "cat" / "a.mp4").chmod(0o644)
+    found = corpus_fingerprint_now(place / "corpus", place / "videos", SETTINGS)
+    assert found == (None, "new or changed source cat/a.mp4")
+    assert (cut(place).rows, cut(place).summary["masked"]) == (6, 2)
+    check_whole(place)
 
 
 def test_clips_that_an_earlier_version_damaged_are_cut_again(place: Path) -> None:
@@ -379,6 +395,95 @@ def test_killed_in_each_of_three_appends_it_ends_as_without_kills(place: Path, p
 
 def assert_all(record: Record) -> None:
     assert not record.reused
+
+
+def test_a_view_of_an_earlier_generation_has_its_clips_and_no_others(place: Path) -> None:
+    corpus, rows = place / "corpus", read_whole_index(place / "corpus").to_pylist()
+    first = read_manifest(corpus)
+    assert first is not None
+    video(place, "dog/d")
+    (place / "videos" / "cat" / "b.mp4").unlink()
+    cut(place)
+    second = read_manifest(corpus)
+    assert second is not None
+    video(place, "dog/e")
+    now = {entry["key"] for entry in read_whole_index(corpus).to_pylist()}
+    cut(place)
+    with corpus_at(corpus, read_as(first), place) as view:
+        manifest = read_manifest(view)
+        assert manifest is not None
+        assert (manifest.rows, read_as(manifest), earlier_generations(manifest)) == (6, read_as(first), [])
+        assert missing_files(view, manifest) == []
+        assert read_whole_index(view).to_pylist() == rows
+        with ClipReader(view) as reader:
+            assert all(reader.read(row["shard"], row, "mp4") for row in rows)
+    with corpus_at(corpus, read_as(second), place) as view:
+        manifest = read_manifest(view)
+        assert manifest is not None
+        assert (manifest.rows, read_as(manifest), len(earlier_generations(manifest))) == (6, read_as(second), 1)
+        assert {entry["key"] for entry in read_whole_index(view).to_pylist()} == now
+    with pytest.raises(StageError, match="was replaced by another process"), corpus_at(corpus, "0" * 64, place):
+        pass
+    assert not (place / ".corpus").exists()
+
+
+def test_a_view_on_the_disk_of_the_corpus_stays_as_it_is_whatever_becomes_of_the_corpus(place: Path) -> None:
+    corpus, rows = place / "corpus", read_whole_index(place / "corpus").to_pylist()
+    manifest = read_manifest(corpus)
+    assert manifest is not None
+    with corpus_at(corpus, read_as(manifest), place) as view:
+        corpus.rename(place / "aside")  # As between the renames of a commit.
+        assert read_whole_index(view).to_pylist() == rows
+        with ClipReader(view) as reader:
+            assert all(reader.read(row["shard"], row, "mp4") for row in rows)
+        (place / "aside").rename(corpus)
+        for path in corpus.glob("[0-9]*.parquet"):  # As `xdc index` replaces them.
+            table = pq.read_table(path)
+            path.unlink()
+            pq.write_table(table.drop_columns(["mp4_group_frame"]), path)
+        commit_as_it_is(corpus)
+        assert read_whole_index(view).to_pylist() == rows
+
+
+def test_mapped_columns_of_generations_do_not_take_each_others_place(place: Path) -> None:
+    corpus, places, marks = place / "corpus", list[Path](), list[str]()
+
+    def columns_at(mark: str) -> Path:
+        with corpus_at(corpus, mark, place) as view:
+            found = columns_of(view, place)
+            assert list(column_faults(view, found)) == []
+            return found
+
+    for name in ("dog/d", "dog/e", "cat/f", "cat/g"):
+        manifest = read_manifest(corpus)
+        assert manifest is not None
+        marks.append(read_as(manifest))
+        places.append(columns_of(corpus, place))
+        assert columns_at(marks[-1]) == places[-1]
+        inodes = [(found / "rows.arrow").stat().st_ino for found in places[-KEPT:]]
+        assert [columns_at(mark) for mark in marks[-KEPT:]] == places[-KEPT:]
+        assert [(found / "rows.arrow").stat().st_ino for found in places[-KEPT:]] == inodes, (
+            "they are not written again"
+        )
+        video(place, name)
+        cut(place)
+    there = {columns_of(corpus, place), *places[-KEPT:]}
+    assert {*place.glob(".corpus.*.columns")} == there
+    assert {path for path, _ in directories_of_generations(corpus, place)} == {*places, *there}
+
+
+def test_what_has_become_of_a_corpus_is_seen_by_its_clips(place: Path) -> None:
+    corpus = place / "corpus"
+    first = as_read(corpus)
+    assert since_read(corpus, first) == "same"
+    video(place, "dog/d")
+    cut(place)
+    assert since_read(corpus, first) == "grown"
+    corpus.rename(place / "aside")
+    assert since_read(corpus, first) == "away"
+    (place / "aside").rename(corpus)
+    shard(corpus, place / "videos", SETTINGS, force=True)
+    assert since_read(corpus, first) == "replaced"
 
 
 def test_two_processes_that_append_at_once_make_one_corpus(place: Path, tmp_path: Path) -> None:

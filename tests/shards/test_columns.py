@@ -103,6 +103,19 @@ def test_where_nothing_can_be_written_beside_the_corpus_they_are_elsewhere(
     assert len(open_columns(place).rows) == len(read_whole_index(corpus))
 
 
+@pytest.mark.parametrize("relative", [True, False])
+def test_columns_of_a_corpus_of_links_are_beside_it(corpus: Path, relative: bool) -> None:
+    store = corpus.with_name("store") / "deep"
+    store.mkdir(parents=True)
+    for path in corpus.glob("*.parquet"):
+        path.rename(store / path.name)
+        path.symlink_to(os.path.relpath(store / path.name, corpus) if relative else store / path.name)
+    place = columns_of(corpus, corpus.parent)
+    assert place.parent == corpus.parent
+    assert list(column_faults(corpus, place)) == []
+    assert [path.name for path in store.parent.iterdir()] == ["deep"]
+
+
 def killed_while_writing(corpus: Path, when: str) -> None:
     fault.arm(f"kill:1:{when} rename .columns")
     columns_of(corpus, corpus.parent)

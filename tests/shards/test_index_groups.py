@@ -11,7 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from shards.corpus.index import GROUPS, masked_file, read_index, read_stored_index, shard_names, with_later_columns
+from shards.corpus.index import (
+    GROUPS,
+    Mask,
+    read_index,
+    read_stored_index,
+    shard_names,
+    with_later_columns,
+    write_masks,
+)
 from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, StageError
 from shards.indexing import groups
@@ -20,7 +28,6 @@ from shards.indexing.columns import columns_of, hold_columns, open_columns
 from shards.indexing.groups import index_groups
 from shards.store import commit
 from shards.store.build import Identity, Outcome, build, reusable
-from shards.store.files import write_json
 from shards.store.manifest import list_files, read_manifest, write_manifest
 from shards.store.parquet import write_parquet
 from tests.commits import commit_as_it_is
@@ -150,7 +157,7 @@ def cut_again(out: Path) -> Outcome:
 def test_masked_clips_get_their_groups_too(without_groups: Path) -> None:
     """They lie in the tar, which `xdc verify` compares with the index."""
     key = read_index(without_groups, "000000")["key"][0].as_py()
-    write_json(without_groups / masked_file("000000"), [key])
+    write_masks(without_groups, "000000", {key: Mask((1,), 1.0, "")})
     commit_as_it_is(without_groups)
     index_groups(without_groups)
     stored = read_stored_index(without_groups, "000000")

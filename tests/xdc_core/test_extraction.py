@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from shards.corpus.index import GROUPS, read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.indexing.groups import index_groups
+from shards.media.decode import group_mark
 from shards.progress import silent
 from shards.store.manifest import list_files, read_manifest
 from shards.store.parquet import write_parquet
@@ -324,10 +326,17 @@ def overwrite(corpus: Path, shard: str, row: int, member: str) -> str:
     with (corpus / f"{shard}.tar").open("r+b") as file:
         file.seek(index[f"{member}_offset"])
         file.write(bytes(index[f"{member}_size"]))
-    digests = rows[f"{member}_sha256"].to_pylist()
-    digests[row] = hashlib.sha256(bytes(index[f"{member}_size"])).hexdigest()
-    place = rows.column_names.index(f"{member}_sha256")
-    write_parquet(corpus / f"{shard}.parquet", rows.set_column(place, f"{member}_sha256", pa.array(digests)))
+    digests: dict[str, object] = {f"{member}_sha256": hashlib.sha256(bytes(index[f"{member}_size"])).hexdigest()}
+    if member == "mp4":
+        digests["mp4_group_sha256"] = [
+            hashlib.sha256(group_mark(index["mp4_header"], frame) + bytes(end - begin)).digest()
+            for frame, (begin, end) in zip(index["mp4_group_frame"], pairwise(index["mp4_group_offset"]), strict=True)
+        ]
+    for name, digest in digests.items():
+        column = rows[name].to_pylist()
+        column[row] = digest
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(column, rows[name].type))
+    write_parquet(corpus / f"{shard}.parquet", rows)
     commit_as_it_is(corpus)
     key: str = index["key"]
     return key

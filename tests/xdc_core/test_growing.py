@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.inspecting.status import print_status, read_status
+from shards.corpus.generation import read_as
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.store.manifest import read_manifest
 from shards.store.parquet import read_parquet
@@ -22,7 +23,7 @@ from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
 from xdc_core.graph.state import node_state
-from xdc_core.inspection.verification import Finding, verify_run
+from xdc_core.inspection.verification import verify_run
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
@@ -39,11 +40,6 @@ def list_videos(place: Path, digits: Path, first: int, last: int) -> None:
 def work_off(run: Run) -> dict[Node, bool]:
     """Run all nodes. Returns which were reused."""
     return {node: run_stage(run, node).reused for node in all_nodes(run.config)}
-
-
-def found(run: Run) -> list[Finding]:
-    """What `xdc verify` finds, but the mapped columns of an earlier corpus: who needs columns next removes them."""
-    return [finding for finding in verify_run(run) if not finding.path.endswith(".columns")]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +73,7 @@ def test_a_finished_round_stays_and_the_last_one_takes_the_new_clips(after: tupl
     fingerprints = Fingerprints(run)
     assert {node_state(run, node, fingerprints) for node in all_nodes(run.config)} == {("fresh", "")}
     assert {node.round for node in fingerprints.kept} == {None, 0}
-    assert found(run) == []
+    assert verify_run(run) == []
     assert all(work_off(run).values())
 
 
@@ -139,7 +135,7 @@ def test_more_rounds_go_on_with_all_clips(after: tuple[Path, dict[Node, bool]], 
     assert not reused[Node("train", "audio", 1)]
     assert not reused[Node("extract", "audio", 2)]
     assert read_report(run.directory(Node("report", None, 2))).clips_by_round == [40, 40, 40]
-    assert found(run) == []
+    assert verify_run(run) == []
 
 
 def content(directory: Path) -> dict[str, str]:
@@ -190,12 +186,12 @@ def test_what_is_lost_of_a_finished_round_is_made_again_of_the_clips_that_it_had
     assert differing(run, features, force=True) == set()
     assert differing(run, Node("train", "audio", 0), force=True) == set()
     assert "features/audio" in " ".join(entry.path for entry in clean(run).removed)
-    assert {finding.kind for finding in found(run)} == {"set aside"}  # What the test has damaged.
+    assert {finding.kind for finding in verify_run(run)} == {"set aside"}  # What the test has damaged.
     assert differing(run, features) == set()
     fingerprints = Fingerprints(run)
     states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
     assert {node for node, state in states.items() if state not in ("fresh", "cleaned")} == set()
-    assert {finding.kind for finding in found(run)} == {"set aside"}  # What the test has damaged.
+    assert {finding.kind for finding in verify_run(run)} == {"set aside"}  # What the test has damaged.
     assert list(run.root.rglob(".corpus*")) == []
 
 
@@ -217,7 +213,7 @@ def test_another_report_or_evaluation_leaves_a_finished_round_as_it_is(
         assert node_state(run, node, fingerprints) == ("fresh", "")
         assert node in fingerprints.kept
     assert read_report(run.directory(Node("report", None, 0))).corpus["clips"] == 40
-    assert [finding.kind for finding in found(run)] == ["unfinished"]  # The report of round 1.
+    assert [finding.kind for finding in verify_run(run)] == ["unfinished"]  # The report of round 1.
     # It stays when the corpus grows once more.
     list_videos(place, digits, 1, 42)
     run_stage(run, SHARD)
@@ -242,7 +238,7 @@ def test_a_training_goes_on_while_clips_are_appended(before: Path, digits: Path,
     assert not run_stage(run, trainings[0], progress=append).reused
     assert read_manifest(run.corpus) != corpus
     # The other encoder of the round is trained on the same clips, although it is given the fingerprint of before.
-    assert not run_stage(run, trainings[1], corpus_fingerprint=corpus.fingerprint).reused
+    assert not run_stage(run, trainings[1], corpus_read_as=read_as(corpus)).reused
     fingerprints = Fingerprints(run)
     states = {node: node_state(run, node, fingerprints)[0] for node in all_nodes(run.config)}
     assert {node.round for node, state in states.items() if state == "fresh"} == {None, 0}

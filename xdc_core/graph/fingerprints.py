@@ -25,19 +25,24 @@ class Fingerprints:
     Where a corpus was appended to, work that is finished is kept. An encoder of `init` that is there, and a round in
     which a training was begun and that is not the last one, belong to the generation of the corpus of which the
     encoder was made. All nodes of the round do, evaluations and the report, too: they are fresh if they were made of
-    this generation, and are made of it if they are not. Everything else reads the present one. kept: the generation of
-    a node, if it is not the present one.
+    this generation, and are made of it if they are not. Everything else reads the present one; in a flow run, the one
+    with which it began. kept: the generation of a node, if it is not the present one.
     """
 
     def __init__(self, run: Run, corpus: str | None = None, compare: bool = True) -> None:
-        """`corpus` is the corpus's fingerprint, if it is known; otherwise the sources are listed.
+        """`corpus` is the corpus's fingerprint as an input of other stages (`read_as`), if it is known; otherwise the
+        sources are listed. If clips were appended since it had this fingerprint, what is not finished belongs to that
+        generation, too.
 
         Without `compare`, sources that do not look as they were last seen are not compared one by one with what is
         known of them, which the stage does, too: the fingerprint is then not known.
         """
         self.run = run
         self._compare = compare
-        self._known: dict[Node, str | None] = {SHARD: corpus} if corpus and not self._has_grown(corpus) else {}
+        self._known: dict[Node, str | None] = {}
+        self._begun: Generation | None = None
+        if corpus:
+            self._known[SHARD], self._begun = self._begun_with(corpus)
         self._rounds = 0  # The number of known rounds, from the first on.
         self.reasons: dict[Node, str] = {}
         self._read_outside: dict[tuple[str, str | None], dict[str, str]] = {}
@@ -46,17 +51,27 @@ class Fingerprints:
         self._decided: dict[Node | int, Generation | None] = {}
         self.kept: dict[Node, Generation] = {}
 
-    def _has_grown(self, corpus: str) -> bool:
-        """Return whether clips were appended to the corpus since it had this fingerprint."""
-        manifest = read_manifest(self.run.corpus) if self.run.config.corpus.append else None
-        return manifest is not None and manifest.fingerprint != corpus
+    def _begun_with(self, corpus: str) -> tuple[str, Generation | None]:
+        """Return the present fingerprint of the corpus that had this one as an input, and its generation then, if
+        clips were appended since. If another corpus is there, or none, no corpus has the fingerprint.
+        """
+        manifest = read_manifest(self.run.corpus)
+        if manifest is None or read_as(manifest) == corpus:
+            return (manifest.fingerprint if manifest else corpus), None
+        begun = next((each for each in earlier_generations(manifest) if each.read_as == corpus), None)
+        return (manifest.fingerprint if begun else corpus), begun
 
     def after_stop(self, run: Run) -> "Fingerprints":
         """Return those of the same run after its stopping rule has ended it; the sources are not listed again.
 
         `run`: as `as_stopped` returned it; these fingerprints themselves if no rule has ended it.
         """
-        return self if run is self.run else Fingerprints(run, self.of(SHARD), self._compare)
+        if run is self.run:
+            return self
+        after = Fingerprints(run, compare=self._compare)
+        if (own := self.of(SHARD)) is not None:
+            after._known[SHARD], after._begun = own, self._begun
+        return after
 
     def of(self, node: Node) -> str | None:
         """Return the fingerprint; None if it is not known because the corpus must be built first."""
@@ -85,7 +100,8 @@ class Fingerprints:
 
     def _decide(self, group: Node | int) -> Generation | None:
         """Return the generation of which the encoders of a round, or one of `init`, were made: the present one (None),
-        or an earlier one. The present one also if there are no encoders, or if they have other settings now.
+        or an earlier one. If there are no encoders, or if they have other settings now, it is the present one, or that
+        with which a flow run began.
         """
         if isinstance(group, Node):
             nodes = encoders = [group]
@@ -93,7 +109,7 @@ class Fingerprints:
             nodes = round_nodes(self.run.config, group)
             encoders = [node for node in nodes if node.stage == TRAIN.name]
         else:
-            return None
+            return self._begun
         for generation in [None, *reversed(self._earlier())]:
             self._know(nodes, generation)  # Its inputs among them come before each.
             if any(self._is_made(node) for node in encoders):
@@ -101,7 +117,7 @@ class Fingerprints:
             for node in nodes:
                 self.kept.pop(node, None)
                 self._known.pop(node)
-        return None
+        return self._begun
 
     def _know(self, nodes: list[Node], generation: Generation | None) -> None:
         """Derive the fingerprints of nodes that read a generation of the corpus."""

@@ -8,12 +8,13 @@ run_stage(open_run("runs/first"), Node("extract", "video", 0))
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shards.command import command
-from shards.corpus.generation import content_of, has_grown_from
+from shards.corpus.generation import Change, as_read, since_read
 from shards.corpus.stage import forget_notes
 from shards.errors import ConfigError, StageError
-from shards.indexing.generation_view import corpus_at
+from shards.indexing.generation_view import corpus_at, remove_view
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, machine_trouble_explained, reusable
 from shards.store.commit import clear_left_overs, discard
@@ -92,14 +93,14 @@ def run_stage(
     node: Node,
     force: bool = False,
     progress: Progress = silent,
-    corpus_fingerprint: str | None = None,
+    corpus_read_as: str | None = None,
     executor: Executor = IN_PROCESS,
 ) -> Record:
     """Make a node's directory correspond to the configuration: reuse it, continue it, or build it.
 
-    `force` rebuilds it. `corpus_fingerprint` is that of the corpus, if it is known already: the sources are then not
-    listed again. `executor` does the units of the stage, if it has some. Return the record; `record.reused` says
-    whether the directory was reused.
+    `force` rebuilds it. `corpus_read_as` is the fingerprint that the corpus had as an input when the caller began, if
+    it is known: see `Fingerprints`. `executor` does the units of the stage, if it has some. Return the record;
+    `record.reused` says whether the directory was reused.
 
     Raises:
         StageError: an input is missing or stale (the text has the command that builds it), or the work fails.
@@ -107,18 +108,18 @@ def run_stage(
         Busy: another process is building it.
     """
     with machine_trouble_explained(str(node), run.directory(node)):
-        return _run_stage(run, node, force, progress, corpus_fingerprint, executor)
+        return _run_stage(run, node, force, progress, corpus_read_as, executor)
 
 
 def _run_stage(
-    run: Run, node: Node, force: bool, progress: Progress, corpus_fingerprint: str | None, executor: Executor
+    run: Run, node: Node, force: bool, progress: Progress, corpus_read_as: str | None, executor: Executor
 ) -> Record:
     stage = stage_of(node)
     if is_corpus(node) and (lost := lost_corpus(run, node)):
         raise ConfigError(lost)
     if stage.build is not None:
         return stage.build(run, node, progress, force, executor)
-    fingerprints = Fingerprints(run, corpus_fingerprint)
+    fingerprints = Fingerprints(run, corpus_read_as)
     for source in inputs(run.config, node):
         if reuse(run, source, fingerprints) is None:
             if is_corpus(source) and (lost := lost_corpus(run, source)):
@@ -142,12 +143,17 @@ def _run_stage(
     )
 
     def work(out: Path) -> Outcome:
-        read, before = {source: _content(run, source) for source in inputs(run.config, node)}, read_manifest(run.corpus)
+        read = {source: _content(run, source) for source in inputs(run.config, node)}
         with _corpus_of(run, identity.inputs.get(SHARD.name), node in fingerprints.kept, out) as corpus:
             outcome = stage.work(task_of(stage, run, node, out, progress, outside, executor, force, corpus))
         for source, content in read.items():
-            grown = source == SHARD and corpus is not None and has_grown_from(read_manifest(run.corpus), before)
-            if _content(run, source) != content and not grown:
+            change = _change(run, source, content)
+            if change == "away":  # What it was is in this directory's fingerprint. It may come back.
+                raise StageError(
+                    f"{source} was not at its place ({run.directory(source)}) when {node} had been made of it: it is "
+                    "being replaced, or that was interrupted. Nothing is lost: run this again."
+                )
+            if change == "replaced" or (change == "grown" and corpus is None):
                 discard(out)  # It was made from two different versions.
                 raise StageError(f"{source} was replaced while {node} read it. Nothing is lost: run this again.")
         for name, digest in stage.outside(run, node).items():
@@ -159,13 +165,18 @@ def _run_stage(
     return build(run.directory(node), identity, work, force)
 
 
-def _content(run: Run, node: Node) -> object:
+def _content(run: Run, node: Node) -> Any:
     """Return what differs if the directory of an input was replaced by another one. `xdc index` may add columns to that
     of a corpus meanwhile.
     """
-    directory = run.directory(node)
-    manifest = read_manifest(directory)
-    return content_of(directory, manifest) if manifest is not None and is_corpus(node) else manifest
+    return as_read(run.directory(node)) if is_corpus(node) else read_manifest(run.directory(node))
+
+
+def _change(run: Run, node: Node, content: Any) -> Change:
+    """Return what has become of an input since it had this content."""
+    if is_corpus(node):
+        return since_read(run.directory(node), content)
+    return "same" if _content(run, node) == content else "replaced"
 
 
 @contextmanager
@@ -179,6 +190,7 @@ def _corpus_of(run: Run, read_as: str | None, kept: bool, out: Path) -> Iterator
         with corpus_at(run.corpus, read_as, out) as view:
             yield view
     else:
+        remove_view(out)  # `append` may have been switched off since a stage was killed that had one.
         yield None
 
 

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from shards.command import command
 from shards.corpus.recut import damaged_sources
 from shards.corpus.seen import SEEN
 from shards.errors import MachineError, StageError
-from shards.indexing.columns import SUFFIX, column_directories, column_faults
+from shards.indexing.columns import SUFFIX, column_faults, directories_of_generations, is_held
+from shards.indexing.generation_view import corpus_at
 from shards.objects.bucket import Bucket
 from shards.objects.generation import unused_tars
 from shards.objects.tars import tars_elsewhere
@@ -20,7 +22,7 @@ from shards.settings import is_url
 from shards.store.build import reusable
 from shards.store.commit import STALE, partial_directories
 from shards.store.lock import in_progress, lock_of, read_holder, this_machine
-from shards.store.manifest import MANIFEST, read_manifest
+from shards.store.manifest import read_manifest
 from xdc_core.cleaning.features import large_files
 from xdc_core.documents.cleaned import read_cleaned
 from xdc_core.graph.fingerprints import Fingerprints
@@ -215,9 +217,11 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
             yield Finding("unfinished", str(path), "the next call continues it", again)
         elif path.resolve() in columns:
             with suppress(StageError):  # Of the index, whose faults are reported with the corpus.
-                for what in column_faults(columns[path.resolve()], path):
+                for what in _column_faults(path, *columns[path.resolve()]):
                     yield Finding("damaged", str(path), what, command("rm", "-r", path))
         elif path.name.endswith(SUFFIX):
+            if is_held(path):
+                continue  # The next one beside it removes it when no process reads it any more.
             what = "a copy of the index of an earlier corpus, which nothing reads; the next one beside it removes it"
             yield Finding("left over", str(path), what, command("rm", "-r", path))
         elif path.name.endswith(".partial"):
@@ -227,13 +231,20 @@ def _left_over(run: Run, nodes: list[Node], fingerprints: Fingerprints) -> Itera
             yield Finding("left over", str(path), "left by a process that was killed", command("rm", "-r", path))
 
 
-def _columns(run: Run, corpora: list[Node]) -> dict[Path, Path]:
-    """Return the directories of the mapped columns of committed corpora, each with its corpus."""
+def _column_faults(directory: Path, corpus: Path, generation: str) -> list[str]:
+    """Return what differs between mapped columns and the index of a generation of a corpus, one sentence per fault."""
+    with TemporaryDirectory() as folder, corpus_at(corpus, generation, Path(folder)) as view:
+        return list(column_faults(view, directory))
+
+
+def _columns(run: Run, corpora: list[Node]) -> dict[Path, tuple[Path, str]]:
+    """Return the directories of the mapped columns of committed corpora, each with its corpus and the fingerprint of
+    its generation as an input.
+    """
     return {
-        place.resolve(): corpus
+        place.resolve(): (corpus, generation)
         for corpus in map(run.directory, corpora)
-        if (corpus / MANIFEST).exists()
-        for place in column_directories(corpus, run.root)
+        for place, generation in directories_of_generations(corpus, run.root)
     }
 
 
