@@ -1,19 +1,26 @@
 """Runs on a bucket: a stage whose server is killed and comes back, and rounds that stay while the corpus grows."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from flows.runners.forked import TORCH, Children
+from shards.corpus.cut import CLIPS
+from shards.corpus.generation import as_read
 from shards.objects.bucket import Bucket
-from shards.objects.generation import read_current
+from shards.objects.generation import read_current, unused_tars
 from shards.store.manifest import read_manifest
 from tests.engines.seaweed import BUCKET, Seaweed, copy_there
 from tests.engines.test_object_stores import sums
+from tests.executors.test_local_stages import stopped_workers
 from tests.places import ROOT
 from tests.runs import MakeRun
 from xdc_core.graph.fingerprints import Fingerprints
@@ -86,3 +93,26 @@ def test_a_round_that_stays_reads_the_generation_that_it_had_when_the_corpus_in_
     assert old is not None
     assert (manifest.rows, manifest.fingerprint, manifest.files) == (old.rows, old.fingerprint, old.files)
     assert not [finding for finding in verify_run(run) if finding.kind in ("damaged", "unchecked")]
+
+
+@pytest.mark.parametrize("point", ["before upload *.tar", "after upload *.tar", "after receipt 00000*"])
+def test_one_of_two_workers_that_is_killed_while_it_cuts_into_a_bucket_changes_no_byte(
+    s3: Seaweed, digits: Path, copy_run: MakeRun, worked_run: Run, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    url = f"s3://{BUCKET}/workers-{point.split(maxsplit=2)[0]}-{point.split(maxsplit=2)[1]}"
+    run = copy_run(corpus={"path": url, "videos": str(digits), "workers": 1}, executor_settings={"workers": 2})
+    monkeypatch.setenv("XDC_FAULT", f"stop:1:{point}")
+    children, killed = Children(), list[int]()
+    server = children.server(TORCH).process_id
+    with contextlib.closing(children), ThreadPoolExecutor(1) as thread:
+        cutting = thread.submit(children.run_stage, run, SHARD)
+        while not cutting.done():  # Every worker stops there: those of the survey, and those that come later, go on.
+            for worker in stopped_workers(server):
+                cuts = any(run.corpus.parent.glob(f".{run.corpus.name}.*.partial/{CLIPS}"))
+                os.kill(worker, signal.SIGKILL if cuts and not killed else signal.SIGCONT)
+                killed += [worker] if cuts else []
+            time.sleep(0.05)
+        cutting.result()
+    assert killed
+    assert as_read(run.corpus) == as_read(worked_run.corpus)
+    assert unused_tars(Bucket(url)) == []

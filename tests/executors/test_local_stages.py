@@ -76,14 +76,15 @@ def two(make_run: MakeRun) -> Run:
     return run
 
 
-def stopped_worker(server: int) -> tuple[int, ...]:
-    """The processes of a stage, of its forker, and of its worker that has stopped; () if there is none."""
-    for stage in children_of(server):
-        for forker in children_of(stage):
-            for worker in children_of(forker):
-                if state_of(worker) == "T":
-                    return stage, forker, worker
-    return ()
+def stopped_workers(server: int) -> dict[int, tuple[int, int]]:
+    """The workers that have stopped, with the processes of their stage and of its forker."""
+    return {
+        worker: (stage, forker)
+        for stage in children_of(server)
+        for forker in children_of(stage)
+        for worker in children_of(forker)
+        if state_of(worker) == "T"
+    }
 
 
 def test_two_workers_of_a_stage_give_the_bytes_of_one_process(
@@ -154,8 +155,8 @@ def test_after_kill_9_in_the_middle_the_bytes_are_those_of_one_process(
     stage = threading.Thread(target=extract)
     stage.start()
     server = children.server(TORCH).process_id
-    wait_for("a stopped worker", lambda: stopped_worker(server))
-    process, forker, worker = stopped_worker(server)
+    wait_for("a stopped worker", lambda: stopped_workers(server))
+    ((worker, (process, forker)),) = stopped_workers(server).items()
     family = {process, forker, *children_of(forker)}
     os.kill({"stage": process, "worker": worker, "forker": forker}[victim], signal.SIGKILL)
     stage.join()
