@@ -7,6 +7,9 @@ from typing import Any
 from xdc_core.config.load import FILE_NAME
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
+from xdc_core.graph.run_stage import run_stage
+from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
 SECTIONS = ("corpus", "video", "audio", "extract", "cluster", "train", "runs_on")
@@ -38,3 +41,12 @@ def write_run(root: Path, config: Config) -> Run:
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE_NAME).write_text(commented_yaml(config), encoding="utf-8")
     return open_run(root)
+
+
+def encoders_of_round_0(run: Run) -> dict[str, bytes]:
+    """The encoders that a run has learnt in round 0, by modality. What lacks of it is done in this process."""
+    for node in all_nodes(run.config):
+        if node.round in (None, 0):
+            run_stage(run, node)
+    trained = {name: run.directory(Node("train", name, 0)) for name in run.config.modalities}
+    return {name: (directory / "encoder.safetensors").read_bytes() for name, directory in trained.items()}

@@ -12,10 +12,9 @@ import pytest
 
 from flows.server.dead_runs import FLOWS
 from tests.flows.prefect_server import ROOT, PrefectServer
-from tests.processes import wait_for
-from tests.runs import MakeRun
-from xdc_core.graph.run_stage import run_stage
-from xdc_core.graph.stages import STAGES, all_nodes
+from tests.processes import PATIENCE_S, wait_for
+from tests.runs import MakeRun, encoders_of_round_0
+from xdc_core.graph.stages import STAGES
 from xdc_core.runs.run import Run, open_run
 
 LONG = {"clips": 1280, "batch": 16, "checkpoint_every": 1000}  # 80 steps: the only checkpoint is that of a stop.
@@ -188,7 +187,7 @@ def test_a_worker_that_is_to_end_ends_its_training_with_a_checkpoint_and_the_sam
     wait_for("a training", lambda: any(training.glob(".*.partial/metrics.jsonl")), 400, every=0.1)
     assert not list(training.glob(".*.partial/checkpoint-*.pt"))
     os.kill(worker.pid, signal.SIGTERM)  # It alone, as the init process of a container does.
-    worker.wait(60)  # What compose.yaml grants.
+    worker.wait(PATIENCE_S)
     assert list(training.glob(".*.partial/checkpoint-*.pt"))
     assert not prefect.processes_of(interrupted)
     assert prefect.state(interrupted) == "Crashed"
@@ -196,11 +195,6 @@ def test_a_worker_that_is_to_end_ends_its_training_with_a_checkpoint_and_the_sam
     worker = start_worker(prefect, folder, before="trap '' INT;")  # As from a script that starts it in the background.
     again = prefect.submit("xdc-round/local", run=str(run.root), round=0)
     prefect.wait_for_state(again, "Completed")
-    for node in all_nodes(open_run(plain.root).config):
-        if node.round in (None, 0):
-            run_stage(plain, node)
-    for modality in ("video", "audio"):
-        encoder = Path("rounds") / "000" / "train" / modality / "encoder.safetensors"
-        assert (run.root / encoder).read_bytes() == (plain.root / encoder).read_bytes()
+    assert encoders_of_round_0(run) == encoders_of_round_0(plain)
     os.kill(worker.pid, signal.SIGTERM)
-    worker.wait(60)
+    worker.wait(PATIENCE_S)
