@@ -109,12 +109,18 @@ def main() -> None:
         groups = [
             Request(name, row, "mp4", (first, first + FRAMES)) for (name, row), first in zip(drawn, starts, strict=True)
         ]
+        one_group = [
+            Request(name, row, "mp4", (start - start % FRAMES, start - start % FRAMES + FRAMES))
+            for (name, row), start in zip(drawn, starts, strict=True)
+        ]
         clips = ClipReader(corpus)
         ways = {
             "whole, one by one": lambda: read(clips, batches(whole, 1)),
             "groups of pictures, one by one": lambda: read(clips, batches(groups, 1)),
             f"whole, {BATCH} at once": lambda: read(clips, batches(whole, BATCH)),
             f"groups of pictures, {BATCH} at once": lambda: read(clips, batches(groups, BATCH)),
+            "one group each, one by one": lambda: read(clips, batches(one_group, 1)),
+            f"one group each, {BATCH} at once": lambda: read(clips, batches(one_group, BATCH)),
         }
         contests.append(contest("clips of 377 KB", "views", len(drawn), ways, given.turns))
         show(contests[1], "whole, one by one")

@@ -37,7 +37,7 @@ GROUPS = pa.schema(
         ("mp4_header", pa.binary()),
         ("mp4_group_frame", pa.list_(pa.int32())),
         ("mp4_group_offset", pa.list_(pa.int64())),
-        ("mp4_group_sha256", pa.list_(pa.binary(32))),
+        ("mp4_group_sha256", pa.list_(pa.binary())),
     ]
 )
 LATER = (*MEASURES, *GROUPS)  # The columns that corpora of earlier versions may lack.

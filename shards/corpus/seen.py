@@ -43,7 +43,7 @@ from shards.store.manifest import canonical, fingerprint, read_manifest
 
 SEEN = ".sources.json"
 CHANGED = "sources have changed since they were last compared"
-BATCH = 1024  # Sources that are looked up at once.
+BATCH = 256  # Sources that are looked up at once.
 MOST_UNREADABLE = 1000  # Files that are noted as unreadable. With more of them no digest is stored.
 
 

@@ -98,7 +98,7 @@ def index_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     values = {
         pa.string(): lambda name, n: f"{name}{n}",
         pa.binary(): lambda _, n: bytes(n),
-        pa.list_(pa.binary(32)): lambda _, n: [bytes([n] * 32)],
+        pa.list_(pa.binary()): lambda _, n: [bytes([n] * 32)],
         **{pa.list_(numbers): lambda _, n: [n] for numbers in (pa.float32(), pa.int32(), pa.int64())},
     }
     rows = [{field.name: values.get(field.type, lambda _, n: n)(field.name, n) for field in schema} for n in range(30)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from shards.corpus.index import index_schema, shard_name
+from shards.corpus.index import GROUPS, index_schema, shard_name
 from shards.store.node import Node
 from shards.store.parquet import write_parquet
 from shards.store.stage import Task
@@ -35,6 +35,7 @@ def write_rows(root: Path, clips: int, per_shard: int, k: int) -> None:
             **{f"{name}_sha256": column for name, column in digests.items()},
             "sha256": digests["mp4"],
             "boundaries_s": pa.nulls(size, pa.list_(pa.float32())),
+            **{field.name: pa.nulls(size, field.type) for field in GROUPS},
         }
         schema = index_schema(())
         ones = pa.array(np.ones(size, np.int64))
