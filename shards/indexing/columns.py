@@ -74,8 +74,8 @@ def columns_of(corpus: Path, elsewhere: Path) -> Path:
     """Return the directory with the columns of a committed corpus, for `open_columns`; write it if it is not there.
 
     It is beside the corpus, or in `elsewhere` if nothing can be written beside the corpus. Memory does not grow with
-    the corpus. If another process is writing it, wait. Older columns of the corpus are
-    removed when no process has them open.
+    the corpus. If another process is writing it, wait. Older columns of the corpus are removed when no process has them
+    open.
 
     Raises:
         StageError: an index is missing or damaged, or its columns are not those of an index.
