@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -112,9 +112,12 @@ class Bucket:
 
     def read(self, name: str, size: int | None = None) -> bytes:
         """Return all bytes of an object, read part by part. size: how many they are, if that is known."""
-        size = self.look(name).size if size is None else size
-        parts = (self.ranges(name, [start], [min(PART, size - start)])[0] for start in range(0, size, PART))
-        return b"".join(parts)
+        return b"".join(self.parts(name, self.look(name).size if size is None else size))
+
+    def parts(self, name: str, size: int) -> Iterator[bytes]:
+        """Yield the bytes of an object of `size` bytes, at most PART at a time."""
+        for start in range(0, size, PART):
+            yield self.ranges(name, [start], [min(PART, size - start)])[0]
 
     def look(self, name: str) -> Stored:
         """Return an object's size and ETag."""
@@ -152,8 +155,7 @@ class Bucket:
     def download(self, name: str, path: Path, size: int) -> None:
         """Write an object of `size` bytes to a file, part by part."""
         with path.open("wb") as file:
-            for start in range(0, size, PART):
-                file.write(self.ranges(name, [start], [min(PART, size - start)])[0])
+            file.writelines(self.parts(name, size))
 
     def find(self, name: str) -> Stored | None:
         """Return an object's size and ETag; None if it does not exist."""
@@ -204,8 +206,8 @@ class Bucket:
     def sha256(self, name: str, size: int) -> str:
         """Return the sha256 of an object of `size` bytes, which is read part by part."""
         digest = hashlib.sha256()
-        for start in range(0, size, PART):
-            digest.update(self.ranges(name, [start], [min(PART, size - start)])[0])
+        for data in self.parts(name, size):
+            digest.update(data)
         return digest.hexdigest()
 
     def _done(self, name: str, work: Callable[[], T]) -> T:

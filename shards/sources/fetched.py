@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from shards.errors import MachineError, SourceError, StageError
 from shards.media.sandbox import Fetch
 from shards.media.source_file import stat_of
-from shards.objects.bucket import PART, SCHEME, Bucket, opened
+from shards.objects.bucket import SCHEME, Bucket, opened
 from shards.settings import is_url
 
 THREADS = 16
@@ -115,8 +115,7 @@ def _download(url: str, path: Path) -> Content:
         digest = hashlib.sha256()
         try:
             with path.open("wb") as file:
-                for start in range(0, before.size, PART):
-                    data = bucket.ranges(key, [start], [min(PART, before.size - start)])[0]
+                for data in bucket.parts(key, before.size):
                     digest.update(data)
                     file.write(data)
             if bucket.find(key) == before:

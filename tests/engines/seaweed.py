@@ -103,6 +103,23 @@ class Seaweed:
         self.process.wait()
 
 
+def kill_under(server: Seaweed, job: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
+    """Kill the server as soon as a process has stopped, let that go on without it for so long, and start it again.
+
+    The process waits for it, and ends well. log: its output.
+    """
+    assert os.WIFSTOPPED(os.waitpid(job.pid, os.WUNTRACED)[1]), log.read_text()
+    server.kill()
+    job.send_signal(signal.SIGCONT)
+    try:
+        job.wait(seconds)
+    except subprocess.TimeoutExpired:
+        server.start()
+        assert job.wait() == 0, log.read_text()
+    else:
+        raise AssertionError(f"it did not wait for the server: {log.read_text()}")
+
+
 @contextmanager
 def seaweed(folder: Path) -> Iterator[Seaweed]:
     """A server for a `with` block."""

@@ -18,7 +18,7 @@ from shards.corpus.generation import as_read
 from shards.objects.bucket import Bucket
 from shards.objects.generation import read_current, unused_tars
 from shards.store.manifest import read_manifest
-from tests.engines.seaweed import BUCKET, Seaweed, copy_there
+from tests.engines.seaweed import BUCKET, Seaweed, copy_there, kill_under
 from tests.engines.test_object_stores import sums
 from tests.executors.test_local_stages import stopped_workers
 from tests.places import ROOT
@@ -57,13 +57,7 @@ def test_a_stage_under_which_the_server_is_killed_and_started_again_ends_with_th
     with log.open("ab") as file:
         environment = {**os.environ, "XDC_FAULT": f"stop:1:{point}"}
         job = subprocess.Popen(words, stdout=file, stderr=file, cwd=ROOT, env=environment)
-    assert os.WIFSTOPPED(os.waitpid(job.pid, os.WUNTRACED)[1]), log.read_text()
-    s3.kill()
-    job.send_signal(signal.SIGCONT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        job.wait(5)
-    s3.start()
-    assert job.wait() == 0, log.read_text()
+    kill_under(s3, job, log, 5)
     assert sums(run) == sums(worked_run)
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import threading
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from shards.objects.tars import TARS, tars_elsewhere
 from shards.progress import silent
 from shards.store.manifest import MANIFEST, read_manifest
 from tests.engines.bucket_job import cut, started
-from tests.engines.seaweed import BUCKET, Seaweed, client, put
+from tests.engines.seaweed import BUCKET, Seaweed, client, kill_under, put
 from tests.shards.test_append import NAMES, SETTINGS, video
 from tests.sharing import made_once
 
@@ -208,15 +207,7 @@ def test_a_server_that_is_killed_in_the_middle_and_started_again_is_waited_for(
 ) -> None:
     url, log = url_of("gone"), tmp_path / "log"
     job = started(local / "videos", tmp_path / "corpus", url, log, "stop:1:before upload 000001.tar")
-    import os
-
-    assert os.WIFSTOPPED(os.waitpid(job.pid, os.WUNTRACED)[1])
-    s3.kill()
-    job.send_signal(signal.SIGCONT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        job.wait(3)
-    s3.start()
-    assert job.wait() == 0, log.read_text()
+    kill_under(s3, job, log, 3)
     check_there(url, tmp_path / "corpus", local / "corpus")
 
 
