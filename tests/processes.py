@@ -1,9 +1,11 @@
 """Watching the processes that a test started."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # Seconds after which a test gives up that waits for something. They pass on no machine but one that is very busy.
 PATIENCE_S = 300.0
@@ -40,9 +42,21 @@ def children_of(pid: int) -> list[int]:
     return [child for child in children if alive(child)]
 
 
-def wait_for(what: str, happened: Callable[[], object], seconds: float = PATIENCE_S, every: float = 0.01) -> None:
-    """Return as soon as `happened()`, which is asked `every` so many seconds; fail after `seconds`."""
+def wait_for(
+    what: str,
+    happened: Callable[[], object],
+    seconds: float = PATIENCE_S,
+    every: float = 0.01,
+    of: "subprocess.Popen[Any] | None" = None,
+) -> None:
+    """Return as soon as `happened()`, which is asked `every` so many seconds; fail after `seconds`.
+
+    of: the process that makes it happen. If it has ended before, fail at once, with what it printed.
+    """
     deadline = time.monotonic() + seconds
     while not happened():
+        if of is not None and of.poll() is not None:
+            assert happened(), f"the process ended with {of.returncode} before {what}: {of.communicate()}"
+            return
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(every)

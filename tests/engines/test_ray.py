@@ -234,7 +234,7 @@ def test_a_cluster_on_which_no_worker_starts_is_an_error(ray_nodes: RayCluster, 
 @pytest.mark.engines_long
 def test_a_lost_connection_of_rays_client_is_explained(ray_nodes: RayCluster, tmp_path: Path) -> None:
     job = start_job(ray_nodes, tmp_path / "out", "wait", 6, address=CLIENT)
-    wait_for("a worker", lambda: list((tmp_path / "out").glob("logs/*")))
+    wait_for("a worker", lambda: list((tmp_path / "out").glob("logs/*")), of=job)
     ray_nodes.kill_clients()
     assert "StageError: a test: the Ray cluster does not answer any more. What is finished" in result_of(job)["error"]
 
@@ -277,7 +277,7 @@ def test_a_job_waits_for_another_one_that_occupies_the_cluster_and_ends_at_ctrl_
     ray_nodes: RayCluster, tmp_path: Path
 ) -> None:
     first = start_job(ray_nodes, tmp_path / "first", "wait", 6)
-    wait_for("both workers of the first job", lambda: len([*(tmp_path / "first").glob("logs/*")]) == 2)
+    wait_for("both workers of the first job", lambda: len([*(tmp_path / "first").glob("logs/*")]) == 2, of=first)
     second = start_job(ray_nodes, tmp_path / "second", "write_shards", 6, wait_s=1)
     assert second.stderr is not None
     waiting = "waiting until Ray starts a worker for a test: a node with 1 CPUs and 0 GPUs must be free"

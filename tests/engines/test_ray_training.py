@@ -47,8 +47,7 @@ def test_a_training_that_loses_a_node_goes_on_when_it_is_back_with_the_bytes_of_
     two = copy_run(**SETTINGS, runs_on={"nodes": 2, "rendezvous": "127.0.0.1", **ray})
 
     stage = start(ray_nodes, two)
-    wait_for("a checkpoint", lambda: stage.poll() is not None or checkpointed_step(partial_of(two)))
-    assert stage.poll() is None, stage.communicate()[0]
+    wait_for("a checkpoint", lambda: checkpointed_step(partial_of(two)), of=stage)
     ray_nodes.kill(OTHER)
     said = stage.communicate(timeout=PATIENCE_S)[0]
     assert stage.returncode == 1, said

@@ -149,7 +149,7 @@ def test_a_killed_stage_started_again_cancels_its_array_and_goes_on(
     cluster: SlurmCluster, run: Run, worked_run: Run, arrays: Callable[[], set[str]]
 ) -> None:
     coordinator = warm(COORDINATOR, run.root, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
-    wait_for("a worker to be stopped", lambda: cluster.stopped() or coordinator.poll() is not None)
+    wait_for("a worker to be stopped", cluster.stopped, of=coordinator)
     coordinator.kill()
     assert coordinator.wait(PATIENCE_S) == -signal.SIGKILL, coordinator.communicate()
     (earlier,) = arrays()
@@ -167,7 +167,7 @@ def test_ctrl_c_cancels_the_array_and_the_same_command_goes_on(
     own = copy_of(run, runs_on={"executor": "slurm", "executor_settings": {"cpus": 1, "tasks": 2}})
     command = [sys.executable, "-m", "flows.cli", "stage", "extract", own.root, "--modality", "video", "--round", "0"]
     stage = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"XDC_FAULT": STOPPED_AT_SECOND})
-    wait_for("a worker to be stopped", lambda: cluster.stopped() or stage.poll() is not None)
+    wait_for("a worker to be stopped", cluster.stopped, of=stage)
     stage.send_signal(signal.SIGINT)
     assert stage.wait(PATIENCE_S) != 0
     wait_for("the array to end", lambda: queue(cluster) == [])

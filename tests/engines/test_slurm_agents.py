@@ -174,8 +174,7 @@ def test_a_training_whose_agent_is_killed_ends_with_the_bytes_of_one_machine(
 
     partial = partial_directory(there.directory(AUDIO), str(Fingerprints(there).of(AUDIO)))
     stage = trained(cluster, there)
-    wait_for("a checkpoint", lambda: stage.poll() is not None or checkpointed_step(partial) > 0)
-    assert stage.poll() is None, stage.communicate()
+    wait_for("a checkpoint", lambda: checkpointed_step(partial) > 0, of=stage)
     agents = [process for process in cluster.processes() if "xdc_core.ranks.agent" in command_of(process)]
     assert {cluster.node_of(process) for process in agents} == {"n1", "n2"}
     os.kill(agents[0], signal.SIGKILL)

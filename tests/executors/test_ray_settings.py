@@ -1,5 +1,7 @@
 """The executor `ray` where it cannot be used: one line, before any work. With a cluster: tests/engines/test_ray.py."""
 
+import socket
+import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -31,6 +33,30 @@ def test_an_address_of_another_form_is_refused(address: str, monkeypatch: pytest
     monkeypatch.setattr(cluster, "find_spec", lambda name: object())
     with pytest.raises(ConfigError, match=r"it must be HOST:PORT, ray://HOST:PORT, or auto"):
         check_executor(RunsOn(executor="ray", executor_settings={"address": address}))
+
+
+@pytest.mark.parametrize("failures", [0, 2, cluster.JOINS])
+def test_a_server_of_rays_client_that_dies_at_its_start_is_replaced_a_few_times(
+    failures: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[str] = []
+
+    def init(address: str, **settings: object) -> None:
+        tried.append(address)
+        if len(tried) <= failures:
+            raise ConnectionAbortedError("Initialization failure from server:\nStarting Ray client server failed.")
+
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"ray://127.0.0.1:{server.getsockname()[1]}"
+        if failures < cluster.JOINS:
+            assert cluster.connect(address) is ray
+        else:
+            with pytest.raises(ConfigError, match=r"cannot join a cluster at .*Starting Ray client server failed\."):
+                cluster.connect(address)
+    assert tried == [address] * min(failures + 1, cluster.JOINS)
+    assert capsys.readouterr().err.count(f"joining the Ray cluster at {address} again") == len(tried) - 1
 
 
 def test_settings_that_the_executor_does_not_have_are_named() -> None:

@@ -38,7 +38,7 @@ def test_a_kill_leaves_nothing_under_the_name_and_the_next_call_cleans_up(tmp_pa
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env=environment)
     try:
-        wait_for("the first clips", lambda: list(tmp_path.glob(".out.*.digits/videos/000/*.mp4")))
+        wait_for("the first clips", lambda: list(tmp_path.glob(".out.*.digits/videos/000/*.mp4")), of=process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     finally:
         os.kill(process.pid, signal.SIGKILL)

@@ -238,7 +238,7 @@ def test_a_child_that_hangs_does_not_outlive_a_parent_that_was_killed(tmp_path: 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, "-c", code, str(note)], env=environment)
     try:
-        wait_for("the child", lambda: note.exists() and note.read_text())
+        wait_for("the child", lambda: note.exists() and note.read_text(), of=parent)
         child = int(note.read_text())
         assert child in children_of(parent.pid)
     finally:

@@ -438,7 +438,7 @@ def killed(
     arguments = [str(folder / "corpus"), str(raw_videos), corpus_settings.model_dump_json()]
     process = subprocess.Popen([sys.executable, str(script), *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
-        wait_for("the first shard", lambda: list(folder.glob(".corpus.*.partial/000000.parquet")))
+        wait_for("the first shard", lambda: list(folder.glob(".corpus.*.partial/000000.parquet")), of=process)
         children = children_of(process.pid)
     finally:
         os.kill(process.pid, signal.SIGKILL)

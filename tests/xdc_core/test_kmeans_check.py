@@ -92,7 +92,7 @@ def test_the_trial_ends_when_who_has_started_it_is_killed(tmp_path: Path) -> Non
     code = "from xdc_core.compute.kmeans_check import kmeans_tried; kmeans_tried(gpu=False)"
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     try:
-        wait_for("the trial", lambda: started.exists() and started.read_text().endswith(" "), 60)
+        wait_for("the trial", lambda: started.exists() and started.read_text().endswith(" "), 60, of=parent)
     finally:
         parent.kill()
         parent.wait()

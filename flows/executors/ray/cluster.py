@@ -22,6 +22,7 @@ from shards.errors import ConfigError, StageError
 ANSWER_S = 30.0  # Seconds for a cluster to answer at all.
 NODES_S = 15.0  # Seconds for its nodes to say which version of xdc they have. Those that do not are not waited for.
 PORT_S = 5.0  # Seconds for a connection to an open port.
+JOINS = 5  # Attempts to join through ray://.
 
 
 def address_of(given: str | None) -> str:
@@ -54,10 +55,17 @@ def connect(address: str) -> Any:
     if ray.is_initialized():
         return ray
     _check_port(address)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError, AssertionError, TimeoutError) as error:
-        raise _no_cluster(address, " ".join(str(error).split())) from error
+    for attempt in range(1, JOINS + 1):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            break
+        except (ConnectionError, RuntimeError, ValueError, AssertionError, TimeoutError) as error:
+            # With ray:// the cluster starts a process that serves this one. Ray forks it beside threads of gRPC, and
+            # now and then it dies at once on a cluster that is well: another one may start.
+            if attempt < JOINS and isinstance(error, ConnectionAbortedError):
+                print(f"joining the Ray cluster at {address} again: its server ended at its start", file=sys.stderr)
+                continue
+            raise _no_cluster(address, " ".join(str(error).split())) from error
     return ray
 
 
