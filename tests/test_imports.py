@@ -16,7 +16,7 @@ BELOW = {"shards": {"shards"}, "xdc_core": {"shards", "xdc_core"}, "flows": {"sh
 # or as the folder around some of them, is a room, too.
 ROOMS = {
     "shards": (
-        *("", "store", "objects", "workers", "media", "sources", "datasets", "layouts"),
+        *("", "store", "objects", "workers", "media", "sources", "datasets", "layouts", "exchange"),
         *("corpus", "indexing", "digits"),
     ),
     "xdc_core": (

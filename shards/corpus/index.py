@@ -79,6 +79,13 @@ def index_schema(label_names: Sequence[str]) -> pa.Schema:
     )
 
 
+def noted_schema(label_names: Sequence[str]) -> pa.Schema:
+    """Return the columns that the json of a clip in the tar repeats."""
+    places = {f"{member}_{what}" for member in MEMBERS for what in ("offset", "size")}
+    left_out = places | {field.name for field in LATER}
+    return pa.schema([field for field in index_schema(label_names) if field.name not in left_out])
+
+
 def with_later_columns(table: pa.Table) -> pa.Table:
     """Return an index with all columns of LATER: those that it lacks are null."""
     for field in LATER:

@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 
 from shards.corpus.cut import TAR, open_clips, write_clips
 from shards.corpus.generation import GENERATIONS, KEPT_FROM
-from shards.corpus.index import index_name, read_index, shard_name, shard_names
+from shards.corpus.index import index_name, noted_schema, read_index, shard_name, shard_names
 from shards.corpus.plan import CUT_VERSION, Plan, clip_table
 from shards.errors import StageError
+from shards.exchange.card import write_card
+from shards.exchange.wids import Tar, write_wids
 from shards.progress import Progress
 from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings, is_url
@@ -134,9 +136,9 @@ def _header_is_wrong(entry: Surveyed) -> bool:
 
 
 def _finish(plan: Plan, settings: CorpusSettings, out: Path, sizes: dict[str, int]) -> dict[str, Any]:
-    """Sum up the shards' receipts, write rejects.parquet and shards.json, and return the summary."""
+    """Sum up the shards' receipts, write the files about all of them, and return the summary."""
     clips = stored = masked = 0
-    video_seconds = 0.0
+    video_seconds, tars = 0.0, list[Tar]()
 
     def rejected() -> Iterator[Reject]:
         for receipt in receipts_of(out, sizes):
@@ -151,13 +153,15 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path, sizes: dict[str, in
         clips += receipt.rows
         stored += receipt.notes["bytes"]
         masked += receipt.notes.get("masked", 0)
+        if (tar := f"{receipt.shard}.tar") in receipt.files:
+            tars.append(Tar(tar, receipt.rows + receipt.notes.get("masked", 0), receipt.files[tar][0]))
         video_seconds += receipt.notes["video_seconds"]
     table = pa.concat_tables([plan.rejects, reject_columns(rejected())]).unify_dictionaries()
     _check_share(table, clips, settings.max_reject_share)
     parts = (table.slice(first, BATCH) for first in range(0, len(table), BATCH))
     write_row_groups(out / "rejects.parquet", REJECTS_SCHEMA, parts)
     write_json(out / "shards.json", [f"{shard}.tar" for shard in sizes])
-    return {
+    summary = {
         "clips": clips,
         "sources": pc.count_distinct(plan.sources.table["path"].take(pa.array(np.unique(plan.source)))).as_py(),
         "rejects": dict(_counts(table["step"])),
@@ -166,6 +170,13 @@ def _finish(plan: Plan, settings: CorpusSettings, out: Path, sizes: dict[str, in
         "hours": round(video_seconds / 3600, 4),
         "bytes": stored,
     } | ({"masked": masked} if masked else {})
+    name = settings.path.rstrip("/").rpartition("/")[2]
+    labels = plan.sources.label_names
+    noted = {field.name: str(field.type) for field in noted_schema(labels)}
+    write_card(out, name, settings, summary, labels, noted)
+    if not is_url(settings.path):
+        write_wids(out, name, tars)
+    return summary
 
 
 def _counts(column: pa.ChunkedArray) -> list[tuple[str, int]]:

@@ -92,7 +92,7 @@ def unused_tars(bucket: Bucket) -> list[str]:
     used = set()
     for name in objects:
         if name.startswith(GENERATIONS) and name.endswith(f"/{MANIFEST}"):
-            manifest = parse_manifest(bucket.read(name))
+            manifest = parse_manifest(bucket.read(name), f"{bucket.url}/{name}")
             if manifest is None:
                 raise StageError(
                     f"{bucket.url}/{name} is damaged: which tars this generation has is not known, so none is known to "

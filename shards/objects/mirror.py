@@ -65,7 +65,7 @@ def mirror(
         if same and not missing_files(corpus, manifest):
             _check_settings(bucket.url, manifest, settings)
             return record_of(corpus, manifest, reused=True)
-    there = parse_manifest(bucket.read(folder + MANIFEST))
+    there = parse_manifest(bucket.read(folder + MANIFEST), f"{bucket.url}/{folder}{MANIFEST}")
     if there is None or there.stage != "shard":
         raise StageError(
             f"{bucket.url}/{folder}{MANIFEST} is not the manifest of a corpus, or it is damaged: copy it again."

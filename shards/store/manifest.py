@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from shards.errors import ConfigError
 from shards.store.files import sha256_of, write_json
 from shards.store.receipt import UNITS
 
 MANIFEST = "manifest.json"
+# 2: parts lie in a folder of their own (PARTS of shards/store/files.py). 1, or no number: beside the other files.
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     stage: str
     modality: str | None = None
     round: int | None = None
@@ -68,24 +71,48 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def read_manifest(directory: Path) -> Manifest | None:
     """Return the manifest of a committed directory; None if it is missing or damaged (the directory then counts as
     missing).
+
+    Raises:
+        ConfigError: a newer version of xdc has written it.
     """
     try:
         data = (directory / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return parse_manifest(data)
+    return parse_manifest(data, str(directory / MANIFEST))
 
 
-def parse_manifest(data: bytes) -> Manifest | None:
-    """Return the manifest in the bytes of a manifest.json; None if they are damaged."""
+def parse_manifest(data: bytes, where: str) -> Manifest | None:
+    """Return the manifest in the bytes of a manifest.json; None if they are damaged. where: its path or URL.
+
+    Raises:
+        ConfigError: a newer version of xdc has written it.
+    """
     try:
         manifest = Manifest.model_validate_json(data)
         content = json.loads(data)
         if manifest.seal is not None and content.pop("seal") != fingerprint(content):
             return None
     except ValueError:  # Also pydantic's ValidationError.
+        _refuse_newer(data, where)
         return None
     return manifest.model_copy(update={"seal": None})
+
+
+def _refuse_newer(data: bytes, where: str) -> None:
+    """Raise ConfigError for an undamaged manifest of a newer format: its directory must not be made again."""
+    try:
+        content = json.loads(data)
+        found, seal = content["format"], content.pop("seal")
+        if type(found) is not int or found <= FORMAT or seal != fingerprint(content):
+            return
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return
+    raise ConfigError(
+        f"{where} has format {found}, and this version of xdc reads formats up to {FORMAT}: a newer version has "
+        "written it. Nothing is changed. Use that version (pip install --upgrade xdc), or give this one a directory of "
+        "its own."
+    )
 
 
 def missing_files(directory: Path, manifest: Manifest) -> list[str]:

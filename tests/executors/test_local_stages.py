@@ -122,7 +122,7 @@ def test_every_stage_with_units_gives_the_bytes_of_one_process(
     for node in dict.fromkeys(done):
         children.run_stage(run, node)
         made, wanted = run.directory(node), worked_run.directory(node)
-        results = {path.name for path in wanted.iterdir() if path.suffix in RESULTS}
+        results = {path.relative_to(wanted) for path in wanted.rglob("*") if path.suffix in RESULTS}
         assert results
         assert {name for name in results if (made / name).read_bytes() != (wanted / name).read_bytes()} == set()
     assert left_over(run.root) == []

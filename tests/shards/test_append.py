@@ -86,7 +86,7 @@ def clips(place: Path) -> Counter[tuple[str, float]]:
 
 def files(place: Path, shards: list[str]) -> dict[str, bytes]:
     corpus = place / "corpus"
-    return {path.name: path.read_bytes() for path in sorted(corpus.iterdir()) if path.name.split(".")[0] in shards}
+    return {path.name: path.read_bytes() for path in sorted(corpus.rglob("*.*")) if path.name.split(".")[0] in shards}
 
 
 def check_whole(place: Path) -> None:

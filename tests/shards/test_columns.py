@@ -109,7 +109,7 @@ def test_columns_of_a_corpus_of_links_are_beside_it(corpus: Path, relative: bool
     store.mkdir(parents=True)
     for path in corpus.glob("index/*.parquet"):
         path.rename(store / path.name)
-        path.symlink_to(os.path.relpath(store / path.name, corpus) if relative else store / path.name)
+        path.symlink_to(os.path.relpath(store / path.name, path.parent) if relative else store / path.name)
     place = columns_of(corpus, corpus.parent)
     assert place.parent == corpus.parent
     assert list(column_faults(corpus, place)) == []

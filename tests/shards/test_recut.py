@@ -69,11 +69,11 @@ def test_what_it_damaged_is_named_by_its_codec(old: Path) -> None:
 
 def test_only_the_shards_of_damaged_sources_are_cut_again(old: Path) -> None:
     corpus = old / "corpus"
-    before = {path.name: path.read_bytes() for path in corpus.glob("0*")}
+    before = {path.name: path.read_bytes() for path in corpus.rglob("0*")}
     rows = read_whole_index(corpus)
     accepted = shard(corpus, old / "videos", SETTINGS).summary["accepted"]
     record = recut(corpus, old / "videos", SETTINGS)
-    after = {path.name: path.read_bytes() for path in corpus.glob("0*")}
+    after = {path.name: path.read_bytes() for path in corpus.rglob("0*")}
     changed = {name for name in before if before[name] != after[name] and not name.endswith(".parquet")}
     assert changed == {"000001.tar", "000003.tar"}
     # All indices have the columns of measures; version 0.1.0 measured nothing.

@@ -75,12 +75,15 @@ def rejects_of(corpus: Path) -> list[dict[str, Any]]:
 
 def content(corpus: Path) -> dict[str, str]:
     """Hashes of all files but the manifest, which holds the time."""
-    return {path.name: sha256_of(path) for path in corpus.iterdir() if path.name != "manifest.json"}
+    files = (path for path in corpus.rglob("*.*") if path.name != "manifest.json")
+    return {str(path.relative_to(corpus)): sha256_of(path) for path in files}
 
 
 def stored(corpus: Path, pattern: str = "*") -> Stored:
     """Which file on disk each name is, and when it was written."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in corpus.glob(pattern)}
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in corpus.rglob(pattern) if path.is_file()
+    }
 
 
 @pytest.fixture

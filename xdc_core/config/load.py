@@ -11,7 +11,7 @@ from shards.command import command
 from shards.errors import ConfigError
 from xdc_core.config.explain import explain_problem, nearest_hint
 from xdc_core.config.model import config_model
-from xdc_core.config.schema import Config
+from xdc_core.config.schema import FORMAT, Config
 from xdc_core.encoders.registry import check_encoder
 from xdc_core.modalities.registry import BUILT_IN
 
@@ -88,7 +88,16 @@ def parse_section(section: type[AnySection], values: dict[str, Any], where: str)
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
-    """Return a run's configuration from its values. Raises ConfigError as `parse_section`, and for unknown encoders."""
+    """Return a run's configuration from its values.
+
+    Raises ConfigError as `parse_section`, for unknown encoders, and for a format of a newer version of xdc.
+    """
+    found = values.get("format", FORMAT)
+    if type(found) is int and found > FORMAT:
+        raise ConfigError(
+            f"{where} has format {found}, and this version of xdc reads formats up to {FORMAT}: a newer version has "
+            "written it. Use that version (pip install --upgrade xdc), or make a run with this one: xdc init"
+        )
     config = parse_section(config_model(values), values, where)
     for modality in dict.fromkeys((*BUILT_IN, *config.modalities)):
         try:

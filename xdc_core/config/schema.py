@@ -26,6 +26,8 @@ from xdc_core.modalities.audio import AUDIO, AudioSettings
 from xdc_core.modalities.registry import BUILT_IN, ModalityName, in_order
 from xdc_core.modalities.video import VIDEO, VideoSettings
 
+FORMAT: Literal[1] = 1  # Of xdc.yaml.
+
 
 class ExtractSettings(Section):
     """The computation of features. For a given encoder only `precision` and (by rounding) `channels_last` matter."""
@@ -139,6 +141,9 @@ def _with_known_layout(corpus: CorpusSettings) -> CorpusSettings:
 class Config(Section):
     """The configuration of a run."""
 
+    format: Annotated[Literal[1], NotHashed()] = Field(
+        FORMAT, description="version of this file's format; a file without it has format 1"
+    )
     method: MethodName = Field(
         "xdc",
         description="sdc, mdc, cdc, xdc, supervised, or a method of an installed package; see docs/method.md",

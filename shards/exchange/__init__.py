@@ -1,0 +1,1 @@
+"""Files with which other tools read a corpus."""
