@@ -25,7 +25,7 @@ from shards.store.commit import (
 from shards.store.fault import fault_point
 from shards.store.files import taken_away
 from shards.store.lock import exclusive
-from shards.store.manifest import FORMAT, MANIFEST, Manifest, missing_files, read_manifest
+from shards.store.manifest import MANIFEST, Manifest, missing_files, read_manifest
 
 PACKAGES = (
     "xdc",
@@ -160,7 +160,6 @@ def manifest_of(
     """Return the manifest of a directory whose work ends now, without its files. seconds: None: by the clock."""
     finished = datetime.datetime.now(datetime.UTC)
     return Manifest(
-        format=FORMAT,
         stage=identity.stage,
         modality=identity.modality,
         round=identity.round,

@@ -306,7 +306,7 @@ def commit(
             sync(place)
     except FileNotFoundError as error:
         raise taken_away(partial) from error
-    write_manifest(partial, manifest)
+    manifest = write_manifest(partial, manifest)
     try:
         _put_in_place(partial, target, manifest.fingerprint, "before commit")
     except OSError as error:

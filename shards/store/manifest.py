@@ -11,11 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from shards.errors import ConfigError
-from shards.store.files import sha256_of, write_json
+from shards.store.files import PARTS, sha256_of, write_json
 from shards.store.receipt import UNITS
 
 MANIFEST = "manifest.json"
-# 2: parts lie in a folder of their own (PARTS of shards/store/files.py). 1, or no number: beside the other files.
+# 2: the directory has parts, in a folder of their own (PARTS of shards/store/files.py). 1, or no number: it has no such
+# folder; if it has parts, they lie beside the other files.
 FORMAT = 2
 
 
@@ -62,10 +63,16 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write manifest.json with a seal: the sha256 of all other fields, so that any change is noticed."""
+def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
+    """Write manifest.json with a seal: the sha256 of all other fields, so that any change is noticed.
+
+    Its format follows from the files: earlier versions read what has no folder of parts. Returns the manifest with it.
+    """
+    number = FORMAT if any(name.split("/")[0] in PARTS for name in manifest.files) else 1
+    manifest = manifest.model_copy(update={"format": number})
     content = json.loads(manifest.model_dump_json(exclude={"seal"}))
     write_json(directory / MANIFEST, content | {"seal": fingerprint(content)})
+    return manifest
 
 
 def read_manifest(directory: Path) -> Manifest | None:

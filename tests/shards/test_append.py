@@ -28,10 +28,10 @@ from shards.sources.look import UNREADABLE
 from shards.sources.surveyed import survey_columns
 from shards.store.build import Record
 from shards.store.files import sha256_of
-from shards.store.manifest import FileEntry, missing_files, read_manifest
+from shards.store.manifest import FileEntry, list_files, missing_files, read_manifest
 from shards.store.manifest import write_manifest as write_manifest_of
 from shards.store.parquet import read_parquet
-from tests.commits import commit_as_it_is
+from tests.commits import as_of_format_1, commit_as_it_is
 from tests.faults.crash import ended, forked
 from tests.shards.conftest import moving
 from tests.shards.media_maker import tone, write_video
@@ -182,6 +182,46 @@ def test_a_video_that_comes_back_with_another_label_is_appended_once_more(place:
     record = shard(corpus, write_manifest(place, [*rows[:2], rows[2].replace(",x", ",y")]), settings)
     assert (record.rows, record.summary["masked"]) == (6, 2)
     assert read_index(corpus, "000002", ["label"])["label"].to_pylist() == ["y", "y"]
+
+
+def test_shards_of_a_corpus_of_format_1_are_kept_and_have_their_index_in_the_folder(place: Path) -> None:
+    corpus = place / "corpus"
+    as_of_format_1(corpus)
+    before, was = read_manifest(corpus), {path.name: path.stat().st_ino for path in corpus.glob("0*")}
+    assert before is not None
+    assert before.format == 1
+    assert list_files(corpus).keys() == before.files.keys()
+    columns = columns_of(corpus, place)
+    assert cut(place).reused
+    video(place, "dog/d", shade=120)
+    assert (cut(place).rows, shard_names(corpus)) == (8, ["000000", "000001", "000002"])
+    kept = (corpus / name for shard in ("000000", "000001") for name in (f"{shard}.tar", f"index/{shard}.parquet"))
+    assert [path.stat().st_ino for path in kept] == [
+        was[f"{shard}.{suffix}"] for shard in ("000000", "000001") for suffix in ("tar", "parquet")
+    ]
+    after = read_manifest(corpus)
+    assert after is not None
+    assert after.format == 2
+    assert not list(corpus.glob("0*.parquet"))
+    assert columns in {place for place, _ in directories_of_generations(corpus, place)}
+    with corpus_at(corpus, read_as(before), place) as view:
+        assert shard_names(view) == ["000000", "000001"]
+        assert read_whole_index(view)["key"].equals(read_whole_index(corpus)["key"].slice(0, 6))
+    check_whole(place)
+
+
+def test_an_earlier_generation_of_a_corpus_of_format_1_is_seen_as_it_was(place: Path) -> None:
+    """As after an append by an earlier version."""
+    corpus = place / "corpus"
+    first = read_manifest(corpus)
+    assert first is not None
+    video(place, "dog/d", shade=120)
+    cut(place)
+    as_of_format_1(corpus)
+    keys = read_whole_index(corpus)["key"]
+    with corpus_at(corpus, read_as(first), place) as view:
+        assert read_whole_index(view)["key"].equals(keys.slice(0, 6))
+    check_whole(place)
 
 
 def test_a_folder_that_is_away_is_not_masked_without_a_question(place: Path) -> None:

@@ -3,10 +3,11 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shards.errors import StageError
+from shards.errors import ConfigError, StageError
 from shards.store.commit import (
     begin,
     commit,
@@ -200,21 +201,55 @@ def test_a_file_that_is_gone_or_of_another_size_is_missing(tmp_path: Path) -> No
     assert missing_files(target, made) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"stage": "x", "unknown": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 3}', '{"stage": "x", "unknown": 1}', "\xff"])
 def test_a_directory_whose_manifest_is_no_manifest_counts_as_not_there(tmp_path: Path, text: str) -> None:
     committed(tmp_path / "out", NEW)
     (tmp_path / "out" / MANIFEST).write_bytes(text.encode("latin-1"))
     assert read_manifest(tmp_path / "out") is None
 
 
-def test_a_manifest_of_a_newer_format_or_with_an_unknown_key_is_not_taken(tmp_path: Path) -> None:
+def test_a_manifest_with_an_unknown_key_or_a_changed_format_is_not_taken(tmp_path: Path) -> None:
     committed(tmp_path / "out", NEW)
     good = json.loads((tmp_path / "out" / MANIFEST).read_text())
-    for change in ({"format": 2}, {"surprise": 1}):
+    for change in ({"format": 3}, {"format": 2}, {"surprise": 1}):
         write_text(tmp_path / "out" / MANIFEST, json.dumps(good | change))
         assert read_manifest(tmp_path / "out") is None
     write_text(tmp_path / "out" / MANIFEST, json.dumps(good))
     assert read_manifest(tmp_path / "out") is not None
+
+
+def sealed(content: dict[str, Any]) -> str:
+    return json.dumps(content | {"seal": fingerprint(content)})
+
+
+def test_a_directory_of_a_newer_format_is_refused_and_stays(tmp_path: Path) -> None:
+    committed(tmp_path / "out", NEW)
+    content = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    del content["seal"]
+    text = sealed(content | {"format": 3, "surprise": 1})
+    write_text(tmp_path / "out" / MANIFEST, text)
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/out/manifest\.json has format 3, .* up to 2: .*upgrade xdc"):
+        read_manifest(tmp_path / "out")
+    with pytest.raises(ConfigError, match="has format 3"):
+        committed(tmp_path / "out", NEW)
+    assert (tmp_path / "out" / MANIFEST).read_text() == text
+
+
+def test_the_format_says_whether_parts_have_a_folder(tmp_path: Path) -> None:
+    for name, number in (("data/000000.parquet", 2), ("index/000000.parquet", 2), ("000000.parquet", 1)):
+        write_text(partial_directory(tmp_path / "out", NEW) / name, "content")
+        assert commit(partial_directory(tmp_path / "out", NEW), tmp_path / "out", manifest(NEW)).format == number
+
+
+@pytest.mark.parametrize("number", [{}, {"format": 1}])
+def test_a_manifest_without_a_number_is_of_format_1(tmp_path: Path, number: dict[str, int]) -> None:
+    committed(tmp_path / "out", NEW)
+    content = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    del content["seal"], content["format"]
+    write_text(tmp_path / "out" / MANIFEST, sealed(content | number))
+    found = read_manifest(tmp_path / "out")
+    assert found is not None
+    assert (found.format, found.fingerprint) == (1, content["fingerprint"])
 
 
 def test_no_directory_and_a_file_in_its_place_have_no_manifest(tmp_path: Path) -> None:

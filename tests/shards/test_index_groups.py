@@ -32,7 +32,7 @@ from shards.store import commit
 from shards.store.build import Identity, Outcome, build, reusable
 from shards.store.manifest import list_files, read_manifest, write_manifest
 from shards.store.parquet import write_parquet
-from tests.commits import commit_as_it_is
+from tests.commits import as_of_format_1, commit_as_it_is
 
 
 @pytest.fixture
@@ -64,6 +64,22 @@ def test_the_groups_of_a_finished_corpus_are_those_of_a_new_one(without_groups: 
         assert read_index(without_groups, name).equals(read_index(built_corpus, name))
         assert list(tar_faults(without_groups, name)) == []
     assert reusable(without_groups, before.fingerprint)
+    assert index_groups(without_groups).reused
+
+
+def test_all_indices_of_a_corpus_of_format_1_move_into_the_folder(without_groups: Path, built_corpus: Path) -> None:
+    first, *_ = shard_names(without_groups)
+    shutil.copy(index_path(built_corpus, first), index_path(without_groups, first))  # It has its groups already.
+    commit_as_it_is(without_groups)
+    as_of_format_1(without_groups)
+    index_groups(without_groups)
+    after = read_manifest(without_groups)
+    assert after is not None
+    assert after.format == 2
+    assert after.files == list_files(without_groups)
+    assert {name for name in after.files if name.endswith(".parquet") and name[0].isdigit()} == set()
+    for name in shard_names(built_corpus):
+        assert read_index(without_groups, name).equals(read_index(built_corpus, name))
     assert index_groups(without_groups).reused
 
 

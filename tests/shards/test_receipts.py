@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from shards.progress import silent
 from shards.store import receipt as receipts
 from shards.store.build import Identity, Outcome, build
 from shards.store.executor import IN_PROCESS, Advance, Job, run_units
-from shards.store.files import write_text
+from shards.store.files import part_name, parts_of, write_text
 from shards.store.manifest import read_manifest
 from shards.store.receipt import UNITS, Receipt, new_shard, receipts_of
-from shards.store.units import add_up, begin_units
+from shards.store.units import add_up, begin_units, stored_files
 
 SIZES = {f"{number:06d}": number + 1 for number in range(5)}
 
@@ -200,6 +200,28 @@ def test_a_damaged_receipt_or_file_costs_its_shard_only(tmp_path: Path, damage: 
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.txt")}
     assert {name for name in after if after[name] != before.get(name)} == {"000002.txt"}
     assert (tmp_path / "000002.txt").read_text() == "000002" * 3
+
+
+def write_parts(out: Path, shards: Collection[str], name: Callable[[str], str]) -> None:
+    for shard in shards:
+        with new_shard(out, shard) as new:
+            write_text(new.folder / name(shard), shard)
+
+
+def test_parts_lie_in_their_folder_and_not_beside_those_of_an_earlier_version(tmp_path: Path) -> None:
+    out = tmp_path / ".made.0123.partial"
+    out.mkdir()
+    begin_units(out, SIZES)
+    write_parts(out, ["000000", "000001"], lambda shard: f"{shard}.parquet")
+    write_parts(out, ["000002"], part_name)
+    assert begin_units(out, SIZES) == {"000002"}
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.parquet")) == ["data/000002.parquet"]
+    write_parts(out, SIZES.keys() - {"000002"}, part_name)
+    assert {*stored_files(out)} == {*map(part_name, SIZES)}
+    assert parts_of(out) == [*SIZES]
+    (out / part_name("000001")).write_text("damaged")
+    assert begin_units(out, SIZES) == SIZES.keys() - {"000001"}
+    assert not (out / part_name("000001")).exists()
 
 
 def test_files_of_a_worker_that_died_after_its_receipt_are_put_in_place(tmp_path: Path) -> None:

@@ -231,6 +231,28 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     assert load_config(tmp_path / "xdc.yaml") == Config()
 
 
+def test_a_file_without_a_format_has_the_first_and_one_that_is_written_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "xdc.yaml"
+    file.write_text("rounds: 2\n")
+    assert load_config(file).format == 1
+    assert commented_yaml(load_config(file)).startswith("format: 1  # ")
+
+
+def test_a_file_of_a_newer_format_is_refused_whatever_else_is_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "xdc.yaml"
+    file.write_text("format: 2\nsurprise: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert str(caught.value).startswith(f"{file} has format 2, and this version of xdc reads formats up to 1: ")
+    assert "surprise" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [0, "new", None, 1.5])
+def test_a_format_that_is_none_is_refused(number: object) -> None:
+    with pytest.raises(ConfigError, match=r"format: .* is not allowed"):
+        parse_config({"format": number}, "the file")
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"the preset 'tinny' is unknown\. Did you mean 'tiny'\?"):
         load_preset("tinny")
@@ -280,7 +302,7 @@ def explained(model: Any, lines: list[str]) -> list[str]:
         if f"  # {field.description}" not in line:
             bare.append(key)
         elif typing.get_origin(field.annotation) is typing.Literal:
-            assert line.endswith(f" [{' | '.join(typing.get_args(field.annotation))}]")
+            assert line.endswith(f" [{' | '.join(map(str, typing.get_args(field.annotation)))}]")
     return bare
 
 
