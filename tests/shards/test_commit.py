@@ -237,8 +237,9 @@ def test_a_directory_of_a_newer_format_is_refused_and_stays(tmp_path: Path) -> N
 
 def test_the_format_says_whether_parts_have_a_folder(tmp_path: Path) -> None:
     for name, number in (("data/000000.parquet", 2), ("index/000000.parquet", 2), ("000000.parquet", 1)):
-        write_text(partial_directory(tmp_path / "out", NEW) / name, "content")
-        assert commit(partial_directory(tmp_path / "out", NEW), tmp_path / "out", manifest(NEW)).format == number
+        partial = begin(tmp_path / "out", NEW)
+        write_text(partial / name, "content")
+        assert commit(partial, tmp_path / "out", manifest(NEW)).format == number
 
 
 @pytest.mark.parametrize("number", [{}, {"format": 1}])
