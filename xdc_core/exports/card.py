@@ -9,6 +9,7 @@ from shards.store.manifest import read_manifest
 from xdc_core.documents.report import read_report
 from xdc_core.documents.results import headline
 from xdc_core.exports.config import ExportConfig, JointConfig
+from xdc_core.graph.run_stage import reuse
 from xdc_core.inspection.results import read_results
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -31,7 +32,7 @@ LIMITS = """## Limits
 - The input must be made with the settings in `config.json`. Other frame rates, sample rates, means or log-mels give
   other features, without an error if the input is made by other code.
 - Clusters are numbered, not named: their numbers say nothing, and differ from run to run.
-- Weights of floating-point arithmetic: another machine may give features that differ by rounding.
+- On another machine features may differ by rounding.
 """
 
 
@@ -86,7 +87,8 @@ def joint_card(run: Run, config: JointConfig) -> str:
 
 def _method(run: Run, config: ExportConfig) -> list[str]:
     start = "weights from a file" if getattr(run.config, config.modality).weights else "random weights"
-    trained = f"after {config.round} rounds of training" if config.round else "before any training"
+    rounds = "1 round" if config.round == 1 else f"{config.round} rounds"
+    trained = f"after {rounds} of training" if config.round else "before any training"
     if run.config.last_training == "from_first" and config.round == run.config.last_round:
         trained = "trained once, from the first encoders, on the last round's clusters"
     return [
@@ -123,9 +125,9 @@ def _data(run: Run) -> list[str]:
 def _metrics(run: Run, config: ExportConfig) -> list[str]:
     """Return what was measured of this round's clusters and encoders."""
     rows = []
-    directory = run.directory(Node("report", None, config.round))
-    if read_manifest(directory) is not None:
-        source = read_report(directory).sources.get(config.modality)
+    node = Node("report", None, config.round)
+    if reuse(run, node) is not None:
+        source = read_report(run.directory(node)).sources.get(config.modality)
         for column, agreement in (source.agreement if source else {}).items():
             for name in ("nmi", "purity"):
                 if (value := agreement.content().get(name)) is not None:
