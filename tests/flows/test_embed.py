@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from shards.corpus.index import read_index, shard_names
+from shards.store.files import part_path
 from shards.store.manifest import read_manifest
 from tests.flows.test_cli import xdc
 from tests.runs import MakeRun
@@ -24,7 +25,7 @@ def features_of(run: Run, modality: str, number: int) -> dict[str, np.ndarray]:
     directory = run.directory(Node("extract", modality, number))
     found = {}
     for shard in shard_names(run.corpus):
-        keys, features = read_features(directory / f"{shard}.parquet")
+        keys, features = read_features(part_path(directory, shard))
         index = read_index(run.corpus, shard, ["key", "source"]).to_pylist()
         source_of = {row["key"]: Path(row["source"]).name for row in index}
         found |= {source_of[key]: feature for key, feature in zip(keys, features, strict=True)}

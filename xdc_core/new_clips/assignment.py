@@ -12,6 +12,7 @@ from shards.errors import ConfigError
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build
 from shards.store.executor import IN_PROCESS, Advance, Job, run_units
+from shards.store.files import part_name
 from shards.store.manifest import fingerprint
 from shards.store.parquet import write_parquet
 from shards.store.receipt import Receipt, new_shard, receipts_of
@@ -55,7 +56,7 @@ def assign(
 ) -> Record:
     """Write the clusters of clips into the directory `target`, or reuse or continue it; it is committed like a stage's.
 
-    For every shard of the features there is a Parquet file: key, cluster (int32) and distance (float32), of a second
+    For every shard of the features there is a Parquet file in `data`: key, cluster (int32) and distance (float32), of a second
     clustering cluster_1 and distance_1, and so on. scores.json has the sizes.
 
     clusters: the directory of a label source's clusters, its fingerprint, and its round.
@@ -94,7 +95,7 @@ def assign(
         scores = scores_of(counts, compared=False, plans=[])
         write_scores(out, scores)
         summary = {name: getattr(scores, name) for name in ("k", "clips", "empty", "largest", "largest_share")}
-        return Outcome(rows, 0, summary, (*(f"{shard}.parquet" for shard in parts.files), FILE_NAME))
+        return Outcome(rows, 0, summary, (*map(part_name, parts.files), FILE_NAME))
 
     return build(target, identity, work)
 
@@ -115,7 +116,7 @@ def assign_shards(arguments: dict[str, Any], shards: list[str], advance: Advance
         for own, assigned in zip(counts, labels.clusterings, strict=True):
             own.sizes += np.bincount(assigned.cluster, minlength=clusters.k)
         with new_shard(Path(arguments["out"]), shard) as new:
-            write_parquet(new.folder / f"{shard}.parquet", label_table(labels))
+            write_parquet(new.folder / part_name(shard), label_table(labels))
             new.rows, new.notes = len(keys), {"clusterings": [own.notes() for own in counts]}
         yield new.stored
 
