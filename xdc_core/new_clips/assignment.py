@@ -56,8 +56,8 @@ def assign(
 ) -> Record:
     """Write the clusters of clips into the directory `target`, or reuse or continue it; it is committed like a stage's.
 
-    For every shard of the features there is a Parquet file in `data`: key, cluster (int32) and distance (float32), of a second
-    clustering cluster_1 and distance_1, and so on. scores.json has the sizes.
+    For every shard of the features there is a Parquet file in `data`: key, cluster (int32) and distance (float32), of
+    a second clustering cluster_1 and distance_1, and so on. scores.json has the sizes.
 
     clusters: the directory of a label source's clusters, its fingerprint, and its round.
 
