@@ -43,7 +43,7 @@ def main() -> None:
                 embed_videos(source.root, videos, root / "embed", None, None, None)
             shutil.rmtree(root / "embed")
 
-        made = make_embedding(root / "stages", encoders_of_run(source, None, None), videos, None)
+        made = make_embedding(root / "stages", encoders_of_run(source, None, source.config.modalities), videos, None)
         for node in setup_of(made.config)[1:]:
             do_node(made, node, children)
         nodes = [SHARD, *(Node("extract", name, 0) for name in made.config.modalities)]

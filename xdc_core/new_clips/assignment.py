@@ -1,7 +1,6 @@
 """The nearest frozen clusters of new clips: a committed directory of labels, as the label stage writes them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +23,18 @@ from xdc_core.data.frozen_clusters import label_table, read_clusters
 from xdc_core.data.label_scores import Labels, scores_of
 from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.scores import FILE_NAME, write_scores
+from xdc_core.new_clips.clusters import Clusters
 from xdc_core.new_clips.outside_features import read_outside_features
+from xdc_core.new_clips.parts import Parts
 from xdc_core.runs.task import unit_logs
 
 STAGE, VERSION = "assign", 1
 PER_UNIT = 64  # Files of a unit, as in the label stage.
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Features to assign, in files: one per shard and modality.
-
-    files: shard -> the files of all modalities, in the order of the modalities. widths: of their features, as the
-    clusters need them. inputs: what they are, by name, for the fingerprint. outside: whether somebody else wrote them.
-    """
-
-    modalities: tuple[str, ...]
-    files: dict[str, tuple[Path, ...]]
-    widths: tuple[int, ...]
-    inputs: dict[str, str]
-    outside: bool = False
-
-
 def assign(
     target: Path,
-    source: str,
-    clusters: tuple[Path, str, int | None],
+    clusters: Clusters,
     parts: Parts,
     runs_on: RunsOn,
     progress: Progress = silent,
@@ -59,26 +44,24 @@ def assign(
     For every shard of the features there is a Parquet file in `data`: key, cluster (int32) and distance (float32), of
     a second clustering cluster_1 and distance_1, and so on. scores.json has the sizes.
 
-    clusters: the directory of a label source's clusters, its fingerprint, and its round.
-
     Raises:
         ConfigError: features have another width than the clusters need, or are not finite, or a file of somebody else
             is not one of features.
         StageError: a stored file is missing or damaged.
         Busy: another process is building it.
     """
-    directory, digest, number = clusters
-    inputs = {f"cluster.{source}": digest, **parts.inputs}
-    identity = Identity(STAGE, VERSION, fingerprint([STAGE, VERSION, source, inputs]), source, number, inputs)
+    source = clusters.source
+    inputs = {f"cluster.{source}": clusters.fingerprint, **parts.inputs}
+    identity = Identity(STAGE, VERSION, fingerprint([STAGE, VERSION, source, inputs]), source, clusters.round, inputs)
 
     def work(out: Path) -> Outcome:
-        kmeans = read_kmeans(directory)
+        kmeans = read_kmeans(clusters.directory)
         arguments = {
             "out": str(out.resolve()),
-            "clusters": str(directory.resolve()),
+            "clusters": str(clusters.directory.resolve()),
             "files": {shard: [str(path.resolve()) for path in paths] for shard, paths in parts.files.items()},
-            "modalities": list(parts.modalities),
-            "widths": list(parts.widths),
+            "modalities": list(clusters.modalities),
+            "widths": list(clusters.widths),
             "outside": parts.outside,
             "runs_on": runs_on.model_dump(mode="json"),
         }

@@ -9,7 +9,7 @@ from shards.errors import StageError
 from shards.store.build import Record
 from xdc_core.graph.rounds import as_stopped
 from xdc_core.new_clips.embedding import make_embedding, setup_of
-from xdc_core.new_clips.encoders import encoders_of_run
+from xdc_core.new_clips.encoders import Encoders, chosen_modalities, encoders_of_run
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
@@ -56,7 +56,13 @@ def embed_videos(
         StageError: too many files or clips were rejected; or a stage failed.
         Busy: another process is making the same.
     """
-    encoders = encoders_of_run(as_stopped(open_run(run)), number, modality)
+    opened = as_stopped(open_run(run))
+    encoders = encoders_of_run(opened, number, chosen_modalities(run, opened.config.modalities, modality))
+    return embed_by(encoders, videos, out, layout)
+
+
+def embed_by(encoders: Encoders, videos: Path, out: Path, layout: str | None) -> Embedded:
+    """Make `out` a run with the features of videos by given encoders, or continue it; errors as of `embed_videos`."""
     made = make_embedding(out, encoders, videos, layout)
     try:
         extractions = [Node("extract", name, 0) for name in made.config.modalities]
