@@ -22,7 +22,7 @@ ROOMS = {
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
         *("training", "evaluation", "probes", "report", "stages", "graph", "cleaning", "inspection", "tracking"),
-        "exports",
+        *("exports", "new_clips"),
         *("study", ""),
     ),
     "flows": (

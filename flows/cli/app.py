@@ -10,6 +10,8 @@ from flows.cli.inspecting import commands as inspecting
 from flows.cli.machine import commands as machine
 from flows.cli.running import commands as running
 from flows.cli.running.study import compare
+from flows.cli.using.assign import assign
+from flows.cli.using.embed import embed
 from flows.cli.using.export import export
 
 app = typer.Typer(
@@ -40,6 +42,8 @@ app.command()(inspecting.track)
 app.command("eval")(running.evaluate)
 app.command()(compare)
 app.command()(export)
+app.command()(embed)
+app.command()(assign)
 app.command()(machine.doctor)
 
 
