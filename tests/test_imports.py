@@ -21,7 +21,18 @@ ROOMS = {
     ),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
-        *("training", "evaluation", "probes", "report", "stages", "graph", "cleaning", "inspection", "tracking"),
+        *(
+            "training",
+            "evaluation",
+            "probes",
+            "report",
+            "search",
+            "stages",
+            "graph",
+            "cleaning",
+            "inspection",
+            "tracking",
+        ),
         *("study", ""),
     ),
     "flows": (
