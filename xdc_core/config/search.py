@@ -17,5 +17,5 @@ class SearchSettings(Section):
         0.95,
         gt=0,
         le=1,
-        description="share of the 10 nearest clips that it should find, measured on the run's own clips",
+        description="share of the 10 nearest clips that it is to find, measured on clips of the run",
     )

@@ -9,7 +9,7 @@ FILE_NAME = "maps.json"
 
 
 class OwnSpace(Document):
-    """The space of one modality. clips: fitted to. width: of the features. ridge: in units of the variance of a feature.
+    """The space of one modality. clips: fitted to. width: of the features. ridge: in units of a feature's variance.
 
     features, encoder: the fingerprints of the directories that they are from.
     """

@@ -92,6 +92,7 @@ def search_inverted(
     if allowed is not None:
         bits = np.packbits(allowed, bitorder="little")
         selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-    parameters = faiss.SearchParametersIVF(nprobe=approximate.probes, sel=selector)
+    parameters = faiss.SearchParametersIVF()
+    parameters.nprobe, parameters.sel = approximate.probes, selector
     similarities, rows = index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
     return Nearest(rows, np.where(rows < 0, -np.inf, similarities).astype(np.float32))

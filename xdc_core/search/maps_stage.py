@@ -40,7 +40,7 @@ class Fitting:
 
 
 def make_maps(task: Task[Fitting]) -> Outcome:
-    """Write maps.npz and maps.json: a map of every modality into a space of its own, and of every two into a shared one.
+    """Write maps.npz and maps.json: a map of each modality into a space of its own, and of every two into a shared one.
 
     A modality's own space has standardised, whitened features. What two modalities share is found by the regularised
     canonical correlation analysis of the retrieval protocol. All are fitted to the clips in `corpus.learn_splits` that
