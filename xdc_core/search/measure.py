@@ -13,7 +13,7 @@ def measure(
     found: Nearest,
     own: np.ndarray,
     among: np.ndarray,
-    labels: dict[str, Sequence[Any]],
+    labels: Mapping[str, Sequence[Any]],
     at: Sequence[int],
     across: bool,
 ) -> dict[str, Any]:

@@ -17,8 +17,8 @@ def make_nodes(
 ) -> dict[Node, Record]:
     """Reuse or make nodes of a run, each after its inputs, in child processes. Return their records.
 
-    forced: those that are made again even if they are finished. quiet: without a line per node. Modalities are processed
-    in parallel as far as `runs_on.parallel` allows, as in a round.
+    forced: those that are made again even if they are finished. quiet: without a line per node. Modalities are
+    processed in parallel as far as `runs_on.parallel` allows, as in a round.
 
     Raises:
         StageError, ConfigError, Busy: what the first failed node raised. What is finished is kept.
