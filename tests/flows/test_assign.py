@@ -33,7 +33,7 @@ def files_of(directory: Path | str) -> dict[str, str]:
     """The sha256 of the Parquet files of a committed directory."""
     manifest = read_manifest(Path(directory))
     assert manifest is not None
-    return {name: entry.sha256 for name, entry in manifest.files.items() if name.endswith(".parquet")}
+    return {Path(name).name: entry.sha256 for name, entry in manifest.files.items() if name.endswith(".parquet")}
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +87,19 @@ def test_joint_clusters_need_both_modalities_and_have_a_column_per_clustering(
     assert code == 2
     assert "there are features of video, and the joint clusters of" in output
     assert "are of video and audio features" in output
+
+
+def test_new_clips_get_the_nearest_centroid_of_a_run_with_balanced_labels_too(
+    copy_run: MakeRun, tmp_path: Path
+) -> None:
+    run = copy_run(label={"assign": "balanced"})
+    code, output = xdc("assign", run.root, run.root, "--round", 0, "--out", tmp_path / "out")
+    assert code == 0, output
+    assert "the run's own labels are balanced; new clips get the nearest centroid" in output
+    (each, _) = assigned(run.root, run.root, "--round", 0, "--out", tmp_path / "out")
+    assert (each["assign"], each["labels_of_the_run"]) == ("nearest", "balanced")
+    nearest = Node("label", "video", 0)  # Of the run before its setting was changed.
+    assert files_of(each["path"]) == files_of(run.directory(nearest))
 
 
 def test_clusters_that_a_run_lacks_are_made(copy_run: MakeRun, tmp_path: Path) -> None:

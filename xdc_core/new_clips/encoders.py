@@ -51,8 +51,9 @@ def encoders_of_run(run: Run, number: int | None, modality: str | None) -> Encod
         StageError: an encoder is missing, stale, or not what was committed.
     """
     names = chosen_modalities(run, modality)
-    number = newest_with_encoders(run, names) if number is None else check_round(run, number)
-    files = {name: encoder_file(run, name, number) for name in names}
+    fingerprints = Fingerprints(run)
+    number = newest_with_encoders(run, names, fingerprints) if number is None else check_round(run, number)
+    files = {name: encoder_file(run, name, number, fingerprints) for name in names}
     about = f"the encoders at the start of round {number} of {run.root}"
     return Encoders(embedding_values(run.config, names, number), files, about)
 
@@ -72,14 +73,14 @@ def chosen_modalities(run: Run, modality: str | None) -> tuple[str, ...]:
     return (modality,)
 
 
-def encoder_file(run: Run, modality: str, number: int) -> Path:
+def encoder_file(run: Run, modality: str, number: int, fingerprints: Fingerprints) -> Path:
     """Return the file of the encoder with which a round begins.
 
     Raises:
         StageError: it is missing, stale, or not what was committed.
     """
     node = encoder_node(modality, number)
-    record = reuse(run, node, Fingerprints(run))
+    record = reuse(run, node, fingerprints)
     if record is None:
         if not number and (weights := run.weights(modality)):
             return weights

@@ -101,13 +101,14 @@ def parts_of_run(run: Run, number: int, modalities: Sequence[str], widths: Seque
     """
     directories = [run.directory(Node("extract", name, number)) for name in modalities]
     manifests = [committed(directory) for directory in directories]
-    shards = [sorted(Path(name).stem for name in found.files if name.endswith(".parquet")) for found in manifests]
-    if any(names != shards[0] for names in shards):
-        raise StageError(
-            f"{run.root}: the features of {' and '.join(modalities)} are of different shards. Run this again."
-        )
-    files = {shard: tuple(directory / f"{shard}.parquet" for directory in directories) for shard in shards[0]}
-    inputs = {f"extract.{name}": found.fingerprint for name, found in zip(modalities, manifests, strict=True)}
+    found = [
+        {Path(name).stem: directory / name for name in manifest.files if name.endswith(".parquet")}
+        for directory, manifest in zip(directories, manifests, strict=True)
+    ]
+    if any(files.keys() != found[0].keys() for files in found):
+        raise StageError(f"{run.root}: the features of {' and '.join(modalities)} are of other shards. Run this again.")
+    files = {shard: tuple(own[shard] for own in found) for shard in sorted(found[0])}
+    inputs = {f"extract.{name}": manifest.fingerprint for name, manifest in zip(modalities, manifests, strict=True)}
     return Parts(tuple(modalities), files, tuple(widths), inputs)
 
 
@@ -141,6 +142,8 @@ def outside_folders(path: Path, modalities: Sequence[str], modality: str | None)
         ConfigError: the modality of the features is not known.
     """
     folders = {name: path / name for name in modalities if path.is_dir() and feature_files(path / name)}
+    if folders and modality is not None and modality not in folders:
+        raise ConfigError(f"{path} has features of {' and '.join(folders)}, not of {modality}.")
     if folders:
         return {name: folder for name, folder in folders.items() if modality in (None, name)}
     if not feature_files(path):
