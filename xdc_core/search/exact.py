@@ -1,6 +1,9 @@
 """Exact search: every vector is compared, a part of them at a time."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -34,20 +37,32 @@ def nearest(parts: Iterable[np.ndarray], queries: np.ndarray, k: int, allowed: n
     import faiss
 
     queries = np.ascontiguousarray(queries, np.float32)
+    threads = faiss.omp_get_max_threads()
+    # faiss divides queries among threads. Of fewer queries than threads each thread gets a slice of the vectors.
+    slices = threads if len(queries) < threads else 1
+
+    def of_slice(part: np.ndarray, own: slice) -> tuple[slice, np.ndarray, np.ndarray]:
+        count = min(k, own.stop - own.start)
+        return own, *faiss.knn(queries, part[own], count, faiss.METRIC_INNER_PRODUCT)
+
+    def of_part(part: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        bounds = np.linspace(0, len(part), slices + 1).astype(int).tolist()
+        parted = [slice(*ends) for ends in pairwise(bounds) if ends[0] < ends[1]]
+        return pool.map(partial(of_slice, part), parted)
+
     found = Nearest(np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, np.float32))
     first = 0
-    for part in parts:
-        rows = np.arange(first, first + len(part))
-        first += len(part)
-        if allowed is not None:
-            kept = allowed[rows]
-            rows, part = rows[kept], part[kept]
-        if not len(rows):
-            continue
-        similarities, places = faiss.knn(
-            queries, np.ascontiguousarray(part, np.float32), min(k, len(rows)), faiss.METRIC_INNER_PRODUCT
-        )
-        found = _merged(found, Nearest(rows[places], similarities), k)
+    with ThreadPoolExecutor(slices) as pool:
+        for part in parts:
+            rows = np.arange(first, first + len(part))
+            first += len(part)
+            if allowed is not None:
+                kept = allowed[rows]
+                rows, part = rows[kept], part[kept]
+            if not len(rows):
+                continue
+            for own, similarities, places in of_part(np.ascontiguousarray(part, np.float32)):
+                found = _merged(found, Nearest(rows[own][places], similarities), k)
     return found
 
 
