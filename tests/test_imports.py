@@ -22,12 +22,13 @@ ROOMS = {
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
         *("training", "evaluation", "probes", "report", "stages", "graph", "cleaning", "inspection", "tracking"),
+        "exports",
         *("study", ""),
     ),
     "flows": (
         *("executors/kind", "executors/queue", "executors/slurm", "executors/ray", "executors"),
         *("runners", "", "server", "orchestration"),
-        *("cli/inspecting", "cli/machine", "cli/running", "cli"),
+        *("cli/inspecting", "cli/machine", "cli/running", "cli/using", "cli"),
     ),
 }
 # Imports that still go upward: module, what it imports. Nothing is to be added.

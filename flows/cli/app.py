@@ -10,6 +10,7 @@ from flows.cli.inspecting import commands as inspecting
 from flows.cli.machine import commands as machine
 from flows.cli.running import commands as running
 from flows.cli.running.study import compare
+from flows.cli.using.export import export
 
 app = typer.Typer(
     name="xdc",
@@ -38,6 +39,7 @@ app.command()(inspecting.diff)
 app.command()(inspecting.track)
 app.command("eval")(running.evaluate)
 app.command()(compare)
+app.command()(export)
 app.command()(machine.doctor)
 
 
