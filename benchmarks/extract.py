@@ -79,7 +79,7 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
     views, device = views_of(config, name), choose_device(config.runs_on).device
     sizes = {shard: count_rows(index_path(run.corpus, shard), "shard") for shard in shard_names(run.corpus)}
     clips = sum(sizes.values())
-    encoding_of = load_encoding(run.directory(Node("init", name)), views, config.extract, device)
+    encoding_of = load_encoding(run.directory(Node("init", name)), run.corpus, views, config.extract, device)
     rows = ShardRows(run.corpus, sizes, views.modality)
 
     def batches() -> Iterator[ClipBatch]:

@@ -12,6 +12,7 @@ from flows.cli.running import commands as running
 from flows.cli.running.study import compare
 from flows.cli.using.assign import assign
 from flows.cli.using.embed import embed
+from flows.cli.using.export import export
 
 app = typer.Typer(
     name="xdc",
@@ -40,6 +41,7 @@ app.command()(inspecting.diff)
 app.command()(inspecting.track)
 app.command("eval")(running.evaluate)
 app.command()(compare)
+app.command()(export)
 app.command()(embed)
 app.command()(assign)
 app.command()(machine.doctor)

@@ -80,7 +80,7 @@ def embed_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
     device = choose_device(settings.runs_on)
     modality = settings.views.modality
     encoder = task.directory(encoder_node(modality.name, task.round))
-    encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
+    encoding = load_encoding(encoder, corpus, settings.views, settings.extract, device.device)
     rows = ShardRows(corpus, {shard: len(arguments["starts"][shard]) for shard in shards}, modality)
     starts = [own for shard in shards for own in arguments["starts"][shard]]
     wanted = {shard: [number for number in span if starts[number]] for shard, span in rows.spans.items()}

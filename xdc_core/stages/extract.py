@@ -105,7 +105,7 @@ def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advanc
     torch.set_num_threads(thread_count(settings.runs_on))
     device = choose_device(settings.runs_on)
     encoder = task.directory(encoder_node(task.about, task.round))
-    encoding = load_encoding(encoder, settings.views, settings.extract, device.device)
+    encoding = load_encoding(encoder, corpus, settings.views, settings.extract, device.device)
     rows = ShardRows(corpus, {shard: arguments["sizes"][shard] for shard in shards}, settings.views.modality)
     clips = ClipViews(corpus, rows, settings.views, settings.runs_on.clip_cache)
     views = settings.extract.views
