@@ -7,6 +7,7 @@ from typing import Any
 
 from shards.command import command
 from shards.errors import ConfigError, StageError
+from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
 from xdc_core.config.clustering import k_in_round
@@ -129,9 +130,16 @@ def embedding_values(config: Config, modalities: Sequence[str], number: int) -> 
         values["video"] = {"frames": config.video.frames}
     values["cluster"] |= {"k": k}
     values["runs_on"] |= {"nodes": 1, "rendezvous": None}
-    values["corpus"] = given["corpus"] | {"learn_splits": None, "layout": None}
-    if tuple(modalities) != config.modalities:
-        needed = {MODALITIES[name].stored for name in modalities}
-        values["corpus"] |= {"modalities": [name for name in config.corpus.modalities if name in needed]}
-        values["corpus"] |= {"cut_at_shots": config.corpus.cut_at_shots and "video" in needed}
+    whole = tuple(modalities) == config.modalities
+    values["corpus"] = given["corpus"] if whole else for_modalities(config.corpus, modalities)
+    values["corpus"] |= {"learn_splits": None, "layout": None}
     return values
+
+
+def for_modalities(corpus: CorpusSettings, modalities: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a corpus's settings for clips that need no more than the streams of these modalities."""
+    needed = {MODALITIES[name].stored for name in modalities}
+    return corpus.model_dump(mode="json") | {
+        "modalities": [name for name in corpus.modalities if name in needed],
+        "cut_at_shots": corpus.cut_at_shots and "video" in needed,
+    }

@@ -15,13 +15,16 @@ from shards.errors import ConfigError
 from shards.store.build import Record
 from shards.store.manifest import fingerprint
 from xdc_core.config.load import FILE_NAME
+from xdc_core.config.schema import RunsOn
 from xdc_core.documents.scores import Scores, read_scores
 from xdc_core.graph.rounds import as_stopped
 from xdc_core.graph.stages import inputs
+from xdc_core.modalities.registry import in_order
 from xdc_core.new_clips.assignment import assign
 from xdc_core.new_clips.clusters import clusters_of_run, fitting_sources, sources_of_run
 from xdc_core.new_clips.embedding import setup_of
 from xdc_core.new_clips.encoders import Encoders, chosen_modalities, encoders_of_run
+from xdc_core.new_clips.exported import clusters_of_export, encoders_of_export, read_exports, sources_of_export
 from xdc_core.new_clips.parts import Parts, outside_folders, outside_parts, parts_of_run, run_of_features, same_encoders
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
@@ -71,7 +74,8 @@ class Given:
 def assign_clips(
     root: Path, media: Path, out: Path | None, number: int | None, modality: str | None, layout: str | None
 ) -> list[Assigned]:
-    """Assign clips to the clusters of a round of a run, for each label source that their features allow.
+    """Assign clips to the clusters of a round of a run, or of an export, for each label source that their features
+    allow.
 
     Videos are embedded first, into `out`/clips. Clusters of the run that are missing are made, if they can be.
 
@@ -81,25 +85,37 @@ def assign_clips(
         StageError: a stage failed.
         Busy: another process is making the same.
     """
-    run = as_stopped(open_run(root))
-    given = what_is_given(root, run.config.modalities, media, modality)
-    sources = fitting_sources(root, sources_of_run(run), given.modalities, media)
-    names = [name for name in run.config.modalities if any(name in own for own in sources.values())]
-    encoders = encoders_of_run(run, number, names)
-    make_nodes(run, what_they_need(run, [Node("cluster", source, encoders.round) for source in sources]))
-    clusters = clusters_of_run(run, encoders.round, sources)
+    if exported := read_exports(root):
+        if out is None:
+            raise ConfigError("Give --out, the directory of the labels: an export is not written to.")
+        given = what_is_given(root, tuple(exported), media, modality)
+        sources = fitting_sources(root, sources_of_export(root, exported), given.modalities, media)
+        encoders = encoders_of_export(root, exported, modalities_of(sources), number)
+        clusters, runs_on, balanced = clusters_of_export(root, exported, sources), RunsOn(), False
+    else:
+        run = as_stopped(open_run(root))
+        given = what_is_given(root, run.config.modalities, media, modality)
+        sources = fitting_sources(root, sources_of_run(run), given.modalities, media)
+        encoders = encoders_of_run(run, number, modalities_of(sources))
+        make_nodes(run, what_they_need(run, [Node("cluster", source, encoders.round) for source in sources]))
+        clusters, runs_on = clusters_of_run(run, encoders.round, sources), run.config.runs_on
+        balanced = run.config.label.assign != "nearest"
     if out is None:
         name = f"{encoders.round:03d}-{media.stem}-{fingerprint(str(media.resolve()))[:8]}"
         out = root / "assigned" / name
     parts = find_parts(encoders, given, media, out / CLIPS, layout, sources)
-    balanced = run.config.label.assign != "nearest"
     assigned = []
     for own in clusters:
         target = out / own.source
         with counter(f"assign.{own.source}") as progress:
-            record = assign(target, own, parts[own.source], run.config.runs_on, progress)
+            record = assign(target, own, parts[own.source], runs_on, progress)
         assigned.append(Assigned(own.source, record, read_scores(target), balanced))
     return assigned
+
+
+def modalities_of(sources: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the modalities of which label sources are clustered, in the order of the registry."""
+    return in_order(tuple({name for own in sources.values() for name in own}))
 
 
 def what_is_given(root: Path, modalities: tuple[str, ...], media: Path, modality: str | None) -> Given:
