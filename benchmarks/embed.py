@@ -3,9 +3,9 @@
     PYTHONPATH=. python benchmarks/small_run.py RUN
     PYTHONPATH=. python benchmarks/embed.py RUN [--turns 5]
 
-RUN has the encoders; the videos are those of its corpus. Both write the same clips and features into new directories, in
-child processes, and take turns. Of `embed` all is counted that the command does: choosing and linking the encoders, the
-checks, the stage `init`, and starting the processes. Of the stages only their work and the processes' starts are.
+RUN has the encoders; the videos are those of its corpus. Both write the same clips and features into new directories,
+in child processes, and take turns. Of `embed` all is counted that the command does: choosing and linking the encoders,
+the checks, the stage `init`, and starting the processes. Of the stages only their work and the processes' starts are.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def main() -> None:
                 embed_videos(source.root, videos, root / "embed", None, None, None)
             shutil.rmtree(root / "embed")
 
-        made = make_embedding(root / "stages", encoders_of_run(source, None, None), videos, None)
+        made = make_embedding(root / "stages", encoders_of_run(source, None, source.config.modalities), videos, None)
         for node in setup_of(made.config)[1:]:
             do_node(made, node, children)
         nodes = [SHARD, *(Node("extract", name, 0) for name in made.config.modalities)]
@@ -54,7 +54,7 @@ def main() -> None:
             for directory in (made.corpus, made.round_directory(0)):
                 shutil.rmtree(directory, ignore_errors=True)
             with Children() as own:
-                clips = [do_node(made, node, own).rows for node in nodes][0]
+                clips, *_ = [do_node(made, node, own).rows for node in nodes]
 
         stages()
         found = contest("embedding", "clips", clips, {EMBED: embed, STAGES: stages}, given.turns)

@@ -9,6 +9,10 @@ from typing import Annotated
 import typer
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="the run's directory (it holds xdc.yaml)")]
+RunOrExportArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="the run's directory, or the folder of an export or of one of its encoders"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 RoundOption = Annotated[int | None, typer.Option("--round", help="number of the round; the first is 0")]
 

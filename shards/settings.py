@@ -1,5 +1,6 @@
 """The settings of a corpus."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -173,6 +174,15 @@ class CorpusSettings(Section):
                 f"clip_seconds ({self.clip_seconds:g}): a window is one clip"
             )
         return self
+
+
+# Of the settings of a stored corpus, those that decide neither which clips there are nor their bytes.
+NOT_OF_CLIPS = ("layout", "label_from_folder", "clips_per_shard", "shuffle_seed")
+
+
+def clip_part(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of a corpus that decide its clips, from `stored_part` or a manifest of a corpus."""
+    return {name: value for name, value in stored.items() if name not in NOT_OF_CLIPS}
 
 
 def stored_part(settings: CorpusSettings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from flows.cli.running import commands as running
 from flows.cli.running.study import compare
 from flows.cli.using.assign import assign
 from flows.cli.using.embed import embed
+from flows.cli.using.export import export
 from flows.cli.using.search import search
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command()(inspecting.diff)
 app.command()(inspecting.track)
 app.command("eval")(running.evaluate)
 app.command()(compare)
+app.command()(export)
 app.command()(embed)
 app.command()(assign)
 app.command()(search)

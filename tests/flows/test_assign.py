@@ -118,8 +118,7 @@ def test_features_by_another_encoder_are_refused(worked_run: Run, digits: Path, 
     assert code == 0, output
     code, output = xdc("assign", worked_run.root, tmp_path / "first", "--round", 1, "--out", tmp_path / "out")
     assert code == 2
-    assert "has no features by the video encoders of which the clusters of round 1 of" in output
-    assert f"xdc embed {worked_run.root} VIDEOS --round 1 --out DIR" in output
+    assert "has no features of video by the encoders at the start of round 1 of" in output
     assert assigned(worked_run.root, tmp_path / "first", "--round", 0, "--out", tmp_path / "out")[0]["clips"] == 6
 
 
@@ -163,3 +162,22 @@ def test_a_run_without_clusters_says_so(make_run: MakeRun, worked_run: Run, tmp_
     code, output = xdc("assign", make_run(method="supervised").root, worked_run.root, "--out", tmp_path / "out")
     assert code == 2
     assert "the method supervised makes no clusters" in output
+
+
+def test_the_clusters_of_an_export_are_those_of_its_run(
+    cdc_run: Run, worked_run: Run, copy_run: MakeRun, tmp_path: Path
+) -> None:
+    code, output = xdc("export", worked_run.root, "--to", tmp_path / "exported")
+    assert code == 0, output
+    for each in assigned(tmp_path / "exported", worked_run.root, "--out", tmp_path / "out"):
+        assert files_of(each["path"]) == files_of(worked_run.directory(Node("label", each["source"], 1)))
+    code, output = xdc("export", cdc_run.root, "--round", 0, "--to", tmp_path / "joint")
+    assert code == 0, output
+    (each,) = assigned(tmp_path / "joint", cdc_run.root, "--out", tmp_path / "joint-out")
+    assert files_of(each["path"]) == files_of(cdc_run.directory(Node("label", "joint", 0)))
+    code, output = xdc("assign", tmp_path / "joint" / "video", cdc_run.root, "--out", tmp_path / "no")
+    assert code == 2
+    assert "has no clusters, so nothing can be assigned to them. video: the method cdc does not cluster" in output
+    code, output = xdc("assign", tmp_path / "exported", cdc_run.root)
+    assert code == 2
+    assert "Give --out" in output

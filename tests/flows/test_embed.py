@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from shards.corpus.index import read_index, shard_names
+from shards.store.files import part_path
 from shards.store.manifest import read_manifest
 from tests.flows.test_cli import xdc
 from tests.runs import MakeRun
@@ -24,7 +25,7 @@ def features_of(run: Run, modality: str, number: int) -> dict[str, np.ndarray]:
     directory = run.directory(Node("extract", modality, number))
     found = {}
     for shard in shard_names(run.corpus):
-        keys, features = read_features(directory / f"{shard}.parquet")
+        keys, features = read_features(part_path(directory, shard))
         index = read_index(run.corpus, shard, ["key", "source"]).to_pylist()
         source_of = {row["key"]: Path(row["source"]).name for row in index}
         found |= {source_of[key]: feature for key, feature in zip(keys, features, strict=True)}
@@ -145,3 +146,25 @@ def test_a_run_without_an_encoder_says_how_to_make_one(make_run: MakeRun, digits
     assert code == 2
     assert "has no encoder yet that is up to date" in output
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_gives_the_features_of_its_run_and_needs_no_run(
+    worked_run: Run, embedded: Run, digits: Path, tmp_path: Path
+) -> None:
+    code, output = xdc("export", worked_run.root, "--to", tmp_path / "exported")
+    assert code == 0, output
+    code, output = xdc("embed", tmp_path / "exported", digits, "--out", tmp_path / "out")
+    assert code == 0, output
+    run = open_run(tmp_path / "out")
+    for modality in ("video", "audio"):
+        wanted, found = features_of(embedded, modality, 0), features_of(run, modality, 0)
+        assert wanted.keys() == found.keys()
+        for name, feature in found.items():
+            assert np.linalg.norm(feature - wanted[name]) <= 1e-5 * np.linalg.norm(feature)
+    some = manifest_of(digits, tmp_path / "some.csv", slice(4))
+    code, output = xdc("embed", tmp_path / "exported" / "audio", some, "--out", tmp_path / "one", "--round", 0)
+    assert code == 2
+    assert "has the encoder at the start of round 1 only" in output
+    code, output = xdc("embed", tmp_path / "exported" / "audio", some, "--out", tmp_path / "one")
+    assert code == 0, output
+    assert open_run(tmp_path / "one").config.modalities == ("audio",)

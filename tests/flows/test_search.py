@@ -122,7 +122,7 @@ def test_a_media_file_finds_its_own_clip_and_the_page_shows_both(
 def test_clips_of_another_directory_are_searched_if_the_encoders_are_the_same(
     run: Run, clip: dict[str, Any], digits: Path, tmp_path: Path
 ) -> None:
-    other = make_embedding(tmp_path / "new", encoders_of_run(run, 1, None), digits, None)
+    other = make_embedding(tmp_path / "new", encoders_of_run(run, 1, run.config.modalities), digits, None)
     for node in (*setup_of(other.config), Node("extract", "audio", 0), Node("extract", "video", 0)):
         run_stage(other, node)
     for ways in ((), ("--by", "sound", "--in", "picture")):
@@ -131,8 +131,8 @@ def test_clips_of_another_directory_are_searched_if_the_encoders_are_the_same(
         assert there["among"] == str(other.root)
         assert [row["key"] for row in there["results"]] == [row["key"] for row in here["results"]]
     text = refused(run.root, clip["key"], "--among", other.root, "--round", 0)
-    assert "has no features by the video encoders" in text
-    assert f"xdc embed {run.root} VIDEOS --round 0 --out DIR" in text
+    assert f"has no features of video by the encoders at the start of round 0 of {run.root}" in text
+    assert "Compute them with xdc embed." in text
 
 
 @pytest.mark.parametrize(

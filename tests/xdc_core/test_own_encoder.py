@@ -17,6 +17,7 @@ from xdc_core.documents.metrics import read_metrics
 from xdc_core.encoders.batch_norm import calibrate_batch_norm
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import FILE_NAME, read_encoder, save_encoder
+from xdc_core.encoders.header import EncoderHeader
 from xdc_core.encoders.import_weights import load_weights
 from xdc_core.encoders.registry import encoder_spec
 from xdc_core.graph.fingerprints import Fingerprints
@@ -153,7 +154,7 @@ def test_it_starts_from_weights_of_a_file_that_fit_it(place: Path, tmp_path: Pat
     assert dropped == []
     assert all(torch.equal(value, given[key]) for key, value in loaded.state_dict().items())
     other = tmp_path / "encoder.safetensors"
-    save_encoder(other, build_encoder("r2plus1d_tiny", seed=0), "r2plus1d_tiny")
+    save_encoder(other, build_encoder("r2plus1d_tiny", seed=0), EncoderHeader("r2plus1d_tiny"))
     with pytest.raises(ConfigError, match=r"video\.weights: .* but video\.encoder is 'net_with_weights:small': set "):
         load_weights(other, name, "video")
 

@@ -16,6 +16,7 @@ from torchvision.models.video import r2plus1d_18 as torchvision_r2plus1d_18
 from shards.errors import ConfigError
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import save_encoder
+from xdc_core.encoders.header import EncoderHeader
 from xdc_core.encoders.import_weights import load_weights
 
 # Middle planes of conv1 and conv2 of every block in the published files.
@@ -167,7 +168,7 @@ def test_half_precision_becomes_single(tiny: dict[str, Tensor], tmp_path: Path) 
 
 def test_an_encoder_that_xdc_wrote_loads(tmp_path: Path) -> None:
     encoder = build_encoder("r2plus1d_tiny", seed=3)
-    save_encoder(tmp_path / "encoder.safetensors", encoder, "r2plus1d_tiny")
+    save_encoder(tmp_path / "encoder.safetensors", encoder, EncoderHeader("r2plus1d_tiny"))
     loaded, dropped = load_weights(tmp_path / "encoder.safetensors", "r2plus1d_tiny")
     assert same(loaded, encoder.state_dict())
     assert dropped == []

@@ -20,6 +20,7 @@ from xdc_core.data.loader import batches_by_shard, load_views
 from xdc_core.encoders.file import FILE_NAME, load_encoder
 from xdc_core.encoders.spec import check_feature
 from xdc_core.modalities.view import Views
+from xdc_core.runs.corpora import clips_of
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,14 @@ class Encoding:
         return result.float()
 
 
-def load_encoding(directory: Path, views: Views, settings: ExtractSettings, device: torch.device) -> Encoding:
-    """Load the encoder that a stage wrote into `directory`. Raises StageError as `load_encoder` does."""
-    encoder = load_encoder(directory / FILE_NAME, views.settings.encoder).to(device).eval()
+def load_encoding(
+    directory: Path, corpus: Path, views: Views, settings: ExtractSettings, device: torch.device
+) -> Encoding:
+    """Load the encoder that a stage wrote into `directory`, for clips of `corpus`. Raises StageError as `load_encoder`
+    does.
+    """
+    path, name = directory / FILE_NAME, views.settings.encoder
+    encoder = load_encoder(path, name, views, clips_of(corpus)).to(device).eval()
     if settings.channels_last:
         encoder.to(memory_format=views.modality.channels_last)  # type: ignore[call-overload]
     return Encoding(encoder, views, settings, device)

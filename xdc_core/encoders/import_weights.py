@@ -11,9 +11,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shards.errors import ConfigError
-from xdc_core.encoders.file import read_encoder
+from xdc_core.encoders.file import misfit, read_encoder, stored_header
+from xdc_core.encoders.header import EncoderHeader
 from xdc_core.encoders.registry import ENCODERS, encoder_spec
 from xdc_core.encoders.spec import EncoderSpec
+from xdc_core.modalities.view import Views
 
 # The published XDC weights have no head, torchvision's have one. Encoders have none.
 HEAD = ("fc.weight", "fc.bias")
@@ -63,10 +65,33 @@ def load_weights(path: Path, name: str, modality: str = "") -> tuple[nn.Module, 
     return encoder, [key for key in HEAD if key in tensors]
 
 
+def header_of_weights(path: Path, views: Views) -> EncoderHeader | None:
+    """Return what a file of weights says of the encoder in it; None if it is not one of xdc.
+
+    views: of the run that starts from it.
+
+    Raises:
+        ConfigError: the file cannot be read, or its encoder was trained with other input.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    modality = views.modality.name
+    try:
+        header = stored_header(path)
+        lines = header.misfits(views, {}) if header else []
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ConfigError(f"{modality}.weights: {path} cannot be read: {error}. Export the file again.") from error
+    if lines:
+        raise ConfigError(f"{modality}.weights: {path} is of an encoder for other input: {misfit(lines)}")
+    if header and not header.modality:  # Of version 0.1.
+        return None
+    return header
+
+
 def _read_safetensors(path: Path, spec: EncoderSpec, where: str) -> dict[str, Tensor]:
     try:
         stored, tensors = read_encoder(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"{where} cannot be read: {error}. Download or export the file again.") from error
     if stored == spec.name:
         return tensors

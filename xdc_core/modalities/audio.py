@@ -1,6 +1,6 @@
 """The modality `audio`: the sound of a clip."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ class AudioSettings(ModalitySettings):
     mask_mels: int = Field(
         0, ge=0, description="largest number of consecutive mel bands masked in a training view. Unverified"
     )
+
+    exact: ClassVar[tuple[str, ...]] = ("mels", "align")
 
     @model_validator(mode="after")
     def _masks_leave_something(self) -> "AudioSettings":
@@ -70,6 +72,10 @@ class AudioSettings(ModalitySettings):
                 f"{near} frames, for example"
             )
         return self.model_copy(update={"frames": whole})
+
+    def time_scale(self, frames: int) -> float | None:
+        """Return the video frames that a log-mel frame lasts with `align: span`; with others it lasts 10 ms."""
+        return frames / self.frames if self.align == "span" else None
 
 
 def _log_mel_frames(log_mel: int, frames: int, trained: int) -> int | None:

@@ -9,6 +9,14 @@ from xdc_core.modalities.audio import AudioSettings
 from xdc_core.modalities.logmel import Align, LogMel, align_frames, log_mel, mask_stretch, seen_frames, span_frames
 from xdc_core.modalities.modality import Row, Where, view_start
 
+RECIPE = {
+    "window_s": LogMel().window_s,
+    "hop_s": LogMel().hop_s,
+    "floor": LogMel().floor,
+    "logarithm": "1 + ln(energy / floor) above floor, energy / floor below",
+    "mel": "1127 ln(1 + f / 700), 0 Hz to sample_rate / 2",
+}
+
 
 def view(flac: bytes, row: Row, settings: AudioSettings, frames: int, where: Where) -> Tensor:
     """Return a view, float32 [1, settings.frames, mels]: the log-mel of the sound that belongs to `frames` pictures.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -42,6 +42,9 @@ class ModalitySettings(Section):
     encoder: str = Field(description="the encoder's name, or package.module:function")
     weights: Annotated[str, AfterValidator(_named_like_weights)] | None = Field(None, description=WEIGHTS_NOTE)
 
+    # The settings that must be those of the encoder's training wherever it is used: with others its features are wrong.
+    exact: ClassVar[tuple[str, ...]] = ()
+
     def view_settings(self, training: bool) -> dict[str, Any]:
         """Return the settings that decide a view, in training or in extraction, as JSON values for fingerprints.
 
@@ -57,6 +60,12 @@ class ModalitySettings(Section):
         """
         return self
 
+    def time_scale(self, frames: int) -> float | None:
+        """Return how many frames of a clip one step of the encoder's input lasts, for views of `frames` frames; None if
+        its length does not depend on the clip's frame rate.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Modality:
@@ -69,6 +78,7 @@ class Modality:
     module: the module with the two functions that `view` and `normalise` call, imported when they are first called:
         view(data: bytes, row, settings, frames: int, where) -> Tensor, one clip's
         normalise(batch: Tensor, settings) -> Tensor
+        and, where there are any, with the constants of these functions, as JSON values, for the encoder's file: RECIPE
     memory_format: torch's name for the format with adjacent channels.
     colour: in charts, #rrggbb.
     version: to be raised if the same settings give another view; it is hashed from 2 on.
@@ -119,6 +129,11 @@ class Modality:
         """Convert a batch of views [B, ...], on any device, to the encoder's input: float32 [B, ...]."""
         made: torch.Tensor = import_module(self.module).normalise(batch, settings)
         return made
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Return the constants of `view` and `normalise`, which no setting changes, as JSON values by name."""
+        return dict(getattr(import_module(self.module), "RECIPE", {}))
 
     @property
     def channels_last(self) -> "torch.memory_format":

@@ -1,6 +1,6 @@
 """The modality `video`: the pictures of a clip."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,8 @@ class VideoSettings(ModalitySettings):
     mean: tuple[float, float, float] = Field((0.43216, 0.394666, 0.37645), description="RGB in [0, 1]")
     std: tuple[Positive, Positive, Positive] = Field((0.22803, 0.22145, 0.216989), description="RGB in [0, 1]")
 
+    exact: ClassVar[tuple[str, ...]] = ("mean", "std")
+
     @model_validator(mode="after")
     def _crop_fits(self) -> "VideoSettings":
         if min(self.short_edges) < self.crop:
@@ -37,6 +39,10 @@ class VideoSettings(ModalitySettings):
         """Return the settings of a view. Views in extraction have the first short edge and are never flipped."""
         settings = super().view_settings(training)
         return settings if training else settings | {"flip": False, "short_edges": settings["short_edges"][:1]}
+
+    def time_scale(self, frames: int) -> float:
+        """Return 1: a step of the input is a frame of the clip."""
+        return 1.0
 
 
 VIDEO = Modality(

@@ -1,7 +1,6 @@
 """The nearest frozen clusters of new clips: a committed directory of labels, as the label stage writes them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from shards.errors import ConfigError
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build
 from shards.store.executor import IN_PROCESS, Advance, Job, run_units
+from shards.store.files import part_name
 from shards.store.manifest import fingerprint
 from shards.store.parquet import write_parquet
 from shards.store.receipt import Receipt, new_shard, receipts_of
@@ -23,42 +23,26 @@ from xdc_core.data.frozen_clusters import label_table, read_clusters
 from xdc_core.data.label_scores import Labels, scores_of
 from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.scores import FILE_NAME, write_scores
+from xdc_core.new_clips.clusters import Clusters
 from xdc_core.new_clips.outside_features import read_outside_features
+from xdc_core.new_clips.parts import Parts
 from xdc_core.runs.task import unit_logs
 
 STAGE, VERSION = "assign", 1
 PER_UNIT = 64  # Files of a unit, as in the label stage.
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Features to assign, in files: one per shard and modality.
-
-    files: shard -> the files of all modalities, in the order of the modalities. widths: of their features, as the
-    clusters need them. inputs: what they are, by name, for the fingerprint. outside: whether somebody else wrote them.
-    """
-
-    modalities: tuple[str, ...]
-    files: dict[str, tuple[Path, ...]]
-    widths: tuple[int, ...]
-    inputs: dict[str, str]
-    outside: bool = False
-
-
 def assign(
     target: Path,
-    source: str,
-    clusters: tuple[Path, str, int | None],
+    clusters: Clusters,
     parts: Parts,
     runs_on: RunsOn,
     progress: Progress = silent,
 ) -> Record:
     """Write the clusters of clips into the directory `target`, or reuse or continue it; it is committed like a stage's.
 
-    For every shard of the features there is a Parquet file: key, cluster (int32) and distance (float32), of a second
-    clustering cluster_1 and distance_1, and so on. scores.json has the sizes.
-
-    clusters: the directory of a label source's clusters, its fingerprint, and its round.
+    For every shard of the features there is a Parquet file in `data`: key, cluster (int32) and distance (float32), of
+    a second clustering cluster_1 and distance_1, and so on. scores.json has the sizes.
 
     Raises:
         ConfigError: features have another width than the clusters need, or are not finite, or a file of somebody else
@@ -66,18 +50,18 @@ def assign(
         StageError: a stored file is missing or damaged.
         Busy: another process is building it.
     """
-    directory, digest, number = clusters
-    inputs = {f"cluster.{source}": digest, **parts.inputs}
-    identity = Identity(STAGE, VERSION, fingerprint([STAGE, VERSION, source, inputs]), source, number, inputs)
+    source = clusters.source
+    inputs = {f"cluster.{source}": clusters.fingerprint, **parts.inputs}
+    identity = Identity(STAGE, VERSION, fingerprint([STAGE, VERSION, source, inputs]), source, clusters.round, inputs)
 
     def work(out: Path) -> Outcome:
-        kmeans = read_kmeans(directory)
+        kmeans = read_kmeans(clusters.directory)
         arguments = {
             "out": str(out.resolve()),
-            "clusters": str(directory.resolve()),
+            "clusters": str(clusters.directory.resolve()),
             "files": {shard: [str(path.resolve()) for path in paths] for shard, paths in parts.files.items()},
-            "modalities": list(parts.modalities),
-            "widths": list(parts.widths),
+            "modalities": list(clusters.modalities),
+            "widths": list(clusters.widths),
             "outside": parts.outside,
             "runs_on": runs_on.model_dump(mode="json"),
         }
@@ -94,7 +78,7 @@ def assign(
         scores = scores_of(counts, compared=False, plans=[])
         write_scores(out, scores)
         summary = {name: getattr(scores, name) for name in ("k", "clips", "empty", "largest", "largest_share")}
-        return Outcome(rows, 0, summary, (*(f"{shard}.parquet" for shard in parts.files), FILE_NAME))
+        return Outcome(rows, 0, summary, (*map(part_name, parts.files), FILE_NAME))
 
     return build(target, identity, work)
 
@@ -115,7 +99,7 @@ def assign_shards(arguments: dict[str, Any], shards: list[str], advance: Advance
         for own, assigned in zip(counts, labels.clusterings, strict=True):
             own.sizes += np.bincount(assigned.cluster, minlength=clusters.k)
         with new_shard(Path(arguments["out"]), shard) as new:
-            write_parquet(new.folder / f"{shard}.parquet", label_table(labels))
+            write_parquet(new.folder / part_name(shard), label_table(labels))
             new.rows, new.notes = len(keys), {"clusterings": [own.notes() for own in counts]}
         yield new.stored
 

@@ -1,15 +1,17 @@
 """The encoders with which a round begins, and the configuration of a run that only computes features with them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shards.command import command
 from shards.errors import ConfigError, StageError
+from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
 from xdc_core.config.clustering import k_in_round
+from xdc_core.config.load import parse_config
 from xdc_core.config.methods import METHODS, OWN, clustered_sources, heads
 from xdc_core.config.schema import Config
 from xdc_core.graph.fingerprints import Fingerprints
@@ -18,6 +20,7 @@ from xdc_core.graph.run_stage import reuse
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import encoder_node
 from xdc_core.runs.run import Run
+from xdc_core.stages.init import WEIGHTS
 
 ENCODER = "encoder.safetensors"  # As in xdc_core/encoders/file.py, which imports torch.
 # What a run that computes features takes from the run that has learnt.
@@ -29,47 +32,59 @@ EACH_CLUSTERS_ITS_OWN = next(name for name, sources in METHODS.built_in.items() 
 class Encoders:
     """Trained encoders, and the settings with which they see clips.
 
-    values: of a configuration that computes features with them, without the places of its corpus and its encoders.
-    files: the encoder's file by modality. about: what they are, in a sentence's words.
+    round: that begins with them. values: of a configuration that computes features with them, without the places of its
+    corpus and its encoders. files: the encoder's file by modality. about: what they are, in a sentence's words.
+    known_as: sha256 of other files with the same weights, by modality.
     """
 
+    round: int
     values: dict[str, Any]
     files: dict[str, Path]
     about: str
+    known_as: dict[str, str] = field(default_factory=dict)
 
     @property
     def sha256(self) -> dict[str, str]:
         """Return the sha256 of each file, by modality."""
         return {name: sha256_of(path) for name, path in self.files.items()}
 
+    def digests(self, modality: str) -> set[str]:
+        """Return the sha256 of all files that are known to have an encoder's weights."""
+        return {sha256_of(self.files[modality]), *(known for name, known in self.known_as.items() if name == modality)}
 
-def encoders_of_run(run: Run, number: int | None, modality: str | None) -> Encoders:
-    """Return the encoders with which a round begins. number: None: the newest round that has them; modality: None: all.
+    @property
+    def config(self) -> Config:
+        """Return the configuration of `values`."""
+        return parse_config(self.values, f"the settings of {self.about}")
+
+
+def encoders_of_run(run: Run, number: int | None, modalities: Sequence[str]) -> Encoders:
+    """Return the encoders of these modalities with which a round begins. number: None: the newest round that has them.
 
     Raises:
-        ConfigError: the run has no such modality or round, or no encoder yet that is up to date.
+        ConfigError: the run has no such round, or no encoder yet that is up to date.
         StageError: an encoder is missing, stale, or not what was committed.
     """
-    names = chosen_modalities(run, modality)
     fingerprints = Fingerprints(run)
-    number = newest_with_encoders(run, names, fingerprints) if number is None else check_round(run, number)
-    files = {name: encoder_file(run, name, number, fingerprints) for name in names}
+    number = newest_with_encoders(run, modalities, fingerprints) if number is None else check_round(run, number)
+    files = {name: encoder_file(run, name, number, fingerprints) for name in modalities}
     about = f"the encoders at the start of round {number} of {run.root}"
-    return Encoders(embedding_values(run.config, names, number), files, about)
+    known_as = {name: digest for name in modalities if (digest := imported_weights(run, name, number))}
+    return Encoders(number, embedding_values(run.config, modalities, number), files, about, known_as)
 
 
-def chosen_modalities(run: Run, modality: str | None) -> tuple[str, ...]:
-    """Return a modality alone, or with None all of the run.
+def imported_weights(run: Run, modality: str, number: int) -> str | None:
+    """Return the sha256 of the file from which the encoder was read with which a round begins; None if it was not."""
+    manifest = read_manifest(run.directory(encoder_node(modality, number)))
+    return manifest.inputs.get(WEIGHTS) if manifest else None
 
-    Raises:
-        ConfigError: the run does not have it.
-    """
+
+def chosen_modalities(root: Path, there: tuple[str, ...], modality: str | None) -> tuple[str, ...]:
+    """Return a modality alone, or with None all that are there. Raises ConfigError if it is not among them."""
     if modality is None:
-        return run.config.modalities
-    if modality not in run.config.modalities:
-        raise ConfigError(
-            f"--modality {modality}: {run.root} has encoders of {', '.join(run.config.modalities)}. Choose one of them."
-        )
+        return there
+    if modality not in there:
+        raise ConfigError(f"--modality {modality}: {root} has encoders of {', '.join(there)}. Choose one of them.")
     return (modality,)
 
 
@@ -115,9 +130,16 @@ def embedding_values(config: Config, modalities: Sequence[str], number: int) -> 
         values["video"] = {"frames": config.video.frames}
     values["cluster"] |= {"k": k}
     values["runs_on"] |= {"nodes": 1, "rendezvous": None}
-    values["corpus"] = given["corpus"] | {"learn_splits": None, "layout": None}
-    if tuple(modalities) != config.modalities:
-        needed = {MODALITIES[name].stored for name in modalities}
-        values["corpus"] |= {"modalities": [name for name in config.corpus.modalities if name in needed]}
-        values["corpus"] |= {"cut_at_shots": config.corpus.cut_at_shots and "video" in needed}
+    whole = tuple(modalities) == config.modalities
+    values["corpus"] = given["corpus"] if whole else for_modalities(config.corpus, modalities)
+    values["corpus"] |= {"learn_splits": None, "layout": None}
     return values
+
+
+def for_modalities(corpus: CorpusSettings, modalities: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a corpus's settings for clips that need no more than the streams of these modalities."""
+    needed = {MODALITIES[name].stored for name in modalities}
+    return corpus.model_dump(mode="json") | {
+        "modalities": [name for name in corpus.modalities if name in needed],
+        "cut_at_shots": corpus.cut_at_shots and "video" in needed,
+    }

@@ -1,43 +1,31 @@
 """The features that are assigned to a run's clusters: of a run, or in files of somebody else."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import ConfigError, StageError
 from shards.store.files import sha256_of
 from shards.store.manifest import Manifest, read_manifest
 from xdc_core.config.load import FILE_NAME
-from xdc_core.config.methods import clustered_from, clustered_sources
 from xdc_core.graph.stages import settings_of
-from xdc_core.new_clips.assignment import Parts
-from xdc_core.new_clips.encoders import ENCODER
+from xdc_core.new_clips.encoders import ENCODER, Encoders, imported_weights
 from xdc_core.new_clips.outside_features import feature_files
 from xdc_core.runs.node import FOLDERS, Node, encoder_node
 from xdc_core.runs.run import Run
-from xdc_core.stages.init import WEIGHTS
 
 
-def assigned_sources(run: Run, modalities: Sequence[str], what: str) -> tuple[str, ...]:
-    """Return the label sources of a run whose clusters can be assigned to features of these modalities.
+@dataclass(frozen=True)
+class Parts:
+    """Features to assign, in files: one per shard and modality.
 
-    what: the features, in an error's words.
-
-    Raises:
-        ConfigError: there is none.
+    files: shard -> the files of all modalities, in the order of the clusters' modalities. inputs: what they are, by
+    name, for the fingerprint. outside: whether somebody else wrote them.
     """
-    sources = clustered_sources(run.config.method, run.config.modalities)
-    if not sources:
-        raise ConfigError(
-            f"{run.root}: the method {run.config.method} makes no clusters. Give a run of another method."
-        )
-    found = tuple(each for each in sources if set(clustered_from(each, run.config.modalities)) <= set(modalities))
-    if not found:
-        needed = " and ".join(clustered_from(sources[0], run.config.modalities))
-        raise ConfigError(
-            f"{what}: there are features of {' and '.join(modalities)}, and the {sources[0]} clusters of {run.root} "
-            f"are of {needed} features. Give features of these."
-        )
-    return found
+
+    files: dict[str, tuple[Path, ...]]
+    inputs: dict[str, str]
+    outside: bool = False
 
 
 def run_of_features(path: Path) -> tuple[Path, str | None]:
@@ -51,50 +39,47 @@ def run_of_features(path: Path) -> tuple[Path, str | None]:
     return path, None
 
 
-def same_encoders(run: Run, number: int, other: Run, modalities: Sequence[str]) -> int:
-    """Return the round of another run whose features are by the encoders with which a round of `run` begins.
+def same_encoders(encoders: Encoders, run: Run, modalities: Sequence[str]) -> int:
+    """Return the round of a run whose features of these modalities are by given encoders.
 
     Raises:
         ConfigError: there is none, or its features are computed with other settings.
     """
-    if other.root.resolve() == run.root.resolve():
-        return number
-    wanted = {name: _digests(run, name, number) for name in modalities}
-    for there in range(other.config.last_round, -1, -1):
-        if all(wanted[name] & _digests(other, name, there) for name in modalities):
-            _check_settings(run, number, other, there, modalities)
-            return there
-    names = " and ".join(modalities)
+    wanted = {name: encoders.digests(name) for name in modalities}
+    for number in range(run.config.last_round, -1, -1):
+        if all(wanted[name] & _digests(run, name, number) for name in modalities):
+            _check_settings(encoders, run, number, modalities)
+            return number
     raise ConfigError(
-        f"{other.root} has no features by the {names} encoders of which the clusters of round {number} of {run.root} "
-        f"were made. Compute them: xdc embed {run.root} VIDEOS --round {number} --out DIR"
+        f"{run.root} has no features of {' and '.join(modalities)} by {encoders.about}, of which the clusters were "
+        "made. Compute them with xdc embed."
     )
 
 
 def _digests(run: Run, modality: str, number: int) -> set[str]:
-    """Return the sha256 of the encoder with which a round begins, and of the file of weights from which it was made."""
+    """Return the sha256 of the encoder with which a round begins, and of the file of weights from which it was read."""
     manifest = read_manifest(run.directory(encoder_node(modality, number)))
     if manifest is None:
         return set()
-    weights = manifest.inputs.get(WEIGHTS)
-    return {manifest.files[ENCODER].sha256} | ({weights} if weights else set())
+    imported = imported_weights(run, modality, number)
+    return {manifest.files[ENCODER].sha256} | ({imported} if imported else set())
 
 
-def _check_settings(run: Run, number: int, other: Run, there: int, modalities: Sequence[str]) -> None:
-    """Raise ConfigError if two runs compute features with other settings."""
+def _check_settings(encoders: Encoders, run: Run, number: int, modalities: Sequence[str]) -> None:
+    """Raise ConfigError if a run computes features with other settings than are those of the encoders."""
     for name in modalities:
-        wanted = settings_of(run.config, Node("extract", name, number))
-        found = settings_of(other.config, Node("extract", name, there))
+        wanted = settings_of(encoders.config, Node("extract", name, 0))
+        found = settings_of(run.config, Node("extract", name, number))
         for setting in dict.fromkeys((*wanted, *found)):
             if wanted.get(setting) != found.get(setting):
                 raise ConfigError(
-                    f"{other.root}: the {name} features were computed with {setting} {found.get(setting)}, and those "
-                    f"of {run.root} with {wanted.get(setting)}. Compute them with its settings: xdc embed"
+                    f"{run.root}: the {name} features were computed with {setting} {found.get(setting)}, and for "
+                    f"{encoders.about} it is {wanted.get(setting)}. Compute them with these settings: xdc embed"
                 )
 
 
-def parts_of_run(run: Run, number: int, modalities: Sequence[str], widths: Sequence[int]) -> Parts:
-    """Return the features of a round of a run, which are fresh. widths: that the clusters need.
+def parts_of_run(run: Run, number: int, modalities: Sequence[str]) -> Parts:
+    """Return the features of a round of a run, which are fresh.
 
     Raises:
         StageError: they have gone, or are not of the same shards.
@@ -109,11 +94,11 @@ def parts_of_run(run: Run, number: int, modalities: Sequence[str], widths: Seque
         raise StageError(f"{run.root}: the features of {' and '.join(modalities)} are of other shards. Run this again.")
     files = {shard: tuple(own[shard] for own in found) for shard in sorted(found[0])}
     inputs = {f"extract.{name}": manifest.fingerprint for name, manifest in zip(modalities, manifests, strict=True)}
-    return Parts(tuple(modalities), files, tuple(widths), inputs)
+    return Parts(files, inputs)
 
 
-def outside_parts(folders: Mapping[str, Path], widths: Sequence[int]) -> Parts:
-    """Return features in Parquet files of somebody else, by modality. widths: that the clusters need.
+def outside_parts(folders: Mapping[str, Path]) -> Parts:
+    """Return features in Parquet files of somebody else, by modality.
 
     Raises:
         ConfigError: the folders have different files.
@@ -130,7 +115,7 @@ def outside_parts(folders: Mapping[str, Path], widths: Sequence[int]) -> Parts:
     files = {f"{number:06d}": tuple(paths) for number, paths in enumerate(zip(*found.values(), strict=True))}
     digests = {name: [sha256_of(path) for path in paths] for name, paths in found.items()}
     inputs = {f"features.{name}": "+".join(values) for name, values in digests.items()}
-    return Parts(tuple(folders), files, tuple(widths), inputs, outside=True)
+    return Parts(files, inputs, outside=True)
 
 
 def outside_folders(path: Path, modalities: Sequence[str], modality: str | None) -> dict[str, Path]:
@@ -154,16 +139,6 @@ def outside_folders(path: Path, modalities: Sequence[str], modality: str | None)
             f"several modalities lie in folders with their names: {path}/{modalities[0]}"
         )
     return {modality or modalities[0]: path}
-
-
-def width_of_features(run: Run, modality: str, number: int) -> int:
-    """Return the width of the features of which a round's clusters were made, from their manifest, which is never
-    removed.
-
-    Raises:
-        StageError: it is missing.
-    """
-    return int(committed(run.directory(Node("extract", modality, number))).summary["width"])
 
 
 def committed(directory: Path) -> Manifest:

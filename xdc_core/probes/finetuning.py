@@ -92,9 +92,8 @@ def finetune(
         raise ConfigError(f"{split}: {len(train_part)} recordings remain for training. At least {least} are needed.")
 
     # The model: the encoder at the start of the round, and a random head.
-    encoder = load_encoder(
-        task.directory(encoder_node(views.modality.name, task.round)) / FILE_NAME, views.settings.encoder
-    )
+    path = task.directory(encoder_node(views.modality.name, task.round)) / FILE_NAME
+    encoder = load_encoder(path, views.settings.encoder, views)
     torch.manual_seed(seed)
     model = Classifier(encoder, len(recordings.classes), settings.dropout)
     learner = make_learner(

@@ -1,8 +1,9 @@
 """The directories of clips of a run: its corpus, and the data sets to evaluate on."""
 
 from pathlib import Path
+from typing import Any
 
-from shards.settings import CorpusSettings, is_url
+from shards.settings import CorpusSettings, clip_part, is_url
 from shards.store.manifest import read_manifest
 from xdc_core.config.load import FILE_NAME
 from xdc_core.runs.node import SHARD, Node
@@ -20,6 +21,12 @@ def stored_from(run: Run, node: Node) -> tuple[Path, Path | None, CorpusSettings
         return run.corpus, run.videos, run.config.corpus
     name = str(node.modality)
     return run.directory(node), run.dataset_root(name), dataset_settings(run.config, name)
+
+
+def clips_of(corpus: Path) -> dict[str, Any]:
+    """Return the settings that decide the clips of a finished directory, by its manifest; {} without one."""
+    manifest = read_manifest(corpus)
+    return clip_part(manifest.settings) if manifest else {}
 
 
 def lost_corpus(run: Run, node: Node = SHARD) -> str | None:

@@ -19,6 +19,7 @@ from xdc_core.config.views import views_of
 from xdc_core.encoders.registry import ENCODERS, encoder_spec, outside, source_file
 from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
+from xdc_core.runs.corpora import clips_of
 from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run
 
@@ -67,7 +68,8 @@ def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
     from xdc_core.compute.device import choose_device
     from xdc_core.encoders.build import build_encoder
     from xdc_core.encoders.file import FILE_NAME, save_encoder
-    from xdc_core.encoders.import_weights import load_weights
+    from xdc_core.encoders.header import EncoderHeader, header_of
+    from xdc_core.encoders.import_weights import header_of_weights, load_weights
 
     settings, modality = task.settings, task.about
     name = settings.views.settings.encoder
@@ -75,6 +77,9 @@ def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
     if settings.weights:
         path = (task.root / settings.weights).resolve()
         encoder, dropped = load_weights(path, name, modality)
+        width = int(encoder.width)  # type: ignore[arg-type]
+        # This run's settings are not in the fingerprint of imported weights: the file's own, if any, are handed on.
+        header = header_of_weights(path, settings.views) or EncoderHeader(name, modality, width)
         summary[WEIGHTS] = {"file": path.name, "sha256": task.outside[WEIGHTS], "dropped": dropped}
     else:
         torch.set_num_threads(thread_count(settings.runs_on))
@@ -83,9 +88,11 @@ def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
             summary["device"] = str(device)
         encoder = build_encoder(name, derive_seed(settings.seed, "init", modality)).to(device.device)
         summary["calibration_batches"] = _calibrate(task, encoder, device.device)
+        clips = clips_of(task.directory(SHARD))
+        header = header_of(settings.views, int(encoder.width), clips, training=False)  # type: ignore[arg-type]
     if package := ENCODERS.distribution(name):
         summary["package"] = package
-    save_encoder(task.out / FILE_NAME, encoder, name)
+    save_encoder(task.out / FILE_NAME, encoder, header)
     summary["parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
     return Outcome(1, 0, summary)
 
@@ -112,7 +119,7 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
     if len(chosen) < 2:
         raise StageError(
             f"{task.node}: there are {len(chosen)} clips to learn from; at least 2 are needed. corpus.learn_splits is "
-            f"{settings.learn_splits}: check the column split of {corpus}/*.parquet."
+            f"{settings.learn_splits}: check the column split of the index of {corpus}."
         )
 
     def calibration() -> "Iterator[torch.Tensor]":

@@ -21,6 +21,8 @@ from xdc_core.data.loader import load_views
 from xdc_core.data.sampling import batch_positions
 from xdc_core.documents.metrics import append_metrics, rewind_metrics
 from xdc_core.encoders.file import FILE_NAME, load_encoder, save_encoder
+from xdc_core.encoders.header import header_of
+from xdc_core.runs.corpora import clips_of
 from xdc_core.runs.node import SHARD
 from xdc_core.training.checkpoint import load_checkpoint, save_checkpoint
 from xdc_core.training.heads import EncoderWithHeads
@@ -61,7 +63,8 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
     name = views_of.settings.encoder
     # The targets and the model are the same in every rank.
     (start,) = (*task.directories("init"), *task.directories("train"))
-    encoder = load_encoder(start / FILE_NAME, name)
+    clips = clips_of(task.directory(SHARD))
+    encoder = load_encoder(start / FILE_NAME, name, views_of, clips)
     round_targets = open_targets(task)
     seed = derive_seed(given.seed, task.round, "train", modality)
     model = EncoderWithHeads(encoder, round_targets.classes, settings.head_std, seed)
@@ -110,7 +113,8 @@ def train_rank(task: Task[Training], process: ProcessRank, listen: Listener) -> 
                     f"SIGTERM at step {step} of {round_targets.steps}. The checkpoint of step {step + 1} is kept."
                 )
     if process.rank == 0:
-        save_encoder(out / FILE_NAME, model.encoder, name)
+        width = int(encoder.width)  # type: ignore[arg-type]
+        save_encoder(out / FILE_NAME, model.encoder, header_of(views_of, width, clips, training=True))
     leave_ranks(process)
 
 

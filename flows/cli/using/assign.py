@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, RoundOption, RunArgument, errors_as_exit_codes
+from flows.options import JsonOption, RoundOption, RunOrExportArgument, errors_as_exit_codes
 
 
 def assign(
-    run: RunArgument,
+    run: RunOrExportArgument,
     media: Annotated[
         Path,
         typer.Argument(

@@ -1,36 +1,31 @@
 """Clusters of new clips: where their features come from, and the labels that they get."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flows.cli.using.new_clips import embed_videos
+from flows.cli.using.new_clips import embed_by
 from flows.cli.using.nodes import make_nodes
 from flows.terminal import counter
 from shards.errors import ConfigError
 from shards.store.build import Record
 from shards.store.manifest import fingerprint
 from xdc_core.config.load import FILE_NAME
-from xdc_core.config.methods import clustered_from
+from xdc_core.config.schema import RunsOn
 from xdc_core.documents.scores import Scores, read_scores
-from xdc_core.graph.rounds import as_stopped, check_round, newest_with_encoders
+from xdc_core.graph.rounds import as_stopped
 from xdc_core.graph.stages import inputs
-from xdc_core.new_clips.assignment import Parts, assign
+from xdc_core.modalities.registry import in_order
+from xdc_core.new_clips.assignment import assign
+from xdc_core.new_clips.clusters import clusters_of_run, fitting_sources, sources_of_run
 from xdc_core.new_clips.embedding import setup_of
-from xdc_core.new_clips.encoders import chosen_modalities
-from xdc_core.new_clips.parts import (
-    assigned_sources,
-    committed,
-    outside_folders,
-    outside_parts,
-    parts_of_run,
-    run_of_features,
-    same_encoders,
-    width_of_features,
-)
+from xdc_core.new_clips.encoders import Encoders, chosen_modalities, encoders_of_run
+from xdc_core.new_clips.exported import clusters_of_export, encoders_of_export, read_exports, sources_of_export
+from xdc_core.new_clips.parts import Parts, outside_folders, outside_parts, parts_of_run, run_of_features, same_encoders
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
@@ -79,7 +74,8 @@ class Given:
 def assign_clips(
     root: Path, media: Path, out: Path | None, number: int | None, modality: str | None, layout: str | None
 ) -> list[Assigned]:
-    """Assign clips to the clusters of a round of a run, for each label source that their features allow.
+    """Assign clips to the clusters of a round of a run, or of an export, for each label source that their features
+    allow.
 
     Videos are embedded first, into `out`/clips. Clusters of the run that are missing are made, if they can be.
 
@@ -89,29 +85,41 @@ def assign_clips(
         StageError: a stage failed.
         Busy: another process is making the same.
     """
-    run = as_stopped(open_run(root))
-    given = what_is_given(run, media, modality)
-    sources = assigned_sources(run, given.modalities, str(media))
-    needed = {source: clustered_from(source, run.config.modalities) for source in sources}
-    names = tuple(dict.fromkeys(name for source in sources for name in needed[source]))
-    number = newest_with_encoders(run, names) if number is None else check_round(run, number)
+    if exported := read_exports(root):
+        if out is None:
+            raise ConfigError("Give --out, the directory of the labels: an export is not written to.")
+        given = what_is_given(root, tuple(exported), media, modality)
+        sources = fitting_sources(root, sources_of_export(root, exported), given.modalities, media)
+        encoders = encoders_of_export(root, exported, modalities_of(sources), number)
+        clusters, runs_on, balanced = clusters_of_export(root, exported, sources), RunsOn(), False
+    else:
+        run = as_stopped(open_run(root))
+        given = what_is_given(root, run.config.modalities, media, modality)
+        sources = fitting_sources(root, sources_of_run(run), given.modalities, media)
+        encoders = encoders_of_run(run, number, modalities_of(sources))
+        make_nodes(run, what_they_need(run, [Node("cluster", source, encoders.round) for source in sources]))
+        clusters, runs_on = clusters_of_run(run, encoders.round, sources), run.config.runs_on
+        balanced = run.config.label.assign != "nearest"
     if out is None:
-        out = root / "assigned" / f"{number:03d}-{media.stem}-{fingerprint(str(media.resolve()))[:8]}"
-    clusters = {source: Node("cluster", source, number) for source in sources}
-    make_nodes(run, what_they_need(run, list(clusters.values())))
-    parts = find_parts(run, given, media, out / CLIPS, (number, modality, layout), needed)
+        name = f"{encoders.round:03d}-{media.stem}-{fingerprint(str(media.resolve()))[:8]}"
+        out = root / "assigned" / name
+    parts = find_parts(encoders, given, media, out / CLIPS, layout, sources)
     assigned = []
-    for source, node in clusters.items():
-        directory, target = run.directory(node), out / source
-        with counter(f"assign.{source}") as progress:
-            frozen = (directory, committed(directory).fingerprint, number)
-            record = assign(target, source, frozen, parts[source], run.config.runs_on, progress)
-        assigned.append(Assigned(source, record, read_scores(target), run.config.label.assign != "nearest"))
+    for own in clusters:
+        target = out / own.source
+        with counter(f"assign.{own.source}") as progress:
+            record = assign(target, own, parts[own.source], runs_on, progress)
+        assigned.append(Assigned(own.source, record, read_scores(target), balanced))
     return assigned
 
 
-def what_is_given(run: Run, media: Path, modality: str | None) -> Given:
-    """Return what is to be assigned to the clusters of a run. modality: if only one is wanted.
+def modalities_of(sources: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the modalities of which label sources are clustered, in the order of the registry."""
+    return in_order(tuple({name for own in sources.values() for name in own}))
+
+
+def what_is_given(root: Path, modalities: tuple[str, ...], media: Path, modality: str | None) -> Given:
+    """Return what is to be assigned to the clusters of a run with these modalities. modality: if only one is wanted.
 
     Raises:
         ConfigError: there is nothing at the path, or the modality of its features is not known.
@@ -120,13 +128,13 @@ def what_is_given(run: Run, media: Path, modality: str | None) -> Given:
         raise ConfigError(
             f"{media} does not exist. Give videos, a directory of xdc embed, or Parquet files of features."
         )
-    wanted = chosen_modalities(run, modality)
+    wanted = chosen_modalities(root, modalities, modality)
     place, own = run_of_features(media)
     if (place / FILE_NAME).exists():
         other = as_stopped(open_run(place))
         there = (own,) if own else other.config.modalities
         return Given(tuple(name for name in wanted if name in there), other, {})
-    folders = outside_folders(media, run.config.modalities, modality)
+    folders = outside_folders(media, modalities, modality)
     return Given(tuple(folders) or wanted, None, folders)
 
 
@@ -142,35 +150,27 @@ def what_they_need(run: Run, nodes: list[Node]) -> list[Node]:
 
 
 def find_parts(
-    run: Run,
+    encoders: Encoders,
     given: Given,
     media: Path,
     clips: Path,
-    how: tuple[int, str | None, str | None],
-    needed: dict[str, tuple[str, ...]],
+    layout: str | None,
+    sources: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Parts]:
     """Return the features for each label source, after they have been made if they are missing.
 
-    clips: where the features of videos are made. how: the round, and modality and layout, if they were given.
-    needed: the modalities of each label source.
+    clips: where the features of videos are made. sources: the modalities of each label source.
     """
-    number, modality, layout = how
-    names = tuple(dict.fromkeys(name for own in needed.values() for name in own))
-    width = {name: width_of_features(run, name, number) for name in names}
-    widths = {source: [width[name] for name in own] for source, own in needed.items()}
     if given.folders:
         folders = given.folders
-        return {
-            source: outside_parts({name: folders[name] for name in own}, widths[source])
-            for source, own in needed.items()
-        }
-    other, there = given.run, 0
-    if other is None:
-        other = embed_videos(run.root, media, clips, number, modality, layout).run
+        return {source: outside_parts({name: folders[name] for name in own}) for source, own in sources.items()}
+    run, number, names = given.run, 0, list(encoders.files)
+    if run is None:
+        run = embed_by(encoders, media, clips, layout).run
     else:
-        there = same_encoders(run, number, other, names)
-        make_nodes(other, [*setup_of(other.config), *(Node("extract", name, there) for name in names)])
-    return {source: parts_of_run(other, there, own, widths[source]) for source, own in needed.items()}
+        number = same_encoders(encoders, run, names)
+        make_nodes(run, [*setup_of(run.config), *(Node("extract", name, number) for name in names)])
+    return {source: parts_of_run(run, number, own) for source, own in sources.items()}
 
 
 def print_assigned(assigned: list[Assigned]) -> None:

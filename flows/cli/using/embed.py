@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, RoundOption, RunArgument, errors_as_exit_codes
+from flows.options import JsonOption, RoundOption, RunOrExportArgument, errors_as_exit_codes
 
 
 def embed(
-    run: RunArgument,
+    run: RunOrExportArgument,
     videos: Annotated[Path, typer.Argument(metavar="VIDEOS", help="folder of videos, or a CSV or Parquet manifest")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="directory of clips and features, itself a run")],
     round: RoundOption = None,

@@ -38,7 +38,7 @@ def embed_query(
     manifest = folder / "query.csv"
     with manifest.open("w", newline="", encoding="utf-8") as table:
         csv.writer(table).writerows([("path", "start_s", "end_s"), (str(file.resolve()), begin, end)])
-    encoders = encoders_of_run(run, number, by)
+    encoders = encoders_of_run(run, number, [by])
     values = dict(encoders.values)
     values["corpus"] = values["corpus"] | {"cut_at_shots": False, "append": False, "max_reject_share": 1.0}
     values["runs_on"] = values["runs_on"] | {"executor": "local", "executor_settings": {}}

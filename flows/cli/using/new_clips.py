@@ -9,7 +9,8 @@ from shards.errors import StageError
 from shards.store.build import Record
 from xdc_core.graph.rounds import as_stopped
 from xdc_core.new_clips.embedding import make_embedding, setup_of
-from xdc_core.new_clips.encoders import encoders_of_run
+from xdc_core.new_clips.encoders import Encoders, chosen_modalities, encoders_of_run
+from xdc_core.new_clips.exported import encoders_of_export, read_exports
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
@@ -46,17 +47,34 @@ class Embedded:
         }
 
 
+def encoders_at(root: Path, number: int | None, modality: str | None) -> Encoders:
+    """Return the encoders of a run or of an export: those of a round, and of one modality or with None of all.
+
+    Raises:
+        ConfigError, StageError: as `encoders_of_run` and `encoders_of_export`.
+    """
+    if exported := read_exports(root):
+        return encoders_of_export(root, exported, chosen_modalities(root, tuple(exported), modality), number)
+    run = as_stopped(open_run(root))
+    return encoders_of_run(run, number, chosen_modalities(root, run.config.modalities, modality))
+
+
 def embed_videos(
     run: Path, videos: Path, out: Path, number: int | None, modality: str | None, layout: str | None
 ) -> Embedded:
-    """Make `out` a run with the features of videos by a run's encoders, or continue it.
+    """Make `out` a run with the features of videos by the encoders of a run or of an export, or continue it.
 
     Raises:
-        ConfigError: as `encoders_of_run` and `make_embedding`.
+        ConfigError: as `encoders_at` and `make_embedding`.
         StageError: too many files or clips were rejected; or a stage failed.
         Busy: another process is making the same.
     """
-    encoders = encoders_of_run(as_stopped(open_run(run)), number, modality)
+    encoders = encoders_at(run, number, modality)
+    return embed_by(encoders, videos, out, layout)
+
+
+def embed_by(encoders: Encoders, videos: Path, out: Path, layout: str | None) -> Embedded:
+    """Make `out` a run with the features of videos by given encoders, or continue it; errors as of `embed_videos`."""
     made = make_embedding(out, encoders, videos, layout)
     try:
         extractions = [Node("extract", name, 0) for name in made.config.modalities]

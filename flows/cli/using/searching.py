@@ -17,6 +17,7 @@ from xdc_core.graph.rounds import as_stopped, check_round, newest_with_encoders
 from xdc_core.graph.run_stage import finished, reuse
 from xdc_core.graph.stages import inputs
 from xdc_core.modalities.registry import MODALITIES
+from xdc_core.new_clips.encoders import encoders_of_run
 from xdc_core.new_clips.parts import same_encoders
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
@@ -74,7 +75,7 @@ def open_search(asked: Asked, run: Run, space: Space) -> tuple[Searched, int]:
         _make(run, [index_node(space, number)])
         return search_run(run, number, space), number
     other = as_stopped(open_run(asked.among))
-    there = same_encoders(run, number, other, [space.of])
+    there = same_encoders(encoders_of_run(run, number, [space.of]), other, [space.of])
     _make(other, [Node("extract", space.of, there)], [SHARD])
     return search_among(run, number, space, other, there), number
 

@@ -1,0 +1,113 @@
+"""model.onnx: an exported encoder as an ONNX graph with a dynamic batch, checked against PyTorch.
+
+The graph is the network alone. Its input is that of the network in PyTorch, float32: for pictures normalised with mean
+and std, for sound the log-mel. Cutting, normalisation and log-mel are outside of the graph.
+"""
+
+import copy
+import logging
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shards.errors import ConfigError, StageError
+from shards.store.files import sha256_of
+from xdc_core.exports.config import ONNX, ExportConfig, ExportedOnnx
+from xdc_core.exports.load import LoadedEncoder, load_weights_of
+
+INPUT, OUTPUT = "views", "features"
+TRACED = 2  # Batch of the example. A batch of 1 would be taken for a constant.
+CHECKED = (1, 2, 3, 5)
+TOLERANCE = 1e-4  # Of a feature's length.
+
+
+def check_installed() -> None:
+    """Raise ConfigError if a package of the extra `onnx` is missing."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ConfigError(f"--onnx needs the package {name} ({error}). Run: pip install 'xdc[onnx]'") from None
+
+
+def write_onnx(folder: Path, config: ExportConfig) -> ExportedOnnx:
+    """Write model.onnx into the folder of an export, which has model.safetensors. Return its description.
+
+    The input is called `views`, the output `features`: float32 [batch, width].
+
+    Raises:
+        ConfigError: a package is missing.
+        StageError: the network cannot be converted, or the graph's features differ from PyTorch's by more than 1e-4 of
+            their length.
+    """
+    check_installed()
+    loaded = load_weights_of(folder, config)
+    # A copy in the default memory format: the graph has none.
+    encoder = copy.deepcopy(loaded.encoder).to(memory_format=torch.contiguous_format).eval()
+    shape = input_shape(loaded)
+    path = folder / ONNX
+    example = torch.zeros(TRACED, *shape)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            torch.onnx.export(
+                encoder,
+                (example,),
+                str(path),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # The network may be a user's, and conversion can raise any error.
+        raise StageError(
+            f"{config.encoder} cannot be converted to ONNX: {type(error).__name__}: {error}. Export it without --onnx."
+        ) from error
+    difference = largest_difference(path, encoder, shape)
+    if not difference <= TOLERANCE:
+        raise StageError(
+            f"{config.encoder}: the features of {ONNX} differ from PyTorch's by {difference:.2g} of their length, more "
+            f"than {TOLERANCE:g}. Export it without --onnx, or with other versions of onnx and onnxruntime."
+        )
+    return ExportedOnnx.model_validate(
+        {
+            "sha256": sha256_of(path),
+            "input": ["batch", *shape],
+            "difference": float(f"{difference:.2g}"),
+            "checked": list(CHECKED),
+        }
+    )
+
+
+def input_shape(loaded: LoadedEncoder) -> tuple[int, ...]:
+    """Return the shape of one view as the network gets it: of a clip in which nothing is seen or heard."""
+    modality, settings = loaded.config.modality, loaded.config.view
+    if modality == "video":
+        return (3, settings["frames"], settings["crop"], settings["crop"])
+    if modality == "audio":
+        return (1, settings["frames"], settings["mels"])
+    raise ConfigError(f"--onnx knows the input of video and audio, not of {modality}. Export it without --onnx.")
+
+
+def largest_difference(path: Path, encoder: torch.nn.Module, shape: tuple[int, ...]) -> float:
+    """Return the largest distance of the graph's features from PyTorch's, as a share of their length."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    generator, largest = torch.Generator().manual_seed(0), 0.0
+    for size in CHECKED:
+        views = torch.randn(size, *shape, generator=generator)
+        with torch.inference_mode():
+            wanted = encoder(views).float().numpy()
+        (made,) = session.run([OUTPUT], {INPUT: views.numpy()})
+        if made.shape != wanted.shape:
+            return float("inf")
+        norms = np.maximum(np.linalg.norm(wanted, axis=1), np.finfo(np.float32).tiny)
+        largest = max(largest, float((np.linalg.norm(made - wanted, axis=1) / norms).max()))
+    return largest
