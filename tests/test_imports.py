@@ -21,8 +21,8 @@ ROOMS = {
     ),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
-        *("training", "evaluation", "probes", "report", "stages", "graph", "cleaning", "inspection", "tracking"),
-        *("exports", "new_clips"),
+        *("training", "evaluation", "probes", "report", "search", "stages", "graph", "cleaning", "inspection"),
+        *("tracking", "exports", "new_clips"),
         *("study", ""),
     ),
     "flows": (

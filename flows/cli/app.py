@@ -13,6 +13,7 @@ from flows.cli.running.study import compare
 from flows.cli.using.assign import assign
 from flows.cli.using.embed import embed
 from flows.cli.using.export import export
+from flows.cli.using.search import search
 
 app = typer.Typer(
     name="xdc",
@@ -44,6 +45,7 @@ app.command()(compare)
 app.command()(export)
 app.command()(embed)
 app.command()(assign)
+app.command()(search)
 app.command()(machine.doctor)
 
 

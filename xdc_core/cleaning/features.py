@@ -10,7 +10,7 @@ from xdc_core.cleaning.usage import KINDS
 from xdc_core.config.schema import Config
 from xdc_core.documents.cleaned import covered, read_cleaned
 from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs, round_nodes, stage_of
+from xdc_core.graph.stages import all_nodes, asked_nodes, inputs, round_nodes, stage_of
 from xdc_core.graph.state import node_state
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -91,12 +91,7 @@ def _cleanable(run: Run) -> dict[Node, Readers]:
     """Return all nodes whose stage has cleanable files, each with the nodes that read it."""
     config = run.config
     due = dict.fromkeys(all_nodes(config))
-    asked = [
-        node
-        for number in range(config.last_round + 1)
-        for node in evaluation_nodes(config, list(config.evaluate), number)
-        if node not in due
-    ]
+    asked = [node for number in range(config.last_round + 1) for node in asked_nodes(config, number) if node not in due]
     by_due, by_asked = _readers(config, due), _readers(config, asked)
     return {
         node: Readers(tuple(by_due[node]), tuple(by_asked[node])) for node in (*due, *asked) if stage_of(node).cleanable

@@ -16,7 +16,7 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 # What a node that is not in the configuration leaves and may go. Encoders, evaluations and reports are results.
-REMADE = ("extract", "embed", "cluster", "label", "teachers")
+REMADE = ("extract", "embed", "cluster", "label", "teachers", "maps", "search")
 
 
 def left_over(run: Run) -> Iterator[Candidate]:

@@ -24,6 +24,8 @@ KINDS = {
     "init": "encoders",
     "train": "encoders",
     "eval": "evaluations",
+    "maps": "search",
+    "search": "search",
     "stop": "reports",
     "report": "reports",
 }

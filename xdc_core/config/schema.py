@@ -19,6 +19,7 @@ from xdc_core.config.evaluation import (
     known_layout,
 )
 from xdc_core.config.methods import MethodName, clustered_sources, heads, learn_from_each_other
+from xdc_core.config.search import SearchSettings
 from xdc_core.config.selection import SelectSettings
 from xdc_core.config.stopping import StopSettings, check_rule
 from xdc_core.config.training import TrainSettings
@@ -185,6 +186,9 @@ class Config(Section):
     )
     report: ReportSettings = Field(ReportSettings(), description="contents of a round's page")
     runs_on: RunsOn = Field(RunsOn(), description="resources; they do not change the results, except by rounding")
+    search: Annotated[SearchSettings, Since("0.2.0")] = Field(
+        SearchSettings(), description="how `xdc search` finds clips"
+    )
     retain: Annotated[RetainSettings, NotHashed()] = Field(
         RetainSettings(), description="what of earlier rounds stays on disk; see docs/disk.md"
     )

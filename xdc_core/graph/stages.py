@@ -16,6 +16,8 @@ from shards.store.stage import Stage
 from xdc_core.config.schema import Config
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+from xdc_core.search.index_stage import SEARCH, index_node, spaces_of
+from xdc_core.search.maps_stage import MAPS, maps_node
 from xdc_core.stages.clips import DATA_STAGE, SHARD_STAGE
 from xdc_core.stages.cluster import CLUSTER
 from xdc_core.stages.embed import EMBED, embedded_data_sets
@@ -42,6 +44,8 @@ STAGES: dict[str, Stage[Config, Run, Any]] = {
         TRAIN,
         EMBED,
         EVALUATE,
+        MAPS,
+        SEARCH,
         STOP,
         REPORT,
     )
@@ -74,6 +78,15 @@ def evaluation_nodes(config: Config, names: Sequence[str], number: int) -> list[
     return [*embedded, *(Node("eval", name, number) for name in names)]
 
 
+def asked_nodes(config: Config, number: int) -> list[Node]:
+    """Return the nodes of a round that are made when a command asks for them, each after its inputs.
+
+    They are those of all evaluations, also of those that are made in every round, and of search.
+    """
+    searched = [maps_node(number), *(index_node(space, number) for space in spaces_of(config.modalities))]
+    return [*evaluation_nodes(config, list(config.evaluate), number), *searched]
+
+
 def all_nodes(config: Config) -> Iterator[Node]:
     """Yield every node of the run, each after its inputs."""
     yield from setup_nodes(config)
@@ -88,7 +101,7 @@ def check_node(run: Run, node: Node) -> None:
     nodes = list(all_nodes(config))
     asked = [Node("data", name) for name in config.datasets]
     for number in range(config.last_round + 1):
-        asked += evaluation_nodes(config, list(config.evaluate), number)
+        asked += asked_nodes(config, number)
     if node in nodes or node in asked:
         return
     nodes += asked

@@ -27,7 +27,7 @@ from xdc_core.cleaning.features import large_files
 from xdc_core.documents.cleaned import read_cleaned
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped
-from xdc_core.graph.stages import all_nodes, evaluation_nodes, inputs
+from xdc_core.graph.stages import all_nodes, asked_nodes, inputs
 from xdc_core.graph.state import node_state
 from xdc_core.inspection.directory_check import comparable, file_faults, manifest_faults, row_faults
 from xdc_core.inspection.remedies import cut_again, mend, rebuild
@@ -112,10 +112,10 @@ def commands(findings: list[Finding]) -> list[str]:
 
 
 def _asked(run: Run) -> Iterator[Node]:
-    """Return nodes of evaluations and data sets that were requested and exist, and their inputs."""
+    """Return nodes of evaluations, searches and data sets that were requested and exist, and their inputs."""
     nodes = [Node("data", name) for name in run.config.datasets]
     for number in range(run.config.last_round + 1):
-        nodes += evaluation_nodes(run.config, list(run.config.evaluate), number)
+        nodes += asked_nodes(run.config, number)
     readers = _readers(run, nodes)
     yield from (node for node in nodes if node in readers or run.directory(node).exists())
 

@@ -95,4 +95,5 @@ AUDIO = Modality(
     module="xdc_core.modalities.audio_view",
     memory_format="channels_last",
     colour="#0072B2",
+    word="sound",
 )

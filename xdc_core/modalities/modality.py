@@ -84,6 +84,7 @@ class Modality:
     version: to be raised if the same settings give another view; it is hashed from 2 on.
     by_groups: whether `view` also takes the groups of pictures (StoredFrames, shards/media/decode.py) that show the
         span of the view. The first number that it draws must then be the view's start (`view_start`).
+    word: another name that commands take, such as "sound" for the modality `audio`; "": none.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Modality:
     colour: str
     version: int = 1
     by_groups: bool = False
+    word: str = ""
 
     def span(self, row: Row, frames: int, where: Where) -> tuple[int, int] | None:
         """Return the first frame that a view shows and the one after its last; None if it may need all of the member.

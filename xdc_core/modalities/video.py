@@ -56,4 +56,5 @@ VIDEO = Modality(
     memory_format="channels_last_3d",
     by_groups=True,
     colour="#D55E00",  # The colours are those of Okabe and Ito, for colour-blind readers.
+    word="picture",
 )

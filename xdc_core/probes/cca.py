@@ -45,14 +45,36 @@ def fit_spaces(first: np.ndarray, second: np.ndarray, ridges: Sequence[float], p
 
     standards = fit_standard(first), fit_standard(second)
     points = [standard(features) for standard, features in zip(standards, (first, second), strict=True)]
-    (first_values, first_axes), (second_values, second_axes) = (linalg.eigh(own.T @ own / len(own)) for own in points)
+    (first_values, first_axes), (second_values, second_axes) = (_principal_axes(own) for own in points)
     cross = first_axes.T @ (points[0].T @ points[1] / len(first)) @ second_axes
     for ridge in ridges:
-        # Rounding errors can make variances slightly negative.
-        first_scale, second_scale = (
-            1 / np.sqrt(np.maximum(values, 0) + ridge) for values in (first_values, second_values)
-        )
+        first_scale, second_scale = (_whitening(values, ridge) for values in (first_values, second_values))
         left, correlations, right = linalg.svd(first_scale[:, None] * cross * second_scale, full_matrices=False)
         weights = correlations**power
         maps = (first_axes * first_scale) @ (left * weights), (second_axes * second_scale) @ (right.T * weights)
         yield SharedSpace(ridge, standards, maps, correlations)
+
+
+def fit_whitening(features: np.ndarray, ridge: float) -> tuple[Standard, np.ndarray]:
+    """Fit what `fit_spaces` fits to each modality by itself: the standardisation, and a matrix, float64 [width, width].
+
+    features: float32 [n, width]. Standardised features times the matrix have uncorrelated components, of variance 1 but
+    for the ridge, which is in units of the variance of a feature.
+    """
+    standard = fit_standard(features)
+    values, axes = _principal_axes(standard(features))
+    return standard, axes * _whitening(values, ridge)
+
+
+def _principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return variances, float64 [width], and axes [width, width] in columns, of points with mean 0."""
+    from scipy import linalg
+
+    values, axes = linalg.eigh(points.T @ points / len(points))
+    return values, axes
+
+
+def _whitening(variances: np.ndarray, ridge: float) -> np.ndarray:
+    # Rounding errors can make variances slightly negative.
+    scales: np.ndarray = 1 / np.sqrt(np.maximum(variances, 0) + ridge)
+    return scales

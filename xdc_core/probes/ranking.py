@@ -51,10 +51,11 @@ def class_recall(queries: np.ndarray, candidates: np.ndarray, labels: np.ndarray
     return recalled.mean(axis=1).tolist()
 
 
-def class_chance(labels: np.ndarray, at: Sequence[int]) -> list[float]:
-    """Return per k the exact expectation of `class_recall` for a random order."""
+def class_chance(labels: np.ndarray, at: Sequence[int], partner: bool = True) -> list[float]:
+    """Return per k the exact expectation of `class_recall` for a random order. partner: whether it counts, too."""
     _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    return [float(1 - _none_drawn(len(labels), sizes[class_of], min(k, len(labels))).mean()) for k in at]
+    total, wanted = (len(labels), sizes[class_of]) if partner else (len(labels) - 1, sizes[class_of] - 1)
+    return [float(1 - _none_drawn(total, wanted, min(k, total)).mean()) for k in at]
 
 
 def _none_drawn(total: np.ndarray | int, wanted: np.ndarray, draws: np.ndarray | int) -> np.ndarray:

@@ -56,12 +56,7 @@ def retrieve(
             "Give one ridge or more, all above 0, a power above 0, and a share from 0 to below 1."
         )
     owners = np.arange(len(train_first)) if owners is None else owners
-    ordered = sorted(ridges, reverse=True)
-    if held_out_share:
-        chosen = _choose(train_first, train_second, ordered, power, held_pairs(owners, held_out_share, seed))
-    else:
-        chosen = {"ridge": ordered[len(ordered) // 2], "power": power, "held_out": 0, "tried": []}
-    (space,) = fit_spaces(train_first, train_second, [chosen["ridge"]], power)
+    space, chosen = choose_space(train_first, train_second, owners, seed, held_out_share, ridges, power)
     mapped, others = space(test_first, test_second)
     pairs = len(mapped)
     chance = {"pair": _by_k([min(1.0, k / pairs) for k in AT])}
@@ -76,6 +71,29 @@ def retrieve(
         "correlations": [float(value) for value in space.correlations[:10]],
         "warnings": _warnings(space, pairs, labels),
     }
+
+
+def choose_space(
+    first: np.ndarray,
+    second: np.ndarray,
+    owners: np.ndarray,
+    seed: int,
+    held_out_share: float = 0.2,
+    ridges: Sequence[float] = RIDGES,
+    power: float = POWER,
+) -> tuple[SharedSpace, dict[str, Any]]:
+    """Fit the space that two modalities share to training pairs, after its ridge was chosen on some of them.
+
+    first, second: float32 [n, width], at least 4 pairs. owners: int64 [n], the recording of each pair. The ridge is
+    chosen as `retrieve` says. Return the space, and: ridge, power, held_out (pairs) and all tried ridges.
+    """
+    ordered = sorted(ridges, reverse=True)
+    if held_out_share:
+        chosen = _choose(first, second, ordered, power, held_pairs(owners, held_out_share, seed))
+    else:
+        chosen = {"ridge": ordered[len(ordered) // 2], "power": power, "held_out": 0, "tried": []}
+    (space,) = fit_spaces(first, second, [chosen["ridge"]], power)
+    return space, chosen
 
 
 def _recalls(queries: np.ndarray, candidates: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:

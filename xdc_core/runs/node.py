@@ -11,6 +11,8 @@ FOLDERS = {
     "train": "train",
     "embed": "embeddings",
     "eval": "evaluations",
+    "maps": "maps",
+    "search": "search",
     "stop": "stop",
     "report": "report",
 }

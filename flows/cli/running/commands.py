@@ -130,12 +130,12 @@ def stage(
         str,
         typer.Argument(
             metavar="STAGE",
-            help="shard, init, extract, cluster, label, teachers, stop, train, report, data, embed, eval",
+            help="shard, init, extract, cluster, label, teachers, stop, train, report, data, embed, eval, maps, search",
         ),
     ],
     run: RunArgument,
     modality: Annotated[
-        str | None, typer.Option(help="a modality, joint or truth; for data, embed and eval the name")
+        str | None, typer.Option(help="a modality, joint or truth; for data, embed, eval and search the name")
     ] = None,
     round: RoundOption = None,
     force: Annotated[bool, typer.Option("--force", help="rebuild it even if it is fresh")] = False,

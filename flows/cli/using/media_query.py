@@ -1,0 +1,84 @@
+"""The feature of a media file, computed as the run's extraction does, in a run of its own."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from flows.cli.using.nodes import make_nodes
+from shards.corpus.index import read_whole_index
+from shards.errors import ConfigError
+from shards.media.limits import limits_of
+from shards.media.probe import probe_file
+from shards.media.sandbox import ordered_map
+from xdc_core.data.features import source_part
+from xdc_core.modalities.registry import MODALITIES
+from xdc_core.new_clips.embedding import make_embedding, setup_of
+from xdc_core.new_clips.encoders import encoders_of_run
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run
+
+
+def embed_query(
+    run: Run, number: int, by: str, file: Path, at: float | None, folder: Path
+) -> tuple[np.ndarray, Path, dict[str, Any]]:
+    """Return the feature of a file's clip, float32 [1, width], the directory of the clip, and what it is.
+
+    by: the modality whose encoder, of the start of round `number`, computes it. The clip is as long as the run's, and
+    begins at `at` seconds, or is in the middle of the file. Everything is made in `folder`.
+
+    Raises:
+        ConfigError: the file cannot be used, lacks the modality, or is shorter than a view.
+        StageError: a stage failed.
+    """
+    begin, end = _span(run, by, file, at)
+    manifest = folder / "query.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as table:
+        csv.writer(table).writerows([("path", "start_s", "end_s"), (str(file.resolve()), begin, end)])
+    encoders = encoders_of_run(run, number, [by])
+    values = dict(encoders.values)
+    values["corpus"] = values["corpus"] | {"cut_at_shots": False, "append": False, "max_reject_share": 1.0}
+    values["runs_on"] = values["runs_on"] | {"executor": "local", "executor_settings": {}}
+    made = make_embedding(folder / "run", replace(encoders, values=values), manifest, None)
+    extraction = Node("extract", by, 0)
+    setup = setup_of(made.config)
+    make_nodes(made, setup[:1], quiet=True)
+    rows = read_whole_index(made.corpus).to_pylist()
+    if not rows:
+        raise _unusable(file, pq.read_table(made.corpus / "rejects.parquet").to_pylist()[0]["reason"])
+    clip, frames = rows[0], made.config.video.frames
+    if clip["frames"] < frames:
+        raise ConfigError(
+            f"{file}: its clip has {clip['frames']} frames ({clip['duration_s']:.2f} s at {clip['fps']:g} fps), fewer "
+            f"than the {frames} of a view. Give a longer file, or an earlier --at."
+        )
+    make_nodes(made, [*setup[1:], extraction], quiet=True)
+    _, (features,) = source_part([made.directory(extraction)], clip["shard"])
+    if not len(features):
+        raise _unusable(file, "its clip does not decode")
+    about = {name: clip[name] for name in ("key", "start_s", "duration_s")}
+    return features, made.corpus, about | {"source": str(file), "path": str(file.resolve())}
+
+
+def _span(run: Run, by: str, file: Path, at: float | None) -> tuple[float, float]:
+    """Return begin and end of the clip in a file, in seconds. Raises ConfigError if the file cannot be used."""
+    corpus, stored = run.config.corpus, MODALITIES[by].stored
+    jobs = [(str(file.parent.resolve()), file.name, (stored,))]
+    (answer,) = ordered_map(probe_file, jobs, 1, limits_of(corpus))
+    if isinstance(answer, Exception):
+        raise _unusable(file, str(answer))
+    found, reason, _ = answer
+    if reason:
+        raise _unusable(file, f"{reason}; --by {MODALITIES[by].word or by} needs it")
+    length = corpus.clip_seconds
+    begin = max(0.0, (found.duration_s - length) / 2) if at is None else at
+    if not 0 <= begin < found.duration_s:
+        raise ConfigError(f"--at {begin:g}: {file} is {found.duration_s:.2f} s long. Choose a time within it.")
+    return begin, min(found.duration_s, begin + length)
+
+
+def _unusable(file: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{file} cannot be used as a query: {reason}.")

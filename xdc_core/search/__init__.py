@@ -1,0 +1,1 @@
+"""Search: the nearest clips of a clip, by one modality or across modalities."""
