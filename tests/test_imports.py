@@ -21,13 +21,14 @@ ROOMS = {
     ),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
-        *("training", "evaluation", "probes", "report", "stages", "graph", "cleaning", "inspection", "tracking"),
+        *("training", "evaluation", "probes", "report", "stages", "graph", "new_clips", "cleaning"),
+        *("inspection", "tracking"),
         *("study", ""),
     ),
     "flows": (
         *("executors/kind", "executors/queue", "executors/slurm", "executors/ray", "executors"),
         *("runners", "", "server", "orchestration"),
-        *("cli/inspecting", "cli/machine", "cli/running", "cli"),
+        *("cli/inspecting", "cli/machine", "cli/running", "cli/using", "cli"),
     ),
 }
 # Imports that still go upward: module, what it imports. Nothing is to be added.

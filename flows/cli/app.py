@@ -10,6 +10,8 @@ from flows.cli.inspecting import commands as inspecting
 from flows.cli.machine import commands as machine
 from flows.cli.running import commands as running
 from flows.cli.running.study import compare
+from flows.cli.using.assign import assign
+from flows.cli.using.embed import embed
 
 app = typer.Typer(
     name="xdc",
@@ -38,6 +40,8 @@ app.command()(inspecting.diff)
 app.command()(inspecting.track)
 app.command("eval")(running.evaluate)
 app.command()(compare)
+app.command()(embed)
+app.command()(assign)
 app.command()(machine.doctor)
 
 

@@ -51,6 +51,19 @@ def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[
         StageError: a file is missing or damaged, or the features of the modalities are in different orders.
     """
     parts = [read_features(part_path(directory, shard)) for directory in features]
+    return shared_rows(parts, f"shard {shard}", "Run extract --force.")
+
+
+def shared_rows(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], where: str, remedy: str
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the keys that all parts have, and the features of these clips, one array per part.
+
+    parts: keys, object [clips], and features, float32 [clips, width], of each modality.
+
+    Raises:
+        StageError: the parts are in different orders; the text begins with `where` and ends with `remedy`.
+    """
     keys, _ = parts[0]
     if all(len(other) == len(keys) and (other == keys).all() for other, _ in parts[1:]):
         return keys, [features for _, features in parts]
@@ -58,7 +71,7 @@ def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[
     masks = [np.fromiter((key in shared for key in part_keys), bool, len(part_keys)) for part_keys, _ in parts]
     kept = [(part_keys[mask], features[mask]) for (part_keys, features), mask in zip(parts, masks, strict=True)]
     if any((part_keys != kept[0][0]).any() for part_keys, _ in kept):
-        raise StageError(f"shard {shard}: the features of the modalities are in different orders. Run extract --force.")
+        raise StageError(f"{where}: the features of the modalities are in different orders. {remedy}")
     return kept[0][0], [features for _, features in kept]
 
 

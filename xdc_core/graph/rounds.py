@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from shards.command import command
 from shards.errors import ConfigError
 from shards.store.build import reusable
 from shards.store.manifest import read_manifest
 from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.graph.run_stage import all_fresh
+from xdc_core.graph.run_stage import all_fresh, reuse
 from xdc_core.graph.stages import round_nodes
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import Node, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.stages.stop import STOP, stop_node
 
@@ -80,6 +81,22 @@ def next_round(run: Run) -> int:
         if not all_fresh(run, round_nodes(run.config, number), fingerprints):
             return number
     return run.config.last_round
+
+
+def newest_with_encoders(run: Run, modalities: Sequence[str]) -> int:
+    """Return the last round whose first encoders of these modalities exist and are up to date.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    fingerprints = Fingerprints(run)
+    for number in range(run.config.last_round, -1, -1):
+        if all(reuse(run, encoder_node(name, number), fingerprints) for name in modalities):
+            return number
+    if all(run.weights(name) for name in modalities):
+        return 0
+    make_one = command("xdc", "round", run.root)
+    raise ConfigError(f"{run.root} has no encoder yet that is up to date. Create one: {make_one}")
 
 
 def check_round(run: Run, number: int) -> int:

@@ -18,9 +18,7 @@ from shards.store.parquet import write_parquet
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Stage, Task
 from xdc_core.clustering.counts import no_counts
-from xdc_core.clustering.model import array_file, read_array, read_model
-from xdc_core.clustering.preprocess import load_preprocess
-from xdc_core.clustering.registry import CLUSTERERS
+from xdc_core.clustering.model import array_file, read_array
 from xdc_core.clustering.sinkhorn import assign
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.clustering import LabelSettings
@@ -28,8 +26,8 @@ from xdc_core.config.methods import TRUTH, label_sources
 from xdc_core.config.schema import Config, RunsOn
 from xdc_core.config.selection import SelectSettings
 from xdc_core.data.features import source_part
+from xdc_core.data.frozen_clusters import label_table, read_clusters
 from xdc_core.data.label_scores import Assigned, Labels, count_labels, scores_of
-from xdc_core.data.labels import label_column
 from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.scores import FILE_NAME, Balance, write_scores
 from xdc_core.runs.node import SHARD, Node
@@ -98,9 +96,7 @@ def label(task: Task[Labelling]) -> Outcome:
         passes = balancing_passes(task.settings.label) if plans else 1
         task.progress((passes - 1) * total + done, passes * total, note)
 
-    job = job_of(
-        task, "xdc_core.stages.label:label_shards", "faiss", columns=columns, classes=classes, k=k, heads=heads
-    )
+    job = job_of(task, "xdc_core.stages.label:label_shards", "faiss", columns=columns, classes=classes, k=k)
     sizes = dict.fromkeys(shards, 1)
     run_units(task.executor, job, sizes, PER_UNIT, progress, "shards labelled", with_rejects=False)
     counts, rows, unlabelled = [no_counts(k, columns) for _ in range(heads)], 0, 0
@@ -137,20 +133,16 @@ def label_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
     corpus = task.directory(SHARD)
     before = _before(task)
     if task.settings.column is None:
-        labels_of = _clustered(task, arguments["heads"], arguments["k"])
+        labels_of = _clustered(task)
     else:
         labels_of = _true(corpus, task.settings.column, arguments["classes"])
     for shard in shards:
         labels = labels_of(shard)
         counts = [no_counts(arguments["k"], arguments["columns"]) for _ in labels.clusterings]
         count_labels(counts, labels, corpus, shard, before)
-        table = {"key": labels.keys}
-        for head, own in enumerate(labels.clusterings):
-            table[label_column("cluster", head)] = pa.array(own.cluster, pa.int32())
-            table[label_column("distance", head)] = pa.array(own.distance, pa.float32())
         notes, *further = (own.notes() for own in counts)
         with new_shard(task.out, shard) as new:
-            write_parquet(new.folder / part_name(shard), pa.table(table))
+            write_parquet(new.folder / part_name(shard), label_table(labels))
             new.rows, new.rejects = len(labels.keys), labels.unlabelled
             new.notes = notes | ({"clusterings": further} if further else {})
         yield new.stored
@@ -162,25 +154,24 @@ def _before(task: Task[Labelling]) -> Path | None:
     return task.directory(Node("label", task.about, task.round - 1)) if compared else None
 
 
-def _clustered(task: Task[Labelling], heads: int, k: int) -> Callable[[str], Labels]:
+def _clustered(task: Task[Labelling]) -> Callable[[str], Labels]:
     """Return a function that assigns the clips of a shard to the clusters of the round, in each clustering."""
-    clusters, features = task.directory(Node("cluster", task.about, task.round)), task.directories("extract")
-    clusterer = CLUSTERERS.find(read_kmeans(clusters).algorithm)
-    models = [read_model(clusters, clusterer, head) for head in range(heads)]
-    preprocess, balanced = load_preprocess(clusters / "preprocess.npz"), task.settings.balanced
-    potentials = [read_array(task.out / array_file("potentials", n), "label") for n in range(heads if balanced else 0)]
+    features = task.directories("extract")
+    clusters = read_clusters(task.directory(Node("cluster", task.about, task.round)))
+    heads = range(len(clusters.models) if task.settings.balanced else 0)
+    potentials = [read_array(task.out / array_file("potentials", head), "label") for head in heads]
     limit_faiss(task.settings.runs_on)
 
     def labels_of(shard: str) -> Labels:
         keys, parts = source_part(features, shard)
-        points = preprocess(parts)
-        if balanced:
+        points = clusters.preprocess(parts)
+        if potentials:
             found = [
                 Assigned(*assign(points, model["centroids"], own))
-                for model, own in zip(models, potentials, strict=True)
+                for model, own in zip(clusters.models, potentials, strict=True)
             ]
         else:
-            found = [Assigned(*clusterer.assign(model, points, k)) for model in models]
+            found = clusters.assign(points)
         return Labels(pa.array(keys, pa.string()), found)
 
     return labels_of

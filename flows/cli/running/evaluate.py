@@ -19,12 +19,10 @@ from shards.store.manifest import fingerprint
 from xdc_core.cleaning.asked import kept_for
 from xdc_core.config.evaluation import BY_LAYOUT, CORPUS, evaluated_modality
 from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
-from xdc_core.graph.fingerprints import Fingerprints
-from xdc_core.graph.rounds import as_stopped, check_round
-from xdc_core.graph.run_stage import reuse
+from xdc_core.graph.rounds import as_stopped, check_round, newest_with_encoders
 from xdc_core.graph.stages import evaluation_nodes, inputs
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
-from xdc_core.runs.node import SHARD, Node, encoder_node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
 NOTES = """# Evaluations that xdc eval added; read together with xdc.yaml.
@@ -108,21 +106,13 @@ def dataset_name(there: dict[str, Any], root: Path, layout: str, modality: str, 
 
 
 def newest_round(run: Run, name: str) -> int:
-    """Return the last round whose first encoder exists and is up to date.
+    """Return the last round whose first encoders, those that an evaluation needs, exist and are up to date.
 
     Raises:
         ConfigError: there is none.
     """
     modality = evaluated_modality(run.config.evaluate[name], run.config.datasets)
-    names = [modality] if modality else list(run.config.modalities)
-    fingerprints = Fingerprints(run)
-    for number in range(run.config.last_round, -1, -1):
-        if all(reuse(run, encoder_node(str(each), number), fingerprints) for each in names):
-            return number
-    if all(run.weights(str(each)) for each in names):
-        return 0
-    make_one = command("xdc", "round", run.root)
-    raise ConfigError(f"{run.root} has no encoder yet that is up to date. Create one: {make_one}")
+    return newest_with_encoders(run, [modality] if modality else run.config.modalities)
 
 
 def needed(run: Run, name: str, number: int) -> list[Node]:

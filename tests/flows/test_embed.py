@@ -1,0 +1,147 @@
+"""`xdc embed`: features of new videos by a run's encoders."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.corpus.index import read_index, shard_names
+from shards.store.manifest import read_manifest
+from tests.flows.test_cli import xdc
+from tests.runs import MakeRun
+from tests.shards.media_maker import tone, write_video
+from xdc_core.data.features import read_features
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
+
+
+def features_of(run: Run, modality: str, number: int) -> dict[str, np.ndarray]:
+    """The features of a run's clips in a round, by the name of the video."""
+    directory = run.directory(Node("extract", modality, number))
+    found = {}
+    for shard in shard_names(run.corpus):
+        keys, features = read_features(directory / f"{shard}.parquet")
+        index = read_index(run.corpus, shard, ["key", "source"]).to_pylist()
+        source_of = {row["key"]: Path(row["source"]).name for row in index}
+        found |= {source_of[key]: feature for key, feature in zip(keys, features, strict=True)}
+    return found
+
+
+def manifest_of(digits: Path, path: Path, rows: slice) -> Path:
+    """A manifest of some of the digits, in the opposite order."""
+    with digits.open(newline="") as file:
+        listed = list(csv.DictReader(file))[rows]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, listed[0].keys())
+        writer.writeheader()
+        for row in reversed(listed):
+            writer.writerow(row | {"path": os.path.relpath(digits.parent / row["path"], path.parent)})
+    return path
+
+
+@pytest.fixture(scope="session")
+def embedded(worked_run: Run, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Features of all digits by the encoders of the worked run's round 1. For reading only."""
+    root = tmp_path_factory.mktemp("embedded") / "all"
+    code, output = xdc("embed", worked_run.root, digits, "--out", root)
+    assert code == 0, output
+    assert "48 clips, by the encoders at the start of round 1" in output
+    assert "video: 48 features, 64 wide" in output
+    return open_run(root)
+
+
+def test_features_of_the_same_videos_are_those_of_the_runs_own_extraction_bit_for_bit(
+    embedded: Run, worked_run: Run
+) -> None:
+    for modality in ("video", "audio"):
+        there, here = (run.directory(Node("extract", modality, n)) for run, n in ((worked_run, 1), (embedded, 0)))
+        manifests = [read_manifest(directory) for directory in (there, here)]
+        files = [{name: entry.sha256 for name, entry in found.files.items()} for found in manifests if found]
+        assert len(files) == 2
+        assert files[0] == files[1]
+        assert any(name.endswith(".parquet") for name in files[0])
+
+
+def test_features_of_some_videos_in_another_order_are_the_same_but_for_rounding(
+    embedded: Run, worked_run: Run, digits: Path, tmp_path: Path
+) -> None:
+    some = manifest_of(digits, tmp_path / "some.csv", slice(3, 40, 3))
+    code, output = xdc("embed", worked_run.root, some, "--out", tmp_path / "out", "--json")
+    assert code == 0, output
+    answer = json.loads(output[output.index("{\n") :])
+    assert answer["features"]["video"]["rows"] == answer["clips"] == 13
+    run = open_run(tmp_path / "out")
+    for modality in ("video", "audio"):
+        all_features, features = features_of(embedded, modality, 0), features_of(run, modality, 0)
+        assert len(features) == 13
+        for name, feature in features.items():
+            away = np.linalg.norm(feature - all_features[name]) / np.linalg.norm(feature)
+            assert away <= 1e-5
+
+
+def test_a_second_call_reuses_and_one_with_other_arguments_is_an_error(
+    embedded: Run, worked_run: Run, digits: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(embedded.root, tmp_path / "moved" / "all")
+    text = (root / "xdc.yaml").read_text()
+    (root / "xdc.yaml").write_text(text.replace(f"videos: {embedded.config.corpus.videos}", f"videos: {digits}"))
+    code, output = xdc("embed", worked_run.root, digits, "--out", root, "--json")
+    assert code == 0, output
+    answer = json.loads(output[output.index("{\n") :])
+    assert all(features["reused"] for features in answer["features"].values())
+    code, output = xdc("embed", worked_run.root, digits, "--out", root, "--round", 0)
+    assert code == 2
+    assert "has features by another video encoder" in output
+    assert "by the encoders at the start of round 0" in output
+    some = manifest_of(digits, tmp_path / "some.csv", slice(4))
+    code, output = xdc("embed", worked_run.root, some, "--out", root)
+    assert code == 2
+    assert f"has features of {digits}, not of {some}" in output
+    code, output = xdc("embed", worked_run.root, digits, "--out", root, "--modality", "video")
+    assert code == 2
+    assert "modalities is ['video', 'audio']" in output
+    code, output = xdc("embed", worked_run.root, digits, "--out", worked_run.root)
+    assert code == 2
+    assert "is the configuration of a run that learns" in output
+
+
+def test_media_without_sound_need_one_modality(worked_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mute").mkdir()
+    for number in range(3):
+        pictures = [np.full((48, 64, 3), 20 * number + frame, np.uint8) for frame in range(60)]
+        write_video(tmp_path / "mute" / f"{number}.mp4", pictures, None, fps=30)
+    code, output = xdc("embed", worked_run.root, tmp_path / "mute", "--out", tmp_path / "both")
+    assert code == 1
+    assert "no sound: the file has no audio stream" in output
+    assert "give --modality video, and another --out" in output
+    arguments = ("embed", worked_run.root, tmp_path / "mute", "--out", tmp_path / "pictures", "--modality", "video")
+    code, output = xdc(*arguments)
+    assert code == 0, output
+    assert "video: 3 features, 64 wide" in output
+    code, output = xdc("embed", worked_run.root, tmp_path / "mute", "--out", tmp_path / "no", "--modality", "flicker")
+    assert code == 2
+    assert "has encoders of video, audio" in output
+
+
+def test_rejected_files_are_named_with_their_reasons(worked_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mixed").mkdir()
+    pictures = [np.full((48, 64, 3), frame, np.uint8) for frame in range(30)]
+    for name in ("a", "b"):
+        write_video(tmp_path / "mixed" / f"{name}.mp4", pictures, tone(440, 1.0), fps=30)
+    (tmp_path / "mixed" / "broken.mp4").write_bytes(b"no video")
+    code, output = xdc("embed", worked_run.root, tmp_path / "mixed", "--out", tmp_path / "out")
+    assert code == 0, output
+    assert "1 files or clips were rejected" in output
+    assert "1 x FFmpeg cannot open it" in output
+
+
+def test_a_run_without_an_encoder_says_how_to_make_one(make_run: MakeRun, digits: Path, tmp_path: Path) -> None:
+    run = make_run()
+    code, output = xdc("embed", run.root, digits, "--out", tmp_path / "out")
+    assert code == 2
+    assert "has no encoder yet that is up to date" in output
+    assert not (tmp_path / "out").exists()

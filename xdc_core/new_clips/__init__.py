@@ -1,0 +1,1 @@
+"""Features and clusters of clips that a run has not seen."""
