@@ -11,6 +11,8 @@ from flows.cli.machine import commands as machine
 from flows.cli.running import commands as running
 from flows.cli.running.study import compare
 from flows.cli.using.assign import assign
+from flows.cli.using.curate import curate
+from flows.cli.using.duplicates import duplicates
 from flows.cli.using.embed import embed
 
 app = typer.Typer(
@@ -42,6 +44,8 @@ app.command("eval")(running.evaluate)
 app.command()(compare)
 app.command()(embed)
 app.command()(assign)
+app.command()(duplicates)
+app.command()(curate)
 app.command()(machine.doctor)
 
 
