@@ -21,7 +21,7 @@ ROOMS = {
     ),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
-        *("training", "evaluation", "probes", "report", "stages", "graph", "new_clips", "cleaning"),
+        *("training", "evaluation", "probes", "report", "stages", "graph", "new_clips", "cleaning", "curation"),
         *("inspection", "tracking"),
         *("study", ""),
     ),

@@ -14,6 +14,7 @@ from flows.cli.using.assign import assign
 from flows.cli.using.curate import curate
 from flows.cli.using.duplicates import duplicates
 from flows.cli.using.embed import embed
+from flows.cli.using.map import map_run
 
 app = typer.Typer(
     name="xdc",
@@ -46,6 +47,7 @@ app.command()(embed)
 app.command()(assign)
 app.command()(duplicates)
 app.command()(curate)
+app.command("map")(map_run)
 app.command()(machine.doctor)
 
 

@@ -43,7 +43,8 @@ class Condition:
             raise ConfigError(f"--where {text!r} names no column of the index. {_EXAMPLE}")
 
     def holds(self, table: pa.Table) -> pa.Array:
-        """Return for which rows the condition holds, bool [rows]. A comparison with a missing value does not hold.
+        """Return for which rows the condition holds, bool [rows]. A comparison with a missing value holds neither
+        itself nor negated; a missing value is in no list.
 
         Raises:
             ConfigError: a column is missing, was not measured for all clips, or has another type than what it is

@@ -48,25 +48,27 @@ def find_threshold(similarity: np.ndarray) -> Valley:
     if len(near) < 8:
         return Valley(*shown, None, f"{len(near)} clips can be compared: too few to tell duplicates by their distances")
     heights = _smoothed(counts)
-    best, where = DEEPEST, None
-    for place in range(1, len(heights) - 1):
-        left, right = heights[:place].max(), heights[place + 1 :].max()
-        depth = heights[place] / max(min(left, right), 1e-12)
-        if depth < best and _stands_out(x, edges[place + 1]):
-            best, where = depth, place
+    where, start = None, -np.inf
+    for place in _valleys(heights):
+        # From left to right: exact copies, then those that were encoded again. Each peak has to stand out by itself.
+        if _stands_out(x[x >= start], edges[place + 1]):
+            where, start = place, edges[place + 1]
     if where is None:
         return Valley(*shown, None, "no clips stand out as nearer to their neighbours than all others are")
-    # Of a wide flat valley the middle.
-    level = np.flatnonzero(heights <= max(heights[where], 1e-3 * heights.max()) + 1e-12)
-    run = _around(level, where)
-    middle = 10 ** float(edges[run].mean() / 1 + (edges[1] - edges[0]) / 2)
-    return Valley(*shown, float(1 - middle), "the valley between the distances of duplicates and those of other clips")
+    middle = 10 ** float((edges[where] + edges[where + 1]) / 2)
+    return Valley(*shown, 1 - middle, "the valley between the distances of duplicates and those of other clips")
 
 
-def _around(level: np.ndarray, where: int) -> np.ndarray:
-    """Return the consecutive numbers in `level` around one of them."""
-    parts = np.split(level, np.flatnonzero(np.diff(level) > 1) + 1)
-    return next(part for part in parts if where in part)
+def _valleys(heights: np.ndarray) -> list[int]:
+    """Return the lowest place between every two peaks with a valley between them, the middle of a flat one."""
+    places = list[int]()
+    for place in range(1, len(heights) - 1):
+        left, right = heights[:place].max(), heights[place + 1 :].max()
+        if heights[place] > DEEPEST * min(left, right) or heights[place] > min(heights[place - 1], heights[place + 1]):
+            continue
+        places.append(place)
+    runs = np.split(np.array(places, np.int64), np.flatnonzero(np.diff(places) > 1) + 1) if places else []
+    return [int(run[len(run) // 2]) for run in runs]
 
 
 def _smoothed(counts: np.ndarray) -> np.ndarray:
