@@ -11,8 +11,11 @@ from flows.cli.machine import commands as machine
 from flows.cli.running import commands as running
 from flows.cli.running.study import compare
 from flows.cli.using.assign import assign
+from flows.cli.using.curate import curate
+from flows.cli.using.duplicates import duplicates
 from flows.cli.using.embed import embed
 from flows.cli.using.export import export
+from flows.cli.using.map import map_run
 from flows.cli.using.search import search
 
 app = typer.Typer(
@@ -46,6 +49,9 @@ app.command()(export)
 app.command()(embed)
 app.command()(assign)
 app.command()(search)
+app.command()(duplicates)
+app.command()(curate)
+app.command("map")(map_run)
 app.command()(machine.doctor)
 
 

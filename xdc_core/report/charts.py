@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -114,6 +115,27 @@ def cross_chart(shares: np.ndarray, rows: str, columns: str) -> str:
         axis.set_yticks([])
 
     return _draw(f"{rows} against {columns}", paint, height=4.2)
+
+
+def scatter_chart(places: np.ndarray, values: Sequence[object], title: str) -> str:
+    """Draw points, float [n, 2], coloured by value: the most frequent values first, grey for None.
+
+    There are 20 colours; further values repeat them.
+    """
+    counts = Counter(value for value in values if value is not None)
+    ordered = sorted(counts, key=lambda value: (-counts[value], str(value)))
+    number = {value: place % 20 for place, value in enumerate(ordered)}
+
+    def paint(axis: Any) -> None:
+        from matplotlib import colormaps
+
+        colours = [GREY if value is None else colormaps["tab20"](number[value]) for value in values]
+        # As a picture: thousands of points as SVG would be most of the page.
+        axis.scatter(places[:, 0], places[:, 1], c=colours, s=6, linewidths=0, rasterized=True)
+        axis.set_xticks([])
+        axis.set_yticks([])
+
+    return _draw(title, paint, height=4.2)
 
 
 def _draw(title: str, paint: Callable[[Any], None], height: float = 2.6) -> str:

@@ -18,6 +18,7 @@ from xdc_core.report.clips import page_clips
 from xdc_core.report.clusters import cross_table
 from xdc_core.report.filters import data_address, first_filters, matrix, stored_weights, tiles, time_filters
 from xdc_core.report.page import embedded, history_charts, render
+from xdc_core.report.scatter import scatter_charts
 from xdc_core.report.settings import Reporting
 from xdc_core.runs.node import SHARD, Node, encoder_node
 
@@ -53,10 +54,15 @@ def round_page(
         source_charts={name: _source_charts(task, name, source) for name, source in report.sources.items()},
         training_charts=dict(_training_charts(report)),
         cross=list(_cross_charts(task.directory(SHARD), labels, report)),
+        scatter=dict(scatter_charts(task, [str(node.modality) for node in _own(task) if node.stage == "extract"])),
         filters=dict(_filters(task)),
         reused=[node.node for node in report.nodes if node in nodes_before],
         slowest=max((node.seconds for node in report.nodes), default=0) or 1,
     )
+
+
+def _own(task: Task[Reporting]) -> list[Node]:
+    return [node for node in task.settings.nodes if node.round == task.round]
 
 
 def example_keys(report: Report) -> set[str]:

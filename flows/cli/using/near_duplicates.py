@@ -1,0 +1,91 @@
+"""The work of `xdc duplicates`: reads a round, writes the lists and the page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.cli.using.looked_at import LookedAt, look_at
+from flows.terminal import counter
+from shards.errors import ConfigError
+from shards.store.files import write_json, write_text
+from shards.store.parquet import write_parquet
+from xdc_core.compute.threads import limit_faiss
+from xdc_core.config.methods import JOINT
+from xdc_core.curation.clips import clusters_of, index_rows, read_assigned
+from xdc_core.curation.duplicates import CLIP_COLUMNS, find_duplicates, keep_list, pair_table, summary
+from xdc_core.curation.neighbours import Points, cluster_starts, read_points
+
+KEEP_LIST, PAIRS, SUMMARY = "keep.parquet", "pairs.parquet", "duplicates.json"
+
+
+def duplicates_of(
+    root: Path,
+    modality: str | None,
+    number: int | None,
+    threshold: float | None,
+    same_source: bool,
+    html: Path | None,
+    out: Path,
+) -> dict[str, Any]:
+    """Write keep.parquet, pairs.parquet and duplicates.json into `out`, and the page `html`. Return the summary.
+
+    Raises:
+        ConfigError: a wrong threshold, modality or round.
+        StageError, Busy: what a stage raises whose features are missing.
+    """
+    if threshold is not None and not -1 < threshold <= 1:
+        raise ConfigError(f"--threshold {threshold:g}: a similarity is above -1 and at most 1.")
+    looked_at = look_at(root, number, modality)
+    run = looked_at.run
+    threads = limit_faiss(run.config.runs_on)
+    out.mkdir(parents=True, exist_ok=True)
+    with counter("duplicates") as progress:
+        points = read_points(run.corpus, looked_at.features, out, progress)
+        clips = index_rows(run.corpus, CLIP_COLUMNS, points.keys)
+        centres = cluster_starts(points, _own_clusters(looked_at, points), run.config.seed, threads)
+        found = find_duplicates(
+            points,
+            clips,
+            centres,
+            learn_splits=run.config.corpus.learn_splits,
+            threshold=threshold,
+            same_source=same_source,
+            progress=progress,
+        )
+    write_parquet(out / KEEP_LIST, keep_list(found))
+    write_parquet(out / PAIRS, pair_table(found))
+    told = {"run": str(root), "round": looked_at.round, "modalities": list(looked_at.modalities), **summary(found)}
+    told |= {"keep": str(out / KEEP_LIST), "all_pairs": str(out / PAIRS)}
+    write_json(out / SUMMARY, told)
+    if html is not None:
+        from xdc_core.curation.pairs_page import PAGE_COLUMNS, pairs_page
+
+        rows = index_rows(run.corpus, PAGE_COLUMNS, points.keys)
+        title = f"{run.root.resolve().name}: near-duplicates"
+        write_text(html, pairs_page(found, rows, run.corpus, title, run.config.runs_on.clip_cache))
+    return told
+
+
+def _own_clusters(looked_at: LookedAt, points: Points) -> np.ndarray | None:
+    """Return the run's own clusters of the clips, if it has some: joint ones, or those of the first modality."""
+    for source in (JOINT, *looked_at.modalities):
+        if looked_at.has_labels(source):
+            return clusters_of(read_assigned(looked_at.run.corpus, looked_at.labels(source)), points.keys)
+    return None
+
+
+def print_duplicates(found: dict[str, Any]) -> None:
+    """Print how many clips repeat others, how that was decided, and which splits share clips."""
+    seen = " and ".join(found["modalities"])
+    if found["threshold"] is None:
+        print(f"{found['clips']} clips, compared by {seen} of round {found['round']}: no duplicates. {found['why']}.")
+        print("To choose a threshold yourself: --threshold (look at the pairs with --html).")
+        return
+    print(
+        f"{found['duplicates']} of {found['clips']} clips repeat one of {found['groups']} others, by {seen} of round "
+        f"{found['round']}. Similarity of at least {found['threshold']:.4f} ({found['why']})."
+    )
+    for splits, count in found["leaks"].items():
+        print(f"leak between the splits {splits}: {count} pairs")
+    print(f"which to keep: {found['keep']}; all {found['pairs']} pairs: {found['all_pairs']}")

@@ -1,0 +1,175 @@
+"""The work of `xdc curate`: reads a round, applies the rules in order, writes the manifest."""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.cli.using.looked_at import LookedAt, look_at
+from shards.corpus.index import in_splits, label_columns, read_whole_index
+from shards.corpus.listing import open_sources
+from shards.errors import ConfigError
+from shards.settings import is_url
+from shards.store.files import new_file
+from xdc_core.compute.seed import derive_seed
+from xdc_core.config.methods import JOINT, TRUTH
+from xdc_core.curation.clips import clusters_of, distances_of, read_assigned, read_keep_list
+from xdc_core.curation.expression import Condition
+from xdc_core.curation.subset import Choice, Selection, agreeing, balanced, manifest_rows
+from xdc_core.data.selection import THRESHOLDS, kept
+from xdc_core.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which clips are kept: see `xdc curate --help`."""
+
+    per_cluster: int | None
+    by: str | None
+    orders: list[str]
+    agree: bool
+    where: str | None
+    keep: Path | None
+    seed: int | None
+    learn_only: bool
+
+
+def write_subset(root: Path, number: int | None, rules: Rules, to: Path) -> dict[str, Any]:
+    """Write the manifest `to`. Return what each rule left out.
+
+    Rules apply to the clips of the splits that the run learns from; others are kept as they are, or left out
+    (`learn_only`).
+
+    Raises:
+        ConfigError: a rule does not fit the run, the run does not know where its videos are, or no clip is left.
+        StageError, Busy: what a stage raises whose features or clusters are missing.
+    """
+    if to.suffix.lower() != ".csv":
+        raise ConfigError(f"--to {to}: a manifest ends in .csv.")
+    if len(rules.orders) > 1 or (rules.orders and rules.per_cluster is None):
+        raise ConfigError(f"--{' --'.join(rules.orders)}: give one of them, together with --per-cluster.")
+    order: Choice = next((each for each in get_args(Choice) if each in rules.orders), "nearest")
+    condition = Condition(rules.where) if rules.where else None
+    looked_at = look_at(root, number)
+    run = looked_at.run
+    by, needed = _label_sources(looked_at, rules)
+    videos = _videos(run)
+    looked_at.make("label", needed)
+    clips = read_whole_index(run.corpus)
+    clips = clips.take(pc.sort_indices(clips, [("key", "ascending")])).combine_chunks()
+    keys = np.array(clips["key"].to_pylist())
+    learnt = in_splits(clips["split"], run.config.corpus.learn_splits)
+    selection = Selection(learnt.copy(), {})
+    for name, mask in kept(clips, run.config.select, run.corpus).items():
+        selection.keep(f"select.{name} of the run ({THRESHOLDS[name].what})", mask)
+    if rules.keep is not None:
+        selection.keep(
+            f"--keep {rules.keep}: near-duplicates", read_keep_list(rules.keep, keys[selection.chosen], keys)
+        )
+    if condition is not None:
+        selection.keep(f"--where {rules.where}", condition.holds(clips).to_numpy(zero_copy_only=False))
+    assigned = {source: read_assigned(run.corpus, looked_at.labels(source)) for source in needed}
+    clusters = {source: clusters_of(table, keys) for source, table in assigned.items()}
+    if rules.agree:
+        first, *others = run.config.modalities
+        for other in others:
+            selection.keep(
+                f"--agree: the clusters of {first} and {other} do not match", agreeing(clusters[first], clusters[other])
+            )
+    if by is not None and rules.per_cluster is not None:
+        seed = derive_seed(run.config.seed if rules.seed is None else rules.seed, "curate")
+        distances = distances_of(assigned[by], keys)
+        chosen = balanced(selection.chosen, clusters[by], distances, rules.per_cluster, order, seed)
+        selection.keep(f"--per-cluster {rules.per_cluster} by {by}: not among the {order} ones", chosen)
+    if not selection.chosen.any():
+        raise ConfigError(f"no clip of {root} is left. Clips that each rule left out: {selection.left_out}")
+    written = selection.chosen if rules.learn_only else selection.chosen | ~learnt
+    _write_manifest(run, clips.filter(pa.array(written)), videos, to)
+    return {
+        "manifest": str(to),
+        "round": looked_at.round,
+        "by": by,
+        "clips": len(keys),
+        "learnt": int(learnt.sum()),
+        "left_out": selection.left_out,
+        "chosen": int(selection.chosen.sum()),
+        "other_splits": int((written & ~learnt).sum()),
+        "smaller_clusters": _smaller(clusters[by][selection.chosen], rules.per_cluster) if by else None,
+    }
+
+
+def _label_sources(looked_at: LookedAt, rules: Rules) -> tuple[str | None, list[str]]:
+    """Return the label source to balance by, and all that the rules need.
+
+    Raises:
+        ConfigError: the run has no clusters of this source.
+    """
+    there = [source for source in looked_at.sources if source != TRUTH]
+    by = rules.by or next((name for name in (JOINT, *looked_at.modalities) if name in there), None)
+    by = by if rules.per_cluster is not None or rules.by else None
+    names = [by] if by else []
+    if rules.agree:
+        if len(looked_at.modalities) < 2:
+            raise ConfigError(
+                f"--agree compares the clusters of two modalities; the run has {looked_at.modalities[0]}."
+            )
+        names += looked_at.modalities
+    if rules.by and rules.per_cluster is None:
+        raise ConfigError(f"--by {rules.by} needs --per-cluster, the number of clips to keep of each cluster.")
+    if lacking := [name for name in names if name not in there]:
+        method = looked_at.run.config.method
+        raise ConfigError(
+            f"the run's method {method} makes no clusters of {lacking[0]}, but of {', '.join(there) or 'nothing'}."
+        )
+    return by, list(dict.fromkeys(names))
+
+
+def _videos(run: Run) -> Path:
+    """Return the folder that the sources in the index are relative to.
+
+    Raises:
+        ConfigError: the run has no `corpus.videos`.
+    """
+    if run.videos is None:
+        raise ConfigError(
+            f"{run.root}: corpus.videos is not set, and a manifest names the files of clips. Set it to the folder or "
+            "manifest of which the corpus was cut."
+        )
+    return open_sources(run.videos, run.config.corpus)[0]
+
+
+def _write_manifest(run: Run, clips: pa.Table, videos: Path, to: Path) -> None:
+    here = to.parent.resolve()
+    paths = [
+        source if is_url(source) else os.path.relpath(videos.resolve() / source, here)
+        for source in clips["source"].to_pylist()
+    ]
+    rows = manifest_rows(clips, paths, label_columns(run.corpus))
+    with new_file(to) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _smaller(clusters: np.ndarray, most: int | None) -> int:
+    """Return how many clusters have fewer clips than asked for, but some."""
+    return int((np.unique(clusters, return_counts=True)[1] < (most or 0)).sum())
+
+
+def print_subset(written: dict[str, Any]) -> None:
+    """Print how many clips each rule left out, and what is in the manifest."""
+    print(f"{written['learnt']} clips to learn from, round {written['round']}")
+    for rule, count in written["left_out"].items():
+        print(f"  {count} left out by {rule}")
+    if written["smaller_clusters"]:
+        print(f"  {written['smaller_clusters']} clusters had fewer clips than that, and keep all")
+    others = f", and {written['other_splits']} of other splits" if written["other_splits"] else ""
+    print(
+        f"{written['manifest']}: {written['chosen']} clips to learn from{others}. Train on them: xdc init RUN --videos "
+        f"{written['manifest']}"
+    )
