@@ -54,6 +54,6 @@ def load_encoder(path: Path, name: str) -> torch.nn.Module:
         raise StageError(f"{path} cannot be read as an encoder: {error}") from error
     if stored != name:
         raise StageError(f"{path} holds the encoder {stored!r}, but the configuration says {name!r}.")
-    encoder = encoder_spec(name).build()
+    encoder = encoder_spec(name).build(tensors)
     encoder.load_state_dict(tensors)
     return encoder
