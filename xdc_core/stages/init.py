@@ -137,7 +137,7 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    return [Node("init", modality) for modality in config.modalities] if number is None else []
+    return [Node("init", modality) for modality in config.encoded] if number is None else []
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:

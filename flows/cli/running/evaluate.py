@@ -113,6 +113,8 @@ def newest_round(run: Run, name: str) -> int:
     Raises:
         ConfigError: there is none.
     """
+    if not run.config.encoded:  # The features are given.
+        return 0
     modality = evaluated_modality(run.config.evaluate[name], run.config.datasets)
     names = [modality] if modality else list(run.config.modalities)
     fingerprints = Fingerprints(run)
