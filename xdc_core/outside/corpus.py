@@ -90,7 +90,7 @@ def _read(modality: str, files: list[GivenFile], progress: Progress) -> _Read:
     tables, states, ends = [], [], []
     width, rows = 0, 0
     checked = [check_columns(file.path) for file in files]
-    for file, (names, _) in zip(files, checked, strict=True):
+    for file, names in zip(files, checked, strict=True):
         tables.append(read_described(file.path, names))
         for there, features in read_feature_batches(file.path):
             if len(features) and width not in (0, features.shape[1]):

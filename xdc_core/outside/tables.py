@@ -39,8 +39,19 @@ def feature_files(folder: Path) -> list[Path]:
     return found
 
 
-def check_columns(path: Path) -> tuple[list[str], int | None]:
-    """Return the columns of a file that describe clips, and the width of its features if their type has it.
+def width_of(path: Path) -> int:
+    """Return the width of the first features of a file; 0 if it has none.
+
+    Raises:
+        ConfigError: as `check_columns` and `read_feature_batches`.
+    """
+    check_columns(path)
+    widths = (features.shape[1] for _, features in read_feature_batches(path) if len(features))
+    return next(widths, 0)
+
+
+def check_columns(path: Path) -> list[str]:
+    """Return the columns of a file that describe clips.
 
     Raises:
         ConfigError: the file cannot be read, lacks a column, or a column has another type than is needed.
@@ -64,7 +75,7 @@ def check_columns(path: Path) -> tuple[list[str], int | None]:
             raise ConfigError(f"{path}: the column {name} is {kind}, but one value per clip is needed. Leave it out.")
         if name in NUMBERS and _is_text(kind):
             raise ConfigError(f"{path}: the column {name} is {kind}, but numbers are needed (seconds).")
-    return described, feature.list_size if pa.types.is_fixed_size_list(feature) else None
+    return described
 
 
 def read_described(path: Path, names: list[str]) -> pa.Table:

@@ -15,7 +15,7 @@ from xdc_core.compute.threads import thread_count
 from xdc_core.config.schema import Config, ExtractSettings, RunsOn
 from xdc_core.config.views import views_of
 from xdc_core.encoders.registry import ENCODERS
-from xdc_core.encoders.transformers_files import is_transformers
+from xdc_core.encoders.transformers_files import has_weights, is_transformers
 from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
 from xdc_core.runs.node import SHARD
@@ -78,6 +78,7 @@ def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
         if device.why:
             summary["device"] = str(device)
         folder = _model(task) if is_transformers(name) else None
+        summary |= {"pretrained": has_weights(folder)} if folder else {}
         encoder = build_encoder(name, derive_seed(settings.seed, "init", modality), folder).to(device.device)
         summary["calibration_batches"] = _calibrate(task, encoder, device.device)
     if package := ENCODERS.distribution(name):

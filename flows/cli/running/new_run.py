@@ -12,7 +12,7 @@ from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.write import commented_yaml
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.modalities.video import VIDEO
-from xdc_core.outside.tables import check_columns, feature_files
+from xdc_core.outside.tables import feature_files, width_of
 from xdc_core.runs.run import open_run
 
 NOTES = """The configuration of this run. Change it as you like, then: {status} shows which stages are stale,
@@ -63,11 +63,13 @@ def make_run(
                 f"the {modality} weights {path} do not exist. Give a .safetensors of xdc, a .pth or a .pt."
             )
     if features:
-        _check_features(features, videos, weights)
+        width = _check_features(features, videos, weights)
         choices = (
             {"modalities": list(features), "rounds": 0} | ({} if len(features) > 1 else {"method": "sdc"}) | choices
         )
     values = load_preset(preset, choices.get("modalities", ())) | choices
+    if features and (values["cluster"].get("pca") or 0) > width > 0:
+        values["cluster"] = values["cluster"] | {"pca": width}
     places: dict[str, Any] = {"path": _corpus_path(corpus or Path("corpora") / root.name, root)}
     if videos is not None:
         places["videos"] = relative(videos, root)
@@ -86,13 +88,15 @@ def make_run(
     return True
 
 
-def _check_features(features: dict[str, Path], videos: Path | None, weights: dict[str, Path]) -> None:
-    """Raise ConfigError if there are also videos or weights, or if a folder has no Parquet files with features."""
+def _check_features(features: dict[str, Path], videos: Path | None, weights: dict[str, Path]) -> int:
+    """Return the smallest width of the features of a modality.
+
+    Raises:
+        ConfigError: there are also videos or weights, or a folder has no Parquet files with features.
+    """
     if videos is not None or weights:
         raise ConfigError("--features is instead of --videos and --init: nothing is computed from media.")
-    for folder in features.values():
-        for path in feature_files(folder):
-            check_columns(path)
+    return min(max(map(width_of, feature_files(folder))) for folder in features.values())
 
 
 def files_by_modality(texts: list[str]) -> dict[str, Path]:
