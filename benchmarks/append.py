@@ -40,8 +40,8 @@ def write_run(root: Path, videos: Path, clips_per_shard: int, append: bool) -> R
 def files_of(run: Run) -> dict[str, int]:
     """Return the inode of each shard's tar and features, by path."""
     places = [run.corpus, *map(run.directory, EXTRACTS)]
-    names = [path for place in places if place.exists() for path in place.glob("[0-9]*")]
-    return {str(path): path.stat().st_ino for path in names if path.suffix == ".tar" or path.parent != run.corpus}
+    names = [path for place in places if place.exists() for path in (*place.glob("[0-9]*.tar"), *place.glob("data/*"))]
+    return {str(path): path.stat().st_ino for path in names}
 
 
 def timed(run: Run) -> dict[str, float]:
@@ -59,7 +59,7 @@ def new_files(run: Run, before: dict[str, int]) -> dict[str, int]:
     made = [Path(path) for path, inode in files_of(run).items() if before.get(path) != inode]
     counts = {"shard": sum(path.suffix == ".tar" for path in made)}
     for node in EXTRACTS:
-        counts[str(node)] = sum(path.parent == run.directory(node) and path.suffix == ".parquet" for path in made)
+        counts[str(node)] = sum(path.is_relative_to(run.directory(node)) for path in made)
     return counts
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from side_by_side import Contest, Pace, contest, parser, record, show
 
-from shards.corpus.index import shard_names
+from shards.corpus.index import index_path, shard_names
 from shards.store.parquet import count_rows
 from xdc_core.compute.device import choose_device
 from xdc_core.compute.threads import thread_count
@@ -77,7 +77,7 @@ def extraction(run: Run, name: str, turns: int, only_decoding: bool) -> tuple[Co
     """The contest of one modality, and the median of the seconds before our first batch (0 without ours)."""
     config, node = run.config, Node("extract", name, 0)
     views, device = views_of(config, name), choose_device(config.runs_on).device
-    sizes = {shard: count_rows(run.corpus / f"{shard}.parquet", "shard") for shard in shard_names(run.corpus)}
+    sizes = {shard: count_rows(index_path(run.corpus, shard), "shard") for shard in shard_names(run.corpus)}
     clips = sum(sizes.values())
     encoding_of = load_encoding(run.directory(Node("init", name)), views, config.extract, device)
     rows = ShardRows(run.corpus, sizes, views.modality)

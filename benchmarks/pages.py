@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shards.corpus.index import label_columns, read_index, shard_name, shard_names
+from shards.corpus.index import index_name, label_columns, read_index, shard_name, shard_names
 from shards.corpus.plan import STAGE_VERSION
 from shards.settings import stored_part
 from shards.store.build import Outcome
 from shards.store.commit import commit
-from shards.store.files import write_text
+from shards.store.files import part_name, write_text
 from shards.store.manifest import Manifest
 from shards.store.parquet import write_parquet
 from shards.store.stage import Task
@@ -57,7 +57,7 @@ def multiply(run: Run, rows: int, root: Path) -> Run:
         os.link(run.corpus / "000000.tar", partial / f"{name}.tar")
         part = index.slice(0, min(len(index), rows - number * len(index)))
         keys = pa.array([f"{key}-{number}" for key in part["key"].to_pylist()])
-        write_parquet(partial / f"{name}.parquet", part.set_column(0, "key", keys))
+        write_parquet(partial / index_name(name), part.set_column(0, "key", keys))
     now = datetime.datetime.now(datetime.UTC).isoformat()
     settings = run.config.corpus
     manifest = Manifest(
@@ -92,7 +92,7 @@ def invented_features(task: Task[Any]) -> Outcome:
         labels = [known.setdefault(label, len(known)) for label in index[column].to_pylist()]
         noise = np.random.default_rng([number, task.round, len(task.about)])
         features = places[labels] + 6 / (1 + task.round / 4) * noise.normal(size=(len(labels), WIDTH))
-        write_features(task.out / f"{shard}.parquet", index["key"].to_pylist(), features.astype(np.float32))
+        write_features(task.out / part_name(shard), index["key"].to_pylist(), features.astype(np.float32))
         rows += len(labels)
     return Outcome(rows, 0, {"width": WIDTH, "device": "none"})
 

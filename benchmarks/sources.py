@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 from side_by_side import parser, record
 
-from shards.corpus.index import shard_name
+from shards.corpus.index import index_name, shard_name
 from shards.corpus.known import known_sources, survey_notes
 from shards.corpus.listing import list_corpus
 from shards.corpus.plan import corpus_fingerprint
@@ -84,8 +84,10 @@ def make_run(root: Path, sources: int, shards: int, kind: str) -> None:
         table = pa.Table.from_pylist([asdict(entry) | {"asked_s": []} for entry in surveyed.values()], SOURCES_SCHEMA)
         write_parquet(out / "sources.parquet", table)
         for number in range(shards):
-            for suffix in ("tar", "parquet", "rejects.json"):
-                (out / f"{shard_name(number)}.{suffix}").touch()
+            shard = shard_name(number)
+            for name in (f"{shard}.tar", index_name(shard), f"{shard}.rejects.json"):
+                (out / name).parent.mkdir(exist_ok=True)
+                (out / name).touch()
         return Outcome(0)
 
     build(run.corpus, identity, work)

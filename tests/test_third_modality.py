@@ -105,7 +105,7 @@ def test_two_rounds_of_three_modalities_are_run_reported_and_evaluated(
     assert probe["encoder"] == "xdc_flicker.encoder:flicker_tiny"
     assert probe["metrics"]["accuracy"]["mean"] == pytest.approx(accuracy_of(root, probe["evaluation"]))
 
-    _, features = read_features(root / "rounds" / "002" / "features" / "flicker" / "000000.parquet")
+    _, features = read_features(root / "rounds" / "002" / "features" / "flicker" / "data" / "000000.parquet")
     assert features.shape == (16, 32)
     assert len(set(map(tuple, features.round(4).tolist()))) > 1
     without_the_package(tmp_path, root)

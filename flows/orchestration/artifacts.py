@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
+from shards.store.files import part_path
 from shards.store.manifest import read_manifest
 from xdc_core.documents.report import Report, read_report
 from xdc_core.report.clusters import purest_first
@@ -106,9 +107,10 @@ def summary(report: Report, run: Run) -> str:
     for modality, training in report.training.items():
         lines.append(f"\n## Training of {modality}\nLoss {training.first_loss:.3f} to {training.loss:.3f}.")
     directory = run.round_directory(number).resolve()
-    lines.append(
-        f"\n## Files\n- report: `{directory}/report/report.html`\n- pseudo-labels: `{directory}/labels/*/*.parquet`"
-    )
+    labels = directory / "labels"
+    first = next(iter(report.sources), "truth")
+    files = labels / "*" / part_path(labels / first, "*").relative_to(labels / first)
+    lines.append(f"\n## Files\n- report: `{directory}/report/report.html`\n- pseudo-labels: `{files}`")
     return "\n".join(lines)
 
 

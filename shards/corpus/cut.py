@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.cores import core_count
-from shards.corpus.index import MEMBERS, NO_MEMBER, group_columns, index_schema
+from shards.corpus.index import MEMBERS, NO_MEMBER, group_columns, index_name, index_schema
 from shards.corpus.plan import Plan, PlannedClip, clip_table, planned_clips
 from shards.errors import MediaError, SourceError, StageError
 from shards.media.cut import Clip, cut
@@ -144,7 +144,7 @@ def _cut_shard(
         _add_offsets(temporary, rows)
     write_json(new.folder / f"{shard}.rejects.json", [asdict(reject) for reject in rejects])
     table = pa.Table.from_pylist(rows, index_schema(label_names))
-    write_parquet(new.folder / f"{shard}.parquet", table)
+    write_parquet(new.folder / index_name(shard), table)
     _check_covered(shard, planned, rows, rejects, settings)
     describe(new, shard, [clip.key for clip in planned], table, rejects)
     if is_url(settings.path):

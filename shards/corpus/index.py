@@ -1,4 +1,4 @@
-"""The Parquet index beside every tar: one row per clip, in the tar's order."""
+"""The index of a corpus: a Parquet file per tar, with one row per clip, in the tar's order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from shards.errors import StageError
 from shards.sources.split import split_name
 from shards.store.checked_read import read_stored_json
-from shards.store.files import write_json
+from shards.store.files import INDEX, part_name, part_path, parts_of, write_json
 from shards.store.parquet import count_rows, read_parquet
 
 if TYPE_CHECKING:
@@ -100,7 +100,17 @@ def shard_name(number: int) -> str:
 
 def shard_names(corpus: Path) -> list[str]:
     """Return the names of a committed corpus's shards, in order."""
-    return sorted(path.stem for path in corpus.glob("[0-9]*.parquet"))
+    return parts_of(corpus, INDEX)
+
+
+def index_name(shard: str) -> str:
+    """Return the name under which the index of a shard is written, relative to its corpus."""
+    return part_name(shard, INDEX)
+
+
+def index_path(corpus: Path, shard: str) -> Path:
+    """Return the path of the index of a shard. Earlier versions wrote it beside the tar."""
+    return part_path(corpus, shard, INDEX)
 
 
 class Mask(NamedTuple):
@@ -164,12 +174,12 @@ def count_clips(corpus: Path, shard: str) -> int:
     """Return the number of a shard's clips that are not masked. Raises StageError as `read_index` does."""
     if masked_keys(corpus, shard):
         return len(read_index(corpus, shard, ["key"]))
-    return count_rows(corpus / f"{shard}.parquet", "shard")
+    return count_rows(index_path(corpus, shard), "shard")
 
 
 def read_stored_index(corpus: Path, shard: str, columns: list[str] | None = None) -> pa.Table:
     """Return the index of one shard with all clips of its tar, masked or not. Raises StageError as `read_index`."""
-    path = corpus / f"{shard}.parquet"
+    path = index_path(corpus, shard)
     table = read_parquet(path, "shard", columns)
     if "key" in table.column_names:
         _check_keys(path, table["key"])

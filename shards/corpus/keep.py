@@ -14,6 +14,8 @@ from shards.corpus.generation import GENERATIONS, earlier_generations, generatio
 from shards.corpus.index import (
     LATER,
     Mask,
+    index_name,
+    index_path,
     read_masks,
     read_stored_index,
     shard_name,
@@ -28,13 +30,11 @@ from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings
 from shards.sources.surveyed import Survey, survey_columns
 from shards.store.checked_read import read_stored_json
-from shards.store.files import link_or_copy
+from shards.store.files import INDEX, link_or_copy, part_among
 from shards.store.manifest import Manifest, fingerprint, read_manifest
 from shards.store.parquet import read_parquet, write_parquet
 from shards.store.receipt import new_shard
 from shards.store.units import begin_units
-
-FILES = (".tar", ".parquet", ".rejects.json")  # Of a shard.
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +127,10 @@ def keep_others(corpus: Path, manifest: Manifest, plan: Plan, out: Path, names: 
 
 def _known_files(manifest: Manifest, shard: str, index: pa.Table) -> dict[str, tuple[int, str]]:
     """Return size and sha256 of the files of a shard that `_link_shard` links. index: of the shard."""
-    names = [f"{shard}{suffix}" for suffix in FILES if suffix != ".parquet" or _is_present(index)]
-    return {name: (entry.size, entry.sha256) for name in names if (entry := manifest.files.get(name))}
+    names = {f"{shard}.tar": f"{shard}.tar", f"{shard}.rejects.json": f"{shard}.rejects.json"}
+    if _is_present(index):
+        names[index_name(shard)] = str(part_among(manifest.files, shard, INDEX))
+    return {name: (entry.size, entry.sha256) for name, old in names.items() if (entry := manifest.files.get(old))}
 
 
 def _link_shard(corpus: Path, shard: str, index: pa.Table, folder: Path) -> None:
@@ -136,12 +138,14 @@ def _link_shard(corpus: Path, shard: str, index: pa.Table, folder: Path) -> None
 
     An index of an earlier version gets the columns that it lacks, for all indices of a corpus have the same columns.
     """
-    suffixes = FILES if tars_elsewhere(corpus) is None else FILES[1:]
-    for name in (f"{shard}{suffix}" for suffix in suffixes):
-        if name == f"{shard}.parquet" and not _is_present(index):
-            write_parquet(folder / name, with_later_columns(index))
-        else:
-            link_or_copy(corpus / name, folder / name)
+    for name in (f"{shard}.tar", f"{shard}.rejects.json")[tars_elsewhere(corpus) is not None :]:
+        link_or_copy(corpus / name, folder / name)
+    target = folder / index_name(shard)
+    if _is_present(index):
+        target.parent.mkdir()
+        link_or_copy(index_path(corpus, shard), target)
+    else:
+        write_parquet(target, with_later_columns(index))
 
 
 def _is_present(index: pa.Table) -> bool:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from shards.corpus.cut import TAR, open_clips, write_clips
 from shards.corpus.generation import GENERATIONS, KEPT_FROM
-from shards.corpus.index import read_index, shard_name, shard_names
+from shards.corpus.index import index_name, read_index, shard_name, shard_names
 from shards.corpus.plan import CUT_VERSION, Plan, clip_table
 from shards.errors import StageError
 from shards.progress import Progress
@@ -26,7 +26,7 @@ from shards.sources.rejects import REJECTS_SCHEMA, reject_columns
 from shards.sources.surveyed import Survey, Surveyed
 from shards.store.commit import replaced_directory, stale_directory
 from shards.store.executor import Executor, Job, run_units
-from shards.store.files import sha256_of, write_json
+from shards.store.files import INDEX, sha256_of, write_json
 from shards.store.manifest import FileEntry, read_manifest
 from shards.store.parquet import write_row_groups
 from shards.store.receipt import RECEIPTS, UNITS, receipts_of
@@ -104,8 +104,8 @@ def _take_plan(out: Path, plan: Plan, surveyed: Survey) -> None:
     write_row_groups(new, schema, (clip_table(plan, plan.places(number)) for number in range(plan.shards)))
     if path.exists() and sha256_of(path) != sha256_of(new):
         shutil.rmtree(out / UNITS / RECEIPTS, ignore_errors=True)
-        for number in out.glob("[0-9]*"):
-            number.unlink()
+        for file in (*out.glob("[0-9]*"), *out.glob(f"{INDEX}/[0-9]*")):
+            file.unlink()
     os.replace(new, path)
     write_clips(out, plan, surveyed)
 
@@ -176,8 +176,8 @@ def _counts(column: pa.ChunkedArray) -> list[tuple[str, int]]:
 def files_of(plan: Plan, settings: CorpusSettings) -> tuple[str, ...]:
     """Return the names of the required files of a corpus with this plan; tars in an object store are not."""
     shards = [shard_name(number) for number in range(plan.shards)]
-    suffixes = (".parquet",) if is_url(settings.path) else (".tar", ".parquet")
-    return tuple(f"{shard}{suffix}" for shard in shards for suffix in suffixes)
+    tars = [] if is_url(settings.path) else [f"{shard}.tar" for shard in shards]
+    return (*tars, *map(index_name, shards))
 
 
 def stored_tars(out: Path, plan: Plan) -> dict[str, FileEntry]:

@@ -14,7 +14,7 @@ from shards.objects.tars import local_tar
 
 
 def tar_faults(corpus: Path, shard: str) -> Iterator[str]:
-    """Yield the faults of `<shard>.tar`, one sentence each; nothing if it agrees with `<shard>.parquet`.
+    """Yield the faults of `<shard>.tar`, one sentence each; nothing if it agrees with its index.
 
     A tar in an object store is fetched, and checked against its sha256.
 

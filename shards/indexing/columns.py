@@ -24,21 +24,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.corpus.generation import earlier_generations, read_as
-from shards.corpus.index import GROUPS, LATER, index_schema, read_index, shard_names, with_later_columns
+from shards.corpus.index import GROUPS, LATER, index_path, index_schema, read_index, shard_names, with_later_columns
 from shards.errors import Busy, StageError
 from shards.indexing.generation_view import place_of
 from shards.objects.cache import NAMED_BY
 from shards.store.checked_read import remedy_of
 from shards.store.commit import clear_left_overs, discard
 from shards.store.fault import fault_point
-from shards.store.files import orphans, sync
+from shards.store.files import INDEX, orphans, sync
 from shards.store.lock import exclusive
 from shards.store.manifest import MANIFEST, Manifest, fingerprint, read_manifest
 from shards.store.parquet import read_schema
 
 ROWS, SHARDS = "rows.arrow", "shards.arrow"
 SUFFIX = ".columns"
-INDEX = re.compile(r"[0-9]+\.parquet")  # Of a shard.
+INDEX_FILE = re.compile(rf"(?:{INDEX}/)?([0-9]+\.parquet)")  # Of a shard.
 # Of the groups of pictures the columns have what distinguishes them, in half the bytes: offsets as uint32, of groups of
 # the same length the first two frames, and of each sha256 the first bytes.
 COMPACT = {
@@ -128,7 +128,9 @@ def _directories(corpus: Path, elsewhere: Path, mark: str) -> tuple[Path, Path]:
 
 def _marks(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield the mark and the fingerprint as an input of each generation of a corpus, the present one first."""
-    indices = sorted((name, entry.sha256) for name, entry in manifest.files.items() if INDEX.fullmatch(name))
+    indices = sorted(
+        (named[1], entry.sha256) for name, entry in manifest.files.items() if (named := INDEX_FILE.fullmatch(name))
+    )
     states = [(each.read_as, each.shards) for each in reversed(earlier_generations(manifest))]
     for of, shards in [(read_as(manifest), len(indices)), *states]:
         yield fingerprint([of, indices[:shards]])[:12], of
@@ -284,14 +286,14 @@ def _write_files(corpus: Path, folder: Path) -> None:
 
 def _read_rows(corpus: Path, shard: str, names: list[str]) -> pa.Table:
     """Read columns of one shard's index, with the types of SCHEMA. Those of LATER that it lacks are null."""
-    there = read_schema(corpus / f"{shard}.parquet", "shard").names
+    there = read_schema(index_path(corpus, shard), "shard").names
     lacking = {field.name for field in LATER}.difference(there)
     table = read_index(corpus, shard, [name for name in names if name not in lacking])
     try:
         table = _with_compact_groups(with_later_columns(table))
         return table.select(names).cast(pa.schema([SCHEMA.field(name) for name in names]))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        path = corpus / f"{shard}.parquet"
+        path = index_path(corpus, shard)
         raise StageError(f"{path} is not an index ({error}). {remedy_of(path, 'shard')}") from error
 
 

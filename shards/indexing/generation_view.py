@@ -12,7 +12,7 @@ from shards.errors import StageError
 from shards.objects.tars import TARS
 from shards.store.checked_read import read_stored
 from shards.store.commit import remove_tree
-from shards.store.files import sha256_of
+from shards.store.files import INDEX, part_among, sha256_of
 from shards.store.manifest import MANIFEST, FileEntry, Manifest, read_manifest, write_manifest
 
 FOLDER = ".corpus"  # In a partial directory.
@@ -67,8 +67,9 @@ def _link(corpus: Path, read_as: str, view: Path) -> None:
         raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
     for number in range(wanted.shards):
         shard = shard_name(number)
-        for name in (f"{shard}.tar", f"{shard}.parquet"):
-            if name in manifest.files:
+        for name in (f"{shard}.tar", part_among(manifest.files, shard, INDEX)):
+            if name is not None and name in manifest.files:
+                (view / name).parent.mkdir(exist_ok=True)
                 _link_file(corpus / name, view / name)
         if wanted != present:
             masks = {key: mask.until(wanted.number) for key, mask in read_masks(corpus, shard).items()}
@@ -107,8 +108,7 @@ def _as_it_was(manifest: Manifest, generation: Generation, view: Path) -> Manife
     summary["clips"] = generation.clips
     if earlier := manifest.summary[GENERATIONS][: generation.number]:
         summary |= {GENERATIONS: earlier, "masked": masked} if masked else {GENERATIONS: earlier}
-    names = {path.name for path in view.iterdir()}
-    files = {name: entry for name, entry in manifest.files.items() if name in names}
+    files = {name: entry for name, entry in manifest.files.items() if (view / name).exists()}
     files |= {name: FileEntry(size=(view / name).stat().st_size, sha256=sha256_of(view / name)) for name in own}
     changes = {"fingerprint": generation.read_as, "rows": generation.clips, "summary": summary, "files": files}
     return manifest.model_copy(update=changes)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.corpus.index import GROUPS, group_columns, read_stored_index, shard_names
+from shards.corpus.index import GROUPS, group_columns, index_name, index_path, read_stored_index, shard_names
 from shards.corpus.reader import ClipReader
 from shards.errors import ConfigError, StageError
 from shards.media.decode import find_groups
@@ -13,7 +13,7 @@ from shards.objects.tars import TARS
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, record_of
 from shards.store.commit import finish_commit
-from shards.store.files import link_or_copy
+from shards.store.files import INDEX, link_or_copy, part_among
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, fingerprint, missing_files, read_manifest
 from shards.store.parquet import read_schema, write_parquet
@@ -47,20 +47,26 @@ def index_groups(corpus: Path, progress: Progress = silent) -> Record:
         return record_of(corpus, manifest, reused=True)
 
     def work(out: Path) -> Outcome:
+        for path in out.glob("[0-9]*.parquet"):  # Of a call of an earlier version that was killed.
+            path.unlink()
         with ClipReader(corpus) as reader:
             for done, name in enumerate(lacking, start=1):
-                if not (out / f"{name}.parquet").exists():
-                    write_parquet(out / f"{name}.parquet", _with_groups(reader, name))
+                if not (out / index_name(name)).exists():
+                    write_parquet(out / index_name(name), _with_groups(reader, name))
                 progress(done, len(lacking), "shards indexed")
         if read_manifest(corpus) != manifest:
             raise StageError(f"{corpus} was replaced by another process meanwhile. Nothing is lost: run this again.")
-        kept = {name: (entry.size, entry.sha256) for name, entry in manifest.files.items()}
-        for name in lacking:
-            del kept[f"{name}.parquet"]
-        for name in kept:
+        stored_as = {name: name for name in manifest.files}
+        for name in names:  # The index of an earlier version lies beside the tar.
+            old = stored_as.pop(str(part_among(manifest.files, name, INDEX)))
+            if name not in lacking:
+                stored_as[index_name(name)] = old
+        for name, old in stored_as.items():
             if not (out / name).exists():
-                link_or_copy(corpus / name, out / name)
-        return Outcome(manifest.rows, manifest.rejects, manifest.summary, tuple(manifest.files), kept)
+                link_or_copy(corpus / old, out / name)
+        files = {name: manifest.files[old] for name, old in stored_as.items()}
+        kept = {name: (entry.size, entry.sha256) for name, entry in files.items()}
+        return Outcome(manifest.rows, manifest.rejects, manifest.summary, (*kept, *map(index_name, lacking)), kept)
 
     identity = Identity(
         manifest.stage, manifest.version, manifest.fingerprint, inputs=manifest.inputs, settings=manifest.settings
@@ -78,7 +84,7 @@ def _finished(corpus: Path) -> Manifest | None:
 
 def _lacks_groups(corpus: Path, shard: str) -> bool:
     """Return whether a picture has no groups in the index of a shard, and nobody has looked for them."""
-    schema = read_schema(corpus / f"{shard}.parquet", "shard")
+    schema = read_schema(index_path(corpus, shard), "shard")
     if LOOKED_FOR.items() <= (schema.metadata or {}).items():
         return False
     if not {*GROUPS.names} <= {*schema.names}:

@@ -14,7 +14,7 @@ from shards.objects.generation import Current, absent, folder_of, read_current
 from shards.objects.tars import TARS, TARS_THERE, object_of, tars_elsewhere
 from shards.progress import Progress
 from shards.store.build import Identity, Outcome, Record, build, record_of
-from shards.store.files import link_or_copy, new_file, sha256_of, write_json
+from shards.store.files import INDEX, link_or_copy, new_file, sha256_of, write_json
 from shards.store.manifest import (
     MANIFEST,
     FileEntry,
@@ -27,7 +27,7 @@ from shards.store.manifest import (
 from shards.store.receipt import UNITS
 
 THREADS = 8
-NAME = re.compile(r"[\w-][\w.-]*")  # Of a file in a corpus's directory: it cannot lead out of it.
+NAME = re.compile(rf"({INDEX}/)?[\w-][\w.-]*")  # Of a file in a corpus's directory: it cannot lead out of it.
 
 
 def mirror(
@@ -86,8 +86,8 @@ def mirror(
             )
             for done, _ in enumerate(fetched, start=1):
                 progress(done, len(small), "files of the index fetched")
-        for path in out.iterdir():
-            if path.name not in small:
+        for path in out.rglob("*"):
+            if path.is_file() and str(path.relative_to(out)) not in small:
                 path.unlink()
         write_json(out / TARS, content)
         return Outcome(there.rows, there.rejects, there.summary, (*small, TARS))
@@ -176,6 +176,8 @@ def _fetch(bucket: Bucket, name: str, entry: FileEntry, path: Path, present: Pat
         return
     if _is(present, entry):
         path.unlink(missing_ok=True)
+        if path.parent.name == INDEX:
+            path.parent.mkdir(exist_ok=True)
         link_or_copy(present, path)
         return
     data = bucket.read(name, entry.size)

@@ -302,6 +302,8 @@ def commit(
             raise _incomplete(partial, lost, len(files))
         for name in manifest.files.keys() - stored.keys():  # Workers have flushed theirs.
             sync(partial / name)
+        for place in {(partial / name).parent for name in manifest.files} - {partial}:
+            sync(place)
     except FileNotFoundError as error:
         raise taken_away(partial) from error
     write_manifest(partial, manifest)

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from shards.errors import StageError
 from shards.store.fault import fault_point
 
 PARTIAL = re.compile(r"\..+\.partial")
+# The folders of a directory that hold its parts, one Parquet file per shard, and nothing else: `index` in a corpus,
+# `data` elsewhere. In directories of manifest format 1 the parts lie beside the other files.
+DATA, INDEX = PARTS = "data", "index"
 
 
 def sha256_of(path: Path) -> str:
@@ -103,6 +106,27 @@ def taken_away(directory: Path) -> StageError:
         "build the same directory, on a disk whose locks hold only within each machine (see: xdc doctor)? Nothing is "
         "lost: run this again."
     )
+
+
+def part_name(shard: str, folder: str = DATA) -> str:
+    """Return the name under which the part of a shard is written, relative to its directory."""
+    return f"{folder}/{shard}.parquet"
+
+
+def part_path(directory: Path, shard: str, folder: str = DATA) -> Path:
+    """Return the path of the part of a shard in a directory of any format."""
+    has_folder = os.path.isdir(os.path.join(directory, folder))
+    return directory / (part_name(shard, folder) if has_folder else f"{shard}.parquet")
+
+
+def part_among(names: Collection[str], shard: str, folder: str = DATA) -> str | None:
+    """Return the name of the part of a shard among the names of a directory's files; None if it is not there."""
+    return next((name for name in (part_name(shard, folder), f"{shard}.parquet") if name in names), None)
+
+
+def parts_of(directory: Path, folder: str = DATA) -> list[str]:
+    """Return the names of the shards that have a part in a directory of any format, in order."""
+    return sorted(path.stem for path in part_path(directory, "0", folder).parent.glob("[0-9]*.parquet"))
 
 
 def link_or_copy(path: Path, target: Path) -> None:

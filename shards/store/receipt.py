@@ -90,7 +90,8 @@ def new_shard(out: Path, shard: str, known: Mapping[str, tuple[int, str]] | None
         folder.mkdir()
         new = NewShard(folder)
         yield new
-        files = {path.name: _entry(path, known or {}) for path in sorted(folder.iterdir()) if path.is_file()}
+        written = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = {name: _entry(path, name, known or {}) for path in written if (name := str(path.relative_to(folder)))}
         receipt = Receipt(shard, files, new.rows, new.rejects, platform.node(), attempt, new.notes)
         fault_point("before receipt", shard)
         new.receipt = _publish(out, receipt)
@@ -104,10 +105,10 @@ def new_shard(out: Path, shard: str, known: Mapping[str, tuple[int, str]] | None
         _remove_folder(folder)
 
 
-def _entry(path: Path, known: Mapping[str, tuple[int, str]]) -> tuple[int, str]:
-    """Return size and sha256 of a file."""
+def _entry(path: Path, name: str, known: Mapping[str, tuple[int, str]]) -> tuple[int, str]:
+    """Return size and sha256 of a file. name: its key in `known`."""
     size = path.stat().st_size
-    given, sha256 = known.get(path.name, (-1, ""))
+    given, sha256 = known.get(name, (-1, ""))
     return size, sha256 if given == size else sha256_of(path)
 
 
@@ -165,6 +166,8 @@ def _put_in_place(out: Path, receipt: Receipt) -> None:
     """Rename a receipt's files from their attempt into `out`. A worker and the stage may do this at the same time."""
     for name in receipt.files:
         with suppress(FileNotFoundError):  # It is in place; `_is_stored` finds out if it is not.
+            if (folder := (out / name).parent) != out:
+                folder.mkdir(exist_ok=True)  # Not `out`: another process may have renamed it.
             os.rename(out / UNITS / ATTEMPTS / receipt.attempt / name, out / name)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import StageError
-from shards.store.files import taken_away
+from shards.store.files import PARTS, taken_away
 from shards.store.receipt import (
     ATTEMPTS,
     ERRORS,
@@ -63,7 +63,8 @@ def begin_units(out: Path, shards: Collection[str]) -> set[str]:
     """Make the folder `.units` of a stage that begins or continues; return the shards that are stored.
 
     Files that receipts describe are put in place. Damaged receipts, unfinished attempts, errors, and files of shards
-    without a receipt (they may be of an older version) are removed.
+    without a receipt (they may be of an older version) are removed. So are shards whose part an older version has
+    stored beside the other files: a directory has all of its parts in one folder.
     """
     units = out / UNITS
     for folder in (units, *(units / name for name in (RECEIPTS, ATTEMPTS, ERRORS))):
@@ -71,7 +72,8 @@ def begin_units(out: Path, shards: Collection[str]) -> set[str]:
     stored = set()
     for shard in stored_shards(out):
         receipt = read_receipt(out, shard)
-        if receipt is not None and shard in shards and settle(out, receipt):
+        is_usable = receipt is not None and shard in shards and f"{shard}.parquet" not in receipt.files
+        if receipt is not None and is_usable and settle(out, receipt):
             stored.add(shard)
         else:
             receipt_path(out, shard).unlink(missing_ok=True)
@@ -79,11 +81,10 @@ def begin_units(out: Path, shards: Collection[str]) -> set[str]:
         shutil.rmtree(units / name)
         (units / name).mkdir()
     if missing := set(shards) - stored:
-        with os.scandir(out) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
-            if name.split(".", 1)[0] in missing:
-                (out / name).unlink()
+        for folder in (out, *(out / name for name in PARTS if (out / name).is_dir())):
+            for name in os.listdir(folder):
+                if name.split(".", 1)[0] in missing:
+                    (folder / name).unlink()
     return stored
 
 

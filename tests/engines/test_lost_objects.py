@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import shards.objects.bucket
-from shards.corpus.index import read_whole_index, shard_names
+from shards.corpus.index import index_path, read_whole_index, shard_names
 from shards.corpus.stage import shard
 from shards.errors import StageError
 from shards.indexing.check import tar_faults
@@ -110,7 +110,7 @@ def test_verify_has_a_damaged_index_fetched_again_and_says_what_cutting_all_agai
     for last in (4, 6):
         list_videos(tmp_path, digits, 0, last)
         run_stage(run, SHARD)
-    there, damaged = read_current(Bucket(url)), run.corpus / "000000.parquet"
+    there, damaged = read_current(Bucket(url)), index_path(run.corpus, "000000")
     damaged.write_bytes(bytes(reversed(damaged.read_bytes())))
     again = f"xdc stage shard {run.root}"
     with pytest.raises(StageError, match="Remove the file and fetch it again: xdc stage shard RUN"):

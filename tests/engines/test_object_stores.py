@@ -383,14 +383,14 @@ def test_a_mirror_that_was_killed_goes_on(s3: Seaweed, url: str, tmp_path: Path)
     fingerprint = mirror(corpus, url, silent).fingerprint
     partial = tmp_path / f".corpus.{fingerprint[:12]}.partial"
     shutil.move(corpus, partial)
-    (partial / "000001.parquet").unlink()
+    (partial / "index" / "000001.parquet").unlink()
     (partial / "plan.parquet").write_bytes(b"half")
     fetched = list[str]()
     read = Bucket.read
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Bucket, "read", lambda self, name, *size: fetched.append(name) or read(self, name, *size))
         mirror(corpus, url, silent)
-    assert sorted(fetched) == ["000001.parquet", "manifest.json", "plan.parquet"]
+    assert sorted(fetched) == ["index/000001.parquet", "manifest.json", "plan.parquet"]
     assert {path.name for path in corpus.iterdir()} == names
     assert re.fullmatch("[0-9a-f]{64}", fingerprint)
     assert os.listdir(tmp_path).count("corpus") == 1

@@ -109,7 +109,7 @@ def test_on_a_machine_without_the_videos_the_corpus_in_the_bucket_is_used_if_its
     cut(local / "videos", tmp_path / "corpus", url)
     assert [cut(nowhere, tmp_path / "read", url).reused for _ in range(2)] == [False, True]
     check_there(url, tmp_path / "read", local / "corpus")
-    (tmp_path / "read" / "000001.parquet").unlink()
+    (tmp_path / "read" / "index" / "000001.parquet").unlink()
     cut(nowhere, tmp_path / "read", url)
     check_there(url, tmp_path / "read", local / "corpus")
     for place in ("read", "new"):

@@ -68,7 +68,7 @@ def test_it_is_chosen_by_its_name_and_changes_no_byte(make_run: MakeRun) -> None
     done = (run.root / "logs" / "units" / "node7").read_text().split()
     names = {f"{name}.parquet" for name in done}
     assert done == sorted(done, reverse=True)
-    assert names == {path.name for path in plain.directory(EXTRACT).glob("*.parquet")}
+    assert names == {path.name for path in plain.directory(EXTRACT).glob("data/*.parquet")}
     for name in names:
         assert (run.directory(EXTRACT) / name).read_bytes() == (plain.directory(EXTRACT) / name).read_bytes()
 

@@ -56,7 +56,7 @@ def features(run: Run) -> dict[str, bytes]:
     assert reuse(run, EXTRACT) is not None
     assert left_over(run.root) == []
     assert not (run.directory(EXTRACT) / UNITS).exists()
-    return {path.name: path.read_bytes() for path in run.directory(EXTRACT).glob("*.parquet")}
+    return {path.name: path.read_bytes() for path in run.directory(EXTRACT).glob("data/*.parquet")}
 
 
 @pytest.fixture

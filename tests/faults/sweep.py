@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shards.store.files import part_name
 from tests.faults.crash import MARK, ended, family, forked, kill_tree, survivors
 from tests.faults.small_run import write_small_run, write_videos
 from tests.faults.traces import contents, differences, left_over
@@ -382,10 +383,10 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         # So that there is something begun, which `force` gives up, beside something damaged.
         ended(forked(stage_work(begun, label), sweep.log, "kill:1:after rename 000001.parquet"))
         elsewhere.rename(place)
-        rotten = bytearray((place / "000000.parquet").read_bytes())
+        rotten = bytearray((place / part_name("000000")).read_bytes())
         rotten[len(rotten) // 2] ^= 1
-        (place / "000000.parquet").unlink()  # It is a link to another run's.
-        (place / "000000.parquet").write_bytes(rotten)
+        (place / part_name("000000")).unlink()  # It is a link to another run's.
+        (place / part_name("000000")).write_bytes(rotten)
         sweep.points("label.video, forced", begun, label, force=True)
 
 

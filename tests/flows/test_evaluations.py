@@ -13,6 +13,7 @@ from flows.cli.running import evaluate as evaluations
 from flows.runners import scheduler
 from shards.errors import ConfigError
 from shards.store.build import Record
+from shards.store.files import part_path
 from tests.runs import MakeRun
 from xdc_core.cleaning.clean import clean
 from xdc_core.config.load import EVALUATIONS_FILE, FILE_NAME
@@ -72,7 +73,7 @@ def test_an_evaluation_of_a_cleaned_round_makes_features_again_that_stay_until_i
     def cleaned_before(run: Run, node: Node, *more: Any, **options: Any) -> Record:
         if node.stage == "eval":
             clean(open_run(run.root))
-            kept.append((run.directory(extract) / "000000.parquet").exists())
+            kept.append((part_path(run.directory(extract), "000000")).exists())
         return do(run, node, *more, **options)
 
     monkeypatch.setattr(scheduler, "do_node", cleaned_before)
@@ -84,7 +85,7 @@ def test_an_evaluation_of_a_cleaned_round_makes_features_again_that_stay_until_i
     assert kept == [True, True]
     assert not list(run.root.rglob(".*.lock"))
     clean(run)
-    assert not (run.directory(extract) / "000000.parquet").exists()
+    assert not (part_path(run.directory(extract), "000000")).exists()
 
 
 def test_two_data_sets_of_one_layout_stand_beside_each_other(copy_run: MakeRun, tmp_path: Path) -> None:

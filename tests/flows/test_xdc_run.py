@@ -89,7 +89,7 @@ def test_a_run_that_retains_one_round_removes_earlier_features_and_makes_again_w
     done = xdc(tmp_path, "run", run.root)
     assert done.returncode == 0, done.stderr
     assert "retain: freed " in done.stderr
-    left = {path.relative_to(run.root).parts[1] for path in run.root.glob("rounds/*/features/*/*.parquet")}
+    left = {path.relative_to(run.root).parts[1] for path in run.root.glob("rounds/*/features/*/data/*.parquet")}
     assert left == {"002"}
     listed = xdc(tmp_path, "status", run.root, "--check")
     assert listed.returncode == 0, listed.stdout
@@ -101,7 +101,7 @@ def test_a_run_that_retains_one_round_removes_earlier_features_and_makes_again_w
     assert again.returncode == 0, again.stderr
     assert "extract.video of round 0 was cleaned, and cluster.video of round 0 needs it" in again.stderr
     assert "extract.audio of round 0" not in again.stderr
-    assert not list(run.root.glob("rounds/000/features/*/*.parquet"))
+    assert not list(run.root.glob("rounds/000/features/*/data/*.parquet"))
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_a_run_ends_with_the_same_bytes_although_cleaning_goes_on_and_is_killed_
     assert process.returncode == 0, (tmp_path / "output").read_text()
     assert endings.keys() == {0, -signal.SIGKILL}, (endings, (tmp_path / "log").read_text())
     clean(run, stale=True)
-    assert not list(run.root.glob("rounds/000/features/*/*.parquet"))
+    assert not list(run.root.glob("rounds/000/features/*/data/*.parquet"))
     assert all_fresh(run, all_nodes(run.config))
     assert verify_run(run) == []
     for path in worked_run.root.glob("rounds/*/*/*/*"):

@@ -437,7 +437,7 @@ def test_a_view_on_the_disk_of_the_corpus_stays_as_it_is_whatever_becomes_of_the
         with ClipReader(view) as reader:
             assert all(reader.read(row["shard"], row, "mp4") for row in rows)
         (place / "aside").rename(corpus)
-        for path in corpus.glob("[0-9]*.parquet"):  # As `xdc index` replaces them.
+        for path in corpus.glob("index/[0-9]*.parquet"):  # As `xdc index` replaces them.
             table = pq.read_table(path)
             path.unlink()
             pq.write_table(table.drop_columns(["mp4_group_frame"]), path)

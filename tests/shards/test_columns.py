@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.index import read_index, read_whole_index, shard_names
+from shards.corpus.index import index_path, read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.indexing import columns
 from shards.indexing.columns import COMPACT, column_faults, columns_of, open_columns
@@ -71,7 +71,7 @@ def test_they_are_written_once_and_again_after_somebody_has_deleted_them(corpus:
 
 def test_a_changed_corpus_gets_new_columns_and_the_old_ones_are_removed(corpus: Path) -> None:
     before = columns_of(corpus, corpus.parent)
-    path = corpus / f"{shard_names(corpus)[0]}.parquet"
+    path = index_path(corpus, shard_names(corpus)[0])
     table = pq.read_table(path)
     pq.write_table(table.slice(1), path)
     commit_as_it_is(corpus)
@@ -107,7 +107,7 @@ def test_where_nothing_can_be_written_beside_the_corpus_they_are_elsewhere(
 def test_columns_of_a_corpus_of_links_are_beside_it(corpus: Path, relative: bool) -> None:
     store = corpus.with_name("store") / "deep"
     store.mkdir(parents=True)
-    for path in corpus.glob("*.parquet"):
+    for path in corpus.glob("index/*.parquet"):
         path.rename(store / path.name)
         path.symlink_to(os.path.relpath(store / path.name, corpus) if relative else store / path.name)
     place = columns_of(corpus, corpus.parent)
@@ -151,7 +151,7 @@ def test_of_several_processes_one_writes_and_the_others_wait(corpus: Path, tmp_p
 
 
 def test_a_damaged_index_gets_no_columns(corpus: Path) -> None:
-    path = corpus / f"{shard_names(corpus)[-1]}.parquet"
+    path = index_path(corpus, shard_names(corpus)[-1])
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -161,7 +161,7 @@ def test_a_damaged_index_gets_no_columns(corpus: Path) -> None:
 
 
 def test_an_index_with_other_types_is_named(corpus: Path) -> None:
-    path = corpus / f"{shard_names(corpus)[0]}.parquet"
+    path = index_path(corpus, shard_names(corpus)[0])
     table = pq.read_table(path)
     wrong = pa.array(["many"] * len(table))
     pq.write_table(table.set_column(table.column_names.index("frames"), "frames", wrong), path)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.index import GROUPS, read_index, shard_names
+from shards.corpus.index import GROUPS, index_path, read_index, shard_names
 from shards.corpus.reader import ClipReader, Request
 from shards.errors import MediaError, StageError
 from shards.indexing.check import tar_faults
@@ -199,6 +199,6 @@ def test_verification_compares_the_groups_with_the_tar(built_corpus: Path, tmp_p
     frames[0][1] += 1
     place = table.column_names.index("mp4_group_frame")
     changed = table.set_column(place, table.schema.field(place), pa.array(frames, pa.list_(pa.int32())))
-    pq.write_table(changed, tmp_path / f"{shard}.parquet")
+    pq.write_table(changed, index_path(tmp_path, shard))
     key = table["key"][0].as_py()
     assert list(tar_faults(tmp_path, shard)) == [f"the groups of pictures of clip {key} are not where the index says"]

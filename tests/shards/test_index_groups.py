@@ -14,6 +14,8 @@ from flows.cli.app import app
 from shards.corpus.index import (
     GROUPS,
     Mask,
+    index_name,
+    index_path,
     read_index,
     read_stored_index,
     shard_names,
@@ -39,7 +41,7 @@ def without_groups(built_corpus: Path, tmp_path: Path) -> Path:
     corpus = tmp_path / "corpora" / "videos"
     shutil.copytree(built_corpus, corpus)
     for name in shard_names(corpus):
-        write_parquet(corpus / f"{name}.parquet", read_index(corpus, name).drop_columns(GROUPS.names))
+        write_parquet(index_path(corpus, name), read_index(corpus, name).drop_columns(GROUPS.names))
     manifest = read_manifest(corpus)
     assert manifest is not None
     write_manifest(corpus, manifest.model_copy(update={"files": list_files(corpus)}))
@@ -56,7 +58,7 @@ def test_the_groups_of_a_finished_corpus_are_those_of_a_new_one(without_groups: 
     assert (record.reused, record.fingerprint, record.summary) == (False, before.fingerprint, before.summary)
     assert {path.name: path.stat().st_ino for path in without_groups.glob("*.tar")} == tars
     assert {name for name, entry in after.files.items() if before.files[name] != entry} == {
-        f"{name}.parquet" for name in shard_names(without_groups)
+        index_name(name) for name in shard_names(without_groups)
     }
     for name in shard_names(built_corpus):
         assert read_index(without_groups, name).equals(read_index(built_corpus, name))
@@ -90,7 +92,7 @@ def test_columns_of_nulls_are_filled(without_groups: Path, built_corpus: Path) -
     """As in shards that an append kept from an earlier version."""
     names = shard_names(without_groups)
     for name in names:
-        path = without_groups / f"{name}.parquet"
+        path = index_path(without_groups, name)
         write_parquet(path, with_later_columns(pq.read_table(path)))
     commit_as_it_is(without_groups)
     assert not index_groups(without_groups).reused
@@ -185,7 +187,7 @@ def test_columns_that_a_process_reads_are_kept_when_the_index_gets_more(without_
 def test_columns_of_a_corpus_of_which_some_shards_have_groups(without_groups: Path, built_corpus: Path) -> None:
     """As after shards were added to a corpus of an earlier version."""
     last = shard_names(built_corpus)[-1]
-    shutil.copy(built_corpus / f"{last}.parquet", without_groups / f"{last}.parquet")
+    shutil.copy(index_path(built_corpus, last), index_path(without_groups, last))
     manifest = read_manifest(without_groups)
     assert manifest is not None
     write_manifest(without_groups, manifest.model_copy(update={"files": list_files(without_groups)}))

@@ -438,7 +438,7 @@ def killed(
     arguments = [str(folder / "corpus"), str(raw_videos), corpus_settings.model_dump_json()]
     process = subprocess.Popen([sys.executable, str(script), *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
-        wait_for("the first shard", lambda: list(folder.glob(".corpus.*.partial/000000.parquet")), of=process)
+        wait_for("the first shard", lambda: list(folder.glob(".corpus.*.partial/index/000000.parquet")), of=process)
         children = children_of(process.pid)
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -465,8 +465,8 @@ def test_a_killed_shard_stage_resumes_at_the_next_shard_and_ends_with_the_same_b
     partial = Path(shutil.copytree(killed[1].parent, tmp_path / "copy", copy_function=os.link)) / killed[1].name
     corpus = partial.parent / "corpus"
     finished = stored(partial, "000000.*")
-    assert set(finished) == {"000000.tar", "000000.parquet", "000000.rejects.json"}
-    assert not (partial / "000002.parquet").exists()
+    assert set(finished) == {"000000.tar", "index/000000.parquet", "000000.rejects.json"}
+    assert not (partial / "index" / "000002.parquet").exists()
     listener = Listener()
     record = shard(corpus, raw_videos, corpus_settings, listener)
     assert (record.reused, record.rows, record.rejects) == (False, 10, 6)

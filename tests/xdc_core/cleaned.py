@@ -22,7 +22,7 @@ def states(run: Run) -> dict[Node, str]:
 
 
 def features(run: Run, node: Node) -> list[str]:
-    return sorted(path.name for path in run.directory(node).glob("*.parquet"))
+    return sorted(path.name for path in run.directory(node).glob("data/*.parquet"))
 
 
 def removed(found: Cleaning) -> set[Path]:

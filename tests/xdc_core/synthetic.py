@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from shards.corpus.index import GROUPS, index_schema, shard_name
+from shards.corpus.index import GROUPS, index_name, index_schema, shard_name
+from shards.store.files import part_name
 from shards.store.node import Node
 from shards.store.parquet import write_parquet
 from shards.store.stage import Task
@@ -40,11 +41,11 @@ def write_rows(root: Path, clips: int, per_shard: int, k: int) -> None:
         schema = index_schema(())
         ones = pa.array(np.ones(size, np.int64))
         table = pa.table({field.name: values.get(field.name, ones).cast(field.type) for field in schema}, schema)
-        write_parquet(corpus / f"{shard_name(number)}.parquet", table)
+        write_parquet(corpus / index_name(shard_name(number)), table)
         clusters = pa.array(rng.integers(0, k, size, np.int32))
         distances = pa.array(np.zeros(size, np.float32))
         table = pa.table({"key": keys, "cluster": clusters, "distance": distances})
-        write_parquet(labels / f"{shard_name(number)}.parquet", table)
+        write_parquet(labels / part_name(shard_name(number)), table)
     scores = {"k": k, "clips": clips, "empty": 0, "largest": clips, "largest_share": 1, "labels": {}, "sizes": []}
     write_scores(labels, Scores.model_validate(scores))
     features.mkdir(exist_ok=True)

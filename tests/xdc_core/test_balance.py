@@ -12,6 +12,7 @@ import pytest
 from shards.corpus.index import read_whole_index, shard_names
 from shards.store.commit import partial_directory
 from shards.store.executor import IN_PROCESS
+from shards.store.files import part_name, part_path
 from shards.store.manifest import list_files
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import start
@@ -134,7 +135,7 @@ def scores_of(run: Run) -> dict[str, Any]:
 
 
 def labels_of(run: Run, column: str = "cluster") -> np.ndarray:
-    tables = [pq.read_table(run.directory(LABEL) / f"{shard}.parquet") for shard in shard_names(run.corpus)]
+    tables = [pq.read_table(part_path(run.directory(LABEL), shard)) for shard in shard_names(run.corpus)]
     return np.concatenate([table[column].to_numpy() for table in tables])
 
 
@@ -164,7 +165,7 @@ def test_the_stage_transports_the_clips_to_learn_from_and_labels_all(
     assert balance["elsewhere"] == (own != squares.argmin(axis=1)).sum()
     assert (balance["iterations"], len(balance["uneven"])) == (7, 7)
     assert balance["uneven"][-1] < balance["uneven"][0]
-    shards = [f"{shard}.parquet" for shard in shard_names(run.corpus)]
+    shards = [*map(part_name, shard_names(run.corpus))]
     assert sorted(list_files(run.directory(LABEL))) == [*shards, "potentials.npy", "scores.json"]
 
 

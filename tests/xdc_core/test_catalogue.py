@@ -60,7 +60,7 @@ def test_a_run_does_not_differ_from_its_copy(worked_run: Run, copy_run: MakeRun)
 
 def test_clusters_that_moved_and_settings_that_changed_are_told(worked_run: Run, copy_run: MakeRun) -> None:
     other = copy_run(seed=7)
-    for path in other.directory(Node("label", "video", 1)).glob("[0-9]*.parquet"):
+    for path in other.directory(Node("label", "video", 1)).glob("data/[0-9]*.parquet"):
         table = pq.read_table(path)
         moved = pa.array([0] * len(table), pa.int32())
         pq.write_table(table.set_column(table.column_names.index("cluster"), "cluster", moved), path)
@@ -76,7 +76,7 @@ def test_a_clip_of_the_same_key_with_other_bytes_is_not_shared(
     worked_run: Run, copy_run: MakeRun, tmp_path: Path
 ) -> None:
     shutil.copytree(worked_run.corpus, tmp_path / "corpus")
-    path = tmp_path / "corpus" / "000000.parquet"
+    path = tmp_path / "corpus" / "index" / "000000.parquet"
     table = pq.read_table(path)
     hashes = ["0" * 64, *table["sha256"].to_pylist()[1:]]
     pq.write_table(table.set_column(table.column_names.index("sha256"), "sha256", pa.array(hashes)), path)

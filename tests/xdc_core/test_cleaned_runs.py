@@ -14,6 +14,7 @@ from flows.terminal import TerminalListener
 from shards.errors import StageError
 from shards.store import manifest
 from shards.store.commit import partial_directory, stale_directory
+from shards.store.files import part_path
 from shards.store.manifest import read_manifest
 from tests.faults.crash import ended, forked
 from tests.faults.traces import contents, differences, left_over
@@ -50,7 +51,7 @@ def test_a_cleaned_run_is_finished_sound_and_compared_as_before(copy_run: MakeRu
 def test_a_cleaned_label_is_still_verified_row_by_row(copy_run: MakeRun) -> None:
     run = copy_run()
     clean(run)
-    labels = run.directory(Node("label", "video", 0)) / "000000.parquet"
+    labels = part_path(run.directory(Node("label", "video", 0)), "000000")
     shutil.copy(labels.with_name("000001.parquet"), labels)
     assert {finding.path for finding in verify_run(run) if finding.kind == "damaged"} == {str(labels)}
 
@@ -141,7 +142,7 @@ def test_killed_at_every_point_it_leaves_directories_whole_or_cleaned_and_the_ne
     whole, log, trace = prepared(), tmp_path / "log", tmp_path / "points"
     assert ended(forked(lambda: clean(whole, stale=True), log, f"trace:{trace}")) == 0, log.read_text()
     wanted, points = results(whole), Counter(trace.read_text().splitlines())
-    assert {"before clean video", "in clean 000001.parquet", "after rename cleaned.json"} <= points.keys()
+    assert {"before clean video", "in clean data/000001.parquet", "after rename cleaned.json"} <= points.keys()
     tried = [(point, number) for point, count in points.items() for number in sorted({1, count})]
     assert len(tried) > 20, tried
     for point, number in tried:

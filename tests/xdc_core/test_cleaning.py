@@ -40,7 +40,7 @@ def test_only_the_features_of_earlier_rounds_go_and_a_look_removes_nothing(copy_
     assert (look.removed, look.usage) == (done.removed, done.usage)
     assert removed(done) == {run.directory(VIDEO), run.directory(AUDIO)}
     gone = before.keys() - contents(run.root).keys()
-    assert gone == {f"rounds/000/features/{name}/00000{n}.parquet" for name in ("video", "audio") for n in range(3)}
+    assert gone == {f"rounds/000/features/{m}/data/00000{n}.parquet" for m in ("video", "audio") for n in range(3)}
     assert contents(run.root).keys() - before.keys() == {f"rounds/000/features/{n}/{MARK}" for n in ("video", "audio")}
     sizes = {row.kind: row.bytes for row in done.usage}
     assert sizes["features"] - {row.kind: row.bytes for row in usage(run)}["features"] < done.freed
@@ -139,7 +139,7 @@ def test_rounds_are_counted_from_the_newest_that_is_finished_with_the_present_se
 
 def test_stale_and_damaged_features_are_left_to_the_run(copy_run: MakeRun) -> None:
     run = copy_run()
-    (run.directory(VIDEO) / "000001.parquet").unlink()
+    (run.directory(VIDEO) / "data" / "000001.parquet").unlink()
     found = clean(run)
     assert removed(found) == {run.directory(AUDIO)}
     assert "stale or damaged" in kept(found)[run.directory(VIDEO)]
@@ -209,7 +209,7 @@ def test_clips_are_never_touched_even_in_the_directory_of_the_run(copy_run: Make
 
 def test_bytes_with_another_name_are_counted_once_and_said_to_stay(copy_run: MakeRun, tmp_path: Path) -> None:
     run = copy_run()
-    first, second, third = (run.directory(VIDEO) / f"00000{number}.parquet" for number in range(3))
+    first, second, third = (run.directory(VIDEO) / "data" / f"00000{number}.parquet" for number in range(3))
     os.link(first, tmp_path / "elsewhere.parquet")
     size = first.stat().st_size
     before = {row.kind: row for row in usage(run)}["features"]

@@ -85,7 +85,7 @@ def spheres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def labels(run: Run, node: Node) -> dict[str, tuple[list[int], list[float]]]:
-    tables = {path.name: pq.read_table(path) for path in sorted(run.directory(node).glob("*.parquet"))}
+    tables = {path.name: pq.read_table(path) for path in sorted(run.directory(node).glob("data/*.parquet"))}
     return {name: (table["cluster"].to_pylist(), table["distance"].to_pylist()) for name, table in tables.items()}
 
 
@@ -165,10 +165,8 @@ def test_a_round_with_it_has_a_report_and_an_evaluation_of_clusters(spheres: Pat
 
 def nmi_with_speakers(run: Run) -> float:
     """The agreement of the evaluation `speakers`, computed with the package's functions."""
-    keys, features = zip(
-        *(read_features(path) for path in sorted(run.directory(Node("extract", "audio", 0)).glob("[0-9]*.parquet"))),
-        strict=True,
-    )
+    parts = sorted(run.directory(Node("extract", "audio", 0)).glob("data/*.parquet"))
+    keys, features = zip(*map(read_features, parts), strict=True)
     row_of = {row["key"]: row for row in read_whole_index(run.corpus).to_pylist()}
     rows = [row_of[key] for key in np.concatenate(keys)]
     train, test = (np.array([row["split"] == split for row in rows]) for split in ("train", "test"))
@@ -212,7 +210,7 @@ def test_it_gives_several_clusterings_which_differ_in_seed(spheres: Path, copy_r
     assert sorted(path.name for path in arrays) == ["directions-1.npy", "directions.npy", "middle-1.npy", "middle.npy"]
     first, second = (np.load(run.directory(cluster) / name) for name in ("directions.npy", "directions-1.npy"))
     assert not np.array_equal(first, second)
-    for shard in sorted(run.directory(label).glob("[0-9]*.parquet")):
+    for shard in sorted(run.directory(label).glob("data/[0-9]*.parquet")):
         table = pq.read_table(shard)
         assert table.column_names == ["key", "cluster", "distance", "cluster_1", "distance_1"]
     fitted = json.loads((run.directory(cluster) / "kmeans.json").read_text())

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shards.corpus.index import read_whole_index
+from shards.corpus.index import index_path, read_whole_index
 from shards.errors import ConfigError
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
@@ -28,7 +28,7 @@ def test_the_baseline_labels_every_clip_with_the_number_of_its_label(make_run: M
     scores = json.loads((run.directory(TRUTH_0) / "scores.json").read_text())
     assert (scores["k"], scores["classes"], scores["unlabelled"]) == (len(classes), classes, 0)
     assert scores["labels"]["label"]["nmi"] == 1
-    rows = [row for path in run.directory(TRUTH_0).glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in run.directory(TRUTH_0).glob("data/*.parquet") for row in pq.read_table(path).to_pylist()]
     assert len(rows) == record.rows == len(truth)
     assert all(classes[row["cluster"]] == truth[row["key"]] for row in rows)
 
@@ -58,7 +58,7 @@ def test_clips_without_a_label_are_not_learnt_from(make_run: MakeRun) -> None:
     run = make_run(method="supervised", corpus={"path": "corpus"})
     run_stage(run, SHARD)
     # As if the manifest had given no label for them. The index is read by the baseline.
-    path = run.corpus / "000000.parquet"
+    path = index_path(run.corpus, "000000")
     table = pq.read_table(path)
     column = ["" if n else None for n in range(len(table))]
     labels = [None if blank is None else label for blank, label in zip(column, table["label"].to_pylist(), strict=True)]

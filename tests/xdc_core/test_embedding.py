@@ -74,7 +74,7 @@ def test_every_recording_has_its_views_and_features_are_those_of_the_encoder(
     assert len(index) == 48
     other = "flac" if modality == "video" else "mp4"
     assert all(row[f"{other}_size"] == 0 for row in index)
-    paths = sorted(run.directory(EMBED).glob("[0-9]*.parquet"))
+    paths = sorted(run.directory(EMBED).glob("data/[0-9]*.parquet"))
     rows = [row for path in paths for row in pq.read_table(path, columns=["key", "frame"]).to_pylist()]
     assert len(rows) == 48 * 3
     assert [row["frame"] for row in rows if row["key"] == index[0]["key"]] == [0, 2, 3]
@@ -124,7 +124,7 @@ def test_only_parts_of_a_file_with_different_labels_make_earlier_features_stale(
 def test_other_frames_a_view_take_other_views(copy_run: MakeRun, manifest: Path) -> None:
     run = evaluated(copy_run, manifest, "video", frames=9, views=2)
     do(run)
-    table = pq.read_table(sorted(run.directory(EMBED).glob("[0-9]*.parquet"))[0], columns=["frame"])
+    table = pq.read_table(sorted(run.directory(EMBED).glob("data/[0-9]*.parquet"))[0], columns=["frame"])
     assert set(table["frame"].to_pylist()) == {0}  # A view is all there is.
 
 
@@ -157,7 +157,7 @@ def test_every_part_of_a_recording_with_a_label_of_its_own_has_its_views(copy_ru
     assert len(index) == 24 * 6
     assert [row["duration_s"] for row in index] == pytest.approx([0.64] * len(index), abs=0.1)
     assert {(row["width"], row["height"]) for row in index} == {(run.config.corpus.short_side,) * 2}
-    keys = [key for path in sorted(run.directory(EMBED).glob("[0-9]*.parquet")) for key in read_features(path)[0]]
+    keys = [key for path in sorted(run.directory(EMBED).glob("data/[0-9]*.parquet")) for key in read_features(path)[0]]
     assert sorted(keys) == sorted(row["key"] for row in index)
     (trial,) = facts["trials"]
     parts = Counter(row["split"] for row in index)
@@ -193,11 +193,11 @@ def test_embedding_goes_on_shard_by_shard(copy_run: MakeRun, manifest: Path) -> 
     wanted = Fingerprints(run).of(EMBED)
     assert wanted is not None
     partial = partial_directory(run.directory(EMBED), wanted)
-    assert [path.name for path in partial.glob("*.parquet")] == ["000000.parquet"]
-    kept = (partial / "000000.parquet").stat().st_mtime_ns
+    assert [path.name for path in partial.glob("data/*.parquet")] == ["000000.parquet"]
+    kept = (partial / "data" / "000000.parquet").stat().st_mtime_ns
     record = run_stage(run, EMBED)
     assert record.rows == 48 * 3
-    assert (run.directory(EMBED) / "000000.parquet").stat().st_mtime_ns == kept
+    assert (run.directory(EMBED) / "data" / "000000.parquet").stat().st_mtime_ns == kept
 
 
 def test_workers_write_the_same_views_of_recordings_whose_clips_are_in_several_shards(

@@ -48,7 +48,8 @@ def test_a_probe_is_what_scikit_learn_finds_on_the_same_features(copy_run: MakeR
     run = copy_run(evaluate={"probe": PROBE})
     record = run_stage(run, Node("eval", "probe", 1))
     index = read_whole_index(run.corpus, ["key", "split", "label_speaker"]).to_pydict()
-    stored = [read_features(path) for path in sorted(run.directory(Node("extract", "audio", 1)).glob("[0-9]*.parquet"))]
+    parts = sorted(run.directory(Node("extract", "audio", 1)).glob("data/*.parquet"))
+    stored = [*map(read_features, parts)]
     assert np.concatenate([keys for keys, _ in stored]).tolist() == index["key"]
     features = np.concatenate([part for _, part in stored])
     train, test = (np.array(index["split"]) == name for name in ("train", "test"))
@@ -301,7 +302,7 @@ def test_labels_and_splits_that_are_not_there_are_told_with_those_that_are(
 def spoil(run: Run, modality: str, change: Callable[[np.ndarray], None]) -> None:
     """Change the features of round 1 as if they had been committed so."""
     directory = run.directory(Node("extract", modality, 1))
-    for path in directory.glob("[0-9]*.parquet"):
+    for path in directory.glob("data/[0-9]*.parquet"):
         keys, features = read_features(path)
         features = features.copy()
         change(features)
@@ -356,7 +357,7 @@ def test_the_files_of_an_evaluation_open_without_us(copy_run: MakeRun, tmp_path:
 def with_corpus(run: Run, root: Path, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Run:
     """The run on a copy of its corpus in which `change`, given a row's number, has changed the index."""
     shutil.copytree(run.corpus, root)
-    for path in sorted(root.glob("[0-9]*[0-9].parquet")):
+    for path in sorted(root.glob("data/[0-9]*[0-9].parquet")):
         table = pq.read_table(path)
         rows = [change(number, row) for number, row in enumerate(table.to_pylist())]
         pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)

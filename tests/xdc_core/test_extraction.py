@@ -16,11 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shards.corpus.index import GROUPS, read_index, read_whole_index, shard_names
+from shards.corpus.index import GROUPS, index_name, index_path, read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.indexing.groups import index_groups
 from shards.media.decode import group_mark
 from shards.progress import silent
+from shards.store.files import part_name, part_path
 from shards.store.manifest import list_files, read_manifest
 from shards.store.parquet import write_parquet
 from shards.store.receipt import RECEIPTS, UNITS
@@ -47,7 +48,7 @@ BOTH = pytest.mark.parametrize("modality", ["video", "audio"])
 
 def features_in(directory: Path, run: Run) -> tuple[list[str], np.ndarray]:
     """Keys and features of all shards."""
-    parts = [read_features(directory / f"{shard}.parquet") for shard in shard_names(run.corpus)]
+    parts = [read_features(part_path(directory, shard)) for shard in shard_names(run.corpus)]
     return [key for keys, _ in parts for key in keys], np.concatenate([features for _, features in parts])
 
 
@@ -55,7 +56,7 @@ def features_in(directory: Path, run: Run) -> tuple[list[str], np.ndarray]:
 @pytest.mark.parametrize("number", [0, 1])
 def test_there_is_one_feature_a_clip_in_the_order_of_the_index(worked_run: Run, modality: str, number: int) -> None:
     for shard in shard_names(worked_run.corpus):
-        keys, features = read_features(worked_run.directory(Node("extract", modality, number)) / f"{shard}.parquet")
+        keys, features = read_features(part_path(worked_run.directory(Node("extract", modality, number)), shard))
         assert keys.tolist() == read_index(worked_run.corpus, shard, ["key"])["key"].to_pylist()
         assert features.shape == (16, 64)
         assert features.dtype == np.float32
@@ -141,7 +142,7 @@ def test_views_that_would_start_at_the_same_frame_count_once(tmp_path: Path) -> 
     schema = pa.schema([("key", pa.string()), ("frames", pa.int64())])
     for shard, lengths in (("000000", [16, 8, 5]), ("000001", [9, 26])):
         rows = [{"key": f"{shard}-{frames}", "frames": frames} for frames in lengths]
-        write_parquet(tmp_path / f"{shard}.parquet", pa.Table.from_pylist(rows, schema))
+        write_parquet(tmp_path / index_name(shard), pa.Table.from_pylist(rows, schema))
     commit_anything(tmp_path)
     assert spaced_views(tmp_path, 8, 4, "000000") == [(0, 3, 5, 8), (0,), (0,)]
     assert spaced_views(tmp_path, 8, 4, "000001") == [(0, 1), (0, 6, 12, 18)]
@@ -158,7 +159,7 @@ def test_one_view_is_the_centre_as_before_and_changes_no_fingerprint(
     assert of[0] == of[1] != of[2]
     assert run_stage(one, node, force=True).reused is False
     for shard in shard_names(one.corpus):
-        new, old = ((run.directory(node) / f"{shard}.parquet").read_bytes() for run in (one, worked_run))
+        new, old = (part_path(run.directory(node), shard).read_bytes() for run in (one, worked_run))
         assert new == old
 
 
@@ -181,7 +182,7 @@ def test_rows_of_shards_are_those_of_all_shards_at_once_whoever_is_asked_first(t
     schema = pa.schema([*((name, pa.string()) for name in texts), *((name, pa.int64()) for name in numbers)])
     for shard, size in sizes.items():
         rows = [dict.fromkeys(texts, f"{shard}-{n}") | dict.fromkeys(numbers, n) for n in range(size)]
-        write_parquet(corpus / f"{shard}.parquet", pa.Table.from_pylist(rows, schema))
+        write_parquet(index_path(corpus, shard), pa.Table.from_pylist(rows, schema))
     commit_anything(corpus)
     whole, apart = corpus_rows(corpus, MODALITIES["video"], tmp_path), ShardRows(corpus, sizes, MODALITIES["video"])
     assert len(apart) == len(whole) == 13
@@ -212,15 +213,15 @@ def test_shards_that_are_there_are_kept_and_progress_counts_them(copy_run: MakeR
     extract(task_for(run, node, out))
     for shard in ("000000", "000002"):
         (out / UNITS / RECEIPTS / f"{shard}.json").unlink()
-    kept = out / "000001.parquet"
+    kept = out / "data" / "000001.parquet"
     before = kept.stat().st_mtime_ns
     seen: list[tuple[int, int]] = []
     extract(task_for(run, node, out, lambda done, total, note="": seen.append((done, total))))
     assert seen == [(16, 48), (32, 48), (48, 48)]
     assert kept.stat().st_mtime_ns == before
     for shard in ("000000", "000002"):
-        made = out / f"{shard}.parquet"
-        assert made.read_bytes() == (worked_run.directory(node) / f"{shard}.parquet").read_bytes()
+        made = out / part_name(shard)
+        assert made.read_bytes() == part_path(worked_run.directory(node), shard).read_bytes()
 
 
 @pytest.mark.parametrize("stage", ["extract", "label"])
@@ -231,7 +232,7 @@ def test_a_shard_that_is_gone_before_the_commit_is_not_counted_as_rejected(copy_
     def remove(done: int, total: int, note: str = "") -> None:
         if done == total:
             for partial in directory.parent.glob(".audio.*.partial"):
-                (partial / "000000.parquet").unlink(missing_ok=True)
+                (partial / "data" / "000000.parquet").unlink(missing_ok=True)
 
     before = list_files(directory)
     with pytest.raises(StageError, match=r"files of shard 000000 are missing"):
@@ -259,7 +260,7 @@ def test_an_extraction_that_another_process_overtakes_ends_with_an_error_and_tha
     assert [(record.rows, record.rejects) for record in records] == [(48, 0)]
     assert run_stage(run, node).reused
     for shard in shard_names(run.corpus):
-        one, other = (each.directory(node) / f"{shard}.parquet" for each in (run, worked_run))
+        one, other = (part_path(each.directory(node), shard) for each in (run, worked_run))
         assert one.read_bytes() == other.read_bytes()
 
 
@@ -271,7 +272,7 @@ def test_rejects_that_a_killed_call_left_of_a_shard_do_not_outlive_its_features(
     outcome = extract(task_for(run, node, out, silent))
     assert (outcome.rows, outcome.rejects) == (48, 0)
     assert not (out / "000001.rejects.json").exists()
-    assert outcome.files == tuple(f"{shard}.parquet" for shard in shard_names(run.corpus))
+    assert outcome.files == tuple(map(part_name, shard_names(run.corpus)))
 
 
 def test_an_encoder_that_diverged_is_told_with_the_clip(copy_run: MakeRun) -> None:
@@ -316,7 +317,7 @@ def test_a_tar_that_was_cut_is_no_reject_but_an_error_with_a_remedy(copy_run: Ma
     out.mkdir()
     with pytest.raises(StageError, match=r"000002\.tar ends before the mp4 of clip .*Rebuild it: xdc stage shard"):
         extract(task_for(run, Node("extract", "video", 0), out, silent))
-    assert sorted(path.name for path in out.glob("0*")) == ["000000.parquet", "000001.parquet"]
+    assert sorted(path.name for path in out.glob("data/0*")) == ["000000.parquet", "000001.parquet"]
 
 
 def overwrite(corpus: Path, shard: str, row: int, member: str) -> str:
@@ -336,7 +337,7 @@ def overwrite(corpus: Path, shard: str, row: int, member: str) -> str:
         column = rows[name].to_pylist()
         column[row] = digest
         rows = rows.set_column(rows.column_names.index(name), name, pa.array(column, rows[name].type))
-    write_parquet(corpus / f"{shard}.parquet", rows)
+    write_parquet(index_path(corpus, shard), rows)
     commit_as_it_is(corpus)
     key: str = index["key"]
     return key
@@ -428,7 +429,7 @@ def test_a_stage_goes_on_while_the_index_of_its_corpus_gets_columns(
     """`xdc index` beside a running stage: the clips are the same."""
     corpus = Path(shutil.copytree(tiny_corpus, tmp_path / "corpora" / "older"))
     for name in shard_names(corpus):
-        write_parquet(corpus / f"{name}.parquet", read_index(corpus, name).drop_columns(GROUPS.names))
+        write_parquet(index_path(corpus, name), read_index(corpus, name).drop_columns(GROUPS.names))
     commit_as_it_is(corpus)
     run, node = copy_run(corpus={"path": str(corpus)}), Node("extract", "audio", 0)
     indexed = list[bool]()

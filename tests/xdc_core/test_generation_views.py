@@ -143,15 +143,15 @@ def test_features_of_a_kept_round_are_removed_after_the_round_that_takes_the_new
     list_without_the_first(run.videos)
     # While an append is to be made, round 0 is the newest that is finished.
     assert "freed" not in retain(run)
-    assert all(list(found.glob("*.parquet")) for found in features.values())
+    assert all(list(found.glob("data/*.parquet")) for found in features.values())
     for node in all_nodes(run.config):
         run_stage(run, node)
     assert retain(run).startswith("retain: freed ")
     assert list((run.corpus.parent / ".stale").iterdir()), "generations of the corpus are not the run's to remove"
-    assert [bool(list(found.glob("*.parquet"))) for found in features.values()] == [False, True]
+    assert [bool(list(found.glob("data/*.parquet"))) for found in features.values()] == [False, True]
     assert all_fresh(run, all_nodes(run.config))
     assert not run_stage(run, EXTRACT).reused
-    assert len(list(features[0].glob("*.parquet"))) == 3
+    assert len(list(features[0].glob("data/*.parquet"))) == 3
     assert "it was made again after all that reads it" in retain(run)
 
 

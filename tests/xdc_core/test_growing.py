@@ -8,6 +8,7 @@ import pytest
 from flows.cli.inspecting.status import print_status, read_status
 from shards.corpus.generation import read_as
 from shards.corpus.index import read_index, read_whole_index, shard_names
+from shards.store.files import part_path
 from shards.store.manifest import read_manifest
 from shards.store.parquet import read_parquet
 from tests.faults.traces import differences
@@ -90,10 +91,10 @@ def test_one_shard_is_extracted_and_features_of_the_others_are_kept(
         assert (manifest.rows, manifest.summary["kept_shards"]) == (40, 3)
         masked = 0
         for shard in shard_names(run.corpus):
-            keys, features = read_features(run.directory(node) / f"{shard}.parquet")
+            keys, features = read_features(part_path(run.directory(node), shard))
             assert keys.tolist() == read_index(run.corpus, shard, ["key"])["key"].to_pylist()
             if shard != "000003":
-                were, old_features = read_features(old.directory(node) / f"{shard}.parquet")
+                were, old_features = read_features(part_path(old.directory(node), shard))
                 rows = [row for row, key in enumerate(were.tolist()) if key in keys]
                 masked += len(were) - len(rows)
                 assert (features == old_features[rows]).all()
@@ -111,7 +112,7 @@ def test_labels_and_report_leave_out_masked_clips_and_say_that_the_corpus_grew(
     labelled = [
         key
         for shard in shard_names(run.corpus)
-        for key in read_parquet(labels / f"{shard}.parquet", "label", ["key"])["key"].to_pylist()
+        for key in read_parquet(part_path(labels, shard), "label", ["key"])["key"].to_pylist()
     ]
     assert (len(labelled), set(labelled)) == (40, keys)
     report = read_report(run.directory(Node("report", None, 1)))
@@ -179,7 +180,7 @@ def test_what_is_lost_of_a_finished_round_is_made_again_of_the_clips_that_it_had
     place = Path(shutil.copytree(after[0], tmp_path / "place"))
     run = open_run(place / "run")
     label, features = Node("label", "audio", 0), Node("extract", "audio", 0)
-    (run.directory(label) / "000001.parquet").unlink()
+    (part_path(run.directory(label), "000001")).unlink()
     assert differing(run, label) == set()
     (run.directory(label) / "manifest.json").unlink()
     assert not run_stage(run, label).reused
@@ -256,7 +257,7 @@ def test_features_of_clips_that_come_back_are_computed(
     record = run_stage(run, EXTRACT)
     assert (record.rows, record.summary["kept_shards"], len(shard_names(run.corpus))) == (41, 3, 4)
     for shard in shard_names(run.corpus):
-        keys, _ = read_features(run.directory(EXTRACT) / f"{shard}.parquet")
+        keys, _ = read_features(part_path(run.directory(EXTRACT), shard))
         assert keys.tolist() == read_index(run.corpus, shard, ["key"])["key"].to_pylist()
 
 

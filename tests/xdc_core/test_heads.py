@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from shards.corpus.index import read_whole_index, shard_names
 from shards.store.executor import IN_PROCESS
+from shards.store.files import part_path
 from shards.store.manifest import list_files, read_manifest
 from tests.runs import MakeRun
 from tests.xdc_core.stage_process import start
@@ -74,7 +75,7 @@ def test_every_clustering_has_its_columns_and_scores(copy_run: MakeRun, worked_r
     for head, suffix in enumerate(("", "_1")):
         centroids = np.load(run.directory(CLUSTER) / f"centroids{suffix.replace('_', '-')}.npy").astype(np.float64)
         distances = np.linalg.norm(points[:, None] - centroids, axis=2)
-        tables = [pq.read_table(run.directory(LABEL) / f"{shard}.parquet") for shard in shard_names(run.corpus)]
+        tables = [pq.read_table(part_path(run.directory(LABEL), shard)) for shard in shard_names(run.corpus)]
         columns = [np.concatenate([table[name + suffix] for table in tables]) for name in ("cluster", "distance")]
         assert columns[0].tolist() == distances.argmin(axis=1).tolist()
         np.testing.assert_allclose(columns[1], distances.min(axis=1), atol=1e-5)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from shards.corpus.index import shard_names
 from shards.errors import ConfigError, StageError
-from shards.store.files import sha256_of
+from shards.store.files import part_path, sha256_of
 from tests.runs import MakeRun
 from xdc_core.data.features import read_features
 from xdc_core.encoders import import_weights
@@ -31,7 +31,7 @@ def trained(run: Run, modality: str) -> Path:
 
 def features(run: Run, modality: str, number: int) -> np.ndarray:
     directory = run.directory(Node("extract", modality, number))
-    return np.concatenate([read_features(directory / f"{shard}.parquet")[1] for shard in shard_names(run.corpus)])
+    return np.concatenate([read_features(part_path(directory, shard))[1] for shard in shard_names(run.corpus)])
 
 
 @BOTH

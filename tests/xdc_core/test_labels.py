@@ -11,6 +11,7 @@ from shards.corpus.index import label_columns, read_index, read_whole_index, sha
 from shards.errors import StageError
 from shards.progress import silent
 from shards.store.executor import IN_PROCESS
+from shards.store.files import part_name, part_path
 from shards.store.manifest import read_manifest
 from shards.store.receipt import RECEIPTS, UNITS
 from tests.commits import commit_as_it_is
@@ -51,7 +52,7 @@ def test_labels_are_the_nearest_centroids_and_distances_are_euclidean(
         _, parts = source_part(features_of(worked_run, number, source), shard)
         points = load_preprocess(clusters / "preprocess.npz")(parts).astype(np.float64)
         distances = np.linalg.norm(points[:, None] - centroids[None], axis=2)
-        table = pq.read_table(worked_run.directory(Node("label", source, number)) / f"{shard}.parquet")
+        table = pq.read_table(part_path(worked_run.directory(Node("label", source, number)), shard))
         assert table["cluster"].to_pylist() == distances.argmin(axis=1).tolist()
         np.testing.assert_allclose(table["distance"].to_numpy(), distances.min(axis=1), atol=1e-5)
 
@@ -65,7 +66,7 @@ def test_rows_are_those_of_the_index_in_its_order(worked_run: Run, source: str, 
 
 
 def test_columns_are_what_the_documentation_says(worked_run: Run) -> None:
-    schema = pq.read_schema(worked_run.directory(Node("label", "video", 0)) / "000000.parquet")
+    schema = pq.read_schema(part_path(worked_run.directory(Node("label", "video", 0)), "000000"))
     assert {field.name: str(field.type) for field in schema} == {
         "key": "string",
         "cluster": "int32",
@@ -132,12 +133,12 @@ def test_shards_that_are_labelled_already_are_kept_and_scores_are_the_same(copy_
     for shard in ("000000", "000002"):
         (out / UNITS / RECEIPTS / f"{shard}.json").unlink()
     (out / "scores.json").unlink()
-    before = (out / "000001.parquet").stat().st_mtime_ns
+    before = (out / "data" / "000001.parquet").stat().st_mtime_ns
     seen: list[int] = []
     label(task_for(run, node, out, lambda done, total, note="": seen.append(done)))
     assert seen == [1, 2, 3]
-    assert (out / "000001.parquet").stat().st_mtime_ns == before
-    for name in ("000000.parquet", "000001.parquet", "000002.parquet", "scores.json"):
+    assert (out / "data" / "000001.parquet").stat().st_mtime_ns == before
+    for name in (*map(part_name, ("000000", "000001", "000002")), "scores.json"):
         assert (out / name).read_bytes() == (run.directory(node) / name).read_bytes()
 
 

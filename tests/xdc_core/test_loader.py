@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from shards.corpus.index import shard_names
 from shards.errors import MachineError
+from shards.store.files import part_path
 from tests.processes import alive, children_of, wait_for
 from tests.runs import MakeRun
 from tests.warm import STAGE, WarmProcess, warm
@@ -55,7 +56,7 @@ def test_workers_that_are_not_forked_make_the_same_features(
     assert as_beside_a_gpu == ["forkserver"]
     for shard in shard_names(run.corpus):
         (keys, features), (others, theirs) = (
-            read_features(each.directory(node) / f"{shard}.parquet") for each in (run, worked_run)
+            read_features(part_path(each.directory(node), shard)) for each in (run, worked_run)
         )
         assert keys.tolist() == others.tolist()
         assert (features == theirs).all()

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from shards.corpus.index import read_whole_index, shard_names
+from shards.corpus.index import index_path, read_whole_index, shard_names
 from shards.progress import silent
 from shards.store.manifest import read_manifest
 from tests.commits import commit_as_it_is
@@ -95,7 +95,7 @@ def test_clusters_are_those_of_the_labels_on_disk(worked_run: Run, source: str, 
 @pytest.mark.parametrize("source", ["video", "audio"])
 def test_examples_are_the_clips_nearest_to_the_centre(worked_run: Run, source: str, number: int) -> None:
     directory = worked_run.directory(Node("label", source, number))
-    rows = pa.concat_tables(pq.read_table(path) for path in sorted(directory.glob("[0-9]*.parquet"))).to_pylist()
+    rows = pa.concat_tables(pq.read_table(path) for path in sorted(directory.glob("data/[0-9]*.parquet"))).to_pylist()
     for found in report_of(worked_run, number)["sources"][source]["clusters"]:
         members = sorted((row["distance"], row["key"]) for row in rows if row["cluster"] == found["cluster"])
         assert found["examples"] == [key for _, key in members[:6]]
@@ -283,7 +283,7 @@ def hostile(copy_run: MakeRun, tiny_corpus: Path) -> Run:
     run = copy_run(corpus={"path": "corpus"})
     shutil.copytree(tiny_corpus, run.corpus)
     for shard in shard_names(run.corpus):
-        path = run.corpus / f"{shard}.parquet"
+        path = index_path(run.corpus, shard)
         table = pq.read_table(path)
         place = table.column_names.index("label")
         pq.write_table(table.set_column(place, "label", pa.array([SCRIPT] * len(table))), path)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli.inspecting.status import print_status, read_status
-from shards.corpus.index import MEASURES, read_whole_index, shard_names
+from shards.corpus.index import MEASURES, index_path, read_whole_index, shard_names
 from shards.corpus.stage import shard
 from shards.errors import ConfigError
 from shards.store.files import sha256_of
@@ -46,7 +46,7 @@ def without_measures(corpus: Path, copy: Path) -> Path:
     """The same corpus as an earlier version would have made it."""
     shutil.copytree(corpus, copy)
     for name in shard_names(copy):
-        path = copy / f"{name}.parquet"
+        path = index_path(copy, name)
         pq.write_table(pq.read_table(path).drop_columns(MEASURES.names), path, compression="zstd")
     commit_as_it_is(copy)
     return copy

@@ -81,7 +81,7 @@ def test_a_stage_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     assert read_manifest(run.directory(node)) is None
     assert node_state(run, node, Fingerprints(run)) == ("partial", "will be continued")
 
-    survivors = {path: path.stat().st_ino for path in partial.glob("[0-9]*.parquet")}
+    survivors = {path: path.stat().st_ino for path in partial.glob("data/[0-9]*.parquet")}
     record = run_stage(run, node)
     assert not record.reused
     for path, number in survivors.items():  # What was finished before the kill was not made again.

@@ -15,7 +15,7 @@ import pytest
 from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.errors import StageError
 from shards.reject import Reject
-from shards.store.files import write_json
+from shards.store.files import part_path, write_json
 from tests.commits import commit_as_it_is
 from tests.places import ROOT
 from tests.runs import MakeRun
@@ -100,7 +100,7 @@ def test_other_labels_under_the_same_fingerprint_are_other_targets(copy_run: Mak
     write_targets(task)
     before = np.array(open_targets(task).targets["video"])
     labels = run.directory(Node("label", "video", 0))
-    for path in labels.glob("[0-9]*.parquet"):
+    for path in labels.glob("data/[0-9]*.parquet"):
         table = pq.read_table(path)
         turned = pa.array((table["cluster"].to_numpy() + 1) % 4, pa.int32())
         pq.write_table(table.set_column(table.column_names.index("cluster"), "cluster", turned), path)
@@ -112,7 +112,7 @@ def test_other_labels_under_the_same_fingerprint_are_other_targets(copy_run: Mak
 def test_no_byte_of_the_features_is_read(copy_run: MakeRun) -> None:
     run = copy_run()
     before = targets_of(run, AUDIO).draws
-    for path in run.directory(Node("extract", "audio", 0)).glob("[0-9]*.parquet"):
+    for path in run.directory(Node("extract", "audio", 0)).glob("data/[0-9]*.parquet"):
         path.write_bytes(bytes(path.stat().st_size))
     assert targets_of(run, AUDIO).draws.tolist() == before.tolist()
 
@@ -134,7 +134,7 @@ def test_a_clip_that_does_not_decode_in_the_modality_is_not_drawn(tmp_path: Path
 def test_a_pseudo_label_of_an_unknown_clip_is_named(copy_run: MakeRun) -> None:
     run = copy_run()
     labels = run.directory(Node("label", "video", 0))
-    path = labels / "000001.parquet"
+    path = part_path(labels, "000001")
     table = pq.read_table(path)
     keys = pa.array(["of-another-corpus", *table["key"].to_pylist()[1:]])
     pq.write_table(table.set_column(0, "key", keys), path)
@@ -201,8 +201,8 @@ def test_keys_alone_are_those_that_are_read_with_their_features(worked_run: Run,
     first, second = (worked_run.directory(Node("extract", name, 0)) for name in ("video", "audio"))
     short = tmp_path / "short"
     short.mkdir()
-    table = pq.read_table(second / "000001.parquet")
-    pq.write_table(table.take([0, 3, 4, 9]), short / "000001.parquet")
+    table = pq.read_table(part_path(second, "000001"))
+    pq.write_table(table.take([0, 3, 4, 9]), part_path(short, "000001"))
     for features in ([first], [first, second], [first, short], [short, first]):
         assert source_keys(features, "000001") == source_part(features, "000001")[0].tolist()
     with pytest.raises(StageError, match=r"000009\.parquet cannot be read"):

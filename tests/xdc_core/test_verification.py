@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.corpus.index import read_index
+from shards.corpus.index import index_path, read_index
 from shards.errors import StageError
 from shards.indexing.check import key_faults, tar_faults
 from shards.indexing.columns import columns_of
 from shards.store.commit import partial_directory, set_aside
+from shards.store.files import part_path
 from shards.store.lock import exclusive, lock_of
 from shards.store.manifest import MANIFEST, list_files, read_manifest
 from shards.store.parquet import write_parquet
@@ -185,7 +186,7 @@ def test_of_a_corpus_that_has_grown_verify_says_what_cutting_all_again_costs(
 
 
 def test_a_damaged_file_is_mended_by_the_commands_that_verify_prints(run: Run) -> None:
-    flip(run.directory(Node("extract", "video", 0)) / "000001.parquet")
+    flip(part_path(run.directory(Node("extract", "video", 0)), "000001"))
     flip(run.directory(Node("label", "audio", 0)) / "scores.json")
     wanted = commands(verify_run(run))
     assert wanted == [
@@ -286,7 +287,7 @@ def test_a_wrong_sha256_in_the_index_is_found(run: Run, column: str, what: str) 
     index = read_index(run.corpus, "000001")
     digests = ["0" * 64, *index[column].to_pylist()[1:]]
     changed = index.set_column(index.column_names.index(column), column, pa.array(digests))
-    write_parquet(run.corpus / "000001.parquet", changed)
+    write_parquet(index_path(run.corpus, "000001"), changed)
     commit_as_it_is(run.corpus)
     assert what.format(key=index["key"][0].as_py()) in list(tar_faults(run.corpus, "000001"))
 
@@ -305,8 +306,8 @@ def test_rows_that_are_lost_doubled_strange_or_in_another_order_are_found() -> N
 
 def test_a_features_file_of_other_rows_is_found_though_its_hash_is_right(run: Run) -> None:
     directory = run.directory(Node("extract", "audio", 1))
-    table = pq.read_table(directory / "000002.parquet")
-    pq.write_table(table.slice(1), directory / "000002.parquet")
+    table = pq.read_table(part_path(directory, "000002"))
+    pq.write_table(table.slice(1), part_path(directory, "000002"))
     commit_as_it_is(directory)
     whats = [finding.what for finding in verify_run(run) if finding.kind == "damaged"]
     assert any("1 rows are missing" in what for what in whats)
@@ -316,7 +317,7 @@ def test_a_features_file_of_other_rows_is_found_though_its_hash_is_right(run: Ru
 def test_features_that_were_committed_without_a_shard_are_found_whatever_their_manifest_says(run: Run) -> None:
     directory = run.directory(Node("extract", "audio", 1))
     for shard in ("000001", "000002"):
-        (directory / f"{shard}.parquet").unlink()
+        (part_path(directory, shard)).unlink()
     commit_as_it_is(directory)
     facts = json.loads((directory / MANIFEST).read_text())
     (directory / MANIFEST).write_text(json.dumps(facts | {"rows": 16, "rejects": 32}))
@@ -344,7 +345,7 @@ def test_what_lies_beside_is_told_of_and_is_no_damage(run: Run) -> None:
     partial.mkdir()
     (run.root / f".xdc.yaml.{2**22 + 1}@here.tmp").write_text("half")
     set_aside(labels)
-    flip(next((labels.parent / ".stale").glob("*/000000.parquet")))
+    flip(next((labels.parent / ".stale").glob("*/data/000000.parquet")))
     found = {Path(finding.path).name: finding for finding in verify_run(run)}
     assert found[partial.name].kind == "left over"
     assert found[partial.name].remedy == f"rm -r {partial}"

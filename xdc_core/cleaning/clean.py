@@ -149,7 +149,8 @@ def _remove_files(run: Run, candidate: Candidate, removal: Removal) -> None:
     for name in names:
         (directory / name).unlink(missing_ok=True)
         fault_point("in clean", name)
-    sync(directory)
+    for folder in {directory, *((directory / name).parent for name in names)}:
+        sync(folder)
     fault_point("after clean", directory.name)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shards.corpus.index import GROUPS, read_index
+from shards.corpus.index import GROUPS, index_path, read_index
 from shards.corpus.reader import ClipReader, Request
 from shards.errors import MediaError
 from shards.media.decode import StoredFrames
@@ -145,7 +145,7 @@ class ShardRows:
         if self._loaded is None or self._loaded[0] != shard:
             columns = row_columns(self._modality)
             if self._modality.by_groups:
-                there = read_schema(self._corpus / f"{shard}.parquet", "shard").names
+                there = read_schema(index_path(self._corpus, shard), "shard").names
                 columns += [name for name in GROUPS.names if name in there]
             table = read_index(self._corpus, shard, columns)
             self._loaded = shard, TableRows(table, self._modality)

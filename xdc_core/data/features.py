@@ -1,4 +1,4 @@
-"""Features on disk: one Parquet file per shard, one row per clip, in the order of the shard's index."""
+"""Features on disk: one Parquet file per shard in `data/`, one row per clip, in the order of the shard's index."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from shards.errors import StageError
+from shards.store.files import part_path
 from shards.store.parquet import count_rows, read_column, read_parquet, read_schema, write_parquet
 
 
@@ -49,7 +50,7 @@ def source_part(features: Sequence[Path], shard: str) -> tuple[np.ndarray, list[
     Raises:
         StageError: a file is missing or damaged, or the features of the modalities are in different orders.
     """
-    parts = [read_features(directory / f"{shard}.parquet") for directory in features]
+    parts = [read_features(part_path(directory, shard)) for directory in features]
     keys, _ = parts[0]
     if all(len(other) == len(keys) and (other == keys).all() for other, _ in parts[1:]):
         return keys, [features for _, features in parts]
@@ -69,9 +70,7 @@ def source_keys(features: Sequence[Path], shard: str) -> list[str]:
     Raises:
         StageError: a file is missing or damaged.
     """
-    first, *others = [
-        read_column(directory / f"{shard}.parquet", "extract", "key").to_pylist() for directory in features
-    ]
+    first, *others = [read_column(part_path(directory, shard), "extract", "key").to_pylist() for directory in features]
     shared = set(first).intersection(*others)
     return [key for key in first if key in shared]
 
@@ -79,5 +78,5 @@ def source_keys(features: Sequence[Path], shard: str) -> list[str]:
 def source_rows(features: Sequence[Path], shard: str) -> int:
     """Return the number of a shard's clips that have a feature in each of these directories; reads only keys."""
     if len(features) == 1:
-        return count_rows(features[0] / f"{shard}.parquet", "extract")
+        return count_rows(part_path(features[0], shard), "extract")
     return len(source_keys(features, shard))

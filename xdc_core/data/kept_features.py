@@ -8,8 +8,8 @@ import numpy as np
 
 from shards.corpus.generation import Generation, earlier_generations
 from shards.corpus.index import masked_keys, read_index, read_masks, shard_names
-from shards.store.checked_read import read_stored_json
-from shards.store.files import link_or_copy, write_json
+from shards.store.checked_read import read_stored_json, rejected_keys
+from shards.store.files import link_or_copy, part_among, part_name, part_path, write_json
 from shards.store.manifest import Manifest, fingerprint, read_manifest
 from shards.store.receipt import NewShard, new_shard
 from shards.store.units import begin_units
@@ -33,7 +33,7 @@ def keepable_shards(corpus: Path, before: Manifest | None, encoder: tuple[str, s
     for generation in earlier_generations(read_manifest(corpus)):
         if generation.read_as == before.inputs.get("shard"):
             names = shard_names(corpus)[: generation.shards]
-            names = [shard for shard in names if f"{shard}.parquet" in before.files]
+            names = [shard for shard in names if part_among(before.files, shard)]
             return [shard for shard in names if not _has_more(corpus, shard, generation)]
     return []
 
@@ -58,28 +58,31 @@ def keep_features(
     for shard in kept:
         if shard in stored:
             continue
-        names = [name for name in (f"{shard}.parquet", f"{shard}.rejects.json") if name in before.files]
-        known = {name: (before.files[name].size, before.files[name].sha256) for name in names}
+        names, rejects = {part_name(shard): str(part_among(before.files, shard))}, f"{shard}.rejects.json"
+        names |= {rejects: rejects} if rejects in before.files else {}
+        known = {name: (before.files[old].size, before.files[old].sha256) for name, old in names.items()}
         masked = bool(masked_keys(corpus, shard))
         with new_shard(out, shard, {} if masked else known) as new:
             if masked:
-                _write_rest(new, corpus, target, shard, names)
+                _write_rest(new, corpus, target, shard)
             else:
-                for name in names:
-                    link_or_copy(target / name, new.folder / name)
-                new.rejects = len(read_stored_json(target / names[1], "extract")) if names[1:] else 0
+                for name, old in names.items():
+                    (new.folder / name).parent.mkdir(exist_ok=True)
+                    link_or_copy(target / old, new.folder / name)
+                new.rejects = len(rejected_keys(target, "extract", shard))
                 new.rows = len(read_index(corpus, shard, ["key"])) - new.rejects
             new.notes = {name: before.summary[name] for name in NOTES if name in before.summary} | {KEPT: True}
 
 
-def _write_rest(new: NewShard, corpus: Path, target: Path, shard: str, names: list[str]) -> None:
+def _write_rest(new: NewShard, corpus: Path, target: Path, shard: str) -> None:
     """Write the features and rejects of a shard of which some clips are masked."""
     live = set(read_index(corpus, shard, ["key"])["key"].to_pylist())
-    keys, features = read_features(target / names[0])
+    keys, features = read_features(part_path(target, shard))
     rows = np.array([row for row, key in enumerate(keys) if key in live], np.int64)
-    write_features(new.folder / names[0], keys[rows].tolist(), features[rows])
-    rejects = read_stored_json(target / names[1], "extract") if names[1:] else []
+    write_features(new.folder / part_name(shard), keys[rows].tolist(), features[rows])
+    path = target / f"{shard}.rejects.json"
+    rejects = read_stored_json(path, "extract") if path.exists() else []
     rejects = [entry for entry in rejects if entry["key"] in live]
     if rejects:
-        write_json(new.folder / names[1], rejects)
+        write_json(new.folder / path.name, rejects)
     new.rows, new.rejects = len(rows), len(rejects)

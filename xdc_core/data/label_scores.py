@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from shards.corpus.index import read_index
+from shards.store.files import part_among
 from shards.store.manifest import read_manifest
 from xdc_core.clustering.agreement import agreement
 from xdc_core.clustering.counts import ClusterCounts
@@ -52,7 +53,7 @@ def count_labels(counts: list[ClusterCounts], labels: Labels, corpus: Path, shar
         for name, contingency in own.labels.items():
             contingency.add(assigned.cluster, columns[name])
         if before is not None:
-            if committed is not None and f"{shard}.parquet" not in committed.files:
+            if committed is not None and part_among(committed.files, shard) is None:
                 own.previous.add(assigned.cluster, [None] * len(keys))
                 continue
             earlier = dict(zip(*(values.tolist() for values in read_labels(before, shard, head)), strict=True))

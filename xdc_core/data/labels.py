@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.store.files import part_path
 from shards.store.parquet import read_parquet
 from xdc_core.documents.scores import read_scores
 
@@ -31,5 +32,5 @@ def read_classes(labels: Path) -> list[int]:
 def read_labels(directory: Path, shard: str, head: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Read the keys, object [clips], and clusters of one clustering, int32 [clips], of one shard."""
     column = label_column("cluster", head)
-    table = read_parquet(directory / f"{shard}.parquet", "label", ["key", column])
+    table = read_parquet(part_path(directory, shard), "label", ["key", column])
     return table["key"].to_numpy(), table[column].to_numpy()

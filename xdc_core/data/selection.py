@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.command import stage_command
-from shards.corpus.index import in_splits, read_index, shard_names
+from shards.corpus.index import in_splits, index_path, read_index, shard_names
 from shards.errors import ConfigError
 from shards.store.parquet import read_schema
 from xdc_core.config.selection import SelectSettings
@@ -105,5 +105,5 @@ def read_measures(corpus: Path, shard: str, select: SelectSettings, *columns: st
         StageError: the index cannot be read.
     """
     needed = measure_columns(select)
-    there = set(read_schema(corpus / f"{shard}.parquet", "shard").names) if needed else set()
+    there = set(read_schema(index_path(corpus, shard), "shard").names) if needed else set()
     return read_index(corpus, shard, [*columns, *(name for name in needed if name in there)])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shards.corpus.index import read_whole_index, shard_names
+from shards.store.files import parts_of
 from shards.store.manifest import read_manifest
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.config.methods import clustered_sources
@@ -113,7 +114,7 @@ def _clustered(run: Run) -> tuple[str, ...]:
 def _assigned(run: Run, source: str, number: int) -> dict[str, int]:
     directory = run.directory(Node("label", source, number))
     assigned: dict[str, int] = {}
-    for path in sorted(directory.glob("[0-9]*.parquet")):
-        keys, clusters = read_labels(directory, path.stem)
+    for shard in parts_of(directory):
+        keys, clusters = read_labels(directory, shard)
         assigned.update(zip(keys, clusters.tolist(), strict=True))
     return assigned

@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from shards.corpus.generation import Generation
-from shards.corpus.index import read_index, shard_names
+from shards.corpus.index import index_path, read_index, shard_names
 from shards.errors import MachineError, StageError
 from shards.indexing.check import key_faults, tar_faults
 from shards.indexing.generation_view import corpus_at
 from shards.sources.coverage import Span, slack_s, uncovered
 from shards.store.checked_read import rejected_keys
+from shards.store.files import part_among, part_path
 from shards.store.manifest import FileEntry, Manifest, fingerprint, list_files
 from shards.store.parquet import read_column, read_parquet
 from xdc_core.config.methods import TRUTH
@@ -91,11 +92,12 @@ def _shard_faults(run: Run, node: Node, manifest: Manifest, corpus: Path) -> Ite
     directory = run.directory(node)
     rows = rejects = 0
     for shard in shard_names(corpus):
-        path = directory / f"{shard}.parquet"
+        path = part_path(directory, shard)
         wanted = _wanted(run, node, corpus, shard)
         rejected = rejected_keys(directory, node.stage, shard)
         rejects += len(rejected)
-        if not path.exists() and path.name not in manifest.files:  # Otherwise it is reported as a missing file.
+        # Otherwise it is reported as a missing file.
+        if not path.exists() and part_among(manifest.files, shard) is None:
             yield path, f"it was never committed: its {len(wanted)} clips are neither rows nor rejects"
             continue
         keys: list[str] = read_column(path, node.stage, "key").to_pylist()
@@ -146,7 +148,7 @@ def _corpus_faults(corpus: Path, manifest: Manifest) -> Iterator[Fault]:
         keys: list[str] = read_index(corpus, shard, ["key"])["key"].to_pylist()
         rows += len(keys)
         for what in key_faults(keys, rejected_keys(corpus, "shard", shard), planned[number], "clips"):
-            yield corpus / f"{shard}.parquet", what
+            yield index_path(corpus, shard), what
     if (rows, len(rejects)) != (manifest.rows, manifest.rejects):
         expected = f"{manifest.rows} clips and {manifest.rejects} rejects"
         yield corpus, f"it has {rows} clips and {len(rejects)} rejects, but its manifest says {expected}"

@@ -11,6 +11,7 @@ import numpy as np
 from shards.corpus.index import in_splits, shard_names
 from shards.errors import StageError
 from shards.progress import Progress, silent
+from shards.store.files import part_path
 from shards.store.stage import Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
@@ -162,7 +163,7 @@ def sampled_features(sample: Sample, directory: Path) -> np.ndarray:
     """
     features: np.ndarray | None = None
     for shard in np.unique(sample.shards):
-        keys, vectors = read_features(directory / f"{shard}.parquet")
+        keys, vectors = read_features(part_path(directory, shard))
         row_of = {key: row for row, key in enumerate(keys.tolist())}
         (places,) = np.nonzero(sample.shards == shard)
         try:

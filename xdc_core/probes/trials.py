@@ -9,6 +9,7 @@ import numpy as np
 
 from shards.corpus.index import shard_names
 from shards.errors import ConfigError, StageError
+from shards.store.files import part_path, parts_of
 from shards.store.stage import Task
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.compute.seed import derive_seed
@@ -198,7 +199,7 @@ def _flat(nested: dict[str, Any], path: str = "") -> Iterator[tuple[str, float]]
 
 def _features_of(corpus: Path, directory: Path) -> Iterator[tuple[str, np.ndarray]]:
     for shard in shard_names(corpus):
-        yield from zip(*read_features(directory / f"{shard}.parquet"), strict=True)
+        yield from zip(*read_features(part_path(directory, shard)), strict=True)
 
 
 def read_views(task: Task[Evaluation], recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +211,7 @@ def read_views(task: Task[Evaluation], recordings: Recordings) -> tuple[np.ndarr
         StageError: there are no features, or a file is damaged.
     """
     (directory,) = task.directories("extract" if task.settings.evaluation.data == CORPUS else "embed")
-    parts = [read_features(path) for path in sorted(directory.glob("[0-9]*.parquet"))]
+    parts = [read_features(part_path(directory, shard)) for shard in parts_of(directory)]
     if not parts:
         raise StageError(f"{directory} has no features. Check the rejects of its stage.")
     keys = np.concatenate([part[0] for part in parts])

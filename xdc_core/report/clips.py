@@ -8,6 +8,7 @@ from shards.corpus.index import HASHED, read_index, shard_names
 from shards.corpus.reader import ClipReader
 from shards.objects.cache import Cache
 from shards.progress import Progress
+from shards.store.files import part_path
 from shards.store.parquet import read_parquet
 from xdc_core.report.media import copy_media, write_media
 
@@ -34,7 +35,7 @@ def page_clips(corpus: Path, labels: Mapping[str, Path], examples: Collection[st
         index = read_index(corpus, shard, ["key", "source", "start_s"])
         clusters = []
         for directory in labels.values():
-            table = read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"])
+            table = read_parquet(part_path(directory, shard), "label", ["key", "cluster"])
             clusters.append(dict(zip(table["key"].to_pylist(), table["cluster"].to_pylist(), strict=True)))
         for row in index.to_pylist():
             if everything or row["key"] in examples:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.corpus.index import label_columns, read_index, shard_names
+from shards.store.files import part_path
 from shards.store.parquet import read_parquet
 from xdc_core.documents.report import Cluster, TopLabel
 
@@ -24,7 +25,7 @@ def cluster_rows(corpus: Path, labels: Path, k: int, nearest: int) -> list[Clust
     counts: dict[int, Counter[str]] = defaultdict(Counter)
     closest: dict[int, list[tuple[float, str]]] = defaultdict(list)
     for shard in shard_names(corpus):
-        table = read_parquet(labels / f"{shard}.parquet", "label", ["key", "cluster", "distance"])
+        table = read_parquet(part_path(labels, shard), "label", ["key", "cluster", "distance"])
         keys, clusters, distances = (table[name].to_numpy() for name in ("key", "cluster", "distance"))
         sizes += np.bincount(clusters, minlength=k)
         sums += np.bincount(clusters, weights=distances, minlength=k)
@@ -86,7 +87,7 @@ def cross_table(corpus: Path, rows: Path, columns: Path, shape: tuple[int, int])
     counts = np.zeros(shape, np.int64)
     for shard in shard_names(corpus):
         first, second = (
-            read_parquet(directory / f"{shard}.parquet", "label", ["key", "cluster"]) for directory in (rows, columns)
+            read_parquet(part_path(directory, shard), "label", ["key", "cluster"]) for directory in (rows, columns)
         )
         both = first.join(second, "key", right_suffix="_other", join_type="inner")
         np.add.at(counts, (both["cluster"].to_numpy(), both["cluster_other"].to_numpy()), 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from shards.corpus.index import in_splits, read_index, shard_names
+from shards.corpus.index import in_splits, index_path, read_index, shard_names
 from shards.media.measures import QUIETEST_DB
 from shards.store.parquet import read_schema
 from xdc_core.data.selection import THRESHOLDS
@@ -33,7 +33,7 @@ def measure_charts(corpus: Path, settings: Reporting) -> dict[str, Markup]:
     """
     shards, limits, charts = shard_names(corpus), settings.select.thresholds, {}
     counts = {column: np.zeros(len(edges) - 1, np.int64) for column, edges in EDGES.items()}
-    if not shards or not {*counts} <= {*read_schema(corpus / f"{shards[0]}.parquet", "shard").names}:
+    if not shards or not {*counts} <= {*read_schema(index_path(corpus, shards[0]), "shard").names}:
         return {}
     for shard in shards:
         table = read_index(corpus, shard, ["split", *counts])

@@ -9,6 +9,7 @@ import pyarrow as pa
 from shards.reject import Reject
 from shards.store.build import Outcome
 from shards.store.executor import Advance, run_units
+from shards.store.files import part_name
 from shards.store.node import Node
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Stage, Task
@@ -42,7 +43,7 @@ class Embedding:
 
 
 def embed(task: Task[Embedding]) -> Outcome:
-    """Write `<shard>.parquet` with columns key, frame (the view's first) and feature, one row per view, in units.
+    """Write `data/<shard>.parquet` with columns key, frame (the view's first) and feature, one row per view, in units.
 
     Shards that already exist are kept. Clips that do not decode are listed in `<shard>.rejects.json`.
 
@@ -62,7 +63,7 @@ def embed(task: Task[Embedding]) -> Outcome:
     job = job_of(task, "xdc_core.stages.embed:embed_shards", "torch", on_gpu, starts=by_shard)
     run_units(task.executor, job, sizes, 1, task.progress, "views")
     written, rejected, notes = add_up(receipts_of(task.out, sizes), sizes)
-    return Outcome(written, rejected, notes, tuple(f"{shard}.parquet" for shard in sizes))
+    return Outcome(written, rejected, notes, tuple(map(part_name, sizes)))
 
 
 def embed_shards(arguments: dict[str, Any], shards: list[str], advance: Advance) -> Iterator[Receipt]:
@@ -101,7 +102,7 @@ def embed_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
         ]
         with new_shard(task.out, shard) as new:
             write_rejects(new.folder, shard, rejects)
-            path = new.folder / f"{shard}.parquet"
+            path = new.folder / part_name(shard)
             write_features(path, keys, encoded.features, frame=pa.array(frames, pa.int32()))
             new.rows, new.rejects = len(keys), sum(len(starts[number]) for number in encoded.rejects)
             new.notes = {"device": str(device)}

@@ -11,6 +11,7 @@ from shards.errors import StageError
 from shards.reject import Reject
 from shards.store.build import Outcome
 from shards.store.executor import Advance, run_units
+from shards.store.files import part_name
 from shards.store.manifest import missing_files, read_manifest
 from shards.store.node import Node
 from shards.store.receipt import Receipt, new_shard, receipts_of
@@ -73,7 +74,7 @@ def extract_or_take(task: Task[Any]) -> Outcome:
 
 
 def extract(task: Task[Extraction]) -> Outcome:
-    """Write `<shard>.parquet` with columns key and feature for every shard, in units; existing shards are kept.
+    """Write `data/<shard>.parquet` with columns key and feature for every shard, in units; existing shards are kept.
 
     A feature is that of the clip's centre view. With `extract.views` above 1 it is the mean of the features of as many
     views with equally spaced starts, the first at the beginning of the clip, the last at its end, as an evaluation
@@ -102,7 +103,7 @@ def extract(task: Task[Extraction]) -> Outcome:
 
     rows, rejects, notes = add_up(receipts(), sizes)
     summary = notes | ({"kept_shards": kept} if kept else {})
-    return Outcome(rows, rejects, summary, tuple(f"{shard}.parquet" for shard in sizes))
+    return Outcome(rows, rejects, summary, tuple(map(part_name, sizes)))
 
 
 def _keep(task: Task[Extraction], corpus: Path, shards: list[str]) -> None:
@@ -152,7 +153,7 @@ def extract_shards(arguments: dict[str, Any], shards: list[str], advance: Advanc
         rejects = [Reject(corpus.name, node.name, "damaged", reasons[n], keys[n].as_py()) for n in reasons]
         with new_shard(out, shard) as new:
             write_rejects(new.folder, shard, rejects)
-            write_features(new.folder / f"{shard}.parquet", good, encoded.features)
+            write_features(new.folder / part_name(shard), good, encoded.features)
             new.rows, new.rejects = len(good), len(rejects)
             new.notes = {"width": encoding.width, "device": str(device)} | ({"views": views} if views > 1 else {})
         yield new.stored

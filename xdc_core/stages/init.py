@@ -118,7 +118,7 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
     if len(chosen) < 2:
         raise StageError(
             f"{task.node}: there are {len(chosen)} clips to learn from; at least 2 are needed. corpus.learn_splits is "
-            f"{settings.learn_splits}: check the column split of {corpus}/*.parquet."
+            f"{settings.learn_splits}: check the column split of the index of {corpus}."
         )
 
     def calibration() -> "Iterator[torch.Tensor]":

@@ -13,6 +13,7 @@ from shards.errors import ConfigError
 from shards.section import hashed_settings
 from shards.store.build import Outcome
 from shards.store.executor import Advance, run_units
+from shards.store.files import part_name
 from shards.store.parquet import write_parquet
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Stage, Task
@@ -65,7 +66,7 @@ class Labelling:
 
 
 def label(task: Task[Labelling]) -> Outcome:
-    """Write `<shard>.parquet` with columns key, cluster (int32) and distance (float32), in units of several shards.
+    """Write `data/<shard>.parquet` with columns key, cluster (int32) and distance (float32), in units of shards.
 
     The distance of k-means is the Euclidean distance to the centroid. Rows are those of the features, in the same
     order. scores.json holds the sizes, the number of empty clusters, and the agreement with the clusters of the
@@ -115,7 +116,7 @@ def label(task: Task[Labelling]) -> Outcome:
     lists = ("sizes", "balance", "clusterings")
     summary = {name: value for name, value in scores.content().items() if name not in lists}
     summary |= ({"heads": heads} if heads > 1 else {}) | ({"assign": "balanced"} if plans else {})
-    files = [f"{shard}.parquet" for shard in shards]
+    files = [*map(part_name, shards)]
     files += [array_file("potentials", head) for head in range(len(plans))]
     return Outcome(rows, unlabelled, summary, (*files, FILE_NAME))
 
@@ -149,7 +150,7 @@ def label_shards(arguments: dict[str, Any], shards: list[str], advance: Advance)
             table[label_column("distance", head)] = pa.array(own.distance, pa.float32())
         notes, *further = (own.notes() for own in counts)
         with new_shard(task.out, shard) as new:
-            write_parquet(new.folder / f"{shard}.parquet", pa.table(table))
+            write_parquet(new.folder / part_name(shard), pa.table(table))
             new.rows, new.rejects = len(labels.keys), labels.unlabelled
             new.notes = notes | ({"clusterings": further} if further else {})
         yield new.stored

@@ -14,6 +14,7 @@ from shards.errors import StageError
 from shards.sources.split import check_learn_splits
 from shards.store.commit import discard
 from shards.store.executor import Advance, Job, MayBeInProcess, run_units
+from shards.store.files import part_path
 from shards.store.receipt import Receipt, new_shard, receipts_of
 from shards.store.stage import Task
 from xdc_core.config.selection import ALL_CLIPS, SelectSettings
@@ -133,7 +134,7 @@ def read_sample(task: Task[Any], learnable: Learnable, sample_mb: float, seed: i
     The rows depend on the seed and the number of clips only, and are in the order of the clips.
     """
     groups, (first_shard, *_) = learnable.groups(), learnable.counts
-    widths = [feature_width(directory / f"{first_shard}.parquet") for directory in learnable.features]
+    widths = [feature_width(part_path(directory, first_shard)) for directory in learnable.features]
     limit, total = sample_size(sample_mb, sum(widths)), learnable.total
     chosen = None
     if limit < total:

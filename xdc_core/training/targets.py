@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from shards.errors import StageError
 from shards.store.checked_read import rejected_keys, remedy_of
 from shards.store.fault import fault_point
-from shards.store.files import new_file, sha256_of, sync
+from shards.store.files import new_file, part_path, sha256_of, sync
 from shards.store.manifest import MANIFEST, fingerprint
 from shards.store.node import Node
 from shards.store.parquet import read_parquet
@@ -118,7 +118,7 @@ def write_targets(task: Task[Training]) -> None:
     if len(usable) == 0:
         raise StageError(
             f"{task.node}: no clip in corpus.learn_splits ({settings.learn_splits}) that `select` keeps decodes and "
-            f"has a pseudo-label. Check the column split of {corpus}/*.parquet, and the section select."
+            f"has a pseudo-label. Check the column split of the index of {corpus}, and the section select."
         )
     seed = derive_seed(settings.seed, task.round, "train", task.about)
     if settings.train.shuffle_labels:
@@ -172,7 +172,7 @@ def _usable(task: Task[Training], rows: ClipRows, labels: dict[str, Path], heads
     for shard, span in rows.by_shard():
         keys = rows.keys[span].combine_chunks()
         for source, directory in labels.items():
-            path = directory / f"{shard}.parquet"
+            path = part_path(directory, shard)
             columns = [label_column("cluster", head) for head in range(len(heads[source]))]
             table = read_parquet(path, "label", ["key", *columns])
             places = _positions(table["key"], keys, path, "label")

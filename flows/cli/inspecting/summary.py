@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from shards.command import command
 from shards.errors import ConfigError
+from shards.store.files import part_path
 from xdc_core.documents.report import Report
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import stop_line
@@ -95,14 +96,16 @@ def _what_next(run: Run, report: Report) -> Iterator[str]:
     if stopped := stop_line(run):
         yield f"\n{stopped}"
     yield f"\nReport         {root}/rounds/{number:03d}/report/report.html"
-    yield f"Pseudo-labels  {root}/rounds/{number:03d}/labels/*/*.parquet"
+    source = next(iter(report.sources), "truth")
+    labels = run.directory(Node("label", source, number))
+    files = part_path(labels, "*")
+    yield f"Pseudo-labels  {labels.parent}/*/{files.relative_to(labels)}"
     trained = number if report.trained else number - 1
     if trained >= 0:
         yield f"Encoders       {root}/rounds/{trained:03d}/train/*/encoder.safetensors"
     yield f"Clips          {run.corpus}"
-    source = next(iter(report.sources), "truth")
     yield f"\nNext:\n  {command('xdc', 'status', root)}"
-    yield f"  {_count_clusters(root, f'rounds/{number:03d}/labels/{source}/*.parquet')}"
+    yield f"  {_count_clusters(root, str(files.relative_to(root)))}"
     again = command("xdc", "run", root)
     yield f"  {again}   (after a change in its xdc.yaml, such as cluster.k: rebuilds what became stale)"
 

@@ -30,7 +30,7 @@ def index_run(root: Path, show: bool) -> list[dict[str, Any]]:
         if node != SHARD and not corpus.exists():
             continue
         if (corpus / TARS).exists() or (node == SHARD and is_url(run.config.corpus.path)):
-            why = "its tars are in an object store: index it where it was made, and copy its .parquet and manifest.json"
+            why = "its tars are in an object store: index it where it was made, and copy its index and manifest.json"
             records.append({"path": str(corpus), "skipped": why})
             if show:
                 print(f"{corpus} is left out: {why}.")
