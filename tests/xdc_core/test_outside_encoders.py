@@ -1,6 +1,7 @@
 """Models of transformers as encoders, with tiny random configurations: nothing is downloaded."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from shards.errors import ConfigError
 from shards.store.manifest import read_manifest
+from tests.places import ROOT
 from tests.runs import MakeRun
 from xdc_core.config.load import parse_config
 from xdc_core.data.features import read_features
@@ -174,6 +177,7 @@ def test_a_model_of_sound_needs_its_filters_and_sample_rate(tmp_path: Path) -> N
         "audio.frames is 100, but 64 is needed (max_length)",
         "audio.mels is 40, but 32 is needed (num_mel_bins)",
         "audio.filters is vmz, but kaldi is needed",
+        "audio.align is span, but centre or start is needed: a step of the input is 10 ms",
         "corpus.sample_rate is 8000, but 16000 is needed",
         "audio.mean is 0.0, but the model was trained with -4.267739",
         "audio.std is 1.0, but the model was trained with 9.137995",
@@ -306,3 +310,14 @@ def test_more_filters_than_the_paper_s_recipe_has_bins_for_need_that_of_kaldi() 
     with pytest.raises(ConfigError, match=r"mels \(81\) must be at most 80 with filters: vmz"):
         parse_config({"audio": {"mels": 81}}, "a test")
     assert parse_config({"audio": {"mels": 128, "filters": "kaldi"}}, "a test").audio.mels == 128
+
+
+def test_the_settings_in_the_documentation_fit_the_defaults_of_transformers(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "outside.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    config = parse_config(yaml.safe_load(example), "the example")
+    for name, kind in (("video", "videomae"), ("audio", "audio-spectrogram-transformer")):
+        transformers.AutoConfig.for_model(kind).save_pretrained(tmp_path / name)
+        transformers.ASTFeatureExtractor().save_pretrained(tmp_path / "audio")
+        settings = getattr(config, name).model_dump()
+        assert misfits(tmp_path / name, name, settings, config.corpus.sample_rate) == []

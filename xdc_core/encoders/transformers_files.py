@@ -234,6 +234,8 @@ def _other_pictures(settings: Mapping[str, Any], made: Mapping[str, Any], _: int
 def _other_sound(settings: Mapping[str, Any], made: Mapping[str, Any], sample_rate: int) -> Iterator[str]:
     if settings["filters"] != "kaldi":
         yield f"audio.filters is {settings['filters']}, but kaldi is needed"
+    if settings["align"] == "span":
+        yield "audio.align is span, but centre or start is needed: a step of the input is 10 ms"
     rate = made.get("sampling_rate", 16000)
     if sample_rate != rate:
         yield f"corpus.sample_rate is {sample_rate}, but {rate} is needed"

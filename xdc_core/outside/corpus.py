@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.corpus.index import HASHED, KEY, MEMBERS, NO_MEMBER, index_schema, shard_name
+from shards.corpus.index import HASHED, KEY, MEMBERS, NO_MEMBER, index_name, index_schema, shard_name
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.reject import Kind, Reject
@@ -167,7 +167,7 @@ def _write(
     size = settings.clips_per_shard
     shards = [shard_name(number) for number in range(-(-len(kept) // size))]
     for number, shard in enumerate(shards):
-        write_parquet(out / f"{shard}.parquet", index.slice(number * size, size))
+        write_parquet(out / index_name(shard), index.slice(number * size, size))
     plan = {"key": kept, "source": index["source"], "start_s": index["start_s"]}
     ends = pc.add(index["start_s"], index["duration_s"])
     places = pa.array(np.arange(len(kept), dtype=np.int32) // size)
@@ -183,7 +183,7 @@ def _write(
         "widths": {modality: rows.width for modality, rows in read.items()},
         "accepted": fingerprint(kept.to_pylist()),
     }
-    return Outcome(len(kept), len(rejects), summary, tuple(f"{shard}.parquet" for shard in shards))
+    return Outcome(len(kept), len(rejects), summary, tuple(map(index_name, shards)))
 
 
 def _counts(kinds: Iterator[str]) -> dict[str, int]:

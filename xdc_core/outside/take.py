@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from shards.corpus.index import read_index, shard_names
 from shards.errors import ConfigError, StageError
 from shards.progress import Progress
+from shards.store.files import part_name
 from shards.store.parquet import read_parquet
 from shards.store.receipt import new_shard
 from shards.store.units import begin_units
@@ -44,7 +45,7 @@ def take_features(modality: str, folder: Path, corpus: Path, out: Path, progress
             first += len(own)
             if shard in wanted:
                 with new_shard(out, shard) as new:
-                    write_features(new.folder / f"{shard}.parquet", own.to_pylist(), features[part])
+                    write_features(new.folder / part_name(shard), own.to_pylist(), features[part])
                     new.rows, new.notes = len(own), {"width": features.shape[1]}
         del features
     (out / SCRATCH).unlink(missing_ok=True)

@@ -59,7 +59,7 @@ class Given:
 
 
 def extract_or_take(task: Task[Any]) -> Outcome:
-    """Write `<shard>.parquet` with columns key and feature for every shard: computed, or taken over if they are given.
+    """Write `data/<shard>.parquet` with columns key and feature for every shard: computed, or taken over if given.
 
     Raises:
         ConfigError, StageError: as `extract` or `take_features`.
@@ -70,7 +70,7 @@ def extract_or_take(task: Task[Any]) -> Outcome:
     sizes = {shard: count_clips(corpus, shard) for shard in shard_names(corpus)}
     take_features(task.about, folder, corpus, task.out, task.progress)
     rows, rejects, notes = add_up(receipts_of(task.out, sizes), sizes)
-    return Outcome(rows, rejects, notes, tuple(f"{shard}.parquet" for shard in sizes))
+    return Outcome(rows, rejects, notes, tuple(map(part_name, sizes)))
 
 
 def extract(task: Task[Extraction]) -> Outcome:
