@@ -64,6 +64,11 @@ class CorpusSettings(Section):
         description="a folder of videos, or a CSV or Parquet manifest (columns path, start_s, end_s, split, "
         "label...); relative to this file. null: use the existing corpus",
     )
+    features: Annotated[dict[str, str], NotHashed()] = Field(
+        {},
+        description="instead of videos: features that somebody else computed, a folder of Parquet files (columns key, "
+        "feature...) per modality; relative to this file. Nothing is trained; see docs/outside.md",
+    )
     layout: Annotated[str | None, Since("0.2.0")] = Field(
         None,
         description="null: a folder or a manifest. Else videos is a data set in its official layout, which gives the "
@@ -156,6 +161,12 @@ class CorpusSettings(Section):
     def _fit_together(self) -> "CorpusSettings":
         if self.layout is not None and self.label_from_folder:
             raise ValueError(f"layout {self.layout} gives the labels: set label_from_folder to false")
+        media = {"videos": self.videos, "layout": self.layout, "append": self.append, "path": is_url(self.path)}
+        if self.features and (found := [name for name, given in media.items() if given]):
+            raise ValueError(
+                f"features are given instead of media: set {' and '.join(found)} to the default, and path to a local "
+                "directory"
+            )
         if self.min_seconds > self.clip_seconds:
             raise ValueError(
                 f"min_seconds ({self.min_seconds}) is larger than clip_seconds ({self.clip_seconds}): "

@@ -20,7 +20,7 @@ ROOMS = {
         *("corpus", "indexing", "digits"),
     ),
     "xdc_core": (
-        *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "ranks"),
+        *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "outside", "ranks"),
         *("training", "evaluation", "probes", "report", "search", "stages", "graph", "cleaning", "inspection"),
         *("tracking", "exports", "new_clips", "curation"),
         *("study", ""),

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flows.cli.running.new_run import weights_by_modality
+from flows.cli.running.new_run import files_by_modality
 from shards.errors import ConfigError
 from tests.places import ROOT
 from xdc_core.config.load import load_config, parse_config
@@ -167,9 +167,9 @@ def test_a_section_of_a_modality_that_is_not_learnt_is_refused_with_what_to_do(t
 
 @pytest.mark.usefixtures("installed")
 def test_weights_are_given_to_a_modality_by_its_name() -> None:
-    found = weights_by_modality(["a.pth", "flicker=b.pth", "audio=c=d.pth"])
+    found = files_by_modality(["a.pth", "flicker=b.pth", "audio=c=d.pth"])
     assert found == {"video": Path("a.pth"), "flicker": Path("b.pth"), "audio": Path("c=d.pth")}
-    assert weights_by_modality(["lr=3.pth"]) == {"video": Path("lr=3.pth")}
+    assert files_by_modality(["lr=3.pth"]) == {"video": Path("lr=3.pth")}
 
 
 @pytest.mark.usefixtures("installed")

@@ -91,7 +91,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"audio": {"mask_mels": -1}}, "audio.mask_mels: -1", "greater than or equal to 0"),
         ({"train": 3}, "train: 3", "valid dictionary"),
         ({"audio": {"align": "end"}}, "audio.align: 'end'", "'span', 'start' or 'centre'"),
-        ({"audio": {"mels": 81}}, "audio.mels: 81", "less than or equal to 80"),
+        ({"audio": {"mels": 129}}, "audio.mels: 129", "less than or equal to 128"),
         ({"video": {"short_edges": []}}, "video.short_edges: []", "at least 1 item"),
         ({"video": {"short_edges": [128, "x"]}}, "video.short_edges.1: 'x'", "integer"),
         ({"video": {"std": [0.2, 0, 0.2]}}, "video.std.1: 0", "greater than 0"),

@@ -204,6 +204,29 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _nothing_but_features(self) -> "Config":
+        given = self.corpus.features
+        if given and set(given) != set(self.modalities):
+            raise ValueError(
+                f"corpus.features has {', '.join(sorted(given))}, and modalities is {', '.join(self.modalities)}: all "
+                "modalities of a run have given features, or none"
+            )
+        media = {
+            "rounds": bool(self.rounds),
+            "last_training": self.last_training != "none",
+            **{
+                f"evaluate.{name}": each.protocol == "all" or each.data != CORPUS
+                for name, each in self.evaluate.items()
+            },
+        }
+        if given and (found := [name for name, needed in media.items() if needed]):
+            raise ValueError(
+                f"{', '.join(found)} needs media and encoders, and this run only has features (corpus.features): set "
+                "rounds to 0 and last_training to none, and leave out evaluations with protocol all or of data sets"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _centroids_to_balance(self) -> "Config":
         if self.label.assign == "balanced" and self.cluster.algorithm != KMEANS.name:
             raise ValueError(
@@ -282,6 +305,11 @@ class Config(Section):
     def as_given(self) -> "Config":
         """Return the configuration as the user has set it, also if the stopping rule has ended the run."""
         return self if self._rounds_given is None else self.model_copy(update={"rounds": self._rounds_given})
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """Return the modalities that have an encoder: none if features are given."""
+        return () if self.corpus.features else self.modalities
 
     @property
     def last_round(self) -> int:

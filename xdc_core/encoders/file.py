@@ -82,7 +82,7 @@ def load_encoder(
         raise StageError(f"{path} holds the encoder {stored!r}, but the configuration says {name!r}.")
     if lines:
         raise StageError(f"{path} is for other input, so its features would be wrong: {misfit(lines)}")
-    encoder = encoder_spec(name).build()
+    encoder = encoder_spec(name).build(tensors)
     encoder.load_state_dict(tensors)
     return encoder
 

@@ -44,7 +44,7 @@ def load_weights(path: Path, name: str, modality: str = "") -> tuple[nn.Module, 
         tensors = _read_safetensors(path, spec, where)
     else:
         tensors = _state_dict(_read_pickle(path, where), where)
-    encoder = spec.build()
+    encoder = spec.build(tensors)
     expected = encoder.state_dict()
     if not any(key.endswith(COUNTER) for key in tensors):
         # Files converted from Caffe2, or older than torch 0.4.1, lack these counters of batches, which are not used.

@@ -8,6 +8,7 @@ from pathlib import Path
 from shards.errors import ConfigError
 from shards.registry import Registry
 from xdc_core.encoders.spec import EncoderSpec
+from xdc_core.encoders.transformers_files import check_name, is_transformers
 
 ENCODERS: Registry[EncoderSpec] = Registry(
     "encoder",
@@ -27,7 +28,8 @@ ENCODERS: Registry[EncoderSpec] = Registry(
 
 
 def encoder_spec(name: str, modality: str = "") -> EncoderSpec:
-    """Return the entry of `ENCODERS`, or that of a function `package.module:function` for a modality.
+    """Return the entry of `ENCODERS`, or that of a function `package.module:function`, or of a model of transformers,
+    `hf:...`, for a modality.
 
     Raises:
         ConfigError: the name is unknown or not of that form, or the package that gives it cannot be loaded.
@@ -40,6 +42,10 @@ def encoder_spec(name: str, modality: str = "") -> EncoderSpec:
                 "point the same name."
             )
         return spec
+    if is_transformers(name):
+        check_name(name)
+        module, function = "xdc_core.encoders.transformers_model", "transformers_encoder"
+        return EncoderSpec(name, modality, None, module, function, described=True)
     module, _, function = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), function)):
         raise ConfigError(f"the encoder {name!r} is not of the form package.module:function.")
@@ -59,7 +65,8 @@ def check_encoder(name: str, modality: str) -> EncoderSpec:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         why = f"is for {spec.modality}, not for {modality}" if spec else "is unknown"
         raise ConfigError(
-            f"{name!r} {why}.{hint} Allowed: {', '.join(fitting)}, or package.module:function for another one."
+            f"{name!r} {why}.{hint} Allowed: {', '.join(fitting)}, or package.module:function or hf:MODEL for "
+            "another one."
         )
     if outside(name):
         source_file(spec)

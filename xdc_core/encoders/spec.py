@@ -1,7 +1,9 @@
 """The description of an encoder, importable without torch, and the checks of the built encoder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.errors import ConfigError
@@ -16,9 +18,10 @@ class EncoderSpec:
 
     name: the name in a configuration. modality: of its input. width: length of its feature; None: given by
     the network's attribute `width`. module: the module of its function; imported when the encoder is built.
-    function: the function's name; "": the encoder's name. It has no arguments.
+    function: the function's name; "": the encoder's name. It has no arguments, unless `described`.
     filled: whether `build_encoder` initialises convolutions and batch norms as in VMZ. Otherwise the function draws the
     weights from torch's generator, which is seeded.
+    described: whether the function has one argument: what describes the network, a folder or the tensors of a file.
     """
 
     name: str
@@ -27,9 +30,12 @@ class EncoderSpec:
     module: str
     function: str = ""
     filled: bool = False
+    described: bool = False
 
-    def build(self) -> "nn.Module":
+    def build(self, description: "Path | Mapping[str, Tensor] | None" = None) -> "nn.Module":
         """Return the network in float32, not yet initialised; see `build_encoder`.
+
+        description: for an encoder that needs one (`described`); the tensors of a file of xdc describe its encoder.
 
         Raises:
             ConfigError: its module cannot be imported, has no such function, or that does not return an encoder.
@@ -47,7 +53,7 @@ class EncoderSpec:
             ) from error
         if not callable(make := getattr(module, function, None)):
             raise ConfigError(f"{where}: {module.__file__} has no function {function!r}. Correct the name.")
-        encoder = make()
+        encoder = make(description) if self.described else make()
         if not isinstance(encoder, nn.Module):
             raise ConfigError(
                 f"{where}: {self.module}:{function}() returns an object of type {type(encoder).__name__}, but a "

@@ -17,8 +17,9 @@ class Evaluation:
 
     evaluation: the entry of the evaluation. dataset: the entry of its data set; None for the run's own corpus. views:
     of its modality; None if it has several. layout: of the corpus or data set. cluster: for the protocol `clusters`.
-    method, control, learn_splits, weights: how the encoders were made, for the results and their warnings; they enter
-    the fingerprint through the encoders.
+    method, control, learn_splits, encoder, weights: how the encoders were made, for the results and their warnings;
+    they enter the fingerprint through the encoders. encoder: None if there are several, or if the features are given.
+    weights: the file of weights, the model, or the folder of features from which the modality starts.
     """
 
     seed: int
@@ -30,6 +31,7 @@ class Evaluation:
     method: str
     control: bool
     learn_splits: list[str] | None
+    encoder: str | None
     weights: str | None
     runs_on: RunsOn
 

@@ -31,7 +31,7 @@ def summarise(task: Task[Evaluation], recordings: Recordings, trials: list[Trial
         layout=given.dataset.layout if given.dataset else None,
         protocol=evaluation.protocol,
         modality=views.modality.name if views else None,
-        encoder=views.settings.encoder if views else None,
+        encoder=given.encoder,
         weights=given.weights,
         settings=evaluation.model_dump(mode="json"),
         dataset=given.dataset.model_dump(mode="json") if given.dataset else None,

@@ -12,6 +12,7 @@ from shards.corpus.seen import corpus_fingerprint_now
 from shards.store.commit import partial_directories, stale_directory
 from shards.store.manifest import Manifest, fingerprint, read_manifest
 from xdc_core.graph.stages import inputs, round_nodes, settings_of, stage_of
+from xdc_core.outside.given import fingerprint_now
 from xdc_core.runs.corpora import is_corpus, stored_from
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -183,7 +184,12 @@ class Fingerprints:
         return self._read_outside[key]
 
     def _stored(self, node: Node) -> str | None:
-        found, self.reasons[node] = corpus_fingerprint_now(*stored_from(self.run, node), self._compare)
+        corpus, videos, settings = stored_from(self.run, node)
+        if node == SHARD and self.run.features:
+            found, reason = fingerprint_now(corpus, self.run.features, settings, self._compare)
+        else:
+            found, reason = corpus_fingerprint_now(corpus, videos, settings, self._compare)
+        self.reasons[node] = reason
         return found
 
     def _derive(self, node: Node) -> str | None:

@@ -12,8 +12,8 @@ from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.stages import inputs, settings_of, stage_of
 from xdc_core.runs.corpora import is_corpus, lost_corpus
 from xdc_core.runs.node import Node
+from xdc_core.runs.outside import WEIGHTS
 from xdc_core.runs.run import Run
-from xdc_core.stages.init import WEIGHTS
 
 
 def node_state(run: Run, node: Node, fingerprints: Fingerprints) -> tuple[str, str]:

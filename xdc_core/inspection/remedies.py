@@ -45,8 +45,8 @@ def rebuild(run: Run, node: Node, force: bool = True) -> str:
     """Return the command that makes the directory of a node again."""
     if is_corpus(node):
         _, videos, settings = stored_from(run, node)
-        if node == SHARD and is_url(settings.path):
-            return run.command(node)
+        if node == SHARD and (is_url(settings.path) or run.features):
+            return run.command(node, force and bool(run.features))
         if force and videos is not None and videos.exists():
             return cut_again(run, node)
         if videos is None or not videos.exists():

@@ -52,7 +52,9 @@ def read_results(runs: Sequence[Run]) -> list[ListedResults]:
 
 
 def _row_of(results: Results) -> str:
-    """Return the row's name: the method, or for the encoders at the start `scratch` or their file of weights."""
+    """Return the row's name: the method, or for what is there at the start `scratch` or what was given: a file
+    of weights, a model, or a folder of features.
+    """
     if results.round == 0:
         return f"given {Path(results.weights).name}" if results.weights else "scratch"
     method = f"{results.method}, shuffled" if results.control else results.method

@@ -1,12 +1,14 @@
 """The modality `audio`: the sound of a clip."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from shards.section import Positive, Since
 from xdc_core.modalities.modality import Modality, ModalitySettings
 
 LEAST_FRAMES = 8
+MOST_VMZ = 80  # Narrower filters would have single bins of the FFT.
 
 
 class AudioSettings(ModalitySettings):
@@ -15,10 +17,18 @@ class AudioSettings(ModalitySettings):
     encoder: str = Field(
         "audio_resnet_18",
         description="audio_resnet_18 (the paper's) or audio_resnet_tiny; or another encoder: its name, or "
-        "package.module:function",
+        "package.module:function, or hf:MODEL (AST); see docs/outside.md",
     )
     frames: int = Field(100, ge=LEAST_FRAMES, description="log-mel frames of 10 ms per view")
-    mels: int = Field(40, ge=8, le=80, description="mel filters")
+    mels: int = Field(40, ge=8, le=128, description="mel filters; at most 80 unless filters is kaldi")
+    filters: Annotated[Literal["vmz", "kaldi"], Since("0.2.0")] = Field(
+        "vmz",
+        description="recipe of the log-mel: vmz (the paper's code base) or kaldi (that of AST's feature extractor)",
+    )
+    mean: Annotated[float, Since("0.2.0")] = Field(0.0, description="subtracted from the log-mel; the paper's: 0")
+    std: Annotated[Positive, Since("0.2.0")] = Field(
+        1.0, description="the log-mel is divided by it; the paper's: 1; for AST twice the std of its preprocessing"
+    )
     align: Literal["span", "start", "centre"] = Field(
         "span",
         description="sound for a video view: span (the view's span, resampled to the frames), "
@@ -31,7 +41,13 @@ class AudioSettings(ModalitySettings):
         0, ge=0, description="largest number of consecutive mel bands masked in a training view. Unverified"
     )
 
-    exact: ClassVar[tuple[str, ...]] = ("mels", "align")
+    exact: ClassVar[tuple[str, ...]] = ("mels", "align", "filters")
+
+    @model_validator(mode="after")
+    def _filters_have_bins(self) -> "AudioSettings":
+        if self.filters == "vmz" and self.mels > MOST_VMZ:
+            raise ValueError(f"mels ({self.mels}) must be at most {MOST_VMZ} with filters: vmz")
+        return self
 
     @model_validator(mode="after")
     def _masks_leave_something(self) -> "AudioSettings":

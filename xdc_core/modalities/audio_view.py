@@ -6,6 +6,7 @@ from torch import Tensor
 
 from shards.media.decode import decode_sound
 from xdc_core.modalities.audio import AudioSettings
+from xdc_core.modalities.kaldi import kaldi_log_mel, kaldi_recipe
 from xdc_core.modalities.logmel import Align, LogMel, align_frames, log_mel, mask_stretch, seen_frames, span_frames
 from xdc_core.modalities.modality import Row, Where, view_start
 
@@ -24,7 +25,8 @@ def view(flac: bytes, row: Row, settings: AudioSettings, frames: int, where: Whe
     These are placed as in a video view. In training, consecutive log-mel frames and mel bands are masked according to
     the settings.
     """
-    recipe = LogMel(sample_rate=row["sample_rate"], mels=settings.mels)
+    vmz = settings.filters == "vmz"
+    recipe = (LogMel if vmz else kaldi_recipe)(sample_rate=row["sample_rate"], mels=settings.mels)
     total = recipe.frames(row["samples"])
     wanted = min(frames, row["frames"])
     start_s = view_start(row["frames"], wanted, where) / row["fps"]
@@ -34,7 +36,8 @@ def view(flac: bytes, row: Row, settings: AudioSettings, frames: int, where: Whe
     sound = decode_sound(flac, *recipe.samples(first, last, row["samples"]))
     # The decoded part begins with the view, so "centre" becomes "start".
     align: Align = "span" if settings.align == "span" else "start"
-    spectrogram = align_frames(log_mel(torch.from_numpy(sound), recipe), settings.frames, align)
+    made = (log_mel if vmz else kaldi_log_mel)(torch.from_numpy(sound), recipe)
+    spectrogram = align_frames(made, settings.frames, align)
     if isinstance(where, np.random.Generator):
         for longest, axis in ((settings.mask_frames, 0), (settings.mask_mels, 1)):
             if longest:
@@ -43,5 +46,11 @@ def view(flac: bytes, row: Row, settings: AudioSettings, frames: int, where: Whe
 
 
 def normalise(batch: Tensor, settings: AudioSettings) -> Tensor:
-    """Return log-mels unchanged (method: no mean and deviation of a data set)."""
-    return batch
+    """Return log-mels, float32 [B, 1, frames, mels], normalised by the mean and deviation of the settings.
+
+    By default they are unchanged (method: no mean and deviation of a data set). Frames after the sound's end are 0
+    before they are normalised, as in AST's preprocessing.
+    """
+    if (settings.mean, settings.std) == (0.0, 1.0):
+        return batch
+    return (batch - settings.mean) / settings.std

@@ -39,7 +39,7 @@ def _named_like_weights(path: str) -> str:
 class ModalitySettings(Section):
     """The settings that all modalities have. A modality's class sets the default of `encoder`."""
 
-    encoder: str = Field(description="the encoder's name, or package.module:function")
+    encoder: str = Field(description="the encoder's name, or package.module:function, or hf:MODEL")
     weights: Annotated[str, AfterValidator(_named_like_weights)] | None = Field(None, description=WEIGHTS_NOTE)
 
     # The settings that must be those of the encoder's training wherever it is used: with others its features are wrong.

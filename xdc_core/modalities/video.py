@@ -14,7 +14,8 @@ class VideoSettings(ModalitySettings):
     encoder: str = Field(
         "r2plus1d_18",
         description="r2plus1d_18 (the paper's), torchvision_r2plus1d_18 (with torchvision's middle planes) or "
-        "r2plus1d_tiny (for CPUs); or another encoder: its name, or package.module:function",
+        "r2plus1d_tiny (for CPUs); or another encoder: its name, package.module:function, or "
+        "hf:MODEL (VideoMAE, V-JEPA 2); see docs/outside.md",
     )
     frames: int = Field(8, ge=1, description="consecutive frames per view")
     short_edges: tuple[int, ...] = Field(

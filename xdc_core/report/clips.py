@@ -69,7 +69,9 @@ def write_examples(
                 if row["key"] not in wanted:
                     continue
                 wanted.remove(row["key"])
-                if reason := write_media(reader, shard, row, folder):
+                if not (row["mp4_size"] or row["flac_size"]):
+                    missing[row["key"]] = "the corpus has no media of it"
+                elif reason := write_media(reader, shard, row, folder):
                     missing[row["key"]] = reason
                 done += 1
                 progress(done, len(keys), "example clips")

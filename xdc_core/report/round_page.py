@@ -129,7 +129,10 @@ def _filters(task: Task[Reporting]) -> Iterator[tuple[str, str]]:
     Encoders whose layers have other names are skipped.
     """
     for modality in [str(node.modality) for node in task.settings.nodes if node.stage == "extract"]:
-        weights = stored_weights(task.directory(encoder_node(modality, task.round)) / ENCODER)
+        encoder = encoder_node(modality, task.round)
+        if encoder not in task.inputs:  # The features are given.
+            continue
+        weights = stored_weights(task.directory(encoder) / ENCODER)
         if (filters := first_filters(weights)) is not None:
             yield f"{modality}: first layer, in space", data_address(tiles(filters))
         if (times := time_filters(weights)) is not None:

@@ -32,6 +32,14 @@ def clips_of(corpus: Path) -> dict[str, Any]:
 def lost_corpus(run: Run, node: Node = SHARD) -> str | None:
     """Return why a directory of clips can neither be read nor built (its sources are missing, too); else None."""
     directory, sources, settings = stored_from(run, node)
+    if node == SHARD and run.features:
+        gone = [name for name, folder in run.features.items() if not folder.exists()]
+        if not gone or read_manifest(directory) is not None:
+            return None
+        return (
+            f"corpus.features.{gone[0]}: {run.features[gone[0]]} does not exist, and {directory} holds no finished "
+            f"corpus ({run.root / FILE_NAME}; paths are relative to that file). Correct one of them."
+        )
     if node == SHARD and is_url(settings.path):
         return None
     if read_manifest(directory) is not None or (sources is not None and sources.exists()):

@@ -33,6 +33,7 @@ def dataset_settings(config: Config, name: str) -> CorpusSettings:
         "silence": "keep",
         "learn_splits": None,
         "append": False,
+        "features": {},
     }
     return config.corpus.model_copy(update=changes)
 
@@ -61,6 +62,12 @@ class Run:
     def videos(self) -> Path | None:
         """Return the folder or manifest of raw videos, if one is set."""
         return (self.root / self.config.corpus.videos).resolve() if self.config.corpus.videos else None
+
+    @property
+    def features(self) -> dict[str, Path]:
+        """Return the folders of given features by modality; {} if the run computes its features."""
+        given = self.config.corpus.features
+        return {name: (self.root / given[name]).resolve() for name in self.config.modalities if name in given}
 
     def dataset_root(self, name: str) -> Path:
         """Return the folder of a data set to evaluate on."""

@@ -16,6 +16,7 @@ from xdc_core.config.evaluation import CORPUS, evaluated_modality
 from xdc_core.config.schema import Config
 from xdc_core.config.views import views_of
 from xdc_core.documents.results import Trial, write_results
+from xdc_core.encoders.transformers_files import is_transformers
 from xdc_core.evaluation.recordings import read_recordings
 from xdc_core.evaluation.settings import Evaluation
 from xdc_core.evaluation.summary import summarise, table_of
@@ -124,9 +125,18 @@ def _settings(config: Config, node: Node) -> Evaluation:
         method=config.method,
         control=config.train.shuffle_labels,
         learn_splits=config.corpus.learn_splits,
-        weights=getattr(config, modality).weights if modality else None,
+        encoder=getattr(config, modality).encoder if modality and modality in config.encoded else None,
+        weights=_given(config, modality) if modality else None,
         runs_on=config.runs_on,
     )
+
+
+def _given(config: Config, modality: str) -> str | None:
+    """Return from what a modality starts instead of random weights: a file, a model, or a folder of features."""
+    settings = getattr(config, modality)
+    if config.corpus.features:
+        return config.corpus.features[modality]
+    return settings.weights or (settings.encoder if is_transformers(settings.encoder) else None)
 
 
 def _outside(run: Run, node: Node) -> dict[str, str]:

@@ -25,6 +25,7 @@ from xdc_core.data.kept_features import KEPT as KEPT_SHARD
 from xdc_core.data.kept_features import keep_features, keepable_shards
 from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
+from xdc_core.outside.take import take_features
 from xdc_core.runs.node import SHARD, encoder_node
 from xdc_core.runs.run import Run
 from xdc_core.runs.task import job_of, task_of_document
@@ -44,6 +45,32 @@ class Extraction:
         """Return the settings that decide the features."""
         averaged = {"views": self.extract.views} if self.extract.views > 1 else {}
         return {"view": self.views.hashed(training=False), **encoding_settings(self.extract), **averaged}
+
+
+@dataclass(frozen=True)
+class Given:
+    """The part of the configuration for features that somebody else computed. folder: relative to the run."""
+
+    folder: str
+
+    def hashed(self) -> dict[str, Any]:
+        """Return that the features are given. Their content is in the fingerprint of the corpus."""
+        return {"features": "given"}
+
+
+def extract_or_take(task: Task[Any]) -> Outcome:
+    """Write `data/<shard>.parquet` with columns key and feature for every shard: computed, or taken over if given.
+
+    Raises:
+        ConfigError, StageError: as `extract` or `take_features`.
+    """
+    if not isinstance(task.settings, Given):
+        return extract(task)
+    corpus, folder = task.directory(SHARD), (task.root / task.settings.folder).resolve()
+    sizes = {shard: count_clips(corpus, shard) for shard in shard_names(corpus)}
+    take_features(task.about, folder, corpus, task.out, task.progress)
+    rows, rejects, notes = add_up(receipts_of(task.out, sizes), sizes)
+    return Outcome(rows, rejects, notes, tuple(map(part_name, sizes)))
 
 
 def extract(task: Task[Extraction]) -> Outcome:
@@ -157,14 +184,16 @@ def _nodes(config: Config, number: int | None) -> list[Node]:
 
 def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
-    return [SHARD, encoder_node(str(node.modality), node.round)]
+    return [SHARD] if config.corpus.features else [SHARD, encoder_node(str(node.modality), node.round)]
 
 
-def _settings(config: Config, node: Node) -> Extraction:
+def _settings(config: Config, node: Node) -> Extraction | Given:
+    if config.corpus.features:
+        return Given(config.corpus.features[str(node.modality)])
     return Extraction(views_of(config, str(node.modality)), config.extract, config.runs_on)
 
 
-EXTRACT: Stage[Config, Run, Extraction] = Stage(
+EXTRACT: Stage[Config, Run, Any] = Stage(
     name="extract",
     version=2,
     summary="Compute one modality's features.",
@@ -176,6 +205,6 @@ EXTRACT: Stage[Config, Run, Extraction] = Stage(
     nodes=_nodes,
     inputs=_inputs,
     settings=_settings,
-    work=extract,
+    work=extract_or_take,
     cleanable=("*.parquet",),
 )

@@ -2,33 +2,29 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.errors import ConfigError, StageError
+from shards.errors import StageError
 from shards.store.build import Outcome
-from shards.store.files import sha256_of
+from shards.store.manifest import read_manifest
 from shards.store.node import Node
 from shards.store.stage import Stage, Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import thread_count
-from xdc_core.config.load import FILE_NAME
 from xdc_core.config.schema import Config, ExtractSettings, RunsOn
 from xdc_core.config.views import views_of
-from xdc_core.encoders.registry import ENCODERS, encoder_spec, outside, source_file
+from xdc_core.encoders.registry import ENCODERS
+from xdc_core.encoders.transformers_files import has_weights, is_transformers
 from xdc_core.modalities.registry import VIEW_MODULES
 from xdc_core.modalities.view import Views
 from xdc_core.runs.corpora import clips_of
 from xdc_core.runs.node import SHARD
+from xdc_core.runs.outside import SOURCE, WEIGHTS, folder_of_model, source_read, weights_read
 from xdc_core.runs.run import Run
 
 if TYPE_CHECKING:
     import torch
-
-# Names of the files outside the run, as in manifests.
-WEIGHTS = "weights"
-SOURCE = "the encoder's source"
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,8 @@ class Initialisation:
 
 
 def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
-    """Write encoder.safetensors: the weights of the configured file, or else random weights with batch-norm statistics
-    measured on the first clips to learn from.
+    """Write encoder.safetensors: the weights of the configured file or model of transformers, or else random weights
+    with batch-norm statistics measured on the first clips to learn from.
 
     Raises:
         StageError: fewer than two clips to learn from.
@@ -86,7 +82,9 @@ def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
         device = choose_device(settings.runs_on)
         if device.why:
             summary["device"] = str(device)
-        encoder = build_encoder(name, derive_seed(settings.seed, "init", modality)).to(device.device)
+        folder = _model(task) if is_transformers(name) else None
+        summary |= {"pretrained": has_weights(folder)} if folder else {}
+        encoder = build_encoder(name, derive_seed(settings.seed, "init", modality), folder).to(device.device)
         summary["calibration_batches"] = _calibrate(task, encoder, device.device)
         clips = clips_of(task.directory(SHARD))
         header = header_of(settings.views, int(encoder.width), clips, training=False)  # type: ignore[arg-type]
@@ -95,6 +93,14 @@ def make_initial_encoder(task: Task[Initialisation]) -> Outcome:
     save_encoder(task.out / FILE_NAME, encoder, header)
     summary["parameters"] = sum(parameter.numel() for parameter in encoder.parameters())
     return Outcome(1, 0, summary)
+
+
+def _model(task: Task[Initialisation]) -> Path:
+    """Return the folder of the configured model of transformers."""
+    manifest = read_manifest(task.directory(SHARD))
+    assert manifest is not None  # The caller of a stage has checked its inputs.
+    views, rate = task.settings.views, manifest.settings["sample_rate"]
+    return folder_of_model(views.settings.encoder, task.root, task.outside[SOURCE], views, rate)
 
 
 def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "torch.device") -> int:
@@ -111,7 +117,7 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
 
     settings, corpus = task.settings, task.directory(SHARD)
     batches, size = settings.extract.calibration_batches, settings.extract.batch
-    if not batches:
+    if not batches or is_transformers(settings.views.settings.encoder):  # These have no batch norm.
         return 0
     rows = corpus_rows(corpus, settings.views.modality, task.root)
     # The corpus is shuffled: its first clips are a random sample.
@@ -139,7 +145,7 @@ def _calibrate(task: Task[Initialisation], encoder: "torch.nn.Module", device: "
 
 
 def _nodes(config: Config, number: int | None) -> list[Node]:
-    return [Node("init", modality) for modality in config.modalities] if number is None else []
+    return [Node("init", modality) for modality in config.encoded] if number is None else []
 
 
 def _inputs(config: Config, node: Node) -> list[Node]:
@@ -161,46 +167,6 @@ def _settings(config: Config, node: Node) -> Initialisation:
 
 def _outside(run: Run, node: Node) -> dict[str, str]:
     return weights_read(run, node) | source_read(run, node)
-
-
-def source_read(run: Run, node: Node) -> dict[str, str]:
-    """Return the sha256 of the file with the function that builds an encoder, for an encoder outside xdc.
-
-    Raises:
-        ConfigError: the encoder is unknown, or there is no such file.
-    """
-    modality = str(node.modality)
-    name = getattr(run.config, modality).encoder
-    if not outside(name):
-        return {}
-    path = source_file(encoder_spec(name, modality))
-    status = path.stat()
-    return {SOURCE: _sha256(path, status.st_size, status.st_mtime_ns)}
-
-
-def weights_read(run: Run, node: Node) -> dict[str, str]:
-    """Return the sha256 of the configured file of weights; empty without one.
-
-    Raises:
-        ConfigError: the file is missing, or cannot be read.
-    """
-    path = run.weights(str(node.modality))
-    if path is None:
-        return {}
-    try:
-        status = path.stat()
-        return {WEIGHTS: _sha256(path, status.st_size, status.st_mtime_ns)}
-    except OSError as error:
-        raise ConfigError(
-            f"{node.modality}.weights: {path} cannot be read ({error.strerror}). Put the file there, correct the "
-            f"path in {run.root}/{FILE_NAME} (it is relative to that file), or set it to null for random weights."
-        ) from None
-
-
-@lru_cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Return the digest of a file, read once per process as long as size and time stay the same."""
-    return sha256_of(path)
 
 
 INIT: Stage[Config, Run, Initialisation] = Stage(

@@ -93,7 +93,7 @@ def _in_round(config: Config, number: int) -> list[Node]:
 def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     # The report shows the first layers of the encoders at the start of the round.
-    encoders = [encoder_node(modality, node.round) for modality in config.modalities]
+    encoders = [encoder_node(modality, node.round) for modality in config.encoded]
     before = [Node("report", None, node.round - 1)] if node.round else []
     return [SHARD, *encoders, *_in_round(config, node.round), *before]
 

@@ -26,6 +26,14 @@ def init(
     modalities: Annotated[
         str | None, typer.Option(help="modalities to learn, separated by commas  [default: video,audio]")
     ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[MODALITY=]FOLDER",
+            help="instead of videos: features that somebody else computed, a folder of Parquet files (of video, or of "
+            "the named modality) with the columns key and feature; nothing is trained",
+        ),
+    ] = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,7 +49,7 @@ def init(
 ) -> None:
     """Create a run: write its configuration, RUN/xdc.yaml, with an explanation of every setting."""
     with errors_as_exit_codes():
-        from flows.cli.running.new_run import make_run, weights_by_modality
+        from flows.cli.running.new_run import files_by_modality, make_run
         from shards.command import command
 
         names = modalities.split(",") if modalities else None
@@ -52,8 +60,9 @@ def init(
             preset,
             corpus,
             {name: value for name, value in choices.items() if value is not None},
-            weights_by_modality(weights or []) | ({"audio": audio_weights} if audio_weights else {}),
+            files_by_modality(weights or []) | ({"audio": audio_weights} if audio_weights else {}),
             keep,
+            files_by_modality(features or []),
         )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
         if made:

@@ -12,6 +12,7 @@ from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.write import commented_yaml
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.modalities.video import VIDEO
+from xdc_core.outside.tables import feature_files, width_of
 from xdc_core.runs.run import open_run
 
 NOTES = """The configuration of this run. Change it as you like, then: {status} shows which stages are stale,
@@ -26,10 +27,12 @@ def make_run(
     choices: dict[str, Any],
     weights: dict[str, Path],
     keep: bool,
+    features: dict[str, Path] | None = None,
 ) -> bool:
     """Write `root`/xdc.yaml from a preset. Return whether it was written (with `keep`, an existing one stays).
 
-    `weights` are the files from which encoders start, by modality.
+    `weights` are the files from which encoders start, by modality. `features`: folders of features that somebody else
+    computed, by modality, instead of `videos`.
 
     The videos are listed as by `xdc run`, without opening any.
 
@@ -43,6 +46,8 @@ def make_run(
             raise ConfigError(f"{file} exists already. Choose another directory, or keep it with --keep.")
         if videos is not None and open_run(root).videos != videos.resolve():
             raise ConfigError(f"{root} is a run on {open_run(root).videos}, not on {videos}. Choose another directory.")
+        if features and open_run(root).features != {name: folder.resolve() for name, folder in features.items()}:
+            raise ConfigError(f"{root} is not a run on these features. Choose another directory.")
         for modality, path in weights.items():
             if (given := open_run(root).weights(modality)) != path.resolve():
                 raise ConfigError(
@@ -57,10 +62,19 @@ def make_run(
             raise ConfigError(
                 f"the {modality} weights {path} do not exist. Give a .safetensors of xdc, a .pth or a .pt."
             )
+    if features:
+        width = _check_features(features, videos, weights)
+        choices = (
+            {"modalities": list(features), "rounds": 0} | ({} if len(features) > 1 else {"method": "sdc"}) | choices
+        )
     values = load_preset(preset, choices.get("modalities", ())) | choices
-    places = {"path": _corpus_path(corpus or Path("corpora") / root.name, root)}
+    if features and (values["cluster"].get("pca") or 0) > width > 0:
+        values["cluster"] = values["cluster"] | {"pca": width}
+    places: dict[str, Any] = {"path": _corpus_path(corpus or Path("corpora") / root.name, root)}
     if videos is not None:
         places["videos"] = relative(videos, root)
+    if features:
+        places["features"] = {name: relative(folder, root) for name, folder in features.items()}
     values["corpus"] = values.get("corpus", {}) | places
     for modality, path in weights.items():
         values[modality] = values.get(modality, {}) | {"weights": relative(path, root)}
@@ -74,8 +88,19 @@ def make_run(
     return True
 
 
-def weights_by_modality(texts: list[str]) -> dict[str, Path]:
-    """Return the files of weights by modality, from texts such as `audio=FILE`. A file without a name is for video."""
+def _check_features(features: dict[str, Path], videos: Path | None, weights: dict[str, Path]) -> int:
+    """Return the smallest width of the features of a modality.
+
+    Raises:
+        ConfigError: there are also videos or weights, or a folder has no Parquet files with features.
+    """
+    if videos is not None or weights:
+        raise ConfigError("--features is instead of --videos and --init: nothing is computed from media.")
+    return min(max(map(width_of, feature_files(folder))) for folder in features.values())
+
+
+def files_by_modality(texts: list[str]) -> dict[str, Path]:
+    """Return files or folders by modality, from texts such as `audio=FILE`. One without a name is for video."""
     files = {}
     for text in texts:
         name, sign, path = text.partition("=")
