@@ -196,5 +196,5 @@ def test_retain_removes_nothing_once_the_configuration_was_edited(copy_run: Make
     assert "not everything could be removed" in retain(run)
     committed = read_manifest(run.directory(VIDEO))
     assert committed is not None
-    assert set(features(run, VIDEO)) <= committed.files.keys()
+    assert {f"data/{name}" for name in features(run, VIDEO)} <= committed.files.keys()
     assert len(features(run, VIDEO)) == 3

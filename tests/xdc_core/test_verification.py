@@ -208,8 +208,9 @@ def rewritten(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
 @pytest.fixture
 def shard_copy(tiny_corpus: Path, tmp_path: Path) -> tuple[Path, list[tuple[tarfile.TarInfo, bytes]]]:
     """A corpus of one shard without manifest, and the members of its tar."""
-    for suffix in ("tar", "parquet"):
-        shutil.copy(tiny_corpus / f"000000.{suffix}", tmp_path)
+    (tmp_path / "index").mkdir()
+    for path in (tiny_corpus / "000000.tar", index_path(tiny_corpus, "000000")):
+        shutil.copy(path, tmp_path / path.relative_to(tiny_corpus))
     with tarfile.open(tmp_path / "000000.tar") as archive:
         members = [(info, getattr(archive.extractfile(info), "read", bytes)()) for info in archive]
     assert list(tar_faults(tmp_path, "000000")) == []

@@ -11,11 +11,12 @@ from shards.corpus.generation import Generation
 from shards.corpus.index import index_path, read_index, shard_names
 from shards.errors import MachineError, StageError
 from shards.indexing.check import key_faults, tar_faults
+from shards.indexing.columns import INDEX_FILE
 from shards.indexing.generation_view import corpus_at
 from shards.sources.coverage import Span, slack_s, uncovered
 from shards.store.checked_read import rejected_keys
 from shards.store.files import part_among, part_path
-from shards.store.manifest import FileEntry, Manifest, fingerprint, list_files
+from shards.store.manifest import FileEntry, Manifest, fingerprint, list_files, read_manifest
 from shards.store.parquet import read_column, read_parquet
 from xdc_core.config.methods import TRUTH
 from xdc_core.data.features import source_keys
@@ -91,7 +92,7 @@ def row_faults(run: Run, node: Node, manifest: Manifest, kept: Generation | None
 def _shard_faults(run: Run, node: Node, manifest: Manifest, corpus: Path) -> Iterator[Fault]:
     directory = run.directory(node)
     rows = rejects = 0
-    for shard in shard_names(corpus):
+    for shard in _indexed_shards(corpus):
         path = part_path(directory, shard)
         wanted = _wanted(run, node, corpus, shard)
         rejected = rejected_keys(directory, node.stage, shard)
@@ -111,6 +112,14 @@ def _shard_faults(run: Run, node: Node, manifest: Manifest, corpus: Path) -> Ite
     # Views, and clips without a label, do not all have an entry.
     if node.stage == "extract" and rejects != manifest.rejects:
         yield directory, f"it has {rejects} rejects, but its manifest says {manifest.rejects}"
+
+
+def _indexed_shards(corpus: Path) -> list[str]:
+    """Return the names of a corpus's shards. Raises StageError if the index of one is missing."""
+    names, manifest = shard_names(corpus), read_manifest(corpus)
+    if manifest is not None and len(names) < sum(bool(INDEX_FILE.fullmatch(name)) for name in manifest.files):
+        raise StageError(f"{corpus}: the index of a shard is missing.")
+    return names
 
 
 def _wanted(run: Run, node: Node, corpus: Path, shard: str) -> list[str]:
