@@ -1,17 +1,22 @@
 """`xdc embed` against its stages one after the other on the same files: shard, then extract of each modality.
 
     PYTHONPATH=. python benchmarks/small_run.py RUN
-    PYTHONPATH=. python benchmarks/embed.py RUN [--turns 5]
+    PYTHONPATH=. python benchmarks/embed.py RUN [--turns 5] [--processor]
 
 RUN has the encoders; the videos are those of its corpus. Both write the same clips and features into new directories,
 in child processes, and take turns. Of `embed` all is counted that the command does: choosing and linking the encoders,
 the checks, the stage `init`, and starting the processes. Of the stages only their work and the processes' starts are.
+
+--processor counts the processor seconds of all processes, on which other work of the machine has less influence. Then
+`embed` gains nothing from doing both modalities at once.
 """
 
 import contextlib
 import io
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from side_by_side import contest, parser, record, show
@@ -31,6 +36,7 @@ def main() -> None:
     """Print the rates and their ratio."""
     arguments = parser(__doc__)
     arguments.add_argument("run", type=Path)
+    arguments.add_argument("--processor", action="store_true", help="processor seconds")
     given = arguments.parse_args()
     source = open_run(given.run)
     videos = source.videos
@@ -56,10 +62,19 @@ def main() -> None:
             with Children() as own:
                 clips, *_ = [do_node(made, node, own).rows for node in nodes]
 
+        def timed(work: Callable[[], None]) -> Callable[[], float | None]:
+            def seconds() -> float | None:
+                before = sum(os.times()[:4])
+                work()
+                return sum(os.times()[:4]) - before if given.processor else None
+
+            return seconds
+
         stages()
-        found = contest("embedding", "clips", clips, {EMBED: embed, STAGES: stages}, given.turns)
+        contestants = {EMBED: timed(embed), STAGES: timed(stages)}
+        found = contest("embedding", "clips", clips, contestants, given.turns)
     show(found, EMBED)
-    record(given.out, contests=[found], ratio=found.ratio(EMBED, STAGES))
+    record(given.out, contests=[found], ratio=found.ratio(EMBED, STAGES), processor=given.processor)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from xdc_core.documents.document import Document
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.modalities.view import Views
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"

@@ -47,7 +47,7 @@ class Encoder(torch.nn.Module, ModelHubMixin):
         return feature(path, self.loaded)
 
     @classmethod
-    def _from_pretrained(
+    def _from_pretrained(  # type: ignore[override]
         cls,
         *,
         model_id: str,

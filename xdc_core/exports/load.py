@@ -126,9 +126,10 @@ def _views_of(clip: "CutClip", encoding: "Encoding") -> "torch.Tensor":
 
     from xdc_core.data.view_starts import spaced_starts
 
-    views, starts = encoding.views, [None]
+    views = encoding.views
+    starts: list[int | None] = [None]
     if encoding.settings.views > 1:
         placed = spaced_starts([clip.row["frames"]], views.frames, encoding.settings.views)
-        starts = list(dict.fromkeys(first for _, first in placed))
+        starts = [*dict.fromkeys(first for _, first in placed)]
     data = clip.member(views.modality)
     return torch.stack([views.view(data, clip.row, start) for start in starts])

@@ -46,7 +46,8 @@ def write_onnx(folder: Path, config: ExportConfig) -> ExportedOnnx:
     check_installed()
     loaded = load_weights_of(folder, config)
     # A copy in the default memory format: the graph has none.
-    encoder = copy.deepcopy(loaded.encoder).to(memory_format=torch.contiguous_format).eval()
+    encoder = copy.deepcopy(loaded.encoder).eval()
+    encoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     shape = input_shape(loaded)
     path = folder / ONNX
     example = torch.zeros(TRACED, *shape)
@@ -97,7 +98,7 @@ def input_shape(loaded: LoadedEncoder) -> tuple[int, ...]:
 
 def largest_difference(path: Path, encoder: torch.nn.Module, shape: tuple[int, ...]) -> float:
     """Return the largest distance of the graph's features from PyTorch's, as a share of their length."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator, largest = torch.Generator().manual_seed(0), 0.0

@@ -86,7 +86,8 @@ def export(run: Run, target: Path, number: int | None, modalities: Sequence[str]
         joint = JointConfig.model_validate(values | more)
     folders = (*names, *([JOINT] if joint else []))
     without = {name: own.without_clusters for name, own in configs.items() if own.clusters is None}
-    wanted = {**configs, **({JOINT: joint} if joint else {})}
+    wanted: dict[str, ExportConfig | JointConfig] = {**configs, **({JOINT: joint} if joint else {})}
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(target):
         if _is_there(target, wanted, onnx):
@@ -220,8 +221,10 @@ def _is_there(target: Path, wanted: Mapping[str, ExportConfig | JointConfig], on
     for name, config in wanted.items():
         if not (target / name / CONFIG).is_file():
             raise _something_else(target, f"{name}/{CONFIG} is not there")
-        there = parse_config(type(config), target / name / CONFIG)
-        if identity_of(there) != identity_of(config, onnx and isinstance(config, ExportConfig)):
+        path = target / name / CONFIG
+        encoder = isinstance(config, ExportConfig)
+        there = parse_config(ExportConfig, path) if encoder else parse_config(JointConfig, path)
+        if identity_of(there) != identity_of(config, onnx and encoder):
             raise _something_else(target, f"{name}/ is of another encoder, of other settings, or with other options")
         if isinstance(there, ExportConfig):
             check_sha256(target / name / WEIGHTS, there.sha256)

@@ -20,7 +20,7 @@ from xdc_core.runs.run import Run, open_run
 
 CORPUS = "corpus"  # The folder of its clips.
 NOTES = """The configuration of a run that computes features with {about}.
-{again} does what is missing, {status} shows what is there. Paths are relative to this file.
+{status} shows what is there; xdc embed with the same arguments goes on. Paths are relative to this file.
 Encoders, corpus, views and extraction are those of the run that has learnt. runs_on may be changed."""
 
 
@@ -51,8 +51,8 @@ def make_embedding(root: Path, encoders: Encoders, videos: Path, layout: str | N
     for name, file in encoders.files.items():
         with new_file(root / f"encoders/{name}{file.suffix}") as temporary:
             link_or_copy(file, temporary)
-    again, status = (command("xdc", *words) for words in (("run", root), ("status", root)))
-    write_text(root / FILE_NAME, commented_yaml(config, NOTES.format(about=encoders.about, again=again, status=status)))
+    notes = NOTES.format(about=encoders.about, status=command("xdc", "status", root))
+    write_text(root / FILE_NAME, commented_yaml(config, notes))
     return open_run(root)
 
 
