@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python benchmarks/search.py [--clips 1000000] [--width 512] [--approximate 200000]
 
-The vectors are a mixture of 1,000 normal distributions, of length 1. Both searches are of the same vectors and queries, and
-take turns: faiss's IndexFlatIP, which has them in memory, and the search of stored vectors, which maps them from the disk
-(they are in the page cache). The approximate index is made of the first of them, and queries are other vectors.
+The vectors are a mixture of 1,000 normal distributions, of length 1. Both searches are of the same vectors and queries,
+and take turns: faiss's IndexFlatIP, which has them in memory, and the search of stored vectors, which maps them from
+the disk (they are in the page cache). The approximate index is made of the first of them; queries are other vectors.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def exact(stored: np.ndarray, turns: int, k: int) -> None:
         taken: dict[str, list[float]] = {"faiss": [], "search": []}
         for turn in range(turns + 1):
             begun = time.perf_counter()
-            similarities, rows = index.search(queries[:count], k)
+            rows = index.search(queries[:count], k)[1]
             between = time.perf_counter()
             found = nearest(parts_of(stored), queries[:count], k)
             if turn:  # The first one fills the page cache.

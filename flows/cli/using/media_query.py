@@ -44,8 +44,7 @@ def embed_query(
     values["runs_on"] = values["runs_on"] | {"executor": "local", "executor_settings": {}}
     made = make_embedding(folder / "run", replace(encoders, values=values), manifest, None)
     extraction = Node("extract", by, 0)
-    setup = setup_of(made.config)
-    make_nodes(made, setup[:1], quiet=True)
+    make_nodes(made, [*setup_of(made.config), extraction], quiet=True)
     rows = read_whole_index(made.corpus).to_pylist()
     if not rows:
         raise _unusable(file, pq.read_table(made.corpus / "rejects.parquet").to_pylist()[0]["reason"])
@@ -55,7 +54,6 @@ def embed_query(
             f"{file}: its clip has {clip['frames']} frames ({clip['duration_s']:.2f} s at {clip['fps']:g} fps), fewer "
             f"than the {frames} of a view. Give a longer file, or an earlier --at."
         )
-    make_nodes(made, [*setup[1:], extraction], quiet=True)
     _, (features,) = source_part([made.directory(extraction)], clip["shard"])
     if not len(features):
         raise _unusable(file, "its clip does not decode")
