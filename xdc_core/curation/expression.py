@@ -80,10 +80,10 @@ class Condition:
             case ast.Compare(left=left, ops=operators, comparators=others):
                 values = [left, *others]
                 joined = None
-                for first, operator, second in zip(values, operators, others, strict=False):
-                    if type(operator) not in _COMPARISONS:
+                for first, compared, second in zip(values, operators, others, strict=False):
+                    if type(compared) not in _COMPARISONS:
                         raise self._error(node)
-                    part = _COMPARISONS[type(operator)](self._value(first), self._value(second))
+                    part = _COMPARISONS[type(compared)](self._value(first), self._value(second))
                     joined = part if joined is None else joined & part
                 return joined
         raise self._error(node)

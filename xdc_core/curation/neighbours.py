@@ -28,7 +28,7 @@ class Points:
     """Clips as points of length 1, so that the inner product of two is their similarity.
 
     keys: text [clips]. vectors: float32 [clips, width], in a file that has no name any more. Per modality features are
-    centred and scaled to length 1; the similarity of two clips is the mean of their cosines over the modalities.
+    standardised and scaled to length 1; the similarity of two clips is the mean of their cosines over the modalities.
     """
 
     keys: np.ndarray
@@ -41,16 +41,16 @@ class Points:
 def read_points(corpus: Path, features: Sequence[Path], folder: Path, progress: Progress = silent) -> Points:
     """Read the features of all clips that have one in each of these directories, as points of length 1.
 
-    Features that a ReLU has made have one sign, and all of their cosines are near 1: the mean over all clips is
-    subtracted first (ours, see docs/method.md). The points are in a file in `folder`, which is removed with them; in
-    memory is one shard.
+    Features that a ReLU has made have one sign, so that all of their cosines are near 1, and a few large units decide
+    them. So each unit gets mean 0 and variance 1 over all clips first (ours, see docs/method.md). The points are in a
+    file in `folder`, which is removed with them; in memory is one shard.
 
     Raises:
         StageError: a file is missing or damaged, or there is a feature that is not finite.
     """
     shards = shard_names(corpus)
     sizes = [source_rows(features, shard) for shard in shards]
-    sums: list[np.ndarray] = []
+    widths, sums = list[int](), np.zeros((2, 0))
     keys: list[str] = []
     with tempfile.TemporaryFile(dir=folder, prefix=".points") as file:
         vectors = None
@@ -63,22 +63,25 @@ def read_points(corpus: Path, features: Sequence[Path], folder: Path, progress: 
             if vectors is None:
                 widths = [part.shape[1] for part in parts]
                 vectors = np.memmap(file, np.float32, "w+", shape=(max(1, sum(sizes)), sum(widths)))
-                sums = [np.zeros(width) for width in widths]
-            for total, part in zip(sums, parts, strict=True):
-                total += part.sum(axis=0, dtype=np.float64)
-            vectors[len(keys) : len(keys) + len(own)] = np.concatenate(parts, axis=1)
+                sums = np.zeros((2, sum(widths)))
+            part = np.concatenate(parts, axis=1)
+            sums += part.sum(axis=0, dtype=np.float64), np.square(part, dtype=np.float64).sum(axis=0)
+            vectors[len(keys) : len(keys) + len(own)] = part
             keys += own.tolist()
             progress(number + 1, 2 * len(shards), "shards read")
     if vectors is None or not keys:
         raise StageError(f"{corpus}: no clip has a feature in {', '.join(map(str, features))}.")
-    means = np.concatenate(sums) / len(keys)
-    edges = np.cumsum([0, *(len(total) for total in sums)])
+    mean = sums[0] / len(keys)
+    deviation = np.sqrt(np.maximum(sums[1] / len(keys) - mean**2, 0))
+    # A unit that is the same for all clips is left at 0.
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * max(deviation.max(), 1e-30))
+    edges = np.cumsum([0, *widths])
     done = 0
     for number, size in enumerate(sizes):
-        part = vectors[done : done + size] - means.astype(np.float32)
+        part = ((vectors[done : done + size] - mean) * scale).astype(np.float32)
         for first, last in pairwise(edges):
             part[:, first:last] = unit_length(part[:, first:last])
-        vectors[done : done + size] = part / np.float32(len(sums) ** 0.5)
+        vectors[done : done + size] = part / np.float32(len(widths) ** 0.5)
         done += size
         progress(len(sizes) + number + 1, 2 * len(sizes), "shards scaled")
     return Points(np.array(keys), vectors[: len(keys)])

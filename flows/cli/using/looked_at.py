@@ -33,7 +33,7 @@ class LookedAt:
     @property
     def sources(self) -> list[str]:
         """Return the label sources whose clusters the round has."""
-        return label_sources(self.run.config.method, self.run.config.modalities)
+        return list(label_sources(self.run.config.method, self.run.config.modalities))
 
     def labels(self, source: str) -> Path:
         """Return the directory of the clusters of all clips by a label source."""
