@@ -45,7 +45,7 @@ def fit_projection(features: np.ndarray, method: Method, seed: int) -> Projectio
 
 def _umap(points: np.ndarray, scaled: Projection, seed: int) -> Projection:
     try:
-        from umap import UMAP  # type: ignore[import-untyped]
+        from umap import UMAP
     except ImportError:
         raise ConfigError(
             "--projection umap needs the extra umap: pip install 'xdc[umap]'. Or: --projection pca"

@@ -19,8 +19,8 @@ from xdc_core.graph.rounds import check_round, newest_with_encoders
 from xdc_core.graph.run_stage import reuse
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import encoder_node
+from xdc_core.runs.outside import WEIGHTS
 from xdc_core.runs.run import Run
-from xdc_core.stages.init import WEIGHTS
 
 ENCODER = "encoder.safetensors"  # As in xdc_core/encoders/file.py, which imports torch.
 # What a run that computes features takes from the run that has learnt.
