@@ -71,8 +71,8 @@ def _span(run: Run, by: str, file: Path, at: float | None) -> tuple[float, float
     if end - begin < view:
         raise _unusable(
             file,
-            f"its clip is {end - begin:.2f} s long, and a view has {run.config.video.frames} frames at {corpus.fps:g} fps, "
-            f"{view:.2f} s. Give a longer file" + ("" if at is None else ", or an earlier --at"),
+            f"its clip is {end - begin:.2f} s long, and a view has {run.config.video.frames} frames at "
+            f"{corpus.fps:g} fps, {view:.2f} s. Give a longer file" + ("" if at is None else ", or an earlier --at"),
         )
     return begin, end
 
