@@ -19,7 +19,7 @@ from xdc_core.config.load import load_preset, parse_config, preset_names
 from xdc_core.config.methods import METHODS
 from xdc_core.config.schema import Config, RunsOn
 from xdc_core.config.selection import SelectSettings
-from xdc_core.graph.stages import STAGES, all_nodes, evaluation_nodes, inputs, settings_of
+from xdc_core.graph.stages import STAGES, all_nodes, asked_nodes, evaluation_nodes, inputs, settings_of
 from xdc_core.modalities.modality import Modality
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
@@ -94,7 +94,7 @@ def test_settings_and_inputs_are_those_of_directories_that_are_finished() -> Non
 def test_every_node_has_a_directory_in_the_folder_of_its_stage() -> None:
     config = with_changes(stop={"when": "agreement"}, train={"protect": 0.9})
     run, seen = Run(Path("/runs/a"), config), set()
-    for node in every_node(config):
+    for node in (*every_node(config), *asked_nodes(config, 1)):
         stage = STAGES[node.stage]
         seen.add(stage.name)
         assert (node.round is not None) == stage.each_round, node

@@ -19,7 +19,6 @@ from xdc_core.config.evaluation import (
     known_layout,
 )
 from xdc_core.config.methods import MethodName, clustered_sources, heads, learn_from_each_other
-from xdc_core.config.search import SearchSettings
 from xdc_core.config.selection import SelectSettings
 from xdc_core.config.stopping import StopSettings, check_rule
 from xdc_core.config.training import TrainSettings
@@ -130,6 +129,20 @@ class RetainSettings(Section):
         False,
         description="after each round also remove what other settings have left: partial directories, earlier "
         "generations, features, clusters and labels of nodes that are not in this file",
+    )
+
+
+class SearchSettings(Section):
+    """How clips are found by `xdc search`."""
+
+    exact_up_to: Annotated[int, Since("0.2.0")] = Field(
+        1_000_000, ge=0, description="with more clips than this, search is approximate: an inverted file (IVF) of faiss"
+    )
+    recall: Annotated[float, Since("0.2.0")] = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="share of the 10 nearest clips that it is to find, measured on clips of the run",
     )
 
 

@@ -16,8 +16,7 @@ from shards.store.manifest import Manifest, read_manifest
 from shards.store.stage import Stage, Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
-from xdc_core.config.schema import Config, RunsOn
-from xdc_core.config.search import SearchSettings
+from xdc_core.config.schema import Config, RunsOn, SearchSettings
 from xdc_core.data.features import source_part, source_rows
 from xdc_core.documents.search_index import FILE_NAME as DOCUMENT
 from xdc_core.documents.search_index import SearchIndex, ShardRows, read_search_index, write_search_index

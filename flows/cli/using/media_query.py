@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from flows.cli.using.nodes import make_nodes
 from shards.corpus.index import read_whole_index
@@ -32,7 +31,7 @@ def embed_query(
 
     Raises:
         ConfigError: the file cannot be used, lacks the modality, or is shorter than a view.
-        StageError: a stage failed.
+        StageError: a stage failed, or the clip was rejected.
     """
     begin, end = _span(run, by, file, at)
     manifest = folder / "query.csv"
@@ -41,19 +40,12 @@ def embed_query(
     encoders = encoders_of_run(run, number, [by])
     values = dict(encoders.values)
     values["corpus"] = values["corpus"] | {"cut_at_shots": False, "append": False, "max_reject_share": 1.0}
+    values["corpus"]["min_seconds"] = min(values["corpus"]["min_seconds"], view_seconds(run))
     values["runs_on"] = values["runs_on"] | {"executor": "local", "executor_settings": {}}
     made = make_embedding(folder / "run", replace(encoders, values=values), manifest, None)
     extraction = Node("extract", by, 0)
     make_nodes(made, [*setup_of(made.config), extraction], quiet=True)
-    rows = read_whole_index(made.corpus).to_pylist()
-    if not rows:
-        raise _unusable(file, pq.read_table(made.corpus / "rejects.parquet").to_pylist()[0]["reason"])
-    clip, frames = rows[0], made.config.video.frames
-    if clip["frames"] < frames:
-        raise ConfigError(
-            f"{file}: its clip has {clip['frames']} frames ({clip['duration_s']:.2f} s at {clip['fps']:g} fps), fewer "
-            f"than the {frames} of a view. Give a longer file, or an earlier --at."
-        )
+    clip = read_whole_index(made.corpus).to_pylist()[0]
     _, (features,) = source_part([made.directory(extraction)], clip["shard"])
     if not len(features):
         raise _unusable(file, "its clip does not decode")
@@ -75,7 +67,19 @@ def _span(run: Run, by: str, file: Path, at: float | None) -> tuple[float, float
     begin = max(0.0, (found.duration_s - length) / 2) if at is None else at
     if not 0 <= begin < found.duration_s:
         raise ConfigError(f"--at {begin:g}: {file} is {found.duration_s:.2f} s long. Choose a time within it.")
-    return begin, min(found.duration_s, begin + length)
+    end, view = min(found.duration_s, begin + length), view_seconds(run)
+    if end - begin < view:
+        raise _unusable(
+            file,
+            f"its clip is {end - begin:.2f} s long, and a view has {run.config.video.frames} frames at "
+            f"{corpus.fps:g} fps, {view:.2f} s. Give a longer file" + ("" if at is None else ", or an earlier --at"),
+        )
+    return begin, end
+
+
+def view_seconds(run: Run) -> float:
+    """Return the duration of a view."""
+    return run.config.video.frames / run.config.corpus.fps
 
 
 def _unusable(file: Path, reason: str) -> ConfigError:
