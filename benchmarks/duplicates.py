@@ -69,10 +69,9 @@ def main() -> None:
         pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
         right = len(pairs & {(number, clips - copied + number) for number in range(copied)})
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        per_clip.append(seconds / clips)
-        print(
-            f"{clips} clips x {given.width}: {seconds:.1f} s, {1e6 * seconds / clips:.0f} us per clip; peak {peak:.0f} MiB"
-        )
+        each = seconds / clips
+        per_clip.append(each)
+        print(f"{clips} clips x {given.width}: {seconds:.1f} s, {1e6 * each:.0f} us per clip; peak {peak:.0f} MiB")
         precision, recall = right / max(1, len(pairs)), right / copied
         print(f"  threshold {found.threshold}, precision {precision:.3f}, recall {recall:.3f}")
     print(f"time per clip, {given.clips[1]} against {given.clips[0]} clips: {per_clip[1] / per_clip[0]:.2f}")
