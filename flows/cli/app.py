@@ -10,13 +10,7 @@ from flows.cli.inspecting import commands as inspecting
 from flows.cli.machine import commands as machine
 from flows.cli.running import commands as running
 from flows.cli.running.study import compare
-from flows.cli.using.assign import assign
-from flows.cli.using.curate import curate
-from flows.cli.using.duplicates import duplicates
-from flows.cli.using.embed import embed
-from flows.cli.using.export import export
-from flows.cli.using.map import map_run
-from flows.cli.using.search import search
+from flows.cli.using import commands as using
 
 app = typer.Typer(
     name="xdc",
@@ -45,13 +39,13 @@ app.command()(inspecting.diff)
 app.command()(inspecting.track)
 app.command("eval")(running.evaluate)
 app.command()(compare)
-app.command()(export)
-app.command()(embed)
-app.command()(assign)
-app.command()(search)
-app.command()(duplicates)
-app.command()(curate)
-app.command("map")(map_run)
+app.command()(using.export)
+app.command()(using.embed)
+app.command()(using.assign)
+app.command()(using.search)
+app.command()(using.duplicates)
+app.command()(using.curate)
+app.command("map")(using.map_run)
 app.command()(machine.doctor)
 
 

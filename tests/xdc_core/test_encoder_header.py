@@ -83,6 +83,8 @@ def changed_views(run: Run, modality: str, **changes: Any) -> Views:
         ("video", {"std": (1.0, 1.0, 1.0)}, {}, r"video\.std is"),
         ("video", {}, {"fps": 25.0}, r"corpus\.fps"),
         ("audio", {"mels": 64}, {}, r"audio\.mels is 40 in the file, and 64 here"),
+        ("audio", {"filters": "kaldi"}, {}, r"audio\.filters is vmz in the file, and kaldi here"),
+        ("audio", {"std": 2.0}, {}, r"audio\.std is 1.0 in the file, and 2.0 here"),
         ("audio", {"align": "start"}, {}, r"audio\.align is centre in the file, and start here"),
         ("audio", {}, {"sample_rate": 44100}, r"corpus\.sample_rate is \d+ in the file, and 44100 here"),
     ],

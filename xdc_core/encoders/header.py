@@ -48,7 +48,7 @@ class EncoderHeader:
         pairs = {f"{modality.name}.{name}": (getattr(stored, name), getattr(given, name)) for name in given.exact}
         pairs["the version of the view"] = (self.view.get("view_version", 1), modality.version)
         recipe = self.view.get("recipe") or {}
-        pairs |= {f"{name} of the view": (recipe.get(name), value) for name, value in modality.recipe.items()}
+        pairs |= {f"{name} of the view": (recipe.get(name), value) for name, value in modality.recipe(given).items()}
         if modality.stored == "audio":
             pairs["corpus.sample_rate"] = (self.clips.get("sample_rate"), clips.get("sample_rate"))
         lines = [
@@ -105,7 +105,7 @@ def header_of(views: Views, width: int, clips: Mapping[str, Any], training: bool
     """
     view = views.hashed(training)
     view.pop("encoder")
-    if recipe := views.modality.recipe:
+    if recipe := views.modality.recipe(views.settings):
         view["recipe"] = recipe
     return EncoderHeader(views.settings.encoder, views.modality.name, width, view, clips)
 

@@ -140,7 +140,7 @@ def _config(run: Run, modality: str, number: int, fingerprints: Fingerprints, en
         "sha256": sha256_of(encoder),
         "view": views.settings.model_dump(mode="json", exclude={"encoder", "weights"}),
         "video_frames": views.frames,
-        "recipe": views.modality.recipe,
+        "recipe": views.modality.recipe(views.settings),
         "clips": clips,
         "extract": config.extract.model_dump(mode="json", include={"precision", "channels_last", "views"}),
     }

@@ -41,7 +41,7 @@ class AudioSettings(ModalitySettings):
         0, ge=0, description="largest number of consecutive mel bands masked in a training view. Unverified"
     )
 
-    exact: ClassVar[tuple[str, ...]] = ("mels", "align", "filters")
+    exact: ClassVar[tuple[str, ...]] = ("mels", "filters", "mean", "std", "align")
 
     @model_validator(mode="after")
     def _filters_have_bins(self) -> "AudioSettings":

@@ -78,7 +78,8 @@ class Modality:
     module: the module with the two functions that `view` and `normalise` call, imported when they are first called:
         view(data: bytes, row, settings, frames: int, where) -> Tensor, one clip's
         normalise(batch: Tensor, settings) -> Tensor
-        and, where there are any, with the constants of these functions, as JSON values, for the encoder's file: RECIPE
+        and, where views have constants that no setting changes, for the encoder's file:
+        recipe(settings) -> dict, these constants as JSON values by name
     memory_format: torch's name for the format with adjacent channels.
     colour: in charts, #rrggbb.
     version: to be raised if the same settings give another view; it is hashed from 2 on.
@@ -130,10 +131,10 @@ class Modality:
         made: torch.Tensor = import_module(self.module).normalise(batch, settings)
         return made
 
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """Return the constants of `view` and `normalise`, which no setting changes, as JSON values by name."""
-        return dict(getattr(import_module(self.module), "RECIPE", {}))
+    def recipe(self, settings: ModalitySettings) -> dict[str, Any]:
+        """Return the constants of views with these settings, which no setting changes, as JSON values by name."""
+        recipe = getattr(import_module(self.module), "recipe", None)
+        return dict(recipe(settings)) if recipe else {}
 
     @property
     def channels_last(self) -> "torch.memory_format":
