@@ -16,7 +16,24 @@ from tests.runs import MakeRun
 from xdc_core.config.load import load_config
 from xdc_core.runs.run import Run
 
-COMMANDS = ("init", "digits", "run", "round", "stage", "status", "report", "eval", "compare", "verify", "doctor")
+COMMANDS = (
+    *(
+        "init",
+        "digits",
+        "run",
+        "round",
+        "stage",
+        "status",
+        "report",
+        "eval",
+        "compare",
+        "verify",
+        "doctor",
+        "export",
+        "embed",
+    ),
+    *("export", "embed", "assign", "search", "duplicates", "curate", "map"),
+)
 
 
 def xdc(*arguments: object) -> tuple[int, str]:
