@@ -71,7 +71,9 @@ def test_every_path_that_a_document_names_exists(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_module_that_a_document_names_exists(document: Path) -> None:
     names = [(number, match.group()) for number, line in lines(document) for match in MODULE.finditer(line)]
-    assert [f"{document.name}:{number}: {name}" for number, name in names if not exists(name)] == []
+    files = ("shards.json",)  # Of a corpus; only its name is like that of a module.
+    wrong = [(number, name) for number, name in names if name not in files and not exists(name)]
+    assert [f"{document.name}:{number}: {name}" for number, name in wrong] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -81,9 +81,8 @@ def content(corpus: Path) -> dict[str, str]:
 
 def stored(corpus: Path, pattern: str = "*") -> Stored:
     """Which file on disk each name is, and when it was written."""
-    return {
-        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in corpus.rglob(pattern) if path.is_file()
-    }
+    files = (path for folder in (corpus, corpus / "index") for path in folder.glob(pattern) if path.is_file())
+    return {str(path.relative_to(corpus)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 @pytest.fixture
