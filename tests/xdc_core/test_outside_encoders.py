@@ -21,6 +21,7 @@ from xdc_core.config.load import parse_config
 from xdc_core.data.features import read_features
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import load_encoder, save_encoder
+from xdc_core.encoders.header import EncoderHeader
 from xdc_core.encoders.import_weights import load_weights
 from xdc_core.encoders.transformers_files import FAMILIES, fetch, hub_commit, misfits
 from xdc_core.graph.fingerprints import Fingerprints
@@ -125,7 +126,7 @@ def test_the_feature_is_that_of_the_real_model_and_a_file_is_enough_to_build_it_
     folder = saved(tmp_path / "model", model)
     name = f"hf:{folder}"
     encoder = build_encoder(name, 0, folder)
-    save_encoder(tmp_path / "encoder.safetensors", encoder, name)
+    save_encoder(tmp_path / "encoder.safetensors", encoder, EncoderHeader(name))
     shutil.rmtree(folder)
     again = load_encoder(tmp_path / "encoder.safetensors", name).eval()
     given = torch.rand(views)
@@ -280,7 +281,7 @@ def test_a_model_in_the_cache_of_the_hub_is_used_without_the_hub(
 
 def test_trained_weights_of_xdc_have_the_architecture_and_others_are_refused(pretrained: Path, tmp_path: Path) -> None:
     name = f"hf:{pretrained}"
-    save_encoder(tmp_path / "a.safetensors", build_encoder(name, 0, pretrained), name)
+    save_encoder(tmp_path / "a.safetensors", build_encoder(name, 0, pretrained), EncoderHeader(name))
     shutil.rmtree(pretrained)
     loaded, _ = load_weights(tmp_path / "a.safetensors", name, "video")
     assert json.loads(bytes(loaded.architecture.numpy()))["model_type"] == "videomae"
@@ -298,7 +299,7 @@ def test_without_transformers_the_message_has_the_extra(pretrained: Path, monkey
 def test_a_file_of_another_version_of_transformers_is_an_error_that_names_it(pretrained: Path, tmp_path: Path) -> None:
     """Parameters are renamed between versions."""
     name = f"hf:{pretrained}"
-    save_encoder(tmp_path / "a.safetensors", build_encoder(name, 0, pretrained), name)
+    save_encoder(tmp_path / "a.safetensors", build_encoder(name, 0, pretrained), EncoderHeader(name))
     tensors = load_file(tmp_path / "a.safetensors")
     renamed = {key.replace("dense", "linear"): value for key, value in tensors.items()}
     save_file(renamed, tmp_path / "b.safetensors", metadata={"encoder": name})

@@ -64,11 +64,16 @@ def manifest_rows(clips: pa.Table, paths: Sequence[str], labels: Sequence[str]) 
     """Return rows of a manifest: path, start_s, end_s, split and labels, sorted by path and time.
 
     clips: source, start_s, duration_s, split and the label columns of the index. paths: of the clips' files. Seconds
-    have six digits after the point.
+    have six digits after the point. A clip of given features of which no duration is known has no end.
     """
     rows = []
     for row, path in zip(clips.to_pylist(), paths, strict=True):
         start_s, end_s = row["start_s"], row["start_s"] + row["duration_s"]
-        values = {"path": path, "start_s": f"{start_s:.6f}", "end_s": f"{end_s:.6f}", "split": row["split"] or ""}
+        values = {
+            "path": path,
+            "start_s": f"{start_s:.6f}",
+            "end_s": f"{end_s:.6f}" if end_s > start_s else "",
+            "split": row["split"] or "",
+        }
         rows.append(values | {name: row[name] or "" for name in labels})
     return sorted(rows, key=lambda row: (row["path"], float(row["start_s"])))

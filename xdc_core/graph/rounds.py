@@ -84,13 +84,15 @@ def next_round(run: Run) -> int:
 
 
 def newest_with_encoders(run: Run, modalities: Sequence[str], fingerprints: Fingerprints | None = None) -> int:
-    """Return the last round whose first encoders of these modalities exist and are up to date.
+    """Return the last round whose first encoders of these modalities exist and are up to date; 0 with given features.
 
     `fingerprints`: those of the run, if they are there.
 
     Raises:
         ConfigError: there is none.
     """
+    if not run.config.encoded:
+        return 0
     fingerprints = fingerprints or Fingerprints(run)
     for number in range(run.config.last_round, -1, -1):
         if all(reuse(run, encoder_node(name, number), fingerprints) for name in modalities):

@@ -111,8 +111,6 @@ def newest_round(run: Run, name: str) -> int:
     Raises:
         ConfigError: there is none.
     """
-    if not run.config.encoded:  # The features are given.
-        return 0
     modality = evaluated_modality(run.config.evaluate[name], run.config.datasets)
     return newest_with_encoders(run, [modality] if modality else run.config.modalities)
 

@@ -129,12 +129,14 @@ def _label_sources(looked_at: LookedAt, rules: Rules) -> tuple[str | None, list[
     return by, list(dict.fromkeys(names))
 
 
-def _videos(run: Run) -> Path:
-    """Return the folder that the sources in the index are relative to.
+def _videos(run: Run) -> Path | None:
+    """Return the folder that the sources in the index are relative to; None with given features, whose is not known.
 
     Raises:
-        ConfigError: the run has no `corpus.videos`.
+        ConfigError: the corpus was cut, and the run has no `corpus.videos`.
     """
+    if not run.config.encoded:
+        return None
     if run.videos is None:
         raise ConfigError(
             f"{run.root}: corpus.videos is not set, and a manifest names the files of clips. Set it to the folder or "
@@ -143,10 +145,10 @@ def _videos(run: Run) -> Path:
     return open_sources(run.videos, run.config.corpus)[0]
 
 
-def _write_manifest(run: Run, clips: pa.Table, videos: Path, to: Path) -> None:
+def _write_manifest(run: Run, clips: pa.Table, videos: Path | None, to: Path) -> None:
     here = to.parent.resolve()
     paths = [
-        source if is_url(source) else os.path.relpath(videos.resolve() / source, here)
+        source if videos is None or is_url(source) else os.path.relpath(videos.resolve() / source, here)
         for source in clips["source"].to_pylist()
     ]
     rows = manifest_rows(clips, paths, label_columns(run.corpus))
