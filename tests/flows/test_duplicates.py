@@ -59,7 +59,7 @@ def planted_run(folder: Path) -> Run:
 
 @pytest.mark.slow
 @pytest.mark.xfail(
-    reason="Not shown yet: with two encoders of one short round each, recall was 0.975 and 0.25 (precision 0.951 and 1).",
+    reason="Not shown yet: with two encoders of one short round each, recall was 0.975 and 0.25.",
     strict=False,
 )
 def test_planted_re_encodings_are_found_at_a_threshold_set_without_them(tmp_path: Path) -> None:
