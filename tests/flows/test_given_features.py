@@ -64,3 +64,6 @@ def test_given_features_are_searched_deduplicated_curated_and_mapped(run: Run, t
     code, output = xdc("map", run.root, "--to", tmp_path / "map.parquet")
     assert code == 0, output
     assert pq.read_table(tmp_path / "map.parquet").num_rows == CLIPS
+    code, output = xdc("map", run.root, "--to", tmp_path / "pictures.parquet", "--pictures")
+    assert code == 0, output
+    assert pq.read_table(tmp_path / "pictures.parquet")["picture"].null_count == CLIPS
