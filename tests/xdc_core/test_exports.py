@@ -103,6 +103,17 @@ def test_several_views_are_averaged_as_in_extraction(copy_run: MakeRun, tmp_path
     assert np.linalg.norm(made - wanted) <= 1e-5 * np.linalg.norm(made)
 
 
+def test_clips_of_a_shared_corpus_are_described_as_they_were_cut(
+    worked_run: Run, exported: Path, copy_run: MakeRun, tmp_path: Path
+) -> None:
+    """Without `corpus.videos` the settings in xdc.yaml have no effect, and may be others."""
+    run = copy_run(corpus={"videos": None, "short_side": 48, "max_hours": 2.0})
+    assert worked_run.config.corpus.short_side != 48
+    export(run, tmp_path / "export", 1, [])
+    for modality in ("video", "audio"):
+        assert read_config(tmp_path / "export" / modality)[1].clips == read_config(exported / modality)[1].clips
+
+
 def test_the_same_again_is_reused_and_keeps_an_edited_card(worked_run: Run, own_copy: Path) -> None:
     card = own_copy / "video" / "README.md"
     card.write_text("mine")

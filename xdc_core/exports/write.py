@@ -40,6 +40,7 @@ from xdc_core.exports.config import (
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import check_round, newest_with_encoders
 from xdc_core.graph.run_stage import reuse
+from xdc_core.runs.corpora import cut_settings
 from xdc_core.runs.node import Node, encoder_node
 from xdc_core.runs.run import Run
 
@@ -124,7 +125,7 @@ def _config(run: Run, modality: str, number: int, fingerprints: Fingerprints, en
     from xdc_core.encoders.file import load_encoder
 
     config, views = run.config, views_of(run.config, modality)
-    clips = clip_part(stored_part(config.corpus))
+    clips = clip_part(stored_part(cut_settings(run.corpus, config.corpus)))
     built = load_encoder(encoder, views.settings.encoder, views, clips, encoder_node(modality, number).stage)
     values = {
         "format": FORMAT,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from shards.settings import CorpusSettings, clip_part, is_url
+from shards.settings import CorpusSettings, clip_part, is_url, stored_part
 from shards.store.manifest import read_manifest
 from xdc_core.config.load import FILE_NAME
 from xdc_core.runs.node import SHARD, Node
@@ -27,6 +27,20 @@ def clips_of(corpus: Path) -> dict[str, Any]:
     """Return the settings that decide the clips of a finished directory, by its manifest; {} without one."""
     manifest = read_manifest(corpus)
     return clip_part(manifest.settings) if manifest else {}
+
+
+def cut_settings(corpus: Path, settings: CorpusSettings) -> CorpusSettings:
+    """Return a run's settings of its corpus, those that decide a clip replaced by those with which it was cut.
+
+    corpus: the directory. A run that shares a corpus (without `corpus.videos`) may say something else in its xdc.yaml,
+    where it has no effect. Without a manifest the run's settings are returned.
+    """
+    if not (clips := clips_of(corpus)):
+        return settings
+    # What a manifest lacks had its default (see `Since`).
+    defaults = CorpusSettings().model_dump(mode="json")
+    absent = {name: defaults[name] for name in clip_part(stored_part(settings)) if name not in clips}
+    return CorpusSettings.model_validate(settings.model_dump(mode="json") | absent | clips)
 
 
 def lost_corpus(run: Run, node: Node = SHARD) -> str | None:
