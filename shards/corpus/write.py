@@ -22,7 +22,7 @@ from shards.errors import NoPictures, NoSounds, StageError
 from shards.exchange.card import write_card
 from shards.exchange.wids import Tar, write_wids
 from shards.progress import Progress
-from shards.reject import Kind, Reject, reject_of
+from shards.reject import Reject, reject_of
 from shards.settings import CorpusSettings, is_url
 from shards.sources.rejects import REJECTS_SCHEMA, reject_columns
 from shards.sources.surveyed import Survey, Surveyed
@@ -36,7 +36,7 @@ from shards.store.receipt import RECEIPTS, UNITS, receipts_of
 PLAN = ["key", "source", "start_s", "end_s", "shard"]
 BATCH = 8192  # Rows of a table that are made at once.
 # The error of a corpus most of whose rejects are of a kind.
-LACKING: dict[Kind, type[StageError]] = {"no_picture": NoPictures, "no_sound": NoSounds}
+LACKING: dict[str, type[StageError]] = {"no_picture": NoPictures, "no_sound": NoSounds}
 SOURCES_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("path", "sha256", "video_codec", "audio_codec", "reason", "kind")),
@@ -270,7 +270,7 @@ def _check_share(rejects: pa.Table, clips: int, allowed: float) -> None:
         return
     counts = sorted(_counts(bad["reason"]), key=lambda pair: -pair[1])
     common = "; ".join(f"{n} x {why}" for why, n in counts[:3])
-    kinds: list[tuple[Kind, int]] = sorted(_counts(bad["kind"]), key=lambda pair: -pair[1])
+    kinds = sorted(_counts(bad["kind"]), key=lambda pair: -pair[1])
     error = LACKING.get(kinds[0][0], StageError) if kinds else StageError
     raise error(
         f"{len(bad)} inputs were rejected and {clips} clips are good: more than the share allowed by "
