@@ -27,16 +27,29 @@ def feature_files(folder: Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist. Give a folder of Parquet files with the columns key and feature.")
-    found = sorted(
-        path
-        for path in folder.rglob("*.parquet")
-        if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-    )
+    found = parquet_files(folder)
     if not found:
         raise ConfigError(
             f"{folder} has no *.parquet. Give a folder of Parquet files with the columns key and feature."
         )
     return found
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the Parquet files in a folder and the folders in it, sorted, without hidden ones."""
+    return sorted(
+        path
+        for path in folder.rglob("*.parquet")
+        if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    )
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of a file's columns; [] if it cannot be read as Parquet."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return []
 
 
 def width_of(path: Path) -> int:
