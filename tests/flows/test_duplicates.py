@@ -21,9 +21,9 @@ from xdc_core.runs.run import Run
 VIDEOS, EVERY, SECONDS = 160, 4, 3.0
 
 
-def planted_manifest(folder: Path) -> Path:
+def planted_manifest(folder: Path, seed: int) -> Path:
     """A manifest of digits, and of copies of some: the column label_copy_of names the original."""
-    settings = DigitsSettings(clips=VIDEOS, seconds=SECONDS + 2 * SHIFT_S, workers=2)
+    settings = DigitsSettings(clips=VIDEOS, seconds=SECONDS + 2 * SHIFT_S, seed=seed, workers=2)
     with write_digits(folder / "digits", settings).open(newline="") as file:
         videos = [folder / "digits" / row["path"] for row in csv.DictReader(file)]
     rows = [{"path": video, "start_s": 0.0, "end_s": SECONDS, "label_copy_of": ""} for video in videos]
@@ -40,13 +40,21 @@ def planted_manifest(folder: Path) -> Path:
     return folder / "planted.csv"
 
 
-def planted_run(folder: Path) -> Run:
-    """A run that has learnt one round from the planted clips, with the features of its encoders."""
+def planted_run(folder: Path, seed: int) -> Run:
+    """A run that has learnt one round from the planted clips, with the features of its encoders.
+
+    seed: of the digits, and of all that is drawn in the run.
+    """
     values = parse_config(load_preset("tiny"), "preset tiny").model_dump()
     changes = {
         "rounds": 1,
-        "corpus": {"path": str(folder / "corpus"), "videos": str(planted_manifest(folder)), "clip_seconds": SECONDS},
-        "extract": {"views": 4},
+        "seed": seed,
+        "corpus": {
+            "path": str(folder / "corpus"),
+            "videos": str(planted_manifest(folder, seed)),
+            "clip_seconds": SECONDS,
+        },
+        "extract": {"views": 10},
         "train": {"clips": 1500},
         "runs_on": {"device": "cpu", "threads": 2},
     }
