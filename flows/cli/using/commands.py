@@ -125,7 +125,7 @@ def search(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(help="what of the query is compared: picture, sound, or another modality  [default: picture]"),
+        typer.Option(help="what of the query is compared: picture, sound ...  [default: as --in, or the run's first]"),
     ] = None,
     within: Annotated[
         str | None, typer.Option("--in", help="what of the clips is compared: picture, sound ...  [default: as --by]")
@@ -154,7 +154,7 @@ def search(
 
         asked = Asked(run, by, within, among, round, count, split)
         if measure is not None:
-            measured = measure_search(asked, query, measure)
+            measured = measure_search(asked, query, at, html, measure)
             print(json.dumps(measured, indent=2)) if as_json else print_measured(measured)
             return
         results = search_clips(asked, query, at, html)
