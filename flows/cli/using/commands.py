@@ -166,7 +166,7 @@ def duplicates(
     modality: Annotated[str | None, typer.Option(help="compare only this one  [default: all together]")] = None,
     round: RoundOption = None,
     threshold: Annotated[
-        float | None, typer.Option(help="similarity of duplicates, up to 1  [default: from the histogram]")
+        float | None, typer.Option(help="similarity of duplicates, up to 1  [default: from all distances]")
     ] = None,
     same_source: Annotated[
         bool, typer.Option("--same-source", help="also compare clips of one file, if they do not overlap")
