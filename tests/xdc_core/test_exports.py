@@ -21,7 +21,7 @@ from xdc_core.data.features import read_features
 from xdc_core.encoders.build import build_encoder
 from xdc_core.exports.config import ExportConfig, read_config
 from xdc_core.exports.load import clip_features, feature, load_export
-from xdc_core.exports.onnx import CHECKED, check_installed, input_shape, write_onnx
+from xdc_core.exports.onnx import CHECKED, TOLERANCE, check_installed, input_shape, largest_difference, write_onnx
 from xdc_core.exports.write import export
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import Node
@@ -294,6 +294,33 @@ def test_onnx_gives_the_same_features_for_any_batch(
     assert export(worked_run, tmp_path / "export", 1, [modality], onnx=True).reused
     with pytest.raises(ConfigError, match="with other options"):
         export(worked_run, tmp_path / "export", 1, [modality])
+
+
+@pytest.mark.parametrize(
+    ("graph", "network", "wanted"), [(1.0, 1.0, 0.0), (1.5, 1.0, 0.5), (np.nan, 1.0, np.nan), (1.0, np.nan, np.nan)]
+)
+def test_features_that_are_not_finite_never_agree(tmp_path: Path, graph: float, network: float, wanted: float) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper
+
+    class Times(torch.nn.Module):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            return views * network
+
+    kind = onnx.TensorProto.FLOAT
+    ends = [helper.make_tensor_value_info(name, kind, ["batch", 3]) for name in ("views", "features")]
+    factor = helper.make_tensor("factor", kind, [1], [graph])
+    node = helper.make_node("Mul", ["views", "factor"], ["features"])
+    model = helper.make_model(
+        helper.make_graph([node], "times", ends[:1], ends[1:], [factor]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    difference = largest_difference(tmp_path / "model.onnx", Times(), (3,))
+    assert difference == pytest.approx(wanted, nan_ok=True)
+    assert (difference <= TOLERANCE) == (wanted == 0)
 
 
 @pytest.mark.slow
