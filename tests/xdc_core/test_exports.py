@@ -24,6 +24,7 @@ from xdc_core.exports.load import clip_features, feature, load_export
 from xdc_core.exports.onnx import CHECKED, TOLERANCE, check_installed, input_shape, largest_difference, write_onnx
 from xdc_core.exports.write import export
 from xdc_core.graph.run_stage import run_stage
+from xdc_core.new_clips.exported import clusters_of_export, read_exports
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -202,6 +203,40 @@ def test_a_damaged_export_is_an_error(own_copy: Path, file: str, change: Any, me
         path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ConfigError, match=message):
         load_export(own_copy / "video")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: np.save(folder / "centroids.npy", np.zeros((4, 64), np.float32)), "damaged or another file"),
+        (lambda folder: (folder / "kmeans.json").unlink(), r"kmeans\.json cannot be read"),
+        (lambda folder: (folder / "centroids_1.npy").touch(), r"centroids_1\.npy is not named in config\.json"),
+        (shutil.rmtree, "cannot be read"),
+    ],
+)
+def test_clusters_are_those_that_were_exported(worked_run: Run, own_copy: Path, change: Any, message: str) -> None:
+    """Neither an export of the same again nor an assignment takes others."""
+    exported = read_exports(own_copy)
+    (clusters,) = clusters_of_export(own_copy, exported, {"video": ("video",)})
+    assert clusters.directory == own_copy / "video" / "clusters"
+    change(own_copy / "video" / "clusters")
+    with pytest.raises(ConfigError, match=rf"{message}.*Copy or export it again"):
+        clusters_of_export(own_copy, exported, {"video": ("video",)})
+    with pytest.raises(ConfigError, match=rf"{message}.*Copy or export it again"):
+        export(worked_run, own_copy, 1, [])
+
+
+def test_other_files_are_other_clusters(own_copy: Path) -> None:
+    """Also where somebody has changed config.json with them: what was assigned to the first is not taken for theirs."""
+    (before,) = clusters_of_export(own_copy, read_exports(own_copy), {"video": ("video",)})
+    centroids = own_copy / "video" / "clusters" / "centroids.npy"
+    np.save(centroids, np.load(centroids) + 1)
+    path = own_copy / "video" / "config.json"
+    values = json.loads(path.read_text())
+    values["clusters"]["files"]["centroids.npy"] = sha256_of(centroids)
+    path.write_text(json.dumps(values))
+    (after,) = clusters_of_export(own_copy, read_exports(own_copy), {"video": ("video",)})
+    assert before.fingerprint != after.fingerprint
 
 
 def test_settings_that_do_not_fit_the_weights_are_an_error(own_copy: Path) -> None:

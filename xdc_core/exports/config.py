@@ -28,7 +28,8 @@ AGAIN = "Copy or export it again."
 class ExportedClusters(Document):
     """The clusters in `clusters/`. fingerprint: of the run's cluster stage. source: what was clustered. round: whose.
 
-    k: clusters; algorithm: its name. modalities: whose features were clustered, concatenated in this order.
+    k: clusters; algorithm: its name. modalities: whose features were clustered, concatenated in this order. files: the
+    sha256 of every file, by name.
     """
 
     fingerprint: str
@@ -37,6 +38,17 @@ class ExportedClusters(Document):
     k: int
     algorithm: str
     modalities: list[str]
+    files: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """Return a digest of the stage's fingerprint and the files: other files are other clusters."""
+        return fingerprint([self.fingerprint, self.files])
+
+
+def is_cluster_file(name: str) -> bool:
+    """Return whether a file of a cluster stage belongs to the clusters, by its name in the stage's directory."""
+    return "/" not in name and Path(name).suffix in (".npy", ".npz", ".json")
 
 
 class ExportedOnnx(Document):
@@ -186,3 +198,12 @@ def check_sha256(path: Path, expected: str) -> None:
             f"{path} is damaged or another file: its sha256 is {found[:12]}..., but {CONFIG} says {expected[:12]}... "
             f"{AGAIN}"
         )
+
+
+def check_clusters(folder: Path, clusters: ExportedClusters) -> None:
+    """Raise ConfigError if the files in a folder `clusters/` are not those that config.json names."""
+    for name, sha256 in clusters.files.items():
+        check_sha256(folder / name, sha256)
+    others = [path.name for path in sorted(folder.iterdir()) if is_cluster_file(path.name)]
+    if more := [name for name in others if name not in clusters.files]:
+        raise ConfigError(f"{folder / more[0]} is not named in {CONFIG}, so nothing checks it. {AGAIN}")
