@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from shards.errors import ConfigError
+from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
 from tests.places import ROOT
 from tests.runs import MakeRun
@@ -22,8 +25,9 @@ from xdc_core.data.features import read_features
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import load_encoder, save_encoder
 from xdc_core.encoders.header import EncoderHeader
+from xdc_core.encoders.hub import fetch, hub_commit
 from xdc_core.encoders.import_weights import load_weights
-from xdc_core.encoders.transformers_files import FAMILIES, fetch, hub_commit, misfits
+from xdc_core.encoders.transformers_files import FAMILIES, has_weights, misfits
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
@@ -277,6 +281,90 @@ def test_a_model_in_the_cache_of_the_hub_is_used_without_the_hub(
         hub_commit("hf:someone/tiny")
     with pytest.raises(ConfigError, match="is not in the local cache of the hub"):
         fetch("hf:someone/tiny", COMMIT)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers the client of the Hub for one model, whose files are in the folder `model`."""
+
+    model: Path
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        if self.path.startswith(f"/api/models/someone/tiny/tree/{COMMIT}"):
+            files = [{"type": "file", "path": path.name, "size": path.stat().st_size} for path in self.model.iterdir()]
+            self._answer(json.dumps([file | {"oid": sha256_of(self.model / file["path"])} for file in files]).encode())
+        elif (path := self.model / self.path.rpartition("/")[2]).is_file():
+            self._answer(path.read_bytes(), ETag=f'"{sha256_of(path)}"', **{"X-Repo-Commit": COMMIT})
+        else:
+            self.send_error(404)
+
+    def _answer(self, data: bytes, **headers: str) -> None:
+        self.send_response(200)
+        for name, value in (headers | {"Content-Type": "application/json", "Content-Length": str(len(data))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+def test_what_the_cache_lacks_of_a_model_is_fetched_and_without_the_hub_it_is_named(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another program has put only the configuration and the weights there."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    cache = tmp_path / "cache" / "models--someone--tiny"
+    shutil.copytree(pretrained, cache / "snapshots" / COMMIT)
+    transformers.VideoMAEImageProcessor().save_pretrained(pretrained)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Answers, "model", pretrained, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        folder = fetch("hf:someone/tiny", COMMIT)
+        assert "no preprocessor_config.json, so that mean, std and sample rate were not comp" in capsys.readouterr().err
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        assert fetch("hf:someone/tiny", COMMIT) == folder
+        server.shutdown()
+        thread.join()
+    (file,) = {path.name for path in folder.iterdir()} - {"config.json", "model.safetensors"}
+    assert (folder / file).read_bytes() == (pretrained / file).read_bytes()
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (folder / file).unlink()
+    assert fetch("hf:someone/tiny", COMMIT) == folder
+    assert "were not compared" in capsys.readouterr().err
+
+
+def test_a_file_of_weights_that_is_missing_is_named(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder, and in a cache that was filled in part. Without any it would else begin with random weights."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    folder = tmp_path / "cache" / "models--someone--tiny" / "snapshots" / COMMIT
+    videomae().save_pretrained(folder, max_shard_size="10KB")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    assert has_weights(fetch("hf:someone/tiny", COMMIT))
+    for left, path in enumerate(reversed(shards)):
+        path.unlink()
+        for look in (lambda: has_weights(folder), lambda: fetch("hf:someone/tiny", COMMIT)):
+            with pytest.raises(
+                ConfigError, match=rf"{left + 1} of the {len(shards)} files .* missing \({path.name} first"
+            ):
+                look()
 
 
 def test_trained_weights_of_xdc_have_the_architecture_and_others_are_refused(pretrained: Path, tmp_path: Path) -> None:
