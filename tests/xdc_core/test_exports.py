@@ -14,6 +14,7 @@ from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, MediaError
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
+from tests.places import ROOT
 from tests.runs import MakeRun
 from tests.shards.media_maker import plain, tone, write_video
 from tests.sharing import made_once
@@ -294,7 +295,6 @@ def test_a_long_file_has_a_feature_per_clip(own_copy: Path, tmp_path: Path) -> N
 @BOTH
 def test_from_pretrained_and_torch_hub_give_the_same_encoder(exported: Path, modality: str) -> None:
     pytest.importorskip("huggingface_hub")
-    from tests.places import ROOT
     from xdc_core.exports.hub import Encoder
 
     loaded = load_export(exported / modality)
@@ -318,6 +318,8 @@ def test_onnx_gives_the_same_features_for_any_batch(
     assert config.onnx is not None
     assert config.onnx.difference <= 1e-4
     assert config.onnx.sha256 == sha256_of(tmp_path / "export" / modality / "model.onnx")
+    for place in (ROOT, Path(torch.__file__).parent, tmp_path):
+        assert str(place).encode() not in (tmp_path / "export" / modality / "model.onnx").read_bytes()
     session = onnxruntime.InferenceSession(str(tmp_path / "export" / modality / "model.onnx"))
     loaded = load_export(exported / modality)
     for size in (1, 4, 7):

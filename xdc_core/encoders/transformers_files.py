@@ -66,6 +66,12 @@ def model_folder(name: str, root: Path) -> Path | None:
     return None if folder is None else (root / Path(folder).expanduser()).resolve()
 
 
+def stored_name(name: str) -> str:
+    """Return the name by which files know an encoder: of `hf:FOLDER` only the folder's own name, without the path."""
+    folder = _folder(name) if is_transformers(name) else None
+    return name if folder is None else f"{PREFIX}./{Path(folder).name.lstrip('.~') or 'model'}"
+
+
 def _folder(name: str) -> str | None:
     place = name.removeprefix(PREFIX)
     return place if place.startswith(("/", "./", "../", "~")) or place in (".", "..") else None
@@ -113,13 +119,18 @@ def family_of(folder: Path) -> tuple[Family, dict[str, Any]]:
         ConfigError: the file is missing or not JSON, or its architecture is not one of `FAMILIES`.
     """
     config = read_json(folder / CONFIG)
+    return known_family(config, folder / CONFIG), config
+
+
+def known_family(config: Mapping[str, Any], where: Path | str) -> Family:
+    """Return the architecture that a model's configuration names. Raises ConfigError for others than `FAMILIES`."""
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(
-            f"{folder / CONFIG}: model_type is {kind!r}, but one of {', '.join(FAMILIES)} is needed. Use another "
+            f"{where}: model_type is {kind!r}, but one of {', '.join(FAMILIES)} is needed. Use another "
             "model, or write a function for this one: package.module:function."
         )
-    return FAMILIES[kind], config
+    return FAMILIES[kind]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def write_onnx(folder: Path, config: ExportConfig) -> ExportedOnnx:
         raise StageError(
             f"{config.encoder} cannot be converted to ONNX: {type(error).__name__}: {error}. Export it without --onnx."
         ) from error
+    _without_places(path)
     difference = largest_difference(path, encoder, shape)
     if not difference <= TOLERANCE:
         raise StageError(
@@ -85,6 +86,23 @@ def write_onnx(folder: Path, config: ExportConfig) -> ExportedOnnx:
             "checked": list(CHECKED),
         }
     )
+
+
+def _without_places(path: Path) -> None:
+    """Remove the notes of torch from a graph: they have the paths of the machine's source files."""
+    import onnx
+
+    model = onnx.load(path)
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for function in model.functions:
+        for part in (function, *function.node, *function.value_info):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+    for end in (*model.graph.input, *model.graph.output):
+        end.ClearField("metadata_props")
+    onnx.save(model, path)
 
 
 def input_shape(loaded: LoadedEncoder) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from xdc_core.config.methods import clustered_from, clustered_sources
 from xdc_core.config.views import views_of
 from xdc_core.documents.document import write_document
 from xdc_core.documents.kmeans import read_kmeans
+from xdc_core.encoders.transformers_files import stored_name
 from xdc_core.exports.card import encoder_card, joint_card, whole_card
 from xdc_core.exports.config import (
     CARD,
@@ -137,7 +138,7 @@ def _config(run: Run, modality: str, number: int, fingerprints: Fingerprints, en
         "method": config.method,
         "round": number,
         "modality": modality,
-        "encoder": views.settings.encoder,
+        "encoder": stored_name(views.settings.encoder),
         "width": built.width,
         "parameters": sum(parameter.numel() for parameter in built.parameters()),
         "sha256": sha256_of(encoder),
