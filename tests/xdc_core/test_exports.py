@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, MediaError
@@ -238,6 +239,40 @@ def test_other_files_are_other_clusters(own_copy: Path) -> None:
     path.write_text(json.dumps(values))
     (after,) = clusters_of_export(own_copy, read_exports(own_copy), {"video": ("video",)})
     assert before.fingerprint != after.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("clips", {"short_side": "wide"}, r"clips\.short_side: .*valid integer"),
+        ("clips", {"from_the_future": 1}, r"clips\.from_the_future: Extra inputs"),
+        ("clips", {"min_seconds": 99.0}, "clips: .*min_seconds"),
+        ("view", {"crop": -1}, r"view\.crop: "),
+        ("view", {"from_the_future": 1}, r"view\.from_the_future: Extra inputs"),
+        ("extract", {"precision": "int4"}, r"extract\.precision: "),
+    ],
+)
+def test_settings_of_another_version_are_an_error(own_copy: Path, section: str, values: Any, message: str) -> None:
+    path = own_copy / "video" / "config.json"
+    content = json.loads(path.read_text()) | {"xdc_version": "7.8"}
+    content[section] |= values
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=rf"config\.json: {message}.*It was made with xdc 7\.8"):
+        load_export(own_copy / "video")
+
+
+@pytest.mark.parametrize("view", [{}, {"view": {"crop": "wide"}}])
+def test_weights_with_a_header_that_cannot_be_read_are_an_error(own_copy: Path, view: Any) -> None:
+    folder = own_copy / "video"
+    metadata = {
+        "encoder": "r2plus1d_tiny",
+        "settings": json.dumps({"modality": "video", "width": 64, "clips": {}} | view),
+    }
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors", metadata)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"sha256": sha256_of(folder / "model.safetensors")}))
+    with pytest.raises(ConfigError, match=r"model\.safetensors cannot be read as an encoder"):
+        load_export(folder)
 
 
 def test_settings_that_do_not_fit_the_weights_are_an_error(own_copy: Path) -> None:

@@ -63,11 +63,12 @@ def fetch(name: str, commit: str) -> Path:
 
 def client_errors() -> tuple[type[Exception], ...]:
     """Return the errors that calls of huggingface_hub raise when the hub refuses something or cannot be reached."""
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
+    from huggingface_hub import errors
 
     # Versions use different HTTP libraries, and each version's `HTTPError` is the base class in its own one. The
     # client's others, also those about tokens and its offline mode, are OSErrors. hf_xet raises RuntimeErrors.
-    return OSError, RuntimeError, HTTPError, HFValidationError, EntryNotFoundError
+    http: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    return OSError, RuntimeError, http, errors.HFValidationError, errors.EntryNotFoundError
 
 
 def _hub_name(name: str) -> tuple[str, str | None]:

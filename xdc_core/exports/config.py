@@ -22,6 +22,8 @@ ONNX = "model.onnx"
 CLUSTERS = "clusters"
 CARD = "README.md"
 JOINT = "joint"
+# Keys whose values are settings of xdc, and the property of `ExportConfig` that checks them.
+SETTINGS = {"view": "views", "clips": "corpus_settings", "extract": "extract_settings"}
 AGAIN = "Copy or export it again."
 
 
@@ -168,7 +170,11 @@ def encoder_folders(directory: Path) -> list[Path]:
 
 
 def parse_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
-    """Read a config.json. Raises ConfigError if it is damaged, or of another version."""
+    """Read a config.json.
+
+    Raises:
+        ConfigError: it is damaged or of another version, or has settings that this version does not know.
+    """
     try:
         values = json.loads(path.read_bytes())
         version = values.get("format") if isinstance(values, dict) else None
@@ -180,11 +186,20 @@ def parse_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
             f"{path} has format {version!r}, but this version of xdc reads {FORMAT}: it is an export of another "
             f"version, or none of xdc. Export it again with this one, or install the one that made it ({made_with})."
         )
+    section: tuple[str, ...] = ()
     try:
-        return kind.model_validate(values)
+        config = kind.model_validate(values)
+        for name, settings in SETTINGS.items() if isinstance(config, ExportConfig) else ():
+            section = (name,)
+            getattr(config, settings)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}. {AGAIN}") from error
+        key = ".".join(map(str, (*section, *problem["loc"])))
+        raise ConfigError(
+            f"{path}: {key}: {problem['msg']}. {AGAIN} It was made with xdc "
+            f"{values.get('xdc_version') or 'of a version that is not stated'}; if that is a newer one, install it."
+        ) from error
+    return config
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -58,14 +58,19 @@ def load_export(directory: Path | str, device: str = "cpu") -> LoadedEncoder:
 def load_weights_of(folder: Path, config: ExportConfig, device: str = "cpu") -> LoadedEncoder:
     """Load model.safetensors of a folder, with the content of its config.json. Raises as `load_export`."""
     import torch
+    from safetensors import SafetensorError
 
     from xdc_core.data.encode import Encoding
     from xdc_core.encoders.file import load_encoder, stored_header
 
     check_sha256(folder / WEIGHTS, config.sha256)
     views, settings, where = config.views, config.extract_settings, torch.device(device)
-    header = stored_header(folder / WEIGHTS)
-    if header and (lines := header.misfits(views, config.clips)):
+    try:
+        header = stored_header(folder / WEIGHTS)
+        lines = header.misfits(views, config.clips) if header else []
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ConfigError(f"{folder / WEIGHTS} cannot be read as an encoder: {error}. {AGAIN}") from error
+    if lines:
         raise ConfigError(
             f"{folder}: {WEIGHTS} was made for other input than {CONFIG} says: {'; '.join(lines)}. {AGAIN}"
         )
