@@ -327,6 +327,28 @@ def test_a_long_file_has_a_feature_per_clip(own_copy: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(feature(film, own_copy / "video"), found.features.mean(axis=0), rtol=1e-5)
 
 
+def test_a_bad_clip_of_a_long_file_is_left_out_and_named(own_copy: Path, tmp_path: Path) -> None:
+    for modality in ("video", "audio"):
+        path = own_copy / modality / "config.json"
+        values = json.loads(path.read_text())
+        values["clips"] |= {"clip_seconds": 1.0, "min_seconds": 1.0}
+        path.write_text(json.dumps(values))
+    frames = [plain((5 * n, 0, 0)) for n in range(45)]
+    sound = tone(440, 3.0)
+    sound[..., len(sound.T) // 3 - 2000 : 2 * len(sound.T) // 3 + 2000] = 0
+    film = write_video(tmp_path / "film.mp4", frames, sound, fps=15)
+    for modality in ("video", "audio"):
+        found = clip_features(film, own_copy / modality)
+        np.testing.assert_allclose(found.spans, [(0, 1), (2, 3)], atol=1e-6)
+        assert found.features.shape == (2, 64)
+        assert [(reject.start_s, reject.kind) for reject in found.rejects] == [(1.0, "silent")]
+        np.testing.assert_allclose(feature(film, own_copy / modality), found.features.mean(axis=0), rtol=1e-5)
+    still = write_video(tmp_path / "still.mp4", frames, 0 * sound, fps=15)
+    assert len(clip_features(still, own_copy / "video").spans) == 3
+    with pytest.raises(MediaError, match=r"none of its clips can be used \(3\)\. The first, 0\.00 to 1\.00 s: "):
+        feature(still, own_copy / "audio")
+
+
 @BOTH
 def test_from_pretrained_and_torch_hub_give_the_same_encoder(exported: Path, modality: str) -> None:
     pytest.importorskip("huggingface_hub")
