@@ -152,3 +152,12 @@ def test_a_refused_push_says_what_to_do_and_keeps_the_export(
     assert "hf auth login" in output
     assert (tmp_path / "export" / "video" / "config.json").exists()
     assert hub.files == {}
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_of_the_same_kind(
+    worked_run: Run, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")  # A closed port.
+    code, output = xdc("export", worked_run.root, "--to", tmp_path / "export", "--push", "someone/encoders")
+    assert code == 2, output
+    assert "hf auth login" in output

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError, MediaError
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
+from tests.places import ROOT
 from tests.runs import MakeRun
 from tests.shards.media_maker import plain, tone, write_video
 from tests.sharing import made_once
@@ -21,9 +23,10 @@ from xdc_core.data.features import read_features
 from xdc_core.encoders.build import build_encoder
 from xdc_core.exports.config import ExportConfig, read_config
 from xdc_core.exports.load import clip_features, feature, load_export
-from xdc_core.exports.onnx import CHECKED, check_installed, input_shape, write_onnx
+from xdc_core.exports.onnx import CHECKED, TOLERANCE, check_installed, input_shape, largest_difference, write_onnx
 from xdc_core.exports.write import export
 from xdc_core.graph.run_stage import run_stage
+from xdc_core.new_clips.exported import clusters_of_export, read_exports
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -204,6 +207,74 @@ def test_a_damaged_export_is_an_error(own_copy: Path, file: str, change: Any, me
         load_export(own_copy / "video")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: np.save(folder / "centroids.npy", np.zeros((4, 64), np.float32)), "damaged or another file"),
+        (lambda folder: (folder / "kmeans.json").unlink(), r"kmeans\.json cannot be read"),
+        (lambda folder: (folder / "centroids_1.npy").touch(), r"centroids_1\.npy is not named in config\.json"),
+        (shutil.rmtree, "cannot be read"),
+    ],
+)
+def test_clusters_are_those_that_were_exported(worked_run: Run, own_copy: Path, change: Any, message: str) -> None:
+    """Neither an export of the same again nor an assignment takes others."""
+    exported = read_exports(own_copy)
+    (clusters,) = clusters_of_export(own_copy, exported, {"video": ("video",)})
+    assert clusters.directory == own_copy / "video" / "clusters"
+    change(own_copy / "video" / "clusters")
+    with pytest.raises(ConfigError, match=rf"{message}.*Copy or export it again"):
+        clusters_of_export(own_copy, exported, {"video": ("video",)})
+    with pytest.raises(ConfigError, match=rf"{message}.*Copy or export it again"):
+        export(worked_run, own_copy, 1, [])
+
+
+def test_other_files_are_other_clusters(own_copy: Path) -> None:
+    """Also where somebody has changed config.json with them: what was assigned to the first is not taken for theirs."""
+    (before,) = clusters_of_export(own_copy, read_exports(own_copy), {"video": ("video",)})
+    centroids = own_copy / "video" / "clusters" / "centroids.npy"
+    np.save(centroids, np.load(centroids) + 1)
+    path = own_copy / "video" / "config.json"
+    values = json.loads(path.read_text())
+    values["clusters"]["files"]["centroids.npy"] = sha256_of(centroids)
+    path.write_text(json.dumps(values))
+    (after,) = clusters_of_export(own_copy, read_exports(own_copy), {"video": ("video",)})
+    assert before.fingerprint != after.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("clips", {"short_side": "wide"}, r"clips\.short_side: .*valid integer"),
+        ("clips", {"from_the_future": 1}, r"clips\.from_the_future: Extra inputs"),
+        ("clips", {"min_seconds": 99.0}, "clips: .*min_seconds"),
+        ("view", {"crop": -1}, r"view\.crop: "),
+        ("view", {"from_the_future": 1}, r"view\.from_the_future: Extra inputs"),
+        ("extract", {"precision": "int4"}, r"extract\.precision: "),
+    ],
+)
+def test_settings_of_another_version_are_an_error(own_copy: Path, section: str, values: Any, message: str) -> None:
+    path = own_copy / "video" / "config.json"
+    content = json.loads(path.read_text()) | {"xdc_version": "7.8"}
+    content[section] |= values
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=rf"config\.json: {message}.*It was made with xdc 7\.8"):
+        load_export(own_copy / "video")
+
+
+@pytest.mark.parametrize("view", [{}, {"view": {"crop": "wide"}}])
+def test_weights_with_a_header_that_cannot_be_read_are_an_error(own_copy: Path, view: Any) -> None:
+    folder = own_copy / "video"
+    metadata = {
+        "encoder": "r2plus1d_tiny",
+        "settings": json.dumps({"modality": "video", "width": 64, "clips": {}} | view),
+    }
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors", metadata)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"sha256": sha256_of(folder / "model.safetensors")}))
+    with pytest.raises(ConfigError, match=r"model\.safetensors cannot be read as an encoder"):
+        load_export(folder)
+
+
 def test_settings_that_do_not_fit_the_weights_are_an_error(own_copy: Path) -> None:
     path = own_copy / "audio" / "config.json"
     values = json.loads(path.read_text())
@@ -256,10 +327,31 @@ def test_a_long_file_has_a_feature_per_clip(own_copy: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(feature(film, own_copy / "video"), found.features.mean(axis=0), rtol=1e-5)
 
 
+def test_a_bad_clip_of_a_long_file_is_left_out_and_named(own_copy: Path, tmp_path: Path) -> None:
+    for modality in ("video", "audio"):
+        path = own_copy / modality / "config.json"
+        values = json.loads(path.read_text())
+        values["clips"] |= {"clip_seconds": 1.0, "min_seconds": 1.0}
+        path.write_text(json.dumps(values))
+    frames = [plain((5 * n, 0, 0)) for n in range(45)]
+    sound = tone(440, 3.0)
+    sound[..., len(sound.T) // 3 - 2000 : 2 * len(sound.T) // 3 + 2000] = 0
+    film = write_video(tmp_path / "film.mp4", frames, sound, fps=15)
+    for modality in ("video", "audio"):
+        found = clip_features(film, own_copy / modality)
+        np.testing.assert_allclose(found.spans, [(0, 1), (2, 3)], atol=1e-6)
+        assert found.features.shape == (2, 64)
+        assert [(reject.start_s, reject.kind) for reject in found.rejects] == [(1.0, "silent")]
+        np.testing.assert_allclose(feature(film, own_copy / modality), found.features.mean(axis=0), rtol=1e-5)
+    still = write_video(tmp_path / "still.mp4", frames, 0 * sound, fps=15)
+    assert len(clip_features(still, own_copy / "video").spans) == 3
+    with pytest.raises(MediaError, match=r"none of its clips can be used \(3\)\. The first, 0\.00 to 1\.00 s: "):
+        feature(still, own_copy / "audio")
+
+
 @BOTH
 def test_from_pretrained_and_torch_hub_give_the_same_encoder(exported: Path, modality: str) -> None:
     pytest.importorskip("huggingface_hub")
-    from tests.places import ROOT
     from xdc_core.exports.hub import Encoder
 
     loaded = load_export(exported / modality)
@@ -283,6 +375,8 @@ def test_onnx_gives_the_same_features_for_any_batch(
     assert config.onnx is not None
     assert config.onnx.difference <= 1e-4
     assert config.onnx.sha256 == sha256_of(tmp_path / "export" / modality / "model.onnx")
+    for place in (ROOT, Path(torch.__file__).parent, tmp_path):
+        assert str(place).encode() not in (tmp_path / "export" / modality / "model.onnx").read_bytes()
     session = onnxruntime.InferenceSession(str(tmp_path / "export" / modality / "model.onnx"))
     loaded = load_export(exported / modality)
     for size in (1, 4, 7):
@@ -294,6 +388,33 @@ def test_onnx_gives_the_same_features_for_any_batch(
     assert export(worked_run, tmp_path / "export", 1, [modality], onnx=True).reused
     with pytest.raises(ConfigError, match="with other options"):
         export(worked_run, tmp_path / "export", 1, [modality])
+
+
+@pytest.mark.parametrize(
+    ("graph", "network", "wanted"), [(1.0, 1.0, 0.0), (1.5, 1.0, 0.5), (np.nan, 1.0, np.nan), (1.0, np.nan, np.nan)]
+)
+def test_features_that_are_not_finite_never_agree(tmp_path: Path, graph: float, network: float, wanted: float) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper
+
+    class Times(torch.nn.Module):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            return views * network
+
+    kind = onnx.TensorProto.FLOAT
+    ends = [helper.make_tensor_value_info(name, kind, ["batch", 3]) for name in ("views", "features")]
+    factor = helper.make_tensor("factor", kind, [1], [graph])
+    node = helper.make_node("Mul", ["views", "factor"], ["features"])
+    model = helper.make_model(
+        helper.make_graph([node], "times", ends[:1], ends[1:], [factor]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    difference = largest_difference(tmp_path / "model.onnx", Times(), (3,))
+    assert difference == pytest.approx(wanted, nan_ok=True)
+    assert (difference <= TOLERANCE) == (wanted == 0)
 
 
 @pytest.mark.slow

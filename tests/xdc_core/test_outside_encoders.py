@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from shards.errors import ConfigError
+from shards.errors import ConfigError, StageError
+from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
 from tests.places import ROOT
 from tests.runs import MakeRun
@@ -22,8 +25,12 @@ from xdc_core.data.features import read_features
 from xdc_core.encoders.build import build_encoder
 from xdc_core.encoders.file import load_encoder, save_encoder
 from xdc_core.encoders.header import EncoderHeader
+from xdc_core.encoders.hub import fetch, hub_commit
 from xdc_core.encoders.import_weights import load_weights
-from xdc_core.encoders.transformers_files import FAMILIES, fetch, hub_commit, misfits
+from xdc_core.encoders.transformers_files import FAMILIES, has_weights, misfits, stored_name
+from xdc_core.encoders.transformers_model import transformers_encoder
+from xdc_core.exports.load import load_export
+from xdc_core.exports.write import export
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
@@ -279,6 +286,90 @@ def test_a_model_in_the_cache_of_the_hub_is_used_without_the_hub(
         fetch("hf:someone/tiny", COMMIT)
 
 
+class Answers(BaseHTTPRequestHandler):
+    """Answers the client of the Hub for one model, whose files are in the folder `model`."""
+
+    model: Path
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        if self.path.startswith(f"/api/models/someone/tiny/tree/{COMMIT}"):
+            files = [{"type": "file", "path": path.name, "size": path.stat().st_size} for path in self.model.iterdir()]
+            self._answer(json.dumps([file | {"oid": sha256_of(self.model / file["path"])} for file in files]).encode())
+        elif (path := self.model / self.path.rpartition("/")[2]).is_file():
+            self._answer(path.read_bytes(), ETag=f'"{sha256_of(path)}"', **{"X-Repo-Commit": COMMIT})
+        else:
+            self.send_error(404)
+
+    def _answer(self, data: bytes, **headers: str) -> None:
+        self.send_response(200)
+        for name, value in (headers | {"Content-Type": "application/json", "Content-Length": str(len(data))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+def test_what_the_cache_lacks_of_a_model_is_fetched_and_without_the_hub_it_is_named(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another program has put only the configuration and the weights there."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    cache = tmp_path / "cache" / "models--someone--tiny"
+    shutil.copytree(pretrained, cache / "snapshots" / COMMIT)
+    transformers.VideoMAEImageProcessor().save_pretrained(pretrained)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Answers, "model", pretrained, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        folder = fetch("hf:someone/tiny", COMMIT)
+        assert "no preprocessor_config.json, so that mean, std and sample rate were not comp" in capsys.readouterr().err
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        assert fetch("hf:someone/tiny", COMMIT) == folder
+        server.shutdown()
+        thread.join()
+    (file,) = {path.name for path in folder.iterdir()} - {"config.json", "model.safetensors"}
+    assert (folder / file).read_bytes() == (pretrained / file).read_bytes()
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (folder / file).unlink()
+    assert fetch("hf:someone/tiny", COMMIT) == folder
+    assert "were not compared" in capsys.readouterr().err
+
+
+def test_a_file_of_weights_that_is_missing_is_named(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder, and in a cache that was filled in part. Without any it would else begin with random weights."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    folder = tmp_path / "cache" / "models--someone--tiny" / "snapshots" / COMMIT
+    videomae().save_pretrained(folder, max_shard_size="10KB")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    assert has_weights(fetch("hf:someone/tiny", COMMIT))
+    for left, path in enumerate(reversed(shards)):
+        path.unlink()
+        for look in (lambda: has_weights(folder), lambda: fetch("hf:someone/tiny", COMMIT)):
+            with pytest.raises(
+                ConfigError, match=rf"{left + 1} of the {len(shards)} files .* missing \({path.name} first"
+            ):
+                look()
+
+
 def test_trained_weights_of_xdc_have_the_architecture_and_others_are_refused(pretrained: Path, tmp_path: Path) -> None:
     name = f"hf:{pretrained}"
     save_encoder(tmp_path / "a.safetensors", build_encoder(name, 0, pretrained), EncoderHeader(name))
@@ -322,3 +413,103 @@ def test_the_settings_in_the_documentation_fit_the_defaults_of_transformers(tmp_
         transformers.ASTFeatureExtractor().save_pretrained(tmp_path / "audio")
         settings = getattr(config, name).model_dump()
         assert misfits(tmp_path / name, name, settings, config.corpus.sample_rate) == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "why"),
+    [
+        ({"model_type": "bert"}, "model_type is 'bert', but one of videomae"),
+        ({"model_type": ["videomae"]}, "model_type is .'videomae'., but one of"),
+        ({}, "model_type is None"),
+        ({"model_type": "videomae", "hidden_size": -5}, "describes no videomae model that .*RuntimeError"),
+        ({"model_type": "videomae", "hidden_act": "mine"}, "describes no videomae model that .*KeyError"),
+        ({"model_type": "videomae", "patch_size": 0}, "describes no videomae model that .*ZeroDivisionError"),
+        ({"model_type": "videomae", "image_size": "wide"}, "describes no videomae model that .*image_size"),
+        ([1], "holds a list, not an object"),
+        (b"\xff{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+    ],
+)
+def test_a_file_that_describes_no_model_is_refused(stored: Any, why: str) -> None:
+    data = stored if isinstance(stored, bytes) else json.dumps(stored).encode()
+    tensors = {"architecture": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+    with pytest.raises(ConfigError, match=why):
+        transformers_encoder(tensors)
+
+
+def test_what_describes_no_network_has_no_effect(tmp_path: Path) -> None:
+    """An attention from a repository of the Hub would be fetched, and run."""
+    hostile = {
+        "attn_implementation": "someone/code",
+        "_attn_implementation": "someone/code",
+        "_name_or_path": "/home/me",
+    }
+    hostile |= {"auto_map": {"AutoModel": "code.Model"}, "quantization_config": {"quant_method": "bitsandbytes"}}
+    folder = saved(tmp_path / "model", videomae(), weights=False)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | hostile))
+    for encoder in (
+        transformers_encoder(folder),
+        transformers_encoder(
+            {"architecture": torch.tensor([*json.dumps(config | hostile).encode()], dtype=torch.uint8)}
+        ),
+    ):
+        assert encoder.width == 16
+        assert encoder.model.config._attn_implementation in ("sdpa", "eager")
+    assert not {*hostile} & {*json.loads(transformers_encoder(folder).architecture.numpy().tobytes())}
+
+
+def test_a_file_of_another_version_with_the_same_tensors_is_read(pretrained: Path, tmp_path: Path) -> None:
+    """The description has the version, which may be longer there."""
+    name = f"hf:{pretrained}"
+    save_encoder(tmp_path / "a.safetensors", build_encoder(name, 0, pretrained), EncoderHeader(name))
+    tensors = load_file(tmp_path / "a.safetensors")
+    values = json.loads(tensors["architecture"].numpy().tobytes()) | {"transformers_version": "4.100.100.dev0"}
+    tensors["architecture"] = torch.tensor([*json.dumps(values).encode()], dtype=torch.uint8)
+    save_file(tensors, tmp_path / "b.safetensors", metadata={"encoder": name})
+    assert torch.equal(load_encoder(tmp_path / "b.safetensors", name).architecture, tensors["architecture"])
+
+
+def test_a_file_has_no_path_of_the_machine_and_fits_the_folder_wherever_it_lies(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    name = f"hf:{pretrained}"
+    save_encoder(tmp_path / "a.safetensors", build_encoder(name, 0, pretrained), EncoderHeader(name))
+    assert str(tmp_path).encode() not in (tmp_path / "a.safetensors").read_bytes()
+    for other in ("hf:./videomae", "hf:../elsewhere/videomae", name):
+        assert load_encoder(tmp_path / "a.safetensors", other).width == 16
+        assert load_weights(tmp_path / "a.safetensors", other, "video")[0].width == 16
+    with pytest.raises(StageError, match=r"holds the encoder 'hf:\./videomae', but .* says 'hf:./other'"):
+        load_encoder(tmp_path / "a.safetensors", "hf:./other")
+
+
+def test_an_export_has_no_path_of_the_machine_and_says_what_it_began_with(
+    make_run: MakeRun, pretrained: Path, tmp_path: Path
+) -> None:
+    run = make_run(video={"encoder": f"hf:{pretrained}", **VIDEO})
+    run_stage(run, Node("init", "video"))
+    export(run, tmp_path / "export", 0, ["video"])
+    for path in (tmp_path / "export").rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
+    card = (tmp_path / "export" / "video" / "README.md").read_text()
+    assert "# hf:./videomae (video), xdc, round 0" in card
+    assert "started from the pretrained weights of hf:./videomae and is" in card
+    assert "random weights" not in card
+    shutil.rmtree(pretrained)
+    assert load_export(tmp_path / "export" / "video").encoder.width == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("hf:/home/me/models/large", "hf:./large"),
+        ("hf:~/large/", "hf:./large"),
+        ("hf:..", "hf:./model"),
+        ("hf:~me", "hf:./me"),
+        ("hf:someone/large@main", "hf:someone/large@main"),
+        ("r2plus1d_18", "r2plus1d_18"),
+        ("package.module:function", "package.module:function"),
+    ],
+)
+def test_the_name_in_a_file(name: str, stored: str) -> None:
+    assert stored_name(name) == stored_name(stored) == stored

@@ -14,6 +14,7 @@ from shards.store.checked_read import read_stored
 from shards.store.files import new_file
 from xdc_core.encoders.header import EncoderHeader, read_header
 from xdc_core.encoders.registry import encoder_spec
+from xdc_core.encoders.transformers_files import stored_name
 from xdc_core.modalities.view import Views
 
 FILE_NAME = "encoder.safetensors"
@@ -74,11 +75,11 @@ def load_encoder(
     data = read_stored(path, stage)
     try:
         header, tensors = read_header(_metadata(data)), load(data)
-        lines = header.misfits(views, clips or {}) if header and views and header.encoder == name else []
+        lines = header.misfits(views, clips or {}) if header and views and header.encoder == stored_name(name) else []
     except (SafetensorError, ValueError, KeyError) as error:
         raise StageError(f"{path} cannot be read as an encoder: {error}") from error
     stored = header.encoder if header else None
-    if stored != name:
+    if stored != stored_name(name):
         raise StageError(f"{path} holds the encoder {stored!r}, but the configuration says {name!r}.")
     if lines:
         raise StageError(f"{path} is for other input, so its features would be wrong: {misfit(lines)}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from xdc_core.encoders.transformers_files import stored_name
 from xdc_core.modalities.modality import ModalitySettings
 from xdc_core.modalities.view import Views
 
@@ -16,9 +17,10 @@ SAME = 0.01  # Two time scales are the same if they differ by less: as in `Modal
 class EncoderHeader:
     """The description of an encoder in its file.
 
-    view: the settings of the view, as in `Views.hashed`, and `recipe`, the constants of its modality. clips: the
-    settings of the corpus that decide its clips (`shards.settings.clip_part`). Both are {} if they are not known: of an
-    encoder whose weights came from elsewhere, and of files of version 0.1.
+    encoder: the name; in a file without the path of a folder (see `stored_name`). view: the settings of the view,
+    as in `Views.hashed`, and `recipe`, the constants of its modality. clips: the settings of the corpus that decide
+    its clips (`shards.settings.clip_part`). Both are {} if they are not known: of an encoder whose weights came
+    from elsewhere, and of files of version 0.1.
     """
 
     encoder: str
@@ -31,7 +33,7 @@ class EncoderHeader:
         """Return the entries for a file's metadata, in the order in which they are written."""
         settings = {name: value for name, value in asdict(self).items() if name != NAME}
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return {NAME: self.encoder, SETTINGS: text}
+        return {NAME: stored_name(self.encoder), SETTINGS: text}
 
     def misfits(self, views: Views, clips: Mapping[str, Any]) -> list[str]:
         """Return why features of these views, of clips with these settings, would be wrong; a line per setting.
@@ -88,6 +90,7 @@ def read_header(metadata: Mapping[str, str]) -> EncoderHeader | None:
     name = metadata.get(NAME)
     if name is None:
         return None
+    name = stored_name(name)
     if SETTINGS not in metadata:
         return EncoderHeader(name)
     try:

@@ -15,6 +15,7 @@ from xdc_core.encoders.file import misfit, read_encoder, stored_header
 from xdc_core.encoders.header import EncoderHeader
 from xdc_core.encoders.registry import ENCODERS, encoder_spec
 from xdc_core.encoders.spec import EncoderSpec
+from xdc_core.encoders.transformers_files import stored_name
 from xdc_core.modalities.view import Views
 
 # The published XDC weights have no head, torchvision's have one. Encoders have none.
@@ -93,7 +94,7 @@ def _read_safetensors(path: Path, spec: EncoderSpec, where: str) -> dict[str, Te
         stored, tensors = read_encoder(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"{where} cannot be read: {error}. Download or export the file again.") from error
-    if stored == spec.name:
+    if stored == stored_name(spec.name):
         return tensors
     if stored is None:
         raise ConfigError(

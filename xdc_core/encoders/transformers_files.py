@@ -18,9 +18,9 @@ CONFIG = "config.json"
 # A preprocessor of videos has a file of its own in newer versions of transformers.
 PREPROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
 EXTRA = "pip install 'xdc[hf]'"
-COMMIT = re.compile("[0-9a-f]{40}")
 CLOSE = 1e-3  # Means and deviations that differ by less are the same.
 
 
@@ -53,7 +53,7 @@ def is_transformers(name: str) -> bool:
 
 def check_name(name: str) -> None:
     """Raise ConfigError if the name of a `transformers` model is not of one of the two forms."""
-    if _folder(name) is None and _on_hub(name) is None:
+    if _folder(name) is None and on_hub(name) is None:
         raise ConfigError(
             f"the encoder {name!r} is neither hf:FOLDER (beginning with /, ./, ../ or ~) nor hf:OWNER/NAME or "
             "hf:OWNER/NAME@REVISION, a model on the Hugging Face Hub."
@@ -66,86 +66,38 @@ def model_folder(name: str, root: Path) -> Path | None:
     return None if folder is None else (root / Path(folder).expanduser()).resolve()
 
 
+def stored_name(name: str) -> str:
+    """Return the name by which files know an encoder: of `hf:FOLDER` only the folder's own name, without the path."""
+    folder = _folder(name) if is_transformers(name) else None
+    return name if folder is None else f"{PREFIX}./{Path(folder).name.lstrip('.~') or 'model'}"
+
+
 def _folder(name: str) -> str | None:
     place = name.removeprefix(PREFIX)
     return place if place.startswith(("/", "./", "../", "~")) or place in (".", "..") else None
 
 
-def _on_hub(name: str) -> tuple[str, str | None] | None:
-    """Return owner/name and revision of a model on the hub."""
+def on_hub(name: str) -> tuple[str, str | None] | None:
+    """Return owner/name and revision of a model on the hub; None for a name of another form."""
     found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(PREFIX))
     return (found[1], found[2]) if found else None
-
-
-def hub_commit(name: str) -> str:
-    """Return the commit of a model on the hub: that in the name, else that in the local cache, else that on the hub.
-
-    Raises:
-        ConfigError: huggingface_hub is not installed, or the hub has no such model, or cannot be reached.
-    """
-    repository, revision = _hub_name(name)
-    if revision is not None and COMMIT.fullmatch(revision):
-        return revision
-    hub = _hub(name)
-    cached = hub.try_to_load_from_cache(repository, CONFIG, revision=revision)
-    if isinstance(cached, str):
-        return Path(cached).parent.name
-    try:
-        return str(hub.HfApi().model_info(repository, revision=revision, timeout=10).sha)
-    except Exception as error:  # The client's errors are those of several libraries.
-        raise _not_there(name, error) from error
-
-
-def fetch(name: str, commit: str) -> Path:
-    """Return the folder with a model's configuration and weights at a commit of the hub. It is downloaded if the local
-    cache lacks it. Files of other kinds, and weights in pickles, are not.
-
-    Raises:
-        ConfigError: as `hub_commit`, or the model has no weights in safetensors.
-    """
-    hub, (repository, _) = _hub(name), _hub_name(name)
-    wanted = {"revision": commit, "allow_patterns": [CONFIG, *PREPROCESSORS, *WEIGHTS]}
-    cached = hub.try_to_load_from_cache(repository, CONFIG, revision=commit)
-    folder = Path(cached).parent if isinstance(cached, str) else None
-    if folder is None or not has_weights(folder):
-        try:
-            folder = Path(hub.snapshot_download(repository, **wanted))
-        except Exception as error:  # As above.
-            raise _not_there(name, error) from error
-    if not has_weights(folder):
-        raise ConfigError(f"the encoder {name!r}: the model has no *.safetensors at {commit}. Use another revision.")
-    return folder
-
-
-def _hub_name(name: str) -> tuple[str, str | None]:
-    found = _on_hub(name)
-    assert found is not None, f"{name} was not checked"
-    return found
-
-
-def _hub(name: str) -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ConfigError(f"the encoder {name!r} needs the package huggingface_hub ({error}): {EXTRA}") from error
-    return huggingface_hub
-
-
-def _not_there(name: str, error: Exception) -> ConfigError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ConfigError(
-        f"the encoder {name!r} is not in the local cache of the hub, and cannot be fetched from it ({first}). Correct "
-        "the name, or download the model elsewhere and give its folder: hf:FOLDER."
-    )
 
 
 def has_weights(folder: Path) -> bool:
     """Return whether there are pretrained weights in a model's folder.
 
     Raises:
-        ConfigError: its weights are in pickles only, which are not read.
+        ConfigError: its weights are in pickles only, which are not read, or one of several files is missing.
     """
-    if any(folder.glob(WEIGHTS[0])):
+    index = folder / INDEX
+    if index.is_file() and not (folder / WHOLE).is_file():
+        files = sorted(set(map(str, (read_json(index).get("weight_map") or {}).values())))
+        if missing := [name for name in files if not (folder / name).is_file()]:
+            raise ConfigError(
+                f"{folder}: {len(missing)} of the {len(files)} files of weights that {INDEX} names are missing "
+                f"({missing[0]} first). Download the model again."
+            )
+    if any(path.is_file() for path in folder.glob(WEIGHTS[0])):
         return True
     if pickled := [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]:
         raise ConfigError(
@@ -167,13 +119,18 @@ def family_of(folder: Path) -> tuple[Family, dict[str, Any]]:
         ConfigError: the file is missing or not JSON, or its architecture is not one of `FAMILIES`.
     """
     config = read_json(folder / CONFIG)
+    return known_family(config, folder / CONFIG), config
+
+
+def known_family(config: Mapping[str, Any], where: Path | str) -> Family:
+    """Return the architecture that a model's configuration names. Raises ConfigError for others than `FAMILIES`."""
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(
-            f"{folder / CONFIG}: model_type is {kind!r}, but one of {', '.join(FAMILIES)} is needed. Use another "
+            f"{where}: model_type is {kind!r}, but one of {', '.join(FAMILIES)} is needed. Use another "
             "model, or write a function for this one: package.module:function."
         )
-    return FAMILIES[kind], config
+    return FAMILIES[kind]
 
 
 def read_json(path: Path) -> dict[str, Any]:

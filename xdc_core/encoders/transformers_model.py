@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shards.errors import ConfigError
-from xdc_core.encoders.transformers_files import EXTRA, family_of, has_weights
+from xdc_core.encoders.transformers_files import CONFIG, EXTRA, family_of, has_weights, known_family
 
 ARCHITECTURE = "architecture"
 
@@ -29,7 +29,8 @@ class TransformersEncoder(nn.Module):
 
     architecture: Tensor
 
-    def __init__(self, model: nn.Module, config: Any) -> None:
+    def __init__(self, model: nn.Module, config: Any, stored: Tensor | None = None) -> None:
+        """Take a model with its configuration. stored: the tensor that described them, if one did."""
         super().__init__()
         self.model = model
         self.kind: str = config.model_type
@@ -37,8 +38,12 @@ class TransformersEncoder(nn.Module):
         self.tubelet: int = getattr(config, "tubelet_size", 1)
         self.width: int = config.hidden_size
         self.written_by = f"transformers {config.transformers_version}"
-        text = json.dumps(config.to_dict(), sort_keys=True, default=str)
-        self.register_buffer(ARCHITECTURE, torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8))
+        if stored is None:
+            # What begins with an underscore is of the machine: where the model was read from.
+            values = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
+            text = json.dumps(values, sort_keys=True, default=str)
+            stored = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        self.register_buffer(ARCHITECTURE, stored)
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         """Load tensors by name, as torch does. Raises ConfigError if they are not those of this model."""
@@ -88,15 +93,39 @@ def transformers_encoder(described_by: Path | Mapping[str, Tensor] | None) -> Tr
     """
     transformers = _transformers()
     if isinstance(described_by, Path):
-        family_of(described_by)
-        config = transformers.AutoConfig.from_pretrained(described_by, local_files_only=True, trust_remote_code=False)
-        model = _pretrained(transformers, described_by, config) if has_weights(described_by) else None
+        _, values = family_of(described_by)
+        where, stored = f"{described_by / CONFIG}", None
     else:
-        config, model = _stored_config(transformers, described_by), None
+        values, stored = _stored_values(described_by)
+        where = f"the tensor {ARCHITECTURE!r} of an encoder's file"
+    model = None
+    try:
+        config = _configuration(transformers, values)
+        if not isinstance(described_by, Path) or not has_weights(described_by):
+            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    except ConfigError:
+        raise
+    except Exception as error:  # Values of a stranger's file can raise any error in the classes of transformers.
+        raise ConfigError(
+            f"{where} describes no {values['model_type']} model that the installed transformers can build: "
+            f"{type(error).__name__}: {error}. Use another model, or another version of transformers."
+        ) from error
     if model is None:
-        model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+        assert isinstance(described_by, Path)
+        model = _pretrained(transformers, described_by, config)
     # The predictor of V-JEPA 2 has no part in a feature, and would get no gradient.
-    return TransformersEncoder(model.encoder if config.model_type == "vjepa2" else model, config)
+    return TransformersEncoder(model.encoder if config.model_type == "vjepa2" else model, config, stored)
+
+
+def _configuration(transformers: Any, values: Mapping[str, Any]) -> Any:
+    """Return the configuration with those values that describe a network.
+
+    Others are left out: some of them make transformers fetch code, such as `attn_implementation` and `auto_map`.
+    """
+    kind = values["model_type"]
+    known = {name for name in transformers.AutoConfig.for_model(kind).to_dict() if not name.startswith("_")}
+    chosen = {name: value for name, value in values.items() if name in known - {"model_type"}}
+    return transformers.AutoConfig.for_model(kind, **chosen)
 
 
 def _transformers() -> Any:
@@ -130,12 +159,20 @@ def _pretrained(transformers: Any, folder: Path, config: Any) -> Any:
     return model
 
 
-def _stored_config(transformers: Any, tensors: Mapping[str, Tensor] | None) -> Any:
+def _stored_values(tensors: Mapping[str, Tensor] | None) -> tuple[dict[str, Any], Tensor]:
+    """Return the configuration in an encoder's file, and the tensor that holds it."""
     stored = (tensors or {}).get(ARCHITECTURE)
     if stored is None or stored.dtype != torch.uint8:
         raise ConfigError(
             f"the weights of an encoder hf:... have no tensor {ARCHITECTURE!r}, so xdc did not write them. Give the "
             "folder of the model as the encoder, hf:FOLDER, and no weights."
         )
-    values = json.loads(bytes(stored.cpu().numpy()).decode())
-    return transformers.AutoConfig.for_model(**values)
+    where = f"the tensor {ARCHITECTURE!r} of an encoder's file"
+    try:
+        values = json.loads(stored.cpu().numpy().tobytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not JSON ({error}). Export the encoder again.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} holds a {type(values).__name__}, not an object. Export the encoder again.")
+    known_family(values, where)
+    return values, stored

@@ -86,7 +86,12 @@ def joint_card(run: Run, config: JointConfig) -> str:
 
 
 def _method(run: Run, config: ExportConfig) -> list[str]:
-    start = "weights from a file" if getattr(run.config, config.modality).weights else "random weights"
+    first = read_manifest(run.directory(Node("init", config.modality)))
+    start = "random weights"
+    if getattr(run.config, config.modality).weights:
+        start = "weights from a file"
+    elif first and first.summary.get("pretrained"):
+        start = f"the pretrained weights of {config.encoder}"
     rounds = "1 round" if config.round == 1 else f"{config.round} rounds"
     trained = f"after {rounds} of training" if config.round else "before any training"
     if run.config.last_training == "from_first" and config.round == run.config.last_round:

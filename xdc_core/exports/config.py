@@ -22,13 +22,16 @@ ONNX = "model.onnx"
 CLUSTERS = "clusters"
 CARD = "README.md"
 JOINT = "joint"
+# Keys whose values are settings of xdc, and the property of `ExportConfig` that checks them.
+SETTINGS = {"view": "views", "clips": "corpus_settings", "extract": "extract_settings"}
 AGAIN = "Copy or export it again."
 
 
 class ExportedClusters(Document):
     """The clusters in `clusters/`. fingerprint: of the run's cluster stage. source: what was clustered. round: whose.
 
-    k: clusters; algorithm: its name. modalities: whose features were clustered, concatenated in this order.
+    k: clusters; algorithm: its name. modalities: whose features were clustered, concatenated in this order. files: the
+    sha256 of every file, by name.
     """
 
     fingerprint: str
@@ -37,6 +40,17 @@ class ExportedClusters(Document):
     k: int
     algorithm: str
     modalities: list[str]
+    files: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """Return a digest of the stage's fingerprint and the files: other files are other clusters."""
+        return fingerprint([self.fingerprint, self.files])
+
+
+def is_cluster_file(name: str) -> bool:
+    """Return whether a file of a cluster stage belongs to the clusters, by its name in the stage's directory."""
+    return "/" not in name and Path(name).suffix in (".npy", ".npz", ".json")
 
 
 class ExportedOnnx(Document):
@@ -156,7 +170,11 @@ def encoder_folders(directory: Path) -> list[Path]:
 
 
 def parse_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
-    """Read a config.json. Raises ConfigError if it is damaged, or of another version."""
+    """Read a config.json.
+
+    Raises:
+        ConfigError: it is damaged or of another version, or has settings that this version does not know.
+    """
     try:
         values = json.loads(path.read_bytes())
         version = values.get("format") if isinstance(values, dict) else None
@@ -168,11 +186,20 @@ def parse_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
             f"{path} has format {version!r}, but this version of xdc reads {FORMAT}: it is an export of another "
             f"version, or none of xdc. Export it again with this one, or install the one that made it ({made_with})."
         )
+    section: tuple[str, ...] = ()
     try:
-        return kind.model_validate(values)
+        config = kind.model_validate(values)
+        for name, settings in SETTINGS.items() if isinstance(config, ExportConfig) else ():
+            section = (name,)
+            getattr(config, settings)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}. {AGAIN}") from error
+        key = ".".join(map(str, (*section, *problem["loc"])))
+        raise ConfigError(
+            f"{path}: {key}: {problem['msg']}. {AGAIN} It was made with xdc "
+            f"{values.get('xdc_version') or 'of a version that is not stated'}; if that is a newer one, install it."
+        ) from error
+    return config
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -186,3 +213,12 @@ def check_sha256(path: Path, expected: str) -> None:
             f"{path} is damaged or another file: its sha256 is {found[:12]}..., but {CONFIG} says {expected[:12]}... "
             f"{AGAIN}"
         )
+
+
+def check_clusters(folder: Path, clusters: ExportedClusters) -> None:
+    """Raise ConfigError if the files in a folder `clusters/` are not those that config.json names."""
+    for name, sha256 in clusters.files.items():
+        check_sha256(folder / name, sha256)
+    others = [path.name for path in sorted(folder.iterdir()) if is_cluster_file(path.name)]
+    if more := [name for name in others if name not in clusters.files]:
+        raise ConfigError(f"{folder / more[0]} is not named in {CONFIG}, so nothing checks it. {AGAIN}")

@@ -9,22 +9,16 @@ from typing import Any, Self
 import torch
 
 from shards.errors import ConfigError
+from xdc_core.encoders.hub import client_errors
 from xdc_core.exports.config import encoder_folders
 from xdc_core.exports.load import LoadedEncoder, feature, load_export
 
 try:
     from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 except ImportError as missing:
     raise ConfigError(
         f"from_pretrained and --push need the package huggingface_hub ({missing}). Run: pip install 'xdc[hub]'"
     ) from None
-
-
-try:  # The client of versions from 1.0 on; that of earlier ones raises OSErrors.
-    from httpx import HTTPError
-except ImportError:
-    HTTPError = OSError  # type: ignore[assignment,misc]
 
 
 class Encoder(torch.nn.Module, ModelHubMixin):
@@ -95,7 +89,7 @@ def push(directory: Path, repository: str) -> str:
     try:
         api.create_repo(repository, private=True, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Encoders exported by xdc")
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as error:
+    except client_errors() as error:
         raise ConfigError(
             f"--push {repository}: {api.endpoint} did not take {directory}: {error}. The export is complete: log in "
             "with `hf auth login` or set HF_TOKEN, check the name (USER/NAME), and run the same command again."

@@ -4,6 +4,7 @@ from xdc_core.exports.load import feature
 feature("clip.mp4", "exported/video")  # float32 [width]
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from xdc_core.data.encode import Encoding
-    from xdc_core.exports.media import CutClip
+    from xdc_core.exports.media import CutClip, LeftOut
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class LoadedEncoder:
 class ClipFeatures(NamedTuple):
     """The features of a file's clips, in order.
 
-    spans: float64 [clips, 2], begin and end in seconds. features: float32 [clips, width].
+    spans: float64 [clips, 2], begin and end in seconds. features: float32 [clips, width]. rejects: the clips that
+    cannot be used, with begin, end, kind and reason; they are in neither of the arrays.
     """
 
     spans: "np.ndarray"
     features: "np.ndarray"
+    rejects: "list[LeftOut]"
 
 
 def load_export(directory: Path | str, device: str = "cpu") -> LoadedEncoder:
@@ -58,14 +61,19 @@ def load_export(directory: Path | str, device: str = "cpu") -> LoadedEncoder:
 def load_weights_of(folder: Path, config: ExportConfig, device: str = "cpu") -> LoadedEncoder:
     """Load model.safetensors of a folder, with the content of its config.json. Raises as `load_export`."""
     import torch
+    from safetensors import SafetensorError
 
     from xdc_core.data.encode import Encoding
     from xdc_core.encoders.file import load_encoder, stored_header
 
     check_sha256(folder / WEIGHTS, config.sha256)
     views, settings, where = config.views, config.extract_settings, torch.device(device)
-    header = stored_header(folder / WEIGHTS)
-    if header and (lines := header.misfits(views, config.clips)):
+    try:
+        header = stored_header(folder / WEIGHTS)
+        lines = header.misfits(views, config.clips) if header else []
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ConfigError(f"{folder / WEIGHTS} cannot be read as an encoder: {error}. {AGAIN}") from error
+    if lines:
         raise ConfigError(
             f"{folder}: {WEIGHTS} was made for other input than {CONFIG} says: {'; '.join(lines)}. {AGAIN}"
         )
@@ -76,7 +84,8 @@ def load_weights_of(folder: Path, config: ExportConfig, device: str = "cpu") -> 
 
 
 def feature(path: Path | str, encoder: LoadedEncoder | Path | str) -> "np.ndarray":
-    """Return the feature of a media file: float32 [width]. Of a file of several clips it is the mean of theirs.
+    """Return the feature of a media file: float32 [width]. Of a file of several clips it is the mean of theirs,
+    without those that cannot be used (`clip_features` names them).
 
     path: any video or sound. It is decoded in a child process with limits, and cut into clips as by the run's corpus:
     of at most `clip_seconds`; a rest shorter than `min_seconds` is left out. encoder: as `load_export` returns it, or
@@ -98,26 +107,41 @@ def clip_features(path: Path | str, encoder: LoadedEncoder | Path | str) -> Clip
     """Return the features of the clips of a media file; see `feature`.
 
     They are those that the run's pipeline computes for these clips, but for rounding. As there, a clip's feature is
-    that of its centre view, or with `extract.views` above 1 the mean of several.
+    that of its centre view, or with `extract.views` above 1 the mean of several. Clips that the pipeline would reject
+    (damaged, or silent) are left out and named. One clip at a time is encoded.
+
+    Raises as `feature`; a MediaError also if no clip is left.
     """
     import numpy as np
     import torch
 
-    from xdc_core.exports.media import cut_media
+    from xdc_core.exports.media import LeftOut, cut_media
 
     loaded = encoder if isinstance(encoder, LoadedEncoder) else load_export(encoder)
     encoding, views = loaded.encoding, loaded.encoding.views
-    clips = cut_media(Path(path), loaded.config.corpus_settings, views.modality)
-    longest = max(clip.row["frames"] for clip in clips)
+    of_clips, spans, rejects, longest = [], [], [], 0
+    with closing(cut_media(Path(path), loaded.config.corpus_settings, views.modality)) as clips:
+        for clip in clips:
+            if isinstance(clip, LeftOut):
+                rejects.append(clip)
+                continue
+            of_clips.append(encoding.encode(_views_of(clip, encoding)).mean(dim=0).cpu())
+            spans.append((clip.start_s, clip.end_s))
+            longest = max(longest, clip.row["frames"])
+    if not of_clips:
+        first = rejects[0]
+        raise MediaError(
+            f"{path}: none of its clips can be used ({len(rejects)}). The first, {first.start_s:.2f} to "
+            f"{first.end_s:.2f} s: {first.reason}",
+            first.kind,
+        )
     if longest < views.frames:
         raise MediaError(
             f"{path} has {longest} frames at {loaded.config.corpus_settings.fps:g} per second, but a view needs "
             f"{views.frames}. Give a longer file.",
             "too_short",
         )
-    of_clips = [encoding.encode(_views_of(clip, encoding)).mean(dim=0) for clip in clips]
-    spans = np.array([(clip.start_s, clip.end_s) for clip in clips], np.float64)
-    return ClipFeatures(spans, torch.stack(of_clips).cpu().numpy())
+    return ClipFeatures(np.array(spans, np.float64), torch.stack(of_clips).numpy(), rejects)
 
 
 def _views_of(clip: "CutClip", encoding: "Encoding") -> "torch.Tensor":

@@ -1,5 +1,6 @@
 """Cut a media file into clips as a corpus does, in child processes with limits."""
 
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 from shards.corpus.cut import cut_clip
 from shards.corpus.plan import make_plan
-from shards.errors import ConfigError, MediaError, SourceError
+from shards.errors import ConfigError, Kind, MediaError, SourceError
 from shards.media.cut import Clip
 from shards.media.limits import limits_of
 from shards.media.sandbox import ordered_map
@@ -16,6 +17,9 @@ from shards.sources.look import look_at
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import survey_columns
 from xdc_core.modalities.modality import Modality
+
+# Reasons for which a file or a clip is no clip of both modalities, but may be one of one of them.
+WITHOUT_A_MODALITY: tuple[Kind, ...] = ("no_sound", "no_picture", "silent")
 
 
 class CutClip(NamedTuple):
@@ -31,10 +35,20 @@ class CutClip(NamedTuple):
         return {"mp4": self.clip.mp4, "flac": self.clip.flac}[modality.member]
 
 
-def cut_media(path: Path, settings: CorpusSettings, modality: Modality) -> list[CutClip]:
-    """Cut a file into the clips that a corpus with these settings has of it, in order.
+class LeftOut(NamedTuple):
+    """A clip of a file that cannot be used: its span in seconds, the kind of the reason, and the reason in words."""
 
-    A file that lacks another modality of the corpus is cut for `modality` alone.
+    start_s: float
+    end_s: float
+    kind: Kind
+    reason: str
+
+
+def cut_media(path: Path, settings: CorpusSettings, modality: Modality) -> Generator[CutClip | LeftOut, None, None]:
+    """Cut a file into the clips that a corpus with these settings has of it, in order; at most 8 are held in memory.
+
+    Those that cannot be used are yielded when all others have been. If a file, or every clip of it, lacks another
+    modality of the corpus, the file is cut for `modality` alone.
 
     Raises:
         ConfigError: there is no such file.
@@ -49,16 +63,25 @@ def cut_media(path: Path, settings: CorpusSettings, modality: Modality) -> list[
             "cut_at_shots": settings.cut_at_shots and modality.stored == "video",
         }
     )
-    if len(settings.modalities) > 1:
+    for attempt in (settings, single) if len(settings.modalities) > 1 else (single,):
+        left_out, some = [], False
         try:
-            return _cut(path, settings)
+            for made in _cut(path, attempt):
+                if isinstance(made, LeftOut):
+                    left_out.append(made)
+                else:
+                    some = True
+                    yield made
         except MediaError as error:
-            if error.kind not in ("no_sound", "no_picture", "silent"):
+            if attempt is single or error.kind not in WITHOUT_A_MODALITY:
                 raise
-    return _cut(path, single)
+        else:
+            if attempt is single or some or any(clip.kind not in WITHOUT_A_MODALITY for clip in left_out):
+                yield from left_out
+                return
 
 
-def _cut(path: Path, settings: CorpusSettings) -> list[CutClip]:
+def _cut(path: Path, settings: CorpusSettings) -> Generator[CutClip | LeftOut, None, None]:
     settings = settings.model_copy(update={"workers": 1, "layout": None, "learn_splits": None})
     with TemporaryDirectory() as copies, closing(look_at(path.parent, [path.name], settings, Path(copies))) as looks:
         entry, _ = next(looks)
@@ -71,13 +94,13 @@ def _cut(path: Path, settings: CorpusSettings) -> list[CutClip]:
         raise MediaError(f"{path}: {reason}", rejects[0]["kind"] if rejects else "damaged")
     jobs = [(str(path.parent), path.name, clip.start_s, clip.end_s, settings) for clip in planned]
     with closing(ordered_map(cut_clip, jobs, 1, limits_of(settings))) as made:
-        return [_row(path, (span[2], span[3]), clip, settings) for span, clip in zip(jobs, made, strict=True)]
+        for span, clip in zip(jobs, made, strict=True):
+            yield _clip((span[2], span[3]), clip, settings)
 
 
-def _row(path: Path, span: tuple[float, float], clip: Any, settings: CorpusSettings) -> CutClip:
+def _clip(span: tuple[float, float], clip: Any, settings: CorpusSettings) -> CutClip | LeftOut:
     if isinstance(clip, MediaError | SourceError):
-        kind = clip.kind if isinstance(clip, MediaError) else "unreadable"
-        raise MediaError(f"{path}, {span[0]:.2f} to {span[1]:.2f} s: {clip}", kind)
+        return LeftOut(*span, clip.kind if isinstance(clip, MediaError) else "unreadable", str(clip))
     row = {
         "start_s": span[0],
         "duration_s": clip.duration_s,

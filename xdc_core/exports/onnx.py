@@ -70,11 +70,13 @@ def write_onnx(folder: Path, config: ExportConfig) -> ExportedOnnx:
         raise StageError(
             f"{config.encoder} cannot be converted to ONNX: {type(error).__name__}: {error}. Export it without --onnx."
         ) from error
+    _without_places(path)
     difference = largest_difference(path, encoder, shape)
     if not difference <= TOLERANCE:
         raise StageError(
             f"{config.encoder}: the features of {ONNX} differ from PyTorch's by {difference:.2g} of their length, more "
-            f"than {TOLERANCE:g}. Export it without --onnx, or with other versions of onnx and onnxruntime."
+            f"than {TOLERANCE:g}. Export it without --onnx, or with other versions of onnx and onnxruntime. (nan: the "
+            "features of one of them are not finite numbers. Then look at those of the run, too.)"
         )
     return ExportedOnnx.model_validate(
         {
@@ -84,6 +86,23 @@ def write_onnx(folder: Path, config: ExportConfig) -> ExportedOnnx:
             "checked": list(CHECKED),
         }
     )
+
+
+def _without_places(path: Path) -> None:
+    """Remove the notes of torch from a graph: they have the paths of the machine's source files."""
+    import onnx
+
+    model = onnx.load(path)
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for function in model.functions:
+        for part in (function, *function.node, *function.value_info):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+    for end in (*model.graph.input, *model.graph.output):
+        end.ClearField("metadata_props")
+    onnx.save(model, path)
 
 
 def input_shape(loaded: LoadedEncoder) -> tuple[int, ...]:
@@ -97,11 +116,13 @@ def input_shape(loaded: LoadedEncoder) -> tuple[int, ...]:
 
 
 def largest_difference(path: Path, encoder: torch.nn.Module, shape: tuple[int, ...]) -> float:
-    """Return the largest distance of the graph's features from PyTorch's, as a share of their length."""
+    """Return the largest distance of the graph's features from PyTorch's, as a share of their length: NaN or infinite
+    if one of them is.
+    """
     import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    generator, largest = torch.Generator().manual_seed(0), 0.0
+    generator, distances = torch.Generator().manual_seed(0), []
     for size in CHECKED:
         views = torch.randn(size, *shape, generator=generator)
         with torch.inference_mode():
@@ -110,5 +131,5 @@ def largest_difference(path: Path, encoder: torch.nn.Module, shape: tuple[int, .
         if made.shape != wanted.shape:
             return float("inf")
         norms = np.maximum(np.linalg.norm(wanted, axis=1), np.finfo(np.float32).tiny)
-        largest = max(largest, float((np.linalg.norm(made - wanted, axis=1) / norms).max()))
-    return largest
+        distances.append(np.linalg.norm(made - wanted, axis=1) / norms)
+    return float(np.concatenate(distances).max())  # NumPy's maximum keeps a NaN, Python's does not.

@@ -20,6 +20,7 @@ from xdc_core.config.methods import clustered_from, clustered_sources
 from xdc_core.config.views import views_of
 from xdc_core.documents.document import write_document
 from xdc_core.documents.kmeans import read_kmeans
+from xdc_core.encoders.transformers_files import stored_name
 from xdc_core.exports.card import encoder_card, joint_card, whole_card
 from xdc_core.exports.config import (
     CARD,
@@ -32,9 +33,11 @@ from xdc_core.exports.config import (
     ExportConfig,
     ExportedClusters,
     JointConfig,
+    check_clusters,
     check_sha256,
     encoder_folders,
     identity_of,
+    is_cluster_file,
     parse_config,
 )
 from xdc_core.graph.fingerprints import Fingerprints
@@ -135,7 +138,7 @@ def _config(run: Run, modality: str, number: int, fingerprints: Fingerprints, en
         "method": config.method,
         "round": number,
         "modality": modality,
-        "encoder": views.settings.encoder,
+        "encoder": stored_name(views.settings.encoder),
         "width": built.width,
         "parameters": sum(parameter.numel() for parameter in built.parameters()),
         "sha256": sha256_of(encoder),
@@ -168,7 +171,8 @@ def _clusters(run: Run, source: str, number: int, fingerprints: Fingerprints) ->
     record = reuse(run, node, fingerprints)
     if record is None:
         return None
-    kmeans = read_kmeans(run.directory(node))
+    kmeans, manifest = read_kmeans(run.directory(node)), read_manifest(run.directory(node))
+    assert manifest is not None  # It is fresh.
     return ExportedClusters.model_validate(
         {
             "fingerprint": record.fingerprint,
@@ -177,6 +181,7 @@ def _clusters(run: Run, source: str, number: int, fingerprints: Fingerprints) ->
             "k": kmeans.k,
             "algorithm": kmeans.algorithm,
             "modalities": list(clustered_from(source, run.config.modalities)),
+            "files": {name: entry.sha256 for name, entry in manifest.files.items() if is_cluster_file(name)},
         }
     )
 
@@ -198,12 +203,10 @@ def _write_encoder(run: Run, folder: Path, config: ExportConfig, encoder: Path, 
 def _copy_clusters(run: Run, clusters: ExportedClusters, folder: Path) -> None:
     """Copy the files of a cluster stage, checked against its manifest, without the manifest."""
     directory = run.directory(Node("cluster", clusters.source, clusters.round))
-    manifest = read_manifest(directory)
-    assert manifest is not None  # It is fresh.
     (folder / CLUSTERS).mkdir(parents=True)
-    for name in manifest.files:
-        if "/" not in name and Path(name).suffix in (".npy", ".npz", ".json"):
-            (folder / CLUSTERS / name).write_bytes(read_stored(directory / name, "cluster"))
+    for name in clusters.files:
+        (folder / CLUSTERS / name).write_bytes(read_stored(directory / name, "cluster"))
+    check_clusters(folder / CLUSTERS, clusters)
 
 
 def _is_there(target: Path, wanted: Mapping[str, ExportConfig | JointConfig], onnx: bool) -> bool:
@@ -231,6 +234,8 @@ def _is_there(target: Path, wanted: Mapping[str, ExportConfig | JointConfig], on
             check_sha256(target / name / WEIGHTS, there.sha256)
             if there.onnx:
                 check_sha256(target / name / ONNX, there.onnx.sha256)
+        if there.clusters:
+            check_clusters(target / name / CLUSTERS, there.clusters)
     if more := [folder.name for folder in encoder_folders(target) if folder.name not in wanted]:
         raise _something_else(target, f"{more[0]}/ is there, too")
     return True

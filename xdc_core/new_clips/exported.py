@@ -15,6 +15,7 @@ from xdc_core.exports.config import (
     ExportConfig,
     ExportedClusters,
     JointConfig,
+    check_clusters,
     check_sha256,
     encoder_folders,
     parse_config,
@@ -90,7 +91,8 @@ def clusters_of_export(path: Path, exported: Exported, sources: Mapping[str, tup
     """Return exported clusters of these label sources.
 
     Raises:
-        ConfigError: joint clusters are of other encoders than lie beside them.
+        ConfigError: joint clusters are of other encoders than lie beside them, or a file is not the one that was
+            exported.
     """
     found = []
     for source, names in sources.items():
@@ -103,7 +105,8 @@ def clusters_of_export(path: Path, exported: Exported, sources: Mapping[str, tup
         about = joint.clusters if joint else exported[source][1].clusters
         assert isinstance(about, ExportedClusters)  # `sources_of_export` has found them.
         widths = tuple(exported[name][1].width for name in names)
-        found.append(Clusters(source, folder / CLUSTERS, about.fingerprint, about.round, names, widths))
+        check_clusters(folder / CLUSTERS, about)
+        found.append(Clusters(source, folder / CLUSTERS, about.identity, about.round, names, widths))
     return found
 
 

@@ -8,10 +8,9 @@ from shards.store.files import sha256_of
 from shards.store.manifest import fingerprint, read_manifest
 from xdc_core.config.load import FILE_NAME
 from xdc_core.config.views import views_of
+from xdc_core.encoders.hub import fetch, hub_commit
 from xdc_core.encoders.registry import encoder_spec, outside, source_file
 from xdc_core.encoders.transformers_files import (
-    fetch,
-    hub_commit,
     is_transformers,
     misfits,
     model_files,

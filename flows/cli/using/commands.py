@@ -41,8 +41,6 @@ def export(
     By default these are the encoders at the start of the newest round whose encoders are up to date.
     """
     with errors_as_exit_codes():
-        import json
-
         from xdc_core.exports.write import export as write
         from xdc_core.graph.rounds import as_stopped
         from xdc_core.runs.run import open_run
