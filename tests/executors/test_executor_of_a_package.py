@@ -7,6 +7,7 @@ import pytest
 from flows.executors.registry import check_executor, executor_of
 from flows.runners.in_process import InProcess
 from shards.errors import ConfigError
+from shards.store.files import part_path, parts_of
 from tests.installed_package import install_package
 from tests.runs import MakeRun
 from xdc_core.config.schema import RunsOn
@@ -66,11 +67,11 @@ def test_it_is_chosen_by_its_name_and_changes_no_byte(make_run: MakeRun) -> None
         for node in (INIT, EXTRACT):
             runner.run_stage(each, node)
     done = (run.root / "logs" / "units" / "node7").read_text().split()
-    names = {f"{name}.parquet" for name in done}
     assert done == sorted(done, reverse=True)
-    assert names == {path.name for path in plain.directory(EXTRACT).glob("data/*.parquet")}
-    for name in names:
-        assert (run.directory(EXTRACT) / name).read_bytes() == (plain.directory(EXTRACT) / name).read_bytes()
+    assert sorted(done) == parts_of(plain.directory(EXTRACT))
+    for shard in done:
+        made, expected = (part_path(each.directory(EXTRACT), shard).read_bytes() for each in (run, plain))
+        assert made == expected
 
 
 def test_its_settings_are_checked_and_so_is_what_it_needs() -> None:

@@ -16,6 +16,7 @@ from pyarrow.parquet import read_table
 from flows.runners.forked import TORCH, Children, log_path
 from shards.errors import XdcError
 from shards.store.executor import Job, Unit
+from shards.store.files import part_path
 from shards.store.receipt import UNITS
 from shards.workers.job_file import write_job
 from tests.executors.fake_work import SIZES, job_in
@@ -105,7 +106,7 @@ def test_without_a_number_of_threads_two_workers_differ_by_rounding_at_most(
         children.run_stage(run, EXTRACT)
     assert features(one).keys() == features(two).keys()
     for name in features(one):
-        tables = [read_table(run.directory(EXTRACT) / name) for run in (one, two)]
+        tables = [read_table(part_path(run.directory(EXTRACT), Path(name).stem)) for run in (one, two)]
         assert tables[0].column_names == tables[1].column_names
         assert tables[0]["key"] == tables[1]["key"]
         found, wanted = (np.array(table["feature"].to_pylist()) for table in tables)

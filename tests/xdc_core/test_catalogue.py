@@ -80,7 +80,7 @@ def test_a_clip_of_the_same_key_with_other_bytes_is_not_shared(
     table = pq.read_table(path)
     hashes = ["0" * 64, *table["sha256"].to_pylist()[1:]]
     pq.write_table(table.set_column(table.column_names.index("sha256"), "sha256", pa.array(hashes)), path)
-    commit_as_it_is(path.parent)
+    commit_as_it_is(tmp_path / "corpus")
     found = difference(worked_run, copy_run(corpus={"path": str(tmp_path / "corpus")}))
     assert (found["data"]["clips"], found["data"]["shared"]) == ([48, 48], 47)
     assert {row["clips"] for row in found["clusters"]} == {47}
