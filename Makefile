@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || \
 	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } || \
 	  { echo "This Python can neither make environments nor install packages: it lacks venv and pip."; exit 1; }
-	@echo "Installing about 6 GB of packages into $(VENV) (torch and what it needs) ..."
+	@echo "Installing about 8 GB of packages into $(VENV) (torch and what it needs) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .

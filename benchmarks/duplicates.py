@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from xdc_core.clustering.preprocess import unit_length
 from xdc_core.curation.duplicates import Duplicates, find_duplicates
-from xdc_core.curation.neighbours import Points, cluster_starts
+from xdc_core.curation.neighbours import cluster_starts
+from xdc_core.curation.points import Points
 
 COPIES, NOISE, BATCH = 0.01, 0.03, 10_000
 

@@ -75,7 +75,8 @@ def approximate(stored: np.ndarray, folder: Path, k: int) -> None:
     """Print the recall of an approximate index with each number of lists read, and seconds per query."""
     (queries,) = vectors(QUERIES, stored.shape[1], 2)
     begun = time.perf_counter()
-    made = build_inverted(folder, lambda: parts_of(stored), len(stored), queries, 0.99, 0, silent)
+    no_clips = np.full(len(queries), -1)
+    made = build_inverted(folder, lambda: parts_of(stored), len(stored), queries, no_clips, 0.99, 0, silent)
     took = time.perf_counter() - begun
     print(f"{len(stored)} x {stored.shape[1]}: {made.lists} lists, built in {took:.0f} s", flush=True)
     for tried in made.tried:

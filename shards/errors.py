@@ -19,6 +19,14 @@ class MachineError(StageError):
     """Report trouble of one machine, such as a full disk or too little memory. Another one may not have it."""
 
 
+class NoPictures(StageError):
+    """Report that too many files or clips were rejected, and most of them because they have no pictures."""
+
+
+class NoSounds(StageError):
+    """Report that too many files or clips were rejected, and most of them because they have no sound."""
+
+
 class Busy(XdcError):
     """Report that another process is building the same directory."""
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from shards.exchange import card, wids
+from shards.exchange import wids
 from shards.store.files import PARTS
 from shards.store.manifest import MANIFEST, Manifest, list_files, read_manifest, write_manifest
 
@@ -27,7 +27,7 @@ def as_of_format_1(directory: Path) -> None:
     """Turn a committed directory into what an earlier version would have committed with the same fingerprint."""
     manifest = read_manifest(directory)
     assert manifest is not None
-    files = {name: entry for name, entry in manifest.files.items() if name not in (card.FILE_NAME, wids.FILE_NAME)}
+    files = {name: entry for name, entry in manifest.files.items() if name != wids.FILE_NAME}
     for name in manifest.files.keys() - files.keys():
         (directory / name).unlink()
     for folder in PARTS:

@@ -13,9 +13,8 @@ import pytest
 import yaml
 
 from shards.corpus.index import read_index, read_whole_index, shard_names
-from shards.exchange.card import FILE_NAME as CARD
 from shards.exchange.wids import FILE_NAME as WIDS
-from shards.store.files import part_path
+from shards.store.files import CARD, part_path
 from shards.store.manifest import read_manifest
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels

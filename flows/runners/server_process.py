@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.executors.process_output import how_ended, last_error, last_line, written
-from shards.errors import Busy, ConfigError, StageError, XdcError
+from shards.errors import Busy, ConfigError, NoPictures, NoSounds, StageError, XdcError
 from shards.progress import Progress
 
-ERRORS: dict[str, type[XdcError]] = {"ConfigError": ConfigError, "Busy": Busy}
+ERRORS: dict[str, type[XdcError]] = {kind.__name__: kind for kind in (ConfigError, Busy, NoPictures, NoSounds)}
 
 
 SEND_S = 60.0  # A request waits for the server's imports if the pipe is full.

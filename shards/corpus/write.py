@@ -18,7 +18,7 @@ from shards.corpus.cut import TAR, open_clips, write_clips
 from shards.corpus.generation import GENERATIONS, KEPT_FROM
 from shards.corpus.index import index_name, noted_schema, read_index, shard_name, shard_names
 from shards.corpus.plan import CUT_VERSION, Plan, clip_table
-from shards.errors import StageError
+from shards.errors import NoPictures, NoSounds, StageError
 from shards.exchange.card import write_card
 from shards.exchange.wids import Tar, write_wids
 from shards.progress import Progress
@@ -35,6 +35,8 @@ from shards.store.receipt import RECEIPTS, UNITS, receipts_of
 
 PLAN = ["key", "source", "start_s", "end_s", "shard"]
 BATCH = 8192  # Rows of a table that are made at once.
+# The error of a corpus most of whose rejects are of a kind.
+LACKING: dict[str, type[StageError]] = {"no_picture": NoPictures, "no_sound": NoSounds}
 SOURCES_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("path", "sha256", "video_codec", "audio_codec", "reason", "kind")),
@@ -261,14 +263,16 @@ def _digest(*lists: Iterable[str]) -> str:
 
 
 def _check_share(rejects: pa.Table, clips: int, allowed: float) -> None:
-    """Raise StageError if too many clips were rejected. A rejected file counts as one clip."""
+    """Raise StageError, or one of LACKING, if too many clips were rejected. A rejected file counts as one clip."""
     of_clips = pc.and_(pc.equal(rejects["step"], "cut"), pc.not_equal(rejects["key"], ""))
     bad = rejects.filter(pc.or_(pc.equal(rejects["step"], "probe"), of_clips))
     if clips and len(bad) <= allowed * (len(bad) + clips):
         return
     counts = sorted(_counts(bad["reason"]), key=lambda pair: -pair[1])
     common = "; ".join(f"{n} x {why}" for why, n in counts[:3])
-    raise StageError(
+    kinds = sorted(_counts(bad["kind"]), key=lambda pair: -pair[1])
+    error = LACKING.get(kinds[0][0], StageError) if kinds else StageError
+    raise error(
         f"{len(bad)} inputs were rejected and {clips} clips are good: more than the share allowed by "
         f"corpus.max_reject_share ({allowed:g}). The most frequent reasons: {common or 'none'}. "
         "Check the sources, or raise max_reject_share and run again (what is done is kept). If the machine was "

@@ -7,9 +7,8 @@ from typing import Any
 import yaml
 
 from shards.settings import CorpusSettings, stored_part
-from shards.store.files import INDEX, write_text
+from shards.store.files import CARD, INDEX, write_text
 
-FILE_NAME = "README.md"
 CLIPS = "clips"  # The name of the tars as a configuration of a data set.
 MEMBERS = {"video": ("mp4", "the picture, H.264, without sound"), "audio": ("flac", "the sound, mono")}
 TEXT = """\
@@ -54,7 +53,7 @@ The members are bytes; `clips.cast_column("mp4", datasets.Video())` and `("flac"
 
 The clips have the licence of the files that they were cut from, which xdc does not know.
 
-This file is part of the corpus, and manifest.json has its sha256. Do not edit it here, but in a copy to publish.
+manifest.json does not list this file: it can be edited. When clips are added or cut again, it is written again.
 """
 
 
@@ -103,7 +102,7 @@ def write_card(
         rejects=_table("reason", "inputs", summary["reasons"]) or "No input was rejected.",
         labels="\n".join(f"- `{label}`" for label in labels) or "The clips have no labels.",
     )
-    write_text(folder / FILE_NAME, f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n{text}")
+    write_text(folder / CARD, f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n{text}")
 
 
 def _table(key: str, value: str, rows: Mapping[str, Any]) -> str:

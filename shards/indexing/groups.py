@@ -1,5 +1,6 @@
 """Write the groups of pictures into the index of a corpus that an earlier version made. Nothing is encoded again."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from shards.objects.tars import TARS
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build, record_of
 from shards.store.commit import finish_commit
-from shards.store.files import INDEX, link_or_copy, part_among
+from shards.store.files import CARD, INDEX, link_or_copy, part_among
 from shards.store.lock import exclusive
 from shards.store.manifest import Manifest, fingerprint, missing_files, read_manifest
 from shards.store.parquet import read_schema, write_parquet
@@ -64,6 +65,8 @@ def index_groups(corpus: Path, progress: Progress = silent) -> Record:
         for name, old in stored_as.items():
             if not (out / name).exists():
                 link_or_copy(corpus / old, out / name)
+        if (corpus / CARD).exists() and not (out / CARD).exists():
+            shutil.copyfile(corpus / CARD, out / CARD)
         files = {name: manifest.files[old] for name, old in stored_as.items()}
         kept = {name: (entry.size, entry.sha256) for name, entry in files.items()}
         return Outcome(manifest.rows, manifest.rejects, manifest.summary, (*kept, *map(index_name, lacking)), kept)

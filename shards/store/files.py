@@ -20,6 +20,8 @@ PARTIAL = re.compile(r"\..+\.partial")
 # The folders of a directory that hold its parts, one Parquet file per shard, and nothing else: `index` in a corpus,
 # `data` elsewhere. In directories of manifest format 1 the parts lie beside the other files.
 DATA, INDEX = PARTS = "data", "index"
+# A text for people in a committed directory. No manifest lists it, so that it can be edited.
+CARD = "README.md"
 
 
 def sha256_of(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from shards.errors import ConfigError
-from shards.store.files import PARTS, sha256_of, write_json
+from shards.store.files import CARD, PARTS, sha256_of, write_json
 from shards.store.receipt import UNITS
 
 MANIFEST = "manifest.json"
@@ -141,7 +141,8 @@ def missing_files(directory: Path, manifest: Manifest) -> list[str]:
 def list_files(directory: Path, known: Mapping[str, tuple[int, str]] | None = None) -> dict[str, FileEntry]:
     """Return size and sha256 of every file below `directory` except the manifest, by relative name.
 
-    known: size and sha256 of files that are not read, and do not have to be found. The folder of receipts is left out.
+    known: size and sha256 of files that are not read, and do not have to be found. The folder of receipts and the card
+    are left out.
     """
     known = known or {}
     entries = {name: FileEntry(size=size, sha256=digest) for name, (size, digest) in known.items()}
@@ -151,6 +152,6 @@ def list_files(directory: Path, known: Mapping[str, tuple[int, str]] | None = No
         for name in names:
             path = Path(folder, name)
             relative = str(path.relative_to(directory))
-            if relative not in entries and name != MANIFEST and path.is_file():
+            if relative not in entries and relative != CARD and name != MANIFEST and path.is_file():
                 entries[relative] = FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
     return dict(sorted(entries.items(), key=lambda entry: entry[0].split("/")))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shards.errors import StageError
 from shards.store.manifest import read_manifest
 from tests.flows.test_cli import xdc
 from tests.flows.test_embed import manifest_of
 from tests.runs import MakeRun
 from tests.sharing import made_once
+from xdc_core.config.schema import RunsOn
 from xdc_core.data.features import read_features, write_features
 from xdc_core.graph.run_stage import run_stage
+from xdc_core.new_clips.assignment import assign
+from xdc_core.new_clips.clusters import clusters_of_run, sources_of_run
+from xdc_core.new_clips.parts import parts_of_run
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
@@ -143,19 +149,85 @@ def test_features_of_somebody_else_are_assigned_or_refused_in_words(worked_run: 
     )
     assert found == labels
 
-    def refused(keys: list[str], features: np.ndarray, words: str) -> None:
-        write_features(tmp_path / "bad" / "0.parquet", keys, features)
-        code, output = xdc(
-            "assign", worked_run.root, tmp_path / "bad", "--modality", "video", "--out", tmp_path / "bad-out"
-        )
-        assert code == 2, output
-        assert words in output
 
-    refused(["a"], np.zeros((1, 32), np.float32), "the features are 32 wide, and the clusters are of video features")
-    nothing = np.zeros((2, 64), np.float32)
-    nothing[1, 3] = np.nan
-    refused(["a", "b"], nothing, "have values that are not finite numbers, the first of clip b")
-    refused(["a", "a"], np.zeros((2, 64), np.float32), "some keys occur twice")
+def test_files_and_rows_of_somebody_else_that_cannot_be_used_are_named(worked_run: Run, tmp_path: Path) -> None:
+    given, out = tmp_path / "bad", tmp_path / "bad-out"
+
+    def answer(keys: list[str], features: np.ndarray) -> tuple[int, str]:
+        write_features(given / "below" / "0.parquet", keys, features)
+        return xdc("assign", worked_run.root, given, "--modality", "video", "--out", out)
+
+    code, output = answer(["a"], np.zeros((1, 32), np.float32))
+    assert code == 2
+    assert "the features are 32 wide, and the clusters are of video features that are 64 wide" in output
+    features = np.zeros((4, 64), np.float32)
+    features[1, 3] = np.nan
+    code, output = answer(["a", "b", "c", "c"], features)
+    assert code == 0, output
+    assert "video, round 1: 2 clips in" in output
+    assert "2 files, rows or clips were rejected" in output
+    rejects = pq.read_table(out / "given" / "video" / "corpus" / "rejects.parquet").to_pylist()
+    assert [(row["key"], row["kind"]) for row in rejects] == [("b", "damaged"), ("c", "duplicate")]
+    (given / "1.parquet").write_bytes(b"PAR1 cut off")
+    code, output = answer(["a"], features[:1])
+    assert code == 2
+    assert f"{given / '1.parquet'} cannot be read as Parquet" in output
+    pq.write_table(pa.table({"id": ["a"], "feature": [[0.0] * 64]}), given / "1.parquet")
+    code, output = answer(["a"], features[:1])
+    assert code == 2
+    assert f"{given / '1.parquet'} has no column key" in output
+
+
+def test_joint_clusters_are_of_the_keys_that_all_modalities_have(cdc_run: Run, tmp_path: Path) -> None:
+    """Whatever the files and the order in which they lie."""
+    for name in ("video", "audio"):
+        parts = [read_features(file) for file in sorted(cdc_run.directory(Node("extract", name, 0)).rglob("*.parquet"))]
+        keys, features = (np.concatenate(each) for each in zip(*parts, strict=True))
+        order = np.arange(len(keys)) if name == "video" else np.arange(len(keys) - 3)[::-1]
+        write_features(tmp_path / "given" / name / f"{name}.parquet", keys[order].tolist(), features[order])
+    arguments = ("assign", cdc_run.root, tmp_path / "given", "--round", 0, "--out", tmp_path / "out")
+    code, output = xdc(*arguments)
+    assert code == 0, output
+    assert "joint, round 0: 45 clips in" in output
+    assert "3 files, rows or clips were rejected" in output
+    labels = cdc_run.directory(Node("label", "joint", 0))
+    found, wanted = (
+        pa.concat_tables([pq.read_table(file) for file in sorted(place.rglob("*.parquet"))])
+        for place in (tmp_path / "out" / "joint" / "data", labels)
+    )
+    assert found == wanted.slice(0, 45)
+    write_features(tmp_path / "given" / "audio" / "audio.parquet", ["other"], features[:1])
+    code, output = xdc(*arguments)
+    assert code == 1
+    assert "no clip is left. No key has a good feature of video and of audio." in output
+
+
+def test_clips_without_all_features_of_joint_clusters_are_counted(cdc_run: Run, tmp_path: Path) -> None:
+    sources = sources_of_run(cdc_run)
+    (clusters,) = clusters_of_run(cdc_run, 0, sources)
+    parts = parts_of_run(cdc_run, 0, sources["joint"])
+    changed = {}
+    for shard, (video, audio) in parts.files.items():
+        keys, features = read_features(audio)
+        keep = np.ones(len(keys), bool)
+        keep[:2] = shard != "000000"
+        write_features(tmp_path / "audio" / audio.name, keys[keep].tolist(), features[keep])
+        changed[shard] = (video, tmp_path / "audio" / audio.name)
+    record = assign(tmp_path / "out", clusters, replace(parts, files=changed), RunsOn(device="cpu"))
+    assert (record.rows, record.rejects) == (46, 2)
+    for number, (_, audio) in enumerate(changed.values()):
+        write_features(audio, [f"other-{number}"], np.zeros((1, 64), np.float32))
+    with pytest.raises(StageError, match="none of the 48 clips has features of video and audio"):
+        assign(tmp_path / "none", clusters, replace(parts, files=changed), RunsOn(device="cpu"))
+
+
+def test_the_default_place_is_of_the_modality_and_the_encoders_too(copy_run: MakeRun) -> None:
+    run = copy_run()
+    places = set()
+    for modality in ((), ("--modality", "video"), ("--modality", "audio")):
+        places.add(Path(assigned(run.root, run.root, *modality)[0]["path"]).parent)
+    assert len(places) == 3
+    assert {place.parent for place in places} == {run.root / "assigned"}
 
 
 def test_a_run_without_clusters_says_so(make_run: MakeRun, worked_run: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -70,13 +71,42 @@ def test_random_subsets_depend_on_the_seed_alone_and_a_keep_list_is_followed(cop
         assert code == 0, output
         written[name] = (tmp_path / f"{name}.csv").read_text()
     assert written["a"] == written["b"] != written["c"]
-    assert xdc("duplicates", run.root, "--threshold", 0.5, "--out", tmp_path / "found")[0] == 0
+    assert xdc("duplicates", run.root, "--threshold", 0.1, "--out", tmp_path / "found")[0] == 0
     keep = tmp_path / "found" / "keep.parquet"
     code, output = xdc("curate", run.root, "--keep", keep, "--to", tmp_path / "kept.csv")
     assert code == 0, output
     kept = [row for row in pq.ParquetFile(keep).read().to_pylist() if row["kept"]]
     assert len(rows_of(tmp_path / "kept.csv")) == len(kept) < 48
-    assert f"{48 - len(kept)} left out by --keep" in output
+    assert f"{48 - len(kept)} left out by --keep {keep}: near-duplicates" in output
+
+
+def test_a_keep_list_leaves_out_clips_without_features_and_must_be_of_the_features_that_are_there(
+    copy_run: MakeRun, tmp_path: Path
+) -> None:
+    run = copy_run()
+    assert xdc("duplicates", run.root, "--out", tmp_path)[0] == 0
+    table = pq.ParquetFile(tmp_path / "keep.parquet").read()
+    about = json.loads(table.schema.metadata[b"xdc"])
+    assert (about["run"], about["round"], about["modalities"]) == (str(run.root.resolve()), 1, ["video", "audio"])
+    rows = table.to_pylist()
+    rows[7]["kept"] = None
+    written = pa.Table.from_pylist(rows, table.schema)
+    pq.write_table(written, tmp_path / "other.parquet")
+    code, output = xdc("curate", run.root, "--keep", tmp_path / "other.parquet", "--to", tmp_path / "kept.csv")
+    assert code == 0, output
+    assert "  1 left out by --keep" in output
+    assert "no feature of video and audio, so not compared" in output
+    assert len(rows_of(tmp_path / "kept.csv")) == 47
+    for name, changes in {
+        "features of audio of round 1 that have been computed again": {"features": {"audio": "0" * 64}},
+        "made of another corpus": {"corpus": "0" * 64},
+    }.items():
+        metadata = {"xdc": json.dumps(about | changes)}
+        pq.write_table(written.replace_schema_metadata(metadata), tmp_path / "stale.parquet")
+        code, output = xdc("curate", run.root, "--keep", tmp_path / "stale.parquet", "--to", tmp_path / "stale.csv")
+        assert code == 2
+        assert name in output
+        assert f"xdc duplicates {run.root.resolve()} --round 1" in output
 
 
 @pytest.mark.parametrize(

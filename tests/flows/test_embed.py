@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.corpus.index import read_index, shard_names
+from flows.cli.using.media_query import embed_query
+from shards.corpus.index import read_index, read_whole_index, shard_names
 from shards.store.files import part_path
 from shards.store.manifest import read_manifest
 from tests.flows.test_cli import xdc
 from tests.runs import MakeRun
 from tests.shards.media_maker import tone, write_video
 from xdc_core.data.features import read_features
+from xdc_core.new_clips.encoders import embedding_values, encoders_of_run
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
@@ -138,6 +140,29 @@ def test_rejected_files_are_named_with_their_reasons(worked_run: Run, tmp_path: 
     assert code == 0, output
     assert "1 files or clips were rejected" in output
     assert "1 x FFmpeg cannot open it" in output
+
+
+def test_clips_are_cut_as_the_runs_corpus_was_whatever_its_xdc_yaml_says(
+    worked_run: Run, copy_run: MakeRun, digits: Path, tmp_path: Path
+) -> None:
+    """Without `corpus.videos` a run shares a corpus, and its own settings of clips have no effect."""
+    run = copy_run(corpus={"videos": None, "short_side": 48, "clip_seconds": 0.5, "min_seconds": 0.5})
+    wanted = worked_run.config.corpus
+    assert wanted.short_side != 48
+    encoders = encoders_of_run(run, 1, run.config.modalities)
+    assert encoders.values == encoders_of_run(worked_run, 1, run.config.modalities).values | {
+        "corpus": wanted.model_dump(mode="json") | {"videos": None, "learn_splits": None, "layout": None}
+    }
+    file = sorted(digits.parent.rglob("*.mp4"))[0]
+    _, corpus, about = embed_query(run, 1, "video", file, None, tmp_path)
+    (clip,) = read_whole_index(corpus).to_pylist()
+    assert min(clip["width"], clip["height"]) == wanted.short_side
+    assert about["duration_s"] > 0.5
+
+
+def test_encoders_of_supervised_training_need_no_number_of_clusters(make_run: MakeRun) -> None:
+    config = make_run(method="supervised", cluster={"k": {}}).config
+    assert set(embedding_values(config, ("video",), 0)["cluster"]["k"]) == {"video"}
 
 
 def test_a_run_without_an_encoder_says_how_to_make_one(make_run: MakeRun, digits: Path, tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shards.store.manifest import read_manifest
 from tests.flows.test_cli import xdc
 from tests.runs import changed, write_run
+from tests.test_other_tools import PAGE, described, type_of
 from xdc_core.config.load import parse_config
 from xdc_core.config.schema import Config
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import all_nodes
+from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 CLIPS, WIDTH = 200, 8
@@ -64,3 +67,35 @@ def test_given_features_are_searched_deduplicated_curated_and_mapped(run: Run, t
     code, output = xdc("map", run.root, "--to", tmp_path / "map.parquet")
     assert code == 0, output
     assert pq.read_table(tmp_path / "map.parquet").num_rows == CLIPS
+    for name in ("keep", "pairs"):
+        columns = {field.name: type_of(str(field.type)) for field in pq.read_schema(keep.with_name(f"{name}.parquet"))}
+        assert columns == described(f"Columns of `{name}.parquet`")
+    for node in (Node("maps", None, 0), Node("search", "video", 0)):
+        manifest = read_manifest(run.directory(node))
+        assert manifest is not None
+        assert all(f"`{name}`" in PAGE for name in manifest.files)
+    code, output = xdc("map", run.root, "--to", tmp_path / "pictures.parquet", "--pictures")
+    assert code == 0, output
+    assert pq.read_table(tmp_path / "pictures.parquet")["picture"].null_count == CLIPS
+
+
+def test_new_features_get_the_clusters_of_given_features_without_an_encoder(run: Run, tmp_path: Path) -> None:
+    for out, media in (("files", tmp_path / "video"), ("run", run.root)):
+        code, output = xdc("assign", run.root, media, "--modality", "video", "--out", tmp_path / out)
+        assert code == 0, output
+        found, labels = (
+            pa.concat_tables([pq.read_table(file, columns=["key", "cluster"]) for file in sorted(place.glob("data/*"))])
+            for place in (tmp_path / out / "video", run.directory(Node("label", "video", 0)))
+        )
+        assert found == labels
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "a.mp4").write_bytes(b"some media")
+    for arguments in (
+        ("assign", run.root, tmp_path / "media", "--out", tmp_path / "no"),
+        ("embed", run.root, tmp_path / "media", "--out", tmp_path / "no"),
+        ("search", run.root, tmp_path / "media" / "a.mp4"),
+        ("search", run.root, "clip-000", "--among", run.root),
+    ):
+        code, output = xdc(*arguments)
+        assert code == 2, output
+        assert "this run has given features (corpus.features) and no encoder" in output

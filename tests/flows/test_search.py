@@ -114,6 +114,14 @@ def test_a_media_file_finds_its_own_clip_and_the_page_shows_both(
     assert all((tmp_path / name).is_file() for name in media)
     for row in results["results"]:
         assert row["key"] in html
+    # Another search may replace these media, but not other people's.
+    (tmp_path / "found-media" / "mine.txt").write_text("notes")
+    assert re.search(r"holds 1 files .* mine\.txt first", refused(run.root, clip["key"], "--html", page))
+    (tmp_path / "found-media" / "mine.txt").unlink()
+    found(run.root, clip["key"], "-k", 1, "--html", page)
+    kept = {str(path.relative_to(tmp_path)) for path in (tmp_path / "found-media").rglob("*.webp")}
+    assert kept == {name for name in re.findall(r'src="([^"]+)"', page.read_text()) if name.endswith("webp")}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found-media", "found.html"]
     # Of the same clip the sound also finds pictures.
     across = found(run.root, file, "--by", "sound", "--in", "picture", "-k", 1)
     assert across["results"][0]["rank"] == 1
@@ -129,7 +137,11 @@ def test_clips_of_another_directory_are_searched_if_the_encoders_are_the_same(
         there = found(run.root, clip["key"], "--among", other.root, "-k", 4, *ways)
         here = found(run.root, clip["key"], "-k", 4, *ways)
         assert there["among"] == str(other.root)
-        assert [row["key"] for row in there["results"]] == [row["key"] for row in here["results"]]
+        others = [row["key"] for row in there["results"] if row["key"] != clip["key"]]
+        assert others == [row["key"] for row in here["results"]][: len(others)]
+    # There the clip with the query's key is another one.
+    first = found(run.root, clip["key"], "--among", other.root, "-k", 4)["results"][0]
+    assert (first["key"], first["similarity"]) == (clip["key"], pytest.approx(1, abs=1e-4))
     text = refused(run.root, clip["key"], "--among", other.root, "--round", 0)
     assert f"has no features of video by the encoders at the start of round 0 of {run.root}" in text
     assert "Compute them with xdc embed." in text
@@ -144,6 +156,8 @@ def test_clips_of_another_directory_are_searched_if_the_encoders_are_the_same(
         (["KEY", "--round", "9"], r"round 9: .* has rounds 0 to 1"),
         (["KEY", "--at", "1"], r"--at is for media files"),
         (["KEY", "--measure", "test"], r"leave out QUERY and --among"),
+        (["--measure", "test", "--html", "page.html"], r"--html is for one QUERY"),
+        (["--measure", "test", "--at", "1"], r"--at is for one QUERY"),
         ([], r"give a QUERY"),
     ],
 )

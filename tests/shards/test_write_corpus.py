@@ -32,8 +32,9 @@ from shards.errors import ConfigError, StageError
 from shards.indexing.columns import SUFFIX
 from shards.media.decode import decode_frames, decode_sound
 from shards.settings import CorpusSettings
-from shards.store.files import sha256_of
-from shards.store.manifest import read_manifest
+from shards.store.build import reusable
+from shards.store.files import CARD, sha256_of
+from shards.store.manifest import list_files, read_manifest
 from tests.places import ROOT
 from tests.processes import alive, children_of, wait_for
 
@@ -183,7 +184,16 @@ def test_the_manifest_counts_what_is_there(built_corpus: Path) -> None:
     assert manifest.summary["sources"] == 5
     sizes = read_whole_index(built_corpus, [f"{member}_size" for member in MEMBERS])
     assert manifest.summary["bytes"] == sum(sum(sizes[f"{member}_size"].to_pylist()) for member in MEMBERS)
-    assert set(manifest.files) == set(content(built_corpus))
+    assert set(manifest.files) == set(content(built_corpus)) - {CARD}
+
+
+def test_an_edited_card_costs_nothing(built_corpus: Path, tmp_path: Path) -> None:
+    corpus = Path(shutil.copytree(built_corpus, tmp_path / "corpus"))
+    (corpus / CARD).write_text("Our clips, under our licence.")
+    manifest = read_manifest(corpus)
+    assert manifest is not None
+    assert reusable(corpus, manifest.fingerprint)
+    assert list_files(corpus) == manifest.files  # With this `xdc verify` compares.
 
 
 def test_beside_the_corpus_is_only_the_digest_of_its_sources(built_corpus: Path) -> None:

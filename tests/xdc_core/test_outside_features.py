@@ -188,7 +188,7 @@ def test_rows_that_cannot_be_used_are_rejects_with_a_reason(tmp_path: Path, tiny
     key = "a key has 1 to 128 letters, digits, - and _. Other names belong into the column source"
     assert reasons == {
         (video, KEYS[1]): ("damaged", f"row 1: {finite}"),
-        (video, KEYS[2]): ("missing", "row 2: the feature is null"),
+        (video, KEYS[2]): ("missing", "row 2: the feature is null or empty"),
         (video, KEYS[3]): ("damaged", f"row 3: {finite}"),
         (video, KEYS[4]): ("damaged", f"row 4: {finite}"),
         (video, "a/b.mp4"): ("bad_row", f"row 5: {key}"),
@@ -231,6 +231,39 @@ def test_features_of_other_widths_or_types_are_refused(
         run_stage(run_of(tmp_path / "run", {"video": tmp_path / "video"}, tiny_config), SHARD)
 
 
+def test_empty_features_and_times_that_are_none_are_rejects(tmp_path: Path, tiny_config: Config) -> None:
+    rows: list[Any] = NUMBERS.tolist()
+    rows[:9] = [[]] * 9  # All of the first row group.
+    seconds = [2.0] * 30
+    seconds[10:14] = float("nan"), -1.0, float("inf"), 1e12
+    starts = [0] * 29 + [-3]
+    written(tmp_path / "video" / "a.parquet", KEYS, rows, pa.list_(pa.float32()), duration_s=seconds, start_s=starts)
+    run = run_of(tmp_path / "run", {"video": tmp_path / "video"}, tiny_config)
+    assert run_stage(run, SHARD).rows == 16
+    rejects = pq.read_table(run.corpus / "rejects.parquet").to_pylist()
+    assert [row["reason"].split(": ")[1] for row in rejects] == [
+        *["the feature is null or empty"] * 9,
+        *["start_s or duration_s is not a number of seconds from 0 on, or is too large"] * 5,
+    ]
+    assert set(read_whole_index(run.corpus, ["frames"])["frames"].to_pylist()) == {2 * run.config.corpus.fps}
+    run_stage(run, Node("extract", "video", 0))
+    assert np.array_equal(features_of(run, "video")[KEYS[9]], NUMBERS[9])
+
+
+def test_files_that_change_after_the_corpus_was_made_are_not_taken_over(
+    tmp_path: Path, given: dict[str, Path], tiny_config: Config
+) -> None:
+    run = run_of(tmp_path / "run", given, tiny_config)
+    run_stage(run, SHARD)
+    file = given["video"] / "a.parquet"
+    size = file.stat().st_size
+    written(file, features=(NUMBERS * 2).tolist(), label=[f"l{number % 3}" for number in range(30)])
+    assert file.stat().st_size == size
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StageError, match="have changed since"):
+        take.take_features("video", given["video"], run.corpus, tmp_path / "out", lambda *_: None)
+
+
 def test_files_that_do_not_fit_are_named(tmp_path: Path, given: dict[str, Path], tiny_config: Config) -> None:
     run, video = run_of(tmp_path / "run", given, tiny_config), given["video"]
     wider = written(video / "b.parquet", ["x"], [[1.0] * 9], pa.list_(pa.float32(), 9))
@@ -244,6 +277,16 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, given: dict[str, Path],
         run_stage(run, SHARD)
     written(wider, label=[["a", "b"]] * 30)
     with pytest.raises(ConfigError, match=r"the column label is list.*one value per clip"):
+        run_stage(run, SHARD)
+    written(wider, start_s=pa.array([0] * 30, pa.timestamp("s")))
+    with pytest.raises(ConfigError, match=r"the column start_s is timestamp.*, but numbers are needed"):
+        run_stage(run, SHARD)
+    table = pq.read_table(written(wider, label=["a"] * 30))
+    pq.write_table(table.append_column("label", table["label"]), wider)
+    with pytest.raises(ConfigError, match=r"b\.parquet has several columns with the name label"):
+        run_stage(run, SHARD)
+    written(wider, label=pa.array([b"\xff"] * 30, pa.binary()).view(pa.string()))
+    with pytest.raises(ConfigError, match=r"b\.parquet: the column key cannot be read: .*UTF8"):
         run_stage(run, SHARD)
     wider.write_bytes(b"PAR1 no")
     with pytest.raises(ConfigError, match="cannot be read as Parquet"):

@@ -24,15 +24,17 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.search import index_stage, inverted
 from xdc_core.search.clips import describe, feature_of, find_clip, unknown_query
-from xdc_core.search.exact import nearest, parts_of, without
+from xdc_core.search.exact import Nearest, nearest, parts_of, without
 from xdc_core.search.index_stage import index_node, search_index, spaces_of
 from xdc_core.search.maps_stage import MAPS, maps_node
 from xdc_core.search.measure import measure
+from xdc_core.search.page import media_folder
 from xdc_core.search.sample import learnt_clips
 from xdc_core.search.searched import check_space, features_at, search_run
 from xdc_core.search.spaces import Map, Space, read_maps, space_named
 
 ROUND = 1
+NO_CLIPS = np.full(100, -1)  # For queries that are no clips.
 PICTURES, ACROSS = Space("video", "video"), Space("video", "audio")
 
 
@@ -85,7 +87,7 @@ def test_a_query_that_is_a_clip_does_not_find_itself_and_another_one_loses_nothi
 def test_an_approximate_index_reads_as_many_lists_as_its_recall_needs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors, queries = unit(rng.normal(size=(4000, 16))), unit(rng.normal(size=(100, 16)))
-    made = inverted.build_inverted(tmp_path, lambda: parts_of(vectors, 700), 4000, queries, 0.9, 3, silent)
+    made = inverted.build_inverted(tmp_path, lambda: parts_of(vectors, 700), 4000, queries, NO_CLIPS, 0.9, 3, silent)
     assert made.lists == 4000 // inverted.PER_LIST
     recalls = [tried.recall for tried in made.tried]
     assert recalls == sorted(recalls)
@@ -98,9 +100,19 @@ def test_an_approximate_index_reads_as_many_lists_as_its_recall_needs(tmp_path: 
     assert (inverted.search_inverted(tmp_path, made, queries, 3, allowed).rows % 2 == 0).all()
 
 
+def test_the_recall_of_an_approximate_index_does_not_count_that_a_query_finds_itself(tmp_path: Path) -> None:
+    vectors = unit(np.random.default_rng(0).normal(size=(4000, 16)))
+    own = np.arange(100)
+    made = inverted.build_inverted(tmp_path, lambda: [vectors], 4000, vectors[own], own, 0.5, 3, silent)
+    exact = without(nearest([vectors], vectors[own], 11), own, 10)
+    found = without(inverted.search_inverted(tmp_path, made, vectors[own], 11, None), own, 10)
+    share = np.mean([np.isin(right, rows).mean() for right, rows in zip(exact.rows, found.rows, strict=True)])
+    assert share == pytest.approx(made.recall, abs=1e-4)
+
+
 def test_a_damaged_approximate_index_is_an_error(tmp_path: Path) -> None:
     vectors = unit(np.random.default_rng(0).normal(size=(300, 8)))
-    made = inverted.build_inverted(tmp_path, lambda: [vectors], 300, vectors[:20], 0.9, 3, silent)
+    made = inverted.build_inverted(tmp_path, lambda: [vectors], 300, vectors[:20], np.arange(20), 0.9, 3, silent)
     (tmp_path / inverted.FILE_NAME).write_bytes(b"no index")
     with pytest.raises(StageError, match=r"index\.faiss cannot be read as an index of faiss\. Rebuild it"):
         inverted.search_inverted(tmp_path, made, vectors[:1], 3, None)
@@ -257,6 +269,8 @@ def test_an_unknown_query_names_similar_keys_or_the_clips_of_the_source(worked_r
     text = str(unknown_query(worked_run.corpus, wrong))
     assert text.startswith(f"{wrong} is neither a media file nor the key of one of the 48 clips of")
     assert f"Similar keys: {key}" in text
+    unlike = str(unknown_query(worked_run.corpus, "?"))
+    assert list(worked_run.corpus.glob(unlike.rsplit(f"{worked_run.corpus}/", 1)[1].removesuffix(".")))
     assert f"It is a source of the corpus; its clips are: {key}." in str(unknown_query(worked_run.corpus, source))
 
 
@@ -284,6 +298,35 @@ def test_recall_counts_labels_without_the_own_clip_and_the_own_clip_by_itself() 
     other = measure(random, rng.permutation(own), among, {"label": labels, "none": [None] * 40}, (1, 10), across=False)
     assert set(other) == {"queries", "among", "label"}
     assert other["label"]["recall"]["1"] < 0.6
+
+
+def test_chance_is_that_of_the_clips_that_could_be_found() -> None:
+    # Queries are the first 10 clips, found are the others, of which 3 in 30 have the queries' label.
+    rng = np.random.default_rng(0)
+    labels = ["a"] * 10 + ["a"] * 3 + ["b"] * 27
+    among = np.arange(40) >= 10
+    drawn = np.array([rng.permutation(np.flatnonzero(among))[:6] for _ in range(2000)])
+    found = Nearest(drawn, np.zeros(drawn.shape, np.float32))
+    measured = measure(found, np.arange(2000) % 10, among, {"label": labels}, (1, 5), across=True)
+    assert measured["label"]["chance"]["1"] == pytest.approx(3 / 30)
+    assert measured["label"]["recall"]["1"] == pytest.approx(measured["label"]["chance"]["1"], abs=0.03)
+    assert measured["label"]["recall"]["5"] == pytest.approx(measured["label"]["chance"]["5"], abs=0.04)
+    assert "own clip" not in measured  # It could not be found.
+
+
+def test_a_page_never_replaces_files_that_no_page_has_written(tmp_path: Path) -> None:
+    page = tmp_path / "found.html"
+    assert media_folder(page) == tmp_path / "found-media"
+    (tmp_path / "found-media" / "query").mkdir(parents=True)
+    assert media_folder(page) == tmp_path / "found-media"
+    (tmp_path / "found-media" / "query" / "mine.ogg").write_bytes(b"music")
+    with pytest.raises(ConfigError, match=r"found-media holds 1 files .* query/mine\.ogg first"):
+        media_folder(page)
+    (tmp_path / "found-media" / "files.json").write_text('["query/mine.ogg", "files.json"]')
+    assert media_folder(page) == tmp_path / "found-media"
+    (tmp_path / "link-media").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is no folder"):
+        media_folder(tmp_path / "link.html")
 
 
 def test_what_the_stages_write_is_plain_json_and_arrays(copy_run: MakeRun) -> None:

@@ -23,7 +23,7 @@ from shards.errors import StageError
 from shards.indexing.check import key_faults, tar_faults
 from shards.indexing.columns import columns_of
 from shards.store.commit import partial_directory, set_aside
-from shards.store.files import part_path
+from shards.store.files import CARD, part_path
 from shards.store.lock import exclusive, lock_of
 from shards.store.manifest import MANIFEST, list_files, read_manifest
 from shards.store.parquet import write_parquet
@@ -56,10 +56,10 @@ def flip(path: Path, share: float = 0.5, bit: int = 0) -> None:
 
 
 def stored_files(run: Run) -> Iterator[tuple[Node, Path]]:
-    """Every file of every committed directory that holds anything."""
+    """Every file of every committed directory that holds anything, but the card, which can be edited."""
     for node in all_nodes(run.config):
         for path in sorted(run.directory(node).rglob("*")):
-            if path.is_file() and path.stat().st_size:
+            if path.is_file() and path.stat().st_size and path.name != CARD:
                 yield node, path
 
 

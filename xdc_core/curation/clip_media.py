@@ -23,8 +23,8 @@ class ClipMedia:
     """Media columns of a map. picture: a JPEG of the middle of each clip, in the table. folder: for the clips' files.
 
     `picture` is a struct of bytes and path, as `datasets` and Embedding Atlas have pictures; of a clip without pictures
-    it is its spectrogram. `video_path` and `audio_path` are absolute: viewers look from where they are started. The
-    files are the bytes in the corpus's tars: H.264 without sound, and FLAC.
+    it is its spectrogram, and null without sound, too. `video_path` and `audio_path` are absolute: viewers look from
+    where they are started. The files are the bytes in the corpus's tars: H.264 without sound, and FLAC.
     """
 
     def __init__(self, reader: ClipReader, picture: bool, folder: Path | None) -> None:
@@ -56,6 +56,8 @@ class ClipMedia:
                 middle = row["frames"] // 2
                 frames = decode_frames(self.reader.read(shard, row, "mp4"), middle, 1)
                 image = Image.fromarray(frames[0])
+            elif not row["flac_size"]:
+                return None  # A clip of given features has no media.
             else:
                 image = spectrogram(decode_sound(self.reader.read(shard, row, "flac")), row["sample_rate"])
         except MediaError:

@@ -1,7 +1,10 @@
 """The index rows of the clips that have features or clusters, and the clusters of a round."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,8 @@ from shards.corpus.index import read_index, shard_names
 from shards.errors import ConfigError, StageError
 from shards.store.files import part_path
 from shards.store.parquet import read_parquet
+
+ABOUT = "xdc"  # The key, in a keep-list's metadata, of what it was made from, as JSON.
 
 
 def index_rows(corpus: Path, columns: Sequence[str], keys: np.ndarray) -> pa.Table:
@@ -55,10 +60,23 @@ def distances_of(assigned: pa.Table, keys: np.ndarray) -> np.ndarray:
     return np.array([distance.get(key, np.inf) for key in keys.tolist()], np.float32)
 
 
-def read_keep_list(path: Path, needed: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Return which of the clips `keys` a keep-list keeps, bool [clips]; False for a clip that is not in it.
+@dataclass(frozen=True)
+class KeepList:
+    """A keep-list, for some clips. kept: bool [clips]. compared: bool [clips], False for a clip without a feature.
 
-    A keep-list is a Parquet file with the columns key and kept, as `xdc duplicates` writes it.
+    about: what `xdc duplicates` noted: run, round, modalities, features, corpus; {} if somebody else wrote the list.
+    """
+
+    kept: np.ndarray
+    compared: np.ndarray
+    about: dict[str, Any]
+
+
+def read_keep_list(path: Path, needed: np.ndarray, keys: np.ndarray) -> KeepList:
+    """Return what a keep-list says of the clips `keys`; a clip that is not in it counts as not compared.
+
+    A keep-list is a Parquet file with the columns key and kept, as `xdc duplicates` writes it. kept is null for a clip
+    that was not compared.
 
     Raises:
         ConfigError: it cannot be read, has no such columns, or lacks one of the clips `needed`.
@@ -67,11 +85,15 @@ def read_keep_list(path: Path, needed: np.ndarray, keys: np.ndarray) -> np.ndarr
         # Not by `read_table`: that imports pandas, where it is installed.
         table = pq.ParquetFile(path).read(["key", "kept"])
         found = dict(zip(table["key"].to_pylist(), table["kept"].to_pylist(), strict=True))
-    except (OSError, pa.ArrowException, KeyError) as error:
+        about = json.loads((table.schema.metadata or {}).get(ABOUT.encode(), b"{}"))
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a keep-list (Parquet, columns key and kept): {error}") from error
-    if lacking := [key for key in needed.tolist() if found.get(key) is None]:
+    if not isinstance(about, dict):
+        raise ConfigError(f"{path}: {ABOUT!r} of its metadata is {about!r}, not what xdc duplicates writes.")
+    if lacking := [key for key in needed.tolist() if key not in found]:
         raise ConfigError(
             f"{path} lacks {len(lacking)} of the run's clips, {lacking[0]} first: it is of other clips. Make one with "
             "xdc duplicates"
         )
-    return np.array([bool(found.get(key)) for key in keys.tolist()])
+    said = [found.get(key) for key in keys.tolist()]
+    return KeepList(np.array([bool(value) for value in said]), np.array([value is not None for value in said]), about)

@@ -1,7 +1,9 @@
 """Near-duplicates among a run's clips: which are kept, which of them the others repeat, and leaks between splits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,11 @@ import pyarrow as pa
 
 from shards.corpus.index import in_splits
 from shards.progress import Progress, silent
-from xdc_core.curation.neighbours import Neighbours, Points, Spans, find_neighbours
-from xdc_core.curation.threshold import Valley, find_threshold
+from xdc_core.curation.clips import ABOUT
+from xdc_core.curation.left_out import joined, leave_out_leaks, leave_out_repeats, pairs_of
+from xdc_core.curation.neighbours import Spans, find_neighbours
+from xdc_core.curation.points import Points
+from xdc_core.curation.threshold import Threshold, find_threshold
 
 CLIP_COLUMNS = ["key", "source", "start_s", "duration_s", "split", "mp4_size", "flac_size"]
 
@@ -19,19 +24,24 @@ CLIP_COLUMNS = ["key", "source", "start_s", "duration_s", "split", "mp4_size", "
 class Duplicates:
     """What was found. All arrays have a value per clip.
 
-    keys, splits: text. of: int64, the number of the kept clip that the clip repeats; -1: the clip is kept. similarity:
-    float32, to that clip, NaN for kept ones. first, second: int64 [pairs], numbers of clips that are near-duplicates,
-    and pair_similarity, float32, most similar pair first. valley: the histogram; threshold: that was applied, or None.
+    keys, splits: text. of: int64, the number of the clip that the clip repeats; -1: the clip is kept. similarity:
+    float32, to that clip, NaN for kept ones. leaked: bool, whether it is a clip to learn from that repeats one that is
+    not, which may be left out itself; what all others repeat is kept. first, second: int64 [pairs], numbers of clips
+    that are near-duplicates, and pair_similarity, float32, most similar pair first. complete: whether these are all;
+    if not, some clip has more than NEAREST, and they are its nearest ones. rule: the histogram, and the threshold that
+    was found; threshold: that was applied, or None.
     """
 
     keys: np.ndarray
     splits: np.ndarray
     of: np.ndarray
     similarity: np.ndarray
+    leaked: np.ndarray
     first: np.ndarray
     second: np.ndarray
     pair_similarity: np.ndarray
-    valley: Valley
+    complete: bool
+    rule: Threshold
     threshold: float | None
 
     @property
@@ -39,6 +49,13 @@ class Duplicates:
         """Return which clips are kept, bool [clips]."""
         kept: np.ndarray = self.of < 0
         return kept
+
+    @property
+    def roots(self) -> np.ndarray:
+        """Return the number of the kept clip of each clip's group, int64; its own if it is kept."""
+        own = np.arange(len(self.of))
+        once = np.where(self.of >= 0, self.of, own)
+        return np.where(self.of[once] >= 0, self.of[once], once)  # A leaked clip repeats one that may be left out.
 
     @property
     def leaks(self) -> np.ndarray:
@@ -70,40 +87,34 @@ def find_duplicates(
     clips: CLIP_COLUMNS of the index, in the order of the points. centres: as from `cluster_starts`. threshold: of the
     similarity; None: found by `find_threshold`, and without one nothing is a duplicate.
 
-    Of every two near-duplicates at most one is kept, and every clip that is not kept is similar to a kept one. Clips of
-    splits that are not learnt from are kept first, so that a leak costs a clip to learn from and not a test clip; then
-    those with more stored bytes per second; then by key. (SemDeDup keeps the clip that is farthest from its centroid;
-    ours.)
+    First every clip to learn from that is similar to any clip that is not learnt from is left out, whether that one is
+    kept or not: a leak costs no test clip. Of the others, of every two near-duplicates at most one is kept, and every
+    clip that is left out is similar to a kept one. Kept is the one with more stored bytes per second; then the one with
+    the smaller key. (SemDeDup keeps the clip that is farthest from its centroid; ours.)
     """
-    spans, ranks = spans_of(clips, same_source), _ranks(clips, learn_splits)
+    spans, learnt = spans_of(clips, same_source), in_splits(clips["split"], learn_splits)
     found = find_neighbours(points, centres, spans, progress=progress)
-    valley = find_threshold(found.similarity[:, 0])
-    limit = valley.threshold if threshold is None else threshold
-    of = np.full(len(points), -1, np.int64)
-    pairs = _pairs(found, limit)
-    everything = [pairs]
-    while limit is not None and len(pairs[0]):
-        _drop(of, pairs, ranks)
-        # A clip may have more copies than neighbours were looked for: those that are left are compared again.
-        crowded = (found.similarity[:, -1] >= limit) & (of < 0)
-        if not crowded.any():
-            break
-        found = find_neighbours(points, centres, spans, of < 0, progress)
-        pairs = _pairs(found, limit)
-        everything.append(pairs)
-    first, second, values = (np.concatenate(column) for column in zip(*everything, strict=True))
-    of = _roots(of)
-    similarity = np.full(len(points), np.nan, np.float32)
-    for row in np.flatnonzero(of >= 0).tolist():
-        similarity[row] = float(points.vectors[row] @ points.vectors[of[row]])
-    order = np.argsort(-values, kind="stable")
+    rule = find_threshold(found.similarity[:, 0])
+    limit = rule.similarity if threshold is None else threshold
+    seen = [pairs_of(found, limit)]
+    full = limit is not None and bool((found.similarity[:, -1] >= limit).any())
+    if full and learnt.any() and not learnt.all():
+        # A clip's nearest ones may all be of its own split, and hide those of others.
+        across = replace(spans, side=learnt)
+        seen.append(pairs_of(find_neighbours(points, centres, across, progress=progress), limit))
+    left = leave_out_leaks(seen[-1], learnt)
+    leaked = left.of >= 0
+    if limit is not None:
+        compare = partial(find_neighbours, points, centres, spans, progress=progress)
+        seen += leave_out_repeats(left, points.vectors, found, compare, _ranks(clips, learnt), limit)
+    pairs = joined(seen)
+    first, second, values = (column[np.argsort(-pairs.similarity, kind="stable")] for column in pairs)
     splits = np.array([split or "" for split in clips["split"].to_pylist()], object)
-    return Duplicates(points.keys, splits, of, similarity, first[order], second[order], values[order], valley, limit)
+    return Duplicates(points.keys, splits, *left, leaked, first, second, values, not full, rule, limit)
 
 
-def _ranks(clips: pa.Table, learn_splits: Sequence[str] | None) -> np.ndarray:
+def _ranks(clips: pa.Table, learnt: np.ndarray) -> np.ndarray:
     """Return the place of every clip in the order in which clips are kept, int64."""
-    learnt = in_splits(clips["split"], learn_splits)
     stored = (clips["mp4_size"].to_numpy() + clips["flac_size"].to_numpy()) / clips["duration_s"].to_numpy()
     keys = np.array(clips["key"].to_pylist())
     ranks = np.empty(len(clips), np.int64)
@@ -111,55 +122,29 @@ def _ranks(clips: pa.Table, learn_splits: Sequence[str] | None) -> np.ndarray:
     return ranks
 
 
-def _pairs(found: Neighbours, limit: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pairs of at least this similarity, each once: numbers of the clips, and similarities."""
-    rows, places = np.nonzero(found.similarity >= (np.inf if limit is None else limit))
-    others = found.row[rows, places].astype(np.int64)
-    low, high = np.minimum(rows, others), np.maximum(rows, others)
-    _, once = np.unique(low * len(found.row) + high, return_index=True)
-    return low[once], high[once], found.similarity[rows, places][once]
-
-
-def _drop(of: np.ndarray, pairs: tuple[np.ndarray, np.ndarray, np.ndarray], ranks: np.ndarray) -> None:
-    """Give every clip that repeats one of a better rank, itself kept, the number of the most similar such clip."""
-    first, second, values = pairs
-    swapped = ranks[first] > ranks[second]
-    better, worse = np.where(swapped, second, first), np.where(swapped, first, second)
-    order = np.lexsort((-values, ranks[worse]))
-    for kept, row in zip(better[order].tolist(), worse[order].tolist(), strict=True):
-        if of[row] < 0 and of[kept] < 0:
-            of[row] = kept
-
-
-def _roots(of: np.ndarray) -> np.ndarray:
-    """Return for every clip the kept clip at the end of its chain: a clip may be dropped after others were for it."""
-    roots = of.copy()
-    while True:
-        further = np.where(roots >= 0, of[roots], -1)
-        if not (further >= 0).any():
-            return roots
-        roots = np.where(further >= 0, further, roots)
-
-
-def keep_list(found: Duplicates) -> pa.Table:
+def keep_list(found: Duplicates, others: Sequence[str], about: Mapping[str, Any]) -> pa.Table:
     """Return a row per clip: key, kept, group, duplicate_of, similarity.
 
+    others: the keys of the corpus's clips that were not compared, because they have no feature: kept is null.
     group: a number for each kept clip that others repeat, and for those; null for clips without duplicates.
-    duplicate_of: the key of the kept clip, null for kept ones. similarity: to it.
+    duplicate_of: the key of the clip that it repeats, null for kept ones. similarity: to it. about: how it came about,
+    as JSON values; in the table's metadata under ABOUT.
     """
-    leaders = np.unique(found.of[found.of >= 0])
-    leader = np.where(found.of >= 0, found.of, np.arange(len(found.of)))
-    place = np.minimum(np.searchsorted(leaders, leader), max(0, len(leaders) - 1))
-    grouped = leaders[place] == leader if len(leaders) else np.zeros(len(leader), bool)
-    return pa.table(
-        {
-            "key": pa.array(found.keys.tolist(), pa.string()),
-            "kept": pa.array(found.kept),
-            "group": pa.array(place, pa.int32(), mask=~grouped),
-            "duplicate_of": pa.array(found.keys[leader].tolist(), pa.string(), mask=found.kept),
-            "similarity": pa.array(found.similarity, pa.float32(), mask=found.kept),
-        }
-    )
+    roots, none = found.roots, pa.nulls(len(others))
+    leaders = np.unique(roots[~found.kept])
+    place = np.minimum(np.searchsorted(leaders, roots), max(0, len(leaders) - 1))
+    grouped = leaders[place] == roots if len(leaders) else np.zeros(len(roots), bool)
+    columns = {
+        "key": pa.array(found.keys.tolist(), pa.string()),
+        "kept": pa.array(found.kept),
+        "group": pa.array(place, pa.int32(), mask=~grouped),
+        "duplicate_of": pa.array(found.keys[found.of].tolist(), pa.string(), mask=found.kept),
+        "similarity": pa.array(found.similarity, pa.float32(), mask=found.kept),
+    }
+    ends = {name: none.cast(column.type) for name, column in columns.items()}
+    ends["key"] = pa.array(list(others), pa.string())
+    table = pa.table({name: pa.concat_arrays([column, ends[name]]) for name, column in columns.items()})
+    return table.replace_schema_metadata({ABOUT: json.dumps(about, sort_keys=True)})
 
 
 def pair_table(found: Duplicates) -> pa.Table:
@@ -172,19 +157,23 @@ def pair_table(found: Duplicates) -> pa.Table:
 
 
 def summary(found: Duplicates) -> dict[str, Any]:
-    """Return counts, the threshold and how it came about, and the leaks by pair of splits, as JSON values."""
+    """Return counts, the threshold and how it came about, and the leaks by pair of splits, as JSON values.
+
+    leaked: clips to learn from that are left out for a leak. leaks: pairs; at least so many without `pairs_complete`.
+    """
     leaks: dict[str, int] = {}
     for pair in found.leaks.tolist():
         names = sorted(found.splits[row] or "(no split)" for row in (found.first[pair], found.second[pair]))
         leaks[" / ".join(names)] = leaks.get(" / ".join(names), 0) + 1
-    groups = np.unique(found.of[found.of >= 0])
     return {
         "clips": len(found.keys),
-        "duplicates": int((found.of >= 0).sum()),
-        "groups": len(groups),
+        "duplicates": int((~found.kept).sum()),
+        "groups": len(np.unique(found.roots[~found.kept])),
+        "leaked": int(found.leaked.sum()),
         "pairs": len(found.first),
+        "pairs_complete": found.complete,
         "threshold": found.threshold,
-        "why": found.valley.why if found.threshold == found.valley.threshold else "given",
+        "why": found.rule.why if found.threshold == found.rule.similarity else "given",
         "leaks": leaks,
-        "histogram": {"similarity": found.valley.edges, "clips": found.valley.counts},
+        "histogram": {"similarity": found.rule.edges, "clips": found.rule.counts},
     }

@@ -1,7 +1,7 @@
 """Conditions on columns of a corpus's index, as people write them: `motion > 2 and level_db >= -40`."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -35,12 +35,17 @@ class Condition:
     def __init__(self, text: str) -> None:
         self.text, self.columns = text, list[str]()
         try:
-            tree = ast.parse(text.strip(), mode="eval").body
+            self._expression = self._of(ast.parse(text.strip(), mode="eval").body)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ConfigError(f"--where {text!r} cannot be read: {getattr(error, 'msg', error)}. {_EXAMPLE}") from None
-        self._expression = self._of(tree)
         if not self.columns:
             raise ConfigError(f"--where {text!r} names no column of the index. {_EXAMPLE}")
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ConfigError if a column is not among these names."""
+        for name in self.columns:
+            if name not in names:
+                raise ConfigError(f"--where: the index has no column {name!r}. It has: {', '.join(names)}.")
 
     def holds(self, table: pa.Table) -> pa.Array:
         """Return for which rows the condition holds, bool [rows]. A comparison with a missing value holds neither
@@ -50,11 +55,8 @@ class Condition:
             ConfigError: a column is missing, was not measured for all clips, or has another type than what it is
                 compared with.
         """
+        self.check(table.column_names)
         for name in self.columns:
-            if name not in table.column_names:
-                raise ConfigError(
-                    f"--where: the index has no column {name!r}. It has: {', '.join(table.column_names)}."
-                )
             if name in MEASURES.names and (lacking := table[name].null_count):
                 raise ConfigError(
                     f"--where: {name} of {lacking} of {len(table)} clips was not measured: they lack the modality, or "
@@ -63,7 +65,7 @@ class Condition:
         try:
             marked = table.append_column("__row", pa.array(range(len(table)), pa.int64()))
             rows = marked.filter(self._expression)["__row"]
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"--where {self.text!r} does not fit the index's columns: {error}") from None
         return pc.is_in(marked["__row"], rows.combine_chunks())
 
@@ -81,28 +83,50 @@ class Condition:
                 values = [left, *others]
                 joined = None
                 for first, compared, second in zip(values, operators, others, strict=False):
-                    if type(compared) not in _COMPARISONS:
-                        raise self._error(node)
-                    part = _COMPARISONS[type(compared)](self._value(first), self._value(second))
+                    part = self._compared(node, first, type(compared), second)
                     joined = part if joined is None else joined & part
                 return joined
         raise self._error(node)
+
+    def _compared(self, node: ast.expr, first: ast.expr, compared: type[ast.cmpop], second: ast.expr) -> Any:
+        if compared not in _COMPARISONS:
+            raise self._error(node)
+        if not isinstance(first, ast.Name) and not isinstance(second, ast.Name):
+            raise self._error(node, "is not a comparison of a column")
+        if compared in (ast.In, ast.NotIn):
+            if not isinstance(first, ast.Name) or not isinstance(second, ast.List | ast.Tuple):
+                raise self._error(node, "is not `column in [value, ...]`")
+            return _COMPARISONS[compared](self._value(first), self._values(second))
+        return _COMPARISONS[compared](self._value(first), self._value(second))
+
+    def _values(self, node: ast.List | ast.Tuple) -> list[Any]:
+        """Return the values of a list: numbers, or texts."""
+        values = [self._value(item) for item in node.elts if not isinstance(item, ast.Name)]
+        texts = sum(isinstance(value, str) for value in values)
+        if not values or len(values) < len(node.elts) or texts not in (0, len(values)):
+            raise self._error(node, "is not a list of numbers or of texts")
+        return values
 
     def _value(self, node: ast.expr) -> Any:
         match node:
             case ast.Name(id=name):
                 self.columns.append(name)
                 return pc.field(name)
+            case ast.Constant(value=bool()):
+                raise self._error(node, "is neither a number nor a text")
             case ast.Constant(value=int() | float() | str() as value):
-                return value
+                return self._checked(node, value)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-                return -value
-            case ast.List(elts=items) | ast.Tuple(elts=items):
-                return [self._value(item) for item in items]
-        raise self._error(node)
+                return -self._checked(node, value)
+        raise self._error(node, "is not a column, a number or a text")
 
-    def _error(self, node: ast.AST) -> ConfigError:
-        return ConfigError(f"--where {self.text!r}: {ast.unparse(node)!r} is not a comparison. {_EXAMPLE}")
+    def _checked(self, node: ast.expr, value: Any) -> Any:
+        if isinstance(value, int) and value >= 1 << 63:
+            raise self._error(node, "is too large for a column of the index")
+        return value
+
+    def _error(self, node: ast.AST, what: str = "is not a comparison") -> ConfigError:
+        return ConfigError(f"--where {self.text!r}: {ast.unparse(node)!r} {what}. {_EXAMPLE}")
 
 
 _EXAMPLE = "An example: \"motion > 2 and (level_db >= -40 or label in ['dog', 'cat'])\"."

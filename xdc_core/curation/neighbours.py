@@ -1,103 +1,33 @@
 """The most similar other clips of every clip, looked for inside clusters (SemDeDup, arXiv 2303.09540)."""
 
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
-from shards.corpus.index import shard_names
-from shards.errors import StageError
 from shards.progress import Progress, silent
 from xdc_core.clustering.kmeans import kmeans
 from xdc_core.clustering.preprocess import unit_length
-from xdc_core.data.features import source_part, source_rows
+from xdc_core.curation.points import Points
 
 NEAREST = 16  # The neighbours per clip that are kept. Whoever has more copies is looked at again without those found.
-WHOLE = 2_000  # Up to so many clips all pairs are compared; clusters of more on average are made smaller.
+WHOLE = 2_000  # Up to so many clips all pairs are compared; clusters of more are made smaller.
 PER_CLUSTER = 1_000  # Clips per cluster that is made here.
 SAMPLED = 100  # Clips per cluster that k-means is fitted to.
 ITERATIONS = 10
 TILE = 1 << 23  # Similarities that are in memory at once.
 
 
-@dataclass(frozen=True)
-class Points:
-    """Clips as points of length 1, so that the inner product of two is their similarity.
-
-    keys: text [clips]. vectors: float32 [clips, width], in a file that has no name any more. Per modality features are
-    standardised and scaled to length 1; the similarity of two clips is the mean of their cosines over the modalities.
-    """
-
-    keys: np.ndarray
-    vectors: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
-def read_points(corpus: Path, features: Sequence[Path], folder: Path, progress: Progress = silent) -> Points:
-    """Read the features of all clips that have one in each of these directories, as points of length 1.
-
-    Features that a ReLU has made have one sign, so that all of their cosines are near 1, and a few large units decide
-    them. So each unit gets mean 0 and variance 1 over all clips first (ours, see docs/method.md). The points are in a
-    file in `folder`, which is removed with them; in memory is one shard.
-
-    Raises:
-        StageError: a file is missing or damaged, or there is a feature that is not finite.
-    """
-    shards = shard_names(corpus)
-    sizes = [source_rows(features, shard) for shard in shards]
-    widths, sums = list[int](), np.zeros((2, 0))
-    keys: list[str] = []
-    with tempfile.TemporaryFile(dir=folder, prefix=".points") as file:
-        vectors = None
-        for number, shard in enumerate(shards):
-            own, parts = source_part(features, shard)
-            if not all(np.isfinite(part).all() for part in parts):
-                raise StageError(
-                    f"shard {shard}: a feature of {features[0].parent} is not finite. Run extract --force."
-                )
-            if vectors is None:
-                widths = [part.shape[1] for part in parts]
-                vectors = np.memmap(file, np.float32, "w+", shape=(max(1, sum(sizes)), sum(widths)))
-                sums = np.zeros((2, sum(widths)))
-            part = np.concatenate(parts, axis=1)
-            sums += part.sum(axis=0, dtype=np.float64), np.square(part, dtype=np.float64).sum(axis=0)
-            vectors[len(keys) : len(keys) + len(own)] = part
-            keys += own.tolist()
-            progress(number + 1, 2 * len(shards), "shards read")
-    if vectors is None or not keys:
-        raise StageError(f"{corpus}: no clip has a feature in {', '.join(map(str, features))}.")
-    mean = sums[0] / len(keys)
-    deviation = np.sqrt(np.maximum(sums[1] / len(keys) - mean**2, 0))
-    # A unit that is the same for all clips is left at 0.
-    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * max(deviation.max(), 1e-30))
-    edges = np.cumsum([0, *widths])
-    done = 0
-    for number, size in enumerate(sizes):
-        part = ((vectors[done : done + size] - mean) * scale).astype(np.float32)
-        for first, last in pairwise(edges):
-            part[:, first:last] = unit_length(part[:, first:last])
-        vectors[done : done + size] = part / np.float32(len(widths) ** 0.5)
-        done += size
-        progress(len(sizes) + number + 1, 2 * len(sizes), "shards scaled")
-    return Points(np.array(keys), vectors[: len(keys)])
-
-
 def cluster_starts(points: Points, clusters: np.ndarray | None, seed: int, threads: int) -> np.ndarray:
     """Return the centres of the clusters in which neighbours are looked for, float32 [k, width].
 
-    clusters: int [clips], the run's own, -1 for a clip without one; or None. Their centres are used if they hold at
-    most WHOLE clips on average. Otherwise k-means finds clusters of PER_CLUSTER clips on average, fitted to SAMPLED
+    clusters: int [clips], the run's own, -1 for a clip without one; or None. Their centres are used if none holds more
+    than WHOLE clips. Otherwise k-means finds clusters of PER_CLUSTER clips on average, fitted to SAMPLED
     per cluster. Up to WHOLE clips are one cluster.
     """
     count = len(points)
     if count <= WHOLE:
         return points.vectors.mean(axis=0, keepdims=True)
-    if clusters is not None and count / len(np.unique(clusters[clusters >= 0])) <= WHOLE:
+    if clusters is not None and (clusters >= 0).any() and np.bincount(clusters[clusters >= 0]).max() <= WHOLE:
         names, number = np.unique(clusters, return_inverse=True)
         centres = np.zeros((len(names), points.vectors.shape[1]), np.float32)
         for start in range(0, count, PER_CLUSTER):
@@ -125,14 +55,16 @@ def two_nearest(points: Points, centres: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Spans:
-    """Where clips come from. source: int [clips]. start_s, end_s: float64 [clips], or None.
+    """Where clips come from. source: int [clips]. start_s, end_s: float64 [clips], or None. side: [clips], or None.
 
-    Clips of one source are not compared; with start_s and end_s only those that overlap in time are not.
+    Clips of one source are not compared; with start_s and end_s only those that overlap in time are not. Clips of one
+    side are not compared.
     """
 
     source: np.ndarray
     start_s: np.ndarray | None = None
     end_s: np.ndarray | None = None
+    side: np.ndarray | None = None
 
     def same(self, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Return which pairs of clips are not compared, bool [rows, others]: at least each clip with itself."""
@@ -140,6 +72,8 @@ class Spans:
         if self.start_s is not None and self.end_s is not None:
             same &= self.start_s[rows][:, None] < self.end_s[others][None]
             same &= self.start_s[others][None] < self.end_s[rows][:, None]
+        if self.side is not None:
+            same |= self.side[rows][:, None] == self.side[others][None]
         return same
 
 

@@ -72,7 +72,7 @@ def _clip(reader: ClipReader, row: Mapping[str, Any], folder: Path) -> dict[str,
 
 def _chart(found: Duplicates) -> Markup:
     """Return the histogram of distances to the nearest neighbour, 1 - similarity, with the threshold."""
-    distances = [1 - edge for edge in found.valley.edges]
+    distances = [1 - edge for edge in found.rule.edges]
     threshold = None if found.threshold is None else 1 - found.threshold
     title = "Distances to the nearest neighbour"
-    return Markup(histogram_chart(found.valley.counts, distances, "1 - similarity", title, threshold))
+    return Markup(histogram_chart(found.rule.counts, distances, "1 - similarity", title, threshold))

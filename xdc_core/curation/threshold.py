@@ -4,91 +4,78 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BINS_PER_DECADE = 20
-SMOOTH = 1.5  # Bins: the deviation of the Gaussian with which the histogram is smoothed.
+BINS_PER_DECADE = 20  # Of the histogram, which is for people.
 NEAREST_1 = 1e-6  # Distances are at least this: float32 does not tell smaller ones.
-FARTHEST = 0.2  # Duplicates are nearer than this: the peak that is looked for is near a similarity of 1.
-DEEPEST = 0.5  # A valley has at most this share of the height of the lower one of the peaks beside it.
-CHANCE = 1e-3  # The likelihood that as many clips are so near without duplicates.
-QUANTILES = (0.05, 0.5)  # Of the other clips' distances: their fit is exact there.
+FEWEST = 8  # Clips.
+FALSE_SHARE = 0.02  # The expected share, among the clips that are called duplicates, of those without a copy.
+SHAPES = (1e-2, 1e3)  # Where the Gumbel distribution's 1 / scale is looked for.
 
 
 @dataclass(frozen=True)
-class Valley:
-    """The histogram of log10(1 - similarity) to the nearest neighbour, and the threshold that was found in it.
+class Threshold:
+    """The histogram of log10(1 - similarity) to the nearest neighbour, and the threshold that follows from them.
 
-    counts: int [bins]. edges: of the bins, as similarity. threshold: None if no duplicates stand out. why: in words.
+    counts: int [bins]. edges: of the bins, as similarity. similarity: None if no duplicates stand out. why: in words.
     """
 
     counts: list[int]
     edges: list[float]
-    threshold: float | None
+    similarity: float | None
     why: str
 
 
-def find_threshold(similarity: np.ndarray) -> Valley:
+def find_threshold(similarity: np.ndarray) -> Threshold:
     """Return the similarity that separates duplicates from other clips, float32 [clips] to each nearest neighbour.
 
-    Distances 1 - similarity have a logarithmic axis, on which duplicates (nearly 0) and other clips are two peaks, as
-    copies are orders of magnitude nearer than clips that are merely alike. The threshold is the lowest place between
-    the two (ours, see docs/method.md). To the left there must be more clips than the other clips' distances explain:
-    in a space of m dimensions the logarithm of the distance to the nearest of many random points has a Gumbel
-    distribution, whose left tail falls as exp(m x). It is fitted to the right of the valley, at QUANTILES; the number
-    to the left must have a likelihood below CHANCE under it.
+    In a space of m dimensions the logarithm of the distance 1 - similarity to the nearest of many random points has a
+    Gumbel distribution (of minima), whose left tail falls as exp(m x). It is fitted by maximum likelihood to the
+    clips that are farther than the median, of which its truncation there says how many clips without a copy, N0, there
+    are in all. So up to half of the clips may have copies. With F, its distribution function, N0 F(x) clips without a
+    copy are expected below x. The threshold is the largest x at which these are at most FALSE_SHARE of the clips that
+    are there (a false-discovery rate with an empirical null, Efron 2004, doi 10.1198/016214504000000089; its form is
+    ours, see docs/method.md), half-way to the next clip.
 
-    Without such a valley there is no threshold. So it is with fewer than 8 clips, or if nearly all clips have
-    duplicates.
+    Without such a distance there is no threshold. So it is with fewer than FEWEST clips.
     """
     near = similarity[np.isfinite(similarity)]
-    x = np.log10(np.maximum(1.0 - near.astype(np.float64), NEAREST_1))
+    x = np.sort(np.log(np.maximum(1.0 - near.astype(np.float64), NEAREST_1)))
     low, high = np.log10(NEAREST_1), np.log10(2.0)
     edges = np.linspace(low, high, int((high - low) * BINS_PER_DECADE) + 2)
-    counts = np.histogram(x, edges)[0]
-    shown = counts.tolist(), (1 - 10**edges).tolist()
-    if len(near) < 8:
-        return Valley(*shown, None, f"{len(near)} clips can be compared: too few to tell duplicates by their distances")
-    heights = _smoothed(counts)
-    where, start = None, -np.inf
-    for place in _valleys(heights):
-        # From left to right: exact copies, then those that were encoded again. Each peak has to stand out by itself.
-        if _stands_out(x[x >= start], edges[place + 1]):
-            where, start = place, edges[place + 1]
-    if where is None:
-        return Valley(*shown, None, "no clips stand out as nearer to their neighbours than all others are")
-    middle = 10 ** float((edges[where] + edges[where + 1]) / 2)
-    return Valley(*shown, 1 - middle, "the valley between the distances of duplicates and those of other clips")
+    shown = np.histogram(x / np.log(10), edges)[0].tolist(), (1 - 10**edges).tolist()
+    if len(x) < FEWEST:
+        return Threshold(*shown, None, f"{len(x)} clips can be compared: too few to tell duplicates by their distances")
+    expected = _expected(x)
+    good = np.flatnonzero(expected <= FALSE_SHARE * np.arange(1, len(x) + 1))
+    last = int(good[-1]) if len(good) else 0
+    if not 0 < last < len(x) - 1:  # One clip alone has no copy.
+        return Threshold(*shown, None, "no clips stand out as nearer to their neighbours than all others are")
+    why = f"of {last + 1} clips that are so near to another, {expected[last]:.2g} are expected without copies"
+    return Threshold(*shown, float(1 - np.exp((x[last] + x[last + 1]) / 2)), why)
 
 
-def _valleys(heights: np.ndarray) -> list[int]:
-    """Return the lowest place between every two peaks with a valley between them, the middle of a flat one."""
-    places = list[int]()
-    for place in range(1, len(heights) - 1):
-        left, right = heights[:place].max(), heights[place + 1 :].max()
-        if heights[place] > DEEPEST * min(left, right) or heights[place] > min(heights[place - 1], heights[place + 1]):
-            continue
-        places.append(place)
-    runs = np.split(np.array(places, np.int64), np.flatnonzero(np.diff(places) > 1) + 1) if places else []
-    return [int(run[len(run) // 2]) for run in runs]
+def _expected(x: np.ndarray) -> np.ndarray:
+    """Return how many clips without a copy are expected at or below each distance, float64 [clips].
 
+    x: logarithms of distances, ascending. exp(x) of a Gumbel distribution of minima is a Weibull distribution:
+    P(X > x) = exp(-rate exp(shape x)). For each shape the best rate is known, so one number is looked for.
+    """
+    from scipy.optimize import minimize_scalar
 
-def _smoothed(counts: np.ndarray) -> np.ndarray:
-    reach = np.arange(-6, 7)
-    kernel = np.exp(-0.5 * (reach / SMOOTH) ** 2)
-    smoothed: np.ndarray = np.convolve(counts, kernel / kernel.sum(), mode="same")
-    return smoothed
+    middle = float(np.median(x))
+    far = x[x > middle]
+    if not len(far) or far[-1] - middle < 1e-9:
+        return np.full(len(x), np.inf)
+    y, end = far - far[-1], middle - far[-1]  # At most 0: no power overflows.
 
+    def excess(shape: float) -> float:
+        return float(np.mean(np.exp(shape * y)) - np.exp(shape * end))
 
-def _stands_out(x: np.ndarray, edge: float) -> bool:
-    """Return whether the clips below an edge are near, and more than the other clips' distances explain."""
-    from scipy.stats import poisson
+    def loss(log_shape: float) -> float:
+        shape = float(np.exp(log_shape))
+        return float(np.log(max(excess(shape), 1e-300)) - shape * y.mean() - log_shape)
 
-    left, right = x[x < edge], x[x >= edge]
-    middle = float(np.median(left)) if len(left) else 0.0
-    if len(left) < 2 or len(right) < 4 or middle > np.log10(FARTHEST):
-        return False
-    first, second = np.quantile(right, QUANTILES)
-    # log(-log(1 - p)) at the quantiles, over their distance: the slope, which is the number of dimensions.
-    tail, half = (float(np.log(-np.log1p(-p))) for p in QUANTILES)
-    slope = (half - tail) / max(float(second - first), 1e-9)
-    explained = len(right) * -np.expm1(-np.exp(np.clip(tail + slope * (middle - float(first)), -700, 50)))
-    return bool(poisson.sf(len(left) / 2 - 1, max(explained, 1e-300)) < CHANCE)
+    shape = float(np.exp(minimize_scalar(loss, bounds=tuple(np.log(SHAPES)), method="bounded").x))
+    hazard = np.exp(shape * (x - far[-1])) / max(excess(shape), 1e-300)
+    beyond = np.exp(-np.exp(shape * end) / max(excess(shape), 1e-300))  # P(X > middle)
+    without = min(float(len(x)), len(far) / max(float(beyond), 1e-9))
+    return np.asarray(without * -np.expm1(-hazard))

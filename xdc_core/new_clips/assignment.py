@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shards.errors import ConfigError
+from shards.errors import ConfigError, StageError
 from shards.progress import Progress, silent
 from shards.store.build import Identity, Outcome, Record, build
 from shards.store.executor import IN_PROCESS, Advance, Job, run_units
@@ -24,7 +24,6 @@ from xdc_core.data.label_scores import Labels, scores_of
 from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.scores import FILE_NAME, write_scores
 from xdc_core.new_clips.clusters import Clusters
-from xdc_core.new_clips.outside_features import read_outside_features
 from xdc_core.new_clips.parts import Parts
 from xdc_core.runs.task import unit_logs
 
@@ -42,12 +41,12 @@ def assign(
     """Write the clusters of clips into the directory `target`, or reuse or continue it; it is committed like a stage's.
 
     For every shard of the features there is a Parquet file in `data`: key, cluster (int32) and distance (float32), of
-    a second clustering cluster_1 and distance_1, and so on. scores.json has the sizes.
+    a second clustering cluster_1 and distance_1, and so on. scores.json has the sizes. Clips without features of all
+    modalities get no cluster, and are counted as rejects.
 
     Raises:
-        ConfigError: features have another width than the clusters need, or are not finite, or a file of somebody else
-            is not one of features.
-        StageError: a stored file is missing or damaged.
+        ConfigError: features have another width than the clusters need, or are not finite.
+        StageError: a stored file is missing or damaged, or no clip has all features.
         Busy: another process is building it.
     """
     source = clusters.source
@@ -62,7 +61,6 @@ def assign(
             "files": {shard: [str(path.resolve()) for path in paths] for shard, paths in parts.files.items()},
             "modalities": list(clusters.modalities),
             "widths": list(clusters.widths),
-            "outside": parts.outside,
             "runs_on": runs_on.model_dump(mode="json"),
         }
         place, job = "xdc_core.new_clips.assignment:assign_shards", str(out.resolve())
@@ -75,10 +73,15 @@ def assign(
             for own, notes in zip(counts, receipt.notes["clusterings"], strict=True):
                 own.add(notes)
             rows += receipt.rows
+        if not rows:
+            raise StageError(
+                f"{out}: none of the {parts.clips} clips has features of {' and '.join(clusters.modalities)}, so none "
+                "gets a cluster. Give clips that have all of these."
+            )
         scores = scores_of(counts, compared=False, plans=[])
         write_scores(out, scores)
         summary = {name: getattr(scores, name) for name in ("k", "clips", "empty", "largest", "largest_share")}
-        return Outcome(rows, 0, summary, (*map(part_name, parts.files), FILE_NAME))
+        return Outcome(rows, max(0, parts.clips - rows), summary, (*map(part_name, parts.files), FILE_NAME))
 
     return build(target, identity, work)
 
@@ -87,13 +90,12 @@ def assign_shards(arguments: dict[str, Any], shards: list[str], advance: Advance
     """Store the clusters of some shards, and yield their receipts: the work of a unit."""
     clusters = read_clusters(Path(arguments["clusters"]))
     limit_faiss(RunsOn.model_validate(arguments["runs_on"]))
-    read = read_outside_features if arguments["outside"] else read_features
     for shard in shards:
         paths = [Path(path) for path in arguments["files"][shard]]
-        parts = [read(path) for path in paths]
+        parts = [read_features(path) for path in paths]
         for path, part, name, width in zip(paths, parts, arguments["modalities"], arguments["widths"], strict=True):
             check_features(path, *part, name, width)
-        keys, features = shared_rows(parts, f"shard {shard}", "Write them in the same order.")
+        keys, features = shared_rows(parts, f"shard {shard}", "Compute them again with --force.")
         labels = Labels(pa.array(keys, pa.string()), clusters.assign(clusters.preprocess(features)))
         counts = [no_counts(clusters.k, ()) for _ in labels.clusterings]
         for own, assigned in zip(counts, labels.clusterings, strict=True):

@@ -57,8 +57,8 @@ def make_embedding(root: Path, encoders: Encoders, videos: Path, layout: str | N
 
 
 def setup_of(config: Config) -> list[Node]:
-    """Return what a run that only computes features makes before them: its corpus and encoders. [] for other runs."""
-    return [] if config.rounds else [SHARD, *(Node("init", name) for name in config.modalities)]
+    """Return what a run without training makes before its features: its corpus and encoders. [] for other runs."""
+    return [] if config.rounds else [SHARD, *(Node("init", name) for name in config.encoded)]
 
 
 def _same(root: Path, config: Config, encoders: Encoders, videos: Path) -> Run:

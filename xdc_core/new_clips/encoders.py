@@ -10,7 +10,7 @@ from shards.errors import ConfigError, StageError
 from shards.settings import CorpusSettings
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
-from xdc_core.config.clustering import k_in_round
+from xdc_core.config.clustering import ClusterSettings, k_in_round
 from xdc_core.config.load import parse_config
 from xdc_core.config.methods import METHODS, OWN, clustered_sources, heads
 from xdc_core.config.schema import Config
@@ -18,6 +18,7 @@ from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import check_round, newest_with_encoders
 from xdc_core.graph.run_stage import reuse
 from xdc_core.modalities.registry import MODALITIES
+from xdc_core.runs.corpora import cut_settings
 from xdc_core.runs.node import encoder_node
 from xdc_core.runs.outside import WEIGHTS
 from xdc_core.runs.run import Run
@@ -61,16 +62,24 @@ class Encoders:
 def encoders_of_run(run: Run, number: int | None, modalities: Sequence[str]) -> Encoders:
     """Return the encoders of these modalities with which a round begins. number: None: the newest round that has them.
 
+    The settings of clips are those with which the run's corpus was cut.
+
     Raises:
-        ConfigError: the run has no such round, or no encoder yet that is up to date.
+        ConfigError: the run has no such round, or no encoder yet that is up to date, or given features and no encoder.
         StageError: an encoder is missing, stale, or not what was committed.
     """
+    if not run.config.encoded:
+        raise ConfigError(
+            f"{run.root}: this run has given features (corpus.features) and no encoder. Features of other clips cannot "
+            "be computed with it, and it is not known which are by the same encoder."
+        )
     fingerprints = Fingerprints(run)
     number = newest_with_encoders(run, modalities, fingerprints) if number is None else check_round(run, number)
     files = {name: encoder_file(run, name, number, fingerprints) for name in modalities}
     about = f"the encoders at the start of round {number} of {run.root}"
     known_as = {name: digest for name in modalities if (digest := imported_weights(run, name, number))}
-    return Encoders(number, embedding_values(run.config, modalities, number), files, about, known_as)
+    config = run.config.model_copy(update={"corpus": cut_settings(run.corpus, run.config.corpus)})
+    return Encoders(number, embedding_values(config, modalities, number), files, about, known_as)
 
 
 def imported_weights(run: Run, modality: str, number: int) -> str | None:
@@ -120,7 +129,8 @@ def embedding_values(config: Config, modalities: Sequence[str], number: int) -> 
     method = config.method
     if not all(learns.values()) or not clustered_sources(method, modalities):
         method = EACH_CLUSTERS_ITS_OWN
-    counts = {source: k_in_round(config.cluster, source, number) or 0 for source in config.cluster.k}
+    clusters = config.cluster if config.cluster.k else ClusterSettings()  # `supervised` needs no number.
+    counts = {source: k_in_round(clusters, source, number) or 0 for source in clusters.k}
     k = {source: counts.get(source, max(counts.values())) for source in clustered_sources(method, modalities)}
     values = {name: given[name] for name in TAKEN}
     values |= {"method": method, "modalities": list(modalities), "rounds": 0}

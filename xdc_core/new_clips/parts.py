@@ -1,16 +1,14 @@
-"""The features that are assigned to a run's clusters: of a run, or in files of somebody else."""
+"""The features that are assigned to a run's clusters: those of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import ConfigError, StageError
-from shards.store.files import sha256_of
 from shards.store.manifest import Manifest, read_manifest
 from xdc_core.config.load import FILE_NAME
 from xdc_core.graph.stages import settings_of
 from xdc_core.new_clips.encoders import ENCODER, Encoders, imported_weights
-from xdc_core.new_clips.outside_features import feature_files
 from xdc_core.runs.node import FOLDERS, Node, encoder_node
 from xdc_core.runs.run import Run
 
@@ -20,12 +18,15 @@ class Parts:
     """Features to assign, in files: one per shard and modality.
 
     files: shard -> the files of all modalities, in the order of the clusters' modalities. inputs: what they are, by
-    name, for the fingerprint. outside: whether somebody else wrote them.
+    name, for the fingerprint. clips: how many the corpus has. rejects: how many files, rows or clips it lacks, which
+    are listed in the directory `corpus`.
     """
 
     files: dict[str, tuple[Path, ...]]
     inputs: dict[str, str]
-    outside: bool = False
+    clips: int
+    rejects: int
+    corpus: Path
 
 
 def run_of_features(path: Path) -> tuple[Path, str | None]:
@@ -39,8 +40,10 @@ def run_of_features(path: Path) -> tuple[Path, str | None]:
     return path, None
 
 
-def same_encoders(encoders: Encoders, run: Run, modalities: Sequence[str]) -> int:
+def same_encoders(encoders: Encoders, run: Run, modalities: Sequence[str], purpose: str = "") -> int:
     """Return the round of a run whose features of these modalities are by given encoders.
+
+    purpose: what the encoders are, or are for, in an error's words.
 
     Raises:
         ConfigError: there is none, or its features are computed with other settings.
@@ -51,8 +54,8 @@ def same_encoders(encoders: Encoders, run: Run, modalities: Sequence[str]) -> in
             _check_settings(encoders, run, number, modalities)
             return number
     raise ConfigError(
-        f"{run.root} has no features of {' and '.join(modalities)} by {encoders.about}, of which the clusters were "
-        "made. Compute them with xdc embed."
+        f"{run.root} has no features of {' and '.join(modalities)} by {encoders.about}{purpose}. Compute them with "
+        "xdc embed."
     )
 
 
@@ -94,51 +97,8 @@ def parts_of_run(run: Run, number: int, modalities: Sequence[str]) -> Parts:
         raise StageError(f"{run.root}: the features of {' and '.join(modalities)} are of other shards. Run this again.")
     files = {shard: tuple(own[shard] for own in found) for shard in sorted(found[0])}
     inputs = {f"extract.{name}": manifest.fingerprint for name, manifest in zip(modalities, manifests, strict=True)}
-    return Parts(files, inputs)
-
-
-def outside_parts(folders: Mapping[str, Path]) -> Parts:
-    """Return features in Parquet files of somebody else, by modality.
-
-    Raises:
-        ConfigError: the folders have different files.
-    """
-    found = {name: feature_files(path) for name, path in folders.items()}
-    names = {name: [path.name for path in files] for name, files in found.items()}
-    first, *others = names
-    for other in others:
-        if names[other] != names[first]:
-            raise ConfigError(
-                f"{folders[first]} and {folders[other]} have different files. The features of both modalities must lie "
-                "in files of the same names, with the same clips."
-            )
-    files = {f"{number:06d}": tuple(paths) for number, paths in enumerate(zip(*found.values(), strict=True))}
-    digests = {name: [sha256_of(path) for path in paths] for name, paths in found.items()}
-    inputs = {f"features.{name}": "+".join(values) for name, values in digests.items()}
-    return Parts(files, inputs, outside=True)
-
-
-def outside_folders(path: Path, modalities: Sequence[str], modality: str | None) -> dict[str, Path]:
-    """Return by modality where somebody else's features lie: one folder per modality in `path`, or `path` itself.
-
-    {} if there are none. modalities: of the run. modality: of the features in `path`, if it was given.
-
-    Raises:
-        ConfigError: the modality of the features is not known.
-    """
-    folders = {name: path / name for name in modalities if path.is_dir() and feature_files(path / name)}
-    if folders and modality is not None and modality not in folders:
-        raise ConfigError(f"{path} has features of {' and '.join(folders)}, not of {modality}.")
-    if folders:
-        return {name: folder for name, folder in folders.items() if modality in (None, name)}
-    if not feature_files(path):
-        return {}
-    if modality is None and len(modalities) > 1:
-        raise ConfigError(
-            f"{path}: say of which modality these features are: --modality {' or '.join(modalities)}. Features of "
-            f"several modalities lie in folders with their names: {path}/{modalities[0]}"
-        )
-    return {modality or modalities[0]: path}
+    corpus = committed(run.corpus)
+    return Parts(files, inputs, corpus.rows, corpus.rejects, run.corpus)
 
 
 def committed(directory: Path) -> Manifest:

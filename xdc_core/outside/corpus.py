@@ -20,7 +20,8 @@ from shards.store.parquet import write_parquet
 from xdc_core.outside.given import SOURCES, VERSION, GivenFile, digests, given_files, given_fingerprint
 from xdc_core.outside.tables import LABEL, NUMBERS, check_columns, read_described, read_feature_batches
 
-GOOD, MISSING, NOT_FINITE = 0, 1, 2
+GOOD, MISSING, NOT_FINITE, NO_TIME = 0, 1, 2, 3
+MOST_FRAMES = np.iinfo(np.int32).max  # Of a clip, as the index has them.
 
 
 def index_features(
@@ -36,7 +37,8 @@ def index_features(
     of `settings.clips_per_shard`. A clip is described by the columns source (or path), start_s, duration_s, split and
     label... of the first modality whose files have them. Rows that are left out are in rejects.parquet: a key that is
     missing, that occurs a second time, has other characters than keys may have, or has no feature in another modality,
-    and a feature that is missing or not finite. Keys and descriptions of all clips are in memory, features are not.
+    a feature that is missing or not finite, and a time that is none. Keys and descriptions of all clips are in
+    memory, features are not.
 
     Raises:
         ConfigError: a folder has no Parquet files, a file lacks a column or has one of a wrong type, the features of a
@@ -59,7 +61,10 @@ def index_features(
     )
 
     def work(out: Path) -> Outcome:
-        read = {name: _read(name, [file for file in files if file.modality == name], progress) for name in features}
+        read = {
+            name: _read(name, [file for file in files if file.modality == name], settings.fps, progress)
+            for name in features
+        }
         kept, rejects = _good(read)
         outcome = _write(out, read, kept, rejects, settings)
         if [file.state for file in given_files(features)] != [file.state for file in files]:
@@ -86,7 +91,7 @@ class _Read:
         return self._names[number], row - (self._ends[number - 1] if number else 0)
 
 
-def _read(modality: str, files: list[GivenFile], progress: Progress) -> _Read:
+def _read(modality: str, files: list[GivenFile], fps: float, progress: Progress) -> _Read:
     tables, states, ends = [], [], []
     width, rows = 0, 0
     checked = [check_columns(file.path) for file in files]
@@ -108,7 +113,19 @@ def _read(modality: str, files: list[GivenFile], progress: Progress) -> _Read:
     if not width:
         raise ConfigError(f"corpus.features.{modality}: {files[0].path.parent} has no feature with any number.")
     table = pa.concat_tables(tables, promote_options="default")
-    return _Read(table, np.concatenate(states), width, [file.state[0] for file in files], ends)
+    state = np.concatenate(states)
+    state[(state == GOOD) & ~_timed(table, fps)] = NO_TIME
+    return _Read(table, state, width, [file.state[0] for file in files], ends)
+
+
+def _timed(table: pa.Table, fps: float) -> np.ndarray:
+    """Return, bool [rows], which rows have times that are finite, not negative, and of no more frames than fit."""
+    good = np.ones(len(table), bool)
+    for name in NUMBERS:
+        if name in table.column_names:
+            seconds = pc.fill_null(table[name], 0.0).to_numpy()
+            good &= (seconds >= 0) & (seconds * fps <= MOST_FRAMES)  # False for NaN.
+    return good
 
 
 def _good(read: Mapping[str, _Read]) -> tuple[pa.Array, list[Reject]]:
@@ -147,7 +164,9 @@ def _reject(rows: _Read, row: int, named: bool, own: bool) -> Reject:
     elif not own:
         kind, reason = "duplicate", "the key occurred before"
     elif rows.state[row] == MISSING:
-        kind, reason = "missing", "the feature is null"
+        kind, reason = "missing", "the feature is null or empty"
+    elif rows.state[row] == NO_TIME:
+        reason = "start_s or duration_s is not a number of seconds from 0 on, or is too large"
     else:
         kind, reason = "damaged", "the feature has a number that is not finite in float32"
     return Reject(name, "features", kind, f"row {number}: {reason}", key or "")
@@ -156,8 +175,11 @@ def _reject(rows: _Read, row: int, named: bool, own: bool) -> Reject:
 def _write(
     out: Path, read: Mapping[str, _Read], kept: pa.Array, rejects: list[Reject], settings: CorpusSettings
 ) -> Outcome:
-    if not len(kept) or len(rejects) > settings.max_reject_share * (len(rejects) + len(kept)):
-        first = f" The first: {rejects[0].source}, {rejects[0].reason}." if rejects else ""
+    first = f" The first: {rejects[0].source}, {rejects[0].reason}." if rejects else ""
+    if not len(kept):
+        every = "" if len(read) == 1 else f" No key has a good feature of {' and of '.join(read)}."
+        raise StageError(f"{len(rejects)} rows were rejected, and no clip is left.{every}{first} Correct the files.")
+    if len(rejects) > settings.max_reject_share * (len(rejects) + len(kept)):
         raise StageError(
             f"{len(rejects)} rows were rejected and {len(kept)} clips are good: more than the share allowed by "
             f"corpus.max_reject_share ({settings.max_reject_share:g}).{first} Correct the files, or raise it."

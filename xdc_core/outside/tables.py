@@ -27,16 +27,29 @@ def feature_files(folder: Path) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise ConfigError(f"{folder} does not exist. Give a folder of Parquet files with the columns key and feature.")
-    found = sorted(
-        path
-        for path in folder.rglob("*.parquet")
-        if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-    )
+    found = parquet_files(folder)
     if not found:
         raise ConfigError(
             f"{folder} has no *.parquet. Give a folder of Parquet files with the columns key and feature."
         )
     return found
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the Parquet files in a folder and the folders in it, sorted, without hidden ones."""
+    return sorted(
+        path
+        for path in folder.rglob("*.parquet")
+        if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    )
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of a file's columns; [] if it cannot be read as Parquet."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return []
 
 
 def width_of(path: Path) -> int:
@@ -69,26 +82,39 @@ def check_columns(path: Path) -> list[str]:
     if not _is_text(key):
         raise ConfigError(f"{path}: the column {KEY} is {key}, but text is needed.")
     described = [name for name in schema.names if name in (*TEXTS, *NUMBERS) or name.startswith(LABEL)]
+    if twice := [name for name in (KEY, FEATURE, *described) if schema.names.count(name) > 1]:
+        raise ConfigError(f"{path} has several columns with the name {twice[0]}. Rename or remove all but one.")
     for name in described:
         kind = _plain(schema.field(name).type)
         if not (_is_text(kind) or pa.types.is_primitive(kind) or pa.types.is_null(kind)):
             raise ConfigError(f"{path}: the column {name} is {kind}, but one value per clip is needed. Leave it out.")
-        if name in NUMBERS and _is_text(kind):
+        if name in NUMBERS and not _is_number(kind):
             raise ConfigError(f"{path}: the column {name} is {kind}, but numbers are needed (seconds).")
     return described
 
 
 def read_described(path: Path, names: list[str]) -> pa.Table:
-    """Return the keys of a file as text, with `names`: columns that `check_columns` has returned."""
+    """Return the keys of a file as text, with `names`: columns that `check_columns` has returned.
+
+    Raises:
+        ConfigError: the columns cannot be read, or cannot be represented as text or numbers.
+    """
+    name = KEY
     with _open(path) as file:
-        table = file.read([KEY, *names])
-    columns = {name: table[name].cast(pa.float64() if name in NUMBERS else pa.string()) for name in (KEY, *names)}
+        try:
+            table = file.read([KEY, *names])
+            table.validate(full=True)  # Text that is not UTF-8 is found here.
+            columns = {}
+            for name in (KEY, *names):
+                columns[name] = table[name].cast(pa.float64() if name in NUMBERS else pa.string())
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(f"{path}: the column {name} cannot be read: {error}. Write the file again.") from error
     return pa.table(columns)
 
 
 def read_feature_batches(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the features of a file, some rows at a time: which rows have one, bool [rows], and these, float32
-    [those, width].
+    [those, width]. A row without a list, or with an empty one, has none.
 
     Raises:
         ConfigError: the features of one file have several widths, or the file cannot be read.
@@ -98,8 +124,9 @@ def read_feature_batches(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             first = 0
             for batch in file.iter_batches(ROWS, columns=[FEATURE]):
                 column = batch.column(0)
-                there = column.is_valid().to_numpy(zero_copy_only=False)
-                yield there, _numbers(path, first, column.filter(column.is_valid()))
+                numbers = pc.fill_null(pc.list_value_length(column), 0)
+                there = pc.greater(numbers, 0)
+                yield there.to_numpy(zero_copy_only=False), _numbers(path, first, column.filter(there))
                 first += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise ConfigError(f"{path} cannot be read: {error}. Write the file again.") from error
@@ -133,6 +160,12 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    )
 
 
 def _is_list(kind: pa.DataType) -> bool:

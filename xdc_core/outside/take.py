@@ -16,7 +16,7 @@ from shards.store.parquet import read_parquet
 from shards.store.receipt import new_shard
 from shards.store.units import begin_units
 from xdc_core.data.features import write_features
-from xdc_core.outside.given import SOURCES, given_files
+from xdc_core.outside.given import SOURCES, digests, given_files
 from xdc_core.outside.tables import read_described, read_feature_batches
 
 SCRATCH = "features.raw"
@@ -58,9 +58,9 @@ def _in_order(
     if not folder.exists():
         raise ConfigError(f"corpus.features.{modality}: {folder} does not exist. Bring it back, or correct the path.")
     files = given_files({modality: folder})
-    known = read_parquet(corpus / SOURCES, "shard", ["path", "size", "mtime_ns"]).to_pylist()
-    made_of = {(row["path"], row["size"]) for row in known if row["path"].startswith(f"{modality}/")}
-    if {file.state[:2] for file in files} != made_of:
+    known = read_parquet(corpus / SOURCES, "shard", ["path", "size", "sha256"]).to_pylist()
+    own = [row for row in known if row["path"].startswith(f"{modality}/")]
+    if {file.state[:2] for file in files} != {(row["path"], row["size"]) for row in own}:
         raise StageError(f"the files in {folder} are not those of which {corpus} was made. Run this again.")
     whole: np.ndarray | None = None
     seen = np.zeros(len(keys), bool)
@@ -83,6 +83,9 @@ def _in_order(
             f"{folder} has no feature of {len(keys) - int(seen.sum())} clips of {corpus}: its files have changed since "
             "the corpus was made. Run this again."
         )
+    # Files that have the times that the corpus notes are not read again for this.
+    if digests(corpus, given_files({modality: folder})) != {row["path"]: row["sha256"] for row in own}:
+        raise StageError(f"the files in {folder} have changed since {corpus} was made of them. Run this again.")
     return whole
 
 

@@ -62,8 +62,20 @@ def fit_whitening(features: np.ndarray, ridge: float) -> tuple[Standard, np.ndar
     for the ridge, which is in units of the variance of a feature.
     """
     standard = fit_standard(features)
-    values, axes = _principal_axes(standard(features))
-    return standard, axes * _whitening(values, ridge)
+    points = standard(features)
+    return standard, whitening(points.T @ points / len(points), ridge)
+
+
+def whitening(covariance: np.ndarray, ridge: float) -> np.ndarray:
+    """Return the matrix, float64 [width, width], that makes components uncorrelated, of variance 1 but for the ridge.
+
+    covariance: float64 [width, width], of features with mean 0, which are multiplied by the matrix. ridge: added to
+    the variances.
+    """
+    from scipy import linalg
+
+    values, axes = linalg.eigh(covariance)
+    return np.asarray(axes * _whitening(values, ridge))
 
 
 def _principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

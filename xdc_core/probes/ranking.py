@@ -46,7 +46,7 @@ def class_recall(queries: np.ndarray, candidates: np.ndarray, labels: np.ndarray
         for row, count in enumerate(counts):
             edge = edges[:, len(candidates) - count, None]
             above, tied = cosines > edge, cosines == edge
-            missed = _none_drawn(tied.sum(axis=1), (tied & same).sum(axis=1), count - above.sum(axis=1))
+            missed = none_drawn(tied.sum(axis=1), (tied & same).sum(axis=1), count - above.sum(axis=1))
             recalled[row, part] = np.where((above & same).any(axis=1), 1, 1 - missed)
     return recalled.mean(axis=1).tolist()
 
@@ -55,10 +55,10 @@ def class_chance(labels: np.ndarray, at: Sequence[int], partner: bool = True) ->
     """Return per k the exact expectation of `class_recall` for a random order. partner: whether it counts, too."""
     _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     total, wanted = (len(labels), sizes[class_of]) if partner else (len(labels) - 1, sizes[class_of] - 1)
-    return [float(1 - _none_drawn(total, wanted, min(k, total)).mean()) for k in at]
+    return [float(1 - none_drawn(total, wanted, min(k, total)).mean()) for k in at]
 
 
-def _none_drawn(total: np.ndarray | int, wanted: np.ndarray, draws: np.ndarray | int) -> np.ndarray:
+def none_drawn(total: np.ndarray | int, wanted: np.ndarray, draws: np.ndarray | int) -> np.ndarray:
     """Return the probability that `draws` of `total` clips have none of the `wanted` ones (hypergeometric)."""
     from scipy.stats import hypergeom
 

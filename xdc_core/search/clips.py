@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.corpus.index import label_columns, read_index, shard_names
+from shards.corpus.index import index_path, label_columns, read_index, shard_names
 from shards.errors import ConfigError
 from shards.settings import is_url
 from shards.store.checked_read import read_stored_json
@@ -88,8 +88,10 @@ def unknown_query(corpus: Path, query: str) -> ConfigError:
     text = f"{query} is neither a media file nor the key of one of the {len(keys)} clips of {corpus}."
     if clips:
         return ConfigError(f"{text} It is a source of the corpus; its clips are: {_some(sorted(clips))}.")
-    near = _alike(query, sorted(keys))
-    return ConfigError(f"{text} Similar keys: {_some(near)}." if near else f"{text} Keys: {corpus}/*.parquet.")
+    if near := _alike(query, sorted(keys)):
+        return ConfigError(f"{text} Similar keys: {_some(near)}.")
+    where = {str(index_path(corpus, shard).parent / "*.parquet") for shard in shard_names(corpus)}
+    return ConfigError(f"{text} Keys: {', '.join(sorted(where))}.")
 
 
 def _alike(query: str, keys: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from shards.store.stage import Stage, Task
 from xdc_core.compute.seed import derive_seed
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.schema import Config, RunsOn, SearchSettings
-from xdc_core.data.features import source_part, source_rows
+from xdc_core.data.features import source_keys, source_part, source_rows
 from xdc_core.documents.search_index import FILE_NAME as DOCUMENT
 from xdc_core.documents.search_index import SearchIndex, ShardRows, read_search_index, write_search_index
 from xdc_core.runs.node import SHARD, Node, encoder_node
@@ -69,8 +69,11 @@ def make_index(task: Task[Indexing]) -> Outcome:
     if count > given.search.exact_up_to:
         seed = derive_seed(given.seed, "search", space.name)
         other = task.directory(Node("extract", space.by, task.round))
-        queries = _queries(other, list(sizes), maps[space.by, space.of], seed)
-        approximate = build_inverted(task.out, parts, count, queries, given.search.recall, seed, task.progress)
+        queries, keys = _queries(other, list(sizes), maps[space.by, space.of], seed)
+        own_rows = _rows(features, list(sizes), keys)
+        approximate = build_inverted(
+            task.out, parts, count, queries, own_rows, given.search.recall, seed, task.progress
+        )
         kind = "ivf"
     else:
         _write_vectors(task, parts(), count, components)
@@ -119,15 +122,28 @@ def _write_vectors(task: Task[Indexing], parts: Iterator[np.ndarray], count: int
             task.progress(done, count, "vectors")
 
 
-def _queries(features: Path, shards: Sequence[str], into: Map, seed: int) -> np.ndarray:
-    """Return the vectors of randomly chosen clips of a corpus, float32 [queries, components]."""
-    rng, found = np.random.default_rng(seed), list[np.ndarray]()
+def _queries(features: Path, shards: Sequence[str], into: Map, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Return the vectors of randomly chosen clips of a corpus, float32 [queries, components], and their keys."""
+    rng, found, keys = np.random.default_rng(seed), list[np.ndarray](), list[str]()
     for number in rng.permutation(len(shards)).tolist():
         (part,) = mapped_parts(features, [shards[number]], into)
-        found.append(part[rng.permutation(len(part))[: max(8, QUERIES // len(shards) + 1)]])
-        if sum(map(len, found)) >= QUERIES:
+        chosen = rng.permutation(len(part))[: max(8, QUERIES // len(shards) + 1)]
+        found.append(part[chosen])
+        names = source_keys([features], shards[number])
+        keys += [names[row] for row in chosen.tolist()]
+        if len(keys) >= QUERIES:
             break
-    return np.concatenate(found)[:QUERIES]
+    return np.concatenate(found)[:QUERIES], keys[:QUERIES]
+
+
+def _rows(features: Path, shards: Sequence[str], keys: Sequence[str]) -> np.ndarray:
+    """Return the row of every one of these clips among the features of a corpus, int64; -1 without a feature."""
+    row_of, first, wanted = dict[str, int](), 0, set(keys)
+    for shard in shards:
+        names = source_keys([features], shard)
+        row_of |= {name: first + row for row, name in enumerate(names) if name in wanted}
+        first += len(names)
+    return np.array([row_of.get(key, -1) for key in keys], np.int64)
 
 
 def search_index(directory: Path, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Nearest:

@@ -10,7 +10,7 @@ from shards.errors import StageError
 from shards.progress import Progress
 from shards.store.files import new_file
 from xdc_core.documents.search_index import Approximate, Tried
-from xdc_core.search.exact import Nearest, nearest
+from xdc_core.search.exact import Nearest, nearest, without
 
 FILE_NAME = "index.faiss"
 AT = 10  # The recall is of so many nearest clips.
@@ -22,12 +22,20 @@ Parts = Callable[[], Iterable[np.ndarray]]
 
 
 def build_inverted(
-    folder: Path, parts: Parts, count: int, queries: np.ndarray, wanted: float, seed: int, progress: Progress
+    folder: Path,
+    parts: Parts,
+    count: int,
+    queries: np.ndarray,
+    own: np.ndarray,
+    wanted: float,
+    seed: int,
+    progress: Progress,
 ) -> Approximate:
     """Write index.faiss with `count` vectors, and return how many lists must be read for the recall `wanted`.
 
     parts: called for each of two passes; yields the vectors, float32 [n, components], of length 1 or 0. queries:
-    float32 [queries, components]. The vectors are in memory once.
+    float32 [queries, components]. own: int64 [queries], the row of each query's clip, which does not count, as in a
+    search; -1 for none. The vectors are in memory once.
     """
     import faiss
 
@@ -51,14 +59,14 @@ def build_inverted(
             progress(count + index.ntotal, 2 * count, "vectors added")
             yield part
 
-    truth = nearest(added(), queries, min(AT, count))
+    truth = without(nearest(added(), queries, min(AT + 1, count)), own, AT)
     tried = []
     probes = 1
     while True:
         index.nprobe = probes
-        tried.append(
-            Tried(probes=probes, recall=round(_recall(index.search(queries, truth.rows.shape[1])[1], truth), 4))
-        )
+        similarities, rows = index.search(queries, min(AT + 1, count))
+        found = without(Nearest(rows, similarities), own, AT)
+        tried.append(Tried(probes=probes, recall=round(_recall(found.rows, truth.rows), 4)))
         if tried[-1].recall >= wanted or probes == lists:
             break
         probes = min(2 * probes, lists)
@@ -67,8 +75,9 @@ def build_inverted(
     return Approximate(lists=lists, probes=probes, recall=tried[-1].recall, queries=len(queries), tried=tried)
 
 
-def _recall(found: np.ndarray, truth: Nearest) -> float:
-    return float(np.mean([np.isin(right, own).mean() for own, right in zip(found, truth.rows, strict=True)]))
+def _recall(found: np.ndarray, truth: np.ndarray) -> float:
+    shares = [np.isin(right[right >= 0], own).mean() for own, right in zip(found, truth, strict=True) if right[0] >= 0]
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def search_inverted(

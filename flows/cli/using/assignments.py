@@ -1,7 +1,7 @@
 """Clusters of new clips: where their features come from, and the labels that they get."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,42 @@ from flows.cli.using.new_clips import embed_by
 from flows.cli.using.nodes import make_nodes
 from flows.terminal import counter
 from shards.errors import ConfigError
+from shards.settings import CorpusSettings
 from shards.store.build import Record
 from shards.store.manifest import fingerprint
 from xdc_core.config.load import FILE_NAME
 from xdc_core.config.schema import RunsOn
 from xdc_core.documents.scores import Scores, read_scores
-from xdc_core.graph.rounds import as_stopped
+from xdc_core.graph.rounds import as_stopped, check_round
 from xdc_core.graph.stages import inputs
 from xdc_core.modalities.registry import in_order
 from xdc_core.new_clips.assignment import assign
-from xdc_core.new_clips.clusters import clusters_of_run, fitting_sources, sources_of_run
+from xdc_core.new_clips.clusters import Clusters, clusters_of_run, fitting_sources, sources_of_run
 from xdc_core.new_clips.embedding import setup_of
 from xdc_core.new_clips.encoders import Encoders, chosen_modalities, encoders_of_run
 from xdc_core.new_clips.exported import clusters_of_export, encoders_of_export, read_exports, sources_of_export
-from xdc_core.new_clips.parts import Parts, outside_folders, outside_parts, parts_of_run, run_of_features, same_encoders
+from xdc_core.new_clips.outside_features import check_widths, make_outside_run, outside_folders
+from xdc_core.new_clips.parts import Parts, parts_of_run, run_of_features, same_encoders
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
+REJECTS = "rejects.parquet"
 SHOWN = 12  # Clusters of a label source in a table.
-CLIPS = "clips"  # The run with the features of videos, in the directory of their labels.
+# In the directory of labels: the run with the features of videos; and the runs that take features over from files.
+CLIPS, GIVEN = "clips", "given"
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """The labels of new clips from one label source. balanced: whether the labels of the run itself are balanced."""
+    """The labels of new clips from one label source.
+
+    parts: their features. balanced: whether the labels of the run itself are balanced.
+    """
 
     source: str
     record: Record
     scores: Scores
+    parts: Parts
     balanced: bool
 
     def content(self) -> dict[str, Any]:
@@ -50,6 +58,9 @@ class Assigned:
             "round": self.record.round,
             "path": self.record.path,
             "clips": self.record.rows,
+            "without_features": self.record.rejects,
+            "rejects": self.parts.rejects,
+            "rejects_in": str(self.parts.corpus / REJECTS),
             "reused": self.record.reused,
             "assign": "nearest",
             "labels_of_the_run": "balanced" if self.balanced else "nearest",
@@ -85,6 +96,7 @@ def assign_clips(
         StageError: a stage failed.
         Busy: another process is making the same.
     """
+    encoders: Encoders | None
     if exported := read_exports(root):
         if out is None:
             raise ConfigError("Give --out, the directory of the labels: an export is not written to.")
@@ -92,24 +104,32 @@ def assign_clips(
         sources = fitting_sources(root, sources_of_export(root, exported), given.modalities, media)
         encoders = encoders_of_export(root, exported, modalities_of(sources), number)
         clusters, runs_on, balanced = clusters_of_export(root, exported, sources), RunsOn(), False
+        start, per_shard = encoders.round, CorpusSettings().clips_per_shard
     else:
         run = as_stopped(open_run(root))
         given = what_is_given(root, run.config.modalities, media, modality)
         sources = fitting_sources(root, sources_of_run(run), given.modalities, media)
-        encoders = encoders_of_run(run, number, modalities_of(sources))
-        make_nodes(run, what_they_need(run, [Node("cluster", source, encoders.round) for source in sources]))
-        clusters, runs_on = clusters_of_run(run, encoders.round, sources), run.config.runs_on
+        # A run of given features has no encoder; it is only needed for videos.
+        needless = not run.config.encoded and (given.run or given.folders)
+        encoders = None if needless else encoders_of_run(run, number, modalities_of(sources))
+        start = encoders.round if encoders else check_round(run, number or 0)
+        make_nodes(run, what_they_need(run, [Node("cluster", source, start) for source in sources]))
+        clusters, runs_on = clusters_of_run(run, start, sources), run.config.runs_on
+        per_shard = run.config.corpus.clips_per_shard
         balanced = run.config.label.assign != "nearest"
     if out is None:
-        name = f"{encoders.round:03d}-{media.stem}-{fingerprint(str(media.resolve()))[:8]}"
-        out = root / "assigned" / name
-    parts = find_parts(encoders, given, media, out / CLIPS, layout, sources)
+        what = [str(media.resolve()), modality, layout, encoders.sha256 if encoders else {}]
+        out = root / "assigned" / f"{start:03d}-{media.stem}-{fingerprint(what)[:8]}"
+    if given.folders:
+        parts = take_parts(given.folders, clusters, out / GIVEN, per_shard, runs_on)
+    else:
+        parts = find_parts(encoders, given, root, media, out / CLIPS, layout, sources)
     assigned = []
     for own in clusters:
         target = out / own.source
         with counter(f"assign.{own.source}") as progress:
             record = assign(target, own, parts[own.source], runs_on, progress)
-        assigned.append(Assigned(own.source, record, read_scores(target), balanced))
+        assigned.append(Assigned(own.source, record, read_scores(target), parts[own.source], balanced))
     return assigned
 
 
@@ -149,9 +169,31 @@ def what_they_need(run: Run, nodes: list[Node]) -> list[Node]:
     return list(dict.fromkeys([*given, *features, *nodes]))
 
 
+def take_parts(
+    folders: Mapping[str, Path], clusters: Sequence[Clusters], out: Path, per_shard: int, runs_on: RunsOn
+) -> dict[str, Parts]:
+    """Return somebody else's features for each label source, taken over into runs in `out`.
+
+    folders: by modality. per_shard: clips per file.
+
+    Raises:
+        ConfigError: a file has no features, or these have another width than the clusters need; or `out` has others.
+        StageError: no clip has features of all modalities of a label source.
+    """
+    found = {}
+    for own in clusters:
+        of_source = {name: folders[name] for name in own.modalities}
+        run = make_outside_run(out / own.source, of_source, per_shard, runs_on)
+        records = make_nodes(run, [SHARD, *(Node("extract", name, 0) for name in own.modalities)])
+        check_widths(records[SHARD].summary["widths"], of_source, own)
+        found[own.source] = parts_of_run(run, 0, own.modalities)
+    return found
+
+
 def find_parts(
-    encoders: Encoders,
+    encoders: Encoders | None,
     given: Given,
+    root: Path,
     media: Path,
     clips: Path,
     layout: str | None,
@@ -159,16 +201,24 @@ def find_parts(
 ) -> dict[str, Parts]:
     """Return the features for each label source, after they have been made if they are missing.
 
-    clips: where the features of videos are made. sources: the modalities of each label source.
+    encoders: None if the clusters are of given features. root: of the clusters. clips: where the features of videos are
+    made. sources: the modalities of each label source.
+
+    Raises:
+        ConfigError: the features of a run are not by the encoders of which the clusters were made.
     """
-    if given.folders:
-        folders = given.folders
-        return {source: outside_parts({name: folders[name] for name in own}) for source, own in sources.items()}
-    run, number, names = given.run, 0, list(encoders.files)
+    run, number, names = given.run, 0, modalities_of(sources)
     if run is None:
+        assert encoders is not None  # Without encoders there are features.
         run = embed_by(encoders, media, clips, layout).run
     else:
-        number = same_encoders(encoders, run, names)
+        if encoders is not None:
+            number = same_encoders(encoders, run, names, ", of which the clusters were made")
+        elif run.config.encoded:
+            raise ConfigError(
+                f"{run.root} has features by encoders, and the clusters of {root} are of given features "
+                "(corpus.features). Give features by the same means: Parquet files, or a run with given features."
+            )
         make_nodes(run, [*setup_of(run.config), *(Node("extract", name, number) for name in names)])
     return {source: parts_of_run(run, number, own) for source, own in sources.items()}
 
@@ -181,6 +231,10 @@ def print_assigned(assigned: list[Assigned]) -> None:
             f"{each.source}, round {each.record.round}: {each.record.rows} clips in {scores.k - scores.empty} of "
             f"{scores.k} clusters: {each.record.path}"
         )
+        if lacking := each.record.rejects:
+            print(f"  {lacking} clips lack features that the clusters are made of, and get no label")
+        if each.parts.rejects:
+            print(f"  {each.parts.rejects} files, rows or clips were rejected; all: {each.parts.corpus / REJECTS}")
         order = np.argsort(-np.array(scores.sizes), kind="stable")[:SHOWN]
         for cluster in order.tolist():
             if size := scores.sizes[cluster]:

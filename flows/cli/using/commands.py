@@ -123,7 +123,7 @@ def search(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(help="what of the query is compared: picture, sound, or another modality  [default: picture]"),
+        typer.Option(help="what of the query is compared: picture, sound ...  [default: as --in, or the run's first]"),
     ] = None,
     within: Annotated[
         str | None, typer.Option("--in", help="what of the clips is compared: picture, sound ...  [default: as --by]")
@@ -152,7 +152,7 @@ def search(
 
         asked = Asked(run, by, within, among, round, count, split)
         if measure is not None:
-            measured = measure_search(asked, query, measure)
+            measured = measure_search(asked, query, at, html, measure)
             print(json.dumps(measured, indent=2)) if as_json else print_measured(measured)
             return
         results = search_clips(asked, query, at, html)
@@ -164,7 +164,7 @@ def duplicates(
     modality: Annotated[str | None, typer.Option(help="compare only this one  [default: all together]")] = None,
     round: RoundOption = None,
     threshold: Annotated[
-        float | None, typer.Option(help="similarity of duplicates, up to 1  [default: from the histogram]")
+        float | None, typer.Option(help="similarity of duplicates, up to 1  [default: from all distances]")
     ] = None,
     same_source: Annotated[
         bool, typer.Option("--same-source", help="also compare clips of one file, if they do not overlap")

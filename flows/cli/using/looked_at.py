@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flows.cli.using.nodes import make_nodes
 from shards.errors import ConfigError
+from shards.store.manifest import read_manifest
 from xdc_core.config.methods import label_sources
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped, check_round, newest_with_encoders
@@ -38,6 +40,18 @@ class LookedAt:
     def labels(self, source: str) -> Path:
         """Return the directory of the clusters of all clips by a label source."""
         return self.run.directory(Node("label", source, self.round))
+
+    def about(self) -> dict[str, Any]:
+        """Return run, round, modalities, and the fingerprints of the features and of the corpus, as JSON values."""
+        found = {name: read_manifest(path) for name, path in zip(self.modalities, self.features, strict=True)}
+        corpus = read_manifest(self.run.corpus)
+        return {
+            "run": str(self.run.root.resolve()),
+            "round": self.round,
+            "modalities": list(self.modalities),
+            "features": {name: manifest.fingerprint for name, manifest in found.items() if manifest is not None},
+            "corpus": None if corpus is None else corpus.fingerprint,
+        }
 
     def has_labels(self, source: str) -> bool:
         """Return whether these are there and fresh."""

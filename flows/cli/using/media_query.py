@@ -13,6 +13,7 @@ from shards.errors import ConfigError
 from shards.media.limits import limits_of
 from shards.media.probe import probe_file
 from shards.media.sandbox import ordered_map
+from xdc_core.config.schema import Config
 from xdc_core.data.features import source_part
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.new_clips.embedding import make_embedding, setup_of
@@ -33,14 +34,15 @@ def embed_query(
         ConfigError: the file cannot be used, lacks the modality, or is shorter than a view.
         StageError: a stage failed, or the clip was rejected.
     """
-    begin, end = _span(run, by, file, at)
+    encoders = encoders_of_run(run, number, [by])
+    settings = encoders.config
+    begin, end = _span(settings, by, file, at)
     manifest = folder / "query.csv"
     with manifest.open("w", newline="", encoding="utf-8") as table:
         csv.writer(table).writerows([("path", "start_s", "end_s"), (str(file.resolve()), begin, end)])
-    encoders = encoders_of_run(run, number, [by])
     values = dict(encoders.values)
     values["corpus"] = values["corpus"] | {"cut_at_shots": False, "append": False, "max_reject_share": 1.0}
-    values["corpus"]["min_seconds"] = min(values["corpus"]["min_seconds"], view_seconds(run))
+    values["corpus"]["min_seconds"] = min(values["corpus"]["min_seconds"], view_seconds(settings))
     values["runs_on"] = values["runs_on"] | {"executor": "local", "executor_settings": {}}
     made = make_embedding(folder / "run", replace(encoders, values=values), manifest, None)
     extraction = Node("extract", by, 0)
@@ -53,9 +55,9 @@ def embed_query(
     return features, made.corpus, about | {"source": str(file), "path": str(file.resolve())}
 
 
-def _span(run: Run, by: str, file: Path, at: float | None) -> tuple[float, float]:
+def _span(settings: Config, by: str, file: Path, at: float | None) -> tuple[float, float]:
     """Return begin and end of the clip in a file, in seconds. Raises ConfigError if the file cannot be used."""
-    corpus, stored = run.config.corpus, MODALITIES[by].stored
+    corpus, stored = settings.corpus, MODALITIES[by].stored
     jobs = [(str(file.parent.resolve()), file.name, (stored,))]
     (answer,) = ordered_map(probe_file, jobs, 1, limits_of(corpus))
     if isinstance(answer, Exception):
@@ -67,19 +69,19 @@ def _span(run: Run, by: str, file: Path, at: float | None) -> tuple[float, float
     begin = max(0.0, (found.duration_s - length) / 2) if at is None else at
     if not 0 <= begin < found.duration_s:
         raise ConfigError(f"--at {begin:g}: {file} is {found.duration_s:.2f} s long. Choose a time within it.")
-    end, view = min(found.duration_s, begin + length), view_seconds(run)
+    end, view = min(found.duration_s, begin + length), view_seconds(settings)
     if end - begin < view:
         raise _unusable(
             file,
-            f"its clip is {end - begin:.2f} s long, and a view has {run.config.video.frames} frames at "
+            f"its clip is {end - begin:.2f} s long, and a view has {settings.video.frames} frames at "
             f"{corpus.fps:g} fps, {view:.2f} s. Give a longer file" + ("" if at is None else ", or an earlier --at"),
         )
     return begin, end
 
 
-def view_seconds(run: Run) -> float:
+def view_seconds(settings: Config) -> float:
     """Return the duration of a view."""
-    return run.config.video.frames / run.config.corpus.fps
+    return settings.video.frames / settings.corpus.fps
 
 
 def _unusable(file: Path, reason: str) -> ConfigError:

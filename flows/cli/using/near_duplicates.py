@@ -7,6 +7,7 @@ import numpy as np
 
 from flows.cli.using.looked_at import LookedAt, look_at
 from flows.terminal import counter
+from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
 from shards.store.files import write_json, write_text
 from shards.store.parquet import write_parquet
@@ -14,7 +15,8 @@ from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.methods import JOINT
 from xdc_core.curation.clips import clusters_of, index_rows, read_assigned
 from xdc_core.curation.duplicates import CLIP_COLUMNS, find_duplicates, keep_list, pair_table, summary
-from xdc_core.curation.neighbours import Points, cluster_starts, read_points
+from xdc_core.curation.neighbours import cluster_starts
+from xdc_core.curation.points import Points, read_points
 
 KEEP_LIST, PAIRS, SUMMARY = "keep.parquet", "pairs.parquet", "duplicates.json"
 
@@ -53,18 +55,21 @@ def duplicates_of(
             same_source=same_source,
             progress=progress,
         )
-    write_parquet(out / KEEP_LIST, keep_list(found))
+    compared = set(points.keys.tolist())
+    others = [key for key in read_whole_index(run.corpus, ["key"])["key"].to_pylist() if key not in compared]
+    about = looked_at.about() | {"threshold": found.threshold, "same_source": same_source}
+    write_parquet(out / KEEP_LIST, keep_list(found, others, about))
     write_parquet(out / PAIRS, pair_table(found))
-    told = {"run": str(root), "round": looked_at.round, "modalities": list(looked_at.modalities), **summary(found)}
-    told |= {"keep": str(out / KEEP_LIST), "all_pairs": str(out / PAIRS)}
-    write_json(out / SUMMARY, told)
+    result = {"run": str(root), "round": looked_at.round, "modalities": list(looked_at.modalities), **summary(found)}
+    result |= {"not_compared": len(others), "keep": str(out / KEEP_LIST), "all_pairs": str(out / PAIRS)}
+    write_json(out / SUMMARY, result)
     if html is not None:
         from xdc_core.curation.pairs_page import PAGE_COLUMNS, pairs_page
 
         rows = index_rows(run.corpus, PAGE_COLUMNS, points.keys)
         title = f"{run.root.resolve().name}: near-duplicates"
         write_text(html, pairs_page(found, rows, run.corpus, title, run.config.runs_on.clip_cache))
-    return told
+    return result
 
 
 def _own_clusters(looked_at: LookedAt, points: Points) -> np.ndarray | None:
@@ -78,6 +83,8 @@ def _own_clusters(looked_at: LookedAt, points: Points) -> np.ndarray | None:
 def print_duplicates(found: dict[str, Any]) -> None:
     """Print how many clips repeat others, how that was decided, and which splits share clips."""
     seen = " and ".join(found["modalities"])
+    if found["not_compared"]:
+        print(f"{found['not_compared']} clips have no feature of {seen} and were not compared")
     if found["threshold"] is None:
         print(f"{found['clips']} clips, compared by {seen} of round {found['round']}: no duplicates. {found['why']}.")
         print("To choose a threshold yourself: --threshold (look at the pairs with --html).")
@@ -86,6 +93,9 @@ def print_duplicates(found: dict[str, Any]) -> None:
         f"{found['duplicates']} of {found['clips']} clips repeat one of {found['groups']} others, by {seen} of round "
         f"{found['round']}. Similarity of at least {found['threshold']:.4f} ({found['why']})."
     )
+    least = "" if found["pairs_complete"] else "at least "
     for splits, count in found["leaks"].items():
-        print(f"leak between the splits {splits}: {count} pairs")
-    print(f"which to keep: {found['keep']}; all {found['pairs']} pairs: {found['all_pairs']}")
+        print(f"leak between the splits {splits}: {least}{count} pairs")
+    if found["leaked"]:
+        print(f"{found['leaked']} clips to learn from repeat a clip of a split that is not learnt from: left out")
+    print(f"which to keep: {found['keep']}; {least}{found['pairs']} pairs: {found['all_pairs']}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.using.nodes import make_nodes
-from shards.errors import StageError
+from shards.errors import NoPictures, NoSounds, StageError
 from shards.store.build import Record
 from xdc_core.graph.rounds import as_stopped
 from xdc_core.new_clips.embedding import make_embedding, setup_of
@@ -79,11 +79,10 @@ def embed_by(encoders: Encoders, videos: Path, out: Path, layout: str | None) ->
     try:
         extractions = [Node("extract", name, 0) for name in made.config.modalities]
         records = make_nodes(made, [*setup_of(made.config), *extractions])
-    except StageError as error:
-        lacking = next((what for what in ("no picture", "no sound") if what in str(error)), None)
-        if lacking is None or len(made.config.corpus.modalities) < 2:
+    except (NoPictures, NoSounds) as error:
+        if len(made.config.corpus.modalities) < 2:
             raise
-        other = {"no picture": "audio", "no sound": "video"}[lacking]
+        lacking, other = ("no pictures", "audio") if isinstance(error, NoPictures) else ("no sound", "video")
         raise StageError(
             f"{error} The encoders are of {' and '.join(made.config.modalities)}, and clips must have both. For media "
             f"with {lacking}, give --modality {other}, and another --out."

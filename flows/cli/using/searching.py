@@ -24,6 +24,7 @@ from xdc_core.runs.run import Run, open_run
 from xdc_core.search.clips import describe, feature_of, find_clip, unknown_query
 from xdc_core.search.index_stage import index_node
 from xdc_core.search.maps_stage import maps_node
+from xdc_core.search.page import media_folder, write_page
 from xdc_core.search.searched import Searched, check_space, features_at, search_among, search_run
 from xdc_core.search.spaces import Space
 
@@ -106,6 +107,8 @@ def search_clips(asked: Asked, query: str | None, at: float | None, html: Path |
         raise unknown_query(run.corpus, query)
     if shard is not None and at is not None:
         raise ConfigError("--at is for media files: a clip of the run is searched for as it is.")
+    if html is not None:
+        media_folder(html)  # What it refuses, it refuses before anything is computed.
     with TemporaryDirectory(prefix="xdc-search-") as folder:
         searched, number = open_search(asked, run, space)
         if shard is not None:
@@ -115,7 +118,9 @@ def search_clips(asked: Asked, query: str | None, at: float | None, html: Path |
         else:
             feature, corpus, about = embed_query(run, number, space.by, Path(query), at, Path(folder))
             key = about["key"]
-        own = query if shard is not None else None
+        # In another corpus a clip with the same key is another one, or a copy.
+        here = searched.features.corpus.resolve() == run.corpus.resolve()
+        own = query if shard is not None and here else None
         results = searched.about | {"query": about, "results": searched.search(feature, own, asked.count, asked.split)}
         if html is not None:
             _write_page(html, results, (corpus, key), searched)
@@ -124,22 +129,23 @@ def search_clips(asked: Asked, query: str | None, at: float | None, html: Path |
 
 def _write_page(html: Path, results: dict[str, Any], query: tuple[Path, str], searched: Searched) -> None:
     """Write the page in another process: its spectrograms need torch, and this one has loaded faiss."""
-    from xdc_core.search.page import write_page
-
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         cache = searched.run.config.runs_on.clip_cache
         pool.submit(write_page, html, results, query, searched.features.corpus, cache).result()
 
 
-def measure_search(asked: Asked, query: str | None, split: str) -> dict[str, Any]:
+def measure_search(asked: Asked, query: str | None, at: float | None, html: Path | None, split: str) -> dict[str, Any]:
     """Search for every clip of a split among clips of the split (or of `asked.split`), and count what is found.
 
     Raises:
-        ConfigError: there is a query, too; or no clip is of the split; or as `open_search`.
+        ConfigError: there is a query, or an option for one; or no clip is of the split; or as `open_search`.
         StageError, Busy: as `open_search`.
     """
     if query is not None or asked.among is not None:
         raise ConfigError("--measure searches for the clips of a split of the run itself: leave out QUERY and --among.")
+    if at is not None or html is not None:
+        name = "--html" if at is None else "--at"
+        raise ConfigError(f"{name} is for one QUERY, and --measure searches for all clips of a split: leave out one.")
     run = as_stopped(open_run(asked.run))
     space = space_asked(asked, run)
     searched, number = open_search(asked, run, space)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,18 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.cli.using.looked_at import LookedAt, look_at
-from shards.corpus.index import in_splits, label_columns, read_whole_index
+from shards.corpus.index import in_splits, index_path, label_columns, read_whole_index, shard_names
 from shards.corpus.listing import open_sources
 from shards.errors import ConfigError
 from shards.settings import is_url
 from shards.store.files import new_file
+from shards.store.manifest import read_manifest
+from shards.store.parquet import read_schema
 from xdc_core.compute.seed import derive_seed
 from xdc_core.config.methods import JOINT, TRUTH
 from xdc_core.curation.clips import clusters_of, distances_of, read_assigned, read_keep_list
 from xdc_core.curation.expression import Condition
 from xdc_core.curation.subset import Choice, Selection, agreeing, balanced, manifest_rows
-from xdc_core.data.selection import THRESHOLDS, kept
+from xdc_core.data.selection import THRESHOLDS, kept, measure_columns
+from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
+
+COLUMNS = ("key", "source", "start_s", "duration_s", "split")  # And labels, and what rules need.
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def write_subset(root: Path, number: int | None, rules: Rules, to: Path) -> dict
     by, needed = _label_sources(looked_at, rules)
     videos = _videos(run)
     looked_at.make("label", needed)
-    clips = read_whole_index(run.corpus)
+    clips = _read_clips(run, condition)
     clips = clips.take(pc.sort_indices(clips, [("key", "ascending")])).combine_chunks()
     keys = np.array(clips["key"].to_pylist())
     learnt = in_splits(clips["split"], run.config.corpus.learn_splits)
@@ -68,9 +74,11 @@ def write_subset(root: Path, number: int | None, rules: Rules, to: Path) -> dict
     for name, mask in kept(clips, run.config.select, run.corpus).items():
         selection.keep(f"select.{name} of the run ({THRESHOLDS[name].what})", mask)
     if rules.keep is not None:
-        selection.keep(
-            f"--keep {rules.keep}: near-duplicates", read_keep_list(rules.keep, keys[selection.chosen], keys)
-        )
+        listed = read_keep_list(rules.keep, keys[selection.chosen], keys)
+        _check_keep_list(rules.keep, listed.about, run)
+        seen = " and ".join(listed.about.get("modalities", run.config.modalities))
+        selection.keep(f"--keep {rules.keep}: no feature of {seen}, so not compared", listed.compared)
+        selection.keep(f"--keep {rules.keep}: near-duplicates", listed.kept)
     if condition is not None:
         selection.keep(f"--where {rules.where}", condition.holds(clips).to_numpy(zero_copy_only=False))
     assigned = {source: read_assigned(run.corpus, looked_at.labels(source)) for source in needed}
@@ -101,6 +109,43 @@ def write_subset(root: Path, number: int | None, rules: Rules, to: Path) -> dict
         "other_splits": int((written & ~learnt).sum()),
         "smaller_clusters": _smaller(clusters[by][selection.chosen], rules.per_cluster) if by else None,
     }
+
+
+def _read_clips(run: Run, condition: Condition | None) -> pa.Table:
+    """Return the columns of the index that the rules and the manifest need.
+
+    Raises:
+        ConfigError: the index has no column that the condition names.
+    """
+    shards = shard_names(run.corpus)
+    there = read_schema(index_path(run.corpus, shards[0]), "shard").names if shards else []
+    if condition is not None:
+        condition.check(there)
+    needed = {*COLUMNS, *label_columns(run.corpus), *measure_columns(run.config.select)}
+    needed |= set(condition.columns if condition is not None else ())
+    return read_whole_index(run.corpus, [name for name in there if name in needed])
+
+
+def _check_keep_list(path: Path, about: Mapping[str, Any], run: Run) -> None:
+    """Raise ConfigError if a keep-list is of a corpus or of features that are not there any more.
+
+    A list of another run of the same corpus is welcome: its encoders may be the better ones.
+    """
+    again = f"Make it again: xdc duplicates {about.get('run')} --round {about.get('round')}"
+    corpus = read_manifest(run.corpus)
+    if about and corpus is not None and about.get("corpus") not in (None, corpus.fingerprint):
+        raise ConfigError(
+            f"{path} was made of another corpus than {run.corpus}, or before its clips were cut again. {again}"
+        )
+    if about.get("run") != str(run.root.resolve()):
+        return
+    for name, known in about.get("features", {}).items():
+        manifest = read_manifest(run.directory(Node("extract", name, about.get("round"))))
+        if manifest is not None and manifest.fingerprint != known:
+            raise ConfigError(
+                f"{path} was made of features of {name} of round {about.get('round')} that have been computed again "
+                f"since, by other encoders or settings. {again}"
+            )
 
 
 def _label_sources(looked_at: LookedAt, rules: Rules) -> tuple[str | None, list[str]]:
