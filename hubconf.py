@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-dependencies = ["torch", "torchaudio", "safetensors", "av", "numpy", "pyarrow", "pydantic"]
+dependencies = ["torch", "torchaudio", "safetensors", "av", "numpy", "pyarrow", "pydantic", "yaml"]
 
 
 def encoder(directory: str, device: str = "cpu") -> "torch.nn.Module":

@@ -20,19 +20,25 @@ def read_view(path: Path, config: dict) -> np.ndarray:
     """Return the view in the middle of a video: float32 [3, frames, crop, crop], normalised as config.json says."""
     fps, wanted = config["clips"]["fps"], config["video_frames"]
     edge, crop = config["view"]["short_edges"][0], config["view"]["crop"]
-    pictures, times = [], []
     with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            scale = edge / min(frame.width, frame.height)
-            size = {"width": round(frame.width * scale), "height": round(frame.height * scale)}
-            picture = frame.reformat(**size, format="rgb24").to_ndarray()
-            top, left = ((side - crop) // 2 for side in picture.shape[:2])
-            pictures.append(picture[top : top + crop, left : left + crop])
-            times.append(float(frame.time or 0.0))
+        times = [float(frame.time or 0.0) for frame in container.decode(video=0)]
     # The picture that is shown at each time of a constant frame rate.
     shown = np.searchsorted(times, np.arange(times[0], times[-1] + 1 / fps, 1 / fps), side="right") - 1
     first = max(0, (len(shown) - wanted) // 2)
-    view = np.stack([pictures[number] for number in shown[first : first + wanted]])
+    chosen = shown[first : first + wanted]
+    pictures = {}
+    # A second time from the beginning, to keep the chosen pictures only.
+    with av.open(str(path)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in chosen:
+                scale = edge / min(frame.width, frame.height)
+                size = {"width": round(frame.width * scale), "height": round(frame.height * scale)}
+                picture = frame.reformat(**size, format="rgb24").to_ndarray()
+                top, left = ((side - crop) // 2 for side in picture.shape[:2])
+                pictures[number] = picture[top : top + crop, left : left + crop]
+            if number >= chosen[-1]:
+                break
+    view = np.stack([pictures[number] for number in chosen])
     if len(view) < wanted:
         view = np.concatenate([view, np.repeat(view[-1:], wanted - len(view), axis=0)])
     normalised = (view / 255 - config["view"]["mean"]) / config["view"]["std"]

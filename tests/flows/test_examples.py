@@ -11,11 +11,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from shards.settings import clip_part, stored_part
 from tests.flows.test_cli import xdc
 from tests.processes import PATIENCE_S
 from tests.runs import MakeRun
-from xdc_core.config.load import FILE_NAME, parse_config
-from xdc_core.config.write import commented_yaml
 from xdc_core.runs.run import Run, open_run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -25,11 +24,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """The environment of a user who has installed xdc: the command is found, and Prefect's files are his own."""
-    command = tmp_path / "bin" / "xdc"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m flows.cli "$@"\n')
-    command.chmod(0o755)
-    return os.environ | {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(EXAMPLES.parent)}
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, arguments in (("xdc", "-m flows.cli"), ("python", "")):
+        (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        (folder / name).chmod(0o755)
+    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(EXAMPLES.parent)}
 
 
 def said(environment: dict[str, str], *command: object) -> str:
@@ -55,16 +55,14 @@ def test_a_folder_is_searched(environment: dict[str, str], copy_run: MakeRun) ->
 
 def test_a_subset_is_learnt_from_again(environment: dict[str, str], copy_run: MakeRun, tmp_path: Path) -> None:
     run, again = copy_run(), tmp_path / "again"
-    # A small run like the first one: its settings, without the paths. `xdc init --keep` keeps them.
-    again.mkdir()
-    values = run.config.model_dump()
-    values["corpus"] |= {"path": "corpus", "videos": "../again.csv"}
-    (again / FILE_NAME).write_text(commented_yaml(parse_config(values, "the first run's settings")))
     said(environment, EXAMPLES / "curate_and_train_again.sh", run.root, 8, again)
     rows = (tmp_path / "again.csv").read_text().splitlines()[1:]
     assert 0 < len(rows) <= 8 * 4
     assert (again / "rounds" / "001" / "report" / "report.html").is_file()
-    assert open_run(again).videos == tmp_path / "again.csv"
+    new = open_run(again)
+    assert new.videos == tmp_path / "again.csv"
+    assert new.config.model_copy(update={"corpus": run.config.corpus}) == run.config
+    assert clip_part(stored_part(new.config.corpus)) == clip_part(stored_part(run.config.corpus))
 
 
 def test_an_exported_encoder_is_used_without_xdc(environment: dict[str, str], worked_run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,31 @@ def test_from_pretrained_and_torch_hub_give_the_same_encoder(exported: Path, mod
         assert torch.equal(Encoder.from_pretrained(exported / modality)(views), wanted)
         assert torch.equal(Encoder.from_pretrained(exported, modality=modality)(views), wanted)
         assert torch.equal(of_hub(views), wanted)
+
+
+def test_a_module_that_is_moved_computes_features_where_it_is(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`meta` stands for another device: it has no numbers, but every tensor must be there."""
+    pytest.importorskip("huggingface_hub")
+    from xdc_core.exports import hub
+
+    seen = []
+    monkeypatch.setattr(hub, "feature", lambda _, loaded: seen.append(loaded.encoding.device.type))
+    encoder = hub.Encoder.from_pretrained(exported / "video")
+    encoder.feature("film.mp4")
+    encoder.to("meta").feature("film.mp4")
+    assert seen == ["cpu", "meta"]
+
+
+def test_torch_hub_names_every_package_that_loading_imports() -> None:
+    import hubconf
+
+    code = (
+        "import sys, xdc_core.exports.load, xdc_core.data.encode; print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    ours = {"torch", "torchaudio", "safetensors", "av", "numpy", "pyarrow", "pydantic", "yaml"}
+    assert ours & {*loaded.stdout.split()} <= {*hubconf.dependencies}
+    assert "yaml" in loaded.stdout.split()
 
 
 @BOTH

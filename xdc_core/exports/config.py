@@ -189,11 +189,12 @@ def parse_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
     section: tuple[str, ...] = ()
     try:
         config = kind.model_validate(values)
-        for name, settings in SETTINGS.items() if isinstance(config, ExportConfig) else ():
-            section = (name,)
-            getattr(config, settings)
+        if isinstance(config, ExportConfig):
+            for name, settings in SETTINGS.items():
+                section = (name,)
+                getattr(config, settings)
     except ValidationError as error:
-        problem = error.errors()[0]
+        problem: Any = error.errors()[0]
         key = ".".join(map(str, (*section, *problem["loc"])))
         raise ConfigError(
             f"{path}: {key}: {problem['msg']}. {AGAIN} It was made with xdc "

@@ -3,6 +3,7 @@
 Importing this module needs the extra `hub`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,8 +38,9 @@ class Encoder(torch.nn.Module, ModelHubMixin):
         return features
 
     def feature(self, path: Path | str) -> Any:
-        """Return the feature of a media file: see `xdc_core.exports.load.feature`."""
-        return feature(path, self.loaded)
+        """Return the feature of a media file, computed where the module is: see `xdc_core.exports.load.feature`."""
+        where = next(self.parameters()).device
+        return feature(path, replace(self.loaded, encoding=replace(self.loaded.encoding, device=where)))
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from shards.corpus.cut import cut_clip
 from shards.corpus.plan import make_plan
-from shards.errors import ConfigError, Kind, MediaError, SourceError
+from shards.errors import ConfigError, MediaError, SourceError
 from shards.media.cut import Clip
 from shards.media.limits import limits_of
 from shards.media.sandbox import ordered_map
+from shards.reject import Kind
 from shards.settings import CorpusSettings
 from shards.sources.look import look_at
 from shards.sources.source import Listing, Source
