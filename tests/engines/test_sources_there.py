@@ -76,7 +76,7 @@ def test_their_clips_are_those_of_local_files_and_they_are_known_again(
         record = place.cut()
     assert max(copies) <= 2, "no more than there are processes"
     assert sums(place.corpus) == sums(local / "corpus")
-    assert {path.suffix for path in place.corpus.parent.rglob("*")} <= {"", ".csv", ".json", ".tar", ".parquet"}
+    assert {path.suffix for path in place.corpus.parent.rglob("*")} <= {"", ".csv", ".json", ".md", ".tar", ".parquet"}
     monkeypatch.setattr(Bucket, "ranges", forbidden)
     assert place.cut().reused
     assert corpus_fingerprint_now(place.corpus, place.manifest, HERE) == (record.fingerprint, "")
