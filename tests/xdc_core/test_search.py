@@ -325,7 +325,7 @@ def test_a_page_never_replaces_files_that_no_page_has_written(tmp_path: Path) ->
     (tmp_path / "found-media" / "files.json").write_text('["query/mine.ogg", "files.json"]')
     assert media_folder(page) == tmp_path / "found-media"
     (tmp_path / "link-media").symlink_to(tmp_path)
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         media_folder(tmp_path / "link.html")
 
 
