@@ -81,6 +81,10 @@ def test_cards_have_data_and_metrics_and_no_path_of_the_machine(worked_run: Run,
         assert str(worked_run.corpus) not in text
         assert "/tmp" not in text
     card = (exported / "video" / "README.md").read_text()
+    corpus = read_manifest(worked_run.corpus)
+    assert corpus is not None
+    assert corpus.summary["hours"] > 0
+    assert f"({corpus.summary['hours']} hours)" in card
     for part in ("license: other", "48 clips", "test: 8", "| nmi |", "4 clusters", "after 1 round of training"):
         assert part in card
 

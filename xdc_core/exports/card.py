@@ -116,9 +116,8 @@ def _data(run: Run) -> list[str]:
         return [*lines, f"{manifest.rows:,} clips.", ""]
     splits = Counter(split or "" for split in table["split"].to_pylist())
     learnt = run.config.corpus.learn_splits
-    hours = manifest.summary.get("video_seconds", 0) / 3600
     lines.append(
-        f"{manifest.rows:,} clips ({hours:.1f} hours) of {len(table['source'].unique()):,} files. "
+        f"{manifest.rows:,} clips ({manifest.summary['hours']} hours) of {len(table['source'].unique()):,} files. "
         f"Learnt from {'every clip' if learnt is None else 'the splits ' + ', '.join(learnt)}."
     )
     if set(splits) != {""}:
