@@ -1,6 +1,6 @@
 """The settings of a corpus."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -185,6 +185,16 @@ class CorpusSettings(Section):
                 f"clip_seconds ({self.clip_seconds:g}): a window is one clip"
             )
         return self
+
+
+def for_streams(settings: CorpusSettings, needed: Collection[Modality]) -> CorpusSettings:
+    """Return the settings of a corpus for clips that need no other streams than these."""
+    return settings.model_copy(
+        update={
+            "modalities": tuple(name for name in settings.modalities if name in needed),
+            "cut_at_shots": settings.cut_at_shots and "video" in needed,
+        }
+    )
 
 
 # Of the settings of a stored corpus, those that decide neither which clips there are nor their bytes.

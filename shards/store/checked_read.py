@@ -80,10 +80,16 @@ def _manifest(directory: Path, inode: int, mtime_ns: int, size: int) -> Manifest
     return read_manifest(directory)
 
 
+def read_rejects(directory: Path, stage: str, shard: str) -> list[dict[str, Any]]:
+    """Return the content of `<shard>.rejects.json`; [] without the file. Raises StageError as `read_stored` does."""
+    path = directory / f"{shard}.rejects.json"
+    rejects: list[dict[str, Any]] = read_stored_json(path, stage) if path.exists() else []
+    return rejects
+
+
 def rejected_keys(directory: Path, stage: str, shard: str) -> list[str]:
     """Return the rejected keys in `<shard>.rejects.json`; none without the file.
 
     Raises StageError as `read_stored` does.
     """
-    path = directory / f"{shard}.rejects.json"
-    return [entry["key"] for entry in read_stored_json(path, stage)] if path.exists() else []
+    return [entry["key"] for entry in read_rejects(directory, stage, shard)]

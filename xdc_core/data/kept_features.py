@@ -8,7 +8,7 @@ import numpy as np
 
 from shards.corpus.generation import Generation, earlier_generations
 from shards.corpus.index import masked_keys, read_index, read_masks, shard_names
-from shards.store.checked_read import read_stored_json, rejected_keys
+from shards.store.checked_read import read_rejects, rejected_keys
 from shards.store.files import link_or_copy, part_among, part_name, part_path, write_json
 from shards.store.manifest import Manifest, fingerprint, read_manifest
 from shards.store.receipt import NewShard, new_shard
@@ -80,9 +80,7 @@ def _write_rest(new: NewShard, corpus: Path, target: Path, shard: str) -> None:
     keys, features = read_features(part_path(target, shard))
     rows = np.array([row for row, key in enumerate(keys) if key in live], np.int64)
     write_features(new.folder / part_name(shard), keys[rows].tolist(), features[rows])
-    path = target / f"{shard}.rejects.json"
-    rejects = read_stored_json(path, "extract") if path.exists() else []
-    rejects = [entry for entry in rejects if entry["key"] in live]
+    rejects = [entry for entry in read_rejects(target, "extract", shard) if entry["key"] in live]
     if rejects:
-        write_json(new.folder / path.name, rejects)
+        write_json(new.folder / f"{shard}.rejects.json", rejects)
     new.rows, new.rejects = len(rows), len(rejects)

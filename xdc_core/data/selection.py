@@ -98,6 +98,19 @@ def count_left_out(corpus: Path, splits: Sequence[str] | None, select: SelectSet
     return LeftOut(counts, together, clips)
 
 
+def read_learnable(
+    corpus: Path, shard: str, splits: Sequence[str] | None, select: SelectSettings, *columns: str
+) -> pa.Table:
+    """Read columns of the index for the clips of a shard that are in some splits (None: all) and that thresholds keep.
+
+    Raises:
+        StageError: the index cannot be read.
+        ConfigError: a clip was not measured as a threshold needs it.
+    """
+    index = read_measures(corpus, shard, select, *columns, "split")
+    return index.filter(in_splits(index["split"], splits) & selected(index, select, corpus))
+
+
 def read_measures(corpus: Path, shard: str, select: SelectSettings, *columns: str) -> pa.Table:
     """Read columns of a shard's index, and those that the thresholds need as far as it has them.
 

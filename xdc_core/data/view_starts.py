@@ -31,6 +31,11 @@ def spaced_starts(frames: Sequence[int], wanted: int, views: int) -> list[tuple[
     return placed
 
 
+def clip_starts(frames: int, wanted: int, views: int) -> tuple[int, ...]:
+    """Return the first frames of a clip's equally spaced views, without repetitions; as `spaced_starts`."""
+    return tuple(dict.fromkeys(first for _, first in spaced_starts([frames], wanted, views)))
+
+
 def labels_by_row(corpus: Path) -> list[str | None]:
     """Return the column `label` of a corpus's index, in the order of its rows; empty if it has none."""
     if "label" not in label_columns(corpus):

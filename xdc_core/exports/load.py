@@ -148,12 +148,11 @@ def _views_of(clip: "CutClip", encoding: "Encoding") -> "torch.Tensor":
     """Return the views of a clip, [views, ...], at the places where extraction takes them."""
     import torch
 
-    from xdc_core.data.view_starts import spaced_starts
+    from xdc_core.data.view_starts import clip_starts
 
     views = encoding.views
     starts: list[int | None] = [None]
     if encoding.settings.views > 1:
-        placed = spaced_starts([clip.row["frames"]], views.frames, encoding.settings.views)
-        starts = [*dict.fromkeys(first for _, first in placed)]
+        starts = [*clip_starts(clip.row["frames"], views.frames, encoding.settings.views)]
     data = clip.member(views.modality)
     return torch.stack([views.view(data, clip.row, start) for start in starts])

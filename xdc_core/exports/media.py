@@ -13,7 +13,7 @@ from shards.media.cut import Clip
 from shards.media.limits import limits_of
 from shards.media.sandbox import ordered_map
 from shards.reject import Kind
-from shards.settings import CorpusSettings
+from shards.settings import CorpusSettings, for_streams
 from shards.sources.look import look_at
 from shards.sources.source import Listing, Source
 from shards.sources.surveyed import survey_columns
@@ -58,12 +58,7 @@ def cut_media(path: Path, settings: CorpusSettings, modality: Modality) -> Gener
     path = path.resolve()
     if not path.is_file():
         raise ConfigError(f"{path} is not a file. Give the path of a video or of a sound.")
-    single = settings.model_copy(
-        update={
-            "modalities": (modality.stored,),
-            "cut_at_shots": settings.cut_at_shots and modality.stored == "video",
-        }
-    )
+    single = for_streams(settings, {modality.stored})
     for attempt in (settings, single) if len(settings.modalities) > 1 else (single,):
         left_out, some = [], False
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from shards.command import command
 from shards.errors import ConfigError, StageError
-from shards.settings import CorpusSettings
+from shards.settings import CorpusSettings, for_streams
 from shards.store.files import sha256_of
 from shards.store.manifest import read_manifest
 from xdc_core.config.clustering import ClusterSettings, k_in_round
@@ -148,8 +148,4 @@ def embedding_values(config: Config, modalities: Sequence[str], number: int) -> 
 
 def for_modalities(corpus: CorpusSettings, modalities: Sequence[str]) -> dict[str, Any]:
     """Return the values of a corpus's settings for clips that need no more than the streams of these modalities."""
-    needed = {MODALITIES[name].stored for name in modalities}
-    return corpus.model_dump(mode="json") | {
-        "modalities": [name for name in corpus.modalities if name in needed],
-        "cut_at_shots": corpus.cut_at_shots and "video" in needed,
-    }
+    return for_streams(corpus, {MODALITIES[name].stored for name in modalities}).model_dump(mode="json")

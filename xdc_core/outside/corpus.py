@@ -1,6 +1,7 @@
 """The corpus of features that somebody else computed: an index without tars."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -199,20 +200,13 @@ def _write(
         "clips": len(kept),
         "sources": len(index["source"].unique()),
         "rejects": {"features": len(rejects)} if rejects else {},
-        "kinds": _counts(reject.kind for reject in rejects),
+        "kinds": dict(Counter(reject.kind for reject in rejects)),
         "hours": round(float(pc.sum(index["duration_s"]).as_py()) / 3600, 4),
         "bytes": 0,
         "widths": {modality: rows.width for modality, rows in read.items()},
         "accepted": fingerprint(kept.to_pylist()),
     }
     return Outcome(len(kept), len(rejects), summary, tuple(map(index_name, shards)))
-
-
-def _counts(kinds: Iterator[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for kind in kinds:
-        found[kind] = found.get(kind, 0) + 1
-    return found
 
 
 def _described(read: Mapping[str, _Read], kept: pa.Array) -> dict[str, pa.Array]:

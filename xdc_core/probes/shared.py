@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.corpus.index import in_splits, shard_names
+from shards.corpus.index import shard_names
 from shards.errors import StageError
 from shards.progress import Progress, silent
 from shards.store.files import part_path
@@ -18,7 +18,7 @@ from xdc_core.compute.threads import thread_count
 from xdc_core.config.selection import ALL_CLIPS, SelectSettings
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
-from xdc_core.data.selection import read_measures, selected
+from xdc_core.data.selection import read_learnable
 from xdc_core.documents.teachers import Pair
 from xdc_core.probes.probe import fit_with_warnings
 from xdc_core.probes.standardise import fit_standard
@@ -120,8 +120,7 @@ def draw_sample(
         if len(rows) >= most:
             break
         shard = names[number]
-        index = read_measures(corpus, shard, select, "key", "source", "split")
-        index = index.filter(in_splits(index["split"], splits) & selected(index, select, corpus))
+        index = read_learnable(corpus, shard, splits, select, "key", "source")
         clusters = [
             dict(zip(*map(np.ndarray.tolist, read_labels(path, shard)), strict=True)) for path in labels.values()
         ]

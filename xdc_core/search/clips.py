@@ -12,7 +12,7 @@ import numpy as np
 from shards.corpus.index import index_path, label_columns, read_index, shard_names
 from shards.errors import ConfigError
 from shards.settings import is_url
-from shards.store.checked_read import read_stored_json
+from shards.store.checked_read import read_rejects
 from xdc_core.data.features import source_keys, source_part
 
 COLUMNS = ("key", "source", "start_s", "duration_s", "split")
@@ -113,8 +113,7 @@ def feature_of(features: Path, shard: str, key: str, modality: str) -> np.ndarra
     keys, (vectors,) = source_part([features], shard)
     places = np.flatnonzero(keys == key)
     if not len(places):
-        path = features / f"{shard}.rejects.json"
-        rejects = read_stored_json(path, "extract") if path.exists() else []
+        rejects = read_rejects(features, "extract", shard)
         reason = next((entry["reason"] for entry in rejects if entry["key"] == key), "it has no such member")
         raise ConfigError(f"clip {key} has no feature of {modality} ({reason}). Search by another modality or clip.")
     return vectors[places[:1]]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.corpus.index import in_splits, shard_names
+from shards.corpus.index import shard_names
 from xdc_core.config.selection import SelectSettings
 from xdc_core.data.features import source_part
-from xdc_core.data.selection import read_measures, selected
+from xdc_core.data.selection import read_learnable
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def learnt_clips(
         if len(sources) >= most:
             break
         shard = names[number]
-        index = read_measures(corpus, shard, select, "key", "source", "split")
-        index = index.filter(in_splits(index["split"], splits) & selected(index, select, corpus))
+        index = read_learnable(corpus, shard, splits, select, "key", "source")
         place = {key: row for row, key in enumerate(index["key"].to_pylist()[: most - len(sources)])}
         sources += index["source"].to_pylist()[: len(place)]
         for name, directory in features.items():

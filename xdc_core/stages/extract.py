@@ -164,10 +164,10 @@ def spaced_views(corpus: Path, wanted: int, views: int, shard: str) -> list[tupl
 
     wanted: frames of a view.
     """
-    from xdc_core.data.view_starts import spaced_starts
+    from xdc_core.data.view_starts import clip_starts
 
     lengths = read_index(corpus, shard, ["frames"])["frames"].to_pylist()
-    return [tuple(dict.fromkeys(first for _, first in spaced_starts([frames], wanted, views))) for frames in lengths]
+    return [clip_starts(frames, wanted, views) for frames in lengths]
 
 
 def _check_rows(node: Node, shard: str, clips: int, rows: list[int]) -> None:
