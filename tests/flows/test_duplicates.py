@@ -108,6 +108,16 @@ def test_a_given_threshold_finds_pairs_and_names_leaks(copy_run: MakeRun, tmp_pa
     assert all(row["similarity"] >= 0.1 for row in pairs)
 
 
+def test_features_that_were_cleaned_are_made_again_to_be_compared(copy_run: MakeRun, tmp_path: Path) -> None:
+    run = copy_run()
+    code, output = xdc("clean", run.root)
+    assert code == 0, output
+    assert not list((run.directory(Node("extract", "video", 0)) / "data").glob("*.parquet"))
+    code, output = xdc("duplicates", run.root, "--round", 0, "--modality", "video", "--out", tmp_path / "out")
+    assert code == 0, output
+    assert len(pq.ParquetFile(tmp_path / "out" / "keep.parquet").read()) == 48
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -14,7 +14,7 @@ from typing import Any
 from shards.errors import ConfigError
 from shards.store.stage import Stage
 from xdc_core.config.schema import Config
-from xdc_core.runs.node import Node
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 from xdc_core.search.index_stage import SEARCH, index_node, spaces_of
 from xdc_core.search.maps_stage import MAPS, maps_node
@@ -114,6 +114,22 @@ def check_node(run: Run, node: Node) -> None:
 def inputs(config: Config, node: Node) -> list[Node]:
     """Return the nodes whose directories a node reads."""
     return stage_of(node).inputs(config, node)
+
+
+def encoders_from_files(config: Config, nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes of encoders that nodes read and that are made from a file of weights, without the corpus."""
+    read = [source for node in nodes for source in inputs(config, node)]
+    return [node for node in read if node.stage == "init" and SHARD not in inputs(config, node)]
+
+
+def features_before(config: Config, nodes: Sequence[Node]) -> list[Node]:
+    """Return the features that nodes read or are, after the encoders that are made from files.
+
+    The corpus and trainings are not among them.
+    """
+    read = [source for node in nodes for source in (*inputs(config, node), node)]
+    features = [node for node in read if node.stage == "extract"]
+    return [*encoders_from_files(config, features), *features]
 
 
 def settings_of(config: Config, node: Node) -> dict[str, Any]:

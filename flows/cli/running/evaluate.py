@@ -20,9 +20,9 @@ from xdc_core.cleaning.asked import kept_for
 from xdc_core.config.evaluation import BY_LAYOUT, CORPUS, evaluated_modality
 from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
 from xdc_core.graph.rounds import as_stopped, check_round, newest_with_encoders
-from xdc_core.graph.stages import evaluation_nodes, inputs
+from xdc_core.graph.stages import encoders_from_files, evaluation_nodes, inputs
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
-from xdc_core.runs.node import SHARD, Node
+from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
 NOTES = """# Evaluations that xdc eval added; read together with xdc.yaml.
@@ -120,9 +120,8 @@ def needed(run: Run, name: str, number: int) -> list[Node]:
     nodes = evaluation_nodes(run.config, [name], number)
     features = [node for node in inputs(run.config, nodes[-1]) if node.stage in ("data", "extract")]
     data = [node for node in inputs(run.config, nodes[0]) if node.stage == "data"]
-    read = [source for node in (*features, *nodes) for source in inputs(run.config, node)]
     # Weights given to a run are read from their file when they are first needed.
-    given = [node for node in read if node.stage == "init" and SHARD not in inputs(run.config, node)]
+    given = encoders_from_files(run.config, [*features, *nodes])
     return list(dict.fromkeys([*data, *given, *features, *nodes]))
 
 

@@ -19,7 +19,7 @@ from xdc_core.config.load import FILE_NAME
 from xdc_core.config.schema import RunsOn
 from xdc_core.documents.scores import Scores, read_scores
 from xdc_core.graph.rounds import as_stopped, check_round
-from xdc_core.graph.stages import inputs
+from xdc_core.graph.stages import features_before
 from xdc_core.modalities.registry import in_order
 from xdc_core.new_clips.assignment import assign
 from xdc_core.new_clips.clusters import Clusters, clusters_of_run, fitting_sources, sources_of_run
@@ -113,7 +113,8 @@ def assign_clips(
         needless = not run.config.encoded and (given.run or given.folders)
         encoders = None if needless else encoders_of_run(run, number, modalities_of(sources))
         start = encoders.round if encoders else check_round(run, number or 0)
-        make_nodes(run, what_they_need(run, [Node("cluster", source, start) for source in sources]))
+        made = [Node("cluster", source, start) for source in sources]
+        make_nodes(run, made, features_before(run.config, made))
         clusters, runs_on = clusters_of_run(run, start, sources), run.config.runs_on
         per_shard = run.config.corpus.clips_per_shard
         balanced = run.config.label.assign != "nearest"
@@ -156,17 +157,6 @@ def what_is_given(root: Path, modalities: tuple[str, ...], media: Path, modality
         return Given(tuple(name for name in wanted if name in there), other, {})
     folders = outside_folders(media, modalities, modality)
     return Given(tuple(folders) or wanted, None, folders)
-
-
-def what_they_need(run: Run, nodes: list[Node]) -> list[Node]:
-    """Return nodes of clusters after the features that they read, and after encoders that are read from a file.
-
-    The corpus and trainings are not among them.
-    """
-    features = [node for cluster in nodes for node in inputs(run.config, cluster) if node.stage == "extract"]
-    read = [source for node in features for source in inputs(run.config, node)]
-    given = [node for node in read if node.stage == "init" and SHARD not in inputs(run.config, node)]
-    return list(dict.fromkeys([*given, *features, *nodes]))
 
 
 def take_parts(

@@ -1,7 +1,6 @@
 """The work of `xdc search`: what must be made first, the query's feature, and the output."""
 
 import multiprocessing
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,8 @@ from flows.cli.using.media_query import embed_query
 from flows.cli.using.nodes import make_nodes
 from shards.errors import ConfigError
 from xdc_core.compute.threads import limit_faiss
-from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped, check_round, newest_with_encoders
-from xdc_core.graph.run_stage import finished, reuse
-from xdc_core.graph.stages import inputs
+from xdc_core.graph.stages import features_before
 from xdc_core.modalities.registry import MODALITIES
 from xdc_core.new_clips.encoders import encoders_of_run
 from xdc_core.new_clips.parts import same_encoders
@@ -69,27 +66,19 @@ def open_search(asked: Asked, run: Run, space: Space) -> tuple[Searched, int]:
     """
     names = run.config.modalities
     number = newest_with_encoders(run, names) if asked.number is None else check_round(run, asked.number)
-    _make(run, [maps_node(number)])
+    maps = [maps_node(number)]
+    make_nodes(run, maps, features_before(run.config, maps))
     check_space(run, number, space)
     limit_faiss(run.config.runs_on)
     if asked.among is None:
-        _make(run, [index_node(space, number)])
+        index = [index_node(space, number)]
+        make_nodes(run, index, features_before(run.config, index))
         return search_run(run, number, space), number
     other = as_stopped(open_run(asked.among))
     there = same_encoders(encoders_of_run(run, number, [space.of]), other, [space.of])
-    _make(other, [Node("extract", space.of, there)], [SHARD])
+    features = [Node("extract", space.of, there)]
+    make_nodes(other, features, [SHARD, *features_before(other.config, features)])
     return search_among(run, number, space, other, there), number
-
-
-def _make(run: Run, wanted: Sequence[Node], first: Sequence[Node] = ()) -> None:
-    """Make nodes that are to be read, after the features that they read, and encoders that are read from a file."""
-    features = [node for each in wanted for node in (*inputs(run.config, each), each) if node.stage == "extract"]
-    read = [source for node in features for source in inputs(run.config, node)]
-    given = [node for node in read if node.stage == "init" and SHARD not in inputs(run.config, node)]
-    known = Fingerprints(run)
-    # Files that `xdc clean` has removed are not missed by nodes that are finished, but here.
-    cleaned = [node for node in wanted if reuse(run, node, known) is None and finished(run, node, known) is not None]
-    make_nodes(run, list(dict.fromkeys([*first, *given, *features, *wanted])), forced=cleaned)
 
 
 def search_clips(asked: Asked, query: str | None, at: float | None, html: Path | None) -> dict[str, Any]:
