@@ -254,6 +254,17 @@ def test_a_setting_makes_a_contender_and_contenders_may_have_more_seeds(tmp_path
     assert changed.model_copy(update={"train": plain.train, "cluster": plain.cluster}) == plain
 
 
+def test_a_study_may_begin_at_a_later_seed_and_has_the_runs_of_the_whole_study(
+    tmp_path: Path,
+) -> None:
+    manifest(tmp_path)
+    _, whole = own(tmp_path, seeds=3)
+    _, rest = own(tmp_path, seeds=2, first_seed=1)
+    assert [(cell.seed, cell.run.root.name, cell.run.config) for cell in rest] == [
+        (cell.seed, cell.run.root.name, cell.run.config) for cell in whole if cell.seed > 0
+    ]
+
+
 def test_measurements_and_rounds_that_are_added_later_leave_the_runs_what_they_are(tmp_path: Path) -> None:
     manifest(tmp_path)
     own(tmp_path, probes=["fc"], retrieval="never")

@@ -60,13 +60,13 @@ def plan_cells(study: StudySettings, root: Path) -> list[Cell]:
         ConfigError: a setting is wrong, or the xdc.yaml of a run that has begun differs from the study in more than
             its measurements, or has more rounds.
     """
-    seeds = range(max(map(study.seeds_of, study.rows)))
     begun = sorted(file for file in root.glob(f"runs/*/{FILE_NAME}") if has_begun(file.parent))
     stored = {file.parent: parse_config(read_yaml(file), str(file)) for file in begun}
+    numbers = range(max(map(study.seeds_of, study.rows)))
     planned = [
-        (root / "runs" / _name(study, contender, variant, seed), contender, variant, seed)
-        for seed, variant, contender in itertools.product(seeds, study.variants, study.rows)
-        if seed < study.seeds_of(contender)
+        (root / "runs" / _name(study, contender, variant, seed := study.first_seed + number), contender, variant, seed)
+        for number, variant, contender in itertools.product(numbers, study.variants, study.rows)
+        if number < study.seeds_of(contender)
     ]
     # Contenders of the study's own are no example for others: they may set what the preset sets, too.
     examples = (stored.get(directory) for directory, contender, _, _ in planned if contender in CONTENDERS)

@@ -96,6 +96,9 @@ class StudySettings(Section):
     seeds: Annotated[int | dict[str, int], BeforeValidator(_seeds)] = Field(
         FEWEST_SEEDS, description="runs per contender: a number, or numbers by contender such as {xdc: 5, default: 3}"
     )
+    first_seed: int = Field(
+        0, ge=0, description="seed of every contender's first run; several machines can share the seeds of a comparison"
+    )
     vary: dict[str, tuple[Any, ...]] = Field(
         {},
         max_length=1,

@@ -61,6 +61,9 @@ def compare(
     seeds: Annotated[
         str | None, typer.Option(metavar="N|NAME=N,...", help="runs per contender, or xdc=5,default=3  [default: 3]")
     ] = None,
+    first_seed: Annotated[
+        int | None, typer.Option(help="seed of the first run; machines can share the seeds  [default: 0]")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
     vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
     change: Annotated[
@@ -100,6 +103,7 @@ def compare(
             "own_contenders": parse_contenders(contender or []) or None,
             "main": _names(main),
             "seeds": parse_seeds(seeds) if seeds else None,
+            "first_seed": first_seed,
             "rounds": rounds,
             "vary": parse_overrides([vary], several=True) if vary else None,
             "change": parse_overrides(change or []) or None,
