@@ -112,6 +112,21 @@ def clean_resumed(root: Path) -> Callable[[], object]:
     return work
 
 
+def assign_work(root: Path) -> Callable[[], object]:
+    """The clusters of a run's own clips, as `xdc assign` writes them."""
+    from xdc_core.new_clips.assignment import assign
+    from xdc_core.new_clips.clusters import clusters_of_run, sources_of_run
+    from xdc_core.new_clips.parts import parts_of_run
+    from xdc_core.runs.run import open_run
+
+    def work() -> None:
+        run = open_run(root)
+        for own in clusters_of_run(run, 0, sources_of_run(run)):
+            assign(root / "assigned" / own.source, own, parts_of_run(run, 0, own.modalities), run.config.runs_on)
+
+    return work
+
+
 def run_work(root: Path) -> Callable[[], object]:
     """All stages of a run, one after the other."""
     from xdc_core.graph.run_stage import run_stage
@@ -346,9 +361,13 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
     from xdc_core.graph.stages import all_nodes
     from xdc_core.runs.node import Node
     from xdc_core.runs.run import open_run
+    from xdc_core.search.index_stage import index_node
+    from xdc_core.search.maps_stage import maps_node
+    from xdc_core.search.spaces import Space
 
     state = copied(fresh, sweep.out / "state")
-    for node in all_nodes(open_run(state).config):
+    searched = (maps_node(0), *(index_node(Space(of, "video"), 0) for of in ("video", "audio")))
+    for node in (*all_nodes(open_run(state).config), *searched):
         if only is None or only == node.stage:
             after = sweep.points(str(node), state, node)
         else:
@@ -361,6 +380,8 @@ def sweep_points(sweep: Sweep, fresh: Path, only: str | None) -> None:
         full = copied(state, sweep.out / "full")
         (full / f"rounds/000/labels/.video.{'b' * 12}.partial").mkdir()
         sweep.at_points("clean", full, clean_work, clean_resumed)
+    if only in (None, "assign"):
+        sweep.at_points("assign", copied(state, sweep.out / "full"), assign_work, assign_work)
     if only in (None, "grown"):
         sweep_grown(sweep, state)
     if only in (None, "cases"):
@@ -418,8 +439,8 @@ def main() -> int:
     parser.add_argument("--xdc-run", type=int, default=0, help="the same with the command xdc run")
     parser.add_argument(
         "--stage",
-        help="points of this stage only; cases: replaced, restored and forced ones; clean: of xdc clean; grown: of an "
-        "append, and of a round that keeps its clips",
+        help="points of this stage only; cases: replaced, restored and forced ones; clean: of xdc clean; assign: "
+        "of xdc assign; grown: of an append, and of a round that keeps its clips",
     )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -57,9 +57,8 @@ def test_a_run_that_is_killed_at_points_of_every_stage_and_at_random_instants_en
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     trials = json.loads((tmp_path / "results.json").read_text())
     assert len(trials) >= 40
-    # `data` cuts as `shard` does, and `embed` writes as `extract` does. `maps` and `search` are no part of a run: they
-    # write a few files, each at once, as `init` does.
-    expected = {"stages", *STAGES} - {"data", "embed", "maps", "search"}
+    # `data` cuts as `shard` does, and `embed` writes as `extract` does.
+    expected = {"stages", "assign", *STAGES} - {"data", "embed"}
     assert {trial["row"].split(" ")[0].split(".")[0] for trial in trials} >= expected
     assert [trial for trial in trials if trial["trouble"]] == []
 
