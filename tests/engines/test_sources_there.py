@@ -20,7 +20,10 @@ from shards.store.build import Record
 from shards.store.parquet import read_parquet
 from tests.engines.seaweed import BUCKET, OTHER, Seaweed, client, put
 from tests.engines.test_written_corpora import local as local
+from tests.flows.test_cli import xdc
 from tests.shards.test_append import SETTINGS
+from xdc_core.runs.node import Node
+from xdc_core.runs.run import Run, open_run
 
 pytestmark = pytest.mark.engines
 HERE = SETTINGS.model_copy(update={"append": False, "label_from_folder": False, "workers": 2})
@@ -80,6 +83,17 @@ def test_their_clips_are_those_of_local_files_and_they_are_known_again(
     monkeypatch.setattr(Bucket, "ranges", forbidden)
     assert place.cut().reused
     assert corpus_fingerprint_now(place.corpus, place.manifest, HERE) == (record.fingerprint, "")
+
+
+def test_their_features_are_those_of_local_files(place: Place, local: Path, worked_run: Run, tmp_path: Path) -> None:
+    found = []
+    for number, videos in enumerate((place.manifest, local / "videos")):
+        code, output = xdc("embed", worked_run.root, videos, "--modality", "audio", "--out", tmp_path / str(number))
+        assert code == 0, output
+        run = open_run(tmp_path / str(number))
+        files = sorted(run.directory(Node("extract", "audio", 0)).rglob("*.parquet"))
+        found.append([read_parquet(file)["feature"].to_pylist() for file in files])
+    assert found[0] == found[1]
 
 
 def test_a_changed_object_is_noticed_and_read_again(s3: Seaweed, place: Place) -> None:

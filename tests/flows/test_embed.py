@@ -142,6 +142,26 @@ def test_rejected_files_are_named_with_their_reasons(worked_run: Run, tmp_path: 
     assert "1 x FFmpeg cannot open it" in output
 
 
+def test_a_data_set_in_a_layout_is_embedded_with_its_labels(worked_run: Run, digits: Path, tmp_path: Path) -> None:
+    videos = sorted((digits.parent / "videos").rglob("*.mp4"))
+    for number, video in enumerate(videos[:4]):
+        folder = tmp_path / "classes" / ("even" if number % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / video.name)
+    shutil.copy(videos[4], tmp_path / "classes")
+    root = tmp_path / "out"
+    code, output = xdc("embed", worked_run.root, tmp_path / "classes", "--layout", "folder", "--out", root)
+    assert code == 0, output
+    assert "it is not in a class folder" in output
+    index = read_whole_index(open_run(root).corpus, ["source", "label"]).to_pylist()
+    assert sorted((Path(row["source"]).name, row["label"]) for row in index) == [
+        (video.name, "odd" if number % 2 else "even") for number, video in enumerate(videos[:4])
+    ]
+    code, output = xdc("embed", worked_run.root, digits, "--layout", "folders", "--out", tmp_path / "other")
+    assert code == 2
+    assert "folders" in output
+
+
 def test_clips_are_cut_as_the_runs_corpus_was_whatever_its_xdc_yaml_says(
     worked_run: Run, copy_run: MakeRun, digits: Path, tmp_path: Path
 ) -> None:
