@@ -1,15 +1,15 @@
-"""Make the pictures of README.md: `xdc run` in a terminal, a round in Prefect, and the page of a round's clusters.
+"""Make the pictures of README.md: `xdc run` in a terminal, a round's tasks in Prefect, and the page of its clusters.
 
     PYTHONPATH=. python docs/pictures/make.py FOLDER [--clips 3000] [--rounds 8]
 
 makes audio-visual digits and a run of them in FOLDER, under a Prefect server of its own, and writes beside this file
 
     tour.gif       the three commands in a pseudo-terminal, their waiting shortened
-    prefect.webp   the flow run of the last round in Prefect's pages
+    prefect.webp   the tasks of the last round with a training in Prefect's pages
     clusters.webp  the clusters of the last round in its report
 
-FOLDER may have the run already: then `xdc run` has nothing to do, and `--only clusters` makes that picture again. Needs
-the extra `dev` and Chromium.
+FOLDER may have the run already: then `xdc run` has nothing to do, and `--only clusters` or `--only prefect` makes that
+picture again. Needs the extra `dev` and Chromium.
 """
 
 import argparse
@@ -32,10 +32,10 @@ import matplotlib
 import pyte
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.flows.prefect_server import PrefectServer, prefect_server
+from tests.flows.prefect_server import PrefectServer
 
 HERE = Path(__file__).parent
-COLUMNS, ROWS = 92, 26
+COLUMNS, ROWS = 104, 26
 FONT_SIZE, LINE, MARGIN = 13, 17, 10
 # Of the terminal's colours, those that the command uses.
 COLOURS = {"default": "#d8dee9", "red": "#bf616a", "green": "#a3be8c", "brown": "#ebcb8b", "blue": "#81a1c1"}
@@ -88,7 +88,8 @@ def tour(folder: Path, environment: dict[str, str], clips: int, rounds: int) -> 
 
     def take(printed: bytes) -> None:
         nonlocal since
-        stream.feed(printed)
+        # Paths of this machine tell a reader nothing.
+        stream.feed(printed.replace(f"{folder}/".encode(), b""))
         now = shown(screen)
         if not screens or now != screens[-1][1]:
             if screens:
@@ -134,7 +135,8 @@ def write_tour(screens: Screens, out: Path, frames: int = 90, seconds: float = 2
     if kept[-1] != screens[-1][1]:
         kept.append(screens[-1][1])
     # Few colours, the same in all pictures: only what changed between them is stored.
-    palette = picture(kept[-1], font).quantize(16)
+    coloured = max(kept, key=lambda lines: len({colour for parts in lines for _, colour in parts}))
+    palette = picture(coloured, font).quantize(32)
     pictures = [picture(lines, font).quantize(palette=palette, dither=Image.Dither.NONE) for lines in kept]
     length = round(1000 * seconds / len(pictures))
     pictures[0].save(
@@ -179,19 +181,23 @@ def write_clusters(run: Path, out: Path) -> None:
     write_picture(out.with_suffix(".png"), out)
 
 
-def last_round(server: PrefectServer) -> str:
-    """Return the id of the newest flow run of `xdc-round`."""
-    wanted = {"flows": {"name": {"any_": ["xdc-round"]}}, "sort": "START_TIME_DESC", "limit": 1}
-    return str(server.ask("/flow_runs/filter", wanted)[0]["id"])
+def last_training_round(server: PrefectServer) -> str:
+    """Return the id of the newest flow run of `xdc-round` but one: the last round trains nothing."""
+    wanted = {"flows": {"name": {"any_": ["xdc-round"]}}, "sort": "START_TIME_DESC"}
+    newest = server.ask("/flow_runs/filter", wanted)
+    return str(newest[min(1, len(newest) - 1)]["id"])
 
 
-def write_graph(server: PrefectServer, out: Path) -> None:
-    """Take a picture of the newest round in Prefect's pages."""
-    with browser_page(1280, 640) as tab:
-        tab.goto(f"http://127.0.0.1:{server.port}/runs/flow-run/{last_round(server)}")
-        tab.wait_for_selector("canvas", timeout=120_000)
+def write_tasks(server: PrefectServer, out: Path) -> None:
+    """Take a picture of a round's tasks in Prefect's pages.
+
+    Not of the graph above them: Prefect 3.8.8 draws only the first stages of it ("Node id not found in nodes").
+    """
+    with browser_page(1280, 1500) as tab:
+        tab.goto(f"http://127.0.0.1:{server.port}/runs/flow-run/{last_training_round(server)}")
+        tab.get_by_text("Task Runs", exact=True).click(timeout=120_000)
         tab.wait_for_timeout(8000)
-        tab.screenshot(path=str(out.with_suffix(".png")))
+        tab.screenshot(path=str(out.with_suffix(".png")), clip={"x": 256, "y": 508, "width": 1024, "height": 900})
     write_picture(out.with_suffix(".png"), out)
 
 
@@ -201,18 +207,24 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--clips", type=int, default=3000)
     options.add_argument("--rounds", type=int, default=8)
-    options.add_argument("--only", choices=["clusters"], help="of a run that is there")
+    options.add_argument("--only", choices=["clusters", "prefect"], help="of a run that is there")
     arguments = options.parse_args()
     folder: Path = arguments.folder.resolve()
-    if not arguments.only:
+    if arguments.only != "clusters":
         (folder / "prefect").mkdir(parents=True, exist_ok=True)
-        with prefect_server(folder / "prefect") as server:
-            environment = server.environment | {"TERM": "xterm-256color", "COLUMNS": str(COLUMNS), "LINES": str(ROWS)}
-            environment["PYTHONPATH"] = str(HERE.parents[1])
-            screens = tour(folder, environment, arguments.clips, arguments.rounds)
-            write_tour(screens, HERE / "tour.gif")
-            write_graph(server, HERE / "prefect.webp")
-    write_clusters(folder / "runs" / "digits", HERE / "clusters.webp")
+        server = PrefectServer(folder / "prefect")  # Its database keeps the flow runs of an earlier call.
+        try:
+            server.start_server()
+            if not arguments.only:
+                environment = server.environment | {"TERM": "xterm-256color", "PYTHONPATH": str(HERE.parents[1])}
+                environment |= {"COLUMNS": str(COLUMNS), "LINES": str(ROWS)}
+                screens = tour(folder, environment, arguments.clips, arguments.rounds)
+                write_tour(screens, HERE / "tour.gif")
+            write_tasks(server, HERE / "prefect.webp")
+        finally:
+            server.end()
+    if arguments.only != "prefect":
+        write_clusters(folder / "runs" / "digits", HERE / "clusters.webp")
     subprocess.run(["ls", "-l", *sorted(str(path) for path in HERE.glob("*.[gw]*"))], check=True)
 
 
