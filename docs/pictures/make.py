@@ -122,7 +122,7 @@ def picture(lines: list[list[tuple[str, str]]], font: ImageFont.FreeTypeFont) ->
     return image
 
 
-def write_tour(screens: Screens, out: Path, frames: int = 90, seconds: float = 24.0) -> None:
+def write_tour(screens: Screens, out: Path, frames: int = 60, seconds: float = 24.0) -> None:
     """Write at most so many screens, evenly over the time that they took; the last one stays for five seconds more."""
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"), FONT_SIZE)
     every = sum(length for length, _ in screens) / frames
@@ -136,7 +136,7 @@ def write_tour(screens: Screens, out: Path, frames: int = 90, seconds: float = 2
         kept.append(screens[-1][1])
     # Few colours, the same in all pictures: only what changed between them is stored.
     coloured = max(kept, key=lambda lines: len({colour for parts in lines for _, colour in parts}))
-    palette = picture(coloured, font).quantize(32)
+    palette = picture(coloured, font).quantize(16)
     pictures = [picture(lines, font).quantize(palette=palette, dither=Image.Dither.NONE) for lines in kept]
     length = round(1000 * seconds / len(pictures))
     pictures[0].save(
