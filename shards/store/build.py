@@ -197,7 +197,7 @@ def build(
         Busy: another process is building it.
         StageError: the disk is full, a permission is missing, or the like; required files of the outcome are missing;
             or another process, which the locks do not exclude, has renamed or removed the directory.
-        Any exception of `work`; its finished parts are kept for the next call.
+        Exception: any of `work`; its finished parts are kept for the next call.
     """
     mark, force = again or identity.fingerprint, force or again is not None
     if not force and (record := reusable(target, identity.fingerprint)):
