@@ -54,7 +54,7 @@ def _by_source(report: Report, values: dict[str, list[float | None]], shown: str
         Line(source, [row.round for row in _rows_of(report, source)], measured, source_colour(source))
         for source, measured in values.items()
     ]
-    return Markup(lines_chart(lines, "round", shown, f"{shown} by round", bottom=None))
+    return Markup(lines_chart(lines, "round", shown, f"{shown} by round"))
 
 
 def _shared(history: list[SharedRow]) -> Markup:
@@ -64,7 +64,7 @@ def _shared(history: list[SharedRow]) -> Markup:
         name, values = f"clusters of {teacher}, seen by {student}", [row.shared for row in rows]
         style = ("-", "--", ":", "-.")[students.index(student) % 4]
         lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher), style))
-    return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", bottom=None))
+    return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round"))
 
 
 def _evaluations(history: list[EvaluationRow]) -> Markup:
