@@ -78,9 +78,10 @@ def histogram_chart(counts: Sequence[int], edges: Sequence[float], x: str, title
         if threshold is not None:
             axis.axvline(threshold, color=PALETTE[0], linewidth=1.2, linestyle="--")
         filled = np.flatnonzero(counts)
-        ends = [edges[filled[0]], edges[filled[-1] + 1]] if len(filled) else [edges[0], edges[-1]]
+        # One bin on both sides shows that there is no more.
+        ends = [edges[max(filled[0] - 1, 0)], edges[min(filled[-1] + 2, len(counts))]] if len(filled) else [*edges]
         ends = [*ends, threshold] if threshold is not None else ends
-        axis.set_xlim(min(ends), max(ends) if max(ends) > min(ends) else None)
+        axis.set_xlim(min(ends), max(ends))
         if all(edge % 1 == 0.5 for edge in edges):
             _whole_numbers(axis)
         axis.set_yscale("symlog", linthresh=10)  # Shows single clips beside many.
