@@ -108,8 +108,8 @@ def test_of_preprocessing_with_enough_clips_there_is_nothing_to_say(done: dict[s
             {},
             (
                 "look",
-                "video: NMI of 0.40 with the clusters of the round before, which is chance level (AMI 0.01): the clusters "
-                "were not found again.",
+                "video: NMI of 0.40 with the clusters of the round before, which is chance level (AMI 0.01): the "
+                "clusters were not found again.",
             ),
         ),
         ({}, {"loss": float("inf")}, ("bad", "video: the loss is inf. Lower train.lr, or clip gradients.")),

@@ -173,7 +173,7 @@ def scatter_chart(places: np.ndarray, values: Sequence[object], title: str) -> s
         axis.set_yticks([])
         for value in ordered[:8]:
             axis.scatter([], [], color=colormaps["tab20"](number[value]), s=18, label=str(value)[:24])
-        axis.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=4, fontsize=7, handletextpad=0.1, columnspacing=0.8)
+        axis.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=8, fontsize=9, handletextpad=0.1, columnspacing=0.8)
 
     return _draw(title, paint, height=4.2)
 

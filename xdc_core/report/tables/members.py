@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.store.files import part_path, write_text
 from shards.store.parquet import read_parquet
+from xdc_core.report.clusters import labelled_shards
 from xdc_core.report.page import embedded
 
 FOLDER = "clusters"
@@ -62,13 +63,16 @@ def _rows(corpus: Path, source: Labelled, others: list[Path]) -> list[list[tuple
     column, most = next(iter(label_columns(corpus)), None), listed_per_cluster(source.k)
     rows: list[list[tuple[Any, ...]]] = [[] for _ in range(source.k)]
     farthest = np.full(source.k, np.inf)  # Of the clips that are kept; others can only be nearer.
+    # A shard that was added to the corpus since has no labels of the round before.
+    compared = set() if source.before is None else {*labelled_shards(corpus, source.before)}
     for shard in shard_names(corpus):
         table = read_parquet(part_path(source.labels, shard), "label", ["key", "cluster", "distance"])
         table = table.filter(pa.array(table["distance"].to_numpy() <= farthest[table["cluster"].to_numpy()]))
         index = read_index(corpus, shard, ["key", "source", "start_s", "duration_s", *([column] if column else [])])
         index = index.filter(pc.is_in(index["key"], table["key"].combine_chunks()))
         clips = {row["key"]: row for row in index.to_pylist()}
-        elsewhere = [_clusters(directory, shard) for directory in (source.before, *others)]
+        earlier = source.before if shard in compared else None
+        elsewhere = [_clusters(directory, shard) for directory in (earlier, *others)]
         for found in table.to_pylist():
             key, distance = found["key"], found["distance"]
             row = clips[key]
@@ -85,8 +89,8 @@ def _rows(corpus: Path, source: Labelled, others: list[Path]) -> list[list[tuple
 
 
 def _clusters(directory: Path | None, shard: str) -> dict[str, int]:
-    """Return the clusters of a shard's clips by key; {} where there are none, as of a shard that was added since."""
-    if directory is None or not (path := part_path(directory, shard)).exists():
+    """Return the clusters of a shard's clips by key; {} without a directory."""
+    if directory is None:
         return {}
-    table = read_parquet(path, "label", ["key", "cluster"])
+    table = read_parquet(part_path(directory, shard), "label", ["key", "cluster"])
     return dict(zip(table["key"].to_pylist(), table["cluster"].to_pylist(), strict=True))
