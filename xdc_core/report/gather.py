@@ -153,8 +153,11 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
 
 
 def labels_before(task: Task[Reporting], source: str) -> Path | None:
-    """Return the directory of a label source's pseudo-labels of the round before; None in the first round."""
-    return task.directory(Node("label", source, task.round - 1)) if task.round else None
+    """Return the directory of a label source's pseudo-labels of the round before; None if there is none (any more)."""
+    if not task.round:
+        return None
+    directory = task.shown_directory(Node("label", source, task.round - 1))
+    return directory if read_manifest(directory) else None
 
 
 def _views(task: Task[Reporting]) -> int:

@@ -20,13 +20,14 @@ from xdc_core.documents.report import Report, ReportedNode, ReportedSource
 from xdc_core.encoders.file import FILE_NAME as ENCODER
 from xdc_core.report.charts import GREY, Line, cross_chart, lines_chart, sizes_chart, source_colour
 from xdc_core.report.clips import page_clips
-from xdc_core.report.clusters import cross_table
 from xdc_core.report.filters import data_address, first_filters, matrix, stored_weights, tiles, time_filters
 from xdc_core.report.gather import labels_before
-from xdc_core.report.page import embedded, history_charts, render
+from xdc_core.report.page import history_charts, render
 from xdc_core.report.scatter import scatter_charts
 from xdc_core.report.settings import Reporting
 from xdc_core.report.tables.changes import count_changes, largest_moves, usual_clusters
+from xdc_core.report.tables.cross import cross_table
+from xdc_core.report.tables.embedded import embedded
 from xdc_core.report.tables.members import Labelled
 from xdc_core.report.tables.similar import similar_clips
 from xdc_core.runs.node import SHARD, Node, encoder_node
@@ -50,7 +51,8 @@ def round_page(
     labels = {name: source.labels for name, source in own.items()}
     corpus = task.directory(SHARD)
     extracted = [str(node.modality) for node in _own(task) if node.stage == "extract"]
-    similar = similar_clips(task, extracted, examples)
+    features = {name: task.directory(Node("extract", name, task.round)) for name in extracted}
+    similar = similar_clips(corpus, features, examples)
     found = {key for by_key in similar.values() for near in by_key.values() for key, _ in near}
     counts = {
         name: count_changes(corpus, source.before, source.labels, source.k)

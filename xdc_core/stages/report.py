@@ -98,17 +98,15 @@ def _inputs(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
     # The report shows the first layers of the encoders at the start of the round.
     encoders = [encoder_node(modality, node.round) for modality in config.encoded]
-    before: list[Node] = []
-    if node.round:
-        # Those with which the labels of this round were compared; true labels have no clusters.
-        labels = [Node("label", made.modality, node.round - 1) for made in CLUSTER.nodes(config, node.round)]
-        before = [Node("report", None, node.round - 1), *labels]
+    before = [Node("report", None, node.round - 1)] if node.round else []
     return [SHARD, *encoders, *_in_round(config, node.round), *before]
 
 
 def _lists(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
-    return [*_once(config), *(Node("report", None, number) for number in range(node.round))]
+    # The labels of the round before enter with those of this round, which were compared with them.
+    labels = [Node("label", made.modality, node.round - 1) for made in CLUSTER.nodes(config, node.round) if node.round]
+    return [*_once(config), *(Node("report", None, number) for number in range(node.round)), *labels]
 
 
 def _settings(config: Config, node: Node) -> Reporting:

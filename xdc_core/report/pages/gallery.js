@@ -171,7 +171,7 @@
     film.removeAttribute("src");
     film.load();
     const shown = [...document.querySelectorAll("#cards button.clip")].find((button) => button.dataset.key === current);
-    if (shown && !$("members").open) shown.focus();
+    if (shown && !$("members").open && !document.activeElement.matches(".card")) shown.focus();
   });
   player.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

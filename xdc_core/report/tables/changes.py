@@ -9,7 +9,7 @@ import numpy as np
 from xdc_core.clustering.agreement import Contingency, agreement
 from xdc_core.data.labels import read_classes
 from xdc_core.documents.report import Changed
-from xdc_core.report.clusters import cross_table
+from xdc_core.report.tables.cross import cross_table
 
 SHOWN = 20  # Rows of the page's table.
 

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.store.files import part_path, write_text
 from shards.store.parquet import read_parquet
-from xdc_core.report.clusters import labelled_shards
-from xdc_core.report.page import embedded
+from xdc_core.report.tables.cross import labelled_shards
+from xdc_core.report.tables.embedded import embedded
 
 FOLDER = "clusters"
 # Clips in all files of a label source; of a larger corpus each cluster has those nearest its centroid.
@@ -75,7 +75,8 @@ def _rows(corpus: Path, source: Labelled, others: list[Path]) -> list[list[tuple
         elsewhere = [_clusters(directory, shard) for directory in (earlier, *others)]
         for found in table.to_pylist():
             key, distance = found["key"], found["distance"]
-            row = clips[key]
+            if (row := clips.get(key)) is None:
+                continue  # Its video was removed from the corpus since.
             times = (round(row["start_s"], 2), round(row["duration_s"], 2))
             label = row[column] if column else None
             own = (distance, key, row["source"], *times, round(distance, 4), label)
