@@ -20,12 +20,12 @@ def write_overview(
     before: Sequence[Path],
     newest: Report,
     measures: Mapping[str, Markup] | None = None,
-    rejects: Sequence[Rejects] = (),
+    rejects: Sequence[Rejects] | None = None,
 ) -> Path:
     """Write `overview.html` into a run's directory.
 
     before: the directories of the reports of the rounds before the newest, in order. measures: charts of the corpus, by
-    heading. rejects: of the corpus, by kind.
+    heading. rejects: of the corpus, by kind; None: by step, as in its manifest.
     """
     reports = [*map(read_report, before), newest]
     path = root / FILE_NAME

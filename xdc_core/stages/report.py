@@ -130,7 +130,7 @@ def _settings(config: Config, node: Node) -> Reporting:
 
 REPORT: Stage[Config, Run, Reporting] = Stage(
     name="report",
-    version=5,
+    version=4,
     summary="Write report.json and report.html of a round.",
     folder="report",
     of=None,

@@ -115,9 +115,10 @@
   const similar = (key) => {
     const parts = [];
     for (const [name, found] of Object.entries(data.similar)) {
-      if (!found[key] || !found[key].length) continue;
-      const near = found[key].map(([other]) => other);
-      parts.push(element("h4", {}, "Similar clips by " + name + " (cosine of features)"), element("ul", {}, ...found[key].map(([other, cosine]) => {
+      const pairs = (found[key] || []).filter(([other]) => info(other));  // Others were removed from the corpus.
+      const near = pairs.map(([other]) => other);
+      if (!near.length) continue;
+      parts.push(element("h4", {}, "Similar clips by " + name + " (cosine of features)"), element("ul", {}, ...pairs.map(([other, cosine]) => {
         const shown = media_of(other) ? clip(other, near) : element("button", { type: "button", class: "link" }, where(other));
         if (!media_of(other)) shown.addEventListener("click", () => enlarge(other, near));
         return element("li", {}, shown, element("div", {}, cosine.toFixed(3)));

@@ -23,13 +23,17 @@ class Rejects:
     reason: str
 
 
-def rejects_by_kind(corpus: Path) -> list[Rejects]:
+def rejects_by_kind(corpus: Path) -> list[Rejects] | None:
     """Return the rejects of a corpus by step and kind, the most frequent first.
 
+    Returns None without rejects.parquet: of a corpus that grows, stages read a copy that has the index and tars only.
+
     Raises:
-        StageError: rejects.parquet is missing or damaged.
+        StageError: rejects.parquet is damaged.
     """
     path = corpus / FILE_NAME
+    if not path.exists():
+        return None
     columns = [name for name in ("step", "kind", "source", "reason") if name in read_schema(path, "shard").names]
     table = read_parquet(path, "shard", columns)
     if "kind" not in columns:
