@@ -239,6 +239,15 @@ def seen_file(corpus: Path) -> Path:
     return corpus.with_name(f".{corpus.name}{SEEN}")
 
 
+def sources_root(corpus: Path, videos: Path) -> Path | None:
+    """Return the folder to which the paths of a corpus's sources are relative; None if it is not known on this machine.
+
+    videos: the folder or manifest of which the corpus was made.
+    """
+    stored = _read_digest(corpus)
+    return None if stored is None else Path(os.path.normpath(videos / stored.root))
+
+
 def _read_digest(corpus: Path) -> StoredDigest | None:
     try:
         return StoredDigest.model_validate_json(seen_file(corpus).read_bytes())

@@ -1,11 +1,15 @@
 """The pages in a real browser, opened from disk. Skipped where there is no Chromium."""
 
+import csv
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from shards.corpus.index import read_whole_index
+from tests.runs import MakeRun
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
@@ -35,7 +39,8 @@ def page(browser: Any, worked_run: Run) -> Iterator[Any]:
         lambda request: None if request.failure == "net::ERR_ABORTED" else troubles.append(request.url),
     )
     page.on(
-        "request", lambda request: None if request.url.startswith(("file:", "data:")) else troubles.append(request.url)
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else troubles.append(request.url),
     )
     page.goto((worked_run.directory(Node("report", None, 1)).resolve() / "report.html").as_uri())
     yield page
@@ -61,19 +66,101 @@ def test_pictures_are_loaded_when_they_are_seen_and_show_something(page: Any) ->
     assert loaded == [576, 112]
 
 
-def test_a_click_plays_the_sound_and_another_stops_it(page: Any) -> None:
+def test_a_click_enlarges_a_clip_and_plays_its_part_of_the_source(page: Any, worked_run: Run) -> None:
+    clip = page.locator("button.clip").first
+    key = clip.get_attribute("data-key")
+    row = next(row for row in read_whole_index(worked_run.corpus).to_pylist() if row["key"] == key)
+    clip.click()
+    page.wait_for_function("film.videoWidth > 0 && film.currentTime > 0.1")
+    source = page.evaluate("decodeURIComponent(film.src)")
+    assert source.startswith("file://")
+    assert f"/{row['source']}#t={row['start_s']:.3f}," in source
+    assert row["source"] in page.locator("#player-title").inner_text()
+    page.click("#around")
+    page.wait_for_function("film.src.endsWith(',' + '%.3f')" % (row["start_s"] + round(row["duration_s"], 2) + 5))
+    page.keyboard.press("Escape")
+    assert not page.locator("#player").is_visible()
+    assert page.evaluate("film.paused")
+    assert page.evaluate("document.activeElement.dataset.key") == key
+
+
+def test_the_player_leads_to_the_next_clip_to_similar_ones_and_to_the_card(page: Any) -> None:
+    page.locator("button.clip").first.click()
+    title = page.locator("#player-title")
+    first = title.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert title.inner_text() != first
+    page.keyboard.press("ArrowLeft")
+    assert title.inner_text() == first
+    assert "xdc search" in page.locator("#similar").inner_text()
+    page.locator("#similar button").first.click()
+    assert title.inner_text() != first
+    page.locator("#facts a[href^='#audio-']").click()
+    assert not page.locator("#player").is_visible()
+    assert page.evaluate("document.activeElement.id").startswith("audio-")
+
+
+def test_all_clips_of_a_cluster_are_listed_and_saved_as_csv(page: Any, worked_run: Run) -> None:
+    facts = page.locator(".card h3 span").first.inner_text()
+    page.locator(".card .all a").first.click()
+    page.wait_for_selector("#members-table td")
+    name, cluster = page.locator("#members-title").inner_text().split(":")[0].split()
+    rows = page.locator("#members-table tr").count() - 1
+    assert rows == int(facts.split()[0])
+    with page.expect_download() as saved:
+        page.click("#members-csv")
+    table = list(csv.DictReader(saved.value.path().open(encoding="utf-8", newline="")))
+    assert saved.value.suggested_filename == f"{name}-{cluster}.csv"
+    assert list(table[0]) == [
+        "key", "source", "start_s", "duration_s", "distance", "label", "audio_cluster", "cluster_before"
+    ]  # fmt: skip
+    assert len(table) == rows
+    page.fill("#members-filter", table[0]["key"])
+    assert page.locator("#members-table tr").count() == 2
+    page.locator("#members-table button").first.click()
+    assert page.locator("#player").is_visible()
+
+
+def test_clips_that_changed_cluster_are_listed(page: Any) -> None:
+    link = page.locator("a[href^='#moved/']").first
+    count = int(link.inner_text())
+    link.click()
+    page.wait_for_selector("#members-table td")
+    assert page.locator("#members-table tr").count() - 1 == count
+    assert all("changed" in text for text in page.locator("#members-table td:last-child").all_inner_texts())
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(page: Any, width: int, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("button.clip").first.click()
+    assert page.locator("#player").bounding_box()["width"] <= width
+
+
+def test_without_the_source_the_pictures_are_shown_in_step_with_the_sound(browser: Any, copy_run: MakeRun) -> None:
+    run = copy_run()
+    path = run.directory(Node("report", None, 1)).resolve() / "report.html"
+    path.write_text(
+        re.sub(r'"root":"file:[^"]*"', '"root":"file:///no/such/folder/"', path.read_text("utf-8")), "utf-8"
+    )
+    page = browser.new_page()
+    page.goto(path.as_uri())
     page.evaluate(
         """() => { window.played = []; const play = HTMLMediaElement.prototype.play;
         HTMLMediaElement.prototype.play = function () { window.played.push(this); return play.call(this) } }"""
     )
-    clip = page.locator("button.clip").first
-    clip.click()
-    page.wait_for_function("window.played.length === 1 && window.played[0].currentTime > 0.1")
-    assert page.evaluate("window.played[0].duration") == pytest.approx(1.125, abs=0.05)
-    assert page.evaluate("window.played[0].src").endswith(".ogg")
-    clip.click()
-    assert page.evaluate("window.played[0].paused")
-    assert page.locator(".clip.playing").count() == 0
+    page.locator("button.clip").first.click()
+    page.wait_for_function("played.some((each) => each.src.endsWith('.ogg') && each.currentTime > 0.1)")
+    assert page.evaluate("played.at(-1).duration") == pytest.approx(1.125, abs=0.05)
+    assert not page.locator("#film").is_visible()
+    assert page.locator("#strip-picture").is_visible()
+    assert "eight pictures in step" in page.locator("#player-note").inner_text()
+    page.keyboard.press("Escape")
+    assert page.evaluate("played.at(-1).paused")
+    page.close()
 
 
 def test_cards_are_sorted_and_filtered(page: Any) -> None:
@@ -111,9 +198,9 @@ def test_clips_can_be_reached_with_the_keyboard(page: Any) -> None:
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.dataset.key") == clips.nth(1).get_attribute("data-key")
     page.keyboard.press("Enter")
-    page.wait_for_selector(".clip.playing")
+    page.wait_for_selector("#player[open]")
     page.keyboard.press("Escape")
-    assert page.locator(".clip.playing").count() == 0
+    assert page.locator("#player[open]").count() == 0
 
 
 def test_the_overview_leads_to_the_rounds(browser: Any, worked_run: Run) -> None:

@@ -18,17 +18,24 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 
 from shards.corpus.index import index_path, read_whole_index, shard_names
 from shards.progress import silent
+from shards.store.files import part_path
 from shards.store.manifest import read_manifest
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
 from tests.xdc_core.tasks import task_for
 from xdc_core.config.load import load_config
+from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
 from xdc_core.documents.metrics import read_metrics
+from xdc_core.documents.report import read_report
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
+from xdc_core.report.charts import Line, lines_chart
 from xdc_core.report.clips import write_examples
 from xdc_core.report.gather import examples_of
+from xdc_core.report.overview import write_overview
+from xdc_core.report.tables import members
+from xdc_core.report.tables.rejects import rejects_by_kind
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.report import report
@@ -255,9 +262,115 @@ def test_the_page_shows_the_numbers_of_the_report(worked_run: Run, number: int) 
     assert gallery["clips"]["all"] is True
     assert len(gallery["clips"]["rows"]) == 48
     index = {row["key"]: row for row in read_whole_index(worked_run.corpus).to_pylist()}
-    for key, (place, start, *clusters) in gallery["clips"]["rows"].items():
+    for key, (place, start, duration, label, *clusters) in gallery["clips"]["rows"].items():
         assert (gallery["clips"]["files"][place], start) == (index[key]["source"], index[key]["start_s"])
+        assert (duration, label) == (pytest.approx(index[key]["duration_s"], abs=0.01), index[key]["label"])
         assert len(clusters) == 2
+
+
+def listed_of(run: Run, source: str, number: int, cluster: int) -> dict[str, Any]:
+    """The list of a cluster's clips that the page loads."""
+    text = (run.directory(Node("report", None, number)) / "clusters" / f"{source}-{cluster}.js").read_text("utf-8")
+    found: list[Any] = json.loads(f"[{text.removeprefix('clusterClips(').removesuffix(');' + chr(10))}]")
+    assert found[:2] == [source, cluster]
+    listed: dict[str, Any] = found[2]
+    return listed
+
+
+@ROUNDS
+def test_every_clip_of_a_cluster_is_listed_with_its_clusters_elsewhere_and_before(worked_run: Run, number: int) -> None:
+    index = {row["key"]: row for row in read_whole_index(worked_run.corpus).to_pylist()}
+    keys = [key for shard in shard_names(worked_run.corpus) for key in read_labels(
+        worked_run.directory(Node("label", "video", number)), shard)[0].tolist()]  # fmt: skip
+    video, audio = (dict(zip(keys, clusters_of(worked_run, name, number), strict=True)) for name in ("video", "audio"))
+    before = dict(zip(keys, clusters_of(worked_run, "video", 0), strict=True)) if number else {}
+    for cluster in range(4):
+        listed = listed_of(worked_run, "video", number, cluster)
+        assert {row[0] for row in listed["rows"]} == {key for key in keys if video[key] == cluster}
+        distances = [row[4] for row in listed["rows"]]
+        assert distances == sorted(distances)
+        for key, file, start, _, _, label, was, other in listed["rows"]:
+            assert (listed["files"][file], start) == (index[key]["source"], index[key]["start_s"])
+            assert (label, was, other) == (index[key]["label"], before.get(key), audio[key])
+
+
+def test_a_large_corpus_lists_the_clips_nearest_to_each_centre(
+    worked_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "LISTED", 8)
+    monkeypatch.setattr(members, "LEAST", 1)
+    labels = worked_run.directory(Node("label", "video", 1))
+    members.write_members(worked_run.corpus, {"video": members.Labelled(labels, None, 4)}, tmp_path)
+    for cluster in range(4):
+        every = [row[0] for row in listed_of(worked_run, "video", 1, cluster)["rows"]]
+        text = (tmp_path / "clusters" / f"video-{cluster}.js").read_text("utf-8")
+        assert [key for key in every if key in text] == every[:2]
+
+
+def test_clips_that_changed_cluster_are_counted_against_where_most_went(worked_run: Run) -> None:
+    before, now = (clusters_of(worked_run, "video", number) for number in (0, 1))
+    stayed = sum(Counter(now[before == cluster].tolist()).most_common(1)[0][1] for cluster in {*before.tolist()})
+    found = report_of(worked_run, 1)["sources"]["video"]["changed"]
+    assert (found["clips"], found["moved"]) == (48, 48 - stayed)
+    assert found["ami"] == pytest.approx(adjusted_mutual_info_score(before, now), abs=1e-6)
+    assert "changed" not in report_of(worked_run, 0)["sources"]["video"]
+    usual = gallery_of(html_of(worked_run, 1))["usual"]["video"]
+    moved = sum(int(usual[was] != cluster) for was, cluster in zip(before.tolist(), now.tolist(), strict=True))
+    assert moved == found["moved"]
+
+
+def test_similar_clips_are_those_with_the_largest_cosine_of_centred_features(worked_run: Run) -> None:
+    directory = worked_run.directory(Node("extract", "audio", 1))
+    parts = [read_features(part_path(directory, shard)) for shard in shard_names(worked_run.corpus)]
+    keys = [key for own, _ in parts for key in own.tolist()]
+    features = np.concatenate([part for _, part in parts])
+    points = features - features.mean(axis=0)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    found = gallery_of(html_of(worked_run, 1))["similar"]["audio"]
+    assert found
+    for key, near in found.items():
+        cosines = points @ points[keys.index(key)]
+        best = sorted(
+            (float(cosine) for other, cosine in zip(keys, cosines, strict=True) if other != key), reverse=True
+        )
+        assert key not in [other for other, _ in near]
+        assert [cosine for _, cosine in near] == pytest.approx(best[:5], abs=2e-4)
+
+
+def test_the_cross_table_leads_from_numbers_to_cards(worked_run: Run) -> None:
+    page = Page(html_of(worked_run, 1))
+    links = {value for name, value in page.attributes if name == "href" and value.startswith("#")}
+    assert {f"#video-{cluster}" for cluster in set(clusters_of(worked_run, "video", 1).tolist())} <= links
+    assert {link.split("-")[0] for link in links} >= {"#video", "#audio"}
+
+
+def test_the_overview_counts_rejects_by_kind_with_an_example(worked_run: Run, tmp_path: Path) -> None:
+    rows = [("a.mp4", "cut", "silent"), ("b.mp4", "cut", "silent"), ("<c>.mp4", "probe", "not_media")]
+    columns = dict(zip(("source", "step", "kind"), map(list, zip(*rows, strict=True)), strict=True))
+    table = pa.table({**columns, "reason": [f"why {row[0]}" for row in rows]})
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(table, tmp_path / "corpus" / "rejects.parquet")
+    found = rejects_by_kind(tmp_path / "corpus")
+    assert found is not None
+    assert [(each.kind, each.step, each.count, each.source) for each in found] == [
+        ("silent", "cut", 2, "a.mp4"), ("not_media", "probe", 1, "<c>.mp4")
+    ]  # fmt: skip
+    newest = read_report(worked_run.directory(Node("report", None, 0)))
+    page = Page(write_overview(tmp_path, [], newest, rejects=found).read_text("utf-8"))
+    assert "<c>.mp4: why <c>.mp4" in page.text
+    pq.write_table(table.drop_columns("kind"), tmp_path / "corpus" / "rejects.parquet")  # As version 0.1.0 did.
+    assert [(each.kind, each.step, each.count) for each in rejects_by_kind(tmp_path / "corpus") or ()] == [
+        ("", "cut", 2), ("", "probe", 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rounds", "shown"), [([0], ["0"]), ([0, 1], ["0", "1"]), ([1, 2, 3], ["1", "2", "3"])])
+def test_axes_of_rounds_have_whole_numbers(rounds: list[int], shown: list[str]) -> None:
+    text = lines_chart([Line("a", rounds, [0.02] * len(rounds), "#000000")], "round", "AMI", "by round")
+    ticks = re.findall(r'<g id="xtick_\d+">.*?<text[^>]*>(.*?)</text>', text, re.DOTALL)
+    assert ticks == shown
+    scores = [float(tick) for tick in re.findall(r'<g id="ytick_\d+">.*?<text[^>]*>(.*?)</text>', text, re.DOTALL)]
+    assert (min(scores), max(scores)) == (0.0, pytest.approx(0.1))
 
 
 def gallery_of(text: str) -> dict[str, Any]:
