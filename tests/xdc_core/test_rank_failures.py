@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from shards.errors import StageError
-from shards.store.executor import InProcess, package_version
+from shards.store.executor import InProcess
+from shards.version import package_version
 from shards.store.stage import Task
 from tests.places import ROOT
 from tests.xdc_core.agents_here import AgentsHere

@@ -96,7 +96,7 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
     if type(found) is int and found > FORMAT:
         raise ConfigError(
             f"{where} has format {found}, and this version of xdc reads formats up to {FORMAT}: a newer version has "
-            "written it. Use that version (pip install --upgrade xdc), or make a run with this one: xdc init"
+            "written it. Use that version (pip install --upgrade xdc-pipeline), or make a run with this one: xdc init"
         )
     config = parse_section(config_model(values), values, where)
     for modality in dict.fromkeys((*BUILT_IN, *config.modalities)):
