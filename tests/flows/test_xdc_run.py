@@ -62,7 +62,7 @@ def test_a_run_without_a_server_is_done_then_fresh_then_partly_redone(make_run: 
     run = make_run()
     first = xdc(tmp_path, "run", run.root)
     assert first.returncode == 0, first.stderr
-    assert "train.video of round 0: 128 rows" in first.stderr
+    assert "train.video of round 0: 128 samples" in first.stderr
     assert "round   clusters of" in first.stdout
     again = xdc(tmp_path, "run", run.root, "--json")
     assert again.returncode == 0
