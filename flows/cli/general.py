@@ -1,11 +1,10 @@
 """The options of `xdc` itself, before the name of a command."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-import click
 import typer
 
-LEVELS = ("debug", "info", "warning", "error", "critical")
+Level = Literal["debug", "info", "warning", "error", "critical"]
 
 
 def _show_version(wanted: bool) -> None:
@@ -21,9 +20,8 @@ def general(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
     ] = False,
     log_level: Annotated[
-        str | None,
+        Level | None,
         typer.Option(
-            click_type=click.Choice(LEVELS),
             help="show log messages of this level and above: of this command and Prefect on stderr, of stages' "
             "processes in RUN/logs  [default: none on stderr]",
         ),

@@ -18,7 +18,7 @@ UPDATE_S = 2.0
 
 
 class ProgressArtifact:
-    """The log of one node's task, and its progress artifact, created at the first progress, updated at most every two seconds."""
+    """The log of a node's task, and its progress artifact: made at the first progress, updated every two seconds."""
 
     def __init__(self, run_name: str, node: Node) -> None:
         self.key = artifact_key(run_name, node.name)
