@@ -1,4 +1,4 @@
-"""The wheel has every file that the installed package reads, and the links in the project's folder are to the same files."""
+"""The wheel has every file that the installed package reads, and those in the project's folder are links to them."""
 
 import os
 import re
@@ -66,7 +66,7 @@ def test_the_wheel_alone_has_the_command_with_its_presets_and_deployments(wheel:
     assert re.fullmatch(rf"xdc \d\S+ \({DISTRIBUTION}\)\n", call(xdc, "--version"))
     call(xdc, "init", "run", "--preset", "digits")
     assert (tmp_path / "run" / "xdc.yaml").exists()
-    code = "from flows.server.deployments import DEPLOYMENTS, deployments_for as of; of('a', 'b', None); print(DEPLOYMENTS)"
+    code = "from flows.server.deployments import *; deployments_for('a', 'b', None); print(DEPLOYMENTS)"
     assert call(code) == f"{tmp_path}/site/flows/orchestration/prefect.yaml\n"
 
 

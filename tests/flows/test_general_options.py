@@ -1,12 +1,10 @@
 """Options that several commands have: the version, completion, log messages, and settings by --set."""
 
 import json
-import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +22,6 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 
-@pytest.fixture
-def logging_restored() -> Iterator[None]:
-    """Undo what --log-level does to this process."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    root.handlers.clear()
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 def test_version_names_the_distribution() -> None:
     assert xdc("--version") == (0, f"xdc {package_version()} ({DISTRIBUTION})\n")
 
@@ -46,9 +33,17 @@ def test_completion_of_a_shell_names_the_commands() -> None:
     assert "--install-completion" in xdc("--help")[1]
 
 
-def test_a_log_level_holds_for_the_command_its_processes_and_prefect(tmp_path: Path, logging_restored: None) -> None:
-    assert xdc("--log-level", "info", "init", tmp_path / "run")[0] == 0
-    assert logging.getLogger().level == logging.INFO
+def test_a_log_level_holds_for_the_command_its_processes_and_prefect(tmp_path: Path) -> None:
+    code = (
+        "import logging, os, sys; from flows.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
+        "logging.getLogger('of a library').info('heard'); logging.getLogger('of a library').debug('not heard')"
+    )
+    words = ["--log-level", "info", "init", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.endswith(" INFO of a library: heard\n")
+    assert done.stderr.count("heard") == 1
+
+    assert xdc(*words[:3], tmp_path / "another")[0] == 0
     assert (os.environ[VARIABLE], os.environ["PREFECT_LOGGING_LEVEL"]) == ("info", "INFO")
     set_defaults(quiet=True)
     assert "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL" not in os.environ, "the terminal shows them"
