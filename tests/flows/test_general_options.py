@@ -118,6 +118,9 @@ def test_comments_of_a_person_and_evaluations_of_another_file_survive_a_change(c
     assert xdc("run", run.root, "--set", "runs_on.threads=2")[0] == 0
     assert (run.root / "xdc.yaml.old").read_text() == own
     assert "probe" not in file.read_text()
+    (run.root / "xdc.yaml.old").unlink()
+    assert xdc("run", run.root, "--set", "runs_on.threads=1")[0] == 0
+    assert not (run.root / "xdc.yaml.old").exists(), "nothing was lost this time"
     assert list(load_config(file).evaluate) == ["probe"]
 
 

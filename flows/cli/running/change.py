@@ -1,5 +1,6 @@
 """Changes of a run's xdc.yaml by `--set NAME=VALUE`."""
 
+from copy import deepcopy
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -24,24 +25,15 @@ def change_run(root: Path, texts: list[str]) -> list[str]:
         ConfigError: a text is not NAME=VALUE, there is no such setting, or a value is wrong. Nothing is written.
     """
     file = root / FILE_NAME
-    values = read_yaml(file)
-    before = check_file(file, values)
-    for name, value in parse_overrides(texts).items():
-        set_value(values, name, value)
-    after = check_file(file, values)
+    stored, values, before, after = _with_changes(file, texts)
     if not (lines := differences(before, after)):
         return []
     text = file.read_text(encoding="utf-8")
     notes = "\n".join(line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), text.splitlines()))
-    # Without the evaluations of evaluate.yaml, which `before` and `after` contain.
-    plain = {name: getattr(after, name) for name in ("datasets", "evaluate")}
-    own = after.model_copy(
-        update={name: {key: kept[key] for key in values.get(name) or {}} for name, kept in plain.items()}
-    )
-    if text != commented_yaml(before, notes):
+    if text != commented_yaml(_own(before, stored), notes):
         write_text(root / EARLIER, text)
         lines.append(f"the file as it was, with its comments: {root / EARLIER}")
-    write_text(file, commented_yaml(own, notes))
+    write_text(file, commented_yaml(_own(after, values), notes))
     return lines
 
 
@@ -58,15 +50,29 @@ def differences(before: Config, after: Config) -> list[str]:
 def check_kept(root: Path, texts: list[str]) -> None:
     """Raise ConfigError if the run has other settings than these NAME=VALUE texts: `init --keep` changes nothing."""
     file = root / FILE_NAME
-    values = read_yaml(file)
-    before = check_file(file, values)
-    for name, value in parse_overrides(texts).items():
-        set_value(values, name, value)
-    if lines := differences(before, check_file(file, values)):
+    _, _, before, after = _with_changes(file, texts)
+    if lines := differences(before, after):
         raise ConfigError(
             f"{root} has other settings than --set ({'; '.join(lines)}). Choose another directory, or change the "
             f"settings in {file}."
         )
+
+
+def _with_changes(file: Path, texts: list[str]) -> tuple[dict[str, Any], dict[str, Any], Config, Config]:
+    """Return the file's values without and with these settings, and the configurations without and with them."""
+    stored = read_yaml(file)
+    before, values = check_file(file, stored), deepcopy(stored)
+    for name, value in parse_overrides(texts).items():
+        set_value(values, name, value)
+    return stored, values, before, check_file(file, values)
+
+
+def _own(config: Config, values: dict[str, Any]) -> Config:
+    """Return a configuration without what is not in xdc.yaml's values: the evaluations of evaluate.yaml."""
+    sections = {name: getattr(config, name) for name in ("datasets", "evaluate")}
+    return config.model_copy(
+        update={name: {key: there[key] for key in values.get(name) or {}} for name, there in sections.items()}
+    )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
