@@ -1,6 +1,7 @@
 """The progress of a node on Prefect's pages and in the log of its task."""
 
 import time
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
@@ -52,7 +53,7 @@ class ProgressArtifact:
         made = STAGES[record.stage].amount(record.rows, record.summary)
         how = "reused" if record.reused else "done"
         text = "%s: %s, %s, %d rejects, %.1f s, in %s"
-        get_run_logger().info(text, node, how, made, record.rejects, record.seconds, record.path)
+        get_run_logger().info(text, node, how, made, record.rejects, record.seconds, Path(record.path).resolve())
         if self.artifact is not None:
             with only_reported(str(node)):
                 update_progress_artifact(self.artifact, 100.0, description=f"{node}: done")
