@@ -6,6 +6,7 @@ process is building the same directory (`stage`, `eval`), or there is work to do
 
 import typer
 
+from flows.cli.general import general
 from flows.cli.inspecting import commands as inspecting
 from flows.cli.machine import commands as machine
 from flows.cli.running import commands as running
@@ -17,10 +18,11 @@ app = typer.Typer(
     help="Cross-Modal Deep Clustering: raw videos with sound go in, encoders of pictures and of sound come out.\n\n"
     "Start with: xdc init runs/first --videos FOLDER, then: xdc run runs/first",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.callback()(general)
 
 # In the order in which `xdc --help` lists them.
 app.command()(running.init)
@@ -47,6 +49,7 @@ app.command()(using.duplicates)
 app.command()(using.curate)
 app.command("map")(using.map_run)
 app.command()(machine.doctor)
+app.command()(machine.deploy)
 
 
 def main() -> None:

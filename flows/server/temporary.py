@@ -29,7 +29,7 @@ def prefect_server() -> Iterator[None]:
     Raises:
         XdcError: the server that is set does not answer, or the temporary one does not start.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     if url := PREFECT_API_URL.value():
         if not answers(url):
@@ -39,7 +39,9 @@ def prefect_server() -> Iterator[None]:
             )
         yield
     else:
-        with temporary_server() as url, temporary_settings({PREFECT_API_URL: url}):
+        # Messages are sent later by a thread, which would find this server gone.
+        settings = {PREFECT_LOGGING_TO_API_ENABLED: False}
+        with temporary_server() as url, temporary_settings(settings | {PREFECT_API_URL: url}):
             yield
 
 

@@ -120,6 +120,8 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
         progress, force, executor) -> record.
     cleanable: patterns of the names of large files that nothing reads once all nodes that read them are finished.
         `xdc clean` removes those of earlier rounds; manifest.json and all other files stay.
+    unit: what its rows are, in the singular. counted: the name of a number in the manifest's summary that the unit
+        counts instead of the rows.
     """
 
     name: str
@@ -138,6 +140,16 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     outside: Callable[[RunT, Node], dict[str, str]] = reads_no_file
     build: Callable[[RunT, Node, Progress, bool, Executor], Record] | None = None
     cleanable: tuple[str, ...] = ()
+    unit: str = "row"
+    counted: str | None = None
+
+    def amount(self, rows: int, summary: Mapping[str, Any]) -> str:
+        """Return what a node has made, in words: `48 clips`, `1 encoder`.
+
+        rows, summary: of its manifest or record.
+        """
+        count = rows if self.counted is None else summary.get(self.counted, 0)
+        return f"{count} {self.unit}{'' if count == 1 else 's'}"
 
     def library_of(self, config: ConfigT, node: Node) -> Library:
         """Return the library that the process of a node needs."""

@@ -32,7 +32,7 @@ COMMANDS = (
         "export",
         "embed",
     ),
-    *("export", "embed", "assign", "search", "duplicates", "curate", "map"),
+    *("export", "embed", "assign", "search", "duplicates", "curate", "map", "deploy"),
 )
 
 

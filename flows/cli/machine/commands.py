@@ -45,3 +45,26 @@ def doctor(
             print_findings(findings)
         if any(finding["state"] == "broken" for finding in findings):
             raise typer.Exit(1)
+
+
+def deploy(
+    pool: Annotated[str, typer.Option(help="work pool of type process; created if it does not exist")] = "local",
+    name: Annotated[str, typer.Option(help="name of all deployments, as in xdc-round/NAME")] = "local",
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="default run, relative to the workers' folder  [default: runs/demo]"),
+    ] = None,
+) -> None:
+    """Register the flows and every stage at the Prefect server of PREFECT_API_URL. Safe to repeat, as after an update.
+
+    Makes the work pool, the deployments, and the automation that marks lost flow runs as Crashed.
+    """
+    with errors_as_exit_codes():
+        from flows.server.deployments import deploy as deploy_all
+        from flows.server.deployments import next_commands
+
+        count = deploy_all(pool, name, run)
+        print(f"{count} deployments named {name}, for the work pool {pool}")
+        worker, one_round = next_commands(pool, name)
+        print(f"A worker, in the folder of the runs: {worker}")
+        print(f"The next round of {run or 'runs/demo'}: {one_round}")

@@ -1,12 +1,13 @@
 """The commands that make something. Each imports what it needs when it runs: `xdc --help` answers at once."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, RoundOption, RunArgument, errors_as_exit_codes
+from flows.options import JsonOption, RoundOption, RunArgument, SetOption, errors_as_exit_codes
 
 
 def init(
@@ -45,6 +46,10 @@ def init(
     audio_weights: Annotated[
         Path | None, typer.Option("--init-audio", metavar="FILE", help="the same as --init audio=FILE")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="any setting, such as train.lr=0.01; may be repeated"),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="keep an existing run unchanged")] = False,
 ) -> None:
     """Create a run: write its configuration, RUN/xdc.yaml, with an explanation of every setting."""
@@ -63,6 +68,7 @@ def init(
             files_by_modality(weights or []) | ({"audio": audio_weights} if audio_weights else {}),
             keep,
             files_by_modality(features or []),
+            settings or [],
         )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
         if made:
@@ -108,19 +114,26 @@ def digits(
         print(f"{sum(settings.clips_by_split.values())} videos, listed in {manifest}")
 
 
-def run(run: RunArgument, as_json: JsonOption = False) -> None:
+def run(run: RunArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
     """Run all rounds of a run, or continue them."""
-    do_rounds(run, whole=True, number=None, as_json=as_json)
+    do_rounds(run, whole=True, number=None, settings=settings, as_json=as_json)
 
 
-def one_round(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
+def one_round(
+    run: RunArgument, round: RoundOption = None, settings: SetOption = None, as_json: JsonOption = False
+) -> None:
     """Run one round  [default: the first that is not finished]."""
-    do_rounds(run, whole=False, number=round, as_json=as_json)
+    do_rounds(run, whole=False, number=round, settings=settings, as_json=as_json)
 
 
-def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None:
-    """Run rounds of a run, then print the results."""
+def do_rounds(run: Path, whole: bool, number: int | None, settings: list[str] | None, as_json: bool) -> None:
+    """Write settings to the configuration, run rounds of a run, then print the results."""
     with errors_as_exit_codes():
+        if settings:
+            from flows.cli.running.change import change_run
+
+            changed = change_run(run, settings)
+            print(f"{run}/xdc.yaml: {'; '.join(changed) or 'has these settings already'}", file=sys.stderr)
         from flows.cli.inspecting.summary import print_summary
         from flows.cli.running.run import run_flow
         from xdc_core.graph.rounds import as_stopped
