@@ -102,6 +102,11 @@ def try_sample(run: Run, videos: int, folder: Path, headers: int = HEADERS) -> T
         seconds = seconds_of(listing, [sources[number] for number in numbers], settings, progress)
     chosen = numbers_drawn(len(numbers), videos, seed + 1)
     drawn = [tried_part(listing.root, sources[numbers[place]], seconds[place], settings) for place in chosen]
+    if not any(each.seconds for each in drawn):
+        raise ConfigError(
+            f"none of the {len(drawn)} sources that would be tried can be opened as media; the first is "
+            f"{drawn[0].tried.path}. Try more with --videos, or correct corpus.videos."
+        )
     write_sample(folder / SAMPLE, drawn)
     expected = sum(math.ceil(each.tried_s / settings.clip_seconds) for each in drawn)
     trial = write_trial(folder, trial_config(run, expected))
