@@ -69,8 +69,8 @@ class Trial:
 
     listed: number of sources of the run. headers: seconds of drawn sources. drawn: the sources of the sample, with the
     clips, their bytes, and seconds of cutting a second of media, of each. survey: the work of looking at files; cut:
-    of cutting, units are seconds of media. works: of the other nodes. widths: of features, by modality. clustering: by
-    label source. memory: largest sum over the processes of a stage, in bytes; {} where it cannot be read. learnt:
+    of cutting, units are seconds of media. works: of the other nodes. widths: of features, by modality. key_bytes: of
+    a clip's key in a file of features. clustering: by label source. memory: largest sum over the processes of a stage, in bytes; {} where it cannot be read. learnt:
     share of sources to learn from. rejects: a line for each kind of rejects of the sample. unread: inputs of the run
     that are rejected by their names or rows alone.
     """
@@ -85,6 +85,7 @@ class Trial:
     cut: Work
     works: Sequence[Work]
     widths: Mapping[str, int]
+    key_bytes: float
     clustering: Mapping[str, ClusteringRate]
     memory: Mapping[str, int]
     learnt: float = 1.0
@@ -241,6 +242,10 @@ def _times(
         elif stage == "label" and source in trial.clustering:
             row_s = READ_S + LABEL_S + trial.clustering[source].assign_row_s * config.cluster.heads
             times[work.node] = linear(work.seconds, constant(row_s), clips)
+        elif stage == "init":
+            most = config.extract.calibration_batches * config.extract.batch  # Clips that batch norm sees.
+            more = np.minimum(clips, most) / min(sum(trial.clips), most) if most else constant(1.0)
+            times[work.node] = work.seconds * np.maximum(1.0, more)
         elif stage == "report":
             times[work.node] = constant(work.seconds * _more_examples(config, trial, sources))
         else:
@@ -291,7 +296,10 @@ def _disk(
     def sum_of(stage: str, one: Callable[[Work], np.ndarray]) -> np.ndarray:
         return sum((one(work) for node, work in works.items() if node.stage == stage), constant(0.0))
 
-    features = sum_of("extract", lambda work: parts_bytes(work, feature_bytes(trial.widths[str(work.node.modality)])))
+    def features_of(work: Work) -> np.ndarray:
+        return parts_bytes(work, feature_bytes(trial.widths[str(work.node.modality)]) + trial.key_bytes)
+
+    features = sum_of("extract", features_of)
     labels = sum_of("label", lambda work: parts_bytes(work, LABEL_BYTES * config.cluster.heads))
     kept = kept_rounds(rounds, config.retain.rounds)
     encoders = sum_of("train", lambda work: constant(work.bytes))

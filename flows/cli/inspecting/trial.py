@@ -113,6 +113,7 @@ def try_sample(run: Run, videos: int, folder: Path, headers: int = HEADERS) -> T
     messages, memory, works = Messages(), dict[str, int](), list[Work]()
     print(f"Trying {len(drawn)} of {len(sources)} sources in {folder} ...", file=sys.stderr, flush=True)
     with Children() as children:
+        children.warm_up()  # Their imports are no part of a stage's time, as in `xdc run`.
         began = time.monotonic()
         with tree_memory() as watched:
             do_node(trial, SHARD, children, [messages])
@@ -152,6 +153,7 @@ def try_sample(run: Run, videos: int, folder: Path, headers: int = HEADERS) -> T
         **_shard_works(trial, messages, cut_seconds, drawn),
         works=works,
         widths=widths,
+        key_bytes=_key_bytes(trial),
         clustering=_clustering(run, widths, all_clips),
         memory={stage: peak for stage, peak in memory.items() if peak},
         learnt=learnt,
@@ -228,6 +230,13 @@ def _rejects(trial: Run) -> list[str]:
 def _width(trial: Run, modality: str) -> int:
     directory = trial.directory(Node("extract", modality, 0))
     return feature_width(part_path(directory, shard_names(trial.corpus)[0]))
+
+
+def _key_bytes(trial: Run) -> float:
+    """Return the mean length of a clip's key, with the four bytes that Parquet adds to it."""
+    shards = shard_names(trial.corpus)
+    keys = [key for shard in shards for key in read_index(trial.corpus, shard, ["key"])["key"].to_pylist()]
+    return 4 + sum(map(len, keys)) / len(keys)
 
 
 def _clustering(run: Run, widths: dict[str, int], clips: float) -> "dict[str, ClusteringRate]":
