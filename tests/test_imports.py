@@ -22,7 +22,7 @@ ROOMS = {
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "outside", "ranks"),
         *("training", "evaluation", "probes", "report/tables", "report", "search", "stages", "graph"),
-        *("cleaning", "inspection", "tracking", "exports", "new_clips", "curation"),
+        *("cleaning", "inspection", "planning", "tracking", "exports", "new_clips", "curation"),
         *("study", ""),
     ),
     "flows": (

@@ -1,7 +1,8 @@
 """The `xdc` command. Imports what a subcommand needs when it runs, so that --help answers at once.
 
 Exit codes: 0 done; 1 a stage failed (what it had finished is kept); 2 wrong usage, configuration or input; 3 another
-process is building the same directory (`stage`, `eval`), or there is work to do (`status --check`); 130 interrupted.
+process is building the same directory (`stage`, `eval`), or there is work to do (`status --check`), or a disk is
+too small (`plan --check`); 130 interrupted.
 """
 
 import typer
@@ -27,6 +28,7 @@ app.callback()(general)
 # In the order in which `xdc --help` lists them.
 app.command()(running.init)
 app.command()(running.digits)
+app.command()(inspecting.plan)
 app.command()(running.run)
 app.command("round")(running.one_round)
 app.command()(running.stage)

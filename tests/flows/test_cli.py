@@ -23,6 +23,7 @@ COMMANDS = (
         "run",
         "round",
         "stage",
+        "plan",
         "status",
         "report",
         "eval",

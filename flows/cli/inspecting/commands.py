@@ -28,6 +28,40 @@ def status(
             raise typer.Exit(3)
 
 
+def plan(
+    run: RunArgument,
+    videos: Annotated[int, typer.Option(min=1, help="number of sources that are tried")] = 24,
+    as_json: JsonOption = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="exit with 3 if a disk does not hold the upper end of the range")
+    ] = False,
+) -> None:
+    """Try a small sample, and tell what the run will take: hours, disk and memory by stage, with their range.
+
+    The sample is cut into a temporary folder, which is removed; nothing is written into the run. See docs/plan.md.
+    """
+    with errors_as_exit_codes():
+        import signal
+        import sys
+
+        from flows.cli.inspecting.plan import HOLDS, make_plan, print_plan
+        from flows.cli.inspecting.plan import as_json as plan_as_json
+
+        # SIGTERM ends the children and removes the folder as Ctrl-C does.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            made, disks = make_plan(run, videos)
+        except KeyboardInterrupt:
+            print("\nxdc: interrupted. The temporary folder of the sample is removed.", file=sys.stderr)
+            raise typer.Exit(130) from None
+        if as_json:
+            print(json.dumps(plan_as_json(made, disks), indent=2))
+        else:
+            print_plan(run, made, disks)
+        if check and any(disk.verdict != HOLDS for disk in disks):
+            raise typer.Exit(3)
+
+
 def verify(run: RunArgument, as_json: JsonOption = False) -> None:
     """Check every stored byte and row of a run, and print how to repair damage. Exits with 1 if there is any."""
     with errors_as_exit_codes():
