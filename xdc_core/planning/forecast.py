@@ -70,9 +70,9 @@ class Trial:
     listed: number of sources of the run. headers: seconds of drawn sources. drawn: the sources of the sample, with the
     clips, their bytes, and seconds of cutting a second of media, of each. survey: the work of looking at files; cut:
     of cutting, units are seconds of media. works: of the other nodes. widths: of features, by modality. key_bytes: of
-    a clip's key in a file of features. clustering: by label source. memory: largest sum over the processes of a stage, in bytes; {} where it cannot be read. learnt:
-    share of sources to learn from. rejects: a line for each kind of rejects of the sample. unread: inputs of the run
-    that are rejected by their names or rows alone.
+    a clip's key in a file of features. clustering: by label source. memory: largest sum over the processes of a stage,
+    in bytes; {} where it cannot be read. learnt: share of sources to learn from. rejects: a line for each kind of
+    rejects of the sample. unread: inputs of the run that are rejected by their names or rows alone.
     """
 
     listed: int
