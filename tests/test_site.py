@@ -35,6 +35,13 @@ def test_the_site_has_a_page_for_every_document_and_every_folder_of_code(site: P
     assert "read_stored" in (site / "reference" / "shards.store.html").read_text(encoding="utf-8")
 
 
+def test_every_document_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    missing = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    missing = [page for page in missing if f": {page}\n" not in text]
+    assert missing == []
+
+
 @pytest.mark.slow
 def test_a_page_loads_nothing_from_a_network(site: Path) -> None:
     page = (site / "index.html").read_text(encoding="utf-8")
