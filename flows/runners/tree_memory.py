@@ -64,3 +64,4 @@ def tree_memory() -> Iterator[TreeMemory]:
     finally:
         ended.set()
         thread.join()
+        watched.look()  # A block can be shorter than the interval.

@@ -20,6 +20,8 @@ from shards.errors import XdcError
 from xdc_core.compute.parent_death import die_with_parent
 
 START_S = 180.0
+# The server's own errors are written, also where the command shows no messages: they say why it does not start.
+ERRORS = {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def temporary_server() -> Iterator[str]:
     with tempfile.TemporaryFile() as output:  # Shown only if the server fails.
         server = subprocess.Popen(
             [*command, "--log-level", "error", "--lifespan", "on"],
-            env=os.environ | settings | {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR"},
+            env=os.environ | settings | ERRORS,
             stdout=output,
             stderr=output,
             start_new_session=True,
