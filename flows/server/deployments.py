@@ -51,8 +51,11 @@ def deploy(pool: str, name: str, run: str | None) -> int:
         ConfigError: no server is set, or the pool is of another type.
         XdcError: the server does not answer, or `prefect deploy` failed.
     """
+    from httpx import HTTPError
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
     from prefect.settings import PREFECT_API_URL
+    from pydantic import ValidationError
 
     url = PREFECT_API_URL.value()
     if not url:
@@ -62,11 +65,15 @@ def deploy(pool: str, name: str, run: str | None) -> int:
         )
     if not answers(url):
         raise XdcError(f"the Prefect server at {url} does not answer. Start it (prefect server start) and repeat this.")
-    with get_client(sync_client=True) as client:
-        _make_pool(client, pool)
-        document = deployments_for(pool, name, run)
-        _prefect_deploy(document)
-        _make_automation(client)
+    document = deployments_for(pool, name, run)
+    try:
+        with get_client(sync_client=True) as client:
+            _make_pool(client, pool)
+            _prefect_deploy(document)
+            _make_automation(client)
+    except (HTTPError, PrefectException, RuntimeError, ValidationError) as error:
+        # A refused name, a server that wants a password, or one of another version.
+        raise XdcError(f"the Prefect server at {url}, --pool {pool!r}: {error}") from error
     return len(document["deployments"])
 
 

@@ -142,7 +142,8 @@ def builder_of(target: Path) -> Builder | None:
     try:
         with lock.open(encoding="utf-8", errors="replace") as file:
             holder = _parsed(file.read())
-            free = _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if free := _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
+                fcntl.flock(file, fcntl.LOCK_UN)  # At once: a builder that comes now must not find it held.
             strange = holder is not None and holder.machine != this_machine() and not _abandoned(file, lock)
     except OSError:
         return None

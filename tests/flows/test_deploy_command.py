@@ -80,6 +80,9 @@ def test_deploy_makes_pool_deployments_and_automation_and_a_second_time_nothing_
 
     server.ask("/work_pools/", {"name": "cluster", "type": "kubernetes"})
     assert_fails(deploy("--pool", "cluster"), 2, "this work pool is of type kubernetes")
+    assert_fails(
+        deploy("--pool", "a/b"), 1, f"the Prefect server at {server.environment['PREFECT_API_URL']}, --pool 'a/b'"
+    )
 
 
 def there(ask: Callable[..., list[dict[str, str]]]) -> list[list[str]]:

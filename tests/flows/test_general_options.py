@@ -79,6 +79,7 @@ def test_init_sets_any_setting(tmp_path: Path) -> None:
         ("train.lrr=0.5", "train.lrr: this key is unknown. Did you mean 'lr'?"),
         ("train.lr", "NAME=VALUE was expected"),
         ("train.lr=fast", "train.lr"),
+        ("seed=1 seed=2", "seed is given twice"),
         ("rounds.first=1", "rounds has no settings"),
     ],
 )
@@ -89,7 +90,7 @@ def test_a_wrong_setting_is_explained_and_nothing_is_written(
     if command == "run":
         xdc("init", tmp_path / "run")
     before = sorted((path, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file())
-    code, output = xdc(command, tmp_path / "run", "--set", text)
+    code, output = xdc(command, tmp_path / "run", *(word for each in text.split(" ") for word in ("--set", each)))
     assert code == 2
     assert words in output
     assert sorted((path, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()) == before
@@ -122,6 +123,11 @@ def test_comments_of_a_person_and_evaluations_of_another_file_survive_a_change(c
     assert xdc("run", run.root, "--set", "runs_on.threads=1")[0] == 0
     assert not (run.root / "xdc.yaml.old").exists(), "nothing was lost this time"
     assert list(load_config(file).evaluate) == ["probe"]
+    for number, comment in enumerate(("# First.", "# Second."), start=1):
+        file.write_text(f"{file.read_text()}{comment}\n")
+        assert xdc("run", run.root, "--set", f"runs_on.threads={number + 1}")[0] == 0
+    assert "# First." in (run.root / "xdc.yaml.old").read_text()
+    assert "# Second." in (run.root / "xdc.yaml.old-2").read_text()
 
 
 def test_status_tells_what_is_in_progress_and_by_which_process(worked_run: Run) -> None:
@@ -131,6 +137,8 @@ def test_status_tells_what_is_in_progress_and_by_which_process(worked_run: Run) 
     ):
         rows = json.loads(xdc("status", worked_run.root, "--json")[1])
         output = xdc("status", worked_run.root)[1]
+        assert xdc("status", worked_run.root, "--check")[0] == 0, "the maps are no work of the run"
+    assert "missing" not in output
     building = {(row["stage"], row["modality"], row["round"]): row["in_progress"] for row in rows if row["in_progress"]}
     assert set(building) == {("train", "audio", 0), ("maps", None, 1)}
     process = building["train", "audio", 0]

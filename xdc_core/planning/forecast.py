@@ -327,7 +327,7 @@ def _notes(config: Config, trial: Trial) -> list[str]:
         notes.append(
             f"runs_on.executor is {config.runs_on.executor}. The hours are for one worker on this machine: divide "
             "those of shard, extract and label by the number of workers. cluster, init and report are done by one "
-            "process; train is divided only by train.processes."
+            f"process; train was tried with {max(1, config.train.processes // config.runs_on.nodes)} processes here."
         )
     if config.runs_on.nodes > 1:
         notes.append(

@@ -24,13 +24,13 @@ def status(
             print(json.dumps(rows, indent=2))
         else:
             print_status(run, rows, every_node=nodes)
-        if check and any(row["state"] not in ("fresh", "cleaned") for row in rows):
+        if check and any(row["state"] not in ("fresh", "cleaned") and not row["asked"] for row in rows):
             raise typer.Exit(3)
 
 
 def plan(
     run: RunArgument,
-    videos: Annotated[int, typer.Option(min=1, help="number of sources that are tried")] = 24,
+    videos: Annotated[int, typer.Option(min=2, help="number of sources that are tried")] = 24,
     as_json: JsonOption = False,
     check: Annotated[
         bool, typer.Option("--check", help="exit with 3 if a disk does not hold the upper end of the range")
@@ -47,8 +47,9 @@ def plan(
         from flows.cli.inspecting.plan import HOLDS, make_plan, print_plan
         from flows.cli.inspecting.plan import as_json as plan_as_json
 
-        # SIGTERM ends the children and removes the folder as Ctrl-C does.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        # SIGTERM and a closed terminal end the children and remove the folder as Ctrl-C does.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
         try:
             made, disks = make_plan(run, videos)
         except KeyboardInterrupt:

@@ -34,7 +34,8 @@ def read_status(root: Path) -> list[dict[str, Any]]:
 
     `made` are the rows in words, such as `48 clips`. `in_progress` is None, or the process that builds the node now:
     pid, host, since (all None if unknown), and `certain`, false if it is on another machine and may be dead. Nodes
-    that are made only when a command asks for them have a row while they are in progress.
+    that are made only when a command asks for them have a row while they are in progress; `asked` marks them, and no
+    run has them to do.
 
     If thresholds of `select` are set, the row of the corpus also has `left_out`: how many of its `clips` to learn from
     each leaves out, and all `together`; or the `problem` that prevents counting. If the corpus was appended to, its row
@@ -64,6 +65,7 @@ def read_status(root: Path) -> list[dict[str, Any]]:
                 "seconds": manifest.seconds if manifest else None,
                 "path": str(run.directory(node)),
                 "in_progress": _process(building[node]),
+                "asked": node not in planned,
             }
         )
         if node in fingerprints.kept:
@@ -108,9 +110,10 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
     """
     from rich.console import Console
 
-    console = Console()
+    console, everything = Console(), rows
+    rows = [row for row in everything if not row["asked"]]
     if every_node:
-        console.print(_nodes(rows))
+        console.print(_nodes(everything))
     else:
         console.print(_setup(rows))
         console.print(_rounds(rows))
@@ -125,7 +128,7 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
             console.print(more, highlight=False, soft_wrap=True, markup=False)
         for line in _problems(rows):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
-    for line in _in_progress(rows):
+    for line in _in_progress(everything):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     opened = open_run(root)
     run = as_stopped(opened, Fingerprints(opened, compare=False))

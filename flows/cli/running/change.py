@@ -1,7 +1,7 @@
 """Changes of a run's xdc.yaml by `--set NAME=VALUE`."""
 
+import itertools
 from copy import deepcopy
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ EARLIER = f"{FILE_NAME}.old"
 def change_run(root: Path, texts: list[str]) -> list[str]:
     """Write settings, as NAME=VALUE texts, to a run's xdc.yaml. Return what changed, a line per setting.
 
-    If xdc.yaml has been edited so that comments or the order of keys would be lost, it is kept as xdc.yaml.old.
+    If xdc.yaml has been edited so that comments or the order of keys would be lost, it is kept as xdc.yaml.old, or
+    xdc.yaml.old-2 and so on: what an earlier call has kept stays.
 
     Raises:
         ConfigError: a text is not NAME=VALUE, there is no such setting, or a value is wrong. Nothing is written.
@@ -29,12 +30,20 @@ def change_run(root: Path, texts: list[str]) -> list[str]:
     if not (lines := differences(before, after)):
         return []
     text = file.read_text(encoding="utf-8")
-    notes = "\n".join(line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    notes = "\n".join(
+        line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    )
     if text != commented_yaml(_own(before, stored), notes):
-        write_text(root / EARLIER, text)
-        lines.append(f"the file as it was, with its comments: {root / EARLIER}")
+        earlier = _free_name(root / EARLIER)
+        write_text(earlier, text)
+        lines.append(f"the file as it was, with its comments: {earlier}")
     write_text(file, commented_yaml(_own(after, values), notes))
     return lines
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def differences(before: Config, after: Config) -> list[str]:

@@ -152,6 +152,8 @@ def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise ConfigError(f"{text!r}: NAME=VALUE was expected, as in train.lr=0.001.")
+        if name in overrides:
+            raise ConfigError(f"{text!r}: {name} is given twice.")
         try:
             overrides[name] = tuple(yaml.safe_load(f"[{value}]")) if several else yaml.safe_load(value)
         except yaml.YAMLError as error:
