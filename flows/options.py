@@ -23,6 +23,14 @@ SetOption = Annotated[
     ),
 ]
 RoundOption = Annotated[int | None, typer.Option("--round", help="number of the round; the first is 0")]
+EncodersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--round",
+        help="the encoders at the start of this round and what was made with them; 0: untrained or given  [default: "
+        "the newest round whose encoders are up to date]",
+    ),
+]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, RoundOption, RunArgument, errors_as_exit_codes
+from flows.options import JsonOption, RunArgument, errors_as_exit_codes
 
 
 def status(
@@ -30,7 +30,10 @@ def status(
 
 def plan(
     run: RunArgument,
-    videos: Annotated[int, typer.Option(min=2, help="number of sources that are tried")] = 24,
+    videos: Annotated[
+        int,
+        typer.Option(min=2, metavar="N", help="how many sources to try (not a folder: that is corpus.videos)"),
+    ] = 24,
     as_json: JsonOption = False,
     check: Annotated[
         bool, typer.Option("--check", help="exit with 3 if a disk does not hold the upper end of the range")
@@ -78,7 +81,16 @@ def verify(run: RunArgument, as_json: JsonOption = False) -> None:
             raise typer.Exit(1)
 
 
-def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
+def report(
+    run: RunArgument,
+    round: Annotated[
+        int | None,
+        typer.Option(
+            "--round", help="number of the round; the first is 0  [default: the newest round that has a report]"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show the results by round, and where the reports are. --json prints a round's report.json."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary, read_report

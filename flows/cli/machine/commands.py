@@ -13,7 +13,9 @@ def doctor(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="folders in which to test locks, in addition to this one, runs and corpora; for a run also its corpus"
+            metavar="RUN|FOLDER",
+            help="a run: also check its executor, its bucket and the locks in it and its corpus; another folder: the "
+            "locks there. Always checked: this folder, runs and corpora",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -25,7 +27,10 @@ def doctor(
     ] = False,
     dead: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="with --repair: a flow run known to be dead, on whichever machine it ran"),
+        typer.Option(
+            metavar="ID",
+            help="with --repair: a flow run known to be dead, on whichever machine it ran; may be repeated",
+        ),
     ] = None,
 ) -> None:
     """Check what works on this machine: packages, codecs, GPU, faiss, locks, Prefect and its unfinished flow runs.
