@@ -42,9 +42,10 @@ class Task(Generic[SettingsT]):
     """The arguments of a stage's work, which uses no other settings and directories.
 
     settings: the stage's part of the configuration. inputs: the directories of the input nodes, in declared order.
-    listed: directories whose existence the work may show, but whose content it does not read. out: the partial
-    directory for the work's files. target: the final path, at which an earlier result may exist. root: the run's
-    directory, for names, messages and commands. outside: digests of the files outside the run that the work reads.
+    listed: directories that the work may read as far as they are there, but on which its fingerprint does not depend.
+    out: the partial directory for the work's files. target: the final path, at which an earlier result may exist. root:
+    the run's directory, for names, messages and commands. outside: digests of the files outside the run that the work
+    reads.
     executor: does the units of a work that has some. forced: whether nothing of an earlier result may be kept.
     document: the task as JSON values, for workers in other processes; a work passes it on and does not read it.
     """
@@ -114,7 +115,8 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     inputs: the nodes whose directories a node reads.
     settings: the part of the configuration for the work; its hashed settings enter the fingerprint.
     work: writes a node's files into a partial directory.
-    lists: nodes whose existence the work may show; they are not inputs and do not enter the fingerprint.
+    lists: nodes whose directories the work may read as far as they are there, such as those of earlier rounds; they
+        are not inputs and do not enter the fingerprint.
     outside: named digests of files outside the run that a node reads; they enter the fingerprint.
     build: replaces the work if the fingerprint is known only after reading files outside the run: (run, node,
         progress, force, executor) -> record.

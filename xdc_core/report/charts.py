@@ -18,6 +18,7 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 JOINT_COLOUR = PALETTE[2]
 GREY = "#808080"
 NUMBERED = 40  # Rows of a matrix whose numbers can be read.
+SCORES = 0.1  # What the axis of scores between 0 and 1 spans at least.
 WIDTH = 5.2  # Inches, as are the margins: left, right, bottom, top.
 MARGINS = (0.8, 0.1, 0.45, 0.08)
 STYLE: Any = {
@@ -92,9 +93,12 @@ def histogram_chart(counts: Sequence[int], edges: Sequence[float], x: str, title
     return _draw(title, paint)
 
 
-def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float | None = 0.0) -> str:
+def lines_chart(
+    lines: Sequence[Line], x: str, y: str, title: str, bottom: float | None = 0.0, least: float = 0.0
+) -> str:
     """Draw lines. x, y: labels of the axes; x has whole numbers. bottom: the lower end of the y axis, unless a value is
-    below it; None: from the values.
+    below it; None: from the values. least: what the y axis above the bottom spans at least, so that small differences
+    between scores do not fill it.
     """
     values = [value for line in lines for value in line.y if value is not None]
     places = [place for line in lines for place, value in zip(line.x, line.y, strict=True) if value is not None]
@@ -108,7 +112,7 @@ def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.grid(alpha=0.2)
-        axis.set_ylim(*_y_range(values, bottom))
+        axis.set_ylim(*_y_range(values, bottom, least))
         if len(axis.lines) > 1:
             axis.legend(loc="best")
         if places and min(places) == max(places):  # Else a single round gets an axis of its hundredths.
@@ -124,19 +128,18 @@ def _whole_numbers(axis: Any) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
-def _y_range(values: Sequence[float], bottom: float | None) -> tuple[float | None, float | None]:
-    """Return the ends of a y axis. Small differences, by a tenth of the values or by 0.1 for scores, do not fill it."""
+def _y_range(values: Sequence[float], bottom: float | None, least: float) -> tuple[float | None, float | None]:
+    """Return the ends of a y axis. Without a bottom, differences below a tenth of the values do not fill it."""
     finite = [value for value in values if np.isfinite(value)]
     if not finite:
         return bottom, None
     low, high = min(finite), max(finite)
     if bottom is None:
-        least = 0.1 * max(abs(low), abs(high), 1e-9)
+        least = max(least, 0.1 * max(abs(low), abs(high), 1e-9))
         middle, half = (low + high) / 2, max(high - low, least) / 2
         return middle - 1.1 * half, middle + 1.1 * half
     low = min(low, bottom)
-    least = 0.1 if 0.001 < high <= 0.1 else high - low or 1.0  # A learning rate is no score.
-    return (low if low == bottom else low - 0.05 * (high - low)), low + 1.05 * max(high - low, least)
+    return (low if low == bottom else low - 0.05 * (high - low)), low + 1.05 * (max(high - low, least) or 1.0)
 
 
 def cross_chart(shares: np.ndarray, rows: tuple[str, Sequence[int]], columns: tuple[str, Sequence[int]]) -> str:

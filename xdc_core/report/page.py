@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from xdc_core.documents.report import EvaluationRow, HistoryRow, Report, SharedRow
-from xdc_core.report.charts import PALETTE, Line, lines_chart, source_colour
+from xdc_core.report.charts import PALETTE, SCORES, Line, lines_chart, source_colour
 
 PAGES = Path(__file__).parent / "pages"
 # Everything is escaped, because names and labels come from files of unknown origin.
@@ -47,7 +47,7 @@ def _by_source(report: Report, values: dict[str, list[float | None]], shown: str
         Line(source, [row.round for row in _rows_of(report, source)], measured, source_colour(source))
         for source, measured in values.items()
     ]
-    return Markup(lines_chart(lines, "round", shown, f"{shown} by round"))
+    return Markup(lines_chart(lines, "round", shown, f"{shown} by round", least=SCORES))
 
 
 def _shared(history: list[SharedRow]) -> Markup:
@@ -57,7 +57,7 @@ def _shared(history: list[SharedRow]) -> Markup:
         name, values = f"clusters of {teacher}, seen by {student}", [row.shared for row in rows]
         style = ("-", "--", ":", "-.")[students.index(student) % 4]
         lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher), style))
-    return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round"))
+    return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", least=SCORES))
 
 
 def _evaluations(history: list[EvaluationRow]) -> Markup:
@@ -66,4 +66,4 @@ def _evaluations(history: list[EvaluationRow]) -> Markup:
         rows = [row for row in history if row.evaluation == name]
         values = [row.mean for row in rows]
         lines.append(Line(name, [row.round for row in rows], values, PALETTE[number % len(PALETTE)]))
-    return Markup(lines_chart(lines, "round", "score", "Evaluations by round"))
+    return Markup(lines_chart(lines, "round", "score", "Evaluations by round", least=SCORES))

@@ -1,16 +1,18 @@
 """The page of a round: clusters with example clips, charts, and stages."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from markupsafe import Markup
 
-from shards.command import command
 from shards.corpus.seen import sources_root
+from shards.indexing.generation_view import place_of
 from shards.store.stage import Task
 from xdc_core.clustering.preprocess import load_preprocess
 from xdc_core.clustering.registry import KMEANS
@@ -18,7 +20,7 @@ from xdc_core.config.methods import JOINT
 from xdc_core.documents.kmeans import read_kmeans
 from xdc_core.documents.report import Report, ReportedNode, ReportedSource
 from xdc_core.encoders.file import FILE_NAME as ENCODER
-from xdc_core.report.charts import GREY, Line, cross_chart, lines_chart, sizes_chart, source_colour
+from xdc_core.report.charts import GREY, SCORES, Line, cross_chart, lines_chart, sizes_chart, source_colour
 from xdc_core.report.clips import page_clips
 from xdc_core.report.filters import data_address, first_filters, matrix, stored_weights, tiles, time_filters
 from xdc_core.report.gather import labels_before
@@ -63,7 +65,7 @@ def round_page(
         "round": task.round,
         "label": (report.first_label or "").removeprefix("label_"),
         "root": _source_address(task),
-        "search": command("xdc", "search", task.root.resolve(), "--round", task.round),
+        "run": task.root.resolve().name,
         "similar": similar,
         "usual": {name: usual_clusters(matrix) for name, matrix in counts.items()},
         "sources": {
@@ -99,11 +101,15 @@ def labelled(task: Task[Reporting], report: Report) -> dict[str, Labelled]:
 
 
 def _source_address(task: Task[Reporting]) -> str:
-    """Return the file: address of the folder of the sources, ending in a slash; "" if it is not known."""
+    """Return the address of the folder of the sources, ending in a slash; "" if it is not known.
+
+    It is relative to the page, so that the page tells nothing of the machine, and stays right if all is moved together.
+    """
     if task.settings.videos is None:
         return ""
-    root = sources_root(task.directory(SHARD), (task.root / task.settings.videos).resolve())
-    return "" if root is None else f"{root.as_uri().rstrip('/')}/"
+    videos = (task.root / task.settings.videos).resolve()
+    root = sources_root(place_of(task.directory(SHARD)), videos, task.settings.layout)
+    return "" if root is None else f"{quote(os.path.relpath(root, task.target.resolve()))}/"
 
 
 def _own(task: Task[Reporting]) -> list[Node]:
@@ -151,7 +157,7 @@ def _training_charts(report: Report) -> Iterator[tuple[str, list[Markup]]]:
             name,
             [
                 Markup(lines_chart([loss], "step", "loss", f"Loss of {name}")),
-                Markup(lines_chart(accuracies, "step", "accuracy", f"Accuracy of {name}")),
+                Markup(lines_chart(accuracies, "step", "accuracy", f"Accuracy of {name}", least=SCORES)),
                 Markup(lines_chart([rate], "step", "learning rate", f"Learning rate of {name}")),
             ],
         )

@@ -125,11 +125,14 @@ def _settings(config: Config, node: Node) -> Reporting:
         select=config.select,
         whiten=config.cluster.whiten,
         videos=config.corpus.videos,
+        layout=config.corpus.layout,
     )
 
 
 REPORT: Stage[Config, Run, Reporting] = Stage(
     name="report",
+    # Raised when the measurements in report.json change. A change of the page alone leaves it: reports of finished
+    # rounds stay as they are, and `xdc stage report --force` makes one again.
     version=4,
     summary="Write report.json and report.html of a round.",
     unit="example clip",

@@ -27,10 +27,13 @@
     const clip = info(key);
     return clip ? clip.file + " at " + clip.start + " s" : key;
   };
+  const root = data.root && new URL(data.root, location.href).href;  // Relative to this page; "" if it is not known.
+  const in_run = location.protocol === "file:" && /\/rounds\/\d+\/report\/[^/]*$/.test(location.pathname);
+  const run = in_run ? decodeURIComponent(new URL("../../..", location.href).pathname).replace(/(.)\/$/, "$1") : data.run;
   const address = (file) => {
     if (/^[a-z0-9]+:\/\//i.test(file)) return "";  // In an object store.
     const path = file.split("/").map(encodeURIComponent).join("/");
-    return file.startsWith("/") ? "file://" + path : data.root && data.root + path;
+    return file.startsWith("/") ? "file://" + path : root && root + path;
   };
   const link = (name, cluster, text = String(cluster)) => element("a", { href: "#" + name + "-" + cluster }, text);
   const $ = (id) => document.getElementById(id);
@@ -56,22 +59,35 @@
   // The player: the source of a clip where the browser can play it, else its example pictures in step with its sound.
   const player = $("player"), film = $("film"), sound = new Audio();
   let current = null, keys = [], at = 0, serial = 0;
+  let clock = null;  // When a clip without sound began, in milliseconds.
 
-  const stop = () => { film.pause(); sound.pause(); };
+  const stop = () => { film.pause(); sound.pause(); clock = null; };
   const media_of = (key) => key in data.media && !data.media[key];
-  const example = (key) => "media/" + encodeURIComponent(key);
+  const no_media = (key) => data.media[key] ? "the page has no pictures and sound of the clip (" + data.media[key] + ")"
+    : "the clip is no example, of which the page has pictures and sound";
+  // A button that is disabled while it has the focus loses it, and the arrow keys with it.
+  const enable = (id, on) => $(id).setAttribute("aria-disabled", String(!on));
   const filmed = () => !film.hidden;
   const paint = () => {
     if (!player.open) return;
-    const clip = info(current), done = filmed() ? (film.currentTime - clip.start) / clip.duration : sound.currentTime / sound.duration;
+    const clip = info(current), silent = clock !== null;
+    const done = filmed() ? (film.currentTime - clip.start) / clip.duration
+      : silent ? (performance.now() - clock) / 1000 / clip.duration : sound.currentTime / sound.duration;
     const share = Math.min(1, Math.max(0, done || 0));
     $("strip-sound").firstElementChild.style.left = 100 * share + "%";
     $("strip-picture").style.backgroundPosition = (100 / 7) * Math.min(7, Math.floor(8 * share)) + "% 0";
     requestAnimationFrame(paint);
   };
+  const without_sound = () => {
+    if (!player.open || filmed() || clock !== null || !sound.getAttribute("src")) return;
+    clock = performance.now();
+    $("player-note").textContent = "The clip has no sound.";
+  };
   const started = (promise, mine) => promise.catch((error) => {
     // A media element that is given another address, or is paused before it began, is no failure.
-    if (mine === serial && error.name !== "AbortError") $("player-note").textContent = "The clip cannot be played: " + error.message;
+    if (mine !== serial || error.name === "AbortError") return;
+    if (!filmed() && sound.error) without_sound();
+    else $("player-note").textContent = "The clip cannot be played: " + error.message;
   });
   const play = (more = 0) => {
     const clip = info(current);
@@ -89,16 +105,17 @@
   const without_film = () => {
     if (!player.open || film.hidden || !film.getAttribute("src")) return;
     film.hidden = true;
-    $("around").disabled = true;
+    enable("around", false);
+    enable("play", media_of(current));
     $("strip-picture").hidden = false;
     $("player-note").textContent = media_of(current)
       ? "The source is not there, or this browser cannot play it: eight pictures in step with the sound."
-      : "The source is not there, or this browser cannot play it, and the clip is no example, of which the page has pictures and sound.";
+      : "The source is not there, or this browser cannot play it, and " + no_media(current) + ".";
     play();
   };
   film.addEventListener("error", without_film);
   film.addEventListener("loadedmetadata", () => { $("strip-picture").hidden = film.videoWidth > 0; });
-  sound.addEventListener("error", () => { if (!filmed() && sound.getAttribute("src")) $("player-note").textContent = "The clip has no sound."; });
+  sound.addEventListener("error", without_sound);
 
   const facts = (key, clip) => {
     const url = address(clip.file), end = +(clip.start + clip.duration).toFixed(2);
@@ -111,7 +128,7 @@
     });
     return element("table", {}, ...rows.map(([name, value]) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value))));
   };
-  const quoted = (word) => /^[\w@%+=:,./-]+$/.test(word) ? word : "'" + word + "'";
+  const quoted = (word) => /^[\w@%+=:,./-]+$/.test(word) ? word : "'" + word.replaceAll("'", "'\\''") + "'";
   const similar = (key) => {
     const parts = [];
     for (const [name, found] of Object.entries(data.similar)) {
@@ -124,7 +141,7 @@
         return element("li", {}, shown, element("div", {}, cosine.toFixed(3)));
       })));
     }
-    parts.push(element("p", { class: "dim" }, "To search all clips: ", element("code", {}, data.search + " " + quoted(key))));
+    parts.push(element("p", { class: "dim" }, "To search all clips: ", element("code", {}, ["xdc search", quoted(run), "--round", data.round, quoted(key)].join(" "))));
     return parts;
   };
   const enlarge = (key, among) => {
@@ -132,38 +149,37 @@
     [current, keys, at] = [key, among, Math.max(0, among.indexOf(key))];
     const clip = info(key), url = address(clip.file), made = media_of(key);
     $("player-title").textContent = where(key);
-    $("player-note").textContent = url || made ? "" : "The source is not on this machine, and the clip is no example, of which the page has pictures and sound.";
+    $("player-note").textContent = url || made ? "" : "The page does not know where the source is, and " + no_media(key) + ".";
     $("facts").replaceChildren(facts(key, clip));
     $("similar").replaceChildren(...similar(key));
-    $("previous").disabled = at === 0;
-    $("next").disabled = at >= keys.length - 1;
+    enable("previous", at > 0);
+    enable("next", at < keys.length - 1);
     film.hidden = !url;
-    $("around").disabled = !url;
-    $("play").disabled = !url && !made;
+    enable("around", url);
+    enable("play", url || made);
     if (!url) film.removeAttribute("src");
     $("strip").hidden = !made;
     $("strip-picture").hidden = Boolean(url);
     if (made) {
-      sound.src = example(key) + ".ogg";
+      sound.src = media(key, ".ogg");
       const probe = new Image();
       probe.onload = () => {
         if (current !== key) return;
-        for (const [part, from, height] of [[$("strip-picture"), 0, 72], [$("strip-sound"), 72, 40]]) part.style.backgroundImage = 'url("' + example(key) + '.webp")';
+        for (const part of [$("strip-picture"), $("strip-sound")]) part.style.backgroundImage = 'url("' + media(key, ".webp") + '")';
         $("strip-picture").style.aspectRatio = probe.width / 8 + " / 72";
         $("strip-sound").style.aspectRatio = probe.width / 8 + " / 30";
         $("strip-sound").style.backgroundSize = "100% " + (100 * probe.height) / 40 + "%";
         $("strip-sound").style.backgroundPosition = "0 100%";
       };
-      probe.src = example(key) + ".webp";
+      probe.src = media(key, ".webp");
     } else sound.removeAttribute("src");
-    if (!player.open) player.showModal();
+    if (!player.open) { player.showModal(); requestAnimationFrame(paint); }
     player.scrollTop = 0;
     play();
-    requestAnimationFrame(paint);
   };
   const step = (by) => { if (keys[at + by]) enlarge(keys[at + by], keys); };
   $("play").addEventListener("click", () => play());
-  $("around").addEventListener("click", () => play(5));
+  $("around").addEventListener("click", () => { if (filmed()) play(5); });
   $("previous").addEventListener("click", () => step(-1));
   $("next").addEventListener("click", () => step(1));
   player.addEventListener("close", () => {
@@ -178,17 +194,23 @@
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (by && event.target !== film) { event.preventDefault(); event.stopPropagation(); step(by); }
   });
-  for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  // A click beside a dialog closes it; not one in its padding, nor the end of a selection that began inside.
+  for (const dialog of document.querySelectorAll("dialog")) {
+    let beside = false;
+    dialog.addEventListener("pointerdown", (event) => {
+      const box = dialog.getBoundingClientRect();
+      beside = event.clientX < box.left || event.clientX > box.right || event.clientY < box.top || event.clientY > box.bottom;
+    });
+    dialog.addEventListener("click", (event) => { if (event.target === dialog && beside) dialog.close(); });
+  }
 
   const clip = (key, among) => {
-    if (data.media[key]) {
-      return element("span", { class: "clip unseen", title: where(key) }, key + ": " + data.media[key]);
-    }
-    const button = element("button", { class: "clip", type: "button", title: where(key) + "\n" + key, "aria-label": "play " + where(key) },
-      element("span", { class: "picture" }), element("span", { class: "sound" }));
+    const why = data.media[key], label = (why ? "show " : "play ") + where(key);
+    const button = element("button", { class: why ? "clip unseen" : "clip", type: "button", title: where(key) + "\n" + key, "aria-label": label },
+      ...(why ? [key + ": " + why] : [element("span", { class: "picture" }), element("span", { class: "sound" })]));
     button.dataset.key = key;
     button.addEventListener("click", () => enlarge(key, among));
-    seen.observe(button);
+    if (!why) seen.observe(button);
     return button;
   };
 
@@ -202,7 +224,7 @@
       made.append(element("div", { class: "purity", title: "purity " + percent(row.purity) }, bar),
         element("div", { class: "labels" }, ...row.top.flatMap((top) => [element("b", {}, top.label), " " + percent(top.share) + "  "])));
     }
-    made.append(element("div", { class: "clips" }, ...row.examples.map((key) => clip(key, row.examples.filter((other) => !data.media[other])))));
+    made.append(element("div", { class: "clips" }, ...row.examples.map((key) => clip(key, row.examples))));
     if (row.size) made.append(element("p", { class: "all" }, element("a", { href: "#all/" + name + "-" + row.cluster }, row.size === 1 ? "the clip" : "all " + row.size + " clips")));
     return made;
   };
@@ -239,14 +261,29 @@
   // All clips of a cluster: a table, which is also given as CSV.
   const members = $("members"), SHOWN = 200;
   let list = null, most = SHOWN, was = null;
-  const load = (name, cluster) => new Promise((resolve, reject) => {
-    const script = element("script", { src: "clusters/" + encodeURIComponent(name) + "-" + cluster + ".js" });
-    window.clusterClips = (...given) => resolve(given[2]);
-    script.onload = () => script.remove();
-    script.onerror = () => { script.remove(); reject(new Error(script.src + " is not there")); };
-    document.head.append(script);
-  });
-  const moved = (row) => row.before !== null && data.usual[list.name] && data.usual[list.name][row.before] !== list.cluster;
+  const pending = new Map();  // NAME-NUMBER -> what is waiting for this list.
+  let asked = 0;  // Counts the lists that were asked for: only the last one is shown.
+  window.clusterClips = (name, cluster, content) => {
+    const waiting = pending.get(name + "-" + cluster);
+    if (waiting) waiting.resolve(content);
+  };
+  const load = (name, cluster) => {
+    const of = name + "-" + cluster;
+    if (pending.has(of)) return pending.get(of).promise;
+    const waiting = {};
+    waiting.promise = new Promise((resolve, reject) => {
+      const script = element("script", { src: "clusters/" + encodeURIComponent(name) + "-" + cluster + ".js" });
+      const ended = (trouble) => { script.remove(); pending.delete(of); reject(new Error(script.src + trouble)); };
+      waiting.resolve = resolve;
+      script.onload = () => ended(" is not a complete list");  // Of no effect after the list was given.
+      script.onerror = () => ended(" is not there");
+      document.head.append(script);
+    });
+    pending.set(of, waiting);
+    return waiting.promise;
+  };
+  const compared = () => Boolean(data.usual[list.name]);  // Whether there are clusters of the round before.
+  const moved = (row) => row.before !== null && compared() && data.usual[list.name][row.before] !== list.cluster;
   const wanted_rows = () => {
     const wanted = $("members-filter").value.trim().toLowerCase(), only = $("members-moved") && $("members-moved").checked;
     return list.rows.filter((row) => (!only || moved(row)) && (was === null || row.before === was)
@@ -254,14 +291,14 @@
   };
   const fill = () => {
     const rows = wanted_rows(), others = names.filter((name) => name !== list.name), all = rows.map((row) => row.key);
-    const heads = ["clip", "seconds", "distance", ...(data.label ? [data.label] : []), ...others.map((name) => name + " cluster"), ...(data.round ? ["in round " + (data.round - 1)] : [])];
+    const heads = ["clip", "seconds", "distance", ...(data.label ? [data.label] : []), ...others.map((name) => name + " cluster"), ...(compared() ? ["in round " + (data.round - 1)] : [])];
     $("members-table").replaceChildren(element("tr", {}, ...heads.map((head) => element("th", {}, head))), ...rows.slice(0, most).map((row) => {
       const open = element("button", { type: "button", class: "link", title: row.key }, row.file);
       open.addEventListener("click", () => enlarge(row.key, all));
       const cells = [open, row.start + " to " + +(row.start + row.duration).toFixed(2), row.distance.toFixed(3)];
       if (data.label) cells.push(row.label ?? "none");
       others.forEach((name, place) => cells.push(row.others[place] === null ? "none" : link(name, row.others[place])));
-      if (data.round) cells.push(row.before === null ? "not in it" : row.before + (moved(row) ? ", changed" : ""));
+      if (compared()) cells.push(row.before === null ? "not in it" : row.before + (moved(row) ? ", changed" : ""));
       return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
     }));
     $("members-more").hidden = rows.length <= most;
@@ -270,15 +307,21 @@
       + (was === null ? "." : "; those that were in cluster " + was + " of round " + (data.round - 1) + ".");
   };
   const csv = () => {
-    const others = names.filter((name) => name !== list.name), cell = (value) => value === null ? "" : /[",\r\n]/.test(value) ? '"' + String(value).replaceAll('"', '""') + '"' : String(value);
-    const heads = ["key", "source", "start_s", "duration_s", "distance", ...(data.label ? [data.label] : []), ...others.map((name) => name + "_cluster"), ...(data.round ? ["cluster_before"] : [])];
-    const rows = wanted_rows().map((row) => [row.key, row.file, row.start, row.duration, row.distance, ...(data.label ? [row.label] : []), ...row.others, ...(data.round ? [row.before] : [])]);
+    const others = names.filter((name) => name !== list.name);
+    const cell = (value) => {
+      // Spreadsheets run text that begins like a formula.
+      const text = value === null ? "" : typeof value === "string" && /^[=+@\t\r-]/.test(value) ? "'" + value : String(value);
+      return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+    };
+    const heads = ["key", "source", "start_s", "duration_s", "distance", ...(data.label ? [data.label] : []), ...others.map((name) => name + "_cluster"), ...(compared() ? ["cluster_before"] : [])];
+    const rows = wanted_rows().map((row) => [row.key, row.file, row.start, row.duration, row.distance, ...(data.label ? [row.label] : []), ...row.others, ...(compared() ? [row.before] : [])]);
     return [heads, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   };
   const show_members = async (name, cluster, before = null) => {
     const found = data.sources[name] && data.sources[name].find((row) => row.cluster === cluster);
     if (!found) return;
-    const loaded = await load(name, cluster).catch((error) => ({ files: [], rows: [], error }));
+    const mine = ++asked, loaded = await load(name, cluster).catch((error) => ({ files: [], rows: [], error }));
+    if (mine !== asked) return;
     const place = names.indexOf(name);
     const rows = loaded.rows.map(([key, file, start, duration, distance, label, was, ...others]) =>
       ({ key, file: loaded.files[file], start, duration, distance, label, before: was, others }));
@@ -288,7 +331,7 @@
     $("members-filter").value = "";
     if ($("members-moved")) $("members-moved").checked = before !== null;
     fill();
-    if (loaded.error) $("members-note").textContent = loaded.error.message + ": the list belongs beside this page.";
+    if (loaded.error) $("members-note").textContent = loaded.error.message + ". Copy the folder of this page as a whole, or make it again: xdc stage report --force.";
     if (!members.open) members.showModal();
   };
   for (const id of ["members-filter", "members-moved"]) if ($(id)) $(id).addEventListener("input", () => { was = null; fill(); });
@@ -302,7 +345,9 @@
 
   // Addresses within the page: #NAME-NUMBER is a card, #all/NAME-NUMBER its list, #moved/NAME-NUMBER/BEFORE a part of it.
   const go = (hash) => {
-    const parts = /^#(?:(all|moved)\/)?(.+)-(\d+)(?:\/(\d+))?$/.exec(decodeURIComponent(hash));
+    let text = hash;
+    try { text = decodeURIComponent(hash); } catch { /* A % that begins no escape: as it stands. */ }
+    const parts = /^#(?:(all|moved)\/)?(.+)-(\d+)(?:\/(\d+))?$/.exec(text);
     if (!parts || !data.sources[parts[2]]) return false;
     if (parts[1]) show_members(parts[2], +parts[3], parts[4] === undefined ? null : +parts[4]);
     else visit(parts[2], +parts[3]);

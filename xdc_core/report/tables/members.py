@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from shards.corpus.index import label_columns, read_index, shard_names
 from shards.store.files import part_path, write_text
-from shards.store.parquet import read_parquet
+from shards.store.parquet import count_rows, read_parquet
 from xdc_core.report.tables.cross import labelled_shards
 from xdc_core.report.tables.embedded import embedded
 
@@ -32,9 +32,9 @@ class Labelled:
     k: int
 
 
-def listed_per_cluster(k: int) -> int:
-    """Return how many clips the file of a cluster has at most."""
-    return max(LEAST, LISTED // k)
+def listed_per_cluster(clips: int, k: int) -> int:
+    """Return how many clips the file of a cluster has at most: all of them where the corpus has no more than LISTED."""
+    return clips if clips <= LISTED else max(LEAST, LISTED // k)
 
 
 def write_members(corpus: Path, sources: Mapping[str, Labelled], out: Path) -> None:
@@ -60,12 +60,14 @@ def write_members(corpus: Path, sources: Mapping[str, Labelled], out: Path) -> N
 
 def _rows(corpus: Path, source: Labelled, others: list[Path]) -> list[list[tuple[Any, ...]]]:
     """Return for each cluster its nearest clips: (exact distance, key, file, start, ...)."""
-    column, most = next(iter(label_columns(corpus)), None), listed_per_cluster(source.k)
+    column, shards = next(iter(label_columns(corpus)), None), shard_names(corpus)
+    clips_in_all = sum(count_rows(part_path(source.labels, shard), "label") for shard in shards)
+    most = listed_per_cluster(clips_in_all, source.k)
     rows: list[list[tuple[Any, ...]]] = [[] for _ in range(source.k)]
     farthest = np.full(source.k, np.inf)  # Of the clips that are kept; others can only be nearer.
     # A shard that was added to the corpus since has no labels of the round before.
     compared = set() if source.before is None else {*labelled_shards(corpus, source.before)}
-    for shard in shard_names(corpus):
+    for shard in shards:
         table = read_parquet(part_path(source.labels, shard), "label", ["key", "cluster", "distance"])
         table = table.filter(pa.array(table["distance"].to_numpy() <= farthest[table["cluster"].to_numpy()]))
         index = read_index(corpus, shard, ["key", "source", "start_s", "duration_s", *([column] if column else [])])
@@ -84,7 +86,7 @@ def _rows(corpus: Path, source: Labelled, others: list[Path]) -> list[list[tuple
         for cluster in {*table["cluster"].to_pylist()}:
             # Keys are unique, so that nothing behind them is compared.
             rows[cluster] = sorted(rows[cluster])[:most]
-            if len(rows[cluster]) == most:
+            if rows[cluster] and len(rows[cluster]) == most:
                 farthest[cluster] = rows[cluster][-1][0]
     return rows
 

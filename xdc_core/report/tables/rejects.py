@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from shards.indexing.generation_view import place_of
+from shards.store.manifest import read_manifest
 from shards.store.parquet import read_parquet, read_schema
 
 FILE_NAME = "rejects.parquet"
@@ -26,13 +28,15 @@ class Rejects:
 def rejects_by_kind(corpus: Path) -> list[Rejects] | None:
     """Return the rejects of a corpus by step and kind, the most frequent first.
 
-    Returns None without rejects.parquet: of a corpus that grows, stages read a copy that has the index and tars only.
+    Of a corpus that grows, stages read a view that has the index and tars only: then the rejects are those of the
+    corpus itself. Returns None if it has grown since the view was made, or without rejects.parquet.
 
     Raises:
         StageError: rejects.parquet is damaged.
     """
-    path = corpus / FILE_NAME
-    if not path.exists():
+    place = place_of(corpus)
+    path = place / FILE_NAME
+    if not path.exists() or (place != corpus and read_manifest(place) != read_manifest(corpus)):
         return None
     columns = [name for name in ("step", "kind", "source", "reason") if name in read_schema(path, "shard").names]
     table = read_parquet(path, "shard", columns)
