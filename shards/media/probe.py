@@ -64,7 +64,7 @@ def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream
 def header_s(root: str, name: str, modalities: Collection[str]) -> float:
     """Return the duration of a file by its header alone, in seconds, in a child process of the sandbox.
 
-    Where the header has none, it is FFmpeg's estimate, or 0.
+    Where the header has none, it is FFmpeg's estimate, or, as for what browsers record, the end of the last packet.
 
     Raises:
         MediaError: the file cannot be opened, or it has no stream of these kinds.
@@ -75,7 +75,8 @@ def header_s(root: str, name: str, modalities: Collection[str]) -> float:
             raise MediaError(f"no stream of {' or '.join(modalities)}", "no_picture")
         stated = [_header_s(container, stream) for stream in streams]
         # A clip has both, so the shorter stream decides; packets may say something else.
-        return min((each for each in stated if each), default=(container.duration or 0) / av.time_base)
+        header = min((each for each in stated if each), default=(container.duration or 0) / av.time_base)
+    return header or probe(Path(root) / name, modalities).duration_s
 
 
 class _End(NamedTuple):

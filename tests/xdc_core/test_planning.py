@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -99,6 +100,22 @@ def test_headers_give_the_seconds_of_sources_and_of_their_spans(digits: Path, tm
     found = seconds_of(listing, [first, part, Source(str(tmp_path / "broken.mp4"))], settings)
     assert found[0] == pytest.approx(1.125, abs=0.1)
     assert found[1:] == [pytest.approx(found[0] - 0.5), 0.0]
+
+
+def test_a_file_without_a_duration_in_its_header_has_that_of_its_packets(digits: Path, tmp_path: Path) -> None:
+    settings = CorpusSettings(workers=1)
+    listing = list_columns(digits, settings)
+    first, live = listing.sources[0], tmp_path / "live.mkv"
+    with av.open(str(digits.parent / first.path)) as source, av.open(str(live), "w", options={"live": "1"}) as target:
+        copies = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream.index]
+                target.mux(packet)
+    with av.open(str(live)) as opened:
+        assert not opened.duration
+    whole, found = seconds_of(listing, [first, Source(str(live))], settings)
+    assert found == pytest.approx(whole, abs=0.1)
 
 
 def test_the_sample_is_listed_with_its_spans_splits_and_labels(digits: Path, tmp_path: Path) -> None:

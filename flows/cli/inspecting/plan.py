@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from rich.filesize import decimal
 
 from flows.cli.inspecting.trial import try_sample
 from xdc_core.cleaning.usage import files_below
+from xdc_core.graph.stages import all_nodes
 from xdc_core.planning.arithmetic import HOUR, span
 from xdc_core.planning.estimate import Range
 from xdc_core.planning.forecast import Forecast, forecast
+from xdc_core.runs.node import SHARD
 from xdc_core.runs.run import Run, open_run
 
+UNPLANNED = ("data", "embed", "eval")  # A plan has no evaluations.
 HOLDS, UNSURE, TOO_SMALL = "holds it", "may not hold it", "does not hold it"
 
 
@@ -24,8 +27,8 @@ HOLDS, UNSURE, TOO_SMALL = "holds it", "may not hold it", "does not hold it"
 class Disk:
     """A disk, and what the run needs of it.
 
-    folders: those on it, of "corpus" and "run". need: bytes in addition to `there`, those that these folders have
-    already. verdict: whether the disk holds the upper end of the range, or at least the estimate.
+    folders: those on it, of "corpus" and "run". need: bytes in addition to `there`, those that planned nodes have
+    there already. verdict: whether the disk holds the upper end of the range, or at least the estimate.
     """
 
     folders: Mapping[str, str]
@@ -44,15 +47,24 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
+def _planned_files(run: Run, place: str) -> Iterator[Path]:
+    for node in all_nodes(run.config):
+        if (node == SHARD) == (place == "corpus") and node.stage not in UNPLANNED:
+            yield from files_below(run.directory(node))
+
+
 def disks(run: Run, places: Mapping[str, Range], free: Callable[[Path], int] = free_bytes) -> list[Disk]:
-    """Return what a run needs of each of its disks. places: bytes of "corpus" and "run"."""
+    """Return what a run needs of each of its disks. places: bytes of "corpus" and "run".
+
+    What is there already of the planned nodes is not needed again; other files, such as embeddings, do not count.
+    """
     folders = {"corpus": run.corpus, "run": run.root.resolve()}
     by_disk: dict[int, list[str]] = {}
     for place in (place for place in places if place in folders):
         by_disk.setdefault(os.stat(_existing(folders[place])).st_dev, []).append(place)
     found = []
     for here in by_disk.values():
-        paths = {path for place in here for path in files_below(folders[place])}
+        paths = {path for place in here for path in _planned_files(run, place)}
         there = sum(path.lstat().st_size for path in paths)
         low, middle, high = (
             max(0.0, sum(getattr(places[place], end) for place in here) - there) for end in ("low", "middle", "high")

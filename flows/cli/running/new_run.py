@@ -74,6 +74,8 @@ def make_run(
             {"modalities": list(features), "rounds": 0} | ({} if len(features) > 1 else {"method": "sdc"}) | choices
         )
     set_last = parse_overrides(list(settings))
+    if isinstance(set_last.get("modalities"), str):
+        set_last["modalities"] = [set_last["modalities"]]
     if isinstance(named := set_last.get("modalities"), list):
         choices = choices | {"modalities": named}  # The preset's settings follow from them.
     values = load_preset(preset, choices.get("modalities", ())) | choices
