@@ -53,7 +53,9 @@ def test_a_plan_of_a_folder_with_broken_files_says_their_share_and_all_stages_an
     before = files_of(run.root)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    handler = signal.getsignal(signal.SIGTERM)
     code, output = xdc("plan", run.root, "--videos", 12, "--json")
+    assert signal.getsignal(signal.SIGTERM) is handler
     made = json.loads(output[output.index("{") :])
     assert code == 0
     assert (made["sources"], made["tried"], made["unusable"], made["unread"]) == (12, 12, 2, 1)

@@ -51,13 +51,16 @@ def plan(
         from flows.cli.inspecting.plan import as_json as plan_as_json
 
         # SIGTERM and a closed terminal end the children and remove the folder as Ctrl-C does.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+        ends = (signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in ends]
         try:
             made, disks = make_plan(run, videos)
         except KeyboardInterrupt:
             print("\nxdc: interrupted. The temporary folder of the sample is removed.", file=sys.stderr)
             raise typer.Exit(130) from None
+        finally:
+            for number, handler in zip(ends, before, strict=True):
+                signal.signal(number, handler)
         if as_json:
             print(json.dumps(plan_as_json(made, disks), indent=2))
         else:
