@@ -4,17 +4,18 @@
 
 The file has measured rates, each with the command that measured it, cited ones, and assumptions, each with its reason.
 Nothing here measures: the result is multiplication, to find out which stage is the bottleneck and what would move it.
-Change the file to plan with other rates.
+Change the file to plan with other rates. The arithmetic is that of `xdc plan` (xdc_core/planning/arithmetic.py), which
+measures the rates of a run itself.
 """
 
 import argparse
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-HOUR = 3600.0
+from xdc_core.planning.arithmetic import HOUR, feature_bytes, kmeans_s, shards_of, span, whole_run
+
 SCALES = {"240 K (Kinetics)": 240_000, "2 M (AudioSet)": 2_000_000, "65 M (Instagram)": 65_000_000}
 GPUS = (1, 8, 64)
 
@@ -65,10 +66,9 @@ def plan(rates: dict[str, Any], clips: int, gpus: int) -> list[StageTime]:
 
     times = [slowest("shard, once", ("CPU: decoding and encoding", clips / (rate("cut_clips_per_core_s") * cores)))]
     times += [encoded("extract", modality, clips, 1, "the encoder") for modality in ("video", "audio")]
-    sample = min(clips, rate("kmeans_sample"))
-    reading = 2 * clips * rate("feature_bytes") / bytes_s
-    fit = 2 * sample * rate("kmeans_iterations") / rate("kmeans_points_per_s")
-    times.append(StageTime("cluster, both", (reading + fit) / HOUR, "CPU of one machine: k-means of the sample"))
+    read_s, row_s = rate("feature_bytes") / bytes_s, rate("kmeans_iterations") / rate("kmeans_points_per_s")
+    clustering = 2 * kmeans_s(float(clips), rate("kmeans_sample"), read_s, row_s)
+    times.append(StageTime("cluster, both", clustering / HOUR, "CPU of one machine: k-means of the sample"))
     labels = 2 * clips * (1 / rate("label_rows_per_s") + rate("label_row_overhead_s")) / gpus
     times.append(StageTime("label, both", labels / HOUR, "CPU: keys, scores, Parquet"))
     times += [encoded("train", modality, draws, 3, "forward and backward") for modality in ("video", "audio")]
@@ -78,10 +78,10 @@ def plan(rates: dict[str, Any], clips: int, gpus: int) -> list[StageTime]:
 def stored(rates: dict[str, Any], clips: int) -> dict[str, float]:
     """Return sizes on disk and in memory, and numbers of files and units."""
     megabytes = sum(value(rates, f"{modality}_mb") for modality in ("video", "audio"))
-    shards = -(-clips // int(value(rates, "clips_per_shard")))
+    shards = shards_of(clips, int(value(rates, "clips_per_shard")))
     return {
         "corpus, TB": clips * megabytes / 1e6,
-        "features a round, TB": clips * 2 * value(rates, "feature_bytes") / 1e12,
+        "features a round, TB": clips * feature_bytes(2 * round(value(rates, "feature_bytes") / 4)) / 1e12,
         "labels a round, GB": clips * 2 * value(rates, "label_bytes") / 1e9,
         "corpus, files": 3 * shards,
         "files a round": 4 * shards,
@@ -91,13 +91,6 @@ def stored(rates: dict[str, Any], clips: int) -> dict[str, float]:
         "plan, GB in the process of shard": clips * value(rates, "plan_bytes_in_memory") / 1e9,
         "sources, GB in the flow's process": clips * value(rates, "source_bytes_in_flow") / 1e9,
     }
-
-
-def span(hours: float) -> str:
-    """Return hours as text: days, hours or minutes."""
-    if hours >= 48:
-        return f"{hours / 24:,.1f} d"
-    return f"{hours:,.1f} h" if hours >= 1 else f"{max(1, math.ceil(hours * 60))} min"
 
 
 def number_text(number: float) -> str:
@@ -120,7 +113,9 @@ def main() -> None:
     last = [*SCALES][-1], GPUS[-1]
     for row, stage in enumerate(plans[last]):
         print(f"| {stage.stage} | {' | '.join(span(times[row].hours) for times in plans.values())} | {stage.limit} |")
-    totals = {key: times[0].hours + rounds * sum(time.hours for time in times[1:]) for key, times in plans.items()}
+    totals = {
+        key: whole_run(times[0].hours, sum(time.hours for time in times[1:]), rounds) for key, times in plans.items()
+    }
     print(f"| shard and {rounds:g} rounds | {' | '.join(map(span, totals.values()))} | |\n")
     sizes = {title: stored(rates, number) for title, number in clips.items()}
     print(f"| | {' | '.join(SCALES)} |\n|{'---|' * (len(SCALES) + 1)}")

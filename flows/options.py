@@ -14,7 +14,23 @@ RunOrExportArgument = Annotated[
     typer.Argument(metavar="RUN", help="the run's directory, or the folder of an export or of one of its encoders"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="write a setting to RUN/xdc.yaml first, such as train.lr=0.01; may be repeated",
+    ),
+]
 RoundOption = Annotated[int | None, typer.Option("--round", help="number of the round; the first is 0")]
+EncodersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--round",
+        help="the encoders at the start of this round and what was made with them; 0: untrained or given  [default: "
+        "the newest round whose encoders are up to date]",
+    ),
+]
 
 
 @contextmanager

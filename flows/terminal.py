@@ -21,6 +21,7 @@ from rich.text import Text
 
 from shards.errors import Busy, XdcError
 from shards.store.build import Record
+from xdc_core.graph.stages import STAGES
 from xdc_core.runs.node import Node
 
 PLAIN_S = 10.0
@@ -82,7 +83,7 @@ class TerminalListener:
             if record.reused:
                 self.reused += 1
             elif self.results:
-                self.line(f"{node}: {record.rows} rows, {record.seconds:.1f} s{_rejects(record)}")
+                self.line(f"{node}: {done_in_words(record)}")
 
     def failed(self, node: Node, error: XdcError) -> None:
         """Print a line."""
@@ -97,8 +98,10 @@ class TerminalListener:
             self.bars.remove_task(self.tasks.pop(node))
 
 
-def _rejects(record: Record) -> str:
-    return f", {record.rejects} rejected" if record.rejects else ""
+def done_in_words(record: Record) -> str:
+    """Return what a stage made, in which time: `48 clips, 2 rejected, 3.2 s`."""
+    rejects = f", {record.rejects} rejected" if record.rejects else ""
+    return f"{STAGES[record.stage].amount(record.rows, record.summary)}{rejects}, {record.seconds:.1f} s"
 
 
 @contextmanager

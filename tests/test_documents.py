@@ -9,7 +9,7 @@ import pytest
 
 from tests.places import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # Roots of the project's own paths. Others (runs/..., corpora/...) are examples of a user's files.
 PATH = re.compile(r"(?:^|(?<=[\s`(\"]))(?:shards|xdc_core|flows|tests|benchmarks|docs)/[\w./-]*")
 MODULE = re.compile(r"(?<![\w./])(?:shards|xdc_core|flows|benchmarks)(?:\.[a-z_]\w*)+(?![\w/])")
@@ -121,3 +121,7 @@ def test_the_map_names_every_folder_of_the_packages() -> None:
     }
     assert folders, "no packages found"
     assert {folder for folder in folders if f"`{folder}`" not in text} == set()
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -21,8 +21,8 @@ ROOMS = {
     ),
     "xdc_core": (
         *("modalities", "encoders", "clustering", "config", "runs", "compute", "documents", "data", "outside", "ranks"),
-        *("training", "evaluation", "probes", "report", "search", "stages", "graph", "cleaning", "inspection"),
-        *("tracking", "exports", "new_clips", "curation"),
+        *("training", "evaluation", "probes", "report/tables", "report", "search", "stages", "graph"),
+        *("cleaning", "inspection", "planning", "tracking", "exports", "new_clips", "curation"),
         *("study", ""),
     ),
     "flows": (

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from shards.errors import ConfigError, XdcError
+from shards.log_level import follow_log_level
 from shards.workers.job_file import read_job, read_units
 from shards.workers.worker import do_units, note_error, note_error_in
 from xdc_core.graph.rounds import as_stopped
@@ -23,6 +24,7 @@ from xdc_core.runs.run import open_run
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 done, 1 the stage failed, 2 wrong arguments or configuration."""
+    follow_log_level()
     if len(arguments) >= 2 and arguments[0] == "unit" and all(text.isdigit() for text in arguments[2:]):
         return do_some_units(Path(arguments[1]), [int(text) for text in arguments[2:]] or None)
     if not 2 <= len(arguments) <= 4:

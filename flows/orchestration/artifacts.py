@@ -32,10 +32,12 @@ def publish_round(run: Run, node: Node) -> None:
     report = read_report(run.directory(node))
     name = report.run
     about = f"Round {report.round} of {name}, {node_fingerprint(run, node)}"
-    # The smallest of the three is published last: if it exists, the others do, too.
+    # The smallest is published last: if it exists, the others do, too.
     if is_published(artifact_key(name, "rounds"), about):
         return
     create_table_artifact(cluster_sizes(report), artifact_key(name, "cluster-sizes"), about)
+    if pictures := curves(report):
+        create_markdown_artifact(pictures, artifact_key(name, "curves"), about)
     create_markdown_artifact(summary(report, run), artifact_key(name, "summary"), about)
     create_table_artifact([row.content() for row in report.history], artifact_key(name, "rounds"), about)
 
@@ -81,16 +83,14 @@ def cluster_sizes(report: Report) -> list[dict[str, Any]]:
 
 
 def summary(report: Report, run: Run) -> str:
-    """Return Markdown: curves over the rounds, this round's figures, its purest clusters, where the files are."""
+    """Return Markdown that begins with a sentence: this round's figures, its purest clusters, where the files are."""
     number = report.round
     lines = [
-        f"# {report.run}, round {number}",
-        f"Method {report.method.upper()}, {report.corpus['clips']} clips.",
+        f"Round {number} of {_escape(report.run)} is reported: method {report.method.upper()}, "
+        f"{report.corpus['clips']} clips{_agreement_in_words(report)}.",
     ]
     if report.stop is not None:
         lines.append(f"\nThe stopping rule {'holds' if report.stop.stop else 'does not hold yet'}: {report.stop.why}")
-    for heading, chart in history_charts(report).items():
-        lines.append(f"\n## {heading}\n![{heading}]({_as_picture(chart)})")
     for source, clusters in report.sources.items():
         lines.append(f"\n## Clusters of {source}: {clusters.k}, {clusters.empty} empty")
         if clusters.nmi_previous is not None:
@@ -112,6 +112,27 @@ def summary(report: Report, run: Run) -> str:
     files = labels / "*" / part_path(labels / first, "*").relative_to(labels / first)
     lines.append(f"\n## Files\n- report: `{directory}/report/report.html`\n- pseudo-labels: `{files}`")
     return "\n".join(lines)
+
+
+def curves(report: Report) -> str:
+    """Return Markdown with a picture per curve over the rounds, after a sentence that names them; "" without curves."""
+    charts = history_charts(report)
+    if not charts:
+        return ""
+    pictures = (f"\n## {heading}\n![{heading}]({_as_picture(chart)})" for heading, chart in charts.items())
+    named = "; ".join(charts)
+    return "\n".join([f"Curves of {_escape(report.run)} up to round {report.round}: {named}.", *pictures])
+
+
+def _agreement_in_words(report: Report) -> str:
+    """Return the agreement of the clusters with the first label column that is known, per label source."""
+    known = [
+        f"{source} {scores.nmi:.3f} (NMI with `{column}`)"
+        for source, clusters in report.sources.items()
+        for column, scores in list(clusters.agreement.items())[:1]
+        if scores.nmi is not None
+    ]
+    return f"; clusters of {', of '.join(known)}" if known else ""
 
 
 def _as_picture(svg: str) -> str:

@@ -1,13 +1,24 @@
 """The parameters that name the node in the flow of a single stage: `modality` or `name`, and `round`."""
 
+from typing import Any, Literal
+
+from xdc_core.config.methods import JOINT, TRUTH
 from xdc_core.graph.stages import STAGES
+from xdc_core.modalities.registry import MODALITIES
 from xdc_core.runs.node import Node
 
+# Label sources that are no modality, by the stage that has nodes of them.
+OTHER_SOURCES = {"cluster": (JOINT,), "label": (JOINT, TRUTH)}
 
-def node_parameters(stage: str) -> dict[str, type]:
-    """Return the parameters that name a node of a stage, with their types."""
+
+def node_parameters(stage: str) -> dict[str, Any]:
+    """Return the parameters that name a node of a stage, with their types: a modality is one of those installed."""
     described = STAGES[stage]
-    parameters: dict[str, type] = {described.of: str} if described.of else {}
+    parameters: dict[str, Any] = {}
+    if described.of == "modality":
+        parameters["modality"] = Literal[(*MODALITIES, *OTHER_SOURCES.get(stage, ()))]
+    elif described.of:
+        parameters[described.of] = str
     return parameters | {"round": int} if described.each_round else parameters
 
 

@@ -1,6 +1,7 @@
 """The progress of a node on Prefect's pages and in the log of its task."""
 
 import time
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
@@ -11,13 +12,14 @@ from flows.orchestration.artifacts import artifact_key
 from flows.orchestration.best_effort import only_reported
 from shards.errors import Busy, XdcError
 from shards.store.build import Record
+from xdc_core.graph.stages import STAGES
 from xdc_core.runs.node import Node
 
 UPDATE_S = 2.0
 
 
 class ProgressArtifact:
-    """A progress artifact of one node, created at the first progress, updated at most every two seconds."""
+    """The log of a node's task, and its progress artifact: made at the first progress, updated every two seconds."""
 
     def __init__(self, run_name: str, node: Node) -> None:
         self.key = artifact_key(run_name, node.name)
@@ -47,7 +49,11 @@ class ProgressArtifact:
         self.progress(node, 0, 1, f"waiting: {busy}")
 
     def finished(self, node: Node, record: Record) -> None:
-        """Leave the artifact at 100 %."""
+        """Leave the artifact at 100 %, and say in the log what was made or reused, and where."""
+        made = STAGES[record.stage].amount(record.rows, record.summary)
+        how = "reused" if record.reused else "done"
+        text = "%s: %s, %s, %d rejects, %.1f s, in %s"
+        get_run_logger().info(text, node, how, made, record.rejects, record.seconds, Path(record.path).resolve())
         if self.artifact is not None:
             with only_reported(str(node)):
                 update_progress_artifact(self.artifact, 100.0, description=f"{node}: done")

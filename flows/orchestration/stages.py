@@ -16,6 +16,14 @@ from xdc_core.graph.stages import STAGES, check_node
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import open_run
 
+PARAMETERS = {
+    "modality": "the modality, or the label source.",
+    "name": "the name in xdc.yaml of the data set or evaluation; for search that of the index.",
+    "round": "the number of the round; the first is 0.",
+    "run": "the run's directory, relative to the worker's folder.",
+    "force": "rebuild it even if it is fresh.",
+}
+
 
 def run_stage_flow(run: str, node: Node, force: bool) -> State[Any]:
     """Run one node of a run, as a flow of one task."""
@@ -44,9 +52,12 @@ def stage_flow(stage: str) -> Flow[..., State[Any]]:
     # Prefect reads this for the form of a deployment and to check parameters.
     do.__signature__ = Signature([*own, *common], return_annotation=State)  # type: ignore[attr-defined]
     do.__name__ = do.__qualname__ = stage
-    do.__doc__ = f"{STAGES[stage].summary} A fresh result is reused, unless `force` is set."
+    summary = f"{STAGES[stage].summary} A fresh result is reused, unless `force` is set."
+    # Prefect shows the descriptions of parameters in the form of a deployment.
+    about = "\n".join(f"    {name}: {PARAMETERS[name]}" for name in (*named, "run", "force"))
+    do.__doc__ = f"{summary}\n\nArgs:\n{about}"
     title = ", ".join(["{run}", *(f"round {{{name}}}" if name == "round" else f"{{{name}}}" for name in named)])
-    return flow(name=stage, flow_run_name=title, persist_result=False)(do)
+    return flow(name=stage, description=summary, flow_run_name=title, persist_result=False)(do)
 
 
 STAGE_FLOWS = {stage: stage_flow(stage) for stage in STAGES}

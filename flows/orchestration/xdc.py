@@ -32,7 +32,12 @@ from xdc_core.runs.run import Run, open_run
 from xdc_core.stages.stop import stop_node
 
 
-@flow(name="xdc", flow_run_name="{run}", persist_result=False)
+@flow(
+    name="xdc",
+    description="Run all rounds of a run, and evaluate the last encoders. Continues where an earlier call ended.",
+    flow_run_name="{run}",
+    persist_result=False,
+)
 def xdc(run: str = "runs/demo") -> State[Any]:
     """Run all rounds of a run, and evaluate the last encoders. Continues where an earlier call ended.
 

@@ -29,6 +29,7 @@ def _flow_run_name() -> str:
 
 _as_flow = flow(
     name="xdc-round",
+    description="Run one round of a run: extract, cluster, label and train for every modality, and report.",
     flow_run_name=_flow_run_name,
     task_runner=ThreadPoolTaskRunner(max_workers=16),  # type: ignore[arg-type]
     persist_result=False,

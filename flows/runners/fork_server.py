@@ -19,6 +19,7 @@ import gc
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import selectors
 import signal
@@ -29,6 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from shards.log_level import follow_log_level
 from xdc_core.compute.parent_death import die_with_parent
 
 GRACE_S = 15.0
@@ -42,6 +44,7 @@ def main(modules: list[str]) -> None:
     gc.disable()  # See `serve`.
     answers = os.dup(1)
     os.dup2(2, 1)  # Output of libraries must not be mixed with the answers.
+    follow_log_level()  # The children write to the logs of their stages.
     later = modules[modules.index("--later") + 1 :] if "--later" in modules else []
     for module in modules[: len(modules) - len(later) - bool(later)]:
         importlib.import_module(module)
@@ -150,11 +153,13 @@ def work(request: dict[str, Any], answers: int) -> int:
             sent = time.monotonic()
             send(answers, {"id": number, "progress": [done, total, note[:500]]})
 
-    node = Node(request["stage"], request["modality"], request["round"])
+    node, log = Node(request["stage"], request["modality"], request["round"]), logging.getLogger("xdc.stage")
+    log.info("%s of %s begins, pid %d", node, request["run"], os.getpid())
     try:
         run = Run(Path(request["run"]), parse_config(request["config"], f"the configuration of {request['run']}"))
         executor = executor_of(run.config.runs_on)
         record = run_stage(run, node, request["force"], progress, request["corpus"], executor)
+        log.info("%s: %s rows, %s rejects, %.1f s: %s", node, record.rows, record.rejects, record.seconds, record.path)
     except XdcError as error:
         print(f"{node}: {error}", file=sys.stderr)
         send(answers, {"id": number, "error": [type(error).__name__, str(error)]})

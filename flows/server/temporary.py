@@ -20,6 +20,8 @@ from shards.errors import XdcError
 from xdc_core.compute.parent_death import die_with_parent
 
 START_S = 180.0
+# The server's own errors are written, also where the command shows no messages: they say why it does not start.
+ERRORS = {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR"}
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def prefect_server() -> Iterator[None]:
     Raises:
         XdcError: the server that is set does not answer, or the temporary one does not start.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     if url := PREFECT_API_URL.value():
         if not answers(url):
@@ -39,7 +41,9 @@ def prefect_server() -> Iterator[None]:
             )
         yield
     else:
-        with temporary_server() as url, temporary_settings({PREFECT_API_URL: url}):
+        # Messages are sent later by a thread, which would find this server gone.
+        settings = {PREFECT_LOGGING_TO_API_ENABLED: False}
+        with temporary_server() as url, temporary_settings(settings | {PREFECT_API_URL: url}):
             yield
 
 
@@ -64,7 +68,7 @@ def temporary_server() -> Iterator[str]:
     with tempfile.TemporaryFile() as output:  # Shown only if the server fails.
         server = subprocess.Popen(
             [*command, "--log-level", "error", "--lifespan", "on"],
-            env=os.environ | settings | {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR"},
+            env=os.environ | settings | ERRORS,
             stdout=output,
             stderr=output,
             start_new_session=True,

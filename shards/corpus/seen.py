@@ -239,6 +239,19 @@ def seen_file(corpus: Path) -> Path:
     return corpus.with_name(f".{corpus.name}{SEEN}")
 
 
+def sources_root(corpus: Path, videos: Path, layout: str | None) -> Path | None:
+    """Return the folder to which the paths of a corpus's sources are relative; None if it is not known on this machine.
+
+    videos: the folder or manifest of which the corpus was made. layout: `corpus.layout`; the root of a layout is known
+    only where a digest of the sources is stored beside the corpus.
+    """
+    if (stored := _read_digest(corpus)) is not None:
+        return Path(os.path.normpath(videos / stored.root))
+    if layout is not None or not videos.exists():
+        return None
+    return videos if videos.is_dir() else videos.parent
+
+
 def _read_digest(corpus: Path) -> StoredDigest | None:
     try:
         return StoredDigest.model_validate_json(seen_file(corpus).read_bytes())

@@ -227,6 +227,7 @@ def clip_stage(
         name=name,
         version=STAGE_VERSION,
         summary=summary,
+        unit="clip",
         folder="",
         of=of,
         each_round=False,

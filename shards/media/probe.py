@@ -61,6 +61,24 @@ def _header_s(container: InputContainer, stream: av.VideoStream | av.AudioStream
     return max(0.0, stated)
 
 
+def header_s(root: str, name: str, modalities: Collection[str]) -> float:
+    """Return the duration of a file by its header alone, in seconds, in a child process of the sandbox.
+
+    Where the header has none, it is FFmpeg's estimate, or, as for what browsers record, the end of the last packet.
+
+    Raises:
+        MediaError: the file cannot be opened, or it has no stream of these kinds.
+    """
+    with open_media(Path(root) / name) as container:
+        streams = [stream for stream in playable(container) if stream.type in modalities]
+        if not streams:
+            raise MediaError(f"no stream of {' or '.join(modalities)}", "no_picture")
+        stated = [_header_s(container, stream) for stream in streams]
+        # A clip has both, so the shorter stream decides; packets may say something else.
+        header = min((each for each in stated if each), default=(container.duration or 0) / av.time_base)
+    return header or probe(Path(root) / name, modalities).duration_s
+
+
 class _End(NamedTuple):
     """The ends of the last packet of a stream and of the one before it, in seconds; whether packets have durations."""
 

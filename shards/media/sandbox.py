@@ -110,7 +110,7 @@ def ordered_map(
 
     Raises:
         MachineError: processes end, or hang, before they take their first job; or a module cannot be imported.
-        Any other exception of `fetch`.
+        Exception: any other one of `fetch`.
     """
     threads = ThreadPoolExecutor(workers, thread_name_prefix="fetch") if fetch is not None else None
     woken, wake = _context.Pipe(duplex=False)

@@ -73,7 +73,7 @@ class Bucket:
             from obstore.store import S3Store
         except ImportError as error:
             raise ConfigError(
-                f"{url}: object stores need the package obstore ({error}). Install it: pip install 'xdc[s3]'"
+                f"{url}: object stores need the package obstore ({error}). Install it: pip install 'xdc-pipeline[s3]'"
             ) from error
         self.url = f"{SCHEME}{match['bucket']}" + (f"/{match['prefix']}" if match["prefix"] else "")
         self._retry_s = RETRY_S if retry_s is None else retry_s

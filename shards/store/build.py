@@ -26,6 +26,7 @@ from shards.store.fault import fault_point
 from shards.store.files import taken_away
 from shards.store.lock import exclusive
 from shards.store.manifest import MANIFEST, Manifest, missing_files, read_manifest
+from shards.version import DISTRIBUTION
 
 PACKAGES = (
     "xdc",
@@ -117,7 +118,7 @@ def package_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(DISTRIBUTION if package == "xdc" else package)
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
@@ -197,7 +198,7 @@ def build(
         Busy: another process is building it.
         StageError: the disk is full, a permission is missing, or the like; required files of the outcome are missing;
             or another process, which the locks do not exclude, has renamed or removed the directory.
-        Any exception of `work`; its finished parts are kept for the next call.
+        Exception: any of `work`; its finished parts are kept for the next call.
     """
     mark, force = again or identity.fingerprint, force or again is not None
     if not force and (record := reusable(target, identity.fingerprint)):

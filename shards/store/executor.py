@@ -7,7 +7,6 @@ import pkgutil
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,14 +15,7 @@ from shards.errors import StageError
 from shards.progress import Progress
 from shards.store.receipt import Receipt, read_receipt, settle
 from shards.store.units import begin_units
-
-
-def package_version() -> str:
-    """Return the version of xdc, "unknown" where it is not installed but only on the path."""
-    try:
-        return version("xdc")
-    except PackageNotFoundError:
-        return "unknown"
+from shards.version import package_version
 
 
 def check_version(name: str, wanted: str | None) -> None:

@@ -124,8 +124,16 @@ def _parsed(text: str) -> Holder | None:
         return None
 
 
-def in_progress(target: Path) -> str:
-    """Return who builds `target` now, in words, as far as this machine can tell without waiting; "" for nobody.
+@dataclass(frozen=True)
+class Builder:
+    """Who builds a directory now. holder: None if the lock file does not name it. certain: whether it is alive."""
+
+    holder: Holder | None
+    certain: bool
+
+
+def builder_of(target: Path) -> Builder | None:
+    """Return who builds `target` now, as far as this machine can tell without waiting; None for nobody.
 
     A lock file of another machine counts as held until it is older than `ABANDONED`, because only watching it shows
     whether its holder is alive.
@@ -134,15 +142,27 @@ def in_progress(target: Path) -> str:
     try:
         with lock.open(encoding="utf-8", errors="replace") as file:
             holder = _parsed(file.read())
-            free = _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if free := _flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB):
+                fcntl.flock(file, fcntl.LOCK_UN)  # At once: a builder that comes now must not find it held.
             strange = holder is not None and holder.machine != this_machine() and not _abandoned(file, lock)
     except OSError:
-        return ""
+        return None
     if holder is None:
-        return "" if free else "another process"
+        return None if free else Builder(None, certain=True)
     if not free or (holder.machine == this_machine() and _runs(holder)):
-        return f"a process {holder},"
-    return f"a process {holder}, which may be dead and cannot be checked from this machine," if strange else ""
+        return Builder(holder, certain=True)
+    return Builder(holder, certain=False) if strange else None
+
+
+def in_progress(target: Path) -> str:
+    """Return who builds `target` now, in words; "" for nobody. See `builder_of`."""
+    builder = builder_of(target)
+    if builder is None:
+        return ""
+    if builder.holder is None:
+        return "another process"
+    doubt = "" if builder.certain else " which may be dead and cannot be checked from this machine,"
+    return f"a process {builder.holder},{doubt}"
 
 
 @contextmanager

@@ -117,8 +117,8 @@ def _refuse_newer(data: bytes, where: str) -> None:
         return
     raise ConfigError(
         f"{where} has format {found}, and this version of xdc reads formats up to {FORMAT}: a newer version has "
-        "written it. Nothing is changed. Use that version (pip install --upgrade xdc), or give this one a directory of "
-        "its own."
+        "written it. Nothing is changed. Use that version (pip install --upgrade xdc-pipeline), or give this one a "
+        "directory of its own."
     )
 
 

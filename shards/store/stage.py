@@ -42,9 +42,10 @@ class Task(Generic[SettingsT]):
     """The arguments of a stage's work, which uses no other settings and directories.
 
     settings: the stage's part of the configuration. inputs: the directories of the input nodes, in declared order.
-    listed: directories whose existence the work may show, but whose content it does not read. out: the partial
-    directory for the work's files. target: the final path, at which an earlier result may exist. root: the run's
-    directory, for names, messages and commands. outside: digests of the files outside the run that the work reads.
+    listed: directories that the work may read as far as they are there, but on which its fingerprint does not depend.
+    out: the partial directory for the work's files. target: the final path, at which an earlier result may exist. root:
+    the run's directory, for names, messages and commands. outside: digests of the files outside the run that the work
+    reads.
     executor: does the units of a work that has some. forced: whether nothing of an earlier result may be kept.
     document: the task as JSON values, for workers in other processes; a work passes it on and does not read it.
     """
@@ -114,12 +115,15 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     inputs: the nodes whose directories a node reads.
     settings: the part of the configuration for the work; its hashed settings enter the fingerprint.
     work: writes a node's files into a partial directory.
-    lists: nodes whose existence the work may show; they are not inputs and do not enter the fingerprint.
+    lists: nodes whose directories the work may read as far as they are there, such as those of earlier rounds; they
+        are not inputs and do not enter the fingerprint.
     outside: named digests of files outside the run that a node reads; they enter the fingerprint.
     build: replaces the work if the fingerprint is known only after reading files outside the run: (run, node,
         progress, force, executor) -> record.
     cleanable: patterns of the names of large files that nothing reads once all nodes that read them are finished.
         `xdc clean` removes those of earlier rounds; manifest.json and all other files stay.
+    unit: what its rows are, in the singular. counted: the name of a number in the manifest's summary that the unit
+        counts instead of the rows.
     """
 
     name: str
@@ -138,6 +142,16 @@ class Stage(Generic[ConfigT, RunT, SettingsT]):
     outside: Callable[[RunT, Node], dict[str, str]] = reads_no_file
     build: Callable[[RunT, Node, Progress, bool, Executor], Record] | None = None
     cleanable: tuple[str, ...] = ()
+    unit: str = "row"
+    counted: str | None = None
+
+    def amount(self, rows: int, summary: Mapping[str, Any]) -> str:
+        """Return what a node has made, in words: `48 clips`, `1 encoder`.
+
+        rows, summary: of its manifest or record.
+        """
+        count = rows if self.counted is None else summary.get(self.counted, 0)
+        return f"{count} {self.unit}{'' if count == 1 else 's'}"
 
     def library_of(self, config: ConfigT, node: Node) -> Library:
         """Return the library that the process of a node needs."""

@@ -16,7 +16,7 @@ from xdc_core.config.schema import RunsOn
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed here")
 def test_without_ray_the_message_is_how_to_install_it() -> None:
-    with pytest.raises(ConfigError, match=r"Ray is not installed here: pip install 'xdc\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"Ray is not installed here: pip install 'xdc-pipeline\[ray\]'"):
         check_executor(RunsOn(executor="ray", executor_settings={"address": "auto"}))
 
 

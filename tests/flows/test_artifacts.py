@@ -4,22 +4,26 @@ import base64
 import re
 from xml.etree import ElementTree
 
-from flows.orchestration.artifacts import cluster_sizes, summary
+from flows.orchestration.artifacts import cluster_sizes, curves, summary
 from xdc_core.documents.report import Report, read_report
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 
-def test_the_summary_of_a_round_holds_its_curves_and_tells_where_its_files_are(worked_run: Run) -> None:
+def test_the_summary_of_a_round_begins_with_words_and_its_curves_are_a_text_of_their_own(worked_run: Run) -> None:
     directory = worked_run.directory(Node("report", None, 1))
     report = read_report(directory)
     text = summary(report, worked_run)
+    assert text.startswith("Round 1 of run is reported: method XDC, 48 clips; clusters of video 0.")
+    assert "data:image" not in text
+    assert f"`{directory.resolve()}/report.html`" in text
+    text = curves(report)
+    assert re.match(r"Curves of run up to round 1: [A-Z]", text)
     pictures = re.findall(r"!\[[^]]+\]\(data:image/svg\+xml;base64,([^)]+)\)", text)
     assert len(pictures) == 3  # Agreement with labels, NMI with the round before, what the modalities share.
     assert {ElementTree.fromstring(base64.b64decode(picture)).tag for picture in pictures} == {
         "{http://www.w3.org/2000/svg}svg"
     }
-    assert f"`{directory.resolve()}/report.html`" in text
     assert len(cluster_sizes(report)) == sum(source.k for source in report.sources.values())
 
 

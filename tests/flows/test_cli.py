@@ -23,6 +23,7 @@ COMMANDS = (
         "run",
         "round",
         "stage",
+        "plan",
         "status",
         "report",
         "eval",
@@ -32,7 +33,7 @@ COMMANDS = (
         "export",
         "embed",
     ),
-    *("export", "embed", "assign", "search", "duplicates", "curate", "map"),
+    *("export", "embed", "assign", "search", "duplicates", "curate", "map", "deploy"),
 )
 
 

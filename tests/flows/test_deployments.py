@@ -15,6 +15,7 @@ from tests.flows.prefect_server import ROOT, PrefectServer
 from tests.processes import PATIENCE_S, wait_for
 from tests.runs import MakeRun, encoders_of_round_0
 from xdc_core.graph.stages import STAGES
+from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run, open_run
 
 LONG = {"clips": 1280, "batch": 16, "checkpoint_every": 1000}  # 80 steps: the only checkpoint is that of a stop.
@@ -77,8 +78,10 @@ def test_a_round_runs_from_its_deployment_then_the_next_by_a_schedule_and_the_fi
     prefect: PrefectServer, folder: Path, make_run: Callable[..., Run]
 ) -> None:
     run = make_run()
-    names = {deployment["name"] for deployment in prefect.ask("/deployments/filter", {})}
-    assert names == {"local"}
+    deployments = prefect.ask("/deployments/filter", {})
+    assert {deployment["name"] for deployment in deployments} == {"local"}
+    assert all(deployment["description"] and "xdc" in deployment["tags"] for deployment in deployments)
+    assert sum("stage" in deployment["tags"] for deployment in deployments) == len(STAGES)
     flows = {flow["name"] for flow in prefect.ask("/flows/filter", {})}
     assert flows == {"xdc-round", "xdc", *STAGES} == set(FLOWS)
 
@@ -88,6 +91,9 @@ def test_a_round_runs_from_its_deployment_then_the_next_by_a_schedule_and_the_fi
     assert done.returncode == 0, done.stdout + done.stderr
     assert tasks_of_the_newest(prefect) == ["Completed"] * 12
     assert rounds_published(prefect, run) == [0]
+    logged = [log["message"] for log in prefect.ask("/logs/filter", {"limit": 200})]
+    made = [text for text in logged if text.startswith("init.video: done, 1 encoder, 0 rejects, ")]
+    assert [text.rsplit(", in ", 1)[1] for text in made] == [str(run.directory(Node("init", "video")).resolve())]
 
     scheduled = by_a_schedule(prefect, relative)
     assert scheduled["name"] == f"{relative}, round 1"
@@ -113,13 +119,13 @@ def tasks_of_the_newest(prefect: PrefectServer) -> list[str]:
 
 
 def rounds_published(prefect: PrefectServer, run: Run) -> list[int]:
-    """The rounds of which there are a summary and two tables, as often as there are, the oldest first."""
+    """The rounds of which there are a summary, curves and two tables, as often as there are, the oldest first."""
     rounds = []
-    for what in ("rounds", "cluster-sizes", "summary"):
+    for what in ("rounds", "cluster-sizes", "summary", "curves"):
         key = f"xdc-{run.root.name}-{what}"
         found = prefect.ask("/artifacts/filter", {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"})
         rounds.append([int(artifact["description"].split()[1]) for artifact in reversed(found)])
-    assert rounds[0] == rounds[1] == rounds[2]
+    assert rounds[0] == rounds[1] == rounds[2] == rounds[3]
     return rounds[0]
 
 

@@ -56,7 +56,7 @@ def test_a_missing_extra_is_named_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     code, output = xdc("export", worked_run.root, "--to", tmp_path / "export", "--onnx")
     assert code == 2
-    assert "pip install 'xdc[onnx]'" in output
+    assert "pip install 'xdc-pipeline[onnx]'" in output
     assert not (tmp_path / "export").exists()
 
 

@@ -108,6 +108,7 @@ def test_a_media_file_finds_its_own_clip_and_the_page_shows_both(
     assert results["results"][0]["key"] == clip["key"]
     assert results["results"][0]["similarity"] == pytest.approx(1, abs=1e-4)
     html = page.read_text()
+    assert f"<h1>Clips like {results['query']['key']} by sound</h1>" in html
     assert "<script" not in html
     media = re.findall(r'src="([^"]+)"', html)
     assert len(media) == 8

@@ -62,8 +62,9 @@ def test_a_run_without_a_server_is_done_then_fresh_then_partly_redone(make_run: 
     run = make_run()
     first = xdc(tmp_path, "run", run.root)
     assert first.returncode == 0, first.stderr
-    assert "train.video of round 0: 128 rows" in first.stderr
+    assert "train.video of round 0: 128 samples" in first.stderr
     assert "round   clusters of" in first.stdout
+    assert "logging" not in first.stderr, "nothing is sent to the server after its end"
     again = xdc(tmp_path, "run", run.root, "--json")
     assert again.returncode == 0
     assert "Everything is fresh: 19 stages." in again.stderr

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from shards.errors import ConfigError, MachineError
-from shards.store.executor import Job, Unit, package_version
+from shards.store.executor import Job, Unit
 from shards.store.units import begin_units
+from shards.version import package_version
 from shards.workers.job_file import read_job, read_units, write_job
 from shards.workers.worker import noted_errors
 from tests.places import ROOT

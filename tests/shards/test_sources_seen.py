@@ -1,5 +1,6 @@
 """Whether sources still look as they were last seen, found without holding or reading them."""
 
+import json
 import os
 import shutil
 import tracemalloc
@@ -12,7 +13,7 @@ import pytest
 
 from shards.corpus.listing import list_corpus
 from shards.corpus.plan import STAGE_VERSION, corpus_fingerprint
-from shards.corpus.seen import corpus_fingerprint_now, digest_of_sources, seen_file
+from shards.corpus.seen import corpus_fingerprint_now, digest_of_sources, seen_file, sources_root
 from shards.corpus.write import SOURCES_SCHEMA
 from shards.errors import ConfigError
 from shards.settings import CorpusSettings, stored_part
@@ -282,3 +283,16 @@ def test_a_deep_tree_is_listed_in_the_order_of_its_paths(tmp_path: Path) -> None
     there = sorted(path for path in (tmp_path / "videos").rglob("[!.]*.mp4"))
     assert found == [path.relative_to(tmp_path / "videos").as_posix() for path in there]
     assert len(found) == 9
+
+
+def test_where_sources_are_is_known_without_a_digest_but_not_in_a_layout(tmp_path: Path) -> None:
+    (tmp_path / "videos.csv").write_text("path\n", encoding="utf-8")
+    (tmp_path / "videos").mkdir()
+    corpus = tmp_path / "corpus"
+    assert sources_root(corpus, tmp_path / "videos", None) == tmp_path / "videos"
+    assert sources_root(corpus, tmp_path / "videos.csv", None) == tmp_path
+    assert sources_root(corpus, tmp_path / "videos", "a_layout") is None
+    assert sources_root(corpus, tmp_path / "gone", None) is None
+    digest = {"digest": "d", "fingerprint": "f", "root": "clips"}
+    seen_file(corpus).write_text(json.dumps(digest), encoding="utf-8")
+    assert sources_root(corpus, tmp_path / "videos", "a_layout") == tmp_path / "videos" / "clips"

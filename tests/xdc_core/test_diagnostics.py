@@ -103,6 +103,15 @@ def test_of_preprocessing_with_enough_clips_there_is_nothing_to_say(done: dict[s
             {"loss": 2.69},
             ("look", "video: training brought the loss from 2.70 to 2.69: it hardly decreased."),
         ),
+        (
+            {"changed": {"clips": 48, "moved": 40, "ami": 0.01}},
+            {},
+            (
+                "look",
+                "video: NMI of 0.40 with the clusters of the round before, which is chance level (AMI 0.01): the "
+                "clusters were not found again.",
+            ),
+        ),
         ({}, {"loss": float("inf")}, ("bad", "video: the loss is inf. Lower train.lr, or clip gradients.")),
     ],
 )
@@ -117,3 +126,14 @@ def test_fewer_components_that_are_still_too_many_are_said_to_be_both() -> None:
     said = [text for _, text in diagnostics(report({"sample": 48, "preprocessing": done}))]
     assert any("24 principal components are kept, not 32" in text for text in said)
     assert any("24 whitened components of 48 clips are mostly noise" in text for text in said)
+
+
+@pytest.mark.parametrize("before", [0.01, 0.03, None])
+def test_agreement_at_chance_level_is_not_good_although_it_did_not_fall(before: float | None) -> None:
+    found = report({})
+    rows = [row.content() | {"ami:label": ami} for row, ami in zip(found.history, (before, 0.02), strict=True)]
+    rows = rows if before is not None else rows[1:]
+    found = Report.model_validate(found.content() | {"history": rows})
+    earlier = f", {before:.2f} in the round before" if before is not None else ""
+    words = f"video: AMI of 0.02 with label{earlier}: chance level, the clusters hardly tell anything of this label."
+    assert ("look", words) in diagnostics(found)

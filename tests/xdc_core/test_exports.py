@@ -466,9 +466,9 @@ def test_onnx_of_the_papers_encoders(exported: Path, tmp_path: Path, modality: s
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"pip install 'xdc\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'xdc-pipeline\[onnx\]'"):
         check_installed()
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.delitem(sys.modules, "xdc_core.exports.hub", raising=False)
-    with pytest.raises(ConfigError, match=r"pip install 'xdc\[hub\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'xdc-pipeline\[hub\]'"):
         import xdc_core.exports.hub  # noqa: F401

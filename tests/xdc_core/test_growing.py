@@ -123,6 +123,7 @@ def test_labels_and_report_leave_out_masked_clips_and_say_that_the_corpus_grew(
     )
     page = (run.directory(Node("report", None, 1)) / "report.html").read_text(encoding="utf-8")
     assert report.growth in page
+    assert '"root":"../../../../"' in page  # The folder of videos.csv: the page plays its files.
 
 
 @pytest.mark.slow

@@ -383,7 +383,7 @@ def test_trained_weights_of_xdc_have_the_architecture_and_others_are_refused(pre
 
 def test_without_transformers_the_message_has_the_extra(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"needs the package transformers .*pip install 'xdc\[hf\]'"):
+    with pytest.raises(ConfigError, match=r"needs the package transformers .*pip install 'xdc-pipeline\[hf\]'"):
         build_encoder(f"hf:{pretrained}", 0, pretrained)
 
 

@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from shards.errors import StageError
-from shards.store.executor import InProcess, package_version
+from shards.store.executor import InProcess
 from shards.store.stage import Task
+from shards.version import package_version
 from tests.places import ROOT
 from tests.xdc_core.agents_here import AgentsHere
 from xdc_core.config.schema import RunsOn

@@ -7,6 +7,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import av
 import numpy as np
@@ -16,19 +17,28 @@ import pytest
 from PIL import Image
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
+from shards.corpus.generation import read_as
 from shards.corpus.index import index_path, read_whole_index, shard_names
+from shards.indexing.generation_view import corpus_at
 from shards.progress import silent
-from shards.store.manifest import read_manifest
+from shards.store.files import part_path
+from shards.store.manifest import read_manifest, write_manifest
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
 from tests.xdc_core.tasks import task_for
 from xdc_core.config.load import load_config
+from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
 from xdc_core.documents.metrics import read_metrics
+from xdc_core.documents.report import read_report
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
+from xdc_core.report.charts import SCORES, Line, lines_chart
 from xdc_core.report.clips import write_examples
 from xdc_core.report.gather import examples_of
+from xdc_core.report.overview import write_overview
+from xdc_core.report.tables import members, similar
+from xdc_core.report.tables.rejects import rejects_by_kind
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 from xdc_core.stages.report import report
@@ -255,9 +265,185 @@ def test_the_page_shows_the_numbers_of_the_report(worked_run: Run, number: int) 
     assert gallery["clips"]["all"] is True
     assert len(gallery["clips"]["rows"]) == 48
     index = {row["key"]: row for row in read_whole_index(worked_run.corpus).to_pylist()}
-    for key, (place, start, *clusters) in gallery["clips"]["rows"].items():
+    for key, (place, start, duration, label, *clusters) in gallery["clips"]["rows"].items():
         assert (gallery["clips"]["files"][place], start) == (index[key]["source"], index[key]["start_s"])
+        assert (duration, label) == (pytest.approx(index[key]["duration_s"], abs=0.01), index[key]["label"])
         assert len(clusters) == 2
+
+
+def listed_of(run: Run, source: str, number: int, cluster: int) -> dict[str, Any]:
+    """The list of a cluster's clips that the page loads."""
+    text = (run.directory(Node("report", None, number)) / "clusters" / f"{source}-{cluster}.js").read_text("utf-8")
+    found: list[Any] = json.loads(f"[{text.removeprefix('clusterClips(').removesuffix(');' + chr(10))}]")
+    assert found[:2] == [source, cluster]
+    listed: dict[str, Any] = found[2]
+    return listed
+
+
+@ROUNDS
+def test_every_clip_of_a_cluster_is_listed_with_its_clusters_elsewhere_and_before(worked_run: Run, number: int) -> None:
+    index = {row["key"]: row for row in read_whole_index(worked_run.corpus).to_pylist()}
+    keys = [key for shard in shard_names(worked_run.corpus) for key in read_labels(
+        worked_run.directory(Node("label", "video", number)), shard)[0].tolist()]  # fmt: skip
+    video, audio = (dict(zip(keys, clusters_of(worked_run, name, number), strict=True)) for name in ("video", "audio"))
+    before = dict(zip(keys, clusters_of(worked_run, "video", 0), strict=True)) if number else {}
+    for cluster in range(4):
+        listed = listed_of(worked_run, "video", number, cluster)
+        assert {row[0] for row in listed["rows"]} == {key for key in keys if video[key] == cluster}
+        distances = [row[4] for row in listed["rows"]]
+        assert distances == sorted(distances)
+        for key, file, start, _, _, label, was, other in listed["rows"]:
+            assert (listed["files"][file], start) == (index[key]["source"], index[key]["start_s"])
+            assert (label, was, other) == (index[key]["label"], before.get(key), audio[key])
+
+
+def test_a_large_corpus_lists_the_clips_nearest_to_each_centre(
+    worked_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "LISTED", 8)
+    monkeypatch.setattr(members, "LEAST", 1)
+    labels = worked_run.directory(Node("label", "video", 1))
+    members.write_members(worked_run.corpus, {"video": members.Labelled(labels, None, 4)}, tmp_path)
+    for cluster in range(4):
+        every = [row[0] for row in listed_of(worked_run, "video", 1, cluster)["rows"]]
+        text = (tmp_path / "clusters" / f"video-{cluster}.js").read_text("utf-8")
+        assert [key for key in every if key in text] == every[:2]
+
+
+def test_a_corpus_that_is_not_too_large_lists_every_clip_of_a_large_cluster(
+    worked_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "LISTED", 48)
+    monkeypatch.setattr(members, "LEAST", 1)
+    labels = worked_run.directory(Node("label", "video", 1))
+    sizes = np.bincount(clusters_of(worked_run, "video", 1), minlength=4)
+    assert sizes.max() > 48 // 4
+    members.write_members(worked_run.corpus, {"video": members.Labelled(labels, None, 4)}, tmp_path)
+    texts = [(tmp_path / "clusters" / f"video-{cluster}.js").read_text("utf-8") for cluster in range(4)]
+    assert [text.count('["') - text.count('"files":["') for text in texts] == sizes.tolist()
+
+
+def test_clips_that_changed_cluster_are_counted_against_where_most_went(worked_run: Run) -> None:
+    before, now = (clusters_of(worked_run, "video", number) for number in (0, 1))
+    stayed = sum(Counter(now[before == cluster].tolist()).most_common(1)[0][1] for cluster in {*before.tolist()})
+    found = report_of(worked_run, 1)["sources"]["video"]["changed"]
+    assert (found["clips"], found["moved"]) == (48, 48 - stayed)
+    assert found["ami"] == pytest.approx(adjusted_mutual_info_score(before, now), abs=1e-6)
+    assert "changed" not in report_of(worked_run, 0)["sources"]["video"]
+    usual = gallery_of(html_of(worked_run, 1))["usual"]["video"]
+    moved = sum(int(usual[was] != cluster) for was, cluster in zip(before.tolist(), now.tolist(), strict=True))
+    assert moved == found["moved"]
+
+
+def test_similar_clips_are_those_with_the_largest_cosine_of_centred_features(worked_run: Run) -> None:
+    directory = worked_run.directory(Node("extract", "audio", 1))
+    parts = [read_features(part_path(directory, shard)) for shard in shard_names(worked_run.corpus)]
+    keys = [key for own, _ in parts for key in own.tolist()]
+    features = np.concatenate([part for _, part in parts])
+    points = features - features.mean(axis=0)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    found = gallery_of(html_of(worked_run, 1))["similar"]["audio"]
+    assert found
+    for key, near in found.items():
+        cosines = points @ points[keys.index(key)]
+        best = sorted(
+            (float(cosine) for other, cosine in zip(keys, cosines, strict=True) if other != key), reverse=True
+        )
+        assert key not in [other for other, _ in near]
+        assert [cosine for _, cosine in near] == pytest.approx(best[:5], abs=2e-4)
+
+
+def test_examples_of_all_shards_are_compared_with_the_first_clips(
+    worked_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = {"audio": worked_run.directory(Node("extract", "audio", 1))}
+    keys = [key for shard in shard_names(worked_run.corpus) for key in read_features(
+        part_path(features["audio"], shard))[0].tolist()]  # fmt: skip
+    wanted = {keys[0], keys[-1]}
+    everything = similar.similar_clips(worked_run.corpus, features, wanted)
+    monkeypatch.setattr(similar, "BLOCK", 5)
+    # Products of other sizes may differ in their last digit.
+    for key, near in similar.similar_clips(worked_run.corpus, features, wanted)["audio"].items():
+        assert [cosine for _, cosine in near] == pytest.approx(
+            [cosine for _, cosine in everything["audio"][key]], abs=2e-4
+        )
+    monkeypatch.setattr(similar, "COMPARED", 10)
+    found = similar.similar_clips(worked_run.corpus, features, wanted)["audio"]
+    assert {*found} == wanted
+    assert {other for near in found.values() for other, _ in near} <= {*keys[:10]}
+
+
+def test_of_equally_similar_clips_those_with_the_first_keys_are_kept() -> None:
+    cosines = np.array([[0.5, 0.9, *[0.5] * 8], [0.0] * 10], np.float32)
+    assert list(similar._nearest(cosines)) == [[1, 0, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
+
+
+@ROUNDS
+def test_the_page_tells_nothing_of_where_it_was_made(worked_run: Run, number: int) -> None:
+    text = html_of(worked_run, number)
+    assert str(worked_run.root.resolve()) not in text
+    assert "file:" not in json.dumps(gallery_of(text))
+    place, root = worked_run.directory(Node("report", None, number)), gallery_of(text)["root"]
+    assert not root.startswith("/")
+    files = [place.resolve() / unquote(root) / file for file in gallery_of(text)["clips"]["files"]]
+    assert files
+    assert all(file.exists() for file in files)
+
+
+def test_the_cross_table_leads_from_numbers_to_cards(worked_run: Run) -> None:
+    page = Page(html_of(worked_run, 1))
+    links = {value for name, value in page.attributes if name == "href" and value.startswith("#")}
+    assert {f"#video-{cluster}" for cluster in set(clusters_of(worked_run, "video", 1).tolist())} <= links
+    assert {link.split("-")[0] for link in links} >= {"#video", "#audio"}
+
+
+def test_the_overview_counts_rejects_by_kind_with_an_example(worked_run: Run, tmp_path: Path) -> None:
+    rows = [("a.mp4", "cut", "silent"), ("b.mp4", "cut", "silent"), ("<c>.mp4", "probe", "not_media")]
+    columns = dict(zip(("source", "step", "kind"), map(list, zip(*rows, strict=True)), strict=True))
+    table = pa.table({**columns, "reason": [f"why {row[0]}" for row in rows]})
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(table, tmp_path / "corpus" / "rejects.parquet")
+    found = rejects_by_kind(tmp_path / "corpus")
+    assert found is not None
+    assert [(each.kind, each.step, each.count, each.source) for each in found] == [
+        ("silent", "cut", 2, "a.mp4"), ("not_media", "probe", 1, "<c>.mp4")
+    ]  # fmt: skip
+    newest = read_report(worked_run.directory(Node("report", None, 0)))
+    page = Page(write_overview(tmp_path, [], newest, rejects=found).read_text("utf-8"))
+    assert "<c>.mp4: why <c>.mp4" in page.text
+    pq.write_table(table.drop_columns("kind"), tmp_path / "corpus" / "rejects.parquet")  # As version 0.1.0 did.
+    assert [(each.kind, each.step, each.count) for each in rejects_by_kind(tmp_path / "corpus") or ()] == [
+        ("", "cut", 2), ("", "probe", 1)
+    ]  # fmt: skip
+
+
+def test_the_rejects_of_a_corpus_that_grows_are_read_from_it_until_it_has_grown(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, corpus)
+    manifest = read_manifest(corpus)
+    assert manifest is not None
+    with corpus_at(corpus, read_as(manifest), tmp_path / "partial") as view:
+        assert not (view / "rejects.parquet").exists()
+        assert rejects_by_kind(view) == rejects_by_kind(corpus) is not None
+        write_manifest(corpus, manifest.model_copy(update={"rows": manifest.rows + 1}))
+        assert rejects_by_kind(view) is None
+
+
+@pytest.mark.parametrize(("rounds", "shown"), [([0], ["0"]), ([0, 1], ["0", "1"]), ([1, 2, 3], ["1", "2", "3"])])
+def test_axes_of_rounds_have_whole_numbers(rounds: list[int], shown: list[str]) -> None:
+    text = lines_chart([Line("a", rounds, [0.02] * len(rounds), "#000000")], "round", "AMI", "by round", least=SCORES)
+    ticks = re.findall(r'<g id="xtick_\d+">.*?<text[^>]*>(.*?)</text>', text, re.DOTALL)
+    assert ticks == shown
+    scores = [float(tick) for tick in re.findall(r'<g id="ytick_\d+">.*?<text[^>]*>(.*?)</text>', text, re.DOTALL)]
+    assert (min(scores), max(scores)) == (0.0, pytest.approx(0.1))
+
+
+def test_a_curve_of_small_values_fills_its_axis() -> None:
+    text = lines_chart([Line("a", [0, 1, 2], [0, 0.005, 0.01], "#000000")], "step", "learning rate", "rate")
+    ticks = [float(tick) for tick in re.findall(r'<g id="ytick_\d+">.*?<text[^>]*>(.*?)</text>', text, re.DOTALL)]
+    assert max(ticks) == pytest.approx(0.01)
 
 
 def gallery_of(text: str) -> dict[str, Any]:

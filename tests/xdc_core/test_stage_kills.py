@@ -65,7 +65,9 @@ def contents(run: Run, node: Node) -> dict[str, bytes]:
         if path.name in ("manifest.json", "train.log"):
             data = b""
         if path.name.startswith("report."):
-            data = re.sub(rb'("run": "|<title>|<h1>)%b' % run.root.name.encode(), rb"\1NAME", data)
+            data = re.sub(rb'("run": ?"|<title>|<h1>)%b' % run.root.name.encode(), rb"\1NAME", data)
+            # The folder of the sources is relative to the page, and copies of a run are at other depths.
+            data = re.sub(rb'"root":"\.\./[^"]*', b'"root":"PLACE', data)
         found[path.name] = data
     return found
 

@@ -206,7 +206,7 @@ NOT_HASHED = {
     # The seed, the splits and the thresholds decide which clips of a large corpus are measured; they enter with the
     # clusters.
     "report": HOW - {"views.settings.weights"}
-    | {"rounds", "nodes", "configuration", "report.track", "seed", "learn_splits", "whiten"}
+    | {"rounds", "nodes", "configuration", "report.track", "seed", "learn_splits", "whiten", "videos", "layout"}
     | {f"select.{name}" for name in SelectSettings.model_fields},
     "stop": {"rule.evaluation", "rule.split"},  # What the rule `agreement` does not use.
 }

@@ -48,7 +48,7 @@ def _umap(points: np.ndarray, scaled: Projection, seed: int) -> Projection:
         from umap import UMAP
     except ImportError:
         raise ConfigError(
-            "--projection umap needs the extra umap: pip install 'xdc[umap]'. Or: --projection pca"
+            "--projection umap needs the extra umap: pip install 'xdc-pipeline[umap]'. Or: --projection pca"
         ) from None
     if len(points) < 4:
         raise ConfigError(f"--projection umap needs at least 4 clips, and there are {len(points)}. Use pca.")

@@ -96,7 +96,7 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
     if type(found) is int and found > FORMAT:
         raise ConfigError(
             f"{where} has format {found}, and this version of xdc reads formats up to {FORMAT}: a newer version has "
-            "written it. Use that version (pip install --upgrade xdc), or make a run with this one: xdc init"
+            "written it. Use that version (pip install --upgrade xdc-pipeline), or make a run with this one: xdc init"
         )
     config = parse_section(config_model(values), values, where)
     for modality in dict.fromkeys((*BUILT_IN, *config.modalities)):
@@ -109,7 +109,15 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
 
 def load_config(path: Path) -> Config:
     """Read and check a run's xdc.yaml, and evaluate.yaml beside it with the evaluations added by `xdc eval`."""
-    values = read_yaml(path)
+    return check_file(path, read_yaml(path))
+
+
+def check_file(path: Path, values: dict[str, Any]) -> Config:
+    """Return the configuration of a run whose xdc.yaml, at `path`, has or would have these values. They stay unchanged.
+
+    Raises ConfigError as `parse_config`; evaluate.yaml beside it is read and checked, too.
+    """
+    values = dict(values)
     asked = path.with_name(EVALUATIONS_FILE)
     if not asked.exists():
         return parse_config(values, str(path))

@@ -54,6 +54,18 @@ class Cluster(Document):
     examples: list[str] = Field([])
 
 
+class Changed(Document):
+    """Clips of one label source against the round before.
+
+    clips: those that have a cluster in both rounds. moved: those that are not where most clips of their earlier cluster
+    are now. ami: of the clusters of both rounds, 0 by chance; None if all clips were in one cluster.
+    """
+
+    clips: int
+    moved: int
+    ami: Number | None
+
+
 class ReportedClustering(Document):
     """The second or a further clustering of a label source (`cluster.heads`), from its scores."""
 
@@ -69,7 +81,7 @@ class ReportedSource(Document):
     """The clusters of one label source, from kmeans.json, scores.json and the pseudo-labels.
 
     With several clusterings all but `clusterings` is of the first. views: per clip, over which features were averaged.
-    balance: of balanced labels.
+    balance: of balanced labels. changed: against the round before.
     """
 
     k: int
@@ -88,6 +100,7 @@ class ReportedSource(Document):
     views: int = 1
     balance: Balance | None = None
     clusterings: list[ReportedClustering] = Field([])
+    changed: Changed | None = None
 
 
 class ReportedTraining(Document):

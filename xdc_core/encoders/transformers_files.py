@@ -20,7 +20,7 @@ PREPROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
-EXTRA = "pip install 'xdc[hf]'"
+EXTRA = "pip install 'xdc-pipeline[hf]'"
 CLOSE = 1e-3  # Means and deviations that differ by less are the same.
 
 

@@ -18,7 +18,7 @@ try:
     from huggingface_hub import HfApi, ModelHubMixin, snapshot_download
 except ImportError as missing:
     raise ConfigError(
-        f"from_pretrained and --push need the package huggingface_hub ({missing}). Run: pip install 'xdc[hub]'"
+        f"from_pretrained and --push need the package huggingface_hub ({missing}). Run: pip install 'xdc-pipeline[hub]'"
     ) from None
 
 

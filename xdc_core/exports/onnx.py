@@ -30,7 +30,9 @@ def check_installed() -> None:
         try:
             import_module(name)
         except ImportError as error:
-            raise ConfigError(f"--onnx needs the package {name} ({error}). Run: pip install 'xdc[onnx]'") from None
+            raise ConfigError(
+                f"--onnx needs the package {name} ({error}). Run: pip install 'xdc-pipeline[onnx]'"
+            ) from None
 
 
 def write_onnx(folder: Path, config: ExportConfig) -> ExportedOnnx:

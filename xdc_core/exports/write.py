@@ -1,6 +1,5 @@
 """Write an export: a folder per encoder, each complete by itself, with the clusters of its features."""
 
-import importlib.metadata
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from shards.store.commit import remove_tree
 from shards.store.files import sha256_of, sync
 from shards.store.lock import exclusive
 from shards.store.manifest import read_manifest
+from shards.version import package_version
 from xdc_core.config.methods import JOINT as JOINT_SOURCE
 from xdc_core.config.methods import clustered_from, clustered_sources
 from xdc_core.config.views import views_of
@@ -133,7 +133,7 @@ def _config(run: Run, modality: str, number: int, fingerprints: Fingerprints, en
     values = {
         "format": FORMAT,
         "kind": "encoder",
-        "xdc_version": importlib.metadata.version("xdc"),
+        "xdc_version": package_version(),
         "run": run.root.resolve().name,
         "method": config.method,
         "round": number,

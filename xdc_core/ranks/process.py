@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shards.errors import XdcError
+from shards.log_level import follow_log_level
 from xdc_core.compute.parent_death import die_with_parent
 from xdc_core.ranks.agent import AGENT, log_of
 from xdc_core.ranks.channel import Message, connect_channel
@@ -57,6 +58,7 @@ def may_pass(error: Exception) -> bool:
 def main() -> NoReturn:
     """End the process with 0, or 1 after an error."""
     code = 1
+    follow_log_level()
     try:
         # The agent may already have died; then nothing else would end this process.
         die_with_parent(signal.SIGKILL, int(os.environ.get(AGENT) or os.getppid()))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ConfigError, StageError
-from shards.store.executor import package_version
 from shards.store.stage import Task
+from shards.version import package_version
 from xdc_core.compute.sigterm import sigterm_recorded
 from xdc_core.config.schema import RunsOn
 from xdc_core.ranks.channel import Channel, Message, open_channel

@@ -17,6 +17,8 @@ from xdc_core.modalities.registry import MODALITIES
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 JOINT_COLOUR = PALETTE[2]
 GREY = "#808080"
+NUMBERED = 40  # Rows of a matrix whose numbers can be read.
+SCORES = 0.1  # What the axis of scores between 0 and 1 spans at least.
 WIDTH = 5.2  # Inches, as are the margins: left, right, bottom, top.
 MARGINS = (0.8, 0.1, 0.45, 0.08)
 STYLE: Any = {
@@ -76,6 +78,13 @@ def histogram_chart(counts: Sequence[int], edges: Sequence[float], x: str, title
             axis.set_xscale("log")
         if threshold is not None:
             axis.axvline(threshold, color=PALETTE[0], linewidth=1.2, linestyle="--")
+        filled = np.flatnonzero(counts)
+        # One bin on both sides shows that there is no more.
+        ends = [edges[max(filled[0] - 1, 0)], edges[min(filled[-1] + 2, len(counts))]] if len(filled) else [*edges]
+        ends = [*ends, threshold] if threshold is not None else ends
+        axis.set_xlim(min(ends), max(ends))
+        if all(edge % 1 == 0.5 for edge in edges):
+            _whole_numbers(axis)
         axis.set_yscale("symlog", linthresh=10)  # Shows single clips beside many.
         axis.set_ylim(bottom=0)
         axis.set_xlabel(x)
@@ -84,8 +93,15 @@ def histogram_chart(counts: Sequence[int], edges: Sequence[float], x: str, title
     return _draw(title, paint)
 
 
-def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float | None = 0.0) -> str:
-    """Draw lines. x, y: labels of the axes. bottom: the lower end of the y axis; None: from the values."""
+def lines_chart(
+    lines: Sequence[Line], x: str, y: str, title: str, bottom: float | None = 0.0, least: float = 0.0
+) -> str:
+    """Draw lines. x, y: labels of the axes; x has whole numbers. bottom: the lower end of the y axis, unless a value is
+    below it; None: from the values. least: what the y axis above the bottom spans at least, so that small differences
+    between scores do not fill it.
+    """
+    values = [value for line in lines for value in line.y if value is not None]
+    places = [place for line in lines for place, value in zip(line.x, line.y, strict=True) if value is not None]
 
     def paint(axis: Any) -> None:
         for line in lines:
@@ -96,31 +112,55 @@ def lines_chart(lines: Sequence[Line], x: str, y: str, title: str, bottom: float
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.grid(alpha=0.2)
-        axis.set_ylim(bottom=bottom)
+        axis.set_ylim(*_y_range(values, bottom, least))
         if len(axis.lines) > 1:
             axis.legend(loc="best")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        if places and min(places) == max(places):  # Else a single round gets an axis of its hundredths.
+            axis.set_xlim(places[0] - 1, places[0] + 1)
+            axis.set_xticks([places[0]])
+        else:
+            _whole_numbers(axis)
 
     return _draw(title, paint)
 
 
-def cross_chart(shares: np.ndarray, rows: str, columns: str) -> str:
-    """Draw a matrix, float [rows, columns], of shares of each row; rows and columns in the given order."""
+def _whole_numbers(axis: Any) -> None:
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def _y_range(values: Sequence[float], bottom: float | None, least: float) -> tuple[float | None, float | None]:
+    """Return the ends of a y axis. Without a bottom, differences below a tenth of the values do not fill it."""
+    finite = [value for value in values if np.isfinite(value)]
+    if not finite:
+        return bottom, None
+    low, high = min(finite), max(finite)
+    if bottom is None:
+        least = max(least, 0.1 * max(abs(low), abs(high), 1e-9))
+        middle, half = (low + high) / 2, max(high - low, least) / 2
+        return middle - 1.1 * half, middle + 1.1 * half
+    low = min(low, bottom)
+    return (low if low == bottom else low - 0.05 * (high - low)), low + 1.05 * (max(high - low, least) or 1.0)
+
+
+def cross_chart(shares: np.ndarray, rows: tuple[str, Sequence[int]], columns: tuple[str, Sequence[int]]) -> str:
+    """Draw a matrix, float [rows, columns], of shares of each row. rows, columns: a label, and the clusters' numbers in
+    the order of the matrix, which are shown where there is room.
+    """
 
     def paint(axis: Any) -> None:
         axis.imshow(shares, cmap="viridis", aspect="auto", interpolation="nearest", vmin=0)
-        axis.set_xlabel(columns)
-        axis.set_ylabel(rows)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        for of, (label, numbers) in ((axis.yaxis, rows), (axis.xaxis, columns)):
+            of.set_label_text(label)
+            shown = numbers if len(numbers) <= NUMBERED else []
+            of.set_ticks(range(len(shown)), [str(number) for number in shown], fontsize=7)
 
-    return _draw(f"{rows} against {columns}", paint, height=4.2)
+    return _draw(f"{rows[0]} against {columns[0]}", paint, height=4.2)
 
 
 def scatter_chart(places: np.ndarray, values: Sequence[object], title: str) -> str:
     """Draw points, float [n, 2], coloured by value: the most frequent values first, grey for None.
 
-    There are 20 colours; further values repeat them.
+    There are 20 colours; further values repeat them. The first 8 are named in a legend.
     """
     counts = Counter(value for value in values if value is not None)
     ordered = sorted(counts, key=lambda value: (-counts[value], str(value)))
@@ -134,6 +174,9 @@ def scatter_chart(places: np.ndarray, values: Sequence[object], title: str) -> s
         axis.scatter(places[:, 0], places[:, 1], c=colours, s=6, linewidths=0, rasterized=True)
         axis.set_xticks([])
         axis.set_yticks([])
+        for value in ordered[:8]:
+            axis.scatter([], [], color=colormaps["tab20"](number[value]), s=18, label=str(value)[:24])
+        axis.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=8, fontsize=9, handletextpad=0.1, columnspacing=0.8)
 
     return _draw(title, paint, height=4.2)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from shards.corpus.index import HASHED, read_index, shard_names
+from shards.corpus.index import HASHED, label_columns, read_index, shard_names
 from shards.corpus.reader import ClipReader
 from shards.objects.cache import Cache
 from shards.progress import Progress
@@ -20,28 +20,31 @@ MEDIA_COLUMNS = (
 )
 
 
-def page_clips(corpus: Path, labels: Mapping[str, Path], examples: Collection[str], clips: int) -> dict[str, Any]:
-    """Return the clips for the page's search: all clips, or only the examples if there are more than SEARCHED.
+def page_clips(corpus: Path, labels: Mapping[str, Path], shown: Collection[str], clips: int) -> dict[str, Any]:
+    """Return the clips for the page's search: all clips, or only those that it shows if there are more than SEARCHED.
 
     labels: label source -> the directory of its pseudo-labels.
 
-    Returns a dictionary. files: names of sources. rows: key -> [position in `files`, start in seconds, and the cluster
-    in each label source, in order, or None]. all: whether these are all clips.
+    Returns a dictionary. files: names of sources. rows: key -> [position in `files`, start in seconds, duration in
+    seconds, first label or None, and the cluster in each label source, in order, or None]. all: whether these are all
+    clips.
     """
+    column = next(iter(label_columns(corpus)), None)
     everything = clips <= SEARCHED
     files: dict[str, int] = {}
     rows: dict[str, list[Any]] = {}
     for shard in shard_names(corpus):
-        index = read_index(corpus, shard, ["key", "source", "start_s"])
+        index = read_index(corpus, shard, ["key", "source", "start_s", "duration_s", *([column] if column else [])])
         clusters = []
         for directory in labels.values():
             table = read_parquet(part_path(directory, shard), "label", ["key", "cluster"])
             clusters.append(dict(zip(table["key"].to_pylist(), table["cluster"].to_pylist(), strict=True)))
         for row in index.to_pylist():
-            if everything or row["key"] in examples:
+            if everything or row["key"] in shown:
                 number = files.setdefault(row["source"], len(files))
                 own = [cluster_of.get(row["key"]) for cluster_of in clusters]
-                rows[row["key"]] = [number, round(row["start_s"], 2), *own]
+                times = (round(row["start_s"], 2), round(row["duration_s"], 2))
+                rows[row["key"]] = [number, *times, row[column] if column else None, *own]
     return {"files": list(files), "rows": rows, "all": everything}
 
 

@@ -77,18 +77,3 @@ def _top_labels(counts: Counter[str]) -> list[TopLabel]:
     """Return the most frequent labels; equally frequent ones in the order of their names."""
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:TOP_LABELS]
     return [TopLabel(label=name, share=round(count / counts.total(), 4)) for name, count in ordered]
-
-
-def cross_table(corpus: Path, rows: Path, columns: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Count the clips by their cluster in one directory of pseudo-labels and in another.
-
-    Returns int64 `shape`, [clusters of `rows`, clusters of `columns`].
-    """
-    counts = np.zeros(shape, np.int64)
-    for shard in shard_names(corpus):
-        first, second = (
-            read_parquet(part_path(directory, shard), "label", ["key", "cluster"]) for directory in (rows, columns)
-        )
-        both = first.join(second, "key", right_suffix="_other", join_type="inner")
-        np.add.at(counts, (both["cluster"].to_numpy(), both["cluster_other"].to_numpy()), 1)
-    return counts

@@ -10,6 +10,7 @@ UNEVEN = 0.05  # Of balanced clusters: the share of the mass that is in the wron
 # On talking faces the sound kept half of what its first clusters held where XDC learnt the words, and a fifth or less
 # from the third round on where it did not.
 KEPT = 1 / 3
+CHANCE = 0.05  # AMI of random groupings is 0 but for their noise.
 LEAST_SHARED = 0.01  # Nats per clip; less is within the error of measurement.
 ORDER: tuple[Level, ...] = ("bad", "look", "good")
 
@@ -96,10 +97,13 @@ def _of_clusters(report: Report) -> Iterator[Diagnostic]:
         values = [row.nmi_previous for row in rows if row.nmi_previous is not None]
         if rows and rows[-1].round == report.round:
             trend = f", {values[-2]:.2f} the round before" if len(values) > 1 else ""
-            yield (
-                "good" if values[-1] > 0.05 else "look",
-                f"{name}: NMI of {values[-1]:.2f} with the clusters of the round before{trend}.",
-            )
+            words = f"{name}: NMI of {values[-1]:.2f} with the clusters of the round before{trend}"
+            # With many clusters the NMI of random groupings is far from 0, their AMI is not.
+            ami = source.changed.ami if source.changed else None
+            if ami is not None and ami <= CHANCE:
+                yield "look", f"{words}, which is chance level (AMI {ami:.2f}): the clusters were not found again."
+            else:
+                yield ("good" if values[-1] > CHANCE else "look"), f"{words}."
 
 
 def _of_training(report: Report) -> Iterator[Diagnostic]:
@@ -124,10 +128,12 @@ def _of_labels(report: Report) -> Iterator[Diagnostic]:
             continue
         now, earlier = values[-1], values[-2] if len(values) > 1 else None
         words = f"{name}: AMI of {now:.2f} with {column}"
-        if earlier is None:
-            yield ("good" if now > 0.05 else "look"), f"{words}."
+        if earlier is not None:
+            words += f", {earlier:.2f} in the round before"
+        if now <= CHANCE:
+            yield "look", f"{words}: chance level, the clusters hardly tell anything of this label."
         else:
-            yield ("good" if now >= earlier - 0.02 else "look"), f"{words}, {earlier:.2f} in the round before."
+            yield ("good" if earlier is None or now >= earlier - 0.02 else "look"), f"{words}."
 
 
 def _of_rounds(report: Report) -> Iterator[Diagnostic]:

@@ -29,6 +29,7 @@ from xdc_core.report.clusters import cluster_rows
 from xdc_core.report.diagnostics import diagnostics
 from xdc_core.report.settings import Reporting
 from xdc_core.report.shared import measure_shared
+from xdc_core.report.tables.changes import changed, count_changes
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
 
@@ -129,6 +130,8 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
         used["views"] = views
     if scores.balance:
         used["balance"] = scores.balance
+    if (before := labels_before(task, source)) is not None:
+        used["changed"] = changed(count_changes(task.directory(SHARD), before, labels, kmeans.k))
     if scores.clusterings:
         used["clusterings"] = [_further(further) for further in scores.clusterings]
     return ReportedSource(
@@ -147,6 +150,14 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
         clusters=cluster_rows(task.directory(SHARD), labels, kmeans.k, examples),
         **used,
     )
+
+
+def labels_before(task: Task[Reporting], source: str) -> Path | None:
+    """Return the directory of a label source's pseudo-labels of the round before; None if there is none (any more)."""
+    if not task.round:
+        return None
+    directory = task.shown_directory(Node("label", source, task.round - 1))
+    return directory if read_manifest(directory) else None
 
 
 def _views(task: Task[Reporting]) -> int:

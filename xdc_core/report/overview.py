@@ -10,24 +10,35 @@ from shards.store.files import write_text
 from xdc_core.documents.report import Report, read_report
 from xdc_core.report.charts import Line, lines_chart, source_colour
 from xdc_core.report.page import history_charts, render
+from xdc_core.report.tables.rejects import Rejects
 
 FILE_NAME = "overview.html"
 
 
 def write_overview(
-    root: Path, before: Sequence[Path], newest: Report, measures: Mapping[str, Markup] | None = None
+    root: Path,
+    before: Sequence[Path],
+    newest: Report,
+    measures: Mapping[str, Markup] | None = None,
+    rejects: Sequence[Rejects] | None = None,
 ) -> Path:
     """Write `overview.html` into a run's directory.
 
     before: the directories of the reports of the rounds before the newest, in order. measures: charts of the corpus, by
-    heading.
+    heading. rejects: of the corpus, by kind; None: by step, as in its manifest.
     """
     reports = [*map(read_report, before), newest]
     path = root / FILE_NAME
     rounds = [_of_round(report) for report in reports]
     charts = history_charts(newest) | _losses(reports)
     page = render(
-        "overview.html", **newest.content(), rounds=rounds, charts=charts, measures=measures or {}, last=newest.round
+        "overview.html",
+        **newest.content(),
+        rounds=rounds,
+        charts=charts,
+        measures=measures or {},
+        rejects=rejects,
+        last=newest.round,
     )
     write_text(path, page)
     return path

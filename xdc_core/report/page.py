@@ -1,6 +1,5 @@
 """HTML pages without external resources. Pictures and sounds are files beside them, and loaded when visible."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from xdc_core.documents.report import EvaluationRow, HistoryRow, Report, SharedRow
-from xdc_core.report.charts import PALETTE, Line, lines_chart, source_colour
+from xdc_core.report.charts import PALETTE, SCORES, Line, lines_chart, source_colour
 
 PAGES = Path(__file__).parent / "pages"
 # Everything is escaped, because names and labels come from files of unknown origin.
@@ -21,12 +20,6 @@ def render(name: str, **values: Any) -> str:
     """Return a page made from its template, with the style and script of all pages."""
     style, script = (Markup((PAGES / file).read_text(encoding="utf-8")) for file in ("style.css", "gallery.js"))
     return _templates.get_template(name).render(**values, style=style, script=script)
-
-
-def embedded(value: object) -> Markup:
-    """Return JSON for a script element, escaped so that it cannot end the element. Raises ValueError for NaN."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def history_charts(report: Report) -> dict[str, Markup]:
@@ -54,7 +47,7 @@ def _by_source(report: Report, values: dict[str, list[float | None]], shown: str
         Line(source, [row.round for row in _rows_of(report, source)], measured, source_colour(source))
         for source, measured in values.items()
     ]
-    return Markup(lines_chart(lines, "round", shown, f"{shown} by round", bottom=None))
+    return Markup(lines_chart(lines, "round", shown, f"{shown} by round", least=SCORES))
 
 
 def _shared(history: list[SharedRow]) -> Markup:
@@ -64,7 +57,7 @@ def _shared(history: list[SharedRow]) -> Markup:
         name, values = f"clusters of {teacher}, seen by {student}", [row.shared for row in rows]
         style = ("-", "--", ":", "-.")[students.index(student) % 4]
         lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher), style))
-    return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", bottom=None))
+    return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", least=SCORES))
 
 
 def _evaluations(history: list[EvaluationRow]) -> Markup:
@@ -73,4 +66,4 @@ def _evaluations(history: list[EvaluationRow]) -> Markup:
         rows = [row for row in history if row.evaluation == name]
         values = [row.mean for row in rows]
         lines.append(Line(name, [row.round for row in rows], values, PALETTE[number % len(PALETTE)]))
-    return Markup(lines_chart(lines, "round", "score", "Evaluations by round"))
+    return Markup(lines_chart(lines, "round", "score", "Evaluations by round", least=SCORES))

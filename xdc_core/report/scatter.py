@@ -23,7 +23,8 @@ def scatter_charts(task: Task[Reporting], modalities: Sequence[str]) -> Iterator
     """Yield captions and charts of each modality's features: the first two principal components of up to CLIPS clips.
 
     One is coloured by the modality's clusters where it has some, one by the first label column where there is one. The
-    clips are those of the first shards, whose order is random.
+    clips are those of the first shards: a random choice where the corpus was cut at once, but not of given features,
+    nor of a corpus to which clips were appended.
 
     Raises:
         StageError: a file is missing or damaged.

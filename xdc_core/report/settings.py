@@ -17,7 +17,8 @@ class Reporting:
     rounds: the number of rounds that train one after the other. nodes: the nodes of the run and the round, in the order
     of the report. configuration: the whole configuration as commented YAML, which is stored with the report.
     learn_splits, select: which clips are learnt from. whiten: `cluster.whiten`, which kmeans.json of earlier versions
-    lacks.
+    lacks. videos: the folder or manifest of raw videos, relative to the run, to which the page links. layout: how they
+    are laid out, if not as a plain folder or manifest.
     """
 
     seed: int
@@ -30,6 +31,8 @@ class Reporting:
     configuration: Callable[[], str]
     select: SelectSettings
     whiten: bool
+    videos: str | None
+    layout: str | None
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that decide the report."""

@@ -195,6 +195,7 @@ SEARCH: Stage[Config, Run, Indexing] = Stage(
     name="search",
     version=1,
     summary="Store the vectors, or an approximate index, in which `xdc search` finds clips.",
+    unit="clip",
     folder="search",
     of="name",
     each_round=True,

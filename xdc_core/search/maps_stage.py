@@ -154,6 +154,7 @@ MAPS: Stage[Config, Run, Fitting] = Stage(
     name="maps",
     version=1,
     summary="Fit the maps with which `xdc search` compares clips, in one modality and across modalities.",
+    unit="clip",
     folder="maps",
     of=None,
     each_round=True,

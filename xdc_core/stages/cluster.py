@@ -194,6 +194,7 @@ CLUSTER: Stage[Config, Run, Clustering] = Stage(
     name="cluster",
     version=1,
     summary="Cluster the features of one label source (a modality, or joint).",
+    unit="cluster",
     folder="clusters",
     of="modality",
     each_round=True,

@@ -144,6 +144,7 @@ EMBED: Stage[Config, Run, Embedding] = Stage(
     name="embed",
     version=1,
     summary="Compute features of a data set's recordings with the encoder at the start of a round.",
+    unit="view",
     folder="embeddings",
     of="name",
     each_round=True,

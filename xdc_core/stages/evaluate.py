@@ -173,6 +173,7 @@ EVALUATE: Stage[Config, Run, Evaluation] = Stage(
     name="eval",
     version=2,
     summary="Evaluate the encoders at the start of a round with one protocol.",
+    unit="trial",
     folder="evaluations",
     of="name",
     each_round=True,

@@ -197,6 +197,7 @@ EXTRACT: Stage[Config, Run, Any] = Stage(
     name="extract",
     version=2,
     summary="Compute one modality's features.",
+    unit="clip",
     folder="features",
     of="modality",
     each_round=True,

@@ -173,6 +173,7 @@ INIT: Stage[Config, Run, Initialisation] = Stage(
     name="init",
     version=2,
     summary="Make the encoder for the first round.",
+    unit="encoder",
     folder="init",
     of="modality",
     each_round=False,

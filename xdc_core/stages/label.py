@@ -232,6 +232,7 @@ LABEL: Stage[Config, Run, Labelling] = Stage(
     name="label",
     version=2,
     summary="Assign every clip its pseudo-label from one label source (a modality, joint or truth).",
+    unit="clip",
     folder="labels",
     of="modality",
     each_round=True,

@@ -37,8 +37,8 @@ def report(task: Task[Reporting]) -> Outcome:
     """Write the report of a round, and overview.html of the run.
 
     The report has report.json (all measurements), report.html (the same as a page), media/ (pictures, spectrogram and
-    sound of the clips nearest to each cluster's centre), and xdc.yaml (the whole configuration of the round, with
-    defaults).
+    sound of the clips nearest to each cluster's centre), clusters/ (the clips of each cluster, for the page), and
+    xdc.yaml (the whole configuration of the round, with defaults).
 
     Raises:
         StageError: a file that is read is missing or damaged.
@@ -48,7 +48,9 @@ def report(task: Task[Reporting]) -> Outcome:
     from xdc_core.report.measures import measure_charts
     from xdc_core.report.overview import write_overview
     from xdc_core.report.round_page import FILE_NAME as PAGE
-    from xdc_core.report.round_page import example_keys, round_page
+    from xdc_core.report.round_page import example_keys, labelled, round_page
+    from xdc_core.report.tables.members import write_members
+    from xdc_core.report.tables.rejects import rejects_by_kind
 
     number, out = task.round, task.out
     content = gather(task)
@@ -57,10 +59,12 @@ def report(task: Task[Reporting]) -> Outcome:
     before = reports[-1] / MEDIA if reports else Path("none")
     cache = task.settings.runs_on.clip_cache
     unseen = write_examples(task.directory(SHARD), examples, out / MEDIA, before, task.progress, cache)
+    write_members(task.directory(SHARD), labelled(task, content), out)
     write_report(out, content)
     write_text(out / FILE_NAME, task.settings.configuration())
     write_text(out / PAGE, round_page(task, content, unseen, _nodes_before(task.target)))
-    write_overview(task.root, reports, content, measure_charts(task.directory(SHARD), task.settings))
+    corpus = task.directory(SHARD)
+    write_overview(task.root, reports, content, measure_charts(corpus, task.settings), rejects_by_kind(corpus))
     agreement = {
         name: {column: scores.content() for column, scores in source.agreement.items()}
         for name, source in content.sources.items()
@@ -100,7 +104,9 @@ def _inputs(config: Config, node: Node) -> list[Node]:
 
 def _lists(config: Config, node: Node) -> list[Node]:
     assert node.round is not None
-    return [*_once(config), *(Node("report", None, number) for number in range(node.round))]
+    # The labels of the round before enter with those of this round, which were compared with them.
+    labels = [Node("label", made.modality, node.round - 1) for made in CLUSTER.nodes(config, node.round) if node.round]
+    return [*_once(config), *(Node("report", None, number) for number in range(node.round)), *labels]
 
 
 def _settings(config: Config, node: Node) -> Reporting:
@@ -118,13 +124,19 @@ def _settings(config: Config, node: Node) -> Reporting:
         configuration=partial(commented_yaml, config.as_given, title),
         select=config.select,
         whiten=config.cluster.whiten,
+        videos=config.corpus.videos,
+        layout=config.corpus.layout,
     )
 
 
 REPORT: Stage[Config, Run, Reporting] = Stage(
     name="report",
+    # Raised when the measurements in report.json change. A change of the page alone leaves it: reports of finished
+    # rounds stay as they are, and `xdc stage report --force` makes one again.
     version=4,
     summary="Write report.json and report.html of a round.",
+    unit="example clip",
+    counted="examples",
     folder="report",
     of=None,
     each_round=True,
@@ -132,6 +144,8 @@ REPORT: Stage[Config, Run, Reporting] = Stage(
     modules=(
         "xdc_core.report.gather",
         "xdc_core.report.round_page",
+        "xdc_core.report.tables.members",
+        "xdc_core.report.tables.rejects",
         "xdc_core.probes.shared",
         "sklearn.linear_model",
         "sklearn.model_selection",

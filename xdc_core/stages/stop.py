@@ -109,6 +109,7 @@ STOP: Stage[Config, Run, Stopping] = Stage(
     name="stop",
     version=1,
     summary="Decide whether the run ends in this round, by the rule in `stop`.",
+    unit="round",
     folder="stop",
     of=None,
     each_round=True,

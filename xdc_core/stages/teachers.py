@@ -112,6 +112,7 @@ TEACHERS: Stage[Config, Run, Teaching] = Stage(
     name="teachers",
     version=1,
     summary="Decide which modalities' clusters each encoder learns (with train.protect).",
+    unit="clip",
     folder="teachers",
     of=None,
     each_round=True,

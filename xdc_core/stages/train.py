@@ -144,6 +144,7 @@ TRAIN: Stage[Config, Run, Training] = Stage(
     name="train",
     version=2,
     summary="Train one modality's encoder on its pseudo-labels.",
+    unit="sample",
     folder="train",
     of="modality",
     each_round=True,

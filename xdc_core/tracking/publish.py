@@ -60,6 +60,6 @@ def _open(name: str) -> Callable[[Run, dict[str, Any]], Tracker]:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{name} needs the package {error.name}, which is not installed. Install the extra: "
-            f"uv pip install -e '.[{name}]'"
+            f"pip install 'xdc-pipeline[{name}]'"
         ) from error
     return opener

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, RoundOption, RunArgument, errors_as_exit_codes
+from flows.options import JsonOption, RunArgument, errors_as_exit_codes
 
 
 def status(
@@ -24,7 +24,48 @@ def status(
             print(json.dumps(rows, indent=2))
         else:
             print_status(run, rows, every_node=nodes)
-        if check and any(row["state"] not in ("fresh", "cleaned") for row in rows):
+        if check and any(row["state"] not in ("fresh", "cleaned") and not row["asked"] for row in rows):
+            raise typer.Exit(3)
+
+
+def plan(
+    run: RunArgument,
+    videos: Annotated[
+        int,
+        typer.Option(min=2, metavar="N", help="how many sources to try (not a folder: that is corpus.videos)"),
+    ] = 24,
+    as_json: JsonOption = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="exit with 3 if a disk does not hold the upper end of the range")
+    ] = False,
+) -> None:
+    """Try a small sample, and tell what the run will take: hours, disk and memory by stage, with their range.
+
+    The sample is cut into a temporary folder, which is removed; nothing is written into the run. See docs/plan.md.
+    """
+    with errors_as_exit_codes():
+        import signal
+        import sys
+
+        from flows.cli.inspecting.plan import HOLDS, make_plan, print_plan
+        from flows.cli.inspecting.plan import as_json as plan_as_json
+
+        # SIGTERM and a closed terminal end the children and remove the folder as Ctrl-C does.
+        ends = (signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in ends]
+        try:
+            made, disks = make_plan(run, videos)
+        except KeyboardInterrupt:
+            print("\nxdc: interrupted. The temporary folder of the sample is removed.", file=sys.stderr)
+            raise typer.Exit(130) from None
+        finally:
+            for number, handler in zip(ends, before, strict=True):
+                signal.signal(number, handler)
+        if as_json:
+            print(json.dumps(plan_as_json(made, disks), indent=2))
+        else:
+            print_plan(run, made, disks)
+        if check and any(disk.verdict != HOLDS for disk in disks):
             raise typer.Exit(3)
 
 
@@ -43,7 +84,16 @@ def verify(run: RunArgument, as_json: JsonOption = False) -> None:
             raise typer.Exit(1)
 
 
-def report(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
+def report(
+    run: RunArgument,
+    round: Annotated[
+        int | None,
+        typer.Option(
+            "--round", help="number of the round; the first is 0  [default: the newest round that has a report]"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show the results by round, and where the reports are. --json prints a round's report.json."""
     with errors_as_exit_codes():
         from flows.cli.inspecting.summary import print_summary, read_report

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from shards.command import command
 from shards.corpus.generation import earlier_generations
 from shards.errors import ConfigError, StageError
+from shards.store.lock import Builder, builder_of
 from shards.store.manifest import read_manifest
 from xdc_core.config.stopping import too_late
 from xdc_core.data.selection import count_left_out
 from xdc_core.documents.report import read_report
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.rounds import as_stopped, stop_line
-from xdc_core.graph.stages import all_nodes
+from xdc_core.graph.stages import all_nodes, asked_nodes, stage_of
 from xdc_core.graph.state import node_state
-from xdc_core.runs.node import SHARD
+from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -29,7 +30,12 @@ REASONS = 12
 
 
 def read_status(root: Path) -> list[dict[str, Any]]:
-    """Return a row per node: stage, modality, round, state, why, path, rows, seconds.
+    """Return a row per node: stage, modality, round, state, why, path, rows, made, seconds, in_progress.
+
+    `made` are the rows in words, such as `48 clips`. `in_progress` is None, or the process that builds the node now:
+    pid, host, since (all None if unknown), and `certain`, false if it is on another machine and may be dead. Nodes
+    that are made only when a command asks for them have a row while they are in progress; `asked` marks them, and no
+    run has them to do.
 
     If thresholds of `select` are set, the row of the corpus also has `left_out`: how many of its `clips` to learn from
     each leaves out, and all `together`; or the `problem` that prevents counting. If the corpus was appended to, its row
@@ -41,7 +47,10 @@ def read_status(root: Path) -> list[dict[str, Any]]:
     run = as_stopped(opened, as_set)
     fingerprints = as_set.after_stop(run)
     rows: list[dict[str, Any]] = []
-    for node in all_nodes(run.config):
+    planned = list(all_nodes(run.config))
+    asked = [node for number in range(run.config.last_round + 1) for node in asked_nodes(run.config, number)]
+    building = {node: builder_of(run.directory(node)) for node in dict.fromkeys((*planned, *asked))}
+    for node in (*planned, *(node for node in building if building[node] and node not in planned)):
         state, why = node_state(run, node, fingerprints)
         manifest = read_manifest(run.directory(node))
         rows.append(
@@ -52,8 +61,11 @@ def read_status(root: Path) -> list[dict[str, Any]]:
                 "state": state,
                 "why": why,
                 "rows": manifest.rows if manifest else None,
+                "made": stage_of(node).amount(manifest.rows, manifest.summary) if manifest else None,
                 "seconds": manifest.seconds if manifest else None,
                 "path": str(run.directory(node)),
+                "in_progress": _process(building[node]),
+                "asked": node not in planned,
             }
         )
         if node in fingerprints.kept:
@@ -63,6 +75,24 @@ def read_status(root: Path) -> list[dict[str, Any]]:
         if node == SHARD and manifest and run.config.select.thresholds:
             rows[-1]["left_out"] = _left_out(run)
     return rows
+
+
+def _process(builder: Builder | None) -> dict[str, Any] | None:
+    if builder is None:
+        return None
+    holder = builder.holder
+    known = {"pid": holder.pid, "host": holder.host, "since": holder.started} if holder else {}
+    return {"pid": None, "host": None, "since": None} | known | {"certain": builder.certain}
+
+
+def _in_progress(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line per node that a process builds now."""
+    for row in rows:
+        if process := row["in_progress"]:
+            node = Node(row["stage"], row["modality"], row["round"])
+            who = f"pid {process['pid']} on {process['host']}, since {process['since']}"
+            doubt = "" if process["certain"] else "; it may be dead, and cannot be checked from this machine"
+            yield f"in progress: {node}, {who if process['pid'] else 'by another process'}{doubt}"
 
 
 def _left_out(run: Run) -> dict[str, Any]:
@@ -80,9 +110,10 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
     """
     from rich.console import Console
 
-    console = Console()
+    console, everything = Console(), rows
+    rows = [row for row in everything if not row["asked"]]
     if every_node:
-        console.print(_nodes(rows))
+        console.print(_nodes(everything))
     else:
         console.print(_setup(rows))
         console.print(_rounds(rows))
@@ -97,6 +128,8 @@ def print_status(root: Path, rows: list[dict[str, Any]], every_node: bool = Fals
             console.print(more, highlight=False, soft_wrap=True, markup=False)
         for line in _problems(rows):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for line in _in_progress(everything):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     opened = open_run(root)
     run = as_stopped(opened, Fingerprints(opened, compare=False))
     for line in filter(None, (stop_line(run), too_late(run.config.stop, opened.config.rounds), _last_training(run))):
@@ -203,7 +236,7 @@ def _nodes(rows: list[dict[str, Any]]) -> "Table":
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, justify in (("round", "right"), ("stage", "left"), ("state", "left"), ("rows", "right"), ("s", "right")):
+    for name, justify in (("round", "right"), ("stage", "left"), ("state", "left"), ("made", "right"), ("s", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("where, and why", overflow="fold")
     for row in rows:
@@ -214,7 +247,7 @@ def _nodes(rows: list[dict[str, Any]]) -> "Table":
             "" if row["round"] is None else str(row["round"]),
             f"{row['stage']}.{row['modality']}" if row["modality"] else row["stage"],
             Text(row["state"], style=MARKS[row["state"]]),
-            "" if row["rows"] is None else str(row["rows"]),
+            row["made"] or "",
             "" if row["seconds"] is None else f"{row['seconds']:.1f}",
             Text(note),
         )

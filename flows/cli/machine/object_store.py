@@ -41,7 +41,7 @@ def _bucket(url: str) -> Iterator[dict[str, str]]:
         bucket = Bucket(url, PATIENCE_S)
         yield finding("credentials", "works", f"found here, for {url}")
     except importlib.metadata.PackageNotFoundError:
-        yield finding("obstore", "broken", f"not installed, and {url} needs it: pip install 'xdc[s3]'")
+        yield finding("obstore", "broken", f"not installed, and {url} needs it: pip install 'xdc-pipeline[s3]'")
         return
     except (ConfigError, MachineError) as error:
         yield finding("credentials", "broken", str(error))

@@ -1,12 +1,13 @@
 """The commands that make something. Each imports what it needs when it runs: `xdc --help` answers at once."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, RoundOption, RunArgument, errors_as_exit_codes
+from flows.options import JsonOption, RoundOption, RunArgument, SetOption, errors_as_exit_codes
 
 
 def init(
@@ -20,9 +21,19 @@ def init(
         ),
     ] = "tiny",
     corpus: Annotated[Path | None, typer.Option(help="directory of the clips  [default: corpora/NAME OF RUN]")] = None,
-    method: Annotated[str | None, typer.Option(help="sdc, mdc, cdc, xdc, or the baseline supervised")] = None,
-    rounds: Annotated[int | None, typer.Option(help="training rounds")] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of every random draw")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="what each modality learns: sdc (its own clusters), mdc (its own and the other's, with two heads), "
+            "cdc (the clusters of the joined features), xdc (the other's clusters), or the baseline supervised (the "
+            "labels of the corpus)  [default: the preset's, else xdc]"
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(help="rounds that train; one more without training follows  [default: the preset's]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of every random draw  [default: 0]")] = None,
     modalities: Annotated[
         str | None, typer.Option(help="modalities to learn, separated by commas  [default: video,audio]")
     ] = None,
@@ -45,6 +56,10 @@ def init(
     audio_weights: Annotated[
         Path | None, typer.Option("--init-audio", metavar="FILE", help="the same as --init audio=FILE")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="any setting, such as train.lr=0.01; may be repeated"),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="keep an existing run unchanged")] = False,
 ) -> None:
     """Create a run: write its configuration, RUN/xdc.yaml, with an explanation of every setting."""
@@ -63,6 +78,7 @@ def init(
             files_by_modality(weights or []) | ({"audio": audio_weights} if audio_weights else {}),
             keep,
             files_by_modality(features or []),
+            settings or [],
         )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
         if made:
@@ -75,7 +91,12 @@ def digits(
     validation_clips: Annotated[int, typer.Option(help="clips of the split `validation`")] = 0,
     test_clips: Annotated[int, typer.Option(help="clips of the split `test`")] = 0,
     seed: Annotated[int, typer.Option(help="seed of the clips")] = 0,
-    speech: Annotated[Path | None, typer.Option(help="recordings in the Free Spoken Digit layout")] = None,
+    speech: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of recordings in the layout of the Free Spoken Digit Dataset  [default: synthesised voices]"
+        ),
+    ] = None,
     nuisance: Annotated[float, typer.Option(help="0 to 1: how strong the backgrounds are")] = 0.15,
     mismatched: Annotated[float, typer.Option(help="0 to 1: share of clips with the sound of another digit")] = 0.0,
     workers: Annotated[int | None, typer.Option(help="processes  [default: one per core]")] = None,
@@ -108,19 +129,26 @@ def digits(
         print(f"{sum(settings.clips_by_split.values())} videos, listed in {manifest}")
 
 
-def run(run: RunArgument, as_json: JsonOption = False) -> None:
+def run(run: RunArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
     """Run all rounds of a run, or continue them."""
-    do_rounds(run, whole=True, number=None, as_json=as_json)
+    do_rounds(run, whole=True, number=None, settings=settings, as_json=as_json)
 
 
-def one_round(run: RunArgument, round: RoundOption = None, as_json: JsonOption = False) -> None:
+def one_round(
+    run: RunArgument, round: RoundOption = None, settings: SetOption = None, as_json: JsonOption = False
+) -> None:
     """Run one round  [default: the first that is not finished]."""
-    do_rounds(run, whole=False, number=round, as_json=as_json)
+    do_rounds(run, whole=False, number=round, settings=settings, as_json=as_json)
 
 
-def do_rounds(run: Path, whole: bool, number: int | None, as_json: bool) -> None:
-    """Run rounds of a run, then print the results."""
+def do_rounds(run: Path, whole: bool, number: int | None, settings: list[str] | None, as_json: bool) -> None:
+    """Write settings to the configuration, run rounds of a run, then print the results."""
     with errors_as_exit_codes():
+        if settings:
+            from flows.cli.running.change import change_run
+
+            changed = change_run(run, settings)
+            print(f"{run}/xdc.yaml: {'; '.join(changed) or 'has these settings already'}", file=sys.stderr)
         from flows.cli.inspecting.summary import print_summary
         from flows.cli.running.run import run_flow
         from xdc_core.graph.rounds import as_stopped
@@ -144,9 +172,19 @@ def stage(
     ],
     run: RunArgument,
     modality: Annotated[
-        str | None, typer.Option(help="a modality, joint or truth; for data, embed, eval and search the name")
+        str | None,
+        typer.Option(
+            help="video, audio or another modality; for cluster and label also joint, for label also truth; for data, "
+            "embed and eval the name of the data set or evaluation in xdc.yaml or evaluate.yaml; for search such as "
+            "video or video-by-audio"
+        ),
     ] = None,
-    round: RoundOption = None,
+    round: Annotated[
+        int | None,
+        typer.Option(
+            "--round", help="number of the round; the first is 0; needed by all stages but shard, data and init"
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="rebuild it even if it is fresh")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -165,7 +203,9 @@ def recut(
     run: RunArgument,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="a source's path as in sources.parquet  [default: those that xdc verify lists]"),
+        typer.Option(
+            help="a source's path as in sources.parquet; may be repeated  [default: those that xdc verify lists]"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -179,7 +219,10 @@ def recut(
 
 
 def index(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Add to the index of an older corpus where each clip's groups of pictures lie, so that views read only these."""
+    """Make a corpus of an earlier version faster to read. No clip changes.
+
+    Notes where the key frames of each clip are, so that only the needed part of a clip is decoded.
+    """
     with errors_as_exit_codes():
         from flows.cli.running.index import index_run
 
@@ -204,7 +247,10 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be removed")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what takes space, and remove features of earlier rounds that no node needs. Results always stay."""
+    """Remove features of earlier rounds that no node needs, and show what takes space.
+
+    Asks nothing: see first with --dry-run. Results always stay.
+    """
     with errors_as_exit_codes():
         from dataclasses import asdict
 
@@ -221,19 +267,34 @@ def clean(
 
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs' directories")],
-    only: Annotated[list[str] | None, typer.Option(help="name of an evaluation  [default: all of xdc.yaml]")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="name of an evaluation in xdc.yaml or evaluate.yaml; may be repeated  [default: all of them, or with "
+            "--protocol the added one]"
+        ),
+    ] = None,
     round: Annotated[
         int | None,
-        typer.Option("--round", help="evaluate the encoders at the start of this round; 0: untrained (scratch)"),
+        typer.Option(
+            "--round",
+            help="evaluate the encoders at the start of this round; 0: untrained (scratch)  [default: the newest round "
+            "whose encoders are up to date]",
+        ),
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="add an evaluation by this protocol: fc, all, svm, knn, retrieval or clusters")
+        str | None,
+        typer.Option(
+            help="add an evaluation by this protocol: fc, all, svm, knn, retrieval or clusters; it is noted in "
+            "RUN/evaluate.yaml"
+        ),
     ] = None,
     modality: Annotated[
-        str | None, typer.Option(help="modality of the added evaluation: video, audio, or another")
+        str | None,
+        typer.Option(help="modality of the added evaluation: video, audio, or another; needed with --data"),
     ] = None,
     data: Annotated[str | None, typer.Option(help="layout of a data set, such as esc50  [default: the corpus]")] = None,
-    root: Annotated[Path | None, typer.Option(help="folder of that data set")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of that data set; needed with --data")] = None,
     label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",
     views: Annotated[int | None, typer.Option(help="for a data set: views per recording  [default: 10]")] = None,
     frames: Annotated[
@@ -242,7 +303,10 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="for the protocol all: gdt, avid, vmz or sound; see docs/evaluation.md  [default: ours]"),
+        typer.Option(
+            help="for the protocol all: gdt, avid, vmz or sound; see docs/evaluation.md  [default: none of them, the "
+            "settings of XDC]"
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="run it again even if it is fresh")] = False,
     table: Annotated[

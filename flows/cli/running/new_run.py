@@ -1,9 +1,12 @@
 """A new run's configuration."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.cli.running.change import check_kept
+from flows.cli.running.study import parse_overrides
 from shards.command import command
 from shards.corpus.listing import check_places, check_sources
 from shards.errors import ConfigError
@@ -14,6 +17,7 @@ from xdc_core.modalities.registry import MODALITIES
 from xdc_core.modalities.video import VIDEO
 from xdc_core.outside.tables import feature_files, width_of
 from xdc_core.runs.run import open_run
+from xdc_core.study.changes import set_value
 
 NOTES = """The configuration of this run. Change it as you like, then: {status} shows which stages are stale,
 {run} does those. Paths are relative to this file. Made from the preset {preset}."""
@@ -28,11 +32,12 @@ def make_run(
     weights: dict[str, Path],
     keep: bool,
     features: dict[str, Path] | None = None,
+    settings: Sequence[str] = (),
 ) -> bool:
     """Write `root`/xdc.yaml from a preset. Return whether it was written (with `keep`, an existing one stays).
 
     `weights` are the files from which encoders start, by modality. `features`: folders of features that somebody else
-    computed, by modality, instead of `videos`.
+    computed, by modality, instead of `videos`. `settings`: NAME=VALUE texts, which are set last.
 
     The videos are listed as by `xdc run`, without opening any.
 
@@ -54,6 +59,7 @@ def make_run(
                     f"{root} is a run that starts {modality} from {given or 'random weights'}, not from {path}. Choose "
                     f"another directory, or set {modality}.weights in {file}."
                 )
+        check_kept(root, list(settings))
         return False
     if videos is not None and not videos.exists():
         raise ConfigError(f"--videos {videos} does not exist. Give a folder of videos, or a manifest.")
@@ -67,6 +73,11 @@ def make_run(
         choices = (
             {"modalities": list(features), "rounds": 0} | ({} if len(features) > 1 else {"method": "sdc"}) | choices
         )
+    set_last = parse_overrides(list(settings))
+    if isinstance(set_last.get("modalities"), str):
+        set_last["modalities"] = [set_last["modalities"]]
+    if isinstance(named := set_last.get("modalities"), list):
+        choices = choices | {"modalities": named}  # The preset's settings follow from them.
     values = load_preset(preset, choices.get("modalities", ())) | choices
     if features and (values["cluster"].get("pca") or 0) > width > 0:
         values["cluster"] = values["cluster"] | {"pca": width}
@@ -78,6 +89,8 @@ def make_run(
     values["corpus"] = values.get("corpus", {}) | places
     for modality, path in weights.items():
         values[modality] = values.get(modality, {}) | {"weights": relative(path, root)}
+    for name, value in set_last.items():
+        set_value(values, name, value)
     config = parse_config(values, f"preset {preset} with your choices")
     if videos is not None:
         check_places(root / config.corpus.path, videos)

@@ -15,7 +15,7 @@ from flows.runners.do_node import do_node
 from flows.runners.forked import CHILDREN, Children
 from flows.server.prefect_defaults import set_defaults
 from flows.server.temporary import prefect_server
-from flows.terminal import show_progress
+from flows.terminal import done_in_words, show_progress
 from shards.errors import Busy, ConfigError, XdcError
 from xdc_core.config.stopping import too_late
 from xdc_core.documents.report import Report
@@ -107,6 +107,6 @@ def run_one(run: Run, node: Node, force: bool, show: bool) -> dict[str, Any]:
     with Children() as children, show_progress(results=False) as listener:
         record = do_node(run, node, children, [listener], force=force)
     if show:
-        how = "fresh, nothing to do" if record.reused else f"{record.rows} rows, {record.seconds:.1f} s"
+        how = "fresh, nothing to do" if record.reused else done_in_words(record)
         print(f"{node}: {how}. See {record.path}")
     return asdict(record)

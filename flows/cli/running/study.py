@@ -23,7 +23,9 @@ def compare(
     videos: Annotated[
         Path | None, typer.Option(help="folder or manifest of your own videos  [default: audio-visual digits]")
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="your own corpus: a directory of clips that are cut")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="a corpus that exists: a directory of clips, instead of --videos")
+    ] = None,
     layout: Annotated[str | None, typer.Option(help="layout of --videos, if they are a data set")] = None,
     labels: Annotated[
         str | None, typer.Option(help="label columns to probe, separated by commas  [default: label]")
@@ -38,25 +40,47 @@ def compare(
     probe_setting: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of that data set  [default: views=1]")
     ] = None,
-    probes: Annotated[str | None, typer.Option(help="such as fc,knn  [default: fc; own corpora: fc,knn]")] = None,
+    probes: Annotated[
+        str | None,
+        typer.Option(help="fc, knn, svm or of a package, separated by commas  [default: fc; own corpora: fc,knn]"),
+    ] = None,
     every: Annotated[
         int | None, typer.Option(help="probe in every so many rounds only, and after the last one  [default: 1]")
     ] = None,
     retrieval: Annotated[
-        str | None, typer.Option(help="never, end or rounds  [default: never; own corpora without --probe-on: end]")
+        str | None,
+        typer.Option(
+            help="measure how well a clip's sound is found by its picture and the picture by its sound: never, end "
+            "(untrained and after the last round) or rounds (in every round)  [default: never; own corpora with splits "
+            "and without --probe-on: end]"
+        ),
     ] = None,
-    speech: Annotated[Path | None, typer.Option(help="digits: recordings in the Free Spoken Digit layout")] = None,
-    draws: Annotated[int | None, typer.Option(help="digits: corpora to share among the seeds  [default: 2]")] = None,
+    speech: Annotated[
+        Path | None, typer.Option(help="digits: recordings in the layout of the Free Spoken Digit Dataset")
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(help="digits: number of corpora over which the seeds are distributed  [default: 2]")
+    ] = None,
     contenders: Annotated[
         str | None,
-        typer.Option(help="separated by commas  [default: all but cdc-canonical and xdc-protected]"),
+        typer.Option(
+            help="what is compared, separated by commas: supervised, sdc, mdc, cdc, cdc-canonical, xdc, shuffled, "
+            "xdc-protected, or one of --contender  [default: all but cdc-canonical and xdc-protected]"
+        ),
     ] = None,
     contender: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SETTING=VALUE,...", help="a contender of your own; may be repeated"),
+        typer.Option(
+            metavar="NAME=SETTING=VALUE,...",
+            help="a contender of your own, such as slow=train.lr=0.0005; may be repeated",
+        ),
     ] = None,
     main: Annotated[
-        str | None, typer.Option(help="contenders to hold against all others, separated by commas  [default: xdc]")
+        str | None,
+        typer.Option(
+            help="contenders whose worst run is compared with the best run of all others without labels, separated by "
+            "commas  [default: xdc]"
+        ),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="N|NAME=N,...", help="runs per contender, or xdc=5,default=3  [default: 3]")
@@ -65,11 +89,20 @@ def compare(
         int | None, typer.Option(help="seed of the first run; machines can share the seeds  [default: 0]")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="training rounds  [default: the preset's]")] = None,
-    vary: Annotated[str | None, typer.Option(metavar="NAME=V1,V2", help="such as digits.nuisance=0,0.15,0.4")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="setting of all runs, such as train.lr=0.001")
+    vary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=V1,V2",
+            help="one setting and its values: every contender is run with each, such as digits.nuisance=0,0.15,0.4",
+        ),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="preset of the runs  [default: digits; own corpora: tiny]")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="setting of all runs, such as train.lr=0.001; may be repeated"),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="preset of the runs: see xdc init --help  [default: digits; own corpora: tiny]")
+    ] = None,
     cpu_hours: Annotated[
         float | None,
         typer.Option(
@@ -152,6 +185,8 @@ def parse_overrides(texts: list[str], several: bool = False) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise ConfigError(f"{text!r}: NAME=VALUE was expected, as in train.lr=0.001.")
+        if name in overrides:
+            raise ConfigError(f"{text!r}: {name} is given twice.")
         try:
             overrides[name] = tuple(yaml.safe_load(f"[{value}]")) if several else yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import JsonOption, RoundOption, RunArgument, RunOrExportArgument, errors_as_exit_codes
+from flows.options import EncodersOption, JsonOption, RunArgument, RunOrExportArgument, errors_as_exit_codes
 
 
 class Projection(StrEnum):
@@ -20,7 +20,7 @@ class Projection(StrEnum):
 def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="the folder to write: new, or empty")],
-    number: RoundOption = None,
+    number: EncodersOption = None,
     modality: Annotated[
         list[str] | None, typer.Option("--modality", metavar="M", help="only this modality's encoder; can be repeated")
     ] = None,
@@ -37,8 +37,6 @@ def export(
 
     DIR/<modality>/ has model.safetensors, config.json and README.md in the layout of the Hugging Face Hub, and the
     clusters of this encoder's features. See docs/export.md.
-
-    By default these are the encoders at the start of the newest round whose encoders are up to date.
     """
     with errors_as_exit_codes():
         from xdc_core.exports.write import export as write
@@ -72,12 +70,12 @@ def embed(
     run: RunOrExportArgument,
     videos: Annotated[Path, typer.Argument(metavar="VIDEOS", help="folder of videos, or a CSV or Parquet manifest")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="directory of clips and features, itself a run")],
-    round: RoundOption = None,
+    round: EncodersOption = None,
     modality: Annotated[str | None, typer.Option(help="only this one  [default: all of the run]")] = None,
     layout: Annotated[str | None, typer.Option(help="VIDEOS is a data set in this layout, such as ucf101")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute features of any videos by a run's encoders; --round: those at its start  [default: the newest]."""
+    """Compute features of any videos by a run's encoders."""
     with errors_as_exit_codes():
         from flows.cli.using.new_clips import embed_videos, print_embedded
 
@@ -100,12 +98,17 @@ def assign(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="directory of the labels  [default: RUN/assigned/NAME]")
     ] = None,
-    round: RoundOption = None,
-    modality: Annotated[str | None, typer.Option(help="only clusters of this one; also that of Parquet files")] = None,
+    round: EncodersOption = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(
+            help="only clusters of this modality; for a folder of Parquet files: the modality of their features"
+        ),
+    ] = None,
     layout: Annotated[str | None, typer.Option(help="VIDEOS is a data set in this layout, such as ucf101")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Assign new clips to a run's clusters: nearest frozen centroid and distance  [default: of the newest round]."""
+    """Assign new clips to a run's clusters: the nearest frozen centroid of each clip, and its distance."""
     with errors_as_exit_codes():
         from flows.cli.using.assignments import assign_clips, print_assigned
 
@@ -123,10 +126,18 @@ def search(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(help="what of the query is compared: picture, sound ...  [default: as --in, or the run's first]"),
+        typer.Option(
+            help="what of the query is compared: picture (or video), sound (or audio), or another modality's name  "
+            "[default: as --in, or the run's first]"
+        ),
     ] = None,
     within: Annotated[
-        str | None, typer.Option("--in", help="what of the clips is compared: picture, sound ...  [default: as --by]")
+        str | None,
+        typer.Option(
+            "--in",
+            help="what of the clips is compared: picture (or video), sound (or audio), or another modality's name  "
+            "[default: as --by]",
+        ),
     ] = None,
     among: Annotated[
         Path | None, typer.Option(metavar="DIR", help="search the clips of this directory of `xdc embed` instead")
@@ -143,7 +154,7 @@ def search(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="also write a page to look at and listen to")
     ] = None,
-    round: RoundOption = None,
+    round: EncodersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the clips nearest to a clip or a media file: by the same modality, or across (sound for a picture)."""
@@ -162,9 +173,13 @@ def search(
 def duplicates(
     run: RunArgument,
     modality: Annotated[str | None, typer.Option(help="compare only this one  [default: all together]")] = None,
-    round: RoundOption = None,
+    round: EncodersOption = None,
     threshold: Annotated[
-        float | None, typer.Option(help="similarity of duplicates, up to 1  [default: from all distances]")
+        float | None,
+        typer.Option(
+            help="cosine similarity from which clips count as duplicates, up to 1  [default: chosen from the distances "
+            "of all clips]"
+        ),
     ] = None,
     same_source: Annotated[
         bool, typer.Option("--same-source", help="also compare clips of one file, if they do not overlap")
@@ -208,7 +223,7 @@ def curate(
         Path | None,
         typer.Option(metavar="LIST", help="keep.parquet of `xdc duplicates`: leave out what it does not keep"),
     ] = None,
-    round: RoundOption = None,
+    round: EncodersOption = None,
     seed: Annotated[int | None, typer.Option(help="for --random  [default: the run's]")] = None,
     learn_only: Annotated[
         bool, typer.Option("--learn-only", help="leave out clips of splits that the run does not learn from")
@@ -235,7 +250,7 @@ def map_run(
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FILE", help="the table, a .parquet  [default: RUN/map.parquet]")
     ] = None,
-    round: RoundOption = None,
+    round: EncodersOption = None,
     projection: Annotated[Projection, typer.Option(help="umap needs the extra umap")] = Projection.pca,
     pictures: Annotated[bool, typer.Option("--pictures", help="put a small JPEG of every clip into the table")] = False,
     media: Annotated[

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from shards.errors import ConfigError, StageError
+from shards.version import DISTRIBUTION
 
 ANSWER_S = 30.0  # Seconds for a cluster to answer at all.
 NODES_S = 15.0  # Seconds for its nodes to say which version of xdc they have. Those that do not are not waited for.
@@ -32,7 +33,7 @@ def address_of(given: str | None) -> str:
         ConfigError: Ray is not installed, or there is no address: without one Ray would start a cluster of its own.
     """
     if find_spec("ray") is None:
-        raise ConfigError("runs_on.executor is ray, but Ray is not installed here: pip install 'xdc[ray]'")
+        raise ConfigError("runs_on.executor is ray, but Ray is not installed here: pip install 'xdc-pipeline[ray]'")
     address = given or os.environ.get("RAY_ADDRESS", "")
     if not address or address == "local":
         raise ConfigError(
@@ -116,7 +117,7 @@ def check_cluster(address: str) -> None:
         ConfigError: it does not, or a node has another version or none.
     """
     _check_port(address)
-    command = [sys.executable, "-m", "flows.executors.ray.cluster", address, version("xdc")]
+    command = [sys.executable, "-m", "flows.executors.ray.cluster", address, version(DISTRIBUTION)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S + NODES_S, check=False)
     except subprocess.TimeoutExpired:
@@ -158,7 +159,7 @@ def _versions(address: str) -> dict[str, str]:
 
     def own_version() -> str:  # Sent by value: the node need not have this module.
         try:
-            return version("xdc")
+            return version(DISTRIBUTION)
         except PackageNotFoundError:
             return ""
 

@@ -1,7 +1,7 @@
 """The executor `ray`: units on the machines of a Ray cluster, which share the disk of the run.
 
-It needs `pip install 'xdc[ray]'`. xdc starts no cluster: it joins one, by its address. Nothing of the work goes through
-Ray but units and receipts. When this process ends, however it ends, Ray ends its workers.
+It needs `pip install 'xdc-pipeline[ray]'`. xdc starts no cluster: it joins one, by its address. Nothing of the work
+goes through Ray but units and receipts. When this process ends, however it ends, Ray ends its workers.
 """
 
 import sys
