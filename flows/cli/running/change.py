@@ -11,6 +11,7 @@ from shards.store.files import write_text
 from xdc_core.config.load import FILE_NAME, check_file, read_yaml
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
+from xdc_core.inspection.difference import differing_settings
 from xdc_core.study.changes import set_value
 
 EARLIER = f"{FILE_NAME}.old"
@@ -48,12 +49,8 @@ def _free_name(path: Path) -> Path:
 
 def differences(before: Config, after: Config) -> list[str]:
     """Return a line per setting that differs: `train.lr: 0.03 -> 0.01`."""
-    old, new = (dict(_flat(config.model_dump(mode="json"))) for config in (before, after))
-    return [
-        f"{name}: {old.get(name, 'none')} -> {new.get(name, 'none')}"
-        for name in dict.fromkeys((*old, *new))
-        if old.get(name) != new.get(name)
-    ]
+    found = differing_settings(before.model_dump(mode="json"), after.model_dump(mode="json"))
+    return [f"{name}: {old} -> {new}" for name, (old, new) in found]
 
 
 def check_kept(root: Path, texts: list[str]) -> None:
@@ -82,10 +79,3 @@ def _own(config: Config, values: dict[str, Any]) -> Config:
     return config.model_copy(
         update={name: {key: there[key] for key in values.get(name) or {}} for name, there in sections.items()}
     )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
-    return rows
