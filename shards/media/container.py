@@ -21,6 +21,7 @@ import av
 from av.container import InputContainer
 
 from shards.errors import MediaError
+from shards.media.decode import ANY_TAGS
 from shards.media.diagnose import what_it_is
 from shards.media.source_file import check_readable
 from shards.media.timing import PictureClock, SoundClock, tick_of
@@ -64,11 +65,11 @@ def open_media(path: Path) -> InputContainer:
     except OSError as error:
         raise MediaError(f"the file cannot be accessed: {error.strerror}", "unreadable") from error
     try:
-        # Absolute: FFmpeg takes what precedes a colon for a protocol. Tags may be in any encoding and are not needed.
+        # Absolute: FFmpeg takes what precedes a colon for a protocol.
         container = av.open(
             str(path.absolute()),
             options={"protocol_whitelist": "file", "format_whitelist": _formats()},
-            metadata_errors="replace",
+            **ANY_TAGS,
         )
     except MemoryError:  # Of these is FFmpeg's own, which is an FFmpegError too.
         raise

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import av
 import numpy as np
@@ -12,6 +13,8 @@ from av.video.reformatter import VideoReformatter
 
 from shards.errors import MediaError
 
+# Of av.open: tags may be in any encoding and are not needed. PyAV 19 reads them all, and has no such option.
+ANY_TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 LENGTH = 4  # Bytes of the length before each NAL unit in the MP4 files that FFmpeg writes (ISO/IEC 14496-15, 5.3.3).
 PICTURE_UNITS = (1, 5)  # Types of NAL units with (a slice of) a picture (ITU-T H.264, table 7-1).
 
@@ -58,7 +61,7 @@ def find_groups(mp4: bytes) -> PictureGroups | None:
     a frame, frames in the order of their times, packets without gaps between them, MP4 time stamps from 0).
     """
     try:
-        with av.open(io.BytesIO(mp4), "r", format="mp4", metadata_errors="replace") as container:
+        with av.open(io.BytesIO(mp4), "r", format="mp4", **ANY_TAGS) as container:
             stream = container.streams.video[0]
             context, tick = stream.codec_context, stream.time_base
             if context is None or context.name != "h264" or stream.average_rate is None or tick is None:
@@ -144,9 +147,7 @@ def decode_frames(mp4: bytes | StoredFrames, first: int, count: int) -> np.ndarr
     # One converter on one thread: a converter per frame, with its own threads, takes ten times as long as decoding.
     converter = VideoReformatter()
     try:
-        with av.open(
-            io.BytesIO(mp4), "r", format="mp4", options={"threads": "1"}, metadata_errors="replace"
-        ) as container:
+        with av.open(io.BytesIO(mp4), "r", format="mp4", options={"threads": "1"}, **ANY_TAGS) as container:
             stream = container.streams.video[0]
             if stream.codec_context is None or stream.average_rate is None or stream.time_base is None:
                 raise MediaError("the stored picture does not decode: its header is damaged")
@@ -183,7 +184,7 @@ def decode_sound(flac: bytes, first: int = 0, count: int | None = None) -> np.nd
     parts: list[np.ndarray] = []
     begin = 0  # Number of the first sample in `parts`.
     try:
-        with av.open(io.BytesIO(flac), "r", format="flac", metadata_errors="replace") as container:
+        with av.open(io.BytesIO(flac), "r", format="flac", **ANY_TAGS) as container:
             for packet in container.demux(audio=0):
                 start, length = packet.pts, packet.duration  # In samples; the last packet has neither.
                 if start is not None and length is not None:

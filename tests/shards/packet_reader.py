@@ -5,12 +5,14 @@ from pathlib import Path
 
 import av
 
+from shards.media.decode import ANY_TAGS
+
 
 def last_packets_end(path: Path, kinds: Collection[str] = ("video", "audio")) -> float:
     """Seconds to where the last packet of these kinds of streams ends."""
     end_s = 0.0
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), **ANY_TAGS) as container:
             origin_s = (container.start_time or 0) / av.time_base
             for packet in container.demux():
                 stamp = packet.pts if packet.pts is not None else packet.dts
