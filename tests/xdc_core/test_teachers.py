@@ -18,12 +18,12 @@ from xdc_core.documents.teachers import Pair, Teachers, read_teachers, write_tea
 from xdc_core.graph.fingerprints import Fingerprints
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import inputs, round_nodes, settings_of
-from xdc_core.probes.shared import draw_sample, shared_information
+from xdc_core.probes.shared import draw_sample, less_recordings, shared_information
 from xdc_core.report.diagnostics import diagnostics
 from xdc_core.report.shared import FILE_NAME
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
-from xdc_core.stages.teachers import learned
+from xdc_core.stages.teachers import decisive, learned
 
 K, CLIPS = 8, 2000
 ROUND = [Node(stage, name, 0) for stage in ("extract", "cluster", "label") for name in ("video", "audio")]
@@ -84,12 +84,60 @@ def test_of_few_recordings_clips_are_held_out() -> None:
     assert shared_information(features, clusters, np.zeros(CLIPS, int)).nats > 1
 
 
-PAIRS = {("video", "audio"): 0.04, ("audio", "video"): 0.02}
+def test_the_standard_error_is_that_of_repetitions_and_recordings_count_once() -> None:
+    found = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        clusters = rng.integers(0, 4, 600)
+        features = (np.eye(4)[clusters] + rng.normal(size=(600, 4))).astype(np.float32)
+        found.append(shared_information(features, clusters, np.arange(600)))
+    spread = np.std([each.nats for each in found], ddof=1)
+    assert 0.5 * spread < np.mean([each.error for each in found]) < 2 * spread
+    copies = np.repeat(np.arange(600), 4)  # Four equal clips of a recording tell no more than one.
+    repeated = shared_information(features[copies], clusters[copies], copies)
+    assert repeated.error == pytest.approx(found[-1].error, rel=0.3)
+
+
+def test_within_recordings_only_what_changes_in_them_is_shared() -> None:
+    rng = np.random.default_rng(0)
+    sources = np.repeat(np.arange(300), 6)
+    slow, fast = rng.integers(0, 4, 300)[sources], rng.integers(0, 4, 1800)
+    features = np.hstack([3 * np.eye(4)[slow], np.eye(4)[fast]]) + 0.3 * rng.normal(size=(1800, 8))
+    inside = less_recordings(features.astype(np.float32), sources)
+    assert inside is not None
+    plain = [shared_information(features.astype(np.float32), clusters, sources).nats for clusters in (slow, fast)]
+    within = [shared_information(inside, clusters, sources).nats for clusters in (slow, fast)]
+    assert min(plain) > 1
+    assert within[0] < 0.02 < 0.8 < within[1]
+
+
+def test_without_several_clips_a_recording_nothing_is_measured_within() -> None:
+    features = np.ones((10, 3), np.float32)
+    assert less_recordings(features, np.arange(10)) is None
+    assert less_recordings(features, np.array([0, 0, 0, 0, 0, *range(1, 6)])) is not None
+
+
+def test_what_is_shared_within_recordings_decides_where_there_is_something() -> None:
+    def pair(student: str, teacher: str, shared: float, within: float | None) -> Pair:
+        values = {"shared": shared, "accuracy": 0.1, "chance": 0.1, "shared_error": 0.005}
+        return Pair(student=student, teacher=teacher, **values, within=within, within_error=within and 0.004)
+
+    # Talking faces, first round: light and noise are shared as much as words.
+    both = [pair("video", "audio", 0.031, 0.105), pair("audio", "video", 0.032, 0.007)]
+    assert learned("audio", ("video",), decisive(both), 0.9) == ("audio",)
+    assert learned("video", ("audio",), decisive(both), 0.9) == ("audio",)
+    without = [each.model_copy(update={"within": None, "within_error": None}) for each in both]
+    assert learned("audio", ("video",), decisive(without), 0.9) == ("video",)
+    nothing = [pair("video", "audio", 0.30, 0.005), pair("audio", "video", 0.10, -0.003)]
+    assert learned("audio", ("video",), decisive(nothing), 0.9) == ("audio",)
+
+
+PAIRS = {("video", "audio"): (0.04, 0.003), ("audio", "video"): (0.02, 0.003)}
 
 
 @pytest.mark.parametrize(
     ("protect", "video", "audio"),
-    [(0.9, ("audio",), ("audio",)), (0.5, ("audio",), ("video",)), (0.51, ("audio",), ("audio",))],
+    [(0.9, ("audio",), ("audio",)), (0.5, ("audio",), ("video",)), (0.8, ("audio",), ("audio",))],
 )
 def test_an_encoder_learns_its_own_clusters_while_the_others_share_less(
     protect: float, video: tuple[str, ...], audio: tuple[str, ...]
@@ -98,15 +146,21 @@ def test_an_encoder_learns_its_own_clusters_while_the_others_share_less(
     assert learned("audio", ("video",), PAIRS, protect) == audio
 
 
+@pytest.mark.parametrize("error", [0.01, 0.05])
+def test_a_difference_within_two_standard_errors_decides_nothing(error: float) -> None:
+    close = {("video", "audio"): (0.04, error), ("audio", "video"): (0.02, error)}
+    assert learned("audio", ("video",), close, 0.9) == ("video",)
+
+
 def test_if_neither_shares_anything_the_plain_method_is_left() -> None:
-    nothing = {("video", "audio"): -0.01, ("audio", "video"): -0.03}
+    nothing = {("video", "audio"): (-0.01, 0.001), ("audio", "video"): (-0.03, 0.001)}
     assert learned("video", ("audio",), nothing, 0.9) == ("audio",)
     assert learned("audio", ("video",), nothing, 0.9) == ("video",)
 
 
 def test_of_several_teachers_only_those_that_share_less_are_left_out() -> None:
     names = ("video", "audio", "flicker")
-    shared = {(a, b): 0.1 for a in names for b in names if a != b} | {("audio", "video"): 0.01}
+    shared = {(a, b): (0.1, 0.003) for a in names for b in names if a != b} | {("audio", "video"): (0.01, 0.003)}
     assert learned("audio", ("video", "flicker"), shared, 0.9) == ("flicker",)
     assert learned("audio", ("audio", "video", "flicker"), shared, 0.9) == ("audio", "flicker")  # MDC keeps its own.
     assert learned("video", ("audio", "flicker"), shared, 0.9) == ("audio", "flicker")
@@ -151,7 +205,7 @@ def protected(make_run: MakeRun) -> Run:
 def test_an_encoder_is_trained_on_the_clusters_that_the_file_names(protected: Run) -> None:
     directory = protected.directory(Node("teachers", None, 0))
     found = read_teachers(directory)
-    shared = {(pair.student, pair.teacher): pair.shared for pair in found.pairs}
+    shared = decisive(found.pairs)
     assert found.learns == {
         "video": learned("video", ("audio",), shared, 0.9),
         "audio": learned("audio", ("video",), shared, 0.9),
@@ -177,6 +231,11 @@ def test_clips_outside_the_splits_to_learn_from_are_not_measured(protected: Run)
         assert [clusters[key] for key in sample.keys.tolist()] == sample.clusters[name].tolist()
     assert len(draw_sample(corpus, labels, ["nowhere"], 1000, 0).keys) == 0
     assert len(draw_sample(corpus, labels, None, 7, 0).keys) == 7
+    whole = draw_sample(corpus, labels, None, 7, 0, whole=True)
+    assert len(whole.keys) == 7
+    of_each = {name: (sample.sources == name).sum() for name in np.unique(sample.sources)}
+    found = {name: (whole.sources == name).sum() for name in np.unique(whole.sources)}
+    assert sum(found[name] < of_each[name] for name in found) <= 1  # All clips of a recording, but for the last one.
 
 
 def test_a_training_step_learns_the_heads_of_the_file_and_no_other(protected: Run) -> None:

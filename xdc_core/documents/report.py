@@ -146,13 +146,14 @@ class HistoryRow(Document):
 
 class SharedRow(Document):
     """What the features of one modality (student) shared with the clusters of another (teacher) in one round, in nats
-    per clip: see teachers.json.
+    per clip: see teachers.json. within: the same within recordings; None where most recordings have one clip.
     """
 
     round: int
     student: str
     teacher: str
     shared: Number
+    within: Number | None = None
 
 
 class KeptRow(Document):

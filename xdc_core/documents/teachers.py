@@ -13,6 +13,8 @@ class Pair(Document):
     shared: nats per clip by which a linear classifier on the student's features predicts the teacher's pseudo-labels
     better than their frequencies do, on clips that it was not fitted to; about 0 if nothing is shared, at most the
     entropy of the pseudo-labels. accuracy: of this classifier. chance: share of the teacher's largest cluster.
+    within: the same within recordings, of the student's features less their mean over a clip's recording; null where
+    most recordings have one clip. shared_error, within_error: standard errors; null in files that lack them.
     """
 
     student: str
@@ -20,6 +22,9 @@ class Pair(Document):
     shared: Number
     accuracy: Number
     chance: Number
+    shared_error: Number | None = None
+    within: Number | None = None
+    within_error: Number | None = None
 
 
 class Teachers(Document):

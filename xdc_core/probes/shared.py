@@ -1,12 +1,20 @@
-"""The information that features share with pseudo-labels, measured without other labels."""
+"""The information that features share with pseudo-labels, measured without other labels.
+
+Over all clips, and within recordings. What is the same in all clips of a recording (light, pose, background noise)
+is shared by pictures and sounds, too, and in the first rounds may be most of what is shared. It is left out of the
+second measure, which then tells which modality's clusters follow what happens in a recording.
+"""
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from shards.corpus.index import shard_names
 from shards.errors import StageError
@@ -35,9 +43,12 @@ TOLERANCE, ITERATIONS = 1e-3, 500
 
 @dataclass(frozen=True)
 class Information:
-    """nats: per clip. accuracy: of the classifier. chance: of the largest cluster."""
+    """nats: per clip. error: the standard error of nats over recordings. accuracy: of the classifier. chance: of the
+    largest cluster.
+    """
 
     nats: float
+    error: float
     accuracy: float
     chance: float
 
@@ -82,7 +93,33 @@ def shared_information(features: np.ndarray, clusters: np.ndarray, sources: np.n
             right[number, held] = names[logs.argmax(1)] == clusters[held]
     best = int(gain.mean(axis=1).argmax())
     _, counts = np.unique(clusters, return_counts=True)
-    return Information(float(gain[best].mean()), float(right[best].mean()), float(counts.max() / len(clusters)))
+    return Information(
+        float(gain[best].mean()),
+        _standard_error(gain[best], groups),
+        float(right[best].mean()),
+        float(counts.max() / len(clusters)),
+    )
+
+
+def _standard_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Return the standard error of the mean of values [n] whose groups [n], but not themselves, are independent."""
+    _, group = np.unique(groups, return_inverse=True)
+    sums = np.bincount(group, values - values.mean())
+    return float(np.sqrt((sums**2).sum()) / len(values))
+
+
+def less_recordings(features: np.ndarray, sources: np.ndarray) -> np.ndarray | None:
+    """Return features less their mean over the clips of a recording: float32 [n, width]. Ours, see docs/method.md.
+
+    features: float32 [n, width]. sources: the recording of each clip, numbers or text [n]. Clips that are their
+    recording's only one get zeros. None: more than half of the clips would.
+    """
+    _, recording, counts = np.unique(sources, return_inverse=True, return_counts=True)
+    if (counts[recording] == 1).mean() > 0.5:
+        return None
+    sums = np.zeros((len(counts), features.shape[1]))
+    np.add.at(sums, recording, features)
+    return (features - (sums / counts[:, None])[recording]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -104,11 +141,13 @@ def draw_sample(
     most: int,
     seed: int,
     select: SelectSettings = ALL_CLIPS,
+    whole: bool = False,
 ) -> Sample:
     """Return clips of some splits (None: all) that thresholds keep and that have a pseudo-label in all modalities.
 
     labels: a directory of stage label by modality. Of more than `most` clips, the first of randomly chosen shards are
-    taken. There may be none.
+    taken. whole: those of randomly chosen recordings instead, all clips of each (but for the last): a look into every
+    shard. There may be none.
 
     Raises:
         StageError: a file is damaged.
@@ -116,11 +155,17 @@ def draw_sample(
     """
     names = shard_names(corpus)
     rows: list[tuple[Any, ...]] = []
-    for number in np.random.default_rng(seed).permutation(len(names)).tolist():
+    rng = np.random.default_rng(seed)
+    chosen = _recordings(corpus, splits, most, rng, select) if whole else None
+    for number in rng.permutation(len(names)).tolist():
         if len(rows) >= most:
             break
         shard = names[number]
         index = read_learnable(corpus, shard, splits, select, "key", "source")
+        if chosen is not None:
+            index = index.filter(pc.is_in(index["source"], chosen))
+            if not len(index):
+                continue
         clusters = [
             dict(zip(*map(np.ndarray.tolist, read_labels(path, shard)), strict=True)) for path in labels.values()
         ]
@@ -131,7 +176,24 @@ def draw_sample(
     return Sample(keys, shards, sources, dict(zip(labels, columns, strict=True)))
 
 
-def read_sample(task: Task[Any], modalities: Sequence[str], most: int) -> tuple[Sample, dict[str, np.ndarray]]:
+def _recordings(
+    corpus: Path, splits: Sequence[str] | None, most: int, rng: np.random.Generator, select: SelectSettings
+) -> pa.Array | None:
+    """Return randomly chosen recordings with at least `most` clips together. None: all have no more than that."""
+    clips: Counter[str] = Counter()
+    for shard in shard_names(corpus):
+        clips.update(read_learnable(corpus, shard, splits, select, "source")["source"].to_pylist())
+    if clips.total() <= most:
+        return None
+    names = sorted(clips)
+    order = [names[number] for number in rng.permutation(len(names)).tolist()]
+    enough = int(np.searchsorted(np.cumsum([clips[name] for name in order]), most)) + 1
+    return pa.array(order[:enough])
+
+
+def read_sample(
+    task: Task[Any], modalities: Sequence[str], most: int, whole: bool = False
+) -> tuple[Sample, dict[str, np.ndarray]]:
     """Draw a sample of the clips that a task's round learns from, and read its features: float32 [clips, width].
 
     The task's settings have the seed, the splits, the thresholds and the number of threads, to which this process is
@@ -147,7 +209,7 @@ def read_sample(task: Task[Any], modalities: Sequence[str], most: int) -> tuple[
     threadpool_limits(thread_count(given.runs_on))
     labels = {name: task.directory(Node("label", name, task.round)) for name in modalities}
     seed = derive_seed(given.seed, "teachers")
-    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, most, seed, given.select)
+    sample = draw_sample(task.directory(SHARD), labels, given.learn_splits, most, seed, given.select, whole)
     if len(sample.keys) < FOLDS:
         return sample, {}
     extracted = {name: task.directory(Node("extract", name, task.round)) for name in modalities}
@@ -181,9 +243,15 @@ def sampled_features(sample: Sample, directory: Path) -> np.ndarray:
 def measure_pairs(sample: Sample, features: Mapping[str, np.ndarray], progress: Progress = silent) -> list[Pair]:
     """Return what the clusters of each modality share with the features of each other modality, of the same round."""
     pairs, ordered = [], list(itertools.permutations(features, 2))
+    inside = {name: less_recordings(values, sample.sources) for name, values in features.items()}
     for number, (student, teacher) in enumerate(ordered):
         progress(number, len(ordered), f"pairs of modalities, {student} and the clusters of {teacher}")
-        found = shared_information(features[student], sample.clusters[teacher], sample.sources)
-        values = {"shared": found.nats, "accuracy": found.accuracy, "chance": found.chance}
+        clusters = sample.clusters[teacher]
+        found = shared_information(features[student], clusters, sample.sources)
+        values = {"shared": found.nats, "accuracy": found.accuracy, "chance": found.chance, "shared_error": found.error}
+        moving = inside[student]
+        if moving is not None:
+            within = shared_information(moving, clusters, sample.sources)
+            values |= {"within": within.nats, "within_error": within.error}
         pairs.append(Pair(student=student, teacher=teacher, **{name: round(v, 4) for name, v in values.items()}))
     return pairs

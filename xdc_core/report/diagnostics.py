@@ -52,20 +52,23 @@ def _of_preprocessing(report: Report) -> Iterator[Diagnostic]:
 def _forgets(report: Report) -> Iterator[Diagnostic]:
     """Yield a sentence if the better teacher of the first round has forgotten most of what its clusters held then.
 
-    The better teacher is the modality whose clusters share most with the features of another. It is not a fault if the
-    other forgets its first clusters: it learns better ones.
+    The better teacher is the modality whose clusters share most with the features of another, within recordings where
+    something is shared there. It is not a fault if the other forgets its first clusters: it learns better ones.
     """
     since = report.kept_history[-1].since if report.kept_history else report.round
     if since == report.round or report.from_first:
         return
     first = [row for row in report.shared_history if row.round == since]
-    best = max(first, key=lambda row: row.shared)
-    kept = {row.round: row.kept for row in report.kept_history if (row.modality, row.since) == (best.teacher, since)}
-    if best.shared >= LEAST_SHARED and kept[report.round] < KEPT * kept[since]:
+    most, teacher = max((row.shared, row.teacher) for row in first)
+    within, of_these = max(((row.within, row.teacher) for row in first if row.within is not None), default=(0.0, ""))
+    if within >= LEAST_SHARED:
+        most, teacher = within, of_these
+    kept = {row.round: row.kept for row in report.kept_history if (row.modality, row.since) == (teacher, since)}
+    if most >= LEAST_SHARED and kept[report.round] < KEPT * kept[since]:
         remedy = "" if report.learns else " In methods that learn from each other train.protect prevents this."
         yield (
             "bad",
-            f"{best.teacher} forgets: its features tell {kept[report.round]:.2f} nats per clip of its clusters of "
+            f"{teacher} forgets: its features tell {kept[report.round]:.2f} nats per clip of its clusters of "
             f"round {since}, then {kept[since]:.2f}, although these shared most with another modality.{remedy} See "
             "docs/method.md.",
         )

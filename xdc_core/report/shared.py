@@ -47,6 +47,9 @@ def measure_shared(
     write_parquet(task.out / FILE_NAME, pa.table({"key": pa.array(sample.keys.tolist(), pa.string()), **columns}))
     kept = {name: shared_information(features[name], first[name], sample.sources).nats for name in modalities}
     return (
-        [SharedRow(round=number, student=pair.student, teacher=pair.teacher, shared=pair.shared) for pair in pairs],
+        [
+            SharedRow(round=number, student=pair.student, teacher=pair.teacher, shared=pair.shared, within=pair.within)
+            for pair in pairs
+        ],
         [KeptRow(round=number, modality=name, since=since, kept=round(nats, 4)) for name, nats in kept.items()],
     )
