@@ -3,11 +3,12 @@
     make gpu                     install, then run it
     make gpu PYTHON=python3      with this interpreter and the packages that it has
 
-    python benchmarks/gpu_check.py [--out runs/gpu] [--limit 480] [--device cuda] [--quick]
+    python benchmarks/gpu_check.py [--out runs/gpu] [--limit 480] [--device cuda] [--quick] [--without figures]
 
 Every part is a process of its own. After each, OUT/gpu.json is written; what a part printed is in OUT/logs. A part
 whose packages are missing is `not run: needs X`; when the time is over the part that runs is stopped, and the rest is
-`not run: out of time`. Ends with 0, with 1 if a part failed, with 2 if there is no GPU that PyTorch can use.
+`not run: out of time`. --without leaves out the parts whose names begin with this word. Ends with 0, with 1 if a part
+failed, with 2 if there is no GPU that PyTorch can use.
 --device cpu --quick tries the script itself. Needs nothing beyond the standard library.
 """
 
@@ -245,15 +246,17 @@ def run_part(part: Part, logs: Path, seconds: float) -> Result:
     return result
 
 
-def check(out: Path, device: str, quick: bool, limit_s: float, machine: dict[str, Any]) -> list[Result]:
-    """Run all parts within `limit_s`, and write gpu.json after each."""
+def check(
+    out: Path, device: str, quick: bool, limit_s: float, machine: dict[str, Any], without: tuple[str, ...] = ()
+) -> list[Result]:
+    """Run all parts within `limit_s`, and write gpu.json after each. without: beginnings of names to leave out."""
     began = time.monotonic()
     work, logs = out / "work", out / "logs"
     for folder in (work, logs):  # What an earlier call left would be reused, not run.
         shutil.rmtree(folder, ignore_errors=True)
     found: dict[str, Any] = {"machine": machine, "device": device, "quick": quick, "parts": []}
     results: list[Result] = []
-    todo = list(parts(work, device, quick))
+    todo = [part for part in parts(work, device, quick) if not part.name.startswith(without)]
 
     def left() -> float:
         return limit_s - 2 * GRACE_S - (time.monotonic() - began)
@@ -322,6 +325,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--rounds", type=Path, metavar="RUN", help="only work off this run, as the last parts do")
+    parser.add_argument("--without", action="append", default=[], metavar="WORD", help="parts to leave out")
     given = parser.parse_args()
     if given.rounds:
         rounds(given.rounds)
@@ -334,7 +338,9 @@ def main() -> int:
             print(f"No GPU: {why}. Nothing was run.", file=sys.stderr)
             return 2
         print(json.dumps(machine))
-    results = check(out, given.device, given.quick, given.limit - (time.monotonic() - began), machine)
+    results = check(
+        out, given.device, given.quick, given.limit - (time.monotonic() - began), machine, tuple(given.without)
+    )
     print(f"{out / 'gpu.json'} has the figures.")
     return 1 if any(result.state == "failed" for result in results) else 0
 
