@@ -198,9 +198,20 @@ def test_the_setting_device_decides_about_k_means_too(
 
     monkeypatch.setattr(faiss, "Kmeans", noted)
     monkeypatch.setattr(clustering, "faiss_gpus", lambda: FaissGpus(*found, "1.15.1"))
+    monkeypatch.setattr(clustering, "WORTH_A_GPU", 0)
     run_stage(run, node, force=True)
     assert asked == [tried]
     assert facts_of(run, node)["on"] == where
+
+
+def test_a_short_fit_starts_no_gpu(copy_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> FaissGpus:
+        raise AssertionError("looked for a GPU")
+
+    monkeypatch.setattr(clustering, "faiss_gpus", never)
+    run, node = copy_run(runs_on={"device": "auto"}), Node("cluster", "audio", 0)
+    run_stage(run, node, force=True)
+    assert facts_of(run, node)["on"] == "CPU, 1 threads"
 
 
 @pytest.mark.parametrize("source", ["video", "audio"])
