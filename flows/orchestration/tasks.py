@@ -39,19 +39,20 @@ Futures = dict[Node, PrefectFuture[Any]]
 
 @task(task_run_name="{node.name}", cache_policy=NO_CACHE, persist_result=False)
 def node_task(
-    run: Run, node: Node, force: bool = False, shard: Record | None = None, readers: list[Node] | None = None
+    run: Run, node: Node, force: bool = False, shard: tuple[Record, ...] = (), readers: list[Node] | None = None
 ) -> State[Any] | Record:
     """Run one node. The manifest decides: a fresh one gives the state Cached, independent of Prefect's records.
 
-    `shard` is the record of the corpus in this flow run, if it is known: the sources are then not listed again, and
-    clips that are appended meanwhile are not read.
+    `shard` has the record of the corpus in this flow run, if it is known: the sources are then not listed again, and
+    clips that are appended meanwhile are not read. A tuple, because Prefect draws a task inside another one whose
+    future is a parameter of its own while that one runs.
     `readers`: as for `do_node`.
 
     Raises:
         XdcError: the stage failed; its finished parts are kept.
     """
     listeners = [*LISTENERS, ProgressArtifact(run.root.resolve().name, node)]
-    corpus = read_as(shard) if shard else None
+    corpus = read_as(*shard) if shard else None
     record = do_node(run, node, CHILDREN, listeners, force=force, wait=True, corpus_read_as=corpus, readers=readers)
     if node.stage == "report":
         with only_reported(str(node)):
@@ -104,7 +105,7 @@ def run_nodes(
                 waits = [there[source] for source in inputs(run.config, node) if source in there]
                 # What is built once a run: an earlier round may still be building it, or have failed to.
                 waits += [earlier[node]] if earlier and node in earlier else []
-                shard = futures.get(SHARD)
+                shard = (futures[SHARD],) if SHARD in futures else ()
                 # The files of the only node are wanted, even if nothing else reads them.
                 readers = readers_among(run, node, whole) if len(whole) > 1 else None
                 futures[node] = node_task.submit(
