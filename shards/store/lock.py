@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from shards.store.fault import fault_point
 
 RENEWAL = 5.0  # Seconds from one renewal of a held lock file to the next.
 PATIENCE = 30.0  # Seconds without a renewal after which a holder on another machine counts as dead.
+TURN = 10.0  # Seconds that a change of a small file waits for the changes of others.
 ABANDONED = 100 * PATIENCE  # Seconds since the last renewal, by the disk's clock, after which a file counts as dead.
 MOMENT = 1.0  # Seconds for a process of this machine to write its name into its file, or to finish dying.
 WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
@@ -193,6 +194,26 @@ def exclusive(target: Path, patience: float | None = None) -> Iterator[None]:
             lock.unlink(missing_ok=True)
         fault_point("after unlock", target.name)
         file.close()
+
+
+@contextmanager
+def in_turn(file: Path) -> Iterator[None]:
+    """Hold the lock of a small file that is read, changed and written. Waits for other processes that change it.
+
+    Raises:
+        Busy: another process has held it for `TURN` seconds.
+    """
+    until = time.monotonic() + TURN
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(exclusive(file))
+                break
+            except Busy:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
+        yield
 
 
 def _renew(file: TextIO, released: threading.Event) -> None:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
+from flows.cli.running.change import change_run
 from flows.server.prefect_defaults import set_defaults
 from shards.log_level import VARIABLE
 from shards.store.lock import exclusive
@@ -81,6 +82,11 @@ def test_init_sets_any_setting(tmp_path: Path) -> None:
         ("train.lr=fast", "train.lr"),
         ("seed=1 seed=2", "seed is given twice"),
         ("rounds.first=1", "rounds has no settings"),
+        ("modalities=audio", "method xdc has no label source for audio"),
+        ("modalities=video,audi", "Did you mean 'audio'?"),
+        ("cluster.k=8", "write {video: 8, audio: 8}; with --set, cluster.k.video=8."),
+        ("corpus.videos=nope", "run/nope"),
+        ("video.weights=nope.pt", "video.weights: 'nope.pt' does not exist: a path is relative to the folder of"),
     ],
 )
 @pytest.mark.parametrize("command", ["init", "run"])
@@ -128,6 +134,54 @@ def test_comments_of_a_person_and_evaluations_of_another_file_survive_a_change(c
         assert xdc("run", run.root, "--set", f"runs_on.threads={number + 1}")[0] == 0
     assert "# First." in (run.root / "xdc.yaml.old").read_text()
     assert "# Second." in (run.root / "xdc.yaml.old-2").read_text()
+
+
+def test_a_path_that_is_not_there_is_named_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert xdc("init", "run")[0] == 0
+    (tmp_path / "videos").mkdir()
+    code, output = xdc("run", "run", "--set", "corpus.videos=videos")
+    assert code == 2
+    assert f"so it is {tmp_path}/run/videos. From there it is ../videos." in output
+    assert change_run(Path("run"), ["corpus.videos=../videos"]) == ["corpus.videos: None -> ../videos"]
+
+
+def test_settings_of_evaluations_are_changed_where_they_are_or_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert xdc("init", run, "--set", "evaluate.mine={protocol: knn, modality: video}")[0] == 0
+    assert change_run(run, ["evaluate.mine.every=2"]) == ["evaluate.mine.every: 1 -> 2"]
+    assert load_config(run / "xdc.yaml").evaluate["mine"].every == 2
+    assert "# evaluations of the encoders" in (run / "xdc.yaml").read_text()
+    (run / "evaluate.yaml").write_text("evaluate: {probe: {protocol: knn, modality: video, when: asked}}\n")
+    for text in ("evaluate.probe.every=2", "evaluate={probe: {protocol: fc}}"):
+        code, output = xdc("run", run, "--set", text)
+        assert code == 2
+        assert f"evaluate.probe is in {run}/evaluate.yaml, and --set changes xdc.yaml only" in output
+
+
+def test_a_linked_configuration_is_written_where_the_link_leads(tmp_path: Path) -> None:
+    run, kept = tmp_path / "run", tmp_path / "kept.yaml"
+    assert xdc("init", run)[0] == 0
+    (run / "xdc.yaml").rename(kept)
+    (run / "xdc.yaml").symlink_to("../kept.yaml")
+    assert change_run(run, ["seed=7"]) == ["seed: 0 -> 7"]
+    assert (run / "xdc.yaml").is_symlink()
+    assert "seed: 7 " in kept.read_text()
+
+
+def test_settings_of_several_processes_are_all_written(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert xdc("init", run)[0] == 0
+    code = (
+        "import sys, pathlib; from flows.cli.running.change import change_run; "
+        "[change_run(pathlib.Path(sys.argv[1]), [f'{sys.argv[2]}={n}']) for n in range(2, 22)]"
+    )
+    names = ("rounds", "seed", "train.log_every")
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(run), name]) for name in names]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    config = load_config(run / "xdc.yaml")
+    assert (config.rounds, config.seed, config.train.log_every) == (21, 21, 21)
+    assert sorted(path.name for path in run.iterdir()) == ["xdc.yaml"]
 
 
 def test_status_tells_what_is_in_progress_and_by_which_process(worked_run: Run) -> None:

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WrapValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 
 from shards.errors import ConfigError
 from shards.section import Positive, Section, Since, hashed_settings
@@ -12,6 +20,7 @@ from xdc_core.clustering.preprocess import CANONICAL
 from xdc_core.clustering.registry import CLUSTERERS, KMEANS, KmeansSettings
 from xdc_core.config.methods import JOINT
 from xdc_core.modalities.registry import BUILT_IN, MODALITIES
+from xdc_core.modalities.video import VIDEO
 
 
 def known_label_sources() -> tuple[str, ...]:
@@ -49,6 +58,16 @@ def _number_or_by_round(value: Any, handler: Any) -> Any:
 ClusterCount = Annotated[int | tuple[int, ...], WrapValidator(_number_or_by_round)]
 
 
+def _by_source(value: Any) -> Any:
+    if isinstance(value, int | list | tuple):
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ValueError(
+            f"{shown} is not allowed. Every label source has its own number: write "
+            f"{{{', '.join(f'{name}: {shown}' for name in BUILT_IN)}}}; with --set, cluster.k.{VIDEO.name}={shown}"
+        )
+    return value
+
+
 def _known_algorithm(name: str) -> str:
     try:
         CLUSTERERS.check(name)
@@ -67,7 +86,7 @@ class ClusterSettings(Section):
         {}, description="settings of another algorithm than kmeans; {}: defaults"
     )
 
-    k: dict[LabelSource, ClusterCount] = Field(
+    k: Annotated[dict[LabelSource, ClusterCount], BeforeValidator(_by_source)] = Field(
         {"video": 64, "audio": 128, "joint": 128},
         description="number of clusters by label source; a list: by round, the last number for all later rounds",
     )

@@ -12,6 +12,14 @@ from xdc_core.config.clustering import known_label_sources
 from xdc_core.config.schema import Config
 from xdc_core.modalities.registry import MODALITIES
 
+# What was expected, for pydantic's errors whose own words are those of Python.
+_EXPECTED = {
+    "tuple_type": "A list was expected, such as [a, b]",
+    "list_type": "A list was expected, such as [a, b]",
+    "dict_type": "Names and values were expected, such as {a: 1, b: 2}",
+    "model_type": "Names and values were expected, such as {a: 1, b: 2}",
+}
+
 
 def nearest_hint(word: str, words: list[str]) -> str:
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
@@ -49,7 +57,7 @@ def explain_problem(problem: Any, whole: type[BaseModel]) -> str:
         section = _section_at(whole, location[:-1])
         keys = list(section.model_fields) if section else list(known_label_sources())
         return f"{name}: this key{nearest_hint(str(location[-1]), keys)} Keys here: {', '.join(keys)}."
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _EXPECTED.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{name}: {message}." if name else f"{message}."
     return f"{name}: {_shown(problem['input'])} is not allowed. {message}."

@@ -1,6 +1,7 @@
 """Changes of a run's xdc.yaml by `--set NAME=VALUE`."""
 
 import itertools
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from flows.cli.running.study import parse_overrides
 from shards.errors import ConfigError
 from shards.store.files import write_text
-from xdc_core.config.load import FILE_NAME, check_file, read_yaml
+from shards.store.lock import in_turn
+from xdc_core.config.load import EVALUATIONS_FILE, FILE_NAME, check_file, read_yaml
 from xdc_core.config.schema import Config
 from xdc_core.config.write import commented_yaml
 from xdc_core.inspection.difference import differing_settings
@@ -21,24 +23,35 @@ def change_run(root: Path, texts: list[str]) -> list[str]:
     """Write settings, as NAME=VALUE texts, to a run's xdc.yaml. Return what changed, a line per setting.
 
     If xdc.yaml has been edited so that comments or the order of keys would be lost, it is kept as xdc.yaml.old, or
-    xdc.yaml.old-2 and so on: what an earlier call has kept stays.
+    xdc.yaml.old-2 and so on: what an earlier call has kept stays. If xdc.yaml is a symbolic link, its target is
+    written. Of several processes, each adds its changes to those of the others.
 
     Raises:
         ConfigError: a text is not NAME=VALUE, there is no such setting, or a value is wrong. Nothing is written.
+        Busy: another process does not end its change.
     """
     file = root / FILE_NAME
+    _, _, before, after = _with_changes(file, texts)
+    if before == after:
+        return []
+    with in_turn(file.resolve()):
+        return _write_changes(file, texts)
+
+
+def _write_changes(file: Path, texts: list[str]) -> list[str]:
     stored, values, before, after = _with_changes(file, texts)
     if not (lines := differences(before, after)):
         return []
+    check_named_paths(file, before, after)
     text = file.read_text(encoding="utf-8")
     notes = "\n".join(
         line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     )
     if text != commented_yaml(_own(before, stored), notes):
-        earlier = _free_name(root / EARLIER)
+        earlier = _free_name(file.with_name(EARLIER))
         write_text(earlier, text)
         lines.append(f"the file as it was, with its comments: {earlier}")
-    write_text(file, commented_yaml(_own(after, values), notes))
+    write_text(file.resolve(), commented_yaml(_own(after, values), notes))
     return lines
 
 
@@ -68,9 +81,60 @@ def _with_changes(file: Path, texts: list[str]) -> tuple[dict[str, Any], dict[st
     """Return the file's values without and with these settings, and the configurations without and with them."""
     stored = read_yaml(file)
     before, values = check_file(file, stored), deepcopy(stored)
-    for name, value in parse_overrides(texts).items():
+    changes = parse_settings(texts)
+    _check_place(file, changes)
+    for name, value in changes.items():
         set_value(values, name, value)
     return stored, values, before, check_file(file, values)
+
+
+def parse_settings(texts: list[str]) -> dict[str, Any]:
+    """Return settings from NAME=VALUE texts, as `parse_overrides`; names of modalities may be separated by commas."""
+    changes = parse_overrides(texts)
+    if isinstance(names := changes.get("modalities"), str):
+        changes["modalities"] = names.split(",")
+    return changes
+
+
+def _check_place(file: Path, changes: dict[str, Any]) -> None:
+    """Raise ConfigError if a change is of an entry in evaluate.yaml, which counts there and not in xdc.yaml."""
+    asked = file.with_name(EVALUATIONS_FILE)
+    there = read_yaml(asked) if asked.exists() else {}
+    for name, value in changes.items():
+        section, *entry = name.split(".")
+        if section not in ("datasets", "evaluate") or not isinstance(entries := there.get(section), dict):
+            continue
+        named = entry[:1] or (list(value) if isinstance(value, dict) else [])
+        if found := next((each for each in named if each in entries), None):
+            raise ConfigError(
+                f"{name}: {section}.{found} is in {asked}, and --set changes {file.name} only. Change it in "
+                f"{asked.name}, or with xdc eval."
+            )
+
+
+def check_named_paths(file: Path, before: Config | None, after: Config) -> None:
+    """Raise ConfigError if a setting names a file or folder that does not exist. `before`: what it names may be gone.
+
+    file: the run's xdc.yaml. What a run makes itself, such as its corpus, need not exist.
+    """
+    earlier = _named_paths(before) if before is not None else {}
+    for name, path in _named_paths(after).items():
+        if path == earlier.get(name) or (file.parent / path).resolve().exists():
+            continue
+        here = f" From there it is {os.path.relpath(path, file.parent)}." if Path(path).exists() else ""
+        raise ConfigError(
+            f"{name}: {path!r} does not exist: a path is relative to the folder of {file}, so it is "
+            f"{(file.parent / path).resolve()}.{here} Correct it."
+        )
+
+
+def _named_paths(config: Config) -> dict[str, str]:
+    """Return the files and folders that a run reads, by the settings that name them."""
+    named = {"corpus.videos": config.corpus.videos}
+    named |= {f"corpus.features.{name}": path for name, path in config.corpus.features.items()}
+    named |= {f"{name}.weights": getattr(config, name).weights for name in config.modalities}
+    named |= {f"datasets.{name}.root": dataset.root for name, dataset in config.datasets.items()}
+    return {name: path for name, path in named.items() if path is not None}
 
 
 def _own(config: Config, values: dict[str, Any]) -> Config:

@@ -15,10 +15,11 @@ from flows.terminal import show_progress
 from shards.command import command
 from shards.errors import Busy, ConfigError, StageError
 from shards.store.files import write_text
+from shards.store.lock import in_turn
 from shards.store.manifest import fingerprint
 from xdc_core.cleaning.asked import kept_for
 from xdc_core.config.evaluation import BY_LAYOUT, CORPUS, evaluated_modality
-from xdc_core.config.load import EVALUATIONS_FILE, read_yaml
+from xdc_core.config.load import EVALUATIONS_FILE, FILE_NAME, read_yaml
 from xdc_core.graph.rounds import as_stopped, check_round, newest_with_encoders
 from xdc_core.graph.stages import encoders_from_files, evaluation_nodes, inputs
 from xdc_core.inspection.results import ListedResults, markdown_table, read_results
@@ -43,11 +44,28 @@ def ask(
     """Add an evaluation to a run's evaluate.yaml, unless it exists. Return its name.
 
     recipe: of the protocol `all`. `views`: views and frames of a data set, if they are given. Other settings of an
-    existing evaluation are kept.
+    existing evaluation are kept. If evaluate.yaml is a symbolic link, its target is written. Of several processes, each
+    adds its evaluation to those of the others.
 
     Raises:
-        ConfigError: the combination is not possible; nothing is written.
+        ConfigError: the combination is not possible, or there is no run; nothing is written.
+        Busy: another process does not end its change.
     """
+    read_yaml(root / FILE_NAME)
+    with in_turn((root / EVALUATIONS_FILE).resolve()):
+        return _add(root, layout, files, protocol, modality, label, recipe, views)
+
+
+def _add(
+    root: Path,
+    layout: str | None,
+    files: Path | None,
+    protocol: str,
+    modality: str | None,
+    label: str,
+    recipe: str | None,
+    views: dict[str, int | None],
+) -> str:
     there = read_yaml(root / EVALUATIONS_FILE) if (root / EVALUATIONS_FILE).exists() else {}
     values = {"datasets": there.get("datasets") or {}, "evaluate": there.get("evaluate") or {}}
     evaluation: dict[str, Any] = {"protocol": protocol}
@@ -78,14 +96,14 @@ def ask(
         evaluation["finetune"] = kept | {"recipe": recipe}
     old = (root / EVALUATIONS_FILE).read_bytes() if (root / EVALUATIONS_FILE).exists() else None
     values["evaluate"] = values["evaluate"] | {name: (values["evaluate"].get(name) or {}) | evaluation}
-    write_text(root / EVALUATIONS_FILE, NOTES + yaml.safe_dump(values, sort_keys=False))
+    write_text((root / EVALUATIONS_FILE).resolve(), NOTES + yaml.safe_dump(values, sort_keys=False))
     try:
         open_run(root)
     except ConfigError:
         if old is None:
-            (root / EVALUATIONS_FILE).unlink()
+            (root / EVALUATIONS_FILE).resolve().unlink()
         else:
-            write_text(root / EVALUATIONS_FILE, old.decode())
+            write_text((root / EVALUATIONS_FILE).resolve(), old.decode())
         raise
     return name
 

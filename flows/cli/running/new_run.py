@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.cli.running.change import check_kept
-from flows.cli.running.study import parse_overrides
+from flows.cli.running.change import check_kept, check_named_paths, parse_settings
 from shards.command import command
 from shards.corpus.listing import check_places, check_sources
 from shards.errors import ConfigError
 from shards.store.files import write_text
+from shards.store.lock import in_turn
 from xdc_core.config.load import FILE_NAME, load_preset, parse_config
 from xdc_core.config.write import commented_yaml
 from xdc_core.modalities.registry import MODALITIES
@@ -73,9 +73,7 @@ def make_run(
         choices = (
             {"modalities": list(features), "rounds": 0} | ({} if len(features) > 1 else {"method": "sdc"}) | choices
         )
-    set_last = parse_overrides(list(settings))
-    if isinstance(set_last.get("modalities"), str):
-        set_last["modalities"] = [set_last["modalities"]]
+    set_last = parse_settings(list(settings))
     if isinstance(named := set_last.get("modalities"), list):
         choices = choices | {"modalities": named}  # The preset's settings follow from them.
     values = load_preset(preset, choices.get("modalities", ())) | choices
@@ -92,12 +90,17 @@ def make_run(
     for name, value in set_last.items():
         set_value(values, name, value)
     config = parse_config(values, f"preset {preset} with your choices")
-    if videos is not None:
+    check_named_paths(file, None, config)
+    if config.corpus.videos is not None:
+        videos = (root / config.corpus.videos).resolve() if videos is None else videos
         check_places(root / config.corpus.path, videos)
         check_sources(videos, config.corpus)
     status, work = (command("xdc", name, root) for name in ("status", "run"))
     notes = NOTES.format(status=status, run=work, preset=preset)
-    write_text(file, commented_yaml(config, notes))
+    with in_turn(file):
+        if file.exists():  # Another process has just made it.
+            raise ConfigError(f"{file} exists already. Choose another directory, or keep it with --keep.")
+        write_text(file, commented_yaml(config, notes))
     return True
 
 
