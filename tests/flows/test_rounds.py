@@ -88,6 +88,13 @@ def test_the_rounds_are_flow_runs_of_their_own(server: PrefectServer, done: Run)
         assert set(states.values()) <= {"Completed", "Cached"}
 
 
+def test_prefects_page_draws_no_task_inside_another_one(server: PrefectServer, done: Run) -> None:
+    graph = server.ask(f"/flow_runs/{flow_runs(server, 'xdc-round')[0]['id']}/graph-v2")
+    names = {node["label"] for _, node in graph["nodes"]}
+    assert {"shard", "extract.video", "train.audio", "report"} <= names
+    assert not [node["label"] for _, node in graph["nodes"] if node["encapsulating"]]
+
+
 def flow_runs(server: PrefectServer, flow: str) -> list[dict[str, Any]]:
     """The flow runs of a flow, the first first."""
     return server.ask("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_ASC"})
