@@ -61,10 +61,10 @@ def cluster(task: Task[Clustering]) -> Outcome:
 
     kmeans.json has the algorithm with its settings, the objective, the sizes, and the device (`on`). k-means uses the
     GPUs if `runs_on.device` allows them and faiss works on them (with `auto`: for fits that take a CPU more than about
-    a second); otherwise it uses the CPU, and `on` has the reason why
-    an existing GPU is not used. Every round has a new seed, as in DeepCluster. The algorithm is fitted to all clips to
-    learn from, or to a random sample of `sample_mb`; kmeans.json has their number. k-means then does
-    `iterations_over_all` further iterations over all clips.
+    a second); otherwise it uses the CPU, and `on` has the reason why an existing GPU does not work. Every round has a
+    new seed, as in DeepCluster. The algorithm is fitted to all clips to learn from, or to a random sample of
+    `sample_mb`; kmeans.json has their number. k-means then does `iterations_over_all` further iterations over all
+    clips.
 
     With `heads` above 1 there are as many clusterings of the same preprocessed features, each with a seed of its own.
     The files of the first are those without a number; centroids-1.npy is of the second, and `clusterings` in

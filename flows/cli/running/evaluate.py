@@ -52,60 +52,48 @@ def ask(
         Busy: another process does not end its change.
     """
     read_yaml(root / FILE_NAME)
-    with in_turn((root / EVALUATIONS_FILE).resolve()):
-        return _add(root, layout, files, protocol, modality, label, recipe, views)
-
-
-def _add(
-    root: Path,
-    layout: str | None,
-    files: Path | None,
-    protocol: str,
-    modality: str | None,
-    label: str,
-    recipe: str | None,
-    views: dict[str, int | None],
-) -> str:
-    there = read_yaml(root / EVALUATIONS_FILE) if (root / EVALUATIONS_FILE).exists() else {}
-    values = {"datasets": there.get("datasets") or {}, "evaluate": there.get("evaluate") or {}}
-    evaluation: dict[str, Any] = {"protocol": protocol}
-    asked = {name: value for name, value in views.items() if value is not None}
-    if layout is None:
-        if asked:
-            raise ConfigError(
-                f"--{next(iter(asked))} is for data sets: in the run's own corpus a view is a whole clip."
-            )
-        parts = [CORPUS, modality, protocol] + ([label] if label != "label" else [])
-        evaluation |= {"modality": modality} if modality else {}
-        evaluation |= {"label": label} if label != "label" else {}
-    else:
-        if files is None or modality is None:
-            raise ConfigError(f"--data {layout} also needs --root (its folder) and --modality.")
-        data = dataset_name(values["datasets"], root, layout, modality, files)
-        entry: dict[str, Any] = BY_LAYOUT.get(layout, {}) | _like_the_corpus(root, layout)
-        entry |= values["datasets"].get(data) or {}
-        entry |= {"layout": layout, "root": relative(files, root), "modality": modality} | asked
-        values["datasets"] = values["datasets"] | {data: entry}
-        evaluation["data"] = data
-        parts = [data, protocol]
-    if recipe and protocol != "all":
-        raise ConfigError(f"--recipe {recipe} is for fine-tuning: use it with --protocol all, not {protocol}.")
-    name = "-".join(part for part in (*parts, recipe) if part)
-    if recipe:
-        kept = (values["evaluate"].get(name) or {}).get("finetune") or {}
-        evaluation["finetune"] = kept | {"recipe": recipe}
-    old = (root / EVALUATIONS_FILE).read_bytes() if (root / EVALUATIONS_FILE).exists() else None
-    values["evaluate"] = values["evaluate"] | {name: (values["evaluate"].get(name) or {}) | evaluation}
-    write_text((root / EVALUATIONS_FILE).resolve(), NOTES + yaml.safe_dump(values, sort_keys=False))
-    try:
-        open_run(root)
-    except ConfigError:
-        if old is None:
-            (root / EVALUATIONS_FILE).resolve().unlink()
+    file = (root / EVALUATIONS_FILE).resolve()
+    with in_turn(file):
+        there = read_yaml(root / EVALUATIONS_FILE) if file.exists() else {}
+        values = {"datasets": there.get("datasets") or {}, "evaluate": there.get("evaluate") or {}}
+        evaluation: dict[str, Any] = {"protocol": protocol}
+        asked = {name: value for name, value in views.items() if value is not None}
+        if layout is None:
+            if asked:
+                raise ConfigError(
+                    f"--{next(iter(asked))} is for data sets: in the run's own corpus a view is a whole clip."
+                )
+            parts = [CORPUS, modality, protocol] + ([label] if label != "label" else [])
+            evaluation |= {"modality": modality} if modality else {}
+            evaluation |= {"label": label} if label != "label" else {}
         else:
-            write_text((root / EVALUATIONS_FILE).resolve(), old.decode())
-        raise
-    return name
+            if files is None or modality is None:
+                raise ConfigError(f"--data {layout} also needs --root (its folder) and --modality.")
+            data = dataset_name(values["datasets"], root, layout, modality, files)
+            entry: dict[str, Any] = BY_LAYOUT.get(layout, {}) | _like_the_corpus(root, layout)
+            entry |= values["datasets"].get(data) or {}
+            entry |= {"layout": layout, "root": relative(files, root), "modality": modality} | asked
+            values["datasets"] = values["datasets"] | {data: entry}
+            evaluation["data"] = data
+            parts = [data, protocol]
+        if recipe and protocol != "all":
+            raise ConfigError(f"--recipe {recipe} is for fine-tuning: use it with --protocol all, not {protocol}.")
+        name = "-".join(part for part in (*parts, recipe) if part)
+        if recipe:
+            kept = (values["evaluate"].get(name) or {}).get("finetune") or {}
+            evaluation["finetune"] = kept | {"recipe": recipe}
+        old = file.read_bytes() if file.exists() else None
+        values["evaluate"] = values["evaluate"] | {name: (values["evaluate"].get(name) or {}) | evaluation}
+        write_text(file, NOTES + yaml.safe_dump(values, sort_keys=False))
+        try:
+            open_run(root)
+        except ConfigError:
+            if old is None:
+                file.unlink()
+            else:
+                write_text(file, old.decode())
+            raise
+        return name
 
 
 def _like_the_corpus(root: Path, layout: str) -> dict[str, Any]:
