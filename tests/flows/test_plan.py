@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flows.cli.inspecting.plan import HOLDS, TOO_SMALL, UNSURE, disks
@@ -16,6 +17,7 @@ from flows.runners.tree_memory import tree_memory
 from tests.flows.test_cli import xdc
 from tests.places import ROOT
 from tests.runs import MakeRun
+from tests.shards.media_maker import write_video
 from xdc_core.planning.estimate import Range
 
 GIGABYTE = 10**9
@@ -76,6 +78,34 @@ def test_a_plan_of_a_folder_with_broken_files_says_their_share_and_all_stages_an
     assert made["disks"][0]["verdict"] == HOLDS
     assert files_of(run.root) == before
     assert left_in(tmp_path / "scratch") == []
+
+
+@pytest.mark.slow
+def test_one_film_has_a_range_because_its_parts_differ(make_run: MakeRun, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    still = np.full((96, 96, 3), 127, np.uint8)
+    frames = [still if second < 30 else random.integers(0, 256, still.shape, np.uint8) for second in range(60)]
+    (tmp_path / "films").mkdir()
+    write_video(
+        tmp_path / "films" / "film.mp4",
+        frames,
+        random.normal(0, 0.1, 60 * 16000).astype(np.float32),
+        fps=1,
+        sample_rate=16000,
+    )
+    run = make_run(
+        corpus={"path": "corpus", "videos": str(tmp_path / "films"), "clip_seconds": 1.0, "min_seconds": 1.0}
+    )
+    code, output = xdc("plan", run.root, "--json")
+    assert code == 0, output
+    made = json.loads(output[output.index("{") :])
+    assert (made["sources"], made["tried"], made["unusable"]) == (1, 1, 0)
+    assert made["media_hours"]["low"] == made["media_hours"]["high"] == pytest.approx(60 / 3600, rel=0.02)
+    assert made["clips"]["middle"] == pytest.approx(60, abs=2)
+    clips = next(row for row in made["disk"] if row["what"] == "clips")["bytes"]
+    assert clips["low"] < 0.98 * clips["middle"] < clips["middle"] < 0.98 * clips["high"]
+    shard = next(row for row in made["stages"] if row["node"] == "shard")["hours"]
+    assert shard["low"] < shard["middle"] < shard["high"]
 
 
 @pytest.mark.slow

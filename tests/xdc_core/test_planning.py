@@ -12,6 +12,10 @@ from shards.errors import ConfigError
 from shards.settings import CorpusSettings
 from shards.sources.source import Source
 from tests.places import ROOT
+from tests.runs import changed
+from xdc_core.compute.kmeans_check import FaissGpus
+from xdc_core.config.load import load_preset, parse_config
+from xdc_core.planning import clustering
 from xdc_core.planning.arithmetic import (
     INDEX_MAPPED_BYTES,
     INDEX_PRIVATE_BYTES,
@@ -23,7 +27,15 @@ from xdc_core.planning.arithmetic import (
     span,
     whole_run,
 )
-from xdc_core.planning.draw import WINDOW_CLIPS, learnt_share, numbers_drawn, seconds_of, tried_part, write_sample
+from xdc_core.planning.draw import (
+    FEWEST_WINDOWS,
+    WINDOW_CLIPS,
+    learnt_share,
+    numbers_drawn,
+    seconds_of,
+    tried_parts,
+    write_sample,
+)
 from xdc_core.planning.estimate import constant, range_of, ratio, weights
 
 
@@ -77,11 +89,23 @@ def test_the_same_seed_draws_the_same_sources() -> None:
 
 def test_of_a_long_source_a_window_round_its_middle_is_tried() -> None:
     settings = CorpusSettings(clip_seconds=10)
-    hour = tried_part(Path("/videos"), Source("a.mp4", start_s=100.0), 3600.0, settings)
+    sources = [Source("a.mp4", start_s=100.0), *(Source(f"{number}.mp4") for number in range(FEWEST_WINDOWS))]
+    hour, *short = tried_parts(Path("/videos"), sources, [3600.0, *[30.0] * FEWEST_WINDOWS], settings)
     assert hour.tried_s == 10 * WINDOW_CLIPS
     assert (hour.tried.start_s, hour.tried.end_s) == (100 + 1700, 100 + 1900)
-    short = tried_part(Path("/videos"), Source("a.mp4"), 30.0, settings)
-    assert (short.tried.start_s, short.tried.end_s, short.tried_s) == (None, None, 30.0)
+    assert {(each.tried.start_s, each.tried.end_s, each.tried_s) for each in short} == {(None, None, 30.0)}
+
+
+def test_of_few_long_sources_several_windows_are_tried_so_that_they_can_be_compared() -> None:
+    settings = CorpusSettings(clip_seconds=10)
+    film, short = Source("film.mp4", start_s=100.0), Source("short.mp4")
+    parts = tried_parts(Path("/videos"), [film, short], [7200.0, 30.0], settings)
+    windows = [(each.tried.start_s, each.tried.end_s) for each in parts if each.number == 0]
+    assert windows == [(975, 1025), (2775, 2825), (4575, 4625), (6375, 6425)]
+    assert sum(each.seconds for each in parts) == 7230
+    assert [each.tried_s for each in parts] == [50, 50, 50, 50, 30]
+    segments = tried_parts(Path("/videos"), [Source("a.mp4", 5.0, 900.0)], [895.0], CorpusSettings(segment_seconds=1))
+    assert [(each.tried.start_s, each.tried.end_s) for each in segments] == [(5.0, 900.0)]
 
 
 def test_sources_in_object_stores_are_refused_with_a_way_out(digits: Path) -> None:
@@ -121,9 +145,24 @@ def test_a_file_without_a_duration_in_its_header_has_that_of_its_packets(digits:
 def test_the_sample_is_listed_with_its_spans_splits_and_labels(digits: Path, tmp_path: Path) -> None:
     settings = CorpusSettings()
     listing = list_columns(digits, settings)
-    drawn = [tried_part(listing.root, source, 1.125, settings) for source in listing.sources[:3]]
+    drawn = tried_parts(listing.root, listing.sources[:3], [1.125] * 3, settings)
     write_sample(tmp_path / "sample.csv", drawn)
     again = list_columns(tmp_path / "sample.csv", settings)
     assert [Path(each.path).name for each in again.sources] == [Path(each.source.path).name for each in drawn]
     assert [dict(each.labels) for each in again.sources] == [dict(each.source.labels) for each in drawn]
     assert 0 < learnt_share(listing.sources, ["test"]) < 1 == learnt_share(listing.sources, None)
+
+
+@pytest.mark.parametrize(("device", "looks"), [("auto", False), ("cpu", False), ("cuda", True)])
+def test_a_plan_looks_for_gpus_where_the_stage_would(monkeypatch: pytest.MonkeyPatch, device: str, looks: bool) -> None:
+    asked = list[int]()
+
+    def found() -> FaissGpus:
+        asked.append(1)
+        return FaissGpus(0, "", "")
+
+    monkeypatch.setattr(clustering, "faiss_gpus", found)
+    values = parse_config(load_preset("tiny"), "preset tiny").model_dump()
+    config = parse_config(changed(values, {"runs_on": {"device": device}}), "the test's settings")
+    clustering.clustering_rate(config, "video", {"video": 64}, k=4, rows=200)
+    assert bool(asked) == looks

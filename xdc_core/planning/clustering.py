@@ -10,6 +10,7 @@ from xdc_core.compute.kmeans_check import faiss_gpus
 from xdc_core.compute.threads import limit_faiss
 from xdc_core.config.clustering import algorithm_of
 from xdc_core.config.schema import Config
+from xdc_core.stages.cluster import tries_gpus
 
 ENOUGH_S = 1.0  # A fit that takes so long is measured well enough.
 MOST_BYTES = 256e6  # Of the points.
@@ -39,8 +40,9 @@ def clustering_rate(config: Config, source: str, widths: dict[str, int], k: int,
     settings = config.cluster
     clusterer, own = algorithm_of(settings)
     threads = limit_faiss(config.runs_on)
-    gpus = faiss_gpus()[0] if clusterer.uses_gpus and config.runs_on.device != "cpu" else 0
     width = sum(widths.values())
+    components = min(settings.pca or width, width)
+    gpus = faiss_gpus()[0] if tries_gpus(settings, config.runs_on.device, rows, k, components) else 0
     most = max(k, min(rows, int(MOST_BYTES / (4 * width))))
     count = min(most, max(ROWS_PER_CLUSTER * k, 2048))
     random = np.random.default_rng(config.seed)

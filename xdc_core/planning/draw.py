@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,17 +22,19 @@ from shards.sources.source import Listing, Source
 from shards.store.files import write_text
 
 HEADERS = 400  # Sources whose headers are read, of those in the listing.
-WINDOW_CLIPS = 20  # Of a longer source only a window of so many clips round its middle is tried.
+WINDOW_CLIPS = 20  # Of a longer source only windows of so many clips in all are tried.
+FEWEST_WINDOWS = 8  # In a sample of fewer long sources: a range comes from the differences between windows.
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A source of the sample.
+    """A source of the sample, or one of several equal stretches of it.
 
-    seconds: of the whole source, by its header and its span; 0 if it cannot be read. tried: the part that is cut, with
-    an absolute path. tried_s: the seconds of this part.
+    number: of the source in the sample. seconds: of the stretch, by the source's header and span; 0 if it cannot be
+    read. tried: the part of it that is cut, with an absolute path. tried_s: the seconds of this part.
     """
 
+    number: int
     source: Source
     seconds: float
     tried: Source
@@ -71,16 +74,31 @@ def seconds_of(
     return found
 
 
-def tried_part(root: Path, source: Source, seconds: float, settings: CorpusSettings) -> Drawn:
-    """Return a source of the sample. Of a long one, a window round its middle is tried; of a broken one, all."""
-    tried = replace(source, path=str(Path(located(root, source.path)).resolve()))
-    window = WINDOW_CLIPS * settings.clip_seconds
-    if settings.segment_seconds is not None and source.end_s is not None:
-        return Drawn(source, seconds, tried, seconds)
-    if seconds <= window:
-        return Drawn(source, seconds, tried, seconds)
-    start_s = (source.start_s or 0.0) + (seconds - window) / 2
-    return Drawn(source, seconds, replace(tried, start_s=start_s, end_s=start_s + window), window)
+def tried_parts(
+    root: Path, sources: Sequence[Source], lasted: Sequence[float], settings: CorpusSettings
+) -> list[Drawn]:
+    """Return what is tried of the sources of a sample. lasted: their seconds.
+
+    Of a source longer than WINDOW_CLIPS clips a window round its middle is tried. In a small sample it is divided into
+    equal stretches with a smaller window each, so that there are FEWEST_WINDOWS to compare. Of a broken source, of
+    short ones and of segments, all is tried.
+    """
+    most = WINDOW_CLIPS * settings.clip_seconds
+    stretches = math.ceil(FEWEST_WINDOWS / max(1, len(sources)))
+    window = math.ceil(WINDOW_CLIPS / stretches) * settings.clip_seconds
+    parts = list[Drawn]()
+    for number, (source, seconds) in enumerate(zip(sources, lasted, strict=True)):
+        whole = replace(source, path=str(Path(located(root, source.path)).resolve()))
+        if seconds <= most or (settings.segment_seconds is not None and source.end_s is not None):
+            parts.append(Drawn(number, source, seconds, whole, seconds))
+            continue
+        stretch = seconds / stretches
+        for place in range(stretches):
+            start_s = (source.start_s or 0.0) + place * stretch + max(0.0, stretch - window) / 2
+            tried_s = min(window, stretch)
+            tried = replace(whole, start_s=start_s, end_s=start_s + tried_s)
+            parts.append(Drawn(number, source, stretch, tried, tried_s))
+    return parts
 
 
 def write_sample(path: Path, drawn: Sequence[Drawn]) -> None:

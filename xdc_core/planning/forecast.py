@@ -67,12 +67,13 @@ class Work:
 class Trial:
     """What the trial has measured.
 
-    listed: number of sources of the run. headers: seconds of drawn sources. drawn: the sources of the sample, with the
-    clips, their bytes, and seconds of cutting a second of media, of each. survey: the work of looking at files; cut:
-    of cutting, units are seconds of media. works: of the other nodes. widths: of features, by modality. key_bytes: of
-    a clip's key in a file of features. clustering: by label source. memory: largest sum over the processes of a stage,
-    in bytes; {} where it cannot be read. learnt: share of sources to learn from. rejects: a line for each kind of
-    rejects of the sample. unread: inputs of the run that are rejected by their names or rows alone.
+    listed: number of sources of the run. headers: seconds of drawn sources. drawn: the sources of the sample or their
+    stretches, with the clips, their bytes, and seconds of cutting a second of media, of each. survey: the work of
+    looking at files; cut: of cutting, units are seconds of media. works: of the other nodes. widths: of features, by
+    modality. key_bytes: of a clip's key in a file of features. clustering: by label source. memory: largest sum over
+    the processes of a stage, in bytes; {} where it cannot be read. learnt: share of sources to learn from. rejects: a
+    line for each kind of rejects of the sample. unread: inputs of the run that are rejected by their names or rows
+    alone.
     """
 
     listed: int
@@ -146,10 +147,13 @@ def forecast(config: Config, trial: Trial) -> Forecast:
     """
     seed = config.seed
     of_headers = weights(len(trial.headers), trial.listed, seed)
-    of_drawn = weights(len(trial.drawn), trial.listed, seed + 1)
     seconds = [each.seconds for each in trial.drawn]
     larger = [each.seconds / each.tried_s if each.tried_s else 1.0 for each in trial.drawn]
     media = trial.listed * ratio(of_headers, trial.headers, [1] * len(trial.headers))
+    tried = sum(each.tried_s for each in trial.drawn)
+    # In parts as long as those that were tried, the media would be so many. If they were tried whole, nothing is left.
+    parts = round(len(trial.drawn) * float(media[0]) / tried) if tried else trial.listed
+    of_drawn = weights(len(trial.drawn), parts, seed + 1)
 
     def of_sample(parts: Sequence[float]) -> np.ndarray:
         """Return the sum over all sources of something that the sample's sources have."""
@@ -176,8 +180,8 @@ def forecast(config: Config, trial: Trial) -> Forecast:
     return Forecast(
         sources=trial.listed,
         headers_read=len(trial.headers),
-        tried=len(trial.drawn),
-        unusable=sum(not count for count in trial.clips),
+        tried=len({each.number for each in trial.drawn}),
+        unusable=len(_without_clips(trial)),
         unread=trial.unread,
         rejects=tuple(trial.rejects),
         media_hours=range_of(media / HOUR),
@@ -195,6 +199,12 @@ def forecast(config: Config, trial: Trial) -> Forecast:
         places=places,
         notes=tuple(_notes(config, trial)),
     )
+
+
+def _without_clips(trial: Trial) -> set[int]:
+    """Return the numbers of the sources of the sample that give no clip."""
+    given = {each.number for each, count in zip(trial.drawn, trial.clips, strict=True) if count}
+    return {each.number for each in trial.drawn} - given
 
 
 def _count(node: Node, trainings: int, rounds: int) -> int:

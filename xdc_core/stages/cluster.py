@@ -56,6 +56,13 @@ class Clustering:
         return {"seed": self.seed, "learn_splits": self.learn_splits, "k": self.k, **own}
 
 
+def tries_gpus(settings: ClusterSettings, device: str, rows: int, k: int, components: int) -> bool:
+    """Return whether GPUs are looked for to cluster points, float32 [rows, components]. device: of `runs_on`."""
+    clusterer, _ = algorithm_of(settings)
+    too_small = clusterer is KMEANS and rows * k * components * settings.iterations < WORTH_A_GPU
+    return clusterer.uses_gpus and (device == "cuda" or (device == "auto" and not too_small))
+
+
 def cluster(task: Task[Clustering]) -> Outcome:
     """Write the algorithm's model (for k-means centroids.npy, float32 [k, components]), preprocess.npz and kmeans.json.
 
@@ -124,9 +131,7 @@ def fit_sample(task: Task[Clustering], learnable: Learnable) -> list[Fit]:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     points = preprocess(parts)
     del parts
-    work = len(points) * k * points.shape[1] * given.cluster.iterations
-    too_small = given.runs_on.device == "auto" and clusterer is KMEANS and work < WORTH_A_GPU
-    on_gpus = clusterer.uses_gpus and given.runs_on.device != "cpu" and not too_small
+    on_gpus = tries_gpus(given.cluster, given.runs_on.device, len(points), k, points.shape[1])
     gpus, why, _ = faiss_gpus() if on_gpus else (0, "", "")
     fits = list[Fit]()
     for head in range(given.cluster.heads):

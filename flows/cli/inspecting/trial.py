@@ -33,7 +33,7 @@ from xdc_core.planning.draw import (
     learnt_share,
     numbers_drawn,
     seconds_of,
-    tried_part,
+    tried_parts,
     write_sample,
 )
 from xdc_core.planning.forecast import Trial, Work
@@ -101,17 +101,18 @@ def try_sample(run: Run, videos: int, folder: Path, headers: int = HEADERS) -> T
     with counter("headers") as progress:
         seconds = seconds_of(listing, [sources[number] for number in numbers], settings, progress)
     chosen = numbers_drawn(len(numbers), videos, seed + 1)
-    drawn = [tried_part(listing.root, sources[numbers[place]], seconds[place], settings) for place in chosen]
+    of_sample = [sources[numbers[place]] for place in chosen]
+    drawn = tried_parts(listing.root, of_sample, [seconds[place] for place in chosen], settings)
     if not any(each.seconds for each in drawn):
         raise ConfigError(
-            f"none of the {len(drawn)} sources that would be tried can be opened as media; the first is "
+            f"none of the {len(chosen)} sources that would be tried can be opened as media; the first is "
             f"{drawn[0].tried.path}. Try more with --videos, or correct corpus.videos."
         )
     write_sample(folder / SAMPLE, drawn)
     expected = sum(math.ceil(each.tried_s / settings.clip_seconds) for each in drawn)
     trial = write_trial(folder, trial_config(run, expected))
     messages, memory, works = Messages(), dict[str, int](), list[Work]()
-    print(f"Trying {len(drawn)} of {len(sources)} sources in {folder} ...", file=sys.stderr, flush=True)
+    print(f"Trying {len(chosen)} of {len(sources)} sources in {folder} ...", file=sys.stderr, flush=True)
     with Children() as children:
         children.warm_up()  # Their imports are no part of a stage's time, as in `xdc run`.
         began = time.monotonic()
@@ -122,7 +123,7 @@ def try_sample(run: Run, videos: int, folder: Path, headers: int = HEADERS) -> T
         rejects = _rejects(trial)
         if not sum(clips):
             raise ConfigError(
-                f"none of {len(drawn)} sources that were tried gives a clip: {'; '.join(rejects[:3])}. Try more with "
+                f"none of {len(chosen)} sources that were tried gives a clip: {'; '.join(rejects[:3])}. Try more with "
                 "--videos, or correct corpus.videos."
             )
         trial = write_trial(folder, trial_config(run, expected, sum(clips)))
@@ -193,12 +194,13 @@ def _shard_works(trial: Run, messages: Messages, seconds: float, drawn: Sequence
     looked_s = looking[-1][0] - began if looking else 0.0
     media = sum(each.tried_s for each in drawn)
     size = sum(path.stat().st_size for path in files_below(trial.corpus))
-    survey = Work(SHARD, looked_s, len(drawn), steps_of(looking, len(drawn)), 0)
+    sources = len({each.number for each in drawn})
+    survey = Work(SHARD, looked_s, sources, steps_of(looking, sources), 0)
     return {"survey": survey, "cut": Work(SHARD, seconds - looked_s, media, steps_of(cutting, media), size)}
 
 
 def _clips_of(trial: Run, drawn: Sequence[Drawn]) -> tuple[list[int], list[int]]:
-    """Return the number of clips of each source of the sample, and their bytes."""
+    """Return the number of clips of each source or stretch of the sample, and their bytes."""
     clips, sizes = [0] * len(drawn), [0] * len(drawn)
     by_path = defaultdict(list)
     for number, each in enumerate(drawn):
