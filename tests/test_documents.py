@@ -2,10 +2,13 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.version import Version
 
 from tests.places import ROOT
 
@@ -21,6 +24,14 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 def test_the_documents_are_those_of_the_project() -> None:
     names = {path.name for path in DOCUMENTS}
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "media.md", "method.md", "reliability.md"} <= names
+
+
+def test_citation_and_changelog_are_of_the_version_that_is_built() -> None:
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert cited == newest[1] == Version(built).base_version
 
 
 def names_defined(path: Path) -> set[str]:

@@ -1,8 +1,12 @@
 """The executor `ray` where it cannot be used: one line, before any work. With a cluster: tests/engines/test_ray.py."""
 
+import json
 import socket
+import subprocess
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +15,10 @@ from flows.executors.ray import cluster
 from flows.executors.ray.room import gpus_of_process
 from flows.executors.registry import check_executor
 from shards.errors import ConfigError
+from shards.store.executor import Job
+from shards.store.units import begin_units
+from tests.places import ROOT
+from tests.processes import PATIENCE_S
 from xdc_core.config.schema import RunsOn
 
 
@@ -84,3 +92,17 @@ def test_gpus_are_asked_for_as_set_else_as_the_device_says_else_as_the_cluster_h
     assert gpus_of_process(SimpleNamespace(cluster_resources=lambda: of_cluster), gpus, device) == expected
     chosen = "has no GPUs at the moment, so the work is done on CPUs" in capsys.readouterr().err
     assert chosen == (gpus is None and expected == 0)
+
+
+def test_a_worker_writes_log_messages_of_the_level_that_it_is_given_to_its_log(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    begin_units(tmp_path / "out", [])
+    job = Job("extract.video", "work:none", {}, str(tmp_path / "out"), str(tmp_path / "logs"), "torch")
+    code = (
+        "import logging, sys; from flows.executors.ray.worker import RayWorker; "
+        "RayWorker().begin(sys.argv[1], 1, 'info'); "
+        "logging.getLogger('of a library').info('heard'); logging.getLogger('of a library').debug('not heard')"
+    )
+    subprocess.run([sys.executable, "-c", code, json.dumps(asdict(job))], check=True, timeout=PATIENCE_S, cwd=ROOT)
+    (log,) = (tmp_path / "logs").iterdir()
+    assert log.read_text().endswith(" INFO of a library: heard\n")

@@ -16,7 +16,7 @@ from xdc_core.config.load import load_preset, parse_config
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.runs.node import Node
-from xdc_core.runs.run import Run
+from xdc_core.runs.run import Run, open_run
 
 VIDEOS, EVERY, SECONDS = 160, 4, 3.0
 
@@ -116,6 +116,31 @@ def test_features_that_were_cleaned_are_made_again_to_be_compared(copy_run: Make
     code, output = xdc("duplicates", run.root, "--round", 0, "--modality", "video", "--out", tmp_path / "out")
     assert code == 0, output
     assert len(pq.ParquetFile(tmp_path / "out" / "keep.parquet").read()) == 48
+
+
+def test_features_over_more_views_are_computed_once_for_the_clips_of_the_run(copy_run: MakeRun, tmp_path: Path) -> None:
+    run = copy_run()
+    options = ("--views", 3, "--round", 1, "--out", tmp_path / "out", "--json")
+    code, output = xdc("duplicates", run.root, *options)
+    assert code == 0, output
+    assert json.loads(output[output.index("{\n") :])["views"] == 3
+    (folder,) = (tmp_path / "out").glob("3-views-*")
+    made = open_run(folder)
+    assert (made.config.extract.views, made.corpus) == (3, run.corpus)
+    weights = made.weights("video")
+    assert weights is not None
+    trained = run.directory(Node("train", "video", 0)) / "encoder.safetensors"
+    assert weights.read_bytes() == trained.read_bytes()
+    features = made.directory(Node("extract", "audio", 0))
+    before = (features / "manifest.json").stat().st_mtime_ns
+    assert xdc("duplicates", run.root, *options)[0] == 0
+    assert (features / "manifest.json").stat().st_mtime_ns == before
+    keep = pq.ParquetFile(tmp_path / "out" / "keep.parquet").read()
+    assert len(keep) == 48
+    code, output = xdc(
+        "curate", run.root, "--round", 1, "--keep", tmp_path / "out" / "keep.parquet", "--to", tmp_path / "curated.csv"
+    )
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,13 @@ def test_a_stage_writes_its_log_messages_to_its_log(copy_run: MakeRun) -> None:
     assert "INFO xdc.stage: init.video of " in (run.root / "logs" / "init.video.log").read_text()
 
 
+def test_init_without_clips_says_what_is_lacking(tmp_path: Path, digits: Path) -> None:
+    code, output = xdc("init", tmp_path / "run")
+    assert code == 0, output
+    assert "It needs corpus.videos, or corpus.path of clips that there are, then: xdc run" in output
+    assert "Check it, then: xdc run" in xdc("init", tmp_path / "other", "--videos", digits)[1]
+
+
 def test_init_sets_any_setting(tmp_path: Path) -> None:
     code, output = xdc("init", tmp_path / "run", "--rounds", 3, "--set", "train.lr=0.5", "--set", "rounds=2")
     assert code == 0, output

@@ -84,7 +84,7 @@ def test_the_table_shows_where_the_clips_are(run: Run, clip: dict[str, Any]) -> 
     ]
     assert [row.split()[0] for row in rows[:3]] == ["1", "2", "3"]
     assert all(Path(row.split()[-1]).is_file() for row in rows[:3])
-    assert rows[3].startswith("video by video, round 1, 48 clips, all compared")
+    assert rows[3].startswith("video compared with video, round 1, 48 clips, all compared")
 
 
 def test_recall_is_measured_on_the_clips_of_a_split_beside_chance(run: Run) -> None:

@@ -66,6 +66,8 @@ def init(
     with errors_as_exit_codes():
         from flows.cli.running.new_run import files_by_modality, make_run
         from shards.command import command
+        from xdc_core.runs.corpora import lost_corpus
+        from xdc_core.runs.run import open_run
 
         names = modalities.split(",") if modalities else None
         choices = {"method": method, "modalities": names, "rounds": rounds, "seed": seed}
@@ -82,7 +84,9 @@ def init(
         )
         print(f"{'wrote' if made else 'kept'} {run}/xdc.yaml")
         if made:
-            print(f"Check it, then: {command('xdc', 'run', run)}")
+            lacking = lost_corpus(open_run(run))
+            first = "Check it" if lacking is None else "It needs corpus.videos, or corpus.path of clips that there are"
+            print(f"{first}, then: {command('xdc', 'run', run)}")
 
 
 def digits(

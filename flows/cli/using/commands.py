@@ -184,6 +184,14 @@ def duplicates(
     same_source: Annotated[
         bool, typer.Option("--same-source", help="also compare clips of one file, if they do not overlap")
     ] = False,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="compare means over so many views of a clip, computed into the folder of --out; 30 find copies that "
+            "begin a little later  [default: the run's features]",
+        ),
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page of pairs to look at")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="for keep.parquet and others  [default: RUN/duplicates]")
@@ -194,7 +202,7 @@ def duplicates(
     with errors_as_exit_codes():
         from flows.cli.using.near_duplicates import duplicates_of, print_duplicates
 
-        found = duplicates_of(run, modality, round, threshold, same_source, html, out or run / "duplicates")
+        found = duplicates_of(run, modality, round, threshold, same_source, html, out or run / "duplicates", views)
         if as_json:
             print(json.dumps(found, indent=2))
         else:

@@ -1,11 +1,13 @@
 """The work of `xdc duplicates`: reads a round, writes the lists and the page."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flows.cli.using.looked_at import LookedAt, look_at
+from flows.cli.using.nodes import make_nodes
 from flows.terminal import counter
 from shards.corpus.index import read_whole_index
 from shards.errors import ConfigError
@@ -17,6 +19,9 @@ from xdc_core.curation.clips import clusters_of, index_rows, read_assigned
 from xdc_core.curation.duplicates import CLIP_COLUMNS, find_duplicates, keep_list, pair_table, summary
 from xdc_core.curation.neighbours import cluster_starts
 from xdc_core.curation.points import Points, read_points
+from xdc_core.new_clips.embedding import make_embedding_of_clips
+from xdc_core.new_clips.encoders import encoders_of_run
+from xdc_core.runs.node import Node
 
 KEEP_LIST, PAIRS, SUMMARY = "keep.parquet", "pairs.parquet", "duplicates.json"
 
@@ -29,8 +34,12 @@ def duplicates_of(
     same_source: bool,
     html: Path | None,
     out: Path,
+    views: int | None = None,
 ) -> dict[str, Any]:
     """Write keep.parquet, pairs.parquet and duplicates.json into `out`, and the page `html`. Return the summary.
+
+    views: compare means over so many views of a clip, which are computed into a folder of `out` and kept there; None:
+    the round's features.
 
     Raises:
         ConfigError: a wrong threshold, modality or round.
@@ -42,8 +51,9 @@ def duplicates_of(
     run = looked_at.run
     threads = limit_faiss(run.config.runs_on)
     out.mkdir(parents=True, exist_ok=True)
+    features = looked_at.features if views is None else _features_of_views(looked_at, views, out)
     with counter("duplicates") as progress:
-        points = read_points(run.corpus, looked_at.features, out, progress)
+        points = read_points(run.corpus, features, out, progress)
         clips = index_rows(run.corpus, CLIP_COLUMNS, points.keys)
         centres = cluster_starts(points, _own_clusters(looked_at, points), run.config.seed, threads)
         found = find_duplicates(
@@ -61,7 +71,12 @@ def duplicates_of(
     write_parquet(out / KEEP_LIST, keep_list(found, others, about))
     write_parquet(out / PAIRS, pair_table(found))
     result = {"run": str(root), "round": looked_at.round, "modalities": list(looked_at.modalities), **summary(found)}
-    result |= {"not_compared": len(others), "keep": str(out / KEEP_LIST), "all_pairs": str(out / PAIRS)}
+    result |= {
+        "views": run.config.extract.views if views is None else views,
+        "not_compared": len(others),
+        "keep": str(out / KEEP_LIST),
+        "all_pairs": str(out / PAIRS),
+    }
     write_json(out / SUMMARY, result)
     if html is not None:
         from xdc_core.curation.pairs_page import PAGE_COLUMNS, pairs_page
@@ -70,6 +85,16 @@ def duplicates_of(
         title = f"{run.root.resolve().name}: near-duplicates"
         write_text(html, pairs_page(found, rows, run.corpus, title, run.config.runs_on.clip_cache))
     return result
+
+
+def _features_of_views(looked_at: LookedAt, views: int, out: Path) -> list[Path]:
+    """Return the directories of features over so many views of the run's clips, made where they are missing."""
+    encoders = encoders_of_run(looked_at.run, looked_at.round, looked_at.modalities)
+    known = hashlib.sha256("".join(encoders.sha256.values()).encode()).hexdigest()[:8]
+    made = make_embedding_of_clips(out / f"{views}-views-{known}", encoders, looked_at.run, views)
+    nodes = [Node("extract", name, 0) for name in made.config.modalities]
+    make_nodes(made, [*(Node("init", name) for name in made.config.modalities), *nodes])
+    return [made.directory(node) for node in nodes]
 
 
 def _own_clusters(looked_at: LookedAt, points: Points) -> np.ndarray | None:

@@ -170,11 +170,13 @@ def _wide() -> bool:
 def about_lines(results: dict[str, Any]) -> list[str]:
     """Return lines that say what was compared, and with what recall."""
     where = f" of {results['among']}" if "among" in results else ""
+    of, by = results["in"], results["by"]
+    compared = f"{of} compared with {of}" if of == by else f"{of} found by {by}"
     lines = [
-        f"{results['in']} by {results['by']}, round {results['round']}, {results['clips']} clips{where}, "
+        f"{compared}, round {results['round']}, {results['clips']} clips{where}, "
         + ("all compared" if results["index"] == "flat" else f"approximate: recall {results['recall']:.3f} at 10")
     ]
-    if "map" in results and results["in"] != results["by"]:
+    if "map" in results and of != by:
         splits = ", ".join(results["map"]["splits"] or ["all splits"])
         lines.append(f"map between them: fitted to {results['map']['pairs']} clips of {splits}")
     return [*lines, *(f"warning: {text}" for text in results["warnings"])]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shards.cores import GRANTED
 from shards.errors import MachineError, StageError
+from shards.log_level import VARIABLE, follow_log_level
 from shards.store.executor import Job, Unit
 from shards.store.receipt import Receipt
 from shards.workers.worker import WorkerError, check_worker, do_units, note_error
@@ -29,8 +30,11 @@ class RayWorker:
     process would import torch and load the encoder again.
     """
 
-    def begin(self, values: str, cores: int) -> Place | WorkerError:
-        """Take over a job, given as JSON. Return where this worker is, or why it cannot do the job."""
+    def begin(self, values: str, cores: int, log_level: str | None = None) -> Place | WorkerError:
+        """Take over a job, given as JSON. Return where this worker is, or why it cannot do the job.
+
+        log_level: that of `xdc --log-level`, which Ray does not hand on with the environment.
+        """
         self._job = job = Job(**json.loads(values))
         self._log = Path(job.logs) / f"{platform.node()}-{os.getpid()}.log"
         os.environ[GRANTED] = str(cores)
@@ -45,6 +49,9 @@ class RayWorker:
             sys.stderr.flush()
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        if log_level:
+            os.environ[VARIABLE] = log_level
+            follow_log_level()
         return Place(platform.node(), str(self._log))
 
     def do(self, units: list[Unit]) -> list[Receipt] | WorkerError:

@@ -1,6 +1,7 @@
 """The workers of one stage on a Ray cluster: how many there are, what each does, and which of them are lost."""
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from flows.executors.queue import Pace, Queue
 from flows.executors.ray.cluster import end_actors
 from flows.executors.ray.worker import Place, RayWorker
+from shards.log_level import VARIABLE
 from shards.store.executor import Job, Unit
 from shards.store.receipt import Receipt
 from shards.workers.worker import WorkerError
@@ -67,7 +69,7 @@ class Workers:
 
     def _begin(self, worker: Worker) -> None:
         cores = max(1, int(self.needs["CPU"]))
-        self._called[worker.actor.begin.remote(self._job, cores)] = worker
+        self._called[worker.actor.begin.remote(self._job, cores, os.environ.get(VARIABLE))] = worker
 
     @property
     def busy(self) -> bool:
