@@ -1,7 +1,10 @@
 """All measurements of a round, read from the files of its stages."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from shards.corpus.generation import GENERATIONS
 from shards.corpus.index import label_columns
@@ -36,10 +39,31 @@ from xdc_core.runs.run import Run
 CURVE = 200  # A report keeps at least this many lines of a longer metrics.jsonl.
 
 
-def gather(task: Task[Reporting]) -> Report:
+def moves_of(task: Task[Reporting]) -> dict[str, np.ndarray]:
+    """Count the clips of each label source by their cluster in the round before and now, as `count_changes`.
+
+    Label sources without labels of the round before are left out.
+
+    Raises:
+        StageError: a file is missing or damaged.
+    """
+    found = {}
+    for source in _names(task, "cluster"):
+        if (before := labels_before(task, source)) is not None:
+            k = read_kmeans(task.directory(Node("cluster", source, task.round))).k
+            now = task.directory(Node("label", source, task.round))
+            found[source] = count_changes(task.directory(SHARD), before, now, k)
+    return found
+
+
+def _names(task: Task[Reporting], stage: str) -> list[str]:
+    return [str(node.modality) for node in task.settings.nodes if (node.round, node.stage) == (task.round, stage)]
+
+
+def gather(task: Task[Reporting], moves: Mapping[str, np.ndarray]) -> Report:
     """Return the measurements of a round. Reads manifests, scores, metrics, labels, and features of some clips.
 
-    Label sources, trainings and evaluations are those of the nodes of this round.
+    moves: of `moves_of`. Label sources, trainings and evaluations are those of the nodes of this round.
 
     Raises:
         StageError: a file is missing or damaged.
@@ -47,16 +71,13 @@ def gather(task: Task[Reporting]) -> Report:
     number, corpus = task.round, task.directory(SHARD)
     own = [node for node in task.settings.nodes if node.round == number]
 
-    def names(stage: str) -> list[str]:
-        return [str(node.modality) for node in own if node.stage == stage]
-
     before = read_report(task.directory(Node("report", None, number - 1))) if number else None
-    sources = {source: _source(task, source) for source in names("cluster")}
-    training = {modality: _training(task, modality) for modality in names("train")}
-    evaluations = {name: _evaluation(task, name) for name in names("eval")}
+    sources = {source: _source(task, source, moves.get(source)) for source in _names(task, "cluster")}
+    training = {modality: _training(task, modality) for modality in _names(task, "train")}
+    evaluations = {name: _evaluation(task, name) for name in _names(task, "eval")}
     decided = Node("teachers", None, number)
     teachers = read_teachers(task.directory(decided)) if decided in own else None
-    own_clusters = [name for name in names("extract") if name in sources]
+    own_clusters = [name for name in _names(task, "extract") if name in sources]
     shared, kept = measure_shared(task, own_clusters, teachers, before)
     manifests = [(node, read_manifest(task.shown_directory(node))) for node in task.settings.nodes]
     stored = _summary(corpus)
@@ -84,7 +105,7 @@ def gather(task: Task[Reporting]) -> Report:
     if GENERATIONS in stored:
         earlier = before.clips_by_round or [before.corpus.get("clips", 0)] * number if before else []
         values["clips_by_round"] = [*earlier, stored["clips"]]
-    if names("stop"):
+    if _names(task, "stop"):
         values["stop"] = read_decision(task.directory(Node("stop", None, number)))
     if training and number >= task.settings.rounds:
         values["from_first"] = True
@@ -120,7 +141,7 @@ def _node(node: Node, manifest: Manifest) -> ReportedNode:
     )
 
 
-def _source(task: Task[Reporting], source: str) -> ReportedSource:
+def _source(task: Task[Reporting], source: str, moves: np.ndarray | None) -> ReportedSource:
     labels = task.directory(Node("label", source, task.round))
     kmeans, scores = read_kmeans(task.directory(Node("cluster", source, task.round))), read_scores(labels)
     examples = examples_of(task.settings.report, kmeans.k)
@@ -130,8 +151,8 @@ def _source(task: Task[Reporting], source: str) -> ReportedSource:
         used["views"] = views
     if scores.balance:
         used["balance"] = scores.balance
-    if (before := labels_before(task, source)) is not None:
-        used["changed"] = changed(count_changes(task.directory(SHARD), before, labels, kmeans.k))
+    if moves is not None:
+        used["changed"] = changed(moves)
     if scores.clusterings:
         used["clusterings"] = [_further(further) for further in scores.clusterings]
     return ReportedSource(

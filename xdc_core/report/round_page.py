@@ -27,7 +27,7 @@ from xdc_core.report.gather import labels_before
 from xdc_core.report.page import history_charts, render
 from xdc_core.report.scatter import scatter_charts
 from xdc_core.report.settings import Reporting
-from xdc_core.report.tables.changes import count_changes, largest_moves, usual_clusters
+from xdc_core.report.tables.changes import largest_moves, usual_clusters
 from xdc_core.report.tables.cross import cross_table
 from xdc_core.report.tables.embedded import embedded
 from xdc_core.report.tables.members import Labelled
@@ -42,12 +42,13 @@ def round_page(
     task: Task[Reporting],
     report: Report,
     unseen: Mapping[str, str],
+    moves: Mapping[str, np.ndarray],
     nodes_before: Sequence[ReportedNode],
 ) -> str:
     """Return the HTML of a round's page.
 
-    unseen: example clip -> why its pictures or sound cannot be shown. nodes_before: the nodes of the report that this
-    one replaces; unchanged nodes are marked as reused.
+    unseen: example clip -> why its pictures or sound cannot be shown. moves: of `moves_of`. nodes_before: the nodes of
+    the report that this one replaces; unchanged nodes are marked as reused.
     """
     examples, own = example_keys(report), labelled(task, report)
     labels = {name: source.labels for name, source in own.items()}
@@ -56,18 +57,13 @@ def round_page(
     features = {name: task.directory(Node("extract", name, task.round)) for name in extracted}
     similar = similar_clips(corpus, features, examples)
     found = {key for by_key in similar.values() for near in by_key.values() for key, _ in near}
-    counts = {
-        name: count_changes(corpus, source.before, source.labels, source.k)
-        for name, source in own.items()
-        if source.before is not None
-    }
     gallery = {
         "round": task.round,
         "label": (report.first_label or "").removeprefix("label_"),
         "root": _source_address(task),
         "run": task.root.resolve().name,
         "similar": similar,
-        "usual": {name: usual_clusters(matrix) for name, matrix in counts.items()},
+        "usual": {name: usual_clusters(matrix) for name, matrix in moves.items()},
         "sources": {
             name: [cluster.content() for cluster in source.clusters] for name, source in report.sources.items()
         },
@@ -84,7 +80,7 @@ def round_page(
         training_charts=dict(_training_charts(report)),
         cross=list(_cross_charts(corpus, labels, report)),
         l2=all(map(partial(_unit_length, task), report.sources)),
-        moves={name: largest_moves(matrix) for name, matrix in counts.items()},
+        moves={name: largest_moves(matrix) for name, matrix in moves.items()},
         scatter=dict(scatter_charts(task, extracted)),
         filters=dict(_filters(task)),
         reused=[node.node for node in report.nodes if node in nodes_before],

@@ -44,7 +44,7 @@ def report(task: Task[Reporting]) -> Outcome:
         StageError: a file that is read is missing or damaged.
     """
     from xdc_core.report.clips import write_examples
-    from xdc_core.report.gather import gather
+    from xdc_core.report.gather import gather, moves_of
     from xdc_core.report.measures import measure_charts
     from xdc_core.report.overview import write_overview
     from xdc_core.report.round_page import FILE_NAME as PAGE
@@ -53,7 +53,8 @@ def report(task: Task[Reporting]) -> Outcome:
     from xdc_core.report.tables.rejects import rejects_by_kind
 
     number, out = task.round, task.out
-    content = gather(task)
+    moves = moves_of(task)
+    content = gather(task, moves)
     reports = [task.shown_directory(Node("report", None, earlier)) for earlier in range(number)]
     examples = example_keys(content)
     before = reports[-1] / MEDIA if reports else Path("none")
@@ -62,7 +63,7 @@ def report(task: Task[Reporting]) -> Outcome:
     write_members(task.directory(SHARD), labelled(task, content), out)
     write_report(out, content)
     write_text(out / FILE_NAME, task.settings.configuration())
-    write_text(out / PAGE, round_page(task, content, unseen, _nodes_before(task.target)))
+    write_text(out / PAGE, round_page(task, content, unseen, moves, _nodes_before(task.target)))
     corpus = task.directory(SHARD)
     write_overview(task.root, reports, content, measure_charts(corpus, task.settings), rejects_by_kind(corpus))
     agreement = {
