@@ -5,7 +5,7 @@
 makes audio-visual digits and a run of them in FOLDER, under a Prefect server of its own, and writes beside this file
 
     tour.gif       the three commands in a pseudo-terminal, their waiting shortened
-    prefect.webp   the tasks of the last round with a training in Prefect's pages
+    prefect.webp   the last round with a training in Prefect's graph
     clusters.webp  the clusters of the last round in its report
 
 FOLDER may have the run already: then `xdc run` has nothing to do, and `--only clusters` or `--only prefect` makes that
@@ -189,15 +189,12 @@ def last_training_round(server: PrefectServer) -> str:
 
 
 def write_tasks(server: PrefectServer, out: Path) -> None:
-    """Take a picture of a round's tasks in Prefect's pages.
-
-    Not of the graph above them: Prefect 3.8.8 draws only the first stages of it ("Node id not found in nodes").
-    """
-    with browser_page(1280, 1500) as tab:
+    """Take a picture of a round's tasks in Prefect's graph."""
+    with browser_page(1280, 900) as tab:
         tab.goto(f"http://127.0.0.1:{server.port}/runs/flow-run/{last_training_round(server)}")
-        tab.get_by_text("Task Runs", exact=True).click(timeout=120_000)
-        tab.wait_for_timeout(8000)
-        tab.screenshot(path=str(out.with_suffix(".png")), clip={"x": 256, "y": 508, "width": 1024, "height": 900})
+        tab.get_by_text("Task Runs", exact=True).wait_for(timeout=120_000)
+        tab.wait_for_timeout(15_000)
+        tab.screenshot(path=str(out.with_suffix(".png")), clip={"x": 256, "y": 0, "width": 1024, "height": 505})
     write_picture(out.with_suffix(".png"), out)
 
 

@@ -15,6 +15,7 @@ import pytest
 from shards.store.receipt import RECEIPTS, UNITS
 from tests.engines.ray_cluster import ADDRESS, CLIENT, ENVIRONMENT, OTHER, THIRD, RayCluster
 from tests.faults.traces import contents, differences, left_over
+from tests.flows.test_cli import xdc
 from tests.processes import PATIENCE_S, children_of, wait_for
 from tests.runs import changed, write_run
 from tests.sharing import made_once
@@ -334,3 +335,21 @@ def test_another_version_of_ray_is_refused(ray_nodes: RayCluster, tmp_path: Path
     said = checked(ray_nodes, other)
     assert "Version mismatch" in said
     assert "2.41.0" in said
+
+
+def test_features_of_new_clips_are_computed_on_the_cluster_with_the_bytes_of_a_local_run(
+    ray_nodes: RayCluster, run: Run, plain: Run, digits: Path, tmp_path: Path
+) -> None:
+    words = ray_nodes.command(
+        "-m", "flows.cli", "embed", run.root, digits, "--out", tmp_path / "new", "--modality", "video"
+    )
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, **ENVIRONMENT, **for_workers()}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    there = open_run(tmp_path / "new")
+    assert there.config.runs_on.executor == "ray"
+    code, output = xdc("embed", plain.root, digits, "--out", tmp_path / "local", "--modality", "video")
+    assert code == 0, output
+    local = open_run(tmp_path / "local")
+    assert differences(contents(there.directory(EXTRACT)), contents(local.directory(EXTRACT))) == []

@@ -27,6 +27,7 @@ from shards.store.executor import Job, Unit, uncounted
 from shards.store.units import begin_units
 from tests.engines.slurm_cluster import SlurmCluster
 from tests.faults.traces import contents, differences, left_over
+from tests.flows.test_cli import xdc
 from tests.places import ROOT
 from tests.processes import PATIENCE_S, wait_for
 from tests.runs import MakeRun
@@ -34,7 +35,7 @@ from tests.warm import warm
 from xdc_core.config.schema import RunsOn
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.runs.node import SHARD, Node
-from xdc_core.runs.run import Run
+from xdc_core.runs.run import Run, open_run
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 EXTRACT = Node("extract", "video", 0)
@@ -246,3 +247,16 @@ def test_wrong_settings_are_said_before_work_starts(cluster: SlurmCluster, setti
     with pytest.raises(ConfigError, match=said) as raised:
         check_executor(RunsOn(executor="slurm", executor_settings=right | settings))
     assert "\n" not in str(raised.value)
+
+
+def test_features_of_new_clips_are_computed_by_slurms_tasks_with_the_bytes_of_a_local_run(
+    cluster: SlurmCluster, copy_run: MakeRun, digits: Path, tmp_path: Path, arrays: Callable[[], set[str]]
+) -> None:
+    settings = {"executor": "slurm", "executor_settings": {"cpus": 1, "tasks": 2}}
+    run = copy_run(runs_on=settings)
+    for name, of in (("there", run), ("local", copy_run())):
+        code, output = xdc("embed", of.root, digits, "--out", tmp_path / name, "--modality", "video")
+        assert code == 0, output
+    there, local = open_run(tmp_path / "there"), open_run(tmp_path / "local")
+    assert differences(contents(there.directory(EXTRACT)), contents(local.directory(EXTRACT))) == []
+    assert arrays(), "Slurm was asked"
