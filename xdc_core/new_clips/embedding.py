@@ -20,8 +20,9 @@ from xdc_core.runs.run import Run, open_run
 
 CORPUS = "corpus"  # The folder of its clips.
 NOTES = """The configuration of a run that computes features with {about}.
-{status} shows what is there. {note} Paths are relative to this file.
-Encoders, corpus, views and extraction are those of the run that has learnt. runs_on may be changed."""
+{status} shows what is there. Paths are relative to this file. {note} runs_on may be changed."""
+AS_LEARNT = """xdc embed with the same arguments goes on.
+Encoders, corpus, views and extraction are those of the run that has learnt."""
 
 
 def make_embedding(root: Path, encoders: Encoders, videos: Path, layout: str | None) -> Run:
@@ -44,7 +45,7 @@ def make_embedding(root: Path, encoders: Encoders, videos: Path, layout: str | N
         return _same(root, config, encoders, videos)
     check_places(root / CORPUS, videos)
     check_sources(videos, config.corpus)
-    return _write(root, config, encoders, "xdc embed with the same arguments goes on.")
+    return _write(root, config, encoders, AS_LEARNT)
 
 
 def make_embedding_of_clips(root: Path, encoders: Encoders, run: Run, views: int) -> Run:
@@ -59,7 +60,9 @@ def make_embedding_of_clips(root: Path, encoders: Encoders, run: Run, views: int
     config = _config(encoders, corpus=places, extract={"views": views})
     if (root / FILE_NAME).exists():
         return _same(root, config, encoders, None)
-    return _write(root, config, encoders, "The clips are those of that run.")
+    return _write(
+        root, config, encoders, f"Encoders and clips are those of the run; features are means over {views} views."
+    )
 
 
 def _config(encoders: Encoders, **changes: dict[str, Any]) -> Config:

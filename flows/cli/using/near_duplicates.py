@@ -108,6 +108,8 @@ def _own_clusters(looked_at: LookedAt, points: Points) -> np.ndarray | None:
 def print_duplicates(found: dict[str, Any]) -> None:
     """Print how many clips repeat others, how that was decided, and which splits share clips."""
     seen = " and ".join(found["modalities"])
+    if found["views"] > 1:
+        seen += f" (means over {found['views']} views)"
     if found["not_compared"]:
         print(f"{found['not_compared']} clips have no feature of {seen} and were not compared")
     if found["threshold"] is None:
