@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import fill
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -19,7 +18,7 @@ from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
 NOT_PLAIN = re.compile(r'["\\{\[\x00-\x1f]')  # Prefect would interpret these characters in a parameter.
-SHOWN = 80  # Characters of a line of a block that Prefect's page shows.
+SENTENCE = re.compile(r"(?<=[a-z0-9)][.!?]) (?=[A-Z])")  # The space between two sentences.
 Commands = Callable[[], Sequence[str]]  # Called only after a failure, because they ask the server.
 
 
@@ -87,7 +86,7 @@ def failure_published(run: str, what: str, again: Commands) -> Iterator[None]:
 def publish_flow_failure(run: str, what: str, reason: str, again: Commands) -> None:
     """Publish why a flow run failed although no stage failed, and the commands that repeat it."""
     with only_reported(f"{what}: {reason}"):
-        text = "\n".join([f"# {what}: failed", _verbatim(*_wrapped(reason)), *_again(again())])
+        text = "\n".join([f"# {what}: failed", _verbatim(*_sentences(reason)), *_again(again())])
         create_markdown_artifact(text, artifact_key(Path(run).resolve().name, "failures"), what)
 
 
@@ -105,7 +104,11 @@ def publish_stage_failures(
     what = f"{', '.join(map(str, failed or not_reached))} of {name}"
     lines = [f"# {what}: failed"]
     for node, reason in failed.items():
-        lines += [f"\n## {node}", _verbatim(*_wrapped(reason)), f"\nLog, if the stage started: `{log_path(run, node)}`"]
+        lines += [
+            f"\n## {node}",
+            _verbatim(*_sentences(reason)),
+            f"\nLog, if the stage started: `{log_path(run, node)}`",
+        ]
         lines += _again(stage_commands(run.root, node, force))
     if not_reached:
         lines.append(f"\nNot run, because they depend on failed stages: {', '.join(map(str, not_reached))}.")
@@ -119,9 +122,9 @@ def _again(commands: Sequence[str]) -> list[str]:
     return [f"\nTo repeat it, in the folder `{Path.cwd()}` (without and with a worker):", _verbatim(*commands)]
 
 
-def _wrapped(text: str) -> list[str]:
-    """Return text in lines that Prefect's page shows whole; paths are not broken."""
-    return [fill(line, SHOWN, break_long_words=False, break_on_hyphens=False) for line in text.splitlines()]
+def _sentences(text: str) -> list[str]:
+    """Return each sentence in a line, so that Prefect's page shows more of it; commands in them are not broken."""
+    return [sentence for line in text.splitlines() for sentence in SENTENCE.split(line)]
 
 
 def _verbatim(*lines: str) -> str:
