@@ -1,6 +1,7 @@
 """The stored path of a manifest's file: the same for every way to write it."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 from shards.settings import is_url
@@ -16,6 +17,7 @@ class SourcePaths:
         self._folder = os.path.realpath(folder)
         # The folder may be a link, and the manifest may use either path for its files.
         self._above = tuple(base.rstrip("/") + "/" for base in (self._folder, os.path.abspath(folder)))
+        self._real = cache(os.path.realpath)  # Of folders: a manifest has few of them and many files.
 
     def stored(self, name: str) -> str:
         """Return the path without `.`, `..` and `//`, relative to the folder if the file is below it.
@@ -26,7 +28,7 @@ class SourcePaths:
         if is_url(name):
             return name
         full = self._absolute(name)
-        if ".." in name.split("/") and os.path.realpath(os.path.join(self._folder, name)) != os.path.realpath(full):
+        if ".." in name.split("/") and not self._is_same(os.path.join(self._folder, name), full):
             return name
         for above in self._above:
             if full.startswith(above):
@@ -40,6 +42,12 @@ class SourcePaths:
         if stored != os.path.normpath(stored):
             return os.path.realpath(os.path.join(self._folder, stored))
         return self._absolute(stored)
+
+    def _is_same(self, written: str, full: str) -> bool:
+        (folder, name), (other, _) = os.path.split(written), os.path.split(full)
+        if name not in ("", ".", "..") and self._real(folder) == self._real(other):
+            return True
+        return os.path.realpath(written) == os.path.realpath(full)
 
     def _absolute(self, name: str) -> str:
         full = os.path.normpath(os.path.join(self._folder, name))
