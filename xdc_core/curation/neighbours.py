@@ -36,7 +36,9 @@ def cluster_starts(points: Points, clusters: np.ndarray | None, seed: int, threa
         return np.ascontiguousarray(unit_length(centres[names >= 0]))
     k = -(-count // PER_CLUSTER)
     drawn = np.sort(np.random.default_rng(seed).permutation(count)[: SAMPLED * k])
-    return kmeans(np.ascontiguousarray(points.vectors[drawn]), k, ITERATIONS, seed, threads)[0]
+    centres, _ = kmeans(np.ascontiguousarray(points.vectors[drawn]), k, ITERATIONS, seed, threads)
+    # A mean of many unlike clips is short, and would be the second nearest centre of most clips.
+    return np.ascontiguousarray(unit_length(centres))
 
 
 def two_nearest(points: Points, centres: np.ndarray) -> np.ndarray:
