@@ -13,38 +13,18 @@ import json
 from pathlib import Path
 
 import av
-import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
 
 from flows.cli.using.near_duplicates import duplicates_of
 from shards.corpus.index import read_whole_index
 from tests.runs import changed, write_run
-from tests.shards.media_maker import write_video
-from tests.xdc_core.planted import KINDS, SHIFT_S
+from tests.xdc_core.planted import KINDS, SHIFT_S, encode_again
 from xdc_core.config.load import load_preset, parse_config
 from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
 from xdc_core.runs.run import Run
 
 SECONDS, EVERY = 3.0, 4
-
-
-def encode_again(video: Path, out: Path, kind: str) -> None:
-    """Write a copy of a video with its own times of frames."""
-    with av.open(str(video)) as source:
-        shown = [(float(frame.time), frame.to_ndarray(format="rgb24")) for frame in source.decode(video=0)]
-    with av.open(str(video)) as source:
-        stream = source.streams.audio[0]
-        mono = av.AudioResampler("fltp", "mono", stream.rate)
-        sound = np.concatenate([part.to_ndarray()[0] for each in source.decode(stream) for part in mono.resample(each)])
-    times, frames = zip(*shown, strict=True)
-    if kind == "crop":
-        height, width = frames[0].shape[:2]
-        box = (width // 20, height // 20, width - width // 20, height - height // 20)
-        frames = tuple(np.asarray(Image.fromarray(frame).crop(box).resize((width, height))) for frame in frames)
-    options = {"crf": "32" if kind == "bit rate" else "23"}
-    write_video(out, frames, sound, times_s=times, sample_rate=stream.rate, options=options)
 
 
 def seconds_of(video: Path) -> float:
@@ -60,14 +40,15 @@ def planted(videos: Path, out: Path) -> Path:
     """Write copies and a manifest. The column label_copy_of names the video of which a clip is a copy."""
     rows = []
     (out / "copies").mkdir(parents=True, exist_ok=True)
-    whole = [path.resolve() for path in sorted(videos.rglob("*")) if path.is_file() and seconds_of(path) > SECONDS + 2]
-    for number, video in enumerate(whole):
-        start_s = round(seconds_of(video) / 2 - SECONDS / 2, 2)
+    lasted = {path.resolve(): seconds_of(path) for path in sorted(videos.rglob("*")) if path.is_file()}
+    whole = {video: seconds for video, seconds in lasted.items() if seconds > SECONDS + 2}
+    for number, (video, seconds) in enumerate(whole.items()):
+        start_s = round(seconds / 2 - SECONDS / 2, 2)
         rows.append({"path": video, "start_s": start_s, "end_s": start_s + SECONDS, "label_copy_of": ""})
         if number % EVERY == 0:
             kind = KINDS[number // EVERY % len(KINDS)]
             copy = out / "copies" / f"{number}.mp4"
-            encode_again(video, copy, kind)
+            encode_again(video, copy, kind, own_times=True)
             first = start_s + (SHIFT_S if kind == "shift" else 0.0)
             rows.append({"path": copy, "start_s": first, "end_s": first + SECONDS, "label_copy_of": str(video)})
     with (out / "planted.csv").open("w", newline="", encoding="utf-8") as file:
