@@ -262,5 +262,28 @@ def test_a_recipe_that_is_asked_for_makes_an_evaluation_of_its_own(copy_run: Mak
     assert (run.root / EVALUATIONS_FILE).read_text() == before
 
 
+def test_a_share_held_out_that_is_asked_for_makes_an_evaluation_and_a_column_of_its_own(copy_run: MakeRun) -> None:
+    run = copy_run()
+    names = [evaluations.ask(run.root, None, None, "all", "audio", "label", "gdt", share) for share in (None, 0, 0.1)]
+    assert names == ["corpus-audio-all-gdt", "corpus-audio-all-gdt-held-out-0", "corpus-audio-all-gdt-held-out-0_1"]
+    found = open_run(run.root).config.evaluate
+    assert [found[name].held_out for name in names] == [0.2, 0, 0.1]
+    with pytest.raises(ConfigError, match=r"held_out.*less than 1"):
+        evaluations.ask(run.root, None, None, "all", "audio", "label", "gdt", 1.5)
+    finetune = {"label": "label", "finetune": {"recipe": "gdt"}}
+    results = [
+        facts("xdc", 5, "ucf101", value, row="xdc, r, round 5", settings=finetune | {"held_out": share})
+        for value, share in ((0.5, 0.2), (0.6, 0.0))
+    ]
+    assert markdown_table(results).splitlines()[0] == "| | ucf101 all video gdt | ucf101 all video gdt held out 0 |"
+
+
+def test_options_of_an_added_evaluation_without_a_protocol_are_refused(copy_run: MakeRun) -> None:
+    run = copy_run()
+    answer = CliRunner().invoke(app, ["eval", str(run.root), "--recipe", "gdt", "--held-out", "0"])
+    assert answer.exit_code == 2
+    assert "--recipe, --held-out: only for an evaluation that --protocol adds" in answer.output
+
+
 def test_the_paper_has_no_row_where_it_has_no_number() -> None:
     assert "paper" not in markdown_table([facts("xdc", 5, None, 0.5, row="xdc")])

@@ -295,7 +295,7 @@ def test_measurements_and_rounds_that_are_added_later_leave_the_runs_what_they_a
         ({"seeds": {"xdd": 3}}, "seeds: xdd is unknown"),
         ({"seeds": 0}, "0 is not a number of runs"),
         ({"main": ["slow"]}, "main: slow is unknown"),
-        ({"main": ["cdc-canonical"]}, "main: cdc-canonical is not compared. Add it to contenders"),
+        ({"main": ["xdc-protected"]}, "main: xdc-protected is not compared. Add it to contenders"),
         ({"contenders": ["xdc"], "seeds": {"sdc": 5}}, "seeds: sdc is not compared"),
     ],
 )

@@ -107,6 +107,17 @@ def test_a_study_that_has_begun_loses_nothing_and_keeps_its_settings(tmp_path: P
         choose_study(root, other)
 
 
+@pytest.mark.parametrize("preset", ["speech", "tiny"])
+def test_by_default_protected_xdc_is_compared_where_the_preset_protects(tmp_path: Path, preset: str) -> None:
+    chosen = choose_study(tmp_path / "new", {"videos": "clips.csv", "preset": preset})
+    protects = preset == "speech"
+    assert ("xdc-protected" in chosen.contenders) is protects
+    assert chosen.main == (("xdc", "xdc-protected") if protects else ("xdc",))
+    assert {"cdc", "cdc-canonical", "xdc"} <= set(chosen.contenders)
+    named = choose_study(tmp_path / "new", {"videos": "clips.csv", "preset": preset, "contenders": ("sdc", "xdc")})
+    assert (named.contenders, named.main) == (("sdc", "xdc"), ("xdc",))
+
+
 def test_a_run_without_a_finished_stage_gets_the_settings_of_the_study(tmp_path: Path) -> None:
     manifest(tmp_path)
     own(tmp_path, change={"train.lr": 0.5})

@@ -1,5 +1,8 @@
 """Who learns from whom: what modalities share is measured without labels, and an encoder is protected from noise."""
 
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from shards.corpus.index import shard_names
 from shards.store.parquet import read_parquet
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
+from tests.xdc_core.stage_process import start
 from tests.xdc_core.tasks import targets_of
 from tests.xdc_core.test_diagnostics import report
 from xdc_core.config.load import parse_config
@@ -20,6 +24,7 @@ from xdc_core.graph.run_stage import run_stage
 from xdc_core.graph.stages import inputs, round_nodes, settings_of
 from xdc_core.probes.shared import draw_sample, less_recordings, shared_information
 from xdc_core.report.diagnostics import diagnostics
+from xdc_core.report.page import history_charts
 from xdc_core.report.shared import FILE_NAME
 from xdc_core.runs.node import SHARD, Node
 from xdc_core.runs.run import Run
@@ -218,6 +223,20 @@ def test_an_encoder_is_trained_on_the_clusters_that_the_file_names(protected: Ru
         assert set(targets.targets) == set(learns)
 
 
+def test_killed_at_any_point_it_names_the_same_teachers(protected: Run) -> None:
+    node = Node("teachers", None, 0)
+    directory = protected.directory(node)
+    whole = (directory / "teachers.json").read_bytes()
+    shutil.rmtree(directory)
+    for point in ("before rename teachers.json", "after rename teachers.json", "before commit"):
+        process = start(protected, node, os.environ | {"XDC_FAULT": f"kill:1:{point}"})
+        said = process.communicate()[1]
+        assert process.returncode == -signal.SIGKILL, said
+        assert not directory.exists()
+    run_stage(protected, node)
+    assert (directory / "teachers.json").read_bytes() == whole
+
+
 def test_clips_outside_the_splits_to_learn_from_are_not_measured(protected: Run) -> None:
     corpus = protected.directory(SHARD)
     labels = {name: protected.directory(Node("label", name, 0)) for name in ("video", "audio")}
@@ -287,6 +306,27 @@ def test_a_better_teacher_that_forgets_is_named_with_what_to_set() -> None:
     assert "train.protect prevents this" in sentence
     protected = kept(1.76, 0.8, 0.36).model_copy(update={"learns": {"audio": ["audio"]}})
     assert "train.protect" not in diagnostics(protected)[0][1]
+
+
+def test_the_page_draws_what_decides_within_recordings_and_what_is_kept() -> None:
+    # As in a run that collapses: over all clips more and more is shared, and within recordings less and less.
+    collapsing = kept(1.76, 0.8, 0.36)
+    over_all = history_charts(collapsing)
+    of_recordings = [row.model_copy(update={"shared": 0.3, "within": 0.2}) for row in collapsing.shared_history]
+    charts = history_charts(collapsing.model_copy(update={"shared_history": of_recordings}))
+    shared, keeps = (
+        "What clusters share with another modality's features",
+        "What features keep of their clusters of round 0",
+    )
+    assert [heading for heading in over_all if heading.startswith("What")] == [
+        f"{shared} (nats per clip)",
+        f"{keeps} (nats per clip)",
+    ]
+    assert "features of audio" in over_all[f"{keeps} (nats per clip)"]
+    assert f"{shared} (nats per clip)" not in charts
+    assert charts[f"{shared}, within recordings (nats per clip)"] != over_all[f"{shared} (nats per clip)"]
+    nothing_inside = [row.model_copy(update={"within": 0.001}) for row in collapsing.shared_history]
+    assert history_charts(collapsing.model_copy(update={"shared_history": nothing_inside})) == over_all
 
 
 def test_a_teacher_that_keeps_half_is_not_named_nor_a_student_that_learns_better_clusters() -> None:

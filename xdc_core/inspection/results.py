@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shards.store.manifest import read_manifest
-from xdc_core.config.evaluation import CORPUS
+from xdc_core.config.evaluation import CORPUS, EvaluationSettings
 from xdc_core.documents.results import FILE_NAME, Results, Spread, headline
 from xdc_core.documents.results import read_results as read_document
 from xdc_core.graph.fingerprints import Fingerprints
@@ -13,8 +13,9 @@ from xdc_core.inspection.paper import PUBLISHED, file_of
 from xdc_core.runs.node import Node
 from xdc_core.runs.run import Run
 
-# Data, and the label column if there is one; protocol; modality; the recipe of a fine-tuning if it has one.
-Column = tuple[str, str, str, str]
+# Data, and the label column if there is one; protocol; modality; the recipe of a fine-tuning if it has one; the share
+# of the training recordings that is held out, if it is not the default.
+Column = tuple[str, str, str, str, str]
 METHODS_IN_ORDER = ("scratch", "supervised", "sdc", "mdc", "cdc", "xdc")
 
 
@@ -87,7 +88,10 @@ def markdown_table(listed: Sequence[ListedResults], paper: bool = True) -> str:
 def _column(results: Results) -> Column:
     label = results.settings["label"] if results.data == CORPUS else ""
     recipe = (results.settings.get("finetune") or {}).get("recipe") if results.protocol == "all" else None
-    return f"{results.data} {label}".rstrip(), results.protocol, results.modality or "", recipe or ""
+    default = EvaluationSettings.model_fields["held_out"].default
+    share = results.settings.get("held_out", default)
+    held_out = f"held out {share:g}" if share != default else ""
+    return f"{results.data} {label}".rstrip(), results.protocol, results.modality or "", recipe or "", held_out
 
 
 def _rank(row: str) -> tuple[int, str]:

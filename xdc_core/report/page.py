@@ -6,8 +6,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from xdc_core.documents.report import EvaluationRow, HistoryRow, Report, SharedRow
+from xdc_core.documents.report import EvaluationRow, HistoryRow, Report
 from xdc_core.report.charts import PALETTE, SCORES, Line, lines_chart, source_colour
+from xdc_core.report.diagnostics import LEAST_SHARED
 
 PAGES = Path(__file__).parent / "pages"
 # Everything is escaped, because names and labels come from files of unknown origin.
@@ -32,7 +33,12 @@ def history_charts(report: Report) -> dict[str, Markup]:
         nmi = {source: [row.nmi_previous for row in _rows_of(report, source)] for source in report.sources}
         charts["NMI with the clusters of the round before"] = _by_source(report, nmi, "NMI")
     if report.shared_history:
-        charts["What clusters share with another modality's features (nats per clip)"] = _shared(report.shared_history)
+        within = max(row.within or 0.0 for row in report.shared_history) >= LEAST_SHARED
+        where = ", within recordings" if within else ""
+        charts[f"What clusters share with another modality's features{where} (nats per clip)"] = _shared(report, within)
+    if report.kept_history:
+        since = report.kept_history[-1].since
+        charts[f"What features keep of their clusters of round {since} (nats per clip)"] = _kept(report, since)
     if report.evaluation_history:
         charts["Evaluations of the encoders"] = _evaluations(report.evaluation_history)
     return charts
@@ -50,14 +56,31 @@ def _by_source(report: Report, values: dict[str, list[float | None]], shown: str
     return Markup(lines_chart(lines, "round", shown, f"{shown} by round", least=SCORES))
 
 
-def _shared(history: list[SharedRow]) -> Markup:
+def _shared(report: Report, within: bool) -> Markup:
+    """Draw what decides who teaches: what is shared within recordings, or, if nothing is, over all clips."""
+    history = report.shared_history
     lines, students = [], list(dict.fromkeys(row.student for row in history))
     for student, teacher in dict.fromkeys((row.student, row.teacher) for row in history):
         rows = [row for row in history if (row.student, row.teacher) == (student, teacher)]
-        name, values = f"clusters of {teacher}, seen by {student}", [row.shared for row in rows]
+        name, values = (
+            f"clusters of {teacher}, seen by {student}",
+            [row.within if within else row.shared for row in rows],
+        )
         style = ("-", "--", ":", "-.")[students.index(student) % 4]
         lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher), style))
     return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", least=SCORES))
+
+
+def _kept(report: Report, since: int) -> Markup:
+    """Draw what shows that a modality forgets, from the round whose clusters are followed."""
+    rows = [row for row in report.kept_history if row.since == since]
+    lines = []
+    for name in dict.fromkeys(row.modality for row in rows):
+        of_name = [row for row in rows if row.modality == name]
+        places, values = [row.round for row in of_name], [row.kept for row in of_name]
+        lines.append(Line(f"features of {name}", places, values, source_colour(name)))
+    title = f"Kept of the clusters of round {since} by round"
+    return Markup(lines_chart(lines, "round", "nats per clip", title, least=SCORES))
 
 
 def _evaluations(history: list[EvaluationRow]) -> Markup:

@@ -9,8 +9,9 @@ from shards.errors import ConfigError
 from shards.section import Since
 from shards.store.manifest import MANIFEST
 from xdc_core.config.load import load_preset, parse_section
+from xdc_core.study.contenders import CONTENDERS, PROTECTED
 from xdc_core.study.measures import probes_of
-from xdc_core.study.settings import FILE_NAME, StudySettings, load_study
+from xdc_core.study.settings import FILE_NAME, MAIN, StudySettings, load_study
 
 RETRIEVAL_ORDER = (None, "never", "end", "rounds")
 
@@ -69,7 +70,7 @@ def choose_study(root: Path, choices: dict[str, Any]) -> StudySettings:
     """
     file = root / FILE_NAME
     if not file.exists():
-        return parse_section(StudySettings, choices, "the study")
+        return parse_section(StudySettings, _default_contenders(choices) | choices, "the study")
     there = load_study(root)
     if not has_begun(root / "runs"):
         return parse_section(StudySettings, there.model_dump() | choices, "the study")
@@ -87,6 +88,14 @@ def choose_study(root: Path, choices: dict[str, Any]) -> StudySettings:
             "rounds and measurements may be added, but none may be left out.)"
         )
     return asked
+
+
+def _default_contenders(choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the default contenders with a preset that protects: all, with both forms of XDC as the main ones."""
+    preset = choices.get("preset")
+    if "contenders" in choices or preset is None or not load_preset(preset).get("train", {}).get("protect"):
+        return {}
+    return {"contenders": tuple(CONTENDERS), "main": (*MAIN, PROTECTED)}
 
 
 def _grows(name: str, there: StudySettings, asked: StudySettings) -> bool:

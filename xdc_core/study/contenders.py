@@ -17,7 +17,9 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 PLAIN = {"train.protect": 0.0}
 # It has no run: it is round 0 of the others.
 SCRATCH = "scratch"
-DEFAULT = tuple(name for name in CONTENDERS if name not in ("cdc-canonical", "xdc-protected"))
+# With a preset that protects, `xdc-protected` is compared, too.
+PROTECTED = "xdc-protected"
+DEFAULT = tuple(name for name in CONTENDERS if name != PROTECTED)
 # The runs of a study have the same budget, and every contender the same seeds.
 COMMON = ("rounds", "seed")
 

@@ -108,7 +108,7 @@ def _check_place(file: Path, changes: dict[str, Any]) -> None:
         if found := next((each for each in named if each in entries), None):
             raise ConfigError(
                 f"{name}: {section}.{found} is in {asked}, and --set changes {file.name} only. Change it in "
-                f"{asked.name}, or with xdc eval."
+                f"{asked.name}."
             )
 
 

@@ -312,6 +312,13 @@ def evaluate(
             "settings of XDC]"
         ),
     ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(
+            help="share of the training recordings that is held out for choices; 0: none, as in the paper  "
+            "[default: 0.2]"
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="run it again even if it is fresh")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="only print existing results, beside the paper's numbers")
@@ -327,9 +334,23 @@ def evaluate(
             print(evaluations.table(runs), end="")
             return
         names = list(only or [])
-        if protocol:
+        if protocol is None:
+            evaluations.refuse_unused(
+                {
+                    "--modality": modality,
+                    "--data": data,
+                    "--root": root,
+                    "--views": views,
+                    "--frames": frames,
+                    "--recipe": recipe,
+                    "--held-out": held_out,
+                }
+            )
+        else:
             names += {
-                evaluations.ask(run, data, root, protocol, modality, label, recipe, views=views, frames=frames)
+                evaluations.ask(
+                    run, data, root, protocol, modality, label, recipe, held_out, views=views, frames=frames
+                )
                 for run in runs
             }
         results = evaluations.evaluate(runs, names, round, force)

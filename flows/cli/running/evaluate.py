@@ -1,5 +1,6 @@
 """Evaluations from the command line."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,14 @@ def ask(
     modality: str | None,
     label: str,
     recipe: str | None = None,
+    held_out: float | None = None,
     **views: int | None,
 ) -> str:
     """Add an evaluation to a run's evaluate.yaml, unless it exists. Return its name.
 
-    recipe: of the protocol `all`. `views`: views and frames of a data set, if they are given. Other settings of an
-    existing evaluation are kept. If evaluate.yaml is a symbolic link, its target is written. Of several processes, each
-    adds its evaluation to those of the others.
+    recipe: of the protocol `all`. held_out: share of the training recordings. Both are part of the name. `views`: views
+    and frames of a data set, if they are given. Other settings of an existing evaluation are kept. If evaluate.yaml is
+    a symbolic link, its target is written. Of several processes, each adds its evaluation to those of the others.
 
     Raises:
         ConfigError: the combination is not possible, or there is no run; nothing is written.
@@ -78,7 +80,10 @@ def ask(
             parts = [data, protocol]
         if recipe and protocol != "all":
             raise ConfigError(f"--recipe {recipe} is for fine-tuning: use it with --protocol all, not {protocol}.")
-        name = "-".join(part for part in (*parts, recipe) if part)
+        share = None if held_out is None else f"held-out-{held_out:g}".replace(".", "_")
+        name = "-".join(part for part in (*parts, recipe, share) if part)
+        if held_out is not None:
+            evaluation["held_out"] = held_out
         if recipe:
             kept = (values["evaluate"].get(name) or {}).get("finetune") or {}
             evaluation["finetune"] = kept | {"recipe": recipe}
@@ -94,6 +99,15 @@ def ask(
                 write_text(file, old.decode())
             raise
         return name
+
+
+def refuse_unused(options: Mapping[str, object]) -> None:
+    """Raise ConfigError if an option of an added evaluation has a value. For calls that add none."""
+    if given := [option for option, value in options.items() if value is not None]:
+        raise ConfigError(
+            f"{', '.join(given)}: only for an evaluation that --protocol adds. Give --protocol too, or choose an "
+            "existing evaluation with --only."
+        )
 
 
 def _like_the_corpus(root: Path, layout: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def compare(
         str | None,
         typer.Option(
             help="what is compared, separated by commas: supervised, sdc, mdc, cdc, cdc-canonical, xdc, shuffled, "
-            "xdc-protected, or one of --contender  [default: all but cdc-canonical and xdc-protected]"
+            "xdc-protected, or one of --contender  [default: all; xdc-protected only with presets that protect]"
         ),
     ] = None,
     contender: Annotated[
@@ -79,7 +79,7 @@ def compare(
         str | None,
         typer.Option(
             help="contenders whose worst run is compared with the best run of all others without labels, separated by "
-            "commas  [default: xdc]"
+            "commas  [default: xdc; with presets that protect also xdc-protected]"
         ),
     ] = None,
     seeds: Annotated[
