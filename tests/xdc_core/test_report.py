@@ -26,17 +26,19 @@ from shards.store.manifest import read_manifest, write_manifest
 from tests.commits import commit_as_it_is
 from tests.runs import MakeRun
 from tests.xdc_core.tasks import task_for
+from tests.xdc_core.test_diagnostics import report as a_report
 from xdc_core.config.load import load_config
 from xdc_core.data.features import read_features
 from xdc_core.data.labels import read_labels
 from xdc_core.documents.metrics import read_metrics
-from xdc_core.documents.report import read_report
+from xdc_core.documents.report import EvaluationRow, read_report
 from xdc_core.graph.run_stage import reuse, run_stage
 from xdc_core.graph.stages import round_nodes, setup_nodes
-from xdc_core.report.charts import SCORES, Line, lines_chart
+from xdc_core.report.charts import LEGEND_ROW, SCORES, Line, lines_chart
 from xdc_core.report.clips import write_examples
 from xdc_core.report.gather import examples_of
 from xdc_core.report.overview import write_overview
+from xdc_core.report.page import history_charts
 from xdc_core.report.tables import members, similar
 from xdc_core.report.tables.rejects import rejects_by_kind
 from xdc_core.runs.node import Node
@@ -444,6 +446,21 @@ def test_a_curve_of_small_values_fills_its_axis() -> None:
     text = lines_chart([Line("a", [0, 1, 2], [0, 0.005, 0.01], "#000000")], "step", "learning rate", "rate")
     ticks = [float(tick) for tick in re.findall(r'<g id="ytick_\d+">.*?<text[^>]*>(.*?)</text>', text, re.DOTALL)]
     assert max(ticks) == pytest.approx(0.01)
+
+
+def test_lines_of_many_evaluations_differ_and_are_named_below_the_axis() -> None:
+    names = [f"probe-{number}" for number in range(9)]
+    lines = [Line(name, [0, 1], [0.1, 0.2], "#000000") for name in names]
+    few, many = (lines_chart(lines[:number], "round", "score", "by round") for number in (4, 9))
+    heights = [float(re.search(r'height="([\d.]+)pt"', text)[1]) for text in (few, many)]  # type: ignore[index]
+    assert heights[1] - heights[0] == pytest.approx(72 * 5 * LEGEND_ROW)
+    assert all(f">{name}<" in many for name in names)
+    rows = [
+        EvaluationRow(round=number, evaluation=name, metric="accuracy", mean=0.5) for name in names for number in (0, 1)
+    ]
+    drawn = history_charts(a_report({}).model_copy(update={"evaluation_history": rows}))["Evaluations of the encoders"]
+    styles = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="([^"]*stroke-width: 1.5[^"]*)"', drawn)
+    assert len(set(styles)) == len(styles) == len(names)
 
 
 def gallery_of(text: str) -> dict[str, Any]:

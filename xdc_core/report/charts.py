@@ -1,6 +1,7 @@
 """The charts of the pages, as SVG that is readable on light and dark backgrounds."""
 
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,10 @@ NUMBERED = 40  # Rows of a matrix whose numbers can be read.
 SCORES = 0.1  # What the axis of scores between 0 and 1 spans at least.
 WIDTH = 5.2  # Inches, as are the margins: left, right, bottom, top.
 MARGINS = (0.8, 0.1, 0.45, 0.08)
+HEIGHT = 2.6
+LINE_STYLES = ("-", "--", ":", "-.")
+INSIDE = 4  # Lines whose legend has room among them; more have it below, in two columns with rows of this height:
+LEGEND_ROW = 0.19
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xdc",
@@ -113,15 +118,19 @@ def lines_chart(
         axis.set_ylabel(y)
         axis.grid(alpha=0.2)
         axis.set_ylim(*_y_range(values, bottom, least))
-        if len(axis.lines) > 1:
+        if 1 < len(axis.lines) <= INSIDE:
             axis.legend(loc="best")
+        elif len(axis.lines) > 1:
+            below = MARGINS[2] / (HEIGHT - MARGINS[2] - MARGINS[3])
+            axis.legend(loc="upper left", bbox_to_anchor=(0, -below), ncols=2, borderpad=0, labelspacing=0.3)
         if places and min(places) == max(places):  # Else a single round gets an axis of its hundredths.
             axis.set_xlim(places[0] - 1, places[0] + 1)
             axis.set_xticks([places[0]])
         else:
             _whole_numbers(axis)
 
-    return _draw(title, paint)
+    drawn = sum(any(value is not None for value in line.y) for line in lines)
+    return _draw(title, paint, below=LEGEND_ROW * math.ceil(drawn / 2) if drawn > INSIDE else 0.0)
 
 
 def _whole_numbers(axis: Any) -> None:
@@ -181,16 +190,20 @@ def scatter_chart(places: np.ndarray, values: Sequence[object], title: str) -> s
     return _draw(title, paint, height=4.2)
 
 
-def _draw(title: str, paint: Callable[[Any], None], height: float = 2.6) -> str:
+def _draw(title: str, paint: Callable[[Any], None], height: float = HEIGHT, below: float = 0.0) -> str:
+    """Return the SVG of a chart. height: in inches, without `below`, which is left free under the axis."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     file = io.StringIO()
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height))
+        figure = Figure(figsize=(WIDTH, height + below))
         # matplotlib's automatic layouts draw everything twice to find margins.
         left, right, bottom, top = MARGINS
-        axis = figure.add_axes((left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (bottom + top) / height))
+        whole = height + below
+        axis = figure.add_axes(
+            (left / WIDTH, (bottom + below) / whole, 1 - (left + right) / WIDTH, (height - bottom - top) / whole)
+        )
         paint(axis)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = re.sub(r"<metadata>.*?</metadata>", "", file.getvalue(), flags=re.DOTALL)

@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from xdc_core.documents.report import EvaluationRow, HistoryRow, Report
-from xdc_core.report.charts import PALETTE, SCORES, Line, lines_chart, source_colour
+from xdc_core.report.charts import LINE_STYLES, PALETTE, SCORES, Line, lines_chart, source_colour
 from xdc_core.report.diagnostics import LEAST_SHARED
 
 PAGES = Path(__file__).parent / "pages"
@@ -66,7 +66,7 @@ def _shared(report: Report, within: bool) -> Markup:
             f"clusters of {teacher}, seen by {student}",
             [row.within if within else row.shared for row in rows],
         )
-        style = ("-", "--", ":", "-.")[students.index(student) % 4]
+        style = LINE_STYLES[students.index(student) % len(LINE_STYLES)]
         lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher), style))
     return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", least=SCORES))
 
@@ -88,5 +88,7 @@ def _evaluations(history: list[EvaluationRow]) -> Markup:
     for number, name in enumerate(dict.fromkeys(row.evaluation for row in history)):
         rows = [row for row in history if row.evaluation == name]
         values = [row.mean for row in rows]
-        lines.append(Line(name, [row.round for row in rows], values, PALETTE[number % len(PALETTE)]))
+        turn, colour = divmod(number, len(PALETTE))
+        style = LINE_STYLES[turn % len(LINE_STYLES)]
+        lines.append(Line(name, [row.round for row in rows], values, PALETTE[colour], style))
     return Markup(lines_chart(lines, "round", "score", "Evaluations by round", least=SCORES))
