@@ -278,11 +278,24 @@ def test_a_share_held_out_that_is_asked_for_makes_an_evaluation_and_a_column_of_
     assert markdown_table(results).splitlines()[0] == "| | ucf101 all video gdt | ucf101 all video gdt held out 0 |"
 
 
-def test_options_of_an_added_evaluation_without_a_protocol_are_refused(copy_run: MakeRun) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--recipe", "gdt", "--held-out", "0"), "--recipe, --held-out: only for an evaluation that --protocol adds"),
+        (("--label", "label_speaker"), "--label: only for an evaluation that --protocol adds"),
+        (("--protocol", "fc", "--modality", "audio", "--root", "."), "name its layout with --data"),
+        (
+            ("--protocol", "fc", "--modality", "audio", "--root", ".", "--data", "esc10", "--label", "label_speaker"),
+            "--label label_speaker is for the run's own corpus",
+        ),
+    ],
+)
+def test_options_that_would_not_be_used_are_refused(copy_run: MakeRun, options: tuple[str, ...], message: str) -> None:
     run = copy_run()
-    answer = CliRunner().invoke(app, ["eval", str(run.root), "--recipe", "gdt", "--held-out", "0"])
-    assert answer.exit_code == 2
-    assert "--recipe, --held-out: only for an evaluation that --protocol adds" in answer.output
+    code, shown = xdc("eval", run.root, *options)
+    assert code == 2
+    assert message in shown
+    assert not (run.root / EVALUATIONS_FILE).exists()
 
 
 def test_the_paper_has_no_row_where_it_has_no_number() -> None:

@@ -299,7 +299,7 @@ def evaluate(
     ] = None,
     data: Annotated[str | None, typer.Option(help="layout of a data set, such as esc50  [default: the corpus]")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of that data set; needed with --data")] = None,
-    label: Annotated[str, typer.Option(help="label column of the corpus")] = "label",
+    label: Annotated[str | None, typer.Option(help="label column of the corpus  [default: label]")] = None,
     views: Annotated[int | None, typer.Option(help="for a data set: views per recording  [default: 10]")] = None,
     frames: Annotated[
         int | None,
@@ -340,6 +340,7 @@ def evaluate(
                     "--modality": modality,
                     "--data": data,
                     "--root": root,
+                    "--label": label,
                     "--views": views,
                     "--frames": frames,
                     "--recipe": recipe,
@@ -349,7 +350,7 @@ def evaluate(
         else:
             names += {
                 evaluations.ask(
-                    run, data, root, protocol, modality, label, recipe, held_out, views=views, frames=frames
+                    run, data, root, protocol, modality, label or "label", recipe, held_out, views=views, frames=frames
                 )
                 for run in runs
             }

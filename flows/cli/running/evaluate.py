@@ -65,12 +65,16 @@ def ask(
                 raise ConfigError(
                     f"--{next(iter(asked))} is for data sets: in the run's own corpus a view is a whole clip."
                 )
+            if files is not None:
+                raise ConfigError(f"--root {files} is the folder of a data set: name its layout with --data.")
             parts = [CORPUS, modality, protocol] + ([label] if label != "label" else [])
             evaluation |= {"modality": modality} if modality else {}
             evaluation |= {"label": label} if label != "label" else {}
         else:
             if files is None or modality is None:
                 raise ConfigError(f"--data {layout} also needs --root (its folder) and --modality.")
+            if label != "label":
+                raise ConfigError(f"--label {label} is for the run's own corpus: a data set has one label, label.")
             data = dataset_name(values["datasets"], root, layout, modality, files)
             entry: dict[str, Any] = BY_LAYOUT.get(layout, {}) | _like_the_corpus(root, layout)
             entry |= values["datasets"].get(data) or {}
