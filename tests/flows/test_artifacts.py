@@ -20,7 +20,7 @@ def test_the_summary_of_a_round_begins_with_words_and_its_curves_are_a_text_of_t
     text = curves(report)
     assert re.match(r"Curves of run up to round 1: [A-Z]", text)
     pictures = re.findall(r"!\[[^]]+\]\(data:image/svg\+xml;base64,([^)]+)\)", text)
-    assert len(pictures) == 3  # Agreement with labels, NMI with the round before, what the modalities share.
+    assert len(pictures) == 4  # Agreement with labels, NMI with the round before, what is shared and what is kept.
     assert {ElementTree.fromstring(base64.b64decode(picture)).tag for picture in pictures} == {
         "{http://www.w3.org/2000/svg}svg"
     }
