@@ -107,30 +107,29 @@ def lines_chart(
     """
     values = [value for line in lines for value in line.y if value is not None]
     places = [place for line in lines for place, value in zip(line.x, line.y, strict=True) if value is not None]
+    drawn = [line for line in lines if any(value is not None for value in line.y)]
 
     def paint(axis: Any) -> None:
-        for line in lines:
+        for line in drawn:
             kept = [pair for pair in zip(line.x, line.y, strict=True) if pair[1] is not None]
-            if kept:
-                marker = "o" if len(kept) < 40 else ""
-                axis.plot(*zip(*kept, strict=True), line.style, label=line.name, color=line.colour, marker=marker, ms=3)
+            marker = "o" if len(kept) < 40 else ""
+            axis.plot(*zip(*kept, strict=True), line.style, label=line.name, color=line.colour, marker=marker, ms=3)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.grid(alpha=0.2)
         axis.set_ylim(*_y_range(values, bottom, least))
-        if 1 < len(axis.lines) <= INSIDE:
+        if len(drawn) > INSIDE:
+            margin = MARGINS[2] / (HEIGHT - MARGINS[2] - MARGINS[3])  # As a share of the axis.
+            axis.legend(loc="upper left", bbox_to_anchor=(0, -margin), ncols=2, borderpad=0, labelspacing=0.3)
+        elif len(drawn) > 1:
             axis.legend(loc="best")
-        elif len(axis.lines) > 1:
-            below = MARGINS[2] / (HEIGHT - MARGINS[2] - MARGINS[3])
-            axis.legend(loc="upper left", bbox_to_anchor=(0, -below), ncols=2, borderpad=0, labelspacing=0.3)
         if places and min(places) == max(places):  # Else a single round gets an axis of its hundredths.
             axis.set_xlim(places[0] - 1, places[0] + 1)
             axis.set_xticks([places[0]])
         else:
             _whole_numbers(axis)
 
-    drawn = sum(any(value is not None for value in line.y) for line in lines)
-    return _draw(title, paint, below=LEGEND_ROW * math.ceil(drawn / 2) if drawn > INSIDE else 0.0)
+    return _draw(title, paint, below=LEGEND_ROW * math.ceil(len(drawn) / 2) if len(drawn) > INSIDE else 0.0)
 
 
 def _whole_numbers(axis: Any) -> None:

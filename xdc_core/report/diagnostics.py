@@ -1,10 +1,10 @@
 """Diagnostics of a round: sentences with a level, good, look (worth a look), or bad."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from xdc_core.clustering.pca import few_clips_for_whitening
-from xdc_core.documents.report import Diagnostic, Level, Report
+from xdc_core.documents.report import Diagnostic, Level, Report, SharedRow
 
 UNEVEN = 0.05  # Of balanced clusters: the share of the mass that is in the wrong one.
 # On talking faces the sound kept half of what its first clusters held where XDC learnt the words, and a fifth or less
@@ -49,6 +49,11 @@ def _of_preprocessing(report: Report) -> Iterator[Diagnostic]:
             )
 
 
+def share_within(rows: Iterable[SharedRow]) -> bool:
+    """Return whether modalities share anything within recordings. Else what they share over all clips counts."""
+    return max(row.within or 0.0 for row in rows) >= LEAST_SHARED
+
+
 def _forgets(report: Report) -> Iterator[Diagnostic]:
     """Yield a sentence if the better teacher of the first round has forgotten most of what its clusters held then.
 
@@ -59,10 +64,8 @@ def _forgets(report: Report) -> Iterator[Diagnostic]:
     if since == report.round or report.from_first:
         return
     first = [row for row in report.shared_history if row.round == since]
-    most, teacher = max((row.shared, row.teacher) for row in first)
-    within, of_these = max(((row.within, row.teacher) for row in first if row.within is not None), default=(0.0, ""))
-    if within >= LEAST_SHARED:
-        most, teacher = within, of_these
+    within = share_within(first)
+    most, teacher = max(((row.within or 0.0) if within else row.shared, row.teacher) for row in first)
     kept = {row.round: row.kept for row in report.kept_history if (row.modality, row.since) == (teacher, since)}
     if most >= LEAST_SHARED and kept[report.round] < KEPT * kept[since]:
         remedy = "" if report.learns else " In methods that learn from each other train.protect prevents this."

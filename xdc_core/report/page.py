@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from xdc_core.documents.report import EvaluationRow, HistoryRow, Report
 from xdc_core.report.charts import LINE_STYLES, PALETTE, SCORES, Line, lines_chart, source_colour
-from xdc_core.report.diagnostics import LEAST_SHARED
+from xdc_core.report.diagnostics import share_within
 
 PAGES = Path(__file__).parent / "pages"
 # Everything is escaped, because names and labels come from files of unknown origin.
@@ -33,7 +33,7 @@ def history_charts(report: Report) -> dict[str, Markup]:
         nmi = {source: [row.nmi_previous for row in _rows_of(report, source)] for source in report.sources}
         charts["NMI with the clusters of the round before"] = _by_source(report, nmi, "NMI")
     if report.shared_history:
-        within = max(row.within or 0.0 for row in report.shared_history) >= LEAST_SHARED
+        within = share_within(report.shared_history)
         where = ", within recordings" if within else ""
         charts[f"What clusters share with another modality's features{where} (nats per clip)"] = _shared(report, within)
     if report.kept_history:
@@ -62,10 +62,8 @@ def _shared(report: Report, within: bool) -> Markup:
     lines, students = [], list(dict.fromkeys(row.student for row in history))
     for student, teacher in dict.fromkeys((row.student, row.teacher) for row in history):
         rows = [row for row in history if (row.student, row.teacher) == (student, teacher)]
-        name, values = (
-            f"clusters of {teacher}, seen by {student}",
-            [row.within if within else row.shared for row in rows],
-        )
+        name = f"clusters of {teacher}, seen by {student}"
+        values = [row.within if within else row.shared for row in rows]
         style = LINE_STYLES[students.index(student) % len(LINE_STYLES)]
         lines.append(Line(name, [row.round for row in rows], values, source_colour(teacher), style))
     return Markup(lines_chart(lines, "round", "nats per clip", "Shared between modalities by round", least=SCORES))
